@@ -1,0 +1,233 @@
+//! The vocabulary of a token: instants, names and scopes (RFC 7519, RFC 9068, OpenID Connect).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// Milliseconds since the Unix epoch.
+///
+/// Doorward honours fractional NumericDates (RFC 7519 section 2) to the millisecond.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// Later than every instant a token can carry.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// The last second of the year 9999: nothing later is a date (RFC 3339).
+    const LAST_SECOND: f64 = 253_402_300_799.0;
+
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    #[must_use]
+    pub const fn from_secs(secs: i64) -> Self {
+        Self(secs.saturating_mul(1000))
+    }
+
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds, rounded down.
+    #[must_use]
+    pub const fn as_secs(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// Whole seconds, rounded up.
+    #[must_use]
+    pub const fn as_secs_ceil(self) -> i64 {
+        -((-self.0).div_euclid(1000))
+    }
+
+    /// Reads a NumericDate; `None` unless it is a number between 1970 and 9999.
+    #[must_use]
+    pub fn from_numeric_date(value: &Value) -> Option<Self> {
+        let seconds = value.as_number()?.as_f64()?;
+        if !(0.0..=Self::LAST_SECOND).contains(&seconds) {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the range was checked above: at most 2.6e14")]
+        let millis = (seconds * 1000.0).floor() as i64;
+        Some(Self(millis))
+    }
+
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// The time from `earlier` to this instant; zero if it lies before.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The short configured name of an issuer (`[a-z0-9-]+`), never its URL.
+///
+/// It stands in Redis keys, metrics labels and the API, so nothing a token says shapes those.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct IssuerName(Arc<str>);
+
+impl IssuerName {
+    /// The longest name, in bytes: it is part of every key of the issuer.
+    pub const MAX_LEN: usize = 63;
+
+    /// `None` unless the name is `[a-z0-9-]+` and at most [`Self::MAX_LEN`] bytes long.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_LEN).contains(&name.len())
+            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        fits.then(|| Self(name.into()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IssuerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The members of a token's payload.
+pub type ClaimSet = Map<String, Value>;
+
+/// Where a claim stands: a top-level name, or a JSON pointer (RFC 6901) when it begins with `/`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClaimPath(String);
+
+impl ClaimPath {
+    #[must_use]
+    pub fn new(path: impl Into<String>) -> Self {
+        Self(path.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn find<'a>(&self, claims: &'a ClaimSet) -> Option<&'a Value> {
+        let Some(pointer) = self.0.strip_prefix('/') else {
+            return claims.get(&self.0);
+        };
+        let (first, rest) = match pointer.find('/') {
+            Some(end) => pointer.split_at(end),
+            None => (pointer, ""),
+        };
+        claims.get(&unescape(first))?.pointer(rest)
+    }
+}
+
+/// RFC 6901 section 4: `~1` is `/`, then `~0` is `~`.
+fn unescape(reference_token: &str) -> String {
+    reference_token.replace("~1", "/").replace("~0", "~")
+}
+
+/// Whether a value may stand in a header that says who is calling.
+///
+/// Visible ASCII and inner spaces only. RFC 9110 section 5.5 would also let tabs and opaque bytes
+/// pass, but receivers read those differently, and an identity must read the same everywhere.
+#[must_use]
+pub fn fits_header(value: &str) -> bool {
+    (1..=MAX_HEADER_VALUE).contains(&value.len())
+        && value.bytes().all(|b| matches!(b, 0x20..=0x7e))
+        && !value.starts_with(' ')
+        && !value.ends_with(' ')
+}
+
+/// The longest identity value that becomes a header, in bytes.
+pub const MAX_HEADER_VALUE: usize = 4096;
+
+/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list.
+#[must_use]
+pub fn scopes(claims: &ClaimSet) -> Vec<String> {
+    match claims.get("scope").or_else(|| claims.get("scp")) {
+        Some(Value::String(text)) => text.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numeric_dates_are_read_to_the_millisecond_and_within_bounds() {
+        for (value, expected) in [
+            (json!(0), Some(0)),
+            (json!(1_700_000_000), Some(1_700_000_000_000)),
+            (json!(1_700_000_000.123), Some(1_700_000_000_123)),
+            (json!(1e3), Some(1_000_000)),
+            (json!(-1), None),
+            (json!(1e300), None),
+            (json!(253_402_300_800_i64), None),
+            (json!("1700000000"), None),
+            (json!(null), None),
+            (json!(true), None),
+            (json!([1]), None),
+        ] {
+            assert_eq!(Timestamp::from_numeric_date(&value).map(Timestamp::as_millis), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn seconds_round_both_ways() {
+        assert_eq!(Timestamp::from_millis(1001).as_secs(), 1);
+        assert_eq!(Timestamp::from_millis(1001).as_secs_ceil(), 2);
+        assert_eq!(Timestamp::from_millis(1000).as_secs_ceil(), 1);
+    }
+
+    #[test]
+    fn claim_paths_are_names_or_pointers() {
+        let Value::Object(claims) = json!({"sub": "u", "a/b": 1, "realm": {"roles": ["x"], "m~n": 2}}) else {
+            unreachable!()
+        };
+        for (path, expected) in [
+            ("sub", Some(json!("u"))),
+            ("a/b", Some(json!(1))),
+            ("/a~1b", Some(json!(1))),
+            ("/realm/roles/0", Some(json!("x"))),
+            ("/realm/m~0n", Some(json!(2))),
+            ("/realm/none", None),
+            ("realm.roles", None),
+        ] {
+            assert_eq!(ClaimPath::new(path).find(&claims).cloned(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn header_values_are_visible_ascii() {
+        for good in ["u", "Ann Lee", "a@b", &"x".repeat(MAX_HEADER_VALUE)] {
+            assert!(fits_header(good), "{good}");
+        }
+        for bad in
+            ["", " u", "u ", "a\r\nb", "a\0", "a\tb", "é", "\u{202e}u", "\u{7f}", &"x".repeat(MAX_HEADER_VALUE + 1)]
+        {
+            assert!(!fits_header(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! Revocations, and the in-process index the decision reads.
+//!
+//! A revocation is a watermark on a target. Two revocations of one target merge to the later
+//! watermark, so entries may arrive late, twice or out of order.
+
+use std::fmt;
+use std::hash::BuildHasher;
+
+use aws_lc_rs::digest;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::sync::RwLock;
+
+use super::claims::{IssuerName, Timestamp};
+
+/// What a revocation can hit; always within one issuer.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// One token, by `jti`, or by the digest of its signing input.
+    Token,
+    /// One session, by `sid`.
+    Session,
+    /// All tokens of a user.
+    User,
+    /// All tokens of a client, by `azp` or `client_id`.
+    Client,
+    /// All tokens signed by a key, by `kid`.
+    Key,
+    /// All tokens of the issuer.
+    Issuer,
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] = [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Session => "session",
+            Self::User => "user",
+            Self::Client => "client",
+            Self::Key => "key",
+            Self::Issuer => "issuer",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who a revocation came from; `Revoked` is shown when both apply.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Origin {
+    /// The user signed out.
+    SignedOut,
+    /// An operator, a service or a signal revoked it.
+    Revoked,
+}
+
+impl Origin {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SignedOut => "signed_out",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::SignedOut, Self::Revoked].into_iter().find(|origin| origin.as_str() == name)
+    }
+}
+
+/// The name of a target as it stands in Redis keys and the log.
+///
+/// Invariant: at most 128 bytes of `[A-Za-z0-9._~@|+=-]`, or `sha256:` and 64 hex digits, so no
+/// character of a claim ever shapes a key.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TargetId(Box<str>);
+
+impl TargetId {
+    /// The longest id that is kept as it is, in bytes.
+    pub const MAX_LEN: usize = 128;
+    const HASHED: &str = "sha256:";
+
+    /// Names a target after a claim's value or an API parameter, whatever it contains.
+    #[must_use]
+    pub fn new(raw: &str) -> Self {
+        let plain = (1..=Self::MAX_LEN).contains(&raw.len()) && raw.bytes().all(is_plain);
+        if plain { Self(raw.into()) } else { Self::digest(raw.as_bytes()) }
+    }
+
+    /// The name of a token without `jti`: the SHA-256 of its signing input.
+    ///
+    /// Never of the raw token: whoever can vary a signature (ECDSA's high-s twin) would escape.
+    #[must_use]
+    pub fn digest(bytes: &[u8]) -> Self {
+        use fmt::Write;
+        let hash = digest::digest(&digest::SHA256, bytes);
+        let mut id = String::with_capacity(Self::HASHED.len() + 64);
+        id.push_str(Self::HASHED);
+        for byte in hash.as_ref() {
+            let _ = write!(id, "{byte:02x}"); // Writing to a String cannot fail.
+        }
+        Self(id.into())
+    }
+
+    /// Reads an id back from the store: an id in canonical form stays, anything else is hashed.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Self {
+        let hashed = text
+            .strip_prefix(Self::HASHED)
+            .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        if hashed { Self(text.into()) } else { Self::new(text) }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'@' | b'|' | b'+' | b'=' | b'-')
+}
+
+/// Whose tokens a revocation refuses.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Target {
+    pub issuer: IssuerName,
+    pub kind: Kind,
+    pub id: TargetId,
+}
+
+impl Target {
+    #[must_use]
+    pub fn new(issuer: IssuerName, kind: Kind, id: TargetId) -> Self {
+        Self { issuer, kind, id }
+    }
+
+    /// Everything an issuer issued; its id is the issuer's own name.
+    #[must_use]
+    pub fn issuer(issuer: IssuerName) -> Self {
+        let id = TargetId::new(issuer.as_str());
+        Self { issuer, kind: Kind::Issuer, id }
+    }
+}
+
+/// Tokens of the target issued at or before this instant are revoked.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Watermark(Timestamp);
+
+impl Watermark {
+    /// Revokes every token of the target, whenever issued.
+    pub const FOREVER: Self = Self(Timestamp::MAX);
+
+    #[must_use]
+    pub const fn at(instant: Timestamp) -> Self {
+        Self(instant)
+    }
+
+    #[must_use]
+    pub const fn instant(self) -> Timestamp {
+        self.0
+    }
+
+    /// A token without `iat` is covered by every watermark: it cannot show that it is newer.
+    #[must_use]
+    pub fn covers(self, issued_at: Option<Timestamp>) -> bool {
+        issued_at.is_none_or(|issued_at| issued_at <= self.0) // Same second loses: a login in the second of a logout must retry.
+    }
+}
+
+/// One entry of the log: tokens of `target` issued up to `watermark` are refused until `expires_at`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Revocation {
+    pub target: Target,
+    pub watermark: Watermark,
+    /// When the last token it can hit has expired, leeway included; it may be forgotten then.
+    pub expires_at: Timestamp,
+    pub origin: Origin,
+    /// An operator's note, at most [`Revocation::MAX_REASON`] bytes; kept in the log only.
+    pub reason: Option<Box<str>>,
+}
+
+impl Revocation {
+    /// The longest operator's note, in bytes.
+    pub const MAX_REASON: usize = 256;
+}
+
+/// The revocation that refuses a token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Hit {
+    pub kind: Kind,
+    pub origin: Origin,
+    pub watermark: Watermark,
+}
+
+/// Every revocation this process knows, ready for the decision.
+///
+/// Readers of different shards never meet, and a writer holds one shard for one entry, so a burst
+/// of revocations cannot hold up decisions.
+pub struct RevocationIndex {
+    hasher: DefaultHashBuilder,
+    shards: Box<[RwLock<HashTable<Entry>>]>,
+}
+
+struct Entry {
+    target: Target,
+    /// By origin; kept apart because each token is hit, or not, by each of them.
+    signed_out: Option<Watermark>,
+    revoked: Option<Watermark>,
+    expires_at: Timestamp,
+}
+
+impl Entry {
+    fn new(target: Target) -> Self {
+        Self { target, signed_out: None, revoked: None, expires_at: Timestamp::default() }
+    }
+
+    fn merge(&mut self, revocation: &Revocation) -> bool {
+        let slot = match revocation.origin {
+            Origin::SignedOut => &mut self.signed_out,
+            Origin::Revoked => &mut self.revoked,
+        };
+        let watermark = Some(revocation.watermark);
+        let changed = *slot < watermark || self.expires_at < revocation.expires_at;
+        *slot = (*slot).max(watermark);
+        self.expires_at = self.expires_at.max(revocation.expires_at);
+        changed
+    }
+
+    fn hit(&self, issued_at: Option<Timestamp>) -> Option<Hit> {
+        let kind = self.target.kind;
+        let covering = |watermark: Option<Watermark>| watermark.filter(|w| w.covers(issued_at));
+        if let Some(watermark) = covering(self.revoked) {
+            return Some(Hit { kind, origin: Origin::Revoked, watermark });
+        }
+        covering(self.signed_out).map(|watermark| Hit { kind, origin: Origin::SignedOut, watermark })
+    }
+}
+
+impl Default for RevocationIndex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RevocationIndex {
+    /// Enough that a reader seldom meets the writer.
+    const SHARDS: usize = 64;
+
+    #[must_use]
+    pub fn new() -> Self {
+        let shards = (0..Self::SHARDS).map(|_| RwLock::new(HashTable::new())).collect();
+        Self { hasher: DefaultHashBuilder::default(), shards }
+    }
+
+    /// Merges a revocation; true if that taught the index anything.
+    ///
+    /// What has expired is not kept: no token it could hit is alive.
+    pub fn apply(&self, revocation: &Revocation, now: Timestamp) -> bool {
+        if revocation.expires_at <= now {
+            return false;
+        }
+        let hash = self.hash(&revocation.target);
+        let mut shard = self.shard(hash).write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shard
+            .entry(hash, |entry| entry.target == revocation.target, |entry| self.hash(&entry.target))
+            .or_insert_with(|| Entry::new(revocation.target.clone()))
+            .get_mut()
+            .merge(revocation)
+    }
+
+    /// The revocation that covers a token with these targets, if any; `Revoked` before `SignedOut`.
+    #[must_use]
+    pub fn find<'a>(&self, targets: impl IntoIterator<Item = &'a Target>, issued_at: Option<Timestamp>) -> Option<Hit> {
+        targets
+            .into_iter()
+            .filter_map(|target| {
+                let hash = self.hash(target);
+                let shard = self.shard(hash).read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                shard.find(hash, |entry| entry.target == *target)?.hit(issued_at)
+            })
+            .max_by_key(|hit| (hit.origin, hit.watermark))
+    }
+
+    /// Forgets what can no longer hit a live token; returns how many entries went.
+    pub fn purge(&self, now: Timestamp) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| {
+                let mut shard = shard.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let before = shard.len();
+                shard.retain(|entry| entry.expires_at > now);
+                before - shard.len()
+            })
+            .sum()
+    }
+
+    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`].
+    #[must_use]
+    pub fn counts(&self) -> [usize; Kind::ALL.len()] {
+        let mut counts = [0; Kind::ALL.len()];
+        for shard in &self.shards {
+            for entry in shard.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+                counts[entry.target.kind as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    /// Everything known, one shard at a time; what a store that lost entries is given back.
+    pub fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
+        self.shards.iter().flat_map(|shard| {
+            let shard = shard.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            shard.iter().flat_map(Entry::revocations).collect::<Vec<_>>()
+        })
+    }
+
+    fn hash(&self, target: &Target) -> u64 {
+        self.hasher.hash_one(target)
+    }
+
+    fn shard(&self, hash: u64) -> &RwLock<HashTable<Entry>> {
+        // The table itself uses the low and the top seven bits; take others.
+        &self.shards[(hash >> 40) as usize % Self::SHARDS]
+    }
+}
+
+impl Entry {
+    fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
+        [(Origin::SignedOut, self.signed_out), (Origin::Revoked, self.revoked)].into_iter().filter_map(
+            |(origin, watermark)| {
+                Some(Revocation {
+                    target: self.target.clone(),
+                    watermark: watermark?,
+                    expires_at: self.expires_at,
+                    origin,
+                    reason: None,
+                })
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn issuer() -> IssuerName {
+        IssuerName::parse("main").unwrap()
+    }
+
+    fn target(kind: Kind, id: &str) -> Target {
+        Target::new(issuer(), kind, TargetId::new(id))
+    }
+
+    fn revocation(kind: Kind, id: &str, watermark: Watermark, origin: Origin) -> Revocation {
+        Revocation {
+            target: target(kind, id),
+            watermark,
+            expires_at: Timestamp::from_secs(10_000),
+            origin,
+            reason: None,
+        }
+    }
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    #[test]
+    fn same_second_is_covered_and_fractions_count() {
+        let watermark = Watermark::at(Timestamp::from_millis(100_200));
+        for (issued_at, covered) in [
+            (Some(Timestamp::from_secs(100)), true),
+            (Some(Timestamp::from_millis(100_200)), true),
+            (Some(Timestamp::from_millis(100_201)), false),
+            (Some(Timestamp::from_secs(101)), false),
+            (None, true),
+        ] {
+            assert_eq!(watermark.covers(issued_at), covered, "{issued_at:?}");
+        }
+    }
+
+    #[test]
+    fn odd_ids_are_hashed_and_read_back() {
+        for raw in ["jti-1", "a@b|c+d=e~f._-", &"x".repeat(128)] {
+            assert_eq!(TargetId::new(raw).as_str(), raw);
+        }
+        for raw in ["", "a:b", "a b", "é", "a\nb", "{r}", "*", &"x".repeat(129), "sha256:00"] {
+            let id = TargetId::new(raw);
+            assert!(id.as_str().starts_with("sha256:") && id.as_str().len() == 71, "{raw:?} became {id}");
+            assert_eq!(TargetId::from_stored(id.as_str()), id, "a canonical id stays as it is");
+            assert_eq!(TargetId::from_stored(raw), id, "an id that another writer left plain");
+        }
+    }
+
+    #[test]
+    fn revoked_is_shown_when_both_origins_cover_and_only_then() {
+        let index = RevocationIndex::new();
+        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(50)), Origin::Revoked), NOW);
+        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(100)), Origin::SignedOut), NOW);
+        let origin =
+            |iat| index.find([&target(Kind::User, "u")], Some(Timestamp::from_secs(iat))).map(|hit| hit.origin);
+        assert_eq!(origin(50), Some(Origin::Revoked));
+        assert_eq!(origin(51), Some(Origin::SignedOut));
+        assert_eq!(origin(101), None);
+    }
+
+    #[test]
+    fn purge_forgets_exactly_what_expired() {
+        let index = RevocationIndex::new();
+        let mut short = revocation(Kind::Token, "short", Watermark::FOREVER, Origin::SignedOut);
+        short.expires_at = Timestamp::from_secs(2_000);
+        index.apply(&short, NOW);
+        index.apply(&revocation(Kind::Token, "long", Watermark::FOREVER, Origin::SignedOut), NOW);
+        assert_eq!(index.purge(Timestamp::from_millis(1_999_999)), 0);
+        assert_eq!(index.purge(Timestamp::from_secs(2_000)), 1);
+        assert_eq!(index.counts()[Kind::Token as usize], 1);
+        assert!(!index.apply(&short, Timestamp::from_secs(2_000)), "what has expired is not taken in again");
+    }
+
+    fn any_revocation() -> impl Strategy<Value = Revocation> {
+        (0..6_usize, 0..3_u8, 0..200_i64, any::<bool>(), 1_001..3_000_i64, any::<bool>()).prop_map(
+            |(kind, id, at, forever, expires, user)| {
+                let watermark = if forever { Watermark::FOREVER } else { Watermark::at(Timestamp::from_millis(at)) };
+                let origin = if user { Origin::SignedOut } else { Origin::Revoked };
+                let mut revocation = revocation(Kind::ALL[kind], &id.to_string(), watermark, origin);
+                revocation.expires_at = Timestamp::from_secs(expires);
+                revocation
+            },
+        )
+    }
+
+    fn content(index: &RevocationIndex) -> Vec<String> {
+        let mut content: Vec<_> = index.revocations().map(|r| format!("{r:?}")).collect();
+        content.sort();
+        content
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(entries in prop::collection::vec(any_revocation(), 0..40), seed in any::<u64>()) {
+            let (once, shuffled) = (RevocationIndex::new(), RevocationIndex::new());
+            for entry in &entries {
+                once.apply(entry, NOW);
+            }
+            // A permutation with repetitions: every entry twice, in an order drawn from the seed.
+            let mut order: Vec<_> = entries.iter().chain(&entries).collect();
+            let mut state = seed | 1;
+            for i in (1..order.len()).rev() {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                order.swap(i, (state >> 33) as usize % (i + 1));
+            }
+            for entry in order {
+                shuffled.apply(entry, NOW);
+            }
+            prop_assert_eq!(content(&once), content(&shuffled));
+        }
+
+        #[test]
+        fn the_effective_instant_is_the_latest_over_all_scopes(entries in prop::collection::vec(any_revocation(), 0..40), iat in 0..250_i64) {
+            let index = RevocationIndex::new();
+            for entry in &entries {
+                index.apply(entry, NOW);
+            }
+            let issued_at = Some(Timestamp::from_millis(iat));
+            let targets: Vec<_> = Kind::ALL.into_iter().map(|kind| target(kind, "1")).collect();
+            let latest = entries.iter().filter(|e| targets.contains(&e.target)).map(|e| e.watermark).max();
+            prop_assert_eq!(index.find(&targets, issued_at).is_some(), latest.is_some_and(|w| w.covers(issued_at)));
+        }
+    }
+}

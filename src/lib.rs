@@ -1,0 +1,3 @@
+//! Doorward makes JWT sign-out instant.
+
+pub mod authz;
