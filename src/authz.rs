@@ -1,4 +1,11 @@
 //! The pure heart: what a token says, what is revoked, and the decision. No I/O, no async, no clock.
 
+pub mod api_key;
+pub mod authorizer;
 pub mod claims;
+pub mod denial;
+pub mod jwks;
+pub mod path;
 pub mod revocation;
+pub mod rule;
+pub mod token;

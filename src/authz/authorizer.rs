@@ -1,0 +1,339 @@
+//! The decision: a pure function of a request, what is configured, what is revoked, and the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::api_key::ApiKeys;
+use super::claims::{IssuerName, Timestamp};
+use super::denial::Denial;
+use super::jwks::Jwks;
+use super::path::Path;
+use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
+use super::rule::{Access, OnStale, RequestView, Rule, Then};
+use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+
+/// Everything a decision depends on but the revocations; immutable, replaced as a whole.
+#[derive(Clone)]
+pub struct Authorizer {
+    pub issuers: Vec<Arc<TrustedIssuer>>,
+    pub rules: Arc<[Rule]>,
+    pub default_rule: Arc<Rule>,
+    pub api_keys: Arc<ApiKeys>,
+    pub tokens: Arc<TokenSettings>,
+    pub freshness: FreshnessPolicy,
+}
+
+/// Where tokens stand in requests.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    pub from: Vec<TokenSource>,
+    pub max_bytes: usize,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TokenSource {
+    /// A header field; with a scheme (RFC 9110 section 11.4) or bare.
+    Header {
+        name: String,
+        scheme: Option<String>,
+    },
+    Cookie(String),
+    Query(String),
+}
+
+/// How old the view of the revocations may be, and what happens when it is older.
+#[derive(Clone, Copy, Debug)]
+pub struct FreshnessPolicy {
+    pub max_staleness: Duration,
+    pub on_stale: OnStale,
+    /// `read: lookup`: the store is asked for every decision.
+    pub always_lookup: bool,
+}
+
+/// What is known to be revoked.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub index: &'a RevocationIndex,
+    /// The time since the start of the last completed read; `None` before the first.
+    pub age: Option<Duration>,
+    /// What the store said when it was asked for this very request.
+    pub answer: Option<StoreAnswer>,
+}
+
+/// The store's answer to a lookup of one token's targets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StoreAnswer {
+    Clear,
+    Hit(Hit),
+    Unavailable,
+}
+
+/// Proof that a token was verified and the rule's policy met: the only source of identity headers.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    token: VerifiedToken,
+}
+
+impl Principal {
+    #[must_use]
+    pub const fn token(&self) -> &VerifiedToken {
+        &self.token
+    }
+}
+
+/// What an allowed request is granted.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// `None` for a request that proved no identity.
+    pub principal: Option<Principal>,
+    /// The revocation to record before the request is answered, and what follows.
+    pub sign_out: Option<(Option<Revocation>, Then)>,
+    /// The view was older than allowed and the policy lets pass.
+    pub stale: bool,
+    /// The refusal that a shadow rule did not enforce.
+    pub shadowed: Option<Denial>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Allowed(Box<Grant>),
+    Denied(Denial),
+    /// Ask the store for the token's targets, then decide again with its answer.
+    NeedsLookup,
+}
+
+/// What was established on the way; kept for metadata, logs and explanations, whatever the outcome.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub api_client: Option<Arc<str>>,
+    /// The issuer whose `iss` the token names.
+    pub issuer: Option<IssuerName>,
+    pub token: Option<VerifiedToken>,
+    pub hit: Option<Hit>,
+}
+
+pub struct Decision<'a> {
+    pub rule: &'a Rule,
+    pub outcome: Outcome,
+    pub evidence: Evidence,
+}
+
+enum Stop {
+    Denied(Denial),
+    NeedsLookup,
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl Authorizer {
+    /// Decides one request. Does no I/O; what needs any is returned as [`Outcome::NeedsLookup`], or is
+    /// the denial `UnknownKey`, after which the caller may refresh the issuer's keys and ask again.
+    #[must_use]
+    pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
+        let mut evidence = Evidence::default();
+        let rule = match self.rule(request) {
+            Ok(rule) => rule,
+            Err(denial) => return Decision { rule: &self.default_rule, outcome: Outcome::Denied(denial), evidence },
+        };
+        let outcome = match self.apply(rule, request, view, now, &mut evidence) {
+            Ok(grant) => Outcome::Allowed(Box::new(grant)),
+            Err(Stop::NeedsLookup) => Outcome::NeedsLookup,
+            Err(Stop::Denied(denial)) if rule.enforce => Outcome::Denied(denial),
+            Err(Stop::Denied(denial)) => {
+                Outcome::Allowed(Box::new(Grant { shadowed: Some(denial), ..Grant::anonymous() }))
+            }
+        };
+        Decision { rule, outcome, evidence }
+    }
+
+    /// The rule that the route names, else the first that matches, else the default.
+    pub fn rule(&self, request: &RequestView<'_>) -> Result<&Rule, Denial> {
+        let path = Path::new(request.target);
+        if let Some(name) = request.rule {
+            let rule = self.rules.iter().find(|rule| *rule.name == *name).ok_or(Denial::BadRequest)?;
+            // The route was chosen by Envoy's reading of the path; another server may read it differently.
+            let readable = !rule.loosens() || path.normal().is_some();
+            return Ok(if readable { rule } else { &self.default_rule });
+        }
+        Ok(self.rules.iter().find(|rule| rule.matches(request, &path)).unwrap_or(&self.default_rule))
+    }
+
+    fn apply(
+        &self,
+        rule: &Rule,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Stop> {
+        let client = self.api_keys.check(request, rule.api_key, now)?;
+        evidence.api_client = client.map(|key| key.id.clone());
+        if rule.access == Access::Public {
+            return Ok(Grant::anonymous());
+        }
+        let Some(bearer) = self.tokens.find(request)? else {
+            return match rule.access {
+                Access::Optional | Access::Refresh => Ok(Grant::anonymous()),
+                _ => Err(Denial::MissingToken.into()),
+            };
+        };
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = self.issuer(unverified.unverified_issuer()?)?;
+        evidence.issuer = Some(issuer.name.clone());
+        let expiry = match rule.access {
+            Access::Refresh | Access::SignOut(_) => Expiry::Tolerated,
+            _ => Expiry::Refused,
+        };
+        let token = issuer.verify(unverified, now, expiry)?;
+        let token = evidence.token.insert(token);
+        let stale = match rule.access {
+            // A dead token must be able to ask for a new one, or to be signed out again.
+            Access::Refresh | Access::SignOut(_) => false,
+            _ => self.check_revocation(rule, token, view, &mut evidence.hit)?,
+        };
+        rule.require.check(token, issuer.leeway, now)?;
+        let sign_out = match rule.access {
+            Access::SignOut(sign_out) => Some((issuer.sign_out(token, sign_out.scope, now), sign_out.then)),
+            _ => None,
+        };
+        Ok(Grant { principal: Some(Principal { token: token.clone() }), sign_out, stale, shadowed: None })
+    }
+
+    /// Refuses a revoked token; `Ok(true)` if that could not be told for sure and the policy lets pass.
+    fn check_revocation(
+        &self,
+        rule: &Rule,
+        token: &VerifiedToken,
+        view: View<'_>,
+        hit: &mut Option<Hit>,
+    ) -> Result<bool, Stop> {
+        *hit = view.index.find(token.targets(), token.issued_at());
+        if let Some(StoreAnswer::Hit(answer)) = view.answer {
+            *hit = (*hit).max_by_origin(answer);
+        }
+        match hit {
+            Some(Hit { origin: Origin::Revoked, .. }) => return Err(Denial::Revoked.into()),
+            Some(Hit { origin: Origin::SignedOut, .. }) => return Err(Denial::SignedOut.into()),
+            None => {}
+        }
+        let max_staleness = rule.max_staleness.unwrap_or(self.freshness.max_staleness);
+        let fresh = view.age.is_some_and(|age| age <= max_staleness);
+        if fresh && !self.freshness.always_lookup {
+            return Ok(false);
+        }
+        let on_stale = if self.freshness.always_lookup {
+            OnStale::Lookup
+        } else {
+            rule.on_stale.unwrap_or(self.freshness.on_stale)
+        };
+        match (on_stale, view.answer) {
+            (OnStale::Deny, _) => Err(Denial::RevocationsStale.into()),
+            // Before the first complete read nothing is known: that is not a stale view but none.
+            (OnStale::Allow, _) => {
+                if view.age.is_some() {
+                    Ok(true)
+                } else {
+                    Err(Denial::RevocationsStale.into())
+                }
+            }
+            (OnStale::Lookup, None) => Err(Stop::NeedsLookup),
+            (OnStale::Lookup, Some(StoreAnswer::Clear)) => Ok(false),
+            (OnStale::Lookup, Some(_)) => Err(Denial::StoreUnavailable.into()),
+        }
+    }
+
+    /// The issuer whose `iss` this is, byte by byte.
+    pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Denial> {
+        self.issuers.iter().find(|issuer| issuer.issuer == iss).ok_or(Denial::UnknownIssuer)
+    }
+
+    #[must_use]
+    pub fn issuer_named(&self, name: &IssuerName) -> Option<&Arc<TrustedIssuer>> {
+        self.issuers.iter().find(|issuer| issuer.name == *name)
+    }
+
+    /// This authorizer with other keys for one issuer: how a key rotation takes effect.
+    #[must_use]
+    pub fn with_keys(&self, name: &IssuerName, keys: &Jwks) -> Self {
+        let replace = |issuer: &Arc<TrustedIssuer>| {
+            if issuer.name == *name {
+                Arc::new(TrustedIssuer { keys: Some(keys.clone()), ..(**issuer).clone() })
+            } else {
+                issuer.clone()
+            }
+        };
+        Self { issuers: self.issuers.iter().map(replace).collect(), ..self.clone() }
+    }
+}
+
+trait MaxByOrigin {
+    fn max_by_origin(self, other: Hit) -> Option<Hit>;
+}
+
+impl MaxByOrigin for Option<Hit> {
+    fn max_by_origin(self, other: Hit) -> Option<Hit> {
+        self.into_iter().chain([other]).max_by_key(|hit| (hit.origin, hit.watermark))
+    }
+}
+
+impl Grant {
+    fn anonymous() -> Self {
+        Self { principal: None, sign_out: None, stale: false, shadowed: None }
+    }
+}
+
+impl TokenSettings {
+    /// The one token of the request; the same token in two places is one, two tokens are refused.
+    pub fn find<'a>(&self, request: &RequestView<'a>) -> Result<Option<BearerToken<'a>>, Denial> {
+        let mut found: Option<BearerToken<'a>> = None;
+        for source in &self.from {
+            for token in self.read(source, request) {
+                let Some(token) = token? else { continue };
+                if found.is_some_and(|other| other != token) {
+                    return Err(Denial::MultipleTokens);
+                }
+                found = Some(token);
+            }
+        }
+        Ok(found)
+    }
+
+    fn read<'a>(
+        &self,
+        source: &TokenSource,
+        request: &RequestView<'a>,
+    ) -> Vec<Result<Option<BearerToken<'a>>, Denial>> {
+        match source {
+            TokenSource::Header { name, scheme } => {
+                let fields: Vec<_> = request.header(name).collect();
+                if fields.len() > 1 {
+                    return vec![Err(Denial::MultipleTokens)]; // RFC 9110 section 5.3: not a list field.
+                }
+                let read = |field| match scheme {
+                    Some(scheme) => BearerToken::from_credentials(field, scheme, self.max_bytes),
+                    None => BearerToken::parse(field, self.max_bytes).map(Some),
+                };
+                fields.into_iter().map(read).collect()
+            }
+            TokenSource::Cookie(name) => {
+                let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
+                let values = pairs.filter_map(|pair| value_of(pair.trim_ascii(), name));
+                values.map(|value| BearerToken::parse(value, self.max_bytes).map(Some)).collect()
+            }
+            TokenSource::Query(name) => {
+                let query = request.target.split_once('?').map_or("", |(_, query)| query);
+                let query = query.split('#').next().unwrap_or_default();
+                let values = query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name));
+                values.map(|value| BearerToken::parse(value, self.max_bytes).map(Some)).collect()
+            }
+        }
+    }
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}

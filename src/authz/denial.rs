@@ -1,0 +1,163 @@
+//! The closed list of reasons for which a request is refused.
+
+/// Why a request is refused.
+///
+/// A plain value: what it becomes on the wire (status, challenge, body) is decided in one place,
+/// `api::identity`. Its label is public: it stands in answers, metrics, logs and access logs.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Denial {
+    MissingToken,
+    MultipleTokens,
+    MalformedToken,
+    UnknownIssuer,
+    UnknownKey,
+    AlgorithmNotAllowed,
+    BadSignature,
+    MissingClaim,
+    InvalidClaim,
+    Expired,
+    NotYetValid,
+    LifetimeTooLong,
+    WrongAudience,
+    WrongType,
+    TokenInactive,
+    Revoked,
+    SignedOut,
+    NotRegistered,
+    ApiKeyMissing,
+    ApiKeyUnknown,
+    ApiKeyExpired,
+    ApiKeyPlatform,
+    ApiKeyDomain,
+    InsufficientScope,
+    ClaimMismatch,
+    InsufficientAuthentication,
+    KeysUnavailable,
+    RevocationsStale,
+    StoreUnavailable,
+    IntrospectionUnavailable,
+    BadRequest,
+}
+
+impl Denial {
+    pub const ALL: [Self; 31] = [
+        Self::MissingToken,
+        Self::MultipleTokens,
+        Self::MalformedToken,
+        Self::UnknownIssuer,
+        Self::UnknownKey,
+        Self::AlgorithmNotAllowed,
+        Self::BadSignature,
+        Self::MissingClaim,
+        Self::InvalidClaim,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::LifetimeTooLong,
+        Self::WrongAudience,
+        Self::WrongType,
+        Self::TokenInactive,
+        Self::Revoked,
+        Self::SignedOut,
+        Self::NotRegistered,
+        Self::ApiKeyMissing,
+        Self::ApiKeyUnknown,
+        Self::ApiKeyExpired,
+        Self::ApiKeyPlatform,
+        Self::ApiKeyDomain,
+        Self::InsufficientScope,
+        Self::ClaimMismatch,
+        Self::InsufficientAuthentication,
+        Self::KeysUnavailable,
+        Self::RevocationsStale,
+        Self::StoreUnavailable,
+        Self::IntrospectionUnavailable,
+        Self::BadRequest,
+    ];
+
+    /// The stable public name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MissingToken => "missing_token",
+            Self::MultipleTokens => "multiple_tokens",
+            Self::MalformedToken => "malformed_token",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::UnknownKey => "unknown_key",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::BadSignature => "bad_signature",
+            Self::MissingClaim => "missing_claim",
+            Self::InvalidClaim => "invalid_claim",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::LifetimeTooLong => "lifetime_too_long",
+            Self::WrongAudience => "wrong_audience",
+            Self::WrongType => "wrong_type",
+            Self::TokenInactive => "token_inactive",
+            Self::Revoked => "revoked",
+            Self::SignedOut => "signed_out",
+            Self::NotRegistered => "not_registered",
+            Self::ApiKeyMissing => "api_key_missing",
+            Self::ApiKeyUnknown => "api_key_unknown",
+            Self::ApiKeyExpired => "api_key_expired",
+            Self::ApiKeyPlatform => "api_key_platform",
+            Self::ApiKeyDomain => "api_key_domain",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::ClaimMismatch => "claim_mismatch",
+            Self::InsufficientAuthentication => "insufficient_authentication",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::RevocationsStale => "revocations_stale",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::IntrospectionUnavailable => "introspection_unavailable",
+            Self::BadRequest => "bad_request",
+        }
+    }
+
+    /// One sentence for the client's developer; says nothing that the request said.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::MissingToken => "the request carries no access token",
+            Self::MultipleTokens => "the request carries more than one access token",
+            Self::MalformedToken => "the access token is not a well-formed signed JWT",
+            Self::UnknownIssuer => "the access token comes from an issuer that is not trusted here",
+            Self::UnknownKey => "the access token is signed by a key that its issuer does not publish",
+            Self::AlgorithmNotAllowed => "the access token's algorithm is not allowed for its issuer and key",
+            Self::BadSignature => "the access token's signature is not valid",
+            Self::MissingClaim => "the access token lacks a required claim",
+            Self::InvalidClaim => "a claim of the access token has an invalid value",
+            Self::Expired => "the access token has expired",
+            Self::NotYetValid => "the access token is not valid yet",
+            Self::LifetimeTooLong => "the access token lives longer than is allowed",
+            Self::WrongAudience => "the access token is meant for another audience",
+            Self::WrongType => "the token is not an access token",
+            Self::TokenInactive => "the authorization server says that the access token is not active",
+            Self::Revoked => "the access token has been revoked",
+            Self::SignedOut => "the user has signed out",
+            Self::NotRegistered => "the access token is not registered",
+            Self::ApiKeyMissing => "the request carries no API key",
+            Self::ApiKeyUnknown => "the API key is not known",
+            Self::ApiKeyExpired => "the API key has expired",
+            Self::ApiKeyPlatform => "the API key may not be used on this platform",
+            Self::ApiKeyDomain => "the API key may not be used from this domain",
+            Self::InsufficientScope => "the access token lacks a required scope",
+            Self::ClaimMismatch => "the access token does not meet the requirements of this resource",
+            Self::InsufficientAuthentication => "this resource requires a stronger or more recent authentication",
+            Self::KeysUnavailable => "the issuer's keys are not available",
+            Self::RevocationsStale => "the list of revocations is not current",
+            Self::StoreUnavailable => "the list of revocations is not available",
+            Self::IntrospectionUnavailable => "the authorization server cannot be asked",
+            Self::BadRequest => "the request cannot be understood",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct() {
+        let labels: std::collections::HashSet<_> = Denial::ALL.iter().map(|d| d.label()).collect();
+        assert_eq!(labels.len(), Denial::ALL.len());
+    }
+}

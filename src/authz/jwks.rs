@@ -1,0 +1,388 @@
+//! The keys of an issuer: a JSON Web Key Set (RFC 7517) reduced to what may verify a token.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lc_rs::signature::{self, ParsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::Value;
+
+use super::denial::Denial;
+
+/// The asymmetric algorithms: what an issuer may use unless its configuration says otherwise.
+///
+/// A key that names no `alg` verifies the first of the issuer's algorithms that fits it.
+pub const ASYMMETRIC: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// The usable keys of one issuer.
+#[derive(Clone, Default)]
+pub struct Jwks {
+    keys: Vec<Key>,
+}
+
+/// One public key (or shared secret), bound to exactly one algorithm.
+///
+/// If the token could choose, a public key would serve as an HMAC secret (RFC 8725 section 3.1).
+#[derive(Clone)]
+pub struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    material: DecodingKey,
+}
+
+impl Key {
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Whether `signature` (base64url, checked to be canonical) is this key's over `signing_input`.
+    pub fn verifies(&self, signing_input: &str, signature: &str) -> bool {
+        jsonwebtoken::crypto::verify(signature, signing_input.as_bytes(), &self.material, self.algorithm)
+            .unwrap_or(false)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// Why a key of a set is left out.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Unfit {
+    Malformed,
+    UnknownType,
+    /// A shared secret in a set that others can read.
+    Secret,
+    NotForSignatures,
+    WeakRsa,
+    NotOnCurve,
+    AlgorithmNotAllowed,
+    DuplicateId,
+}
+
+impl Unfit {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownType => "unknown_type",
+            Self::Secret => "secret",
+            Self::NotForSignatures => "not_for_signatures",
+            Self::WeakRsa => "weak_rsa",
+            Self::NotOnCurve => "not_on_curve",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::DuplicateId => "duplicate_id",
+        }
+    }
+}
+
+/// A document that is no key set at all.
+#[derive(Debug, thiserror::Error)]
+pub enum JwksError {
+    #[error("parse as JSON")]
+    Json(#[source] serde_json::Error),
+    #[error("no array `keys` at the top level (RFC 7517 section 5)")]
+    NoKeys,
+    #[error("{0} keys, at most {max} are read", max = Jwks::MAX_KEYS)]
+    TooMany(usize),
+}
+
+impl Jwks {
+    /// More keys than any provider publishes; each may cost a signature check.
+    pub const MAX_KEYS: usize = 100;
+    /// How many keys are tried for a token that names none.
+    pub const MAX_TRIES: usize = 4;
+
+    /// Reads a key set; keys that are not fit are left out and reported, the others work.
+    pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Unfit>), JwksError> {
+        let document: Value = serde_json::from_slice(document).map_err(JwksError::Json)?;
+        Self::from_value(&document, algorithms)
+    }
+
+    /// As [`Jwks::parse`], for a document already read as JSON.
+    pub fn from_value(document: &Value, algorithms: &[Algorithm]) -> Result<(Self, Vec<Unfit>), JwksError> {
+        let members = document.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
+        if members.len() > Self::MAX_KEYS {
+            return Err(JwksError::TooMany(members.len()));
+        }
+        let mut unfit = Vec::new();
+        let mut found: Vec<(Key, &Value)> = Vec::new();
+        for member in members {
+            match read_key(member, algorithms) {
+                Ok(_) if found.iter().any(|(_, seen)| *seen == member) => {} // The very same key twice is one key.
+                Ok(key) => found.push((key, member)),
+                Err(reason) => unfit.push(reason),
+            }
+        }
+        let mut holders: HashMap<String, usize> = HashMap::new();
+        for id in found.iter().filter_map(|(key, _)| key.id.clone()) {
+            *holders.entry(id).or_default() += 1;
+        }
+        let (keys, duplicates): (Vec<_>, Vec<_>) =
+            found.into_iter().map(|(key, _)| key).partition(|key| key.id.as_ref().is_none_or(|id| holders[id] == 1));
+        unfit.extend(duplicates.iter().map(|_| Unfit::DuplicateId));
+        Ok((Self { keys }, unfit))
+    }
+
+    /// A shared secret for HS256, HS384 or HS512; it has no id and serves whatever `kid` a token names.
+    #[must_use]
+    pub fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> Self {
+        let key =
+            |algorithm: &Algorithm| Key { id: None, algorithm: *algorithm, material: DecodingKey::from_secret(secret) };
+        Self { keys: algorithms.iter().map(key).collect() }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The keys that may have signed a token with this `kid` and algorithm, at most [`Jwks::MAX_TRIES`].
+    pub fn candidates(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, Denial> {
+        let named: Vec<_> = match kid {
+            Some(kid) if !is_hmac(algorithm) => self.keys.iter().filter(|key| key.id() == Some(kid)).collect(),
+            _ => self.keys.iter().collect(),
+        };
+        if named.is_empty() {
+            return Err(Denial::UnknownKey);
+        }
+        let fitting: Vec<_> =
+            named.into_iter().filter(|key| key.algorithm == algorithm).take(Self::MAX_TRIES).collect();
+        if fitting.is_empty() { Err(Denial::AlgorithmNotAllowed) } else { Ok(fitting) }
+    }
+}
+
+#[must_use]
+pub const fn is_hmac(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+}
+
+fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
+    let jwk = jwk.as_object().ok_or(Unfit::Malformed)?;
+    let text = |name: &str| match jwk.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(Unfit::Malformed),
+    };
+    let bytes = |name: &str| {
+        let text = text(name)?.ok_or(Unfit::Malformed)?;
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| Unfit::Malformed)
+    };
+    // RFC 7517 sections 4.2 and 4.3: a key published for something else must not verify tokens.
+    if text("use")?.is_some_and(|usage| usage != "sig") {
+        return Err(Unfit::NotForSignatures);
+    }
+    if let Some(operations) = jwk.get("key_ops") {
+        let operations = operations.as_array().ok_or(Unfit::Malformed)?;
+        if !operations.iter().any(|operation| operation == "verify") {
+            return Err(Unfit::NotForSignatures);
+        }
+    }
+    let (fitting, material): (&[Algorithm], _) = match text("kty")?.ok_or(Unfit::Malformed)? {
+        "RSA" => {
+            let (modulus, exponent) = (bytes("n")?, bytes("e")?);
+            check_rsa(&modulus, &exponent)?;
+            (&ASYMMETRIC[..6], DecodingKey::from_rsa_raw_components(&modulus, &exponent))
+        }
+        "EC" => {
+            let (fitting, verification, size): (&[_], _, _) = match text("crv")? {
+                Some("P-256") => (&[Algorithm::ES256], &signature::ECDSA_P256_SHA256_FIXED, 32),
+                Some("P-384") => (&[Algorithm::ES384], &signature::ECDSA_P384_SHA384_FIXED, 48),
+                _ => return Err(Unfit::UnknownType),
+            };
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            if x.len() != size || y.len() != size {
+                return Err(Unfit::Malformed); // RFC 7518 section 6.2.1.2: the full size of a coordinate.
+            }
+            let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
+            ParsedPublicKey::new(verification, &point).map_err(|_| Unfit::NotOnCurve)?;
+            (fitting, DecodingKey::from_ec_der(&point))
+        }
+        "OKP" if text("crv")? == Some("Ed25519") => {
+            let point = bytes("x")?;
+            ParsedPublicKey::new(&signature::ED25519, &point).map_err(|_| Unfit::NotOnCurve)?;
+            (&[Algorithm::EdDSA], DecodingKey::from_ed_der(&point))
+        }
+        "oct" => return Err(Unfit::Secret),
+        _ => return Err(Unfit::UnknownType),
+    };
+    let algorithm = match text("alg")? {
+        Some("Ed25519") => Some(Algorithm::EdDSA).filter(|a| fitting.contains(a)), // RFC 9864's name for it.
+        Some(name) => fitting.iter().copied().find(|algorithm| algorithm_name(*algorithm) == name),
+        None => algorithms.iter().copied().find(|algorithm| fitting.contains(algorithm)),
+    };
+    let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(Unfit::AlgorithmNotAllowed)?;
+    Ok(Key { id: text("kid")?.map(str::to_owned), algorithm, material })
+}
+
+/// NIST SP 800-131A: under 2048 bits is broken; over 8192 the verification itself is an attack.
+fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), Unfit> {
+    let significant = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .position(|b| *b != 0)
+            .map_or(0, |zeros| (bytes.len() - zeros) * 8 - bytes[zeros].leading_zeros() as usize)
+    };
+    if !(2048..=8192).contains(&significant(modulus)) {
+        return Err(Unfit::WeakRsa);
+    }
+    let odd = exponent.last().is_some_and(|last| last & 1 == 1);
+    let (few, many) = (significant(exponent) < 2, significant(exponent) > 33); // e = 1 signs nothing; aws-lc takes up to 33 bits.
+    if few || many || !odd { Err(Unfit::WeakRsa) } else { Ok(()) }
+}
+
+/// The name in the JOSE registry (RFC 7518 section 3.1).
+#[must_use]
+pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::HS256 => "HS256",
+        Algorithm::HS384 => "HS384",
+        Algorithm::HS512 => "HS512",
+        Algorithm::ES256 => "ES256",
+        Algorithm::ES384 => "ES384",
+        Algorithm::RS256 => "RS256",
+        Algorithm::RS384 => "RS384",
+        Algorithm::RS512 => "RS512",
+        Algorithm::PS256 => "PS256",
+        Algorithm::PS384 => "PS384",
+        Algorithm::PS512 => "PS512",
+        Algorithm::EdDSA => "EdDSA",
+        _ => "unknown",
+    }
+}
+
+/// The algorithm a token or configuration names, spelled exactly; `none` is not one.
+#[must_use]
+pub fn algorithm_named(name: &str) -> Option<Algorithm> {
+    let symmetric = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+    ASYMMETRIC.into_iter().chain(symmetric).find(|algorithm| algorithm_name(*algorithm) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    // RFC 7517 appendix A.1 and RFC 8037 appendix A.2.
+    fn ec() -> Value {
+        json!({"kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM", "kid": "1"})
+    }
+    fn rsa() -> Value {
+        json!({"kty": "RSA", "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw", "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"})
+    }
+    fn ed() -> Value {
+        json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+    }
+
+    fn with(mut key: Value, name: &str, value: Value) -> Value {
+        key[name] = value;
+        key
+    }
+
+    #[track_caller]
+    fn check(keys: Vec<Value>, expected: Result<&[(Option<&str>, Algorithm)], Unfit>) {
+        let (jwks, unfit) = Jwks::from_value(&json!({ "keys": keys }), &ASYMMETRIC).unwrap();
+        match expected {
+            Ok(expected) => {
+                let found: Vec<_> = jwks.keys.iter().map(|key| (key.id(), key.algorithm())).collect();
+                assert_eq!((found.as_slice(), unfit.as_slice()), (expected, &[][..]));
+            }
+            Err(reason) => assert!(jwks.is_empty() && unfit.contains(&reason), "{unfit:?}"),
+        }
+    }
+
+    #[test]
+    fn fit_keys_are_bound_to_one_algorithm() {
+        check(vec![ec()], Ok(&[(Some("1"), Algorithm::ES256)]));
+        check(vec![rsa()], Ok(&[(Some("2011-04-29"), Algorithm::RS256)]));
+        check(vec![with(rsa(), "alg", json!("PS512"))], Ok(&[(Some("2011-04-29"), Algorithm::PS512)]));
+        check(vec![ed()], Ok(&[(None, Algorithm::EdDSA)]));
+        check(vec![with(ed(), "alg", json!("Ed25519"))], Ok(&[(None, Algorithm::EdDSA)]));
+        check(vec![ec(), ec()], Ok(&[(Some("1"), Algorithm::ES256)]));
+    }
+
+    #[test]
+    fn unfit_keys_are_left_out() {
+        let other = with(ec(), "use", json!("sig"));
+        for (keys, reason) in [
+            (vec![with(ec(), "use", json!("enc"))], Unfit::NotForSignatures),
+            (vec![with(ec(), "key_ops", json!(["sign"]))], Unfit::NotForSignatures),
+            (vec![with(ec(), "key_ops", json!("verify"))], Unfit::Malformed),
+            (vec![with(ec(), "y", json!("AEtl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"))], Unfit::NotOnCurve),
+            (vec![with(ec(), "x", json!("MKBC"))], Unfit::Malformed),
+            (vec![with(ec(), "crv", json!("secp256k1"))], Unfit::UnknownType),
+            (vec![with(ec(), "alg", json!("RS256"))], Unfit::AlgorithmNotAllowed),
+            (vec![with(ec(), "kid", json!(1))], Unfit::Malformed),
+            (vec![with(rsa(), "alg", json!("HS256"))], Unfit::AlgorithmNotAllowed),
+            (vec![with(rsa(), "alg", json!("RSA-OAEP"))], Unfit::AlgorithmNotAllowed),
+            (
+                vec![with(
+                    rsa(),
+                    "n",
+                    json!(
+                        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W"
+                    ),
+                )],
+                Unfit::WeakRsa,
+            ),
+            (vec![with(rsa(), "e", json!("AQ"))], Unfit::WeakRsa),
+            (vec![with(rsa(), "n", json!("AQAB="))], Unfit::Malformed),
+            (vec![json!({"kty": "oct", "k": "AAAA"})], Unfit::Secret),
+            (vec![json!({"kty": "OKP", "crv": "X25519", "x": "AAAA"})], Unfit::UnknownType),
+            (vec![json!("key")], Unfit::Malformed),
+            (vec![json!({})], Unfit::Malformed),
+            (vec![ec(), other], Unfit::DuplicateId),
+        ] {
+            check(keys, Err(reason));
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_no_set_is_an_error() {
+        for document in ["", "<html>", "[]", "{}", r#"{"keys": {}}"#] {
+            assert!(Jwks::parse(document.as_bytes(), &ASYMMETRIC).is_err(), "{document}");
+        }
+        let many = json!({ "keys": vec![ec(); Jwks::MAX_KEYS + 1] });
+        assert!(matches!(Jwks::from_value(&many, &ASYMMETRIC), Err(JwksError::TooMany(101))));
+    }
+
+    #[test]
+    fn candidates_fit_the_name_and_the_algorithm() {
+        let (jwks, _) = Jwks::from_value(&json!({ "keys": [ec(), rsa(), ed()] }), &ASYMMETRIC).unwrap();
+        let ids = |kid, algorithm| jwks.candidates(kid, algorithm).map(|keys| keys.len());
+        assert_eq!(ids(Some("1"), Algorithm::ES256), Ok(1));
+        assert_eq!(ids(Some("1"), Algorithm::RS256), Err(Denial::AlgorithmNotAllowed));
+        assert_eq!(ids(Some("2"), Algorithm::RS256), Err(Denial::UnknownKey));
+        assert_eq!(ids(None, Algorithm::EdDSA), Ok(1));
+        assert_eq!(ids(None, Algorithm::PS256), Err(Denial::AlgorithmNotAllowed));
+        assert_eq!(
+            Jwks::from_secret(&[7; 32], &[Algorithm::HS256]).candidates(Some("x"), Algorithm::HS256).map(|k| k.len()),
+            Ok(1)
+        );
+    }
+}

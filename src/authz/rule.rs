@@ -1,0 +1,362 @@
+//! Rules: which policy a request meets. The first that matches wins; none means protected.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+use serde_json::Value;
+
+use super::claims::{ClaimPath, IssuerName, Timestamp, scopes};
+use super::denial::Denial;
+use super::path::Path;
+use super::revocation::Kind;
+use super::token::VerifiedToken;
+
+/// What the decision needs of a request; borrowed from the bytes it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    pub method: &'a str,
+    /// The request target with its query, as the client wrote it.
+    pub target: &'a str,
+    /// `:authority` or `Host`, with its port.
+    pub host: &'a str,
+    /// Lower-case names; a repeated field stands repeatedly.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
+    pub rule: Option<&'a str>,
+}
+
+impl<'a> RequestView<'a> {
+    pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(field, _)| *field == name).map(|(_, value)| *value)
+    }
+}
+
+/// One policy, and the requests it is for.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Stands in metrics, logs and metadata.
+    pub name: Arc<str>,
+    /// `None`: only when a route names it.
+    pub matches: Option<Match>,
+    pub access: Access,
+    pub require: Requirements,
+    pub api_key: Option<ApiKeyUse>,
+    pub on_stale: Option<OnStale>,
+    pub max_staleness: Option<Duration>,
+    /// False: a shadow; always allowed, the would-be refusal is counted and logged.
+    pub enforce: bool,
+}
+
+/// What a request without a matching rule meets.
+pub const DEFAULT_RULE: &str = "default";
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_RULE.into(),
+            matches: None,
+            access: Access::Protected,
+            require: Requirements::default(),
+            api_key: None,
+            on_stale: None,
+            max_staleness: None,
+            enforce: true,
+        }
+    }
+}
+
+impl Rule {
+    /// Whether it lets pass what the default would refuse: such a rule sees only normal paths.
+    #[must_use]
+    pub fn loosens(&self) -> bool {
+        self.access != Access::Protected || !self.enforce
+    }
+
+    /// Whether the rule is for this request.
+    #[must_use]
+    pub fn matches(&self, request: &RequestView<'_>, path: &Path<'_>) -> bool {
+        let Some(matches) = &self.matches else { return false };
+        let readable = if self.loosens() { path.normal() } else { Some(path.folded()) };
+        readable.is_some_and(|path| matches.path.matches(path))
+            && matches.host(request.host)
+            && matches.method(request.method)
+    }
+}
+
+/// Who may pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Anyone; the token is not looked at.
+    Public,
+    /// Anyone; a token that is there must be good.
+    Optional,
+    /// Only a token that is good and not revoked.
+    Protected,
+    /// As protected, but an expired or revoked token passes: its holder is about to get a new one.
+    Refresh,
+    /// The token is revoked; expired and revoked ones succeed.
+    SignOut(SignOut),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SignOut {
+    /// `Token`, `Session` or `User`.
+    pub scope: Kind,
+    pub then: Then,
+}
+
+/// What follows when the sign-out is recorded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    /// The request goes on to the auth service.
+    Forward,
+    /// Doorward answers 204.
+    Respond,
+}
+
+/// What happens while the view of the revocations is older than allowed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnStale {
+    Deny,
+    Allow,
+    Lookup,
+}
+
+/// What a rule does with API keys.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ApiKeyUse {
+    Required,
+    /// A key that is there must be good.
+    Optional,
+    Ignored,
+}
+
+/// The requests a rule is for; empty lists match all.
+#[derive(Clone, Debug)]
+pub struct Match {
+    pub path: PathMatch,
+    pub hosts: Vec<HostPattern>,
+    pub methods: Vec<String>,
+}
+
+impl Match {
+    fn host(&self, authority: &str) -> bool {
+        self.hosts.is_empty() || {
+            let host = host_of(authority);
+            self.hosts.iter().any(|pattern| pattern.matches(&host))
+        }
+    }
+
+    fn method(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|allowed| allowed == method)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    Any,
+    Exact(String),
+    /// Whole segments: `/a` is for `/a` and `/a/b`, not for `/ab`. Held without a trailing slash.
+    Prefix(String),
+    /// Anchored at both ends.
+    Regex(Regex),
+}
+
+impl PathMatch {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => path == exact,
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+/// A host name, or `*.` and the name whose subdomains are meant. Lower case, no port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HostPattern {
+    Exact(String),
+    Subdomains(String),
+}
+
+impl HostPattern {
+    /// Reads `shop.example.com` or `*.example.com`; `None` for anything else.
+    #[must_use]
+    pub fn parse(pattern: &str) -> Option<Self> {
+        let (name, subdomains) = pattern.strip_prefix("*.").map_or((pattern, false), |name| (name, true));
+        let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        let plausible = match bracketed {
+            Some(address) => {
+                !subdomains
+                    && address.contains(':')
+                    && address.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+            }
+            None => {
+                !name.is_empty()
+                    && name.bytes().all(is_host)
+                    && !name.starts_with('.')
+                    && !name.ends_with('.')
+                    && !name.contains("..")
+            }
+        };
+        let name = name.to_ascii_lowercase();
+        plausible.then_some(if subdomains { Self::Subdomains(name) } else { Self::Exact(name) })
+    }
+
+    /// `host` is in the form of [`host_of`].
+    #[must_use]
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => host == name,
+            // A whole label more, so `notexample.com` is no subdomain of `example.com`.
+            Self::Subdomains(name) => {
+                host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+        }
+    }
+}
+
+/// The host of an authority (RFC 3986 section 3.2) in lower case, without port and trailing dot.
+#[must_use]
+pub fn host_of(authority: &str) -> String {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    };
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// What a verified token must also show.
+#[derive(Clone, Debug, Default)]
+pub struct Requirements {
+    /// All of them.
+    pub scopes: Vec<String>,
+    /// By claim, one of the values; of a claim that is a list, any item may fit.
+    pub claims: BTreeMap<String, Vec<Value>>,
+    /// One of them; empty for any.
+    pub issuers: Vec<IssuerName>,
+    /// The longest time since the user actively signed in (`auth_time`).
+    pub max_age: Option<Duration>,
+    /// One of them; empty for any.
+    pub acr: Vec<String>,
+}
+
+impl Requirements {
+    pub fn check(&self, token: &VerifiedToken, leeway: Duration, now: Timestamp) -> Result<(), Denial> {
+        if !self.issuers.is_empty() && !self.issuers.contains(token.issuer()) {
+            return Err(Denial::ClaimMismatch);
+        }
+        if !self.scopes.is_empty() {
+            let granted = scopes(token.claims());
+            if !self.scopes.iter().all(|scope| granted.contains(scope)) {
+                return Err(Denial::InsufficientScope);
+            }
+        }
+        if !self
+            .claims
+            .iter()
+            .all(|(name, allowed)| has_one_of(ClaimPath::new(name.as_str()).find(token.claims()), allowed))
+        {
+            return Err(Denial::ClaimMismatch);
+        }
+        // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
+        let recent = |max_age: Duration| {
+            let signed_in = token.claims().get("auth_time").and_then(Timestamp::from_numeric_date);
+            signed_in.is_some_and(|at| now <= at.plus(max_age).plus(leeway))
+        };
+        let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());
+        if self.max_age.is_some_and(|max_age| !recent(max_age))
+            || (!self.acr.is_empty() && !token.claims().get("acr").is_some_and(strong))
+        {
+            return Err(Denial::InsufficientAuthentication);
+        }
+        Ok(())
+    }
+}
+
+fn has_one_of(claim: Option<&Value>, allowed: &[Value]) -> bool {
+    match claim {
+        Some(Value::Array(items)) => items.iter().any(|item| allowed.contains(item)),
+        Some(value) => allowed.contains(value),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(access: Access, path: PathMatch) -> Rule {
+        Rule { matches: Some(Match { path, hosts: Vec::new(), methods: Vec::new() }), access, ..Rule::default() }
+    }
+
+    #[track_caller]
+    fn check(rule: &Rule, target: &str, expected: bool) {
+        let request = RequestView { method: "GET", target, host: "shop.example.com", headers: &[], rule: None };
+        assert_eq!(rule.matches(&request, &Path::new(target)), expected, "{target}");
+    }
+
+    #[test]
+    fn prefixes_are_whole_segments() {
+        let rule = rule(Access::Protected, PathMatch::Prefix("/a".to_owned()));
+        for (target, expected) in
+            [("/a", true), ("/a/", true), ("/a/b?x", true), ("/ab", false), ("/", false), ("/A", false)]
+        {
+            check(&rule, target, expected);
+        }
+        check(&self::rule(Access::Protected, PathMatch::Prefix(String::new())), "/anything", true);
+    }
+
+    #[test]
+    fn a_rule_that_loosens_sees_only_normal_paths_and_one_that_protects_sees_through() {
+        let public = rule(Access::Public, PathMatch::Prefix("/public".to_owned()));
+        let shadow = Rule { enforce: false, ..rule(Access::Protected, PathMatch::Prefix("/public".to_owned())) };
+        let admin = rule(Access::Protected, PathMatch::Prefix("/admin".to_owned()));
+        for target in [
+            "/public/../admin",
+            "/public/%2e%2e/admin",
+            "/public/..;/admin",
+            "/public\\..\\admin",
+            "/public/..%2fadmin",
+            "/public//../admin",
+        ] {
+            check(&public, target, false);
+            check(&shadow, target, false);
+            check(&admin, target, true);
+        }
+        check(&public, "/public/x", true);
+        check(&shadow, "/public/x", true);
+        check(&admin, "//admin", true);
+    }
+
+    #[test]
+    fn hosts_match_whole_names() {
+        for (pattern, host, expected) in [
+            ("shop.example.com", "shop.example.com", true),
+            ("shop.example.com", "SHOP.example.com.:8443", true),
+            ("shop.example.com", "evil-shop.example.com", false),
+            ("*.example.com", "a.example.com", true),
+            ("*.example.com", "a.b.example.com", true),
+            ("*.example.com", "example.com", false),
+            ("*.example.com", ".example.com", false),
+            ("*.example.com", "notexample.com", false),
+            ("*.example.com", "a.example.com.attacker.test", false),
+            ("[::1]", "[::1]:80", true),
+        ] {
+            assert_eq!(HostPattern::parse(pattern).unwrap().matches(&host_of(host)), expected, "{pattern} {host}");
+        }
+        for bad in ["", "*", "*.", "a..b", ".a", "a/b", "*.*.a", "a:80", "[x]"] {
+            assert_eq!(HostPattern::parse(bad), None, "{bad}");
+        }
+    }
+}

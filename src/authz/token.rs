@@ -1,0 +1,515 @@
+//! From text to proof: [`BearerToken`] → [`UnverifiedToken`] → [`VerifiedToken`].
+//!
+//! Holding a `VerifiedToken` means that a trusted issuer signed it for us, in form and in time.
+//! Parsing is stricter than RFC 7515 where leniency would give one token two readings.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
+use super::denial::Denial;
+use super::jwks::{Jwks, algorithm_named};
+use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+
+/// The credentials of a request (RFC 6750 section 2.1, `b64token`), not looked into.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct BearerToken<'a>(&'a str);
+
+impl<'a> BearerToken<'a> {
+    /// Takes the token as it stands in a request; `MalformedToken` unless it is a `b64token` of at
+    /// most `max_bytes`.
+    pub fn parse(value: &'a [u8], max_bytes: usize) -> Result<Self, Denial> {
+        let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+        if body == 0 || value.len() > max_bytes || !value[..body].iter().all(allowed) {
+            return Err(Denial::MalformedToken);
+        }
+        std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
+    }
+
+    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
+    /// scheme is case-insensitive). `None` when the field is of another scheme.
+    pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
+        let Some(token) = strip_scheme(field, scheme) else {
+            // Envoy joins repeated fields with commas: a token hidden behind another scheme is a second one.
+            let hidden =
+                field.split(|b| *b == b',').skip(1).any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some());
+            return if hidden { Err(Denial::MultipleTokens) } else { Ok(None) };
+        };
+        if token.split(|b| *b == b',').skip(1).any(|part| part.trim_ascii_start().contains(&b' ')) {
+            return Err(Denial::MultipleTokens);
+        }
+        Self::parse(token, max_bytes).map(Some)
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+impl fmt::Debug for BearerToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BearerToken({} bytes)", self.0.len()) // Never the text: it is a credential.
+    }
+}
+
+fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let (head, tail) = field.split_at_checked(scheme.len())?;
+    if !head.eq_ignore_ascii_case(scheme.as_bytes()) {
+        return None;
+    }
+    let token = tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]);
+    (tail.is_empty() || tail[0] == b' ').then_some(token)
+}
+
+/// What a token says before its signature is checked: used only to choose the key.
+#[derive(Clone)]
+pub struct UnverifiedToken<'a> {
+    signing_input: &'a str,
+    signature: &'a str,
+    header: Header,
+    claims: ClaimSet,
+}
+
+/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
+/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub algorithm: String,
+    pub key_id: Option<String>,
+    pub token_type: Option<String>,
+}
+
+impl<'a> UnverifiedToken<'a> {
+    /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
+    pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
+        let text = token.as_str();
+        let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
+        if payload.contains('.') {
+            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
+        }
+        let header = read_header(&read_object(header)?)?;
+        let claims = read_object(payload)?;
+        decode(signature)?;
+        Ok(Self { signing_input, signature, header, claims })
+    }
+
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The `iss` claim: who the token says it is from.
+    pub fn unverified_issuer(&self) -> Result<&str, Denial> {
+        match self.claims.get("iss") {
+            Some(Value::String(issuer)) => Ok(issuer),
+            Some(_) => Err(Denial::InvalidClaim),
+            None => Err(Denial::MissingClaim),
+        }
+    }
+}
+
+/// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
+const MAX_DEPTH: usize = 32;
+
+fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
+    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
+    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
+}
+
+fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
+    let json = decode(segment)?;
+    let json = std::str::from_utf8(&json).map_err(|_| Denial::MalformedToken)?;
+    if depth(json) > MAX_DEPTH {
+        return Err(Denial::MalformedToken);
+    }
+    serde_json::from_str::<UniqueMembers>(json).map(|object| object.0).map_err(|_| Denial::MalformedToken)
+}
+
+/// How deeply brackets nest, outside of strings; an upper bound for text that is not JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A JSON object without duplicate members (RFC 7519 section 4 lets a parser refuse them): with
+/// duplicates, two parsers of one token see two users.
+struct UniqueMembers(ClaimSet);
+
+impl<'de> Deserialize<'de> for UniqueMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = UniqueMembers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueMembers, A::Error> {
+                let mut members = ClaimSet::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if members.insert(name, value).is_some() {
+                        return Err(de::Error::custom("duplicate member"));
+                    }
+                }
+                Ok(UniqueMembers(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
+    let text = |name: &str| match header.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Denial::MalformedToken),
+    };
+    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
+    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
+    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
+    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
+    let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
+    if foreign || detached || nested {
+        return Err(Denial::MalformedToken);
+    }
+    let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
+    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")? })
+}
+
+/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
+/// section 4.1.9).
+fn media_type(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)
+}
+
+/// An issuer we trust, and what its tokens must look like.
+#[derive(Clone)]
+pub struct TrustedIssuer {
+    pub name: IssuerName,
+    /// Compared with `iss`, byte by byte.
+    pub issuer: String,
+    pub audiences: Audiences,
+    pub algorithms: Vec<Algorithm>,
+    pub token_types: TokenTypes,
+    pub leeway: Duration,
+    pub max_lifetime: Duration,
+    pub claim_names: ClaimNames,
+    /// `None` until they were loaded once.
+    pub keys: Option<Jwks>,
+}
+
+/// Which `aud` a token must name.
+#[derive(Clone, Debug)]
+pub enum Audiences {
+    Any,
+    OneOf(Vec<String>),
+}
+
+/// Which `typ` a token may name.
+#[derive(Clone, Debug)]
+pub struct TokenTypes(Vec<String>);
+
+impl TokenTypes {
+    /// Types of tokens that are signed by the same keys and must never pass for access tokens.
+    const FOREIGN: [&str; 2] = ["logout+jwt", "secevent+jwt"];
+
+    /// The first name that may never be allowed is returned as an error.
+    pub fn new(names: &[String]) -> Result<Self, String> {
+        match names.iter().find(|name| Self::FOREIGN.contains(&media_type(name).as_str())) {
+            Some(foreign) => Err(foreign.clone()),
+            None => Ok(Self(names.iter().map(|name| media_type(name)).collect())),
+        }
+    }
+
+    /// A token without `typ` is a plain `JWT` (RFC 7519 section 5.1).
+    fn allow(&self, token_type: Option<&str>) -> bool {
+        self.0.contains(&media_type(token_type.unwrap_or("JWT")))
+    }
+}
+
+/// Where an issuer writes what Doorward needs to know; the first that is present counts.
+#[derive(Clone, Debug)]
+pub struct ClaimNames {
+    pub user_id: Vec<ClaimPath>,
+    pub email: Vec<ClaimPath>,
+    pub session_id: Vec<ClaimPath>,
+    pub client_id: Vec<ClaimPath>,
+}
+
+/// What happens to a token that is right in everything but has run out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Expiry {
+    Refused,
+    /// For refresh and sign-out, which expired tokens must be able to ask for.
+    Tolerated,
+}
+
+/// A token that an issuer we trust signed for us, in form and in time.
+///
+/// It can only be had from [`TrustedIssuer::verify`]; it says nothing about revocation.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    issuer: IssuerName,
+    key_id: Option<String>,
+    claims: ClaimSet,
+    issued_at: Option<Timestamp>,
+    expires_at: Timestamp,
+    token_id: String,
+    user_id: Option<String>,
+    session_id: Option<String>,
+    client_id: Option<String>,
+    email: Option<String>,
+    targets: Vec<Target>,
+}
+
+impl TrustedIssuer {
+    /// How long a revocation of anything but a single token is kept, and the longest that a token may
+    /// be accepted after it was issued: one constant for both, so none outlives what revoked it.
+    #[must_use]
+    pub fn retention(&self) -> Duration {
+        self.max_lifetime + self.leeway
+    }
+
+    /// Checks everything about a token but its revocation.
+    pub fn verify(&self, token: UnverifiedToken<'_>, now: Timestamp, expiry: Expiry) -> Result<VerifiedToken, Denial> {
+        let keys = self.keys.as_ref().ok_or(Denial::KeysUnavailable)?;
+        let algorithm = algorithm_named(&token.header.algorithm)
+            .or((token.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
+            .filter(|algorithm| self.algorithms.contains(algorithm))
+            .ok_or(Denial::AlgorithmNotAllowed)?;
+        let key = keys
+            .candidates(token.header.key_id.as_deref(), algorithm)?
+            .into_iter()
+            .find(|key| key.verifies(token.signing_input, token.signature))
+            .ok_or(Denial::BadSignature)?;
+        let key_id = key.id().map(str::to_owned);
+        if !self.token_types.allow(token.header.token_type.as_deref()) {
+            return Err(Denial::WrongType);
+        }
+        let (issued_at, expires_at) = self.check_times(&token.claims, now, expiry)?;
+        self.check_audience(&token.claims)?;
+        self.identify(token, key_id, issued_at, expires_at)
+    }
+
+    fn check_times(
+        &self,
+        claims: &ClaimSet,
+        now: Timestamp,
+        expiry: Expiry,
+    ) -> Result<(Option<Timestamp>, Timestamp), Denial> {
+        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
+        let issued_at = numeric_date(claims, "iat")?;
+        let not_before = numeric_date(claims, "nbf")?;
+        let soon = now.plus(self.leeway);
+        if issued_at.is_some_and(|at| at > soon) || not_before.is_some_and(|at| at > soon) {
+            return Err(Denial::NotYetValid); // An iat in the future would outlive every later sign-out.
+        }
+        let longest = self.retention();
+        if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
+            return Err(Denial::LifetimeTooLong);
+        }
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both.
+        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(Timestamp::MAX, |at| at.plus(longest)));
+        if expiry == Expiry::Refused && now >= dead_at {
+            return Err(Denial::Expired);
+        }
+        Ok((issued_at, expires_at))
+    }
+
+    fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
+        let named: Vec<&str> = match claims.get("aud") {
+            Some(Value::String(audience)) => vec![audience],
+            Some(Value::Array(items)) => {
+                items.iter().map(|item| item.as_str().ok_or(Denial::InvalidClaim)).collect::<Result<_, _>>()?
+            }
+            Some(_) => return Err(Denial::InvalidClaim),
+            None => Vec::new(),
+        };
+        match &self.audiences {
+            Audiences::Any => Ok(()),
+            Audiences::OneOf(_) if !claims.contains_key("aud") => Err(Denial::MissingClaim),
+            Audiences::OneOf(ours) if named.iter().any(|audience| ours.iter().any(|our| our == audience)) => Ok(()),
+            Audiences::OneOf(_) => Err(Denial::WrongAudience),
+        }
+    }
+
+    fn identify(
+        &self,
+        token: UnverifiedToken<'_>,
+        key_id: Option<String>,
+        issued_at: Option<Timestamp>,
+        expires_at: Timestamp,
+    ) -> Result<VerifiedToken, Denial> {
+        let claims = token.claims;
+        let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
+        if !claims::fits_header(&subject) {
+            return Err(Denial::InvalidClaim);
+        }
+        let first = |paths: &[ClaimPath]| paths.iter().find_map(|path| path.find(&claims));
+        let user_id = name(first(&self.claim_names.user_id))?;
+        let session_id = name(first(&self.claim_names.session_id))?;
+        let client_id = name(first(&self.claim_names.client_id))?;
+        let email = first(&self.claim_names.email).and_then(Value::as_str).map(str::to_owned);
+        let jti = text(claims.get("jti"))?;
+        if jti.as_deref() == Some("") {
+            return Err(Denial::InvalidClaim);
+        }
+        let token_target =
+            jti.as_deref().map_or_else(|| TargetId::digest(token.signing_input.as_bytes()), TargetId::new);
+        let token_id = jti.unwrap_or_else(|| token_target.as_str().to_owned());
+
+        let mut targets =
+            vec![Target::new(self.name.clone(), Kind::Token, token_target), Target::issuer(self.name.clone())];
+        let named =
+            [(Kind::Session, &session_id), (Kind::User, &user_id), (Kind::Client, &client_id), (Kind::Key, &key_id)];
+        for (kind, id) in named {
+            targets.extend(id.as_deref().map(|id| Target::new(self.name.clone(), kind, TargetId::new(id))));
+        }
+        Ok(VerifiedToken {
+            issuer: self.name.clone(),
+            key_id,
+            issued_at,
+            expires_at,
+            token_id,
+            user_id,
+            session_id,
+            client_id,
+            email,
+            targets,
+            claims,
+        })
+    }
+
+    /// The revocation that signs out a token, its session or its user; `None` when nothing of that
+    /// scope is alive or named.
+    #[must_use]
+    pub fn sign_out(&self, token: &VerifiedToken, kind: Kind, now: Timestamp) -> Option<Revocation> {
+        let target = token.targets.iter().find(|target| target.kind == kind)?.clone();
+        let (watermark, expires_at) = match kind {
+            Kind::Token => (Watermark::FOREVER, token.expires_at.plus(self.leeway)),
+            Kind::Session => (Watermark::FOREVER, now.plus(self.retention())),
+            // An issuer whose clock runs ahead may have dated this very token later than now.
+            _ => {
+                let instant = token.issued_at.map_or(now, |at| at.max(now));
+                (Watermark::at(instant), instant.plus(self.retention()))
+            }
+        };
+        (expires_at > now).then_some(Revocation {
+            target,
+            watermark,
+            expires_at,
+            origin: Origin::SignedOut,
+            reason: None,
+        })
+    }
+}
+
+fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Denial> {
+    match claims.get(name) {
+        None => Ok(None),
+        // Mistyped is not absent: it would switch the check off (CVE-2026-25537).
+        Some(value) => Timestamp::from_numeric_date(value).map(Some).ok_or(Denial::InvalidClaim),
+    }
+}
+
+fn text(claim: Option<&Value>) -> Result<Option<String>, Denial> {
+    match claim {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Denial::InvalidClaim),
+    }
+}
+
+/// A claim that names what can be revoked: text, or a whole number as some issuers write user ids.
+///
+/// Any other type is refused: a token whose session cannot be read could not be revoked by it.
+fn name(claim: Option<&Value>) -> Result<Option<String>, Denial> {
+    match claim {
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
+        other => text(other).map(|name| name.filter(|name| !name.is_empty())),
+    }
+}
+
+impl VerifiedToken {
+    #[must_use]
+    pub const fn issuer(&self) -> &IssuerName {
+        &self.issuer
+    }
+
+    /// The `kid` of the key that verified it.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    #[must_use]
+    pub const fn claims(&self) -> &ClaimSet {
+        &self.claims
+    }
+
+    #[must_use]
+    pub const fn issued_at(&self) -> Option<Timestamp> {
+        self.issued_at
+    }
+
+    #[must_use]
+    pub const fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// `jti`, or `sha256:` and the digest of the signing input.
+    #[must_use]
+    pub fn token_id(&self) -> &str {
+        &self.token_id
+    }
+
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        self.user_id.as_deref()
+    }
+
+    #[must_use]
+    pub fn session_id(&self) -> Option<&str> {
+        self.session_id.as_deref()
+    }
+
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    #[must_use]
+    pub fn email(&self) -> Option<&str> {
+        self.email.as_deref()
+    }
+
+    /// Everything whose revocation refuses this token.
+    #[must_use]
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+}
