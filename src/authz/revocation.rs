@@ -245,6 +245,14 @@ impl Entry {
         changed
     }
 
+    fn knows(&self, revocation: &Revocation) -> bool {
+        let slot = match revocation.origin {
+            Origin::SignedOut => self.signed_out,
+            Origin::Revoked => self.revoked,
+        };
+        slot >= Some(revocation.watermark) && self.expires_at >= revocation.expires_at
+    }
+
     fn hit(&self, issued_at: Option<Timestamp>) -> Option<Hit> {
         let kind = self.target.kind;
         let covering = |watermark: Option<Watermark>| watermark.filter(|w| w.covers(issued_at));
@@ -285,6 +293,14 @@ impl RevocationIndex {
             .or_insert_with(|| Entry::new(revocation.target.clone()))
             .get_mut()
             .merge(revocation)
+    }
+
+    /// Whether this revocation would teach the index nothing.
+    #[must_use]
+    pub fn knows(&self, revocation: &Revocation) -> bool {
+        let hash = self.hash(&revocation.target);
+        let shard = self.shard(hash).read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shard.find(hash, |entry| entry.target == revocation.target).is_some_and(|entry| entry.knows(revocation))
     }
 
     /// The revocation that covers a token with these targets, if any; `Revoked` before `SignedOut`.

@@ -1,0 +1,5 @@
+//! What keeps state fresh: it reads the outside world and hands the decision something that is
+//! already in memory.
+
+pub mod ledger;
+pub mod replica;

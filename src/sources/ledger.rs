@@ -1,0 +1,182 @@
+//! The durable, shared log of revocations; the only place that knows Redis and redb.
+//!
+//! # The Redis contract
+//!
+//! Public and stable, so that a service in any language can revoke by writing to Redis itself.
+//! Under the configured prefix (`doorward:` here; `{r}` is literal, a hash tag that keeps
+//! everything in one slot of a cluster):
+//!
+//! ```text
+//! MULTI
+//! SET  doorward:{r}:main:token:JTI "* signed_out" EXAT 1767225630
+//! XADD doorward:{r}:log * issuer main kind token id JTI at * expires 1767225630000 origin signed_out reason ""
+//! EXEC
+//! ```
+//!
+//! - The key is `ISSUER:KIND:ID`; its value is the instant in milliseconds (or `*`: every token of
+//!   the target) and the origin, with one space between; it lives until the last token it can hit
+//!   has expired, leeway included, rounded up to the second.
+//! - The log is what instances follow. Its fields, in any order: `issuer kind id at expires origin
+//!   reason`. `at` and `expires` are milliseconds since 1970.
+//! - An `id` longer than 128 bytes or with bytes outside `[A-Za-z0-9._~@|+=-]` is written as
+//!   `sha256:` and its hex digest.
+//! - Doorward never lets an older instant overwrite a later one in a key and never shortens a time
+//!   to live; a writer that does so loses nothing in `replica` mode, because instances merge the log
+//!   by the latest instant.
+//!
+//! Entries of other writers are read leniently where that can only revoke more:
+//!
+//! - `at` or `expires` below 10^11 is taken for seconds (as milliseconds it would be 1973);
+//!   a second means all of it.
+//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token or a session and the time of
+//!   the entry for the others; a missing or unreadable `expires` is the time of the entry plus the
+//!   retention; a missing `id` of kind `issuer` is the issuer's name.
+//! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
+//! - What still cannot be understood is counted and logged, and never stops the reading.
+//!
+//! Two more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
+//! vanishes with a flush) and `{r}:reseed` (short-lived, see `replica`).
+
+mod embedded;
+mod redis;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Hit, Revocation, Target};
+
+pub use embedded::EmbeddedLedger;
+pub(super) use redis::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+pub use redis::{RedisConfig, RedisConfigError, RedisLedger};
+
+/// Where revocations are kept so that they outlive this process.
+pub enum RevocationLedger {
+    /// In this process, or in a file of this node.
+    Embedded(EmbeddedLedger),
+    /// Shared by all instances.
+    Redis(Box<RedisLedger>),
+}
+
+impl From<EmbeddedLedger> for RevocationLedger {
+    fn from(ledger: EmbeddedLedger) -> Self {
+        Self::Embedded(ledger)
+    }
+}
+
+impl From<RedisLedger> for RevocationLedger {
+    fn from(ledger: RedisLedger) -> Self {
+        Self::Redis(Box::new(ledger))
+    }
+}
+
+impl RevocationLedger {
+    /// Writes revocations durably, all or none of one call, and returns the place of the last one.
+    ///
+    /// What has already expired is not written, and counts as done. `Ok` means that every one is in
+    /// the store (and on `min_replicas` replicas); after an error some may be: appending again is
+    /// safe, because merging twice changes nothing.
+    pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => ledger.append(revocations).await,
+            Self::Redis(ledger) => ledger.append(revocations).await,
+        }
+    }
+
+    /// Asks the store itself, in one round trip, whether a token with these targets is revoked.
+    ///
+    /// A key holds the latest instant of its target only, so when both origins apply the answer may
+    /// name the later one.
+    pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => Ok(ledger.lookup(targets, issued_at)),
+            Self::Redis(ledger) => ledger.lookup(targets, issued_at).await,
+        }
+    }
+}
+
+/// A place in the log: the id of a Redis stream entry, or a count of the embedded ledger's writes.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Position {
+    pub millis: u64,
+    pub sequence: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.sequence)
+    }
+}
+
+impl FromStr for Position {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (millis, sequence) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self { millis: millis.parse()?, sequence: sequence.parse()? })
+    }
+}
+
+/// Why the ledger could not be written or read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// No connection, or it broke and the outcome is unknown.
+    #[error("reach the store: {cause}")]
+    Unavailable { cause: Box<str> },
+    /// No answer within the deadline; the outcome is unknown.
+    #[error("no answer from the store within {after:?}")]
+    Timeout { after: Duration },
+    /// The store said no; `code` is the first word of its answer (`OOM`, `READONLY`, `NOAUTH`, …).
+    #[error("refused by the store: {message}")]
+    Refused { code: Box<str>, message: Box<str> },
+    /// Written, but on fewer replicas than `min_replicas` asks for.
+    #[error("stored, but confirmed by {reached} of {wanted} replicas")]
+    NotReplicated { reached: u32, wanted: u32 },
+    /// The file of the embedded ledger could not be opened, read or written.
+    #[error("embedded ledger: {cause}")]
+    File { cause: Box<str> },
+}
+
+impl LedgerError {
+    /// Every label, for metrics that list a closed set.
+    pub const LABELS: [&'static str; 9] = [
+        "unavailable",
+        "timeout",
+        "out_of_memory",
+        "read_only",
+        "not_replicated",
+        "not_permitted",
+        "loading",
+        "refused",
+        "file",
+    ];
+
+    /// A stable lowercase name, for metrics and answers.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Timeout { .. } => "timeout",
+            Self::NotReplicated { .. } => "not_replicated",
+            Self::File { .. } => "file",
+            Self::Refused { code, .. } => match &**code {
+                "OOM" => "out_of_memory",
+                "READONLY" => "read_only",
+                "NOREPLICAS" => "not_replicated",
+                "NOAUTH" | "WRONGPASS" | "NOPERM" => "not_permitted",
+                "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "loading",
+                _ => "refused",
+            },
+        }
+    }
+
+    /// Whether another connection, a moment later, may well succeed: the store moves or starts.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Timeout { .. } => true,
+            Self::Refused { .. } => matches!(self.label(), "read_only" | "loading"),
+            Self::NotReplicated { .. } | Self::File { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The ledger of a single node: in memory, or in one file that is synced before an append answers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{LedgerError, Position};
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
+
+/// Revocations of this node alone.
+pub struct EmbeddedLedger {
+    file: Option<Arc<Database>>,
+    /// What the file holds, and at the same time what the decision reads.
+    index: Arc<RevocationIndex>,
+    writes: AtomicU64,
+}
+
+/// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
+type Record = (i64, Option<i64>, Option<i64>);
+const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
+
+impl EmbeddedLedger {
+    /// Keeps revocations until the process ends.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self { file: None, index: Arc::default(), writes: AtomicU64::new(0) }
+    }
+
+    /// Opens or creates the file, forgets what has expired, and reads the rest.
+    ///
+    /// Fails if another process has it open, or if it is not such a file.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
+        let at = |cause: String| LedgerError::File { cause: format!("open {}: {cause}", path.display()).into() };
+        let file = Database::create(path).map_err(|error| at(error.to_string()))?;
+        let index = RevocationIndex::new();
+        load(&file, &index, now).map_err(|error| at(error.to_string()))?;
+        Ok(Self { file: Some(Arc::new(file)), index: Arc::new(index), writes: AtomicU64::new(0) })
+    }
+
+    /// See [`super::RevocationLedger::append`].
+    pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
+        let now = crate::clock::now();
+        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
+        if alive.is_empty() {
+            return Ok(Position::default());
+        }
+        for revocation in &alive {
+            self.index.apply(revocation, now);
+        }
+        if let Some(file) = &self.file {
+            let file = Arc::clone(file);
+            // A commit syncs the file, which takes milliseconds: not on a thread that decides.
+            tokio::task::spawn_blocking(move || store(&file, &alive))
+                .await
+                .map_err(|error| failed(&error))?
+                .map_err(|error| failed(&error))?;
+        }
+        Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
+    }
+
+    pub(in crate::sources) fn index(&self) -> &Arc<RevocationIndex> {
+        &self.index
+    }
+
+    pub(super) fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Option<Hit> {
+        self.index.find(targets, issued_at)
+    }
+
+    /// Forgets what can no longer hit a live token.
+    pub(in crate::sources) async fn purge(&self, now: Timestamp) -> Result<(), LedgerError> {
+        self.index.purge(now);
+        let Some(file) = &self.file else { return Ok(()) };
+        let file = Arc::clone(file);
+        tokio::task::spawn_blocking(move || forget(&file, now))
+            .await
+            .map_err(|error| failed(&error))?
+            .map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> LedgerError {
+    LedgerError::File { cause: error.to_string().into() }
+}
+
+fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(TABLE)?;
+        for revocation in revocations {
+            let Target { issuer, kind, id } = &revocation.target;
+            let key = format!("{issuer}:{kind}:{id}");
+            let (mut expires, mut signed_out, mut revoked) =
+                table.get(&*key)?.map_or((0, None, None), |record| record.value());
+            let slot = match revocation.origin {
+                Origin::SignedOut => &mut signed_out,
+                Origin::Revoked => &mut revoked,
+            };
+            *slot = (*slot).max(Some(revocation.watermark.instant().as_millis()));
+            expires = expires.max(revocation.expires_at.as_millis());
+            table.insert(&*key, (expires, signed_out, revoked))?;
+        }
+    }
+    transaction.commit()?; // Synced to the disk before it returns.
+    Ok(())
+}
+
+fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), redb::Error> {
+    forget(file, now)?;
+    let transaction = file.begin_read()?;
+    for record in transaction.open_table(TABLE)?.iter()? {
+        let (key, record) = record?;
+        let (expires, signed_out, revoked) = record.value();
+        let mut parts = key.value().splitn(3, ':');
+        let (Some(issuer), Some(kind), Some(id)) = (
+            parts.next().and_then(IssuerName::parse),
+            parts.next().and_then(Kind::parse),
+            parts.next().map(TargetId::from_stored),
+        ) else {
+            return Err(redb::Error::Corrupted(format!("a record named {:?}", key.value())));
+        };
+        let target = Target::new(issuer, kind, id);
+        for (origin, millis) in [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)] {
+            let Some(millis) = millis else { continue };
+            let revocation = Revocation {
+                target: target.clone(),
+                watermark: Watermark::at(Timestamp::from_millis(millis)),
+                expires_at: Timestamp::from_millis(expires),
+                origin,
+                reason: None,
+            };
+            index.apply(&revocation, now);
+        }
+    }
+    Ok(())
+}
+
+fn forget(file: &Database, now: Timestamp) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    transaction.open_table(TABLE)?.retain(|_, (expires, _, _)| expires > now.as_millis())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revocation(id: &str, origin: Origin, at: Timestamp, expires_at: Timestamp) -> Revocation {
+        let target = Target::new(IssuerName::parse("main").unwrap(), Kind::User, TargetId::new(id));
+        Revocation { target, watermark: Watermark::at(at), expires_at, origin, reason: None }
+    }
+
+    #[tokio::test]
+    async fn a_file_forgets_nothing_over_a_restart_but_what_expired() {
+        let directory = std::env::temp_dir().join(format!("doorward-embedded-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("revocations.redb");
+        let now = crate::clock::now();
+        let (soon, later) = (now.plus(std::time::Duration::from_secs(5)), now.plus(std::time::Duration::from_secs(60)));
+        let written = [
+            revocation("u", Origin::Revoked, now, later),
+            revocation("u", Origin::SignedOut, later, later),
+            revocation("u", Origin::SignedOut, now, soon), // Older and shorter: changes nothing.
+            revocation("brief", Origin::SignedOut, now, soon),
+        ];
+        let ledger = EmbeddedLedger::open(&path, now).unwrap();
+        ledger.append(&written).await.unwrap();
+        assert!(EmbeddedLedger::open(&path, now).is_err(), "a second owner of the file is refused");
+        drop(ledger);
+
+        let ledger = EmbeddedLedger::open(&path, soon).unwrap();
+        let mut kept: Vec<_> = ledger.index().revocations().collect();
+        kept.sort_by_key(|revocation| revocation.origin);
+        assert_eq!(kept, [written[1].clone(), written[0].clone()]);
+        drop(ledger);
+
+        std::fs::write(&path, "not a ledger").unwrap();
+        let error = EmbeddedLedger::open(&path, now).err().unwrap();
+        assert!(error.to_string().contains("revocations.redb"), "{error}");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

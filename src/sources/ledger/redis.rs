@@ -1,0 +1,78 @@
+//! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
+//! target for whoever asks.
+
+mod config;
+mod feed;
+mod lookup;
+mod session;
+mod wire;
+mod writer;
+
+use std::time::Duration;
+
+use fred::types::config::Config;
+
+use super::{LedgerError, Position};
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Hit, Revocation, Target};
+use session::Session;
+use wire::Keys;
+
+pub use config::{RedisConfig, RedisConfigError};
+pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+
+/// Revocations in Redis, shared by every instance that has the same URL and prefix.
+///
+/// Three connections of their own: the follower's, which blocks; the writer's, which watches keys;
+/// and one for the rest. One kind of traffic never waits for another.
+pub struct RedisLedger {
+    config: RedisConfig,
+    client: Config,
+    keys: Keys,
+    slot: u16,
+    writer: writer::Writer,
+    shared: lookup::Shared,
+}
+
+impl RedisLedger {
+    /// Checks the configuration; connects to nothing yet.
+    pub fn new(config: RedisConfig) -> Result<Self, RedisConfigError> {
+        let client = config.client()?;
+        let keys = Keys::new(&config.key_prefix);
+        let slot = fred::util::redis_keyslot(keys.log.as_bytes());
+        Ok(Self { client, keys, slot, writer: writer::Writer::new(), shared: lookup::Shared::default(), config })
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &RedisConfig {
+        &self.config
+    }
+
+    /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.
+    pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
+        let now = crate::clock::now();
+        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
+        if alive.is_empty() {
+            return Ok(Position::default());
+        }
+        self.writer.append(alive, self.config.write_deadline).await
+    }
+
+    /// Writes what [`Self::append`] is given, for as long as it is polled.
+    pub(in crate::sources) async fn write(&self) {
+        self.writer.run(self).await;
+    }
+
+    /// See [`super::RevocationLedger::lookup`].
+    pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
+        self.shared.lookup(self, targets, issued_at).await
+    }
+
+    async fn session(&self) -> Result<Session, LedgerError> {
+        Session::open(&self.client, self.slot, self.config.connect_deadline).await
+    }
+
+    fn deadline(&self) -> Duration {
+        self.config.command_deadline
+    }
+}

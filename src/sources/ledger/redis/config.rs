@@ -1,0 +1,219 @@
+//! Where Redis is and how patient we are with it; a password in it is never shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::types::config::{Config, TlsConnector};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// How to reach Redis and what to ask of it.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// `SCHEME://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, with a scheme of
+    /// [`RedisConfig::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
+    /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH`.
+    pub url: String,
+    /// PEM certificates that the TLS schemes trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// In front of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
+    pub key_prefix: String,
+    /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
+    pub min_replicas: u32,
+    /// Accept a store that may evict revocations when its memory is full.
+    pub allow_eviction: bool,
+    /// The longest `max_lifetime` plus leeway of all issuers; older log entries are trimmed.
+    pub retention: Duration,
+    /// Connecting, TLS, authentication and discovery together.
+    pub connect_deadline: Duration,
+    /// One command or transaction.
+    pub command_deadline: Duration,
+    /// One append, its retries on new connections included.
+    pub write_deadline: Duration,
+    /// One lookup, its connecting included.
+    pub lookup_deadline: Duration,
+    /// How long an idle read of the log waits; the age of an idle view is at most about this plus
+    /// 110 ms.
+    pub block: Duration,
+}
+
+impl RedisConfig {
+    pub const SCHEMES: [&'static str; 7] =
+        ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
+    /// The longest prefix, in bytes: it is in front of every key.
+    pub const MAX_PREFIX: usize = 64;
+
+    /// The defaults for a store at `url`.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ca_file: None,
+            key_prefix: "doorward:".to_owned(),
+            min_replicas: 0,
+            allow_eviction: false,
+            retention: Duration::from_secs(24 * 3600 + 30),
+            connect_deadline: Duration::from_secs(1),
+            command_deadline: Duration::from_millis(500),
+            write_deadline: Duration::from_secs(1),
+            lookup_deadline: Duration::from_millis(100),
+            block: Duration::from_millis(200),
+        }
+    }
+
+    /// Says what is wrong, without reaching for the store; reads the CA file.
+    pub fn validate(&self) -> Result<(), RedisConfigError> {
+        self.client().map(drop)
+    }
+
+    pub(super) fn client(&self) -> Result<Config, RedisConfigError> {
+        let prefix = &self.key_prefix;
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'{' | b'}');
+        if prefix.len() > Self::MAX_PREFIX || !prefix.bytes().all(plain) {
+            return Err(RedisConfigError::Prefix);
+        }
+        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme).unwrap_or_default();
+        if !Self::SCHEMES.contains(&scheme) {
+            return Err(RedisConfigError::Scheme);
+        }
+        let uses_tls = scheme.starts_with("rediss");
+        if self.ca_file.is_some() && !uses_tls {
+            return Err(RedisConfigError::CaWithoutTls);
+        }
+        // The library would load the system's certificates for a TLS scheme; choose them here.
+        let plain_url = if uses_tls { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
+        // Its error repeats no part of the URL but a bad node address or number.
+        let mut client = Config::from_url(&plain_url).map_err(|error| RedisConfigError::Url(error.details().into()))?;
+        if scheme.ends_with("sentinel") && !self.url.contains("sentinelServiceName=") {
+            return Err(RedisConfigError::Url("add ?sentinelServiceName=NAME".into()));
+        }
+        if uses_tls {
+            client.tls = Some(self.connector()?.into());
+        }
+        Ok(client)
+    }
+
+    fn connector(&self) -> Result<TlsConnector, RedisConfigError> {
+        let Some(path) = &self.ca_file else {
+            return TlsConnector::default_rustls()
+                .map_err(|error| RedisConfigError::SystemCertificates(error.details().into()));
+        };
+        let bad = |cause: String| RedisConfigError::CaFile { path: path.clone(), cause: cause.into() };
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
+            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(bad("no certificate in it".to_owned()));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(tls.into())
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place).split('?').next().unwrap_or_default();
+        f.debug_struct("RedisConfig")
+            .field("url", &format_args!("{scheme}://{place}"))
+            .field("ca_file", &self.ca_file)
+            .field("key_prefix", &self.key_prefix)
+            .field("min_replicas", &self.min_replicas)
+            .field("allow_eviction", &self.allow_eviction)
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is wrong with a [`RedisConfig`]; never shows the URL, which may hold a password.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RedisConfigError {
+    #[error("url: the scheme must be one of {}", RedisConfig::SCHEMES.join(", "))]
+    Scheme,
+    #[error("url: {0}")]
+    Url(Box<str>),
+    #[error("key_prefix: at most {} visible ASCII characters, without braces", RedisConfig::MAX_PREFIX)]
+    Prefix,
+    #[error("ca_file: needs a TLS scheme (rediss, rediss-sentinel, rediss-cluster)")]
+    CaWithoutTls,
+    #[error("ca_file {}: {cause}", path.display())]
+    CaFile { path: PathBuf, cause: Box<str> },
+    #[error("load the system's certificates: {0}; or give a ca_file")]
+    SystemCertificates(Box<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expected: Result<(), &str>) {
+        let result = RedisConfig::new(url).validate().map_err(|error| error.to_string());
+        match (result, expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(part)) => {
+                assert!(error.contains(part), "{url}: {error}");
+                assert!(!error.contains("s3cret"), "{url}: {error} shows the password");
+            }
+            (result, expected) => panic!("{url}: {result:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn urls_are_checked() {
+        for good in [
+            "redis://127.0.0.1:6379/0",
+            "redis://127.0.0.1",
+            "redis://user:s3cret@redis.example:6380/2",
+            "redis://:s3cret@redis.example",
+            "redis-sentinel://s1:26379/0?sentinelServiceName=main&node=s2:26379",
+            "redis-cluster://:s3cret@n1:7000?node=n2:7000",
+            "redis+unix:///run/redis.sock",
+        ] {
+            check(good, Ok(()));
+        }
+        for (bad, part) in [
+            ("", "scheme"),
+            ("127.0.0.1:6379", "scheme"),
+            ("http://:s3cret@127.0.0.1", "scheme"),
+            ("redis://:s3cret@", "Host"),
+            ("redis://:s3cret@h:99999", "Port"),
+            ("redis://:s3cret@h/x", "url"),
+            ("redis-sentinel://:s3cret@s1", "sentinel"),
+        ] {
+            check(bad, Err(part));
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_place_and_not_the_password() {
+        let config = RedisConfig::new("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("redis-sentinel://h:1/2") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn other_settings_are_checked() {
+        let bad = |change: fn(&mut RedisConfig)| {
+            let mut config = RedisConfig::new("redis://h");
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(bad(|c| c.key_prefix = "a{b}".into()).starts_with("key_prefix"));
+        assert!(bad(|c| c.ca_file = Some("/x".into())).starts_with("ca_file: needs"));
+        let missing = bad(|c| {
+            c.url = "rediss://h".into();
+            c.ca_file = Some("/does/not/exist".into());
+        });
+        assert!(missing.starts_with("ca_file /does/not/exist"), "{missing}");
+    }
+}

@@ -1,0 +1,264 @@
+//! Reading the log, on a connection of its own because it blocks.
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use super::super::{LedgerError, Position};
+use super::RedisLedger;
+use super::session::{Command, Session, unexpected};
+use super::wire::Decoder;
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::Revocation;
+
+/// One connection's reading of the log, from wherever the caller is.
+pub(in crate::sources) struct Feed<'a> {
+    ledger: &'a RedisLedger,
+    session: Session,
+    decoder: Decoder,
+}
+
+/// A log entry; the error names the field that could not be understood.
+pub(in crate::sources) struct FeedItem {
+    pub(in crate::sources) position: Position,
+    pub(in crate::sources) revocation: Result<Revocation, &'static str>,
+}
+
+/// What one read returned.
+pub(in crate::sources) struct Page {
+    pub(in crate::sources) items: Vec<FeedItem>,
+    /// Nothing was left behind: every entry written before the read began has now been read.
+    pub(in crate::sources) complete: bool,
+    pub(in crate::sources) epoch: Epoch,
+}
+
+/// Which life of the store an answer is from; asked for after the read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(in crate::sources) enum Epoch {
+    NotAsked,
+    /// The store has none: it was emptied.
+    Missing,
+    Is(Box<str>),
+}
+
+/// A read together with the log's own account of itself, in one atomic step.
+pub(in crate::sources) struct Snapshot {
+    pub(in crate::sources) page: Page,
+    /// `None`: there is no log.
+    pub(in crate::sources) stream: Option<StreamInfo>,
+}
+
+/// What XINFO STREAM says of the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(in crate::sources) struct StreamInfo {
+    pub(in crate::sources) last: Position,
+    /// Entries ever added; trimming and deleting leave it as it is.
+    pub(in crate::sources) added: u64,
+}
+
+/// What makes a store unfit to keep revocations.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(in crate::sources) struct StoreFacts {
+    pub(in crate::sources) role: Box<str>,
+    pub(in crate::sources) max_memory: u64,
+    pub(in crate::sources) eviction_policy: Box<str>,
+}
+
+impl RedisLedger {
+    /// Tries to become the one instance that puts back what the store lost; the claim lapses by
+    /// itself, so that a holder that dies does not keep the others from it.
+    pub(in crate::sources) async fn claim_reseed(&self, holder: &str) -> Result<bool, LedgerError> {
+        let claim = Command::new("SET").arg(&*self.keys.reseed).arg(holder).args(["NX", "PX"]).arg(Feed::CLAIM_MS);
+        Ok(!self.shared.call(self, claim, self.deadline()).await?.is_null())
+    }
+
+    pub(in crate::sources) async fn extend_reseed(&self, holder: &str) -> Result<(), LedgerError> {
+        let extend = Command::new("SET").arg(&*self.keys.reseed).arg(holder).arg("PX").arg(Feed::CLAIM_MS);
+        self.shared.call(self, extend, self.deadline()).await.map(drop)
+    }
+
+    pub(in crate::sources) async fn release_reseed(&self) -> Result<(), LedgerError> {
+        let release = Command::new("DEL").arg(&*self.keys.reseed);
+        self.shared.call(self, release, self.deadline()).await.map(drop)
+    }
+
+    /// The place of the newest entry, as the server has it now.
+    pub(in crate::sources) async fn end(&self) -> Result<Position, LedgerError> {
+        let newest = Command::new("XREVRANGE").arg(&*self.keys.log).args(["+", "-", "COUNT", "1"]);
+        let answer = self.shared.call(self, newest, self.deadline()).await?;
+        match &answer {
+            Value::Array(entries) => match entries.first() {
+                Some(Value::Array(entry)) => position(entry.first().unwrap_or(&Value::Null)),
+                _ => Ok(Position::default()),
+            },
+            _ => Err(unexpected("entries", &answer)),
+        }
+    }
+
+    pub(in crate::sources) async fn feed(&self) -> Result<Feed<'_>, LedgerError> {
+        Ok(Feed { ledger: self, session: self.session().await?, decoder: Decoder::default() })
+    }
+}
+
+impl Feed<'_> {
+    /// Entries in one read: measured to be the fastest; larger replies are slower to parse.
+    const COUNT: usize = 1000;
+    /// An idle read of 200 followers came back up to 110 ms late.
+    const BLOCK_GRACE: Duration = Duration::from_millis(300);
+    /// How long a claim on re-seeding lasts without being extended, in milliseconds.
+    const CLAIM_MS: i64 = 5_000;
+
+    /// Reads what follows `after` and waits for it up to the configured time; with `ask_epoch`, then
+    /// reads the epoch, in that order on this connection.
+    pub(in crate::sources) async fn next(&mut self, after: Position, ask_epoch: bool) -> Result<Page, LedgerError> {
+        let block = self.ledger.config.block;
+        let read = self.read(after, Some(block)).blocking();
+        let deadline = block + Self::BLOCK_GRACE;
+        if !ask_epoch {
+            let answer = self.session.call(read, deadline).await?;
+            return self.page(&answer, None);
+        }
+        let answers = self.session.pipeline(vec![read, self.epoch()], deadline).await?;
+        let [read, epoch] = answers.as_slice() else { return Err(short()) };
+        self.page(read, Some(epoch))
+    }
+
+    /// Reads what follows `after`, the log's account of itself and the epoch, in one atomic step.
+    pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
+        let info = Command::new("XINFO").arg("STREAM").arg(&*self.ledger.keys.log);
+        let commands = vec![self.read(after, None), self.epoch(), info];
+        match self.session.transaction(commands, self.ledger.deadline()).await {
+            Ok(answers) => {
+                let answers = answers.unwrap_or_default();
+                let [read, epoch, info] = answers.as_slice() else { return Err(short()) };
+                Ok(Snapshot { page: self.page(read, Some(epoch))?, stream: Some(stream_info(info)?) })
+            }
+            // XINFO of a log that does not exist is an error, and takes the whole answer with it.
+            Err(LedgerError::Refused { message, .. }) if message.contains("no such key") => {
+                let epoch = self.session.call(self.epoch(), self.ledger.deadline()).await?;
+                Ok(Snapshot { page: self.page(&Value::Null, Some(&epoch))?, stream: None })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The epoch of the store; founds one, named by `name` and the server's time, if it has none.
+    pub(in crate::sources) async fn found_epoch(&mut self, name: &str) -> Result<Box<str>, LedgerError> {
+        let now = self.time().await?;
+        let found =
+            Command::new("SET").arg(&*self.ledger.keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
+        let answers = self.session.pipeline(vec![found, self.epoch()], self.ledger.deadline()).await?;
+        let epoch = answers.get(1).and_then(text).ok_or_else(short)?;
+        Ok(epoch.into())
+    }
+
+    /// The server's clock.
+    pub(in crate::sources) async fn time(&mut self) -> Result<Timestamp, LedgerError> {
+        time(&self.session.call(Command::new("TIME"), self.ledger.deadline()).await?)
+    }
+
+    /// Whether an instance is putting back what the store lost.
+    pub(in crate::sources) async fn reseeding(&mut self) -> Result<bool, LedgerError> {
+        let exists = Command::new("EXISTS").arg(&*self.ledger.keys.reseed);
+        let answer = self.session.call(exists, self.ledger.deadline()).await?;
+        Ok(answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0)
+    }
+
+    pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
+        let info = Command::new("INFO").args(["memory", "replication"]);
+        let answer = self.session.call(info, self.ledger.deadline()).await?;
+        let info = text(&answer).ok_or_else(|| unexpected("text", &answer))?;
+        let fact =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+        Ok(StoreFacts {
+            role: fact("role").into(),
+            max_memory: fact("maxmemory").parse().unwrap_or(0),
+            eviction_policy: fact("maxmemory_policy").into(),
+        })
+    }
+
+    fn read(&self, after: Position, block: Option<Duration>) -> Command {
+        let read = Command::new("XREAD").arg("COUNT").arg(i64::try_from(Self::COUNT).unwrap_or(i64::MAX));
+        let read = match block {
+            Some(block) => read.arg("BLOCK").arg(i64::try_from(block.as_millis()).unwrap_or(i64::MAX)),
+            None => read,
+        };
+        read.arg("STREAMS").arg(&*self.ledger.keys.log).arg(after.to_string())
+    }
+
+    fn epoch(&self) -> Command {
+        Command::new("GET").arg(&*self.ledger.keys.meta)
+    }
+
+    fn page(&mut self, read: &Value, epoch: Option<&Value>) -> Result<Page, LedgerError> {
+        let retention = self.ledger.config.retention;
+        let mut items = Vec::new();
+        for entry in entries(read)? {
+            let Value::Array(entry) = entry else { return Err(unexpected("entry", entry)) };
+            let [id, fields] = entry.as_slice() else { return Err(short()) };
+            let position = position(id)?;
+            let fields = match fields {
+                Value::Array(fields) => fields.as_slice(),
+                _ => &[],
+            };
+            let pairs = fields.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)));
+            items.push(FeedItem { position, revocation: self.decoder.revocation(position, pairs, retention) });
+        }
+        let complete = items.len() < Self::COUNT;
+        let epoch = match epoch {
+            None => Epoch::NotAsked,
+            Some(answer) => text(answer).map_or(Epoch::Missing, |epoch| Epoch::Is(epoch.into())),
+        };
+        Ok(Page { items, complete, epoch })
+    }
+}
+
+/// The entries in an answer to XREAD of one stream: `[[name, [entry…]]]`, or null.
+fn entries(read: &Value) -> Result<&[Value], LedgerError> {
+    let streams = match read {
+        Value::Null => return Ok(&[]),
+        Value::Array(streams) => streams,
+        other => return Err(unexpected("streams", other)),
+    };
+    let [Value::Array(stream)] = streams.as_slice() else { return Err(short()) };
+    match stream.as_slice() {
+        [_name, Value::Array(entries)] => Ok(entries),
+        _ => Err(short()),
+    }
+}
+
+fn stream_info(info: &Value) -> Result<StreamInfo, LedgerError> {
+    let Value::Array(pairs) = info else { return Err(unexpected("stream info", info)) };
+    let fact = |name: &str| pairs.chunks_exact(2).find(|pair| text(&pair[0]) == Some(name)).map(|pair| &pair[1]);
+    let added = fact("entries-added").and_then(Value::as_u64).ok_or(LedgerError::Refused {
+        code: "VERSION".into(),
+        message: "XINFO STREAM names no entries-added: Redis or Valkey 7 or later is needed".into(),
+    })?;
+    Ok(StreamInfo { last: position(fact("last-generated-id").unwrap_or(&Value::Null))?, added })
+}
+
+/// A stream id in an answer.
+pub(super) fn position(value: &Value) -> Result<Position, LedgerError> {
+    text(value).and_then(|id| id.parse().ok()).ok_or_else(|| unexpected("stream id", value))
+}
+
+/// An answer to TIME: seconds and microseconds.
+pub(super) fn time(value: &Value) -> Result<Timestamp, LedgerError> {
+    let Value::Array(parts) = value else { return Err(unexpected("time", value)) };
+    let number = |at: usize| parts.get(at).and_then(text).and_then(|number| number.parse::<i64>().ok());
+    match (number(0), number(1)) {
+        (Some(seconds), Some(micros)) => Ok(Timestamp::from_millis(seconds.saturating_mul(1000) + micros / 1000)),
+        _ => Err(unexpected("time", value)),
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn short() -> LedgerError {
+    super::session::unavailable("an answer of an unexpected shape")
+}

@@ -1,0 +1,100 @@
+//! Asking Redis about one token: one round trip on a connection that lookups share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fred::types::Value;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::super::LedgerError;
+use super::RedisLedger;
+use super::session::{Command, Session, unavailable, unexpected};
+use super::wire;
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Hit, Origin, Target, Watermark};
+
+/// The connection for everything that neither blocks nor watches.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    session: Option<Arc<Session>>,
+    failed_at: Option<Instant>,
+}
+
+impl Shared {
+    /// After a failure to connect, lookups fail at once for this long instead of queueing up.
+    const BREAK: Duration = Duration::from_millis(200);
+
+    pub(super) async fn lookup(
+        &self,
+        ledger: &RedisLedger,
+        targets: &[Target],
+        issued_at: Option<Timestamp>,
+    ) -> Result<Option<Hit>, LedgerError> {
+        let keys = targets.iter().map(|target| ledger.keys.target(target));
+        let mget = Command::new("MGET").args(keys);
+        let Value::Array(values) = self.call(ledger, mget, ledger.config.lookup_deadline).await? else {
+            return Err(unexpected("array", &Value::Null));
+        };
+        let hits = targets.iter().zip(values).filter_map(|(target, value)| {
+            if value.is_null() {
+                return None;
+            }
+            // A key that is there but cannot be read was meant to revoke.
+            let stored = value.as_str().as_deref().and_then(wire::parse_value);
+            let (watermark, origin) = stored.unwrap_or((Watermark::FOREVER, Origin::Revoked));
+            watermark.covers(issued_at).then_some(Hit { kind: target.kind, origin, watermark })
+        });
+        Ok(hits.max_by_key(|hit| (hit.origin, hit.watermark)))
+    }
+
+    /// One command on the shared connection, connecting included in the deadline.
+    pub(super) async fn call(
+        &self,
+        ledger: &RedisLedger,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Value, LedgerError> {
+        let call = async {
+            let session = self.session(ledger).await?;
+            let answer = session.call(command, deadline).await;
+            if answer.is_err() {
+                self.discard(&session).await;
+            }
+            answer
+        };
+        if let Ok(answer) = timeout(deadline, call).await {
+            return answer;
+        }
+        if let Ok(mut state) = self.state.try_lock() {
+            state.session = None; // It may never answer again.
+        }
+        Err(LedgerError::Timeout { after: deadline })
+    }
+
+    async fn session(&self, ledger: &RedisLedger) -> Result<Arc<Session>, LedgerError> {
+        let mut state = self.state.lock().await;
+        if let Some(session) = &state.session {
+            return Ok(Arc::clone(session));
+        }
+        if state.failed_at.is_some_and(|at| at.elapsed() < Self::BREAK) {
+            return Err(unavailable("connecting failed a moment ago"));
+        }
+        state.failed_at = Some(Instant::now()); // Stands if this future is dropped at its deadline.
+        let session = Arc::new(ledger.session().await?);
+        *state = State { session: Some(Arc::clone(&session)), failed_at: None };
+        Ok(session)
+    }
+
+    async fn discard(&self, broken: &Arc<Session>) {
+        let mut state = self.state.lock().await;
+        if state.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, broken)) {
+            state.session = None;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One connection to the primary that is never repaired.
+//!
+//! The client library can reconnect by itself, and then a reader cannot tell that the server
+//! behind its connection changed, and a connection that died silently is waited on for ever. So a
+//! session has no reconnection: whatever goes wrong ends it, and its owner opens another, which is
+//! the moment to ask whether the log is still the same. Every call has our own deadline; a session
+//! whose deadline fired must not be used again.
+
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, TransactionInterface};
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig};
+use fred::types::{ConnectHandle, CustomCommand, Value};
+use tokio::time::timeout;
+
+use super::super::LedgerError;
+
+pub(super) struct Session {
+    client: Client,
+    router: Router,
+    slot: u16,
+}
+
+/// A command and its arguments, routed to the slot of the log.
+pub(super) struct Command {
+    name: &'static str,
+    arguments: Vec<Value>,
+    blocking: bool,
+}
+
+impl Command {
+    pub(super) fn new(name: &'static str) -> Self {
+        Self { name, arguments: Vec::new(), blocking: false }
+    }
+
+    pub(super) fn arg(mut self, argument: impl Into<Value>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub(super) fn args(mut self, arguments: impl IntoIterator<Item = impl Into<Value>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Marks a command that the server answers late.
+    pub(super) fn blocking(mut self) -> Self {
+        self.blocking = true;
+        self
+    }
+}
+
+impl Session {
+    /// Connects, authenticates and selects the database, or says why not within the deadline.
+    pub(super) async fn open(config: &Config, slot: u16, deadline: Duration) -> Result<Self, LedgerError> {
+        let connection = ConnectionConfig {
+            connection_timeout: deadline,
+            internal_command_timeout: deadline,
+            max_command_attempts: 1,
+            max_redirections: 0, // A slot that moved is another server: start over.
+            ..ConnectionConfig::default()
+        };
+        let client = Client::new(config.clone(), Some(PerformanceConfig::default()), Some(connection), None);
+        let mut router = Router(client.connect());
+        let connected = async {
+            tokio::select! {
+                // A failure ends the router, and only its result says why.
+                ended = &mut router.0 => match ended {
+                    Ok(Err(error)) => Err(fault(&error)),
+                    Ok(Ok(())) => Err(unavailable("connection closed")),
+                    Err(error) => Err(unavailable(error.to_string())),
+                },
+                connected = client.wait_for_connect() => connected.map_err(|error| fault(&error)),
+            }
+        };
+        within(deadline, connected).await?;
+        Ok(Self { client, router, slot })
+    }
+
+    pub(super) async fn call(&self, command: Command, deadline: Duration) -> Result<Value, LedgerError> {
+        self.alive()?;
+        let (custom, arguments) = self.custom(command);
+        within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
+    }
+
+    /// Sends commands in one write, and returns their answers in order.
+    pub(super) async fn pipeline(&self, commands: Vec<Command>, deadline: Duration) -> Result<Vec<Value>, LedgerError> {
+        self.alive()?;
+        let pipeline = self.client.pipeline();
+        within(deadline, async {
+            for command in commands {
+                let (custom, arguments) = self.custom(command);
+                let _queued: Value = pipeline.custom(custom, arguments).await.map_err(|error| fault(&error))?;
+            }
+            pipeline.all().await.map_err(|error| fault(&error)).and_then(array)
+        })
+        .await
+    }
+
+    /// Runs commands in one MULTI/EXEC; `None` if a watched key changed.
+    pub(super) async fn transaction(
+        &self,
+        commands: Vec<Command>,
+        deadline: Duration,
+    ) -> Result<Option<Vec<Value>>, LedgerError> {
+        self.alive()?;
+        let transaction = self.client.multi();
+        within(deadline, async {
+            for command in commands {
+                let (custom, arguments) = self.custom(command);
+                let _queued: Value = transaction.custom(custom, arguments).await.map_err(|error| fault(&error))?;
+            }
+            match transaction.exec(true).await.map_err(|error| fault(&error))? {
+                Value::Null => Ok(None),
+                value => array(value).map(Some),
+            }
+        })
+        .await
+    }
+
+    fn custom(&self, command: Command) -> (CustomCommand, Vec<Value>) {
+        let Command { name, arguments, blocking } = command;
+        (CustomCommand::new_static(name, self.slot, blocking), arguments)
+    }
+
+    /// A router that ended would queue commands for ever.
+    fn alive(&self) -> Result<(), LedgerError> {
+        if self.router.0.is_finished() { Err(unavailable("connection closed")) } else { Ok(()) }
+    }
+}
+
+/// The task that drives a client; a client that is dropped leaves it running.
+struct Router(ConnectHandle);
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
+    timeout(deadline, call).await.unwrap_or(Err(LedgerError::Timeout { after: deadline }))
+}
+
+fn array(value: Value) -> Result<Vec<Value>, LedgerError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        other => Err(unexpected("array", &other)),
+    }
+}
+
+pub(super) fn unavailable(cause: impl Into<Box<str>>) -> LedgerError {
+    LedgerError::Unavailable { cause: cause.into() }
+}
+
+/// An answer that Redis does not give; only its kind is told, never its content.
+pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
+    unavailable(format!("expected {wanted}, got {:?}", value.kind()))
+}
+
+/// The first word of what the server said is all that tells its refusals apart.
+fn fault(error: &fred::error::Error) -> LedgerError {
+    let details = error.details();
+    let code = details.split_ascii_whitespace().next().unwrap_or_default();
+    if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
+        LedgerError::Refused { code: code.into(), message: details.into() }
+    } else {
+        unavailable(error.to_string())
+    }
+}

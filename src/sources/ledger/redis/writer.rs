@@ -1,0 +1,262 @@
+//! The writer: concurrent appends in one MULTI/EXEC, on a connection of its own.
+//!
+//! Under WATCH it reads what the keys hold, so that an older instant never overwrites a later one
+//! and a time to live is never shortened; WAIT counts for the connection of the write.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use fred::types::Value;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::super::{LedgerError, Position};
+use super::RedisLedger;
+use super::session::{Command, Session, unavailable, unexpected};
+use super::wire::{self, Keys};
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Origin, Revocation, Target, Watermark};
+
+pub(super) struct Writer {
+    queue: mpsc::Sender<Append>,
+    waiting: AsyncMutex<mpsc::Receiver<Append>>,
+    session: Mutex<Option<Session>>,
+}
+
+struct Append {
+    revocations: Vec<Revocation>,
+    until: Instant,
+    done: oneshot::Sender<Result<Position, LedgerError>>,
+}
+
+impl Writer {
+    /// Appends that may wait; more are refused when their deadline comes.
+    const MAX_WAITING: usize = 4096;
+    /// Revocations in one transaction: small enough that the server answers within a millisecond
+    /// or two, large enough that a burst is not bound by round trips.
+    const MAX_BATCH: usize = 256;
+    /// Between attempts on a store that moves or starts.
+    const RETRY: Duration = Duration::from_millis(25);
+    /// What is left for the answer to reach the caller before its own deadline fires.
+    const GRACE: Duration = Duration::from_millis(50);
+    /// Attempts to get past other writers of the same keys.
+    const MAX_CONFLICTS: usize = 16;
+    /// Kept beyond the retention, for clocks that disagree.
+    const TRIM_MARGIN: Duration = Duration::from_secs(60);
+
+    pub(super) fn new() -> Self {
+        let (queue, waiting) = mpsc::channel(Self::MAX_WAITING);
+        Self { queue, waiting: AsyncMutex::new(waiting), session: Mutex::new(None) }
+    }
+
+    pub(super) async fn append(
+        &self,
+        revocations: Vec<Revocation>,
+        deadline: Duration,
+    ) -> Result<Position, LedgerError> {
+        let (done, answer) = oneshot::channel();
+        let append = Append { revocations, until: Instant::now() + deadline, done };
+        let written = async {
+            self.queue.send(append).await.map_err(|_| unavailable("the writer has stopped"))?;
+            answer.await.map_err(|_| unavailable("the writer has stopped"))?
+        };
+        timeout(deadline + Self::GRACE, written).await.unwrap_or(Err(LedgerError::Timeout { after: deadline }))
+    }
+
+    pub(super) async fn run(&self, ledger: &RedisLedger) {
+        let mut waiting = self.waiting.lock().await;
+        while let Some(first) = waiting.recv().await {
+            let mut size = first.revocations.len();
+            let mut batch = vec![first];
+            while size < Self::MAX_BATCH
+                && let Ok(next) = waiting.try_recv()
+            {
+                size += next.revocations.len();
+                batch.push(next);
+            }
+            self.write(ledger, batch).await;
+        }
+    }
+
+    /// Writes a batch, on new connections if need be, until the last of its deadlines.
+    async fn write(&self, ledger: &RedisLedger, mut batch: Vec<Append>) {
+        let mut refusal = LedgerError::Timeout { after: ledger.config.write_deadline };
+        loop {
+            let now = Instant::now();
+            for late in batch.extract_if(.., |append| append.until <= now || append.done.is_closed()) {
+                let _ = late.done.send(Err(refusal.clone())); // A caller that left needs no answer.
+            }
+            if batch.is_empty() {
+                return;
+            }
+            match self.attempt(ledger, &batch).await {
+                Ok(positions) => {
+                    for (append, position) in batch.into_iter().zip(positions) {
+                        let _ = append.done.send(Ok(position));
+                    }
+                    return;
+                }
+                Err(error) if error.is_passing() => {
+                    refusal = error;
+                    sleep(Self::RETRY).await;
+                }
+                Err(error) => {
+                    for append in batch {
+                        let _ = append.done.send(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One attempt; the session goes back only after a success, so that nothing half done (a watch,
+    /// an answer still on its way) is ever used again.
+    async fn attempt(&self, ledger: &RedisLedger, batch: &[Append]) -> Result<Vec<Position>, LedgerError> {
+        let kept = self.session().take();
+        let session = match kept {
+            Some(session) => session,
+            None => ledger.session().await?,
+        };
+        let revocations: Vec<_> = batch.iter().flat_map(|append| &append.revocations).collect();
+        let positions = commit(ledger, &session, &revocations).await?;
+        if ledger.config.min_replicas > 0 {
+            replicated(ledger, &session).await?;
+        }
+        *self.session() = Some(session);
+        let mut ends = 0;
+        batch
+            .iter()
+            .map(|append| {
+                ends += append.revocations.len();
+                positions.get(ends - 1).copied().ok_or_else(|| unavailable("fewer answers than commands"))
+            })
+            .collect()
+    }
+
+    fn session(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Writes keys and log entries in one transaction; returns each entry's place.
+async fn commit(
+    ledger: &RedisLedger,
+    session: &Session,
+    revocations: &[&Revocation],
+) -> Result<Vec<Position>, LedgerError> {
+    for _ in 0..Writer::MAX_CONFLICTS {
+        let mut records = Records::read(ledger, session, revocations).await?;
+        for revocation in revocations {
+            records.merge(revocation);
+        }
+        let mut commands = records.sets(&ledger.keys);
+        let before = commands.len();
+        let trim_before = records.now.minus(ledger.config.retention + Writer::TRIM_MARGIN);
+        commands.extend(revocations.iter().enumerate().map(|(at, revocation)| {
+            let add = Command::new("XADD").arg(&*ledger.keys.log);
+            // Once per transaction is enough.
+            let add = if at == 0 { add.args(["MINID", "~"]).arg(trim_before.as_millis()) } else { add };
+            wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
+        }));
+        if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
+            return answers.get(before..).unwrap_or_default().iter().map(super::feed::position).collect();
+        }
+    }
+    Err(LedgerError::Refused { code: "CONFLICT".into(), message: "other writers kept changing the same keys".into() })
+}
+
+async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), LedgerError> {
+    let wanted = ledger.config.min_replicas;
+    let patience = ledger.deadline().saturating_sub(Writer::GRACE).as_millis();
+    let wait = Command::new("WAIT").arg(wanted).arg(i64::try_from(patience).unwrap_or(i64::MAX)).blocking();
+    let answer = session.call(wait, ledger.deadline()).await?;
+    let reached = answer
+        .as_u64()
+        .and_then(|reached| u32::try_from(reached).ok())
+        .ok_or_else(|| unexpected("integer", &answer))?;
+    if reached < wanted { Err(LedgerError::NotReplicated { reached, wanted }) } else { Ok(()) }
+}
+
+/// What the watched keys hold, and what they are to hold.
+struct Records<'a> {
+    by_target: HashMap<&'a Target, Record>,
+    /// The server's clock, which also names the log's entries.
+    now: Timestamp,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Record {
+    stored: Option<(Watermark, Origin)>,
+    merged: Option<(Watermark, Origin)>,
+    life: Life,
+    merged_life: Life,
+}
+
+/// How long a key lives; ordered, the longest last.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+enum Life {
+    #[default]
+    Absent,
+    Until(Timestamp),
+    Forever,
+}
+
+impl<'a> Records<'a> {
+    async fn read(
+        ledger: &RedisLedger,
+        session: &Session,
+        revocations: &[&'a Revocation],
+    ) -> Result<Self, LedgerError> {
+        let mut targets: Vec<_> = revocations.iter().map(|revocation| &revocation.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
+        let mut commands =
+            vec![Command::new("WATCH").args(&keys), Command::new("TIME"), Command::new("MGET").args(&keys)];
+        commands.extend(keys.iter().map(|key| Command::new("PEXPIRETIME").arg(key)));
+        let mut answers = session.pipeline(commands, ledger.deadline()).await?.into_iter().skip(1);
+        let (Some(time), Some(Value::Array(values))) = (answers.next(), answers.next()) else {
+            return Err(unavailable("fewer answers than commands"));
+        };
+        let mut by_target = HashMap::with_capacity(targets.len());
+        for ((target, value), life) in targets.into_iter().zip(values).zip(answers) {
+            let stored = value.as_str().as_deref().and_then(wire::parse_value);
+            let life = match life.as_i64() {
+                Some(-1) => Life::Forever,
+                Some(millis) if millis >= 0 => Life::Until(Timestamp::from_millis(millis)),
+                _ => Life::Absent,
+            };
+            by_target.insert(target, Record { stored, merged: stored, life, merged_life: life });
+        }
+        Ok(Self { by_target, now: super::feed::time(&time)? })
+    }
+
+    fn sets(&self, keys: &Keys) -> Vec<Command> {
+        self.by_target.iter().filter_map(|(target, record)| record.set(keys, target)).collect()
+    }
+
+    fn merge(&mut self, revocation: &'a Revocation) {
+        let record = self.by_target.entry(&revocation.target).or_default();
+        record.merged = record.merged.max(Some((revocation.watermark, revocation.origin)));
+        let until = Timestamp::from_secs(revocation.expires_at.as_secs_ceil());
+        record.merged_life = record.merged_life.max(Life::Until(until));
+    }
+}
+
+impl Record {
+    /// The command that makes the key hold the merged record; none if it already does.
+    fn set(&self, keys: &Keys, target: &Target) -> Option<Command> {
+        let (watermark, origin) = self.merged?;
+        if self.stored == self.merged && self.life == self.merged_life {
+            return None;
+        }
+        let set = Command::new("SET").arg(keys.target(target)).arg(wire::value(watermark, origin));
+        Some(match self.merged_life {
+            life if life == self.life => set.arg("KEEPTTL"),
+            Life::Until(until) => set.arg("EXAT").arg(until.as_secs_ceil()),
+            Life::Forever | Life::Absent => set,
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! The replica: what the ledger knows, in the memory of this process, with an age.
+//!
+//! It reads the log from its start, then follows it. The age of the view is the time since the
+//! *start* of the last completed read of the primary, on the monotonic clock: whatever was written
+//! before that start has been applied, so an instance that is cut off knows how much it may have
+//! missed. A read counts only if the epoch of the store is still the one the view was built from.
+//!
+//! What is known stays known. When the log turns out to be another one, or to have lost entries, it
+//! is read again from its start and merged, and what the store no longer has is put back by one of
+//! the instances, so that a new instance learns it too.
+
+mod follow;
+mod freshness;
+mod gap;
+mod health;
+mod reseed;
+mod stats;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prometheus::Histogram;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{LedgerError, Position, RevocationLedger};
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use reseed::{Loss, Unsaved};
+
+pub use freshness::Freshness;
+pub use health::{ReplicaState, ReplicaStatus};
+pub use stats::{Operation, ReplicaStats};
+
+/// This process's copy of the revocations, and the way to add to them.
+pub struct Replica {
+    ledger: RevocationLedger,
+    index: Arc<RevocationIndex>,
+    freshness: Freshness,
+    health: health::Health,
+    stats: ReplicaStats,
+    /// From the instant in an entry's id, which is the store's clock, to its being applied here.
+    lag: Option<Histogram>,
+    applied: watch::Sender<Position>,
+    unsaved: Unsaved,
+    /// Present from the moment a loss is found until everything lost is put back.
+    loss: Mutex<Option<Loss>>,
+    loss_known: Notify,
+    /// Names this process to its peers; drawn at random.
+    name: Box<str>,
+}
+
+impl Replica {
+    /// Between purges of what has expired.
+    const PURGE_EVERY: Duration = Duration::from_secs(10);
+
+    /// A replica of the ledger; of an embedded one it is complete at once, of Redis once
+    /// [`Self::run`] has read it.
+    ///
+    /// `lag` takes seconds from written to applied.
+    #[must_use]
+    pub fn new(ledger: RevocationLedger, lag: Option<Histogram>) -> Self {
+        let (index, freshness, health) = match &ledger {
+            RevocationLedger::Embedded(embedded) => {
+                (Arc::clone(embedded.index()), Freshness::always(), health::Health::new(ReplicaState::Following))
+            }
+            RevocationLedger::Redis(_) => {
+                (Arc::default(), Freshness::never(), health::Health::new(ReplicaState::Starting))
+            }
+        };
+        let stats = ReplicaStats::default();
+        stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
+        Self {
+            ledger,
+            index,
+            freshness,
+            health,
+            stats,
+            lag,
+            applied: watch::Sender::new(Position::default()),
+            unsaved: Unsaved::default(),
+            loss: Mutex::new(None),
+            loss_known: Notify::new(),
+            name: format!("{:016x}", rand::random::<u64>()).into(),
+        }
+    }
+
+    /// What the decision reads.
+    pub fn index(&self) -> &Arc<RevocationIndex> {
+        &self.index
+    }
+
+    /// How old the index may be.
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
+    }
+
+    /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
+    pub fn status(&self) -> ReplicaStatus {
+        self.health.status()
+    }
+
+    pub fn stats(&self) -> &ReplicaStats {
+        &self.stats
+    }
+
+    /// Everything in the log up to here has been applied; changes wake the receiver.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.applied.subscribe()
+    }
+
+    /// Revokes: in this process at once, then durably.
+    ///
+    /// `Ok` means it is in the store. After an error it still holds in this process, and goes on
+    /// being offered to the store; other instances may not know it, so the caller must not report
+    /// success. What is already known to be stored is not written again.
+    pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let now = crate::clock::now();
+        if self.is_stored(&revocations) {
+            return Ok(*self.applied.borrow());
+        }
+        self.unsaved.insert(&revocations, now);
+        for revocation in &revocations {
+            self.index.apply(revocation, now);
+        }
+        let written = self.ledger.append(&revocations).await;
+        self.stats.count(Operation::Append, written.as_ref().map(drop));
+        if written.is_ok() {
+            self.unsaved.remove(&revocations);
+        }
+        written
+    }
+
+    /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
+    /// acknowledged, is stored already.
+    fn is_stored(&self, revocations: &[Revocation]) -> bool {
+        matches!(self.ledger, RevocationLedger::Redis(_))
+            && self.freshness.age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+            && revocations.iter().all(|revocation| self.index.knows(revocation) && !self.unsaved.holds(revocation))
+    }
+
+    /// An age at which the store was there a moment ago, with the log as we know it.
+    const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
+
+    /// Asks the store itself about a token, whatever this process knows.
+    pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
+        let found = self.ledger.lookup(targets, issued_at).await;
+        self.stats.count(Operation::Lookup, found.as_ref().map(drop));
+        found
+    }
+
+    /// Keeps the replica current until `shutdown`; [`Self::revoke`] on Redis needs it running.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let work = async {
+            match &self.ledger {
+                RevocationLedger::Embedded(_) => self.purge().await,
+                RevocationLedger::Redis(ledger) => {
+                    tokio::join!(ledger.write(), self.follow(ledger), self.keep_stored(ledger), self.purge());
+                }
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn purge(&self) {
+        loop {
+            tokio::time::sleep(Self::PURGE_EVERY).await;
+            let now = crate::clock::now();
+            match &self.ledger {
+                RevocationLedger::Redis(_) => {
+                    self.index.purge(now);
+                }
+                RevocationLedger::Embedded(ledger) => {
+                    if let Err(error) = ledger.purge(now).await {
+                        tracing::warn!(%error, "expired revocations not purged");
+                    }
+                }
+            }
+        }
+    }
+}

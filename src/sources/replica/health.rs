@@ -1,0 +1,169 @@
+//! What `/readyz` and the log say of the store.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use super::super::ledger::{LedgerError, StoreFacts};
+
+/// Whether the replica can be decided with, and what it is doing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReplicaStatus {
+    /// The log has been read to its end once; what happens later shows in the age of the view.
+    pub ready: bool,
+    pub state: ReplicaState,
+    /// For an operator: what exactly stands in the way.
+    pub detail: Option<Box<str>>,
+}
+
+/// What the replica is doing, or what keeps it from it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReplicaState {
+    /// Not connected yet.
+    Starting,
+    /// Reading the log from its start.
+    CatchingUp,
+    /// Read to the end, but a peer may be about to put back what the store lost.
+    Settling,
+    /// Current.
+    Following,
+    /// Reading again, because the log is not the one it was.
+    Repairing,
+    /// No connection, or no answer.
+    Unreachable,
+    /// A wrong password, or a user without the commands that are needed.
+    AccessDenied,
+    /// The server is a replica: it is behind, and cannot be written.
+    NotPrimary,
+    /// The server may evict revocations when its memory is full.
+    MayEvict,
+    /// The server refuses to be read: it is loading, or too old.
+    Refusing,
+}
+
+impl ReplicaState {
+    /// A stable lowercase name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::CatchingUp => "catching_up",
+            Self::Settling => "settling",
+            Self::Following => "following",
+            Self::Repairing => "repairing",
+            Self::Unreachable => "unreachable",
+            Self::AccessDenied => "access_denied",
+            Self::NotPrimary => "not_primary",
+            Self::MayEvict => "may_evict",
+            Self::Refusing => "refusing",
+        }
+    }
+}
+
+impl fmt::Display for ReplicaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why following stopped; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Obstacle {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the server is a {role}, not the primary")]
+    NotPrimary { role: Box<str> },
+    #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
+    MayEvict { policy: Box<str> },
+}
+
+impl Obstacle {
+    pub(super) fn state(&self) -> ReplicaState {
+        match self {
+            Self::NotPrimary { .. } => ReplicaState::NotPrimary,
+            Self::MayEvict { .. } => ReplicaState::MayEvict,
+            Self::Ledger(error) => match error {
+                LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } => ReplicaState::Unreachable,
+                LedgerError::Refused { .. } if error.label() == "not_permitted" => ReplicaState::AccessDenied,
+                LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
+                    ReplicaState::Refusing
+                }
+            },
+        }
+    }
+
+    /// A store that a running instance goes on with, warning: the fleet must not go down together
+    /// when somebody changes a setting.
+    pub(super) fn is_tolerable(&self) -> bool {
+        matches!(self, Self::MayEvict { .. })
+    }
+
+    /// Finds what makes a store unfit to keep revocations.
+    pub(super) fn examine(facts: StoreFacts, allow_eviction: bool) -> Result<(), Self> {
+        if &*facts.role != "master" {
+            return Err(Self::NotPrimary { role: facts.role });
+        }
+        if facts.max_memory > 0 && &*facts.eviction_policy != "noeviction" && !allow_eviction {
+            return Err(Self::MayEvict { policy: facts.eviction_policy });
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Health(Mutex<ReplicaStatus>);
+
+impl Health {
+    pub(super) fn new(state: ReplicaState) -> Self {
+        Self(Mutex::new(ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None }))
+    }
+
+    pub(super) fn status(&self) -> ReplicaStatus {
+        self.lock().clone()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// Takes in a state; logged when it changes, not at every retry.
+    pub(super) fn set(&self, state: ReplicaState) {
+        let mut status = self.lock();
+        if status.state != state {
+            tracing::info!(%state, was = %status.state, "revocation store");
+        }
+        status.ready |= state == ReplicaState::Following;
+        status.state = state;
+        status.detail = None;
+    }
+
+    pub(super) fn hindered(&self, obstacle: &Obstacle) {
+        let state = obstacle.state();
+        let mut status = self.lock();
+        if status.state != state {
+            tracing::warn!(%state, was = %status.state, error = %obstacle, "revocation store");
+        }
+        status.state = state;
+        status.detail = Some(obstacle.to_string().into());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, ReplicaStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_that_may_forget_are_unfit() {
+        let judge = |role: &str, max_memory, policy: &str, allow| {
+            let facts = StoreFacts { role: role.into(), max_memory, eviction_policy: policy.into() };
+            Obstacle::examine(facts, allow).map_err(|obstacle| obstacle.state().as_str())
+        };
+        assert_eq!(judge("master", 0, "allkeys-lru", false), Ok(()), "no limit, nothing is evicted");
+        assert_eq!(judge("master", 1, "noeviction", false), Ok(()));
+        assert_eq!(judge("master", 1, "volatile-lru", false), Err("may_evict"));
+        assert_eq!(judge("master", 1, "volatile-lru", true), Ok(()));
+        assert_eq!(judge("slave", 0, "noeviction", true), Err("not_primary"));
+    }
+}

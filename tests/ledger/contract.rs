@@ -1,0 +1,167 @@
+//! The data in Redis is a public contract: read here with redis-cli alone, and written by it.
+
+use std::time::Duration;
+
+use doorward::authz::claims::Timestamp;
+use doorward::authz::revocation::{Kind, Origin, Revocation, Watermark};
+
+use super::support::*;
+
+#[tokio::test]
+async fn an_append_writes_the_key_its_life_and_the_log_entry() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let expires_at = Timestamp::from_millis(now().as_millis() / 1000 * 1000 + 3_600_500);
+    let signed_out = Revocation { expires_at, ..sign_out("j-1") };
+    let at = now();
+    let revoked = Revocation {
+        expires_at,
+        origin: Origin::Revoked,
+        reason: Some("lost phone".into()),
+        ..revoke_user("ann@example", at)
+    };
+    let first = instance.replica.revoke(vec![signed_out]).await.unwrap();
+    let second = instance.replica.revoke(vec![revoked]).await.unwrap();
+    assert!(first < second);
+
+    let (expires, seconds) = (expires_at.as_millis(), expires_at.as_secs() + 1);
+    let mut keys: Vec<_> = redis.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
+    keys.sort();
+    assert_eq!(
+        keys,
+        ["doorward:{r}:log", "doorward:{r}:main:token:j-1", "doorward:{r}:main:user:ann@example", "doorward:{r}:meta"]
+    );
+    assert_eq!(redis.cli(&["GET", "doorward:{r}:main:token:j-1"]), "* signed_out");
+    assert_eq!(redis.cli(&["EXPIRETIME", "doorward:{r}:main:token:j-1"]), seconds.to_string(), "rounded up");
+    assert_eq!(redis.cli(&["GET", "doorward:{r}:main:user:ann@example"]), format!("{} revoked", at.as_millis()));
+    let log = redis.cli(&["XRANGE", "doorward:{r}:log", "-", "+"]);
+    let expected = format!(
+        "{first}\nissuer\nmain\nkind\ntoken\nid\nj-1\nat\n*\nexpires\n{expires}\norigin\nsigned_out\nreason\n\n\
+         {second}\nissuer\nmain\nkind\nuser\nid\nann@example\nat\n{}\nexpires\n{expires}\norigin\nrevoked\nreason\nlost phone",
+        at.as_millis()
+    );
+    assert_eq!(log, expected);
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_written() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let expired = Revocation { expires_at: now(), ..sign_out("old") };
+    instance.replica.revoke(vec![expired]).await.unwrap();
+    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:log"]), "0");
+}
+
+#[tokio::test]
+async fn a_writer_with_nothing_but_redis_cli_is_honoured() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let expires = now().as_secs() + 600;
+    redis.script(&format!(
+        "MULTI\n\
+         SET doorward:{{r}}:main:token:by-hand \"* revoked\" EXAT {expires}\n\
+         XADD doorward:{{r}}:log * issuer main kind token id by-hand at * expires {expires}000 origin revoked reason test\n\
+         EXEC\n"
+    ));
+    instance.comes_to_refuse(&token("by-hand")).await;
+    // In seconds, with as little as possible, and with nonsense between.
+    let log = "XADD doorward:{r}:log *";
+    redis.script(&format!(
+        "{log} issuer main kind session id s expires {expires}\n{log} what ever\n{log} issuer main kind user id u\n"
+    ));
+    instance.comes_to_refuse(&target(Kind::Session, "s")).await;
+    instance.comes_to_refuse(&target(Kind::User, "u")).await;
+    assert_eq!(instance.replica.stats().unreadable.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let hit = instance.replica.lookup(&[token("by-hand")], None).await.unwrap().unwrap();
+    assert_eq!((hit.origin, hit.kind), (Origin::Revoked, Kind::Token));
+    assert_eq!(instance.replica.lookup(&[token("another"), target(Kind::User, "u")], None).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_older_instant_never_overwrites_and_a_life_is_never_shortened() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let key = "doorward:{r}:main:user:u";
+    let (long, short) = (now().as_secs() + 7200, now().as_secs() + 60);
+    let later = now();
+    let earlier = later.minus(Duration::from_secs(100));
+    let append = async |at: Timestamp, expires: i64, origin| {
+        let expires_at = Timestamp::from_secs(expires);
+        instance.replica.revoke(vec![Revocation { expires_at, origin, ..revoke_user("u", at) }]).await.unwrap();
+        (redis.cli(&["GET", key]), redis.cli(&["EXPIRETIME", key]))
+    };
+    let (later_text, long_text) = (format!("{} signed_out", later.as_millis()), long.to_string());
+    assert_eq!(append(later, short, Origin::SignedOut).await, (later_text.clone(), short.to_string()));
+    assert_eq!(
+        append(earlier, long, Origin::Revoked).await,
+        (later_text, long_text.clone()),
+        "life grows, instant stays"
+    );
+    let newest = Timestamp::from_millis(later.as_millis() + 1);
+    assert_eq!(append(newest, short, Origin::Revoked).await, (format!("{} revoked", newest.as_millis()), long_text));
+    // Somebody's key that lives for ever, or holds what nobody can read.
+    redis.cli(&["PERSIST", key]);
+    let last = Timestamp::from_millis(later.as_millis() + 2);
+    assert_eq!(append(last, short, Origin::Revoked).await, (format!("{} revoked", last.as_millis()), "-1".to_owned()));
+    redis.cli(&["SET", key, "gibberish", "EX", "5000"]);
+    let (value, life) = append(Timestamp::from_millis(later.as_millis() + 3), short, Origin::Revoked).await;
+    assert!(value.ends_with(" revoked") && life.parse::<i64>().unwrap() > short, "{value} {life}");
+    // Both in one append: the later wins whatever the order.
+    let (a, b) =
+        (revoke_user("both", later), Revocation { watermark: Watermark::FOREVER, ..revoke_user("both", later) });
+    instance.replica.revoke(vec![b, a]).await.unwrap();
+    assert_eq!(redis.cli(&["GET", "doorward:{r}:main:user:both"]), "* revoked");
+}
+
+#[tokio::test]
+async fn concurrent_writers_of_one_key_leave_the_latest() {
+    let redis = RedisServer::start(&[]).await;
+    let (one, two) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    let base = now().as_millis();
+    let writers = (0..100).map(|step| {
+        let instance = if step % 2 == 0 { &one } else { &two };
+        instance.replica.revoke(vec![revoke_user("hot", Timestamp::from_millis(base + step))])
+    });
+    let mut set = Vec::new();
+    for writer in writers {
+        set.push(writer);
+    }
+    for result in join_all(set).await {
+        result.unwrap();
+    }
+    assert_eq!(redis.cli(&["GET", "doorward:{r}:main:user:hot"]), format!("{} revoked", base + 99));
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "100");
+}
+
+#[tokio::test]
+async fn a_repeated_sign_out_does_not_make_the_log_grow() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let revocation = sign_out("again");
+    for _ in 0..20 {
+        instance.replica.revoke(vec![revocation.clone()]).await.unwrap();
+    }
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "1");
+}
+
+#[tokio::test]
+async fn the_log_is_trimmed_by_age() {
+    let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;
+    let instance = Instance::start(&redis).await;
+    for step in 1..=100 {
+        redis.cli(&[
+            "XADD",
+            "doorward:{r}:log",
+            &format!("{step}-0"),
+            "issuer",
+            "main",
+            "kind",
+            "token",
+            "id",
+            "ancient",
+        ]);
+    }
+    instance.replica.revoke(vec![sign_out("new")]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "1");
+    instance.comes_to_refuse(&token("new")).await;
+}
