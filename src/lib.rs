@@ -1,3 +1,4 @@
 //! Doorward makes JWT sign-out instant.
 
 pub mod authz;
+pub mod config;
