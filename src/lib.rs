@@ -2,4 +2,5 @@
 
 pub mod authz;
 pub mod clock;
+pub mod config;
 pub mod sources;

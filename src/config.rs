@@ -1,0 +1,202 @@
+//! The configuration: what is written ([`ConfigFile`]) becomes what is usable ([`Config`]).
+//!
+//! Text and environment become a tree of values, each with the place where it stands (`source`, `env`);
+//! the JSON Schema tells unknown, missing and mistyped keys (`schema`); what is left is read and every
+//! section checked for what its values mean. Faults are collected on all the way and reported at once.
+//! A `Config` has no invalid values.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::authz::api_key::ApiKeys;
+use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
+use crate::authz::rule::Rule;
+
+mod access;
+mod check;
+mod env;
+mod fault;
+pub mod file;
+mod issuers;
+mod listen;
+mod reach;
+mod requests;
+mod revocation;
+mod rules;
+mod schema;
+mod service;
+mod signals;
+mod source;
+
+pub use access::AdminKey;
+pub use fault::{Fault, Faults, KeyPath, Place};
+pub use file::{ConfigFile, Detail, List, LogDecisions, LogFormat, LogLevel, Permission, Read, SubjectFormat, When};
+pub use issuers::{Introspection, IssuerConfig, KeyLocation, KeySource, RemoteKeys};
+pub use listen::{CheckAddress, Listen, Tls};
+pub use requests::{Identity, IdentityField, Payload, PayloadSigning, STALE_HEADER, TokenConfig};
+pub use revocation::{Redis, RedisUrl, Revocation, Store};
+pub use schema::schema;
+pub use service::{Errors, Limits, Log, Telemetry};
+pub use signals::{Poll, Transmitter};
+
+/// A configuration without faults.
+#[derive(Clone)]
+pub struct Config {
+    pub listen: Listen,
+    /// At least one.
+    pub issuers: Vec<IssuerConfig>,
+    pub token: TokenConfig,
+    pub identity: Identity,
+    pub rules: Vec<Rule>,
+    pub api_keys: ApiKeys,
+    pub freshness: FreshnessPolicy,
+    pub revocation: Revocation,
+    pub errors: Errors,
+    pub admin_keys: Vec<AdminKey>,
+    pub transmitters: Vec<Transmitter>,
+    pub telemetry: Telemetry,
+    pub limits: Limits,
+    watched: Vec<PathBuf>,
+}
+
+/// A configuration, and what in it is unlikely to be meant.
+#[derive(Clone)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Fault>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("warnings", &self.warnings).finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reads a file and the `DOORWARD__…` variables of the environment.
+    pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Faults> {
+        let name = path.display().to_string();
+        let unreadable = |message: String| {
+            let fault = Fault { place: None, path: KeyPath::root(), message, value: None };
+            Faults { file: name.clone(), faults: vec![fault] }
+        };
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(source::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
+        if bytes.len() > source::MAX_BYTES {
+            return Err(unreadable(format!("is over {} bytes", source::MAX_BYTES)));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("is no UTF-8 text".to_owned()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut loaded = Self::parse(&text, &name, folder, env)?;
+        loaded.config.watched.insert(0, path.to_owned());
+        Ok(loaded)
+    }
+
+    /// As [`Config::load`], for text already read; relative file names start in `folder`.
+    pub fn parse(
+        text: &str,
+        name: &str,
+        folder: &Path,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded, Faults> {
+        let failed = |mut faults: Vec<Fault>| {
+            faults.sort();
+            faults.dedup();
+            Faults { file: name.to_owned(), faults }
+        };
+        let (mut source, mut faults) = source::Source::parse(text);
+        if faults.iter().any(|fault| fault.path == KeyPath::root()) {
+            return Err(failed(faults)); // Not even YAML: nothing to check.
+        }
+        let schema = schema::Schema::new();
+        faults.extend(env::apply(&mut source, &schema, env));
+
+        let mut blamed = source::Blamed::default();
+        let misfits = schema.check(&source);
+        faults.extend(misfits.iter().map(|misfit| misfit.fault(&source)));
+        for misfit in &misfits {
+            blamed.add(&misfit.path);
+            source.remove(&misfit.path, schema.neutral(&misfit.path));
+        }
+        let file: ConfigFile = match serde_json::from_value(source.tree.clone()) {
+            Ok(file) => file,
+            Err(error) => {
+                if faults.is_empty() {
+                    faults.push(source.fault(&KeyPath::root(), format!("cannot be understood: {error}")));
+                }
+                return Err(failed(faults));
+            }
+        };
+
+        let mut check = check::Check::new(&source, blamed, folder);
+        let config = build(&mut check, &file);
+        faults.append(&mut check.faults);
+        if !faults.is_empty() {
+            return Err(failed(faults));
+        }
+        let mut warnings = check.warnings;
+        warnings.sort();
+        Ok(Loaded { config, warnings })
+    }
+
+    /// The decision's part: everything but the revocations.
+    #[must_use]
+    pub fn authorizer(&self) -> Authorizer {
+        Authorizer {
+            issuers: self.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect(),
+            rules: self.rules.clone().into(),
+            default_rule: Arc::new(Rule::default()),
+            api_keys: Arc::new(self.api_keys.clone()),
+            tokens: Arc::new(self.token.settings.clone()),
+            freshness: self.freshness,
+        }
+    }
+
+    /// The files whose change makes a reload worthwhile: the configuration itself and all it names.
+    #[must_use]
+    pub fn watched_files(&self) -> &[PathBuf] {
+        &self.watched
+    }
+
+    /// The sections that differ in what only a restart can change.
+    #[must_use]
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("listen", self.listen != next.listen),
+            ("revocation", self.revocation != next.revocation),
+            ("telemetry", self.telemetry != next.telemetry),
+            ("limits", self.limits != next.limits),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(section, _)| section).collect()
+    }
+}
+
+fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
+    let issuers = issuers::issuers(check, &file.issuers);
+    let retention = issuers.iter().map(|issuer| issuer.trusted.retention()).max().unwrap_or_default();
+    let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
+    let config = Config {
+        listen: listen::listen(check, &file.listen),
+        issuers,
+        token: requests::token(check, &file.token),
+        identity: requests::identity(check, &file.identity),
+        rules: rules::rules(check, file),
+        api_keys: access::api_keys(check, &file.api_keys),
+        freshness,
+        revocation,
+        errors: service::errors(check, &file.errors),
+        admin_keys: access::admin_keys(check, &file.admin),
+        transmitters: signals::transmitters(check, file),
+        telemetry: service::telemetry(check, &file.telemetry),
+        limits: service::limits(check, &file.limits),
+        watched: Vec::new(),
+    };
+    requests::header_uses(check, file);
+    Config { watched: check.files.iter().cloned().collect(), ..config }
+}
+
+#[cfg(test)]
+mod tests;

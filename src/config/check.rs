@@ -1,0 +1,269 @@
+//! What a value must be beyond its form: the checks that several sections share.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::{Host, Url};
+
+use super::fault::{Fault, KeyPath};
+use super::file::Span;
+use super::source::{Blamed, Source};
+use crate::authz::api_key::{KeyDigest, digest_of};
+use crate::authz::claims::IssuerName;
+
+/// Collects what is wrong while the sections are read; each reader goes on with something harmless.
+pub(super) struct Check<'a> {
+    source: &'a Source,
+    /// What already has a fault of form: a second complaint about it would only confuse.
+    blamed: Blamed,
+    /// Relative file names start here.
+    folder: &'a Path,
+    pub(super) faults: Vec<Fault>,
+    pub(super) warnings: Vec<Fault>,
+    /// Every file that was read or named.
+    pub(super) files: BTreeSet<PathBuf>,
+}
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// The largest secret, key or key set that is read from a file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+impl<'a> Check<'a> {
+    pub(super) fn new(source: &'a Source, blamed: Blamed, folder: &'a Path) -> Self {
+        Self { source, blamed, folder, faults: Vec::new(), warnings: Vec::new(), files: BTreeSet::new() }
+    }
+
+    pub(super) fn fault(&mut self, at: &KeyPath, message: impl Into<String>) {
+        if !self.blamed.touches(at) {
+            let fault = self.source.fault(at, message);
+            self.faults.push(fault);
+        }
+    }
+
+    pub(super) fn warn(&mut self, at: &KeyPath, message: impl Into<String>) {
+        let warning = self.source.fault(at, message);
+        self.warnings.push(warning);
+    }
+
+    /// Whether the form of a value or a part of it is faulty, so that conclusions from it would be wrong.
+    pub(super) fn is_blamed(&self, at: &KeyPath) -> bool {
+        self.blamed.touches(at)
+    }
+
+    /// Whether the value was written, by file or environment.
+    pub(super) fn is_written(&self, at: &KeyPath) -> bool {
+        self.source.get(at).is_some_and(|value| !value.is_null())
+    }
+
+    pub(super) fn duration(&mut self, at: &KeyPath, span: &Span, range: RangeInclusive<Duration>) -> Duration {
+        let (min, max) = (*range.start(), *range.end());
+        match humantime::parse_duration(&span.0) {
+            Ok(duration) if range.contains(&duration) => return duration,
+            Ok(_) => {
+                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+                self.fault(at, format!("must be from {min} to {max}"));
+            }
+            Err(_) => self.fault(at, "must be a duration such as `30s`, `5m` or `24h`"),
+        }
+        min
+    }
+
+    /// A short name that stands in metrics labels, Redis keys and logs.
+    pub(super) fn name(&mut self, at: &KeyPath, name: &str) -> bool {
+        let fits = IssuerName::parse(name).is_some();
+        if !fits {
+            let max = IssuerName::MAX_LEN;
+            self.fault(at, format!("must be a name of `a` to `z`, `0` to `9` and `-`, at most {max} long"));
+        }
+        fits
+    }
+
+    /// Text that is compared with what a token says: printable and not empty.
+    pub(super) fn text(&mut self, at: &KeyPath, text: &str) {
+        let fits = (1..=512).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if !fits {
+            self.fault(at, "must be text without spaces, not empty and at most 512 bytes long");
+        }
+    }
+
+    /// A list that is written must say something: empty could be read as all or as none.
+    pub(super) fn list<T>(&mut self, at: &KeyPath, items: &[T], leave_out: &str) {
+        if items.is_empty() {
+            self.fault(at, format!("must not be empty{leave_out}"));
+        }
+    }
+
+    /// An absolute URL: https, or http when that cannot be read on the way or is allowed.
+    pub(super) fn url(&mut self, at: &KeyPath, text: &str, insecure: bool) {
+        let Ok(url) = Url::parse(text) else {
+            return self.fault(at, "must be a URL such as `https://auth.example.com/jwks`");
+        };
+        let loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return self.fault(at, "must not hold a user or a password: URLs stand in logs");
+        }
+        if url.fragment().is_some() {
+            return self.fault(at, "must not have a fragment (`#…`)");
+        }
+        match url.scheme() {
+            "https" => {}
+            "http" if loopback || insecure => {}
+            "http" => self.fault(at, "must be https (or set `insecure: true`: whoever is on the way can forge it)"),
+            _ => self.fault(at, "must be a https URL"),
+        }
+    }
+
+    /// The path of a file, from the folder of the configuration unless absolute.
+    pub(super) fn file(&mut self, at: &KeyPath, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.fault(at, "must be the name of a file");
+        }
+        let path = self.folder.join(name);
+        self.files.insert(path.clone());
+        path
+    }
+
+    /// As [`Check::file`], for a file that Doorward itself writes and therefore does not watch.
+    pub(super) fn resolve(&mut self, at: &KeyPath, name: &str) -> PathBuf {
+        let path = self.file(at, name);
+        self.files.remove(&path);
+        path
+    }
+
+    /// The path and the contents of a file; a fault says why it cannot be read.
+    pub(super) fn read(&mut self, at: &KeyPath, name: &str) -> (PathBuf, Option<Vec<u8>>) {
+        let path = self.file(at, name);
+        if name.is_empty() {
+            return (path, None);
+        }
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+        let shown = path.display();
+        let message = match read {
+            Err(error) => format!("cannot read {shown}: {error}"),
+            Ok(0) => format!("the file {shown} is empty"),
+            Ok(_) if bytes.len() as u64 > MAX_FILE => format!("the file {shown} is over {MAX_FILE} bytes"),
+            Ok(_) => return (path, Some(bytes)),
+        };
+        self.fault(at, message);
+        (path, None)
+    }
+
+    /// A secret in a file, without the newline that editors add.
+    pub(super) fn secret_file(&mut self, at: &KeyPath, name: &str) -> (PathBuf, Option<Vec<u8>>) {
+        let (path, bytes) = self.read(at, name);
+        let Some(mut bytes) = bytes else { return (path, None) };
+        let end = bytes.iter().rposition(|b| !matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
+        bytes.truncate(end);
+        if bytes.is_empty() {
+            self.fault(at, format!("the file {} is empty", path.display()));
+            return (path, None);
+        }
+        (path, Some(bytes))
+    }
+
+    /// A secret that is written as `KEY` or stands in the file that `KEY_file` names.
+    pub(super) fn secret(
+        &mut self,
+        section: &KeyPath,
+        key: &str,
+        inline: Option<&String>,
+        file: Option<&String>,
+    ) -> Option<SecretString> {
+        let (at, at_file) = (section.key(key), section.key(&format!("{key}_file")));
+        match (inline, file) {
+            (Some(_), Some(_)) => {
+                self.fault(&at_file, format!("must not be written beside `{key}`"));
+                None
+            }
+            (Some(secret), None) => {
+                if secret.is_empty() {
+                    self.fault(&at, "must not be empty");
+                }
+                Some(SecretString::from(secret.clone()))
+            }
+            (None, Some(file)) => {
+                let (path, bytes) = self.secret_file(&at_file, file);
+                let text = bytes.map(String::from_utf8)?;
+                if text.is_err() {
+                    self.fault(&at_file, format!("the file {} is no UTF-8 text", path.display()));
+                }
+                text.ok().map(SecretString::from)
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The path of a PEM file that holds one of these.
+    pub(super) fn pem_file(&mut self, at: &KeyPath, name: &str, label: &str) -> (PathBuf, Option<Vec<u8>>) {
+        let (path, bytes) = self.read(at, name);
+        let bytes = bytes.filter(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let fits = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label));
+            if !fits {
+                self.fault(at, format!("the file {} holds no PEM `{label}`", path.display()));
+            }
+            fits
+        });
+        (path, bytes)
+    }
+
+    /// The digest of a key, in hex.
+    pub(super) fn digest(&mut self, at: &KeyPath, hex: &str) -> KeyDigest {
+        let mut digest = KeyDigest::default();
+        let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let read = hex.len() == 2 * digest.len()
+            && digest.iter_mut().zip(hex.as_bytes().chunks(2)).all(|(byte, pair)| {
+                let both = nibble(pair[0]).zip(nibble(pair[1]));
+                both.map(|(high, low)| *byte = high << 4 | low).is_some()
+            });
+        if !read {
+            self.fault(at, "must be 64 hex digits, as `doorward hash-key` prints them");
+        } else if digest == digest_of(b"") {
+            self.fault(at, "is the SHA-256 of nothing: any empty key would fit");
+        }
+        digest
+    }
+
+    /// A header field name (RFC 9110 section 5.1) in lower case.
+    pub(super) fn header(&mut self, at: &KeyPath, name: &str) -> String {
+        let name = name.to_ascii_lowercase();
+        if name.starts_with(':') {
+            self.fault(at, "must not be a pseudo-header");
+        } else if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            self.fault(at, "must be a header name such as `x-user-id`");
+        } else if HOP_BY_HOP.contains(&name.as_str()) {
+            self.fault(at, "must not be a header that belongs to the connection");
+        }
+        name
+    }
+}
+
+/// RFC 9110 section 7.6.1, and what RFC 9113 section 8.2.2 adds; `host` is `:authority`.
+const HOP_BY_HOP: [&str; 12] = [
+    "connection",
+    "content-length",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];

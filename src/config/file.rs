@@ -1,0 +1,343 @@
+//! What people write: one type per section of the file, with its defaults and no behaviour.
+//!
+//! The doc comments are the descriptions of the JSON Schema that `doorward validate --schema` prints.
+//! Every field has a default, so that a file with faults can still be read as a whole and all its faults
+//! be reported at once; what must be written is in the schema's `required` (see [`Required`]).
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+
+mod issuers;
+mod limits;
+mod requests;
+mod revocation;
+mod signals;
+
+pub use issuers::{
+    AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, OneOrMany, When,
+};
+pub use limits::LimitsFile;
+pub use requests::{
+    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, MatchFile, RequireFile, RuleFile, SignOutFile, SignOutScope,
+    ThenFile,
+};
+pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
+pub use signals::{PollFile, SignalsFile, SubjectFormat, TransmitterFile};
+
+/// The configuration of Doorward.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Doorward", transform = Required(&["issuers"]))]
+pub struct ConfigFile {
+    /// Where Doorward listens. Changes need a restart.
+    pub listen: ListenFile,
+    /// Who signs the tokens; at least one.
+    pub issuers: Vec<IssuerFile>,
+    /// Where tokens stand in requests.
+    pub token: TokenFile,
+    /// What the upstream is told about the caller.
+    pub identity: IdentityFile,
+    /// Which policy a request meets: the first that matches; none means protected.
+    pub rules: Vec<RuleFile>,
+    /// Which client is calling, from which platform and site.
+    pub api_keys: ApiKeysFile,
+    /// Where revocations are kept, and how old the view of them may be.
+    pub revocation: RevocationFile,
+    /// How refusals are worded.
+    pub errors: ErrorsFile,
+    /// Who may use the HTTP API.
+    pub admin: AdminFile,
+    /// Shared Signals that revoke.
+    pub signals: SignalsFile,
+    /// Logs and traces.
+    pub telemetry: TelemetryFile,
+    /// Every bound of the process.
+    pub limits: LimitsFile,
+}
+
+/// Where Doorward listens.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenFile {
+    /// Envoy's gRPC ext_authz, health and reflection: `IP:PORT`, or `unix:/run/doorward/check.sock`.
+    #[schemars(example = "127.0.0.1:9191")]
+    pub check: String,
+    /// The permissions of the Unix socket, in octal.
+    #[schemars(example = "0660")]
+    pub mode: String,
+    /// Probes, metrics, HTTP API and forward-auth: `IP:PORT`; null turns it off.
+    #[schemars(example = "127.0.0.1:9192")]
+    pub http: Option<String>,
+    /// An address of its own for what needs an admin key: `IP:PORT`; null serves it on `http`.
+    #[schemars(example = "127.0.0.1:9193")]
+    pub admin: Option<String>,
+    /// TLS on all TCP listeners; off by default.
+    pub tls: Option<TlsFile>,
+}
+
+impl Default for ListenFile {
+    fn default() -> Self {
+        Self {
+            check: "127.0.0.1:9191".to_owned(),
+            mode: "0660".to_owned(),
+            http: Some("127.0.0.1:9192".to_owned()),
+            admin: None,
+            tls: None,
+        }
+    }
+}
+
+/// TLS of the listeners; the files are read again when they change.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["cert_file", "key_file"]))]
+pub struct TlsFile {
+    /// The certificate chain, PEM.
+    pub cert_file: String,
+    /// Its private key, PEM.
+    pub key_file: String,
+    /// The CA that must have signed the client's certificate; null asks for none.
+    pub client_ca_file: Option<String>,
+}
+
+/// Where tokens stand in requests.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenFile {
+    /// Where tokens are looked for; two different tokens in one request are refused.
+    pub from: Vec<TokenFromFile>,
+    /// False removes the token before the upstream.
+    pub forward: bool,
+    /// The longest token that is read, in bytes.
+    #[schemars(range(min = 64, max = 65536))]
+    pub max_bytes: usize,
+}
+
+impl Default for TokenFile {
+    fn default() -> Self {
+        let header = TokenFromFile { header: Some("authorization".to_owned()), ..TokenFromFile::default() };
+        let from = vec![TokenFromFile { scheme: Some("Bearer".to_owned()), ..header }];
+        Self { from, forward: true, max_bytes: 16384 }
+    }
+}
+
+/// One place for a token: exactly one of `header`, `cookie` and `query`.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenFromFile {
+    /// The name of a header.
+    pub header: Option<String>,
+    /// The scheme before the token in that header; by default `Bearer` in `authorization` and none elsewhere.
+    pub scheme: Option<String>,
+    /// The name of a cookie.
+    pub cookie: Option<String>,
+    /// The name of a query parameter.
+    pub query: Option<String>,
+}
+
+/// What the upstream is told about the caller.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdentityFile {
+    /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
+    /// expires_at, api_client, or `claim:/json/pointer`. The client's own copies never pass.
+    pub headers: BTreeMap<String, String>,
+    /// All of it as one JSON document in one header; off by default.
+    pub payload: Option<PayloadFile>,
+}
+
+impl Default for IdentityFile {
+    fn default() -> Self {
+        let headers = [("x-user-id", "user_id"), ("x-user-email", "email")];
+        Self { headers: headers.map(|(name, field)| (name.to_owned(), field.to_owned())).into(), payload: None }
+    }
+}
+
+/// The identity as base64url JSON, or as a compact JWS when it is signed.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PayloadFile {
+    /// The header that carries it.
+    pub header: String,
+    /// Signs it; null sends plain base64url JSON.
+    pub sign: Option<SignFile>,
+}
+
+impl Default for PayloadFile {
+    fn default() -> Self {
+        Self { header: "x-identity".to_owned(), sign: None }
+    }
+}
+
+/// How the identity payload is signed.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["key_file"]))]
+pub struct SignFile {
+    /// The private key, PEM (PKCS #8); its public half is served at `/jwks.json`.
+    pub key_file: String,
+    /// How long the signed payload is valid.
+    pub ttl: Span,
+}
+
+impl Default for SignFile {
+    fn default() -> Self {
+        Self { key_file: String::new(), ttl: Span::new("60s") }
+    }
+}
+
+/// How refusals are worded.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ErrorsFile {
+    /// Whether clients are told why they are refused.
+    pub detail: Detail,
+    /// The `realm` of WWW-Authenticate.
+    pub realm: String,
+}
+
+impl Default for ErrorsFile {
+    fn default() -> Self {
+        Self { detail: Detail::default(), realm: "doorward".to_owned() }
+    }
+}
+
+/// How much a refusal says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// The error code, the reason and a message.
+    #[default]
+    Reason,
+    /// Only the error code.
+    Code,
+}
+
+/// Who may use the HTTP API.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminFile {
+    /// Without keys, everything that needs one answers 403.
+    pub keys: Vec<AdminKeyFile>,
+}
+
+/// The key of one user of the HTTP API.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["name", "sha256", "may"]))]
+pub struct AdminKeyFile {
+    /// Whose key it is; stands in logs.
+    pub name: String,
+    /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
+    pub sha256: String,
+    /// What it may do.
+    pub may: Vec<Permission>,
+}
+
+/// What an admin key may do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// Revoke.
+    Revoke,
+    /// Register token ids (`revocation.list: allow`).
+    Register,
+    /// List, explain, introspect.
+    Read,
+}
+
+/// Logs and traces.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryFile {
+    /// The log, on standard error.
+    pub log: LogFile,
+    /// Traces.
+    pub otlp: OtlpFile,
+}
+
+/// The log.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogFile {
+    /// JSON lines, or text for people.
+    pub format: LogFormat,
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// Which decisions are written.
+    pub decisions: LogDecisions,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    #[default]
+    Json,
+    Text,
+}
+
+/// Levels of importance.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Which decisions are logged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogDecisions {
+    /// The refused ones.
+    #[default]
+    Denied,
+    All,
+    None,
+}
+
+/// Traces over OTLP.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OtlpFile {
+    /// The collector, as a URL; null turns traces off.
+    pub endpoint: Option<String>,
+}
+
+/// A duration such as `30s`, `5m` or `24h`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+#[schemars(inline, transform = duration)]
+pub struct Span(pub String);
+
+impl Span {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+fn duration(schema: &mut Schema) {
+    schema.insert("title".to_owned(), "duration".into());
+    schema.insert("examples".to_owned(), serde_json::json!(["30s", "5m", "24h"]));
+}
+
+/// Marks keys as required in the schema, although reading goes on without them.
+pub(super) struct Required(pub(super) &'static [&'static str]);
+
+impl schemars::transform::Transform for Required {
+    fn transform(&mut self, schema: &mut Schema) {
+        schema.insert("required".to_owned(), self.0.to_vec().into());
+        let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
+        for (name, property) in properties.into_iter().flatten() {
+            if let Some(property) = property.as_object_mut().filter(|_| self.0.contains(&name.as_str())) {
+                property.remove("default");
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The section `issuers`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Required, Span};
+
+/// Someone who signs tokens that are accepted.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["name", "issuer", "audiences", "keys"]))]
+pub struct IssuerFile {
+    /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
+    pub name: String,
+    /// Compared exactly with the `iss` of tokens.
+    pub issuer: String,
+    /// Which `aud` a token must name: a list, or the word `any`.
+    pub audiences: AudiencesFile,
+    /// Where the keys come from.
+    pub keys: KeysFile,
+    /// The allowed `alg`; by default all asymmetric ones, with `secret_file` HS256. Never `none`.
+    pub algorithms: Option<Vec<String>>,
+    /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
+    pub token_types: Vec<String>,
+    /// The clock skew allowed on exp, nbf and iat.
+    pub leeway: Span,
+    /// The longest time between iat and exp, and between now and exp (plus leeway).
+    pub max_lifetime: Span,
+    /// Where the issuer writes what Doorward needs to know.
+    pub claims: ClaimsFile,
+    /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
+    pub backchannel_logout: Option<BackchannelLogoutFile>,
+    /// Asks the issuer about tokens (RFC 7662); off by default.
+    pub introspection: Option<IntrospectionFile>,
+}
+
+impl Default for IssuerFile {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            issuer: String::new(),
+            audiences: AudiencesFile::OneOf(Vec::new()),
+            keys: KeysFile::default(),
+            algorithms: None,
+            token_types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+            leeway: Span::new("30s"),
+            max_lifetime: Span::new("24h"),
+            claims: ClaimsFile::default(),
+            backchannel_logout: None,
+            introspection: None,
+        }
+    }
+}
+
+/// The word `any`, or a list of audiences.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum AudiencesFile {
+    /// The word `any`: tokens for anyone are accepted.
+    Word(String),
+    /// One of these.
+    OneOf(Vec<String>),
+}
+
+/// Where an issuer's keys come from: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and
+/// `secret_file`.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysFile {
+    /// A JWKS at this URL.
+    #[schemars(example = "https://auth.example.com/jwks")]
+    pub jwks_url: Option<String>,
+    /// True: the JWKS that the issuer's discovery document names.
+    pub discovery: bool,
+    /// A JWKS in this file, read again when it changes.
+    pub jwks_file: Option<String>,
+    /// A JWKS written here.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub jwks: Option<Value>,
+    /// A shared secret for HS256, HS384 or HS512, in this file.
+    pub secret_file: Option<String>,
+    /// Allows plain http to other hosts than this one.
+    pub insecure: bool,
+    /// How often keys are fetched when the provider's Cache-Control does not say.
+    pub refresh: Span,
+    /// An unknown key makes Doorward fetch at most once in this time.
+    pub cooldown: Span,
+    /// How long keys are used while the provider cannot be reached.
+    pub max_stale: Span,
+    /// For one fetch, body included.
+    pub timeout: Span,
+}
+
+impl Default for KeysFile {
+    fn default() -> Self {
+        Self {
+            jwks_url: None,
+            discovery: false,
+            jwks_file: None,
+            jwks: None,
+            secret_file: None,
+            insecure: false,
+            refresh: Span::new("5m"),
+            cooldown: Span::new("30s"),
+            max_stale: Span::new("24h"),
+            timeout: Span::new("5s"),
+        }
+    }
+}
+
+/// Where claims stand: names, or JSON pointers that begin with `/`; of a list, the first that is present.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClaimsFile {
+    /// The user, whom `user` revocations name.
+    pub user_id: OneOrMany,
+    /// The user's address.
+    pub email: OneOrMany,
+    /// The session, which `session` revocations name.
+    pub session_id: OneOrMany,
+    /// The client, which `client` revocations name.
+    pub client_id: OneOrMany,
+}
+
+impl Default for ClaimsFile {
+    fn default() -> Self {
+        let one = |name: &str| OneOrMany::One(name.to_owned());
+        Self {
+            user_id: one("sub"),
+            email: one("email"),
+            session_id: one("sid"),
+            client_id: OneOrMany::Many(vec!["azp".to_owned(), "client_id".to_owned()]),
+        }
+    }
+}
+
+/// A text, or a list of them.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// OpenID Connect Back-Channel Logout 1.0.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["audiences"]))]
+pub struct BackchannelLogoutFile {
+    /// The client ids that logout tokens may name.
+    pub audiences: Vec<String>,
+}
+
+/// RFC 7662.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["url", "client_id"]))]
+pub struct IntrospectionFile {
+    /// The endpoint.
+    pub url: String,
+    /// Doorward's client id there.
+    pub client_id: String,
+    /// Its secret; better in a file.
+    #[serde(skip_serializing)]
+    pub client_secret: Option<String>,
+    /// The file that holds its secret.
+    pub client_secret_file: Option<String>,
+    /// How long an answer is used; never beyond the token's expiry or a revocation.
+    pub cache: Span,
+    /// For one question.
+    pub timeout: Span,
+    /// Which tokens are asked about.
+    pub when: When,
+    /// Allows plain http to other hosts than this one.
+    pub insecure: bool,
+}
+
+impl Default for IntrospectionFile {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            client_id: String::new(),
+            client_secret: None,
+            client_secret_file: None,
+            cache: Span::new("10s"),
+            timeout: Span::new("1s"),
+            when: When::default(),
+            insecure: false,
+        }
+    }
+}
+
+/// Which tokens an issuer is asked about.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// Tokens that are no JWTs.
+    #[default]
+    Opaque,
+    /// Every token.
+    Always,
+}

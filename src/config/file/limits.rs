@@ -1,0 +1,86 @@
+//! The section `limits`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Span;
+
+/// Every bound of the process.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsFile {
+    /// The largest CheckRequest, in bytes. Envoy sends up to 60 KiB of headers, and bodies if told to.
+    #[schemars(range(min = 65_536, max = 67_108_864))]
+    pub grpc_message_bytes: usize,
+    /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per worker.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub grpc_concurrent_streams: u32,
+    /// Connections at once, per listener.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: usize,
+    /// The largest body of an HTTP API request, in bytes.
+    #[schemars(range(min = 1024, max = 16_777_216))]
+    pub http_body_bytes: usize,
+    /// The longest time for an HTTP API request, its waits included.
+    pub http_timeout: Span,
+    /// The most headers of a request that is decided; more are refused as `bad_request`.
+    #[schemars(range(min = 16, max = 10_000))]
+    pub request_headers: usize,
+    /// The longest time for one decision with its waits (unknown key, lookup), when the caller names none.
+    pub decision_timeout: Span,
+    /// The longest time for one operation of the store.
+    pub store_timeout: Span,
+    /// Operations that wait for the store at once; more are refused.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub store_waiting: usize,
+    /// The longest that `wait=all` may wait for the other instances.
+    pub receipt_timeout: Span,
+    /// The most items on one page of a list.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub list_page: usize,
+    /// The largest key set that is read, in bytes.
+    #[schemars(range(min = 1024, max = 16_777_216))]
+    pub jwks_bytes: usize,
+    /// The most keys of one key set.
+    #[schemars(range(min = 1, max = 100))]
+    pub jwks_keys: usize,
+    /// The most redirects that are followed to a key set.
+    #[schemars(range(max = 10))]
+    pub jwks_redirects: usize,
+    /// Verified tokens that are remembered; 0 turns the cache off.
+    #[schemars(range(max = 10_000_000))]
+    pub token_cache: usize,
+    /// Answers of introspection that are remembered.
+    #[schemars(range(max = 10_000_000))]
+    pub introspection_cache: usize,
+    /// Questions to an introspection endpoint at once.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub introspection_waiting: usize,
+    /// How long requests in flight are waited for at the end.
+    pub drain: Span,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            grpc_message_bytes: 1_048_576,
+            grpc_concurrent_streams: 2048,
+            connections: 4096,
+            http_body_bytes: 65_536,
+            http_timeout: Span::new("10s"),
+            request_headers: 256,
+            decision_timeout: Span::new("1s"),
+            store_timeout: Span::new("1s"),
+            store_waiting: 1024,
+            receipt_timeout: Span::new("30s"),
+            list_page: 1000,
+            jwks_bytes: 262_144,
+            jwks_keys: 100,
+            jwks_redirects: 3,
+            token_cache: 10_000,
+            introspection_cache: 10_000,
+            introspection_waiting: 256,
+            drain: Span::new("10s"),
+        }
+    }
+}

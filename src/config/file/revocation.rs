@@ -1,0 +1,143 @@
+//! The section `revocation`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Span;
+
+/// Where revocations are kept, and how old the view of them may be.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RevocationFile {
+    /// Where revocations are kept.
+    pub store: StoreKind,
+    /// `store: embedded`.
+    pub embedded: EmbeddedFile,
+    /// `store: redis`.
+    pub redis: RedisFile,
+    /// What is listed: the refused tokens, or the accepted ones.
+    pub list: List,
+    /// How a decision reads the list.
+    pub read: Read,
+    /// How old the view may be. Longer than a routine failover; 5s for the strict; a rule may set its own.
+    pub max_staleness: Span,
+    /// What happens while the view is older.
+    pub on_stale: OnStaleFile,
+    /// True starts on a Redis whose `maxmemory-policy` may drop revocations.
+    pub allow_eviction: bool,
+}
+
+impl Default for RevocationFile {
+    fn default() -> Self {
+        Self {
+            store: StoreKind::default(),
+            embedded: EmbeddedFile::default(),
+            redis: RedisFile::default(),
+            list: List::default(),
+            read: Read::default(),
+            max_staleness: Span::new("30s"),
+            on_stale: OnStaleFile::default(),
+            allow_eviction: false,
+        }
+    }
+}
+
+/// Where revocations are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// In this process, for one node.
+    Embedded,
+    /// In Redis or Valkey, for any number of instances.
+    #[default]
+    Redis,
+}
+
+/// The store of one node.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddedFile {
+    /// The file on disk; null keeps revocations in memory only.
+    pub path: Option<String>,
+}
+
+/// Redis or Valkey, 7 or newer.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisFile {
+    /// `redis`, `rediss`, `redis-sentinel`, `rediss-sentinel`, `redis-cluster`, `rediss-cluster` or
+    /// `redis+unix`.
+    #[serde(skip_serializing_if = "has_credentials")]
+    pub url: String,
+    /// The ACL user.
+    pub username: Option<String>,
+    /// Its password; better in a file.
+    #[serde(skip_serializing)]
+    pub password: Option<String>,
+    /// The file that holds its password.
+    pub password_file: Option<String>,
+    /// The CA that signed the server's certificate, PEM; by default those of the system.
+    pub ca_file: Option<String>,
+    /// Stands before every key.
+    pub key_prefix: String,
+    /// Also honours the keys that an existing service writes, such as `blacklist:{jti}`.
+    pub adopt: Option<String>,
+    /// How many replicas must have a revocation before it is answered 2xx (WAIT).
+    #[schemars(range(max = 16))]
+    pub min_replicas: u32,
+}
+
+impl Default for RedisFile {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379/0".to_owned(),
+            username: None,
+            password: None,
+            password_file: None,
+            ca_file: None,
+            key_prefix: "doorward:".to_owned(),
+            adopt: None,
+            min_replicas: 0,
+        }
+    }
+}
+
+/// A URL with credentials is written nowhere.
+fn has_credentials(url: &str) -> bool {
+    url.contains('@') || url.contains('?')
+}
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum List {
+    /// Refuse what is listed.
+    #[default]
+    Deny,
+    /// Accept only registered token ids.
+    Allow,
+}
+
+/// How a decision reads the list.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Read {
+    /// Every instance holds the list.
+    #[default]
+    Replica,
+    /// One round trip to Redis per decision.
+    Lookup,
+}
+
+/// What happens while the view is older than allowed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStaleFile {
+    /// Refuse with 503.
+    #[default]
+    Deny,
+    /// Allow, counted and marked.
+    Allow,
+    /// Ask Redis for this request.
+    Lookup,
+}

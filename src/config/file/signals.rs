@@ -1,0 +1,79 @@
+//! The section `signals`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{KeysFile, Required, Span};
+
+/// A receiver for OpenID Shared Signals (SSF, CAEP, RISC).
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignalsFile {
+    /// Who may send signals.
+    pub transmitters: Vec<TransmitterFile>,
+}
+
+/// Someone whose security event tokens are applied.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["issuer", "audience", "keys", "target_issuer"]))]
+pub struct TransmitterFile {
+    /// Compared exactly with the `iss` of event tokens.
+    pub issuer: String,
+    /// Which `aud` they must name.
+    pub audience: String,
+    /// Where their keys come from; not `secret_file`.
+    pub keys: KeysFile,
+    /// The name of the issuer whose tokens the events revoke.
+    pub target_issuer: String,
+    /// Fetches events (RFC 8936); without it they are pushed (RFC 8935).
+    pub poll: Option<PollFile>,
+    /// The subject formats that are understood.
+    pub subjects: Vec<SubjectFormat>,
+}
+
+impl Default for TransmitterFile {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            keys: KeysFile::default(),
+            target_issuer: String::new(),
+            poll: None,
+            subjects: vec![SubjectFormat::IssSub, SubjectFormat::Opaque],
+        }
+    }
+}
+
+/// Polling for events.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["url"]))]
+pub struct PollFile {
+    /// The poll endpoint.
+    pub url: String,
+    /// The bearer token for it; better in a file.
+    #[serde(skip_serializing)]
+    pub token: Option<String>,
+    /// The file that holds the bearer token.
+    pub token_file: Option<String>,
+    /// The time between two polls that brought nothing.
+    pub interval: Span,
+    /// Allows plain http to other hosts than this one.
+    pub insecure: bool,
+}
+
+impl Default for PollFile {
+    fn default() -> Self {
+        Self { url: String::new(), token: None, token_file: None, interval: Span::new("10s"), insecure: false }
+    }
+}
+
+/// Subject identifiers (RFC 9493).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubjectFormat {
+    IssSub,
+    Opaque,
+    Email,
+}

@@ -1,0 +1,320 @@
+//! Who signs the tokens, and where the keys come from.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+use secrecy::SecretString;
+
+use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
+use super::fault::KeyPath;
+use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, OneOrMany, When};
+use crate::authz::claims::{ClaimPath, IssuerName};
+use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
+use crate::authz::token::{Audiences, ClaimNames, TokenTypes, TrustedIssuer};
+
+/// One issuer, and what keeps its keys fresh.
+#[derive(Clone)]
+pub struct IssuerConfig {
+    /// Its `keys` are there unless they come from the network.
+    pub trusted: TrustedIssuer,
+    pub keys: KeySource,
+    /// Which `aud` its logout tokens must name.
+    pub logout_audiences: Audiences,
+    pub introspection: Option<Introspection>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeySource {
+    /// The configuration itself.
+    Inline,
+    /// A JWKS that is read again when the file changes.
+    File(PathBuf),
+    /// A shared secret.
+    Secret(PathBuf),
+    Remote(RemoteKeys),
+}
+
+/// How keys are fetched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RemoteKeys {
+    pub location: KeyLocation,
+    /// Allows plain http to other hosts than loopback.
+    pub insecure: bool,
+    /// Where the provider's Cache-Control does not say.
+    pub refresh: Duration,
+    /// At most one fetch because of unknown keys in this time.
+    pub cooldown: Duration,
+    /// How long keys are used while the provider cannot be reached.
+    pub max_stale: Duration,
+    /// For one fetch, body included.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyLocation {
+    /// The URL of a JWKS.
+    Jwks(String),
+    /// The issuer whose discovery document names it.
+    Discovery(String),
+}
+
+/// How an issuer is asked about tokens (RFC 7662).
+#[derive(Clone, Debug)]
+pub struct Introspection {
+    pub url: String,
+    pub client_id: String,
+    pub client_secret: SecretString,
+    pub cache: Duration,
+    pub timeout: Duration,
+    pub when: When,
+    pub insecure: bool,
+}
+
+pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<IssuerConfig> {
+    let at = KeyPath::root().key("issuers");
+    check.list(&at, files, ": without an issuer no token can be accepted");
+    let mut names = HashSet::new();
+    let mut issuers = HashSet::new();
+    let mut asked_about_opaque = false;
+    let mut found = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let at = at.index(index);
+        if !file.name.is_empty() && !names.insert(&file.name) {
+            check.fault(&at.key("name"), "another issuer has this name");
+        }
+        if !file.issuer.is_empty() && !issuers.insert(&file.issuer) {
+            check.fault(&at.key("issuer"), "another entry has this issuer: a token must have one policy");
+        }
+        let opaque = file.introspection.as_ref().is_some_and(|file| file.when == When::Opaque);
+        if opaque && std::mem::replace(&mut asked_about_opaque, true) {
+            check.fault(&at.key("introspection").key("when"), "only one issuer can be asked about opaque tokens");
+        }
+        found.extend(issuer(check, &at, file));
+    }
+    found
+}
+
+fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<IssuerConfig> {
+    check.name(&at.key("name"), &file.name);
+    check.text(&at.key("issuer"), &file.issuer);
+    let audiences = match &file.audiences {
+        AudiencesFile::Word(word) => {
+            if word != "any" {
+                check.fault(&at.key("audiences"), "must be a list of audiences, or the word `any`");
+            }
+            Audiences::Any
+        }
+        AudiencesFile::OneOf(list) => Audiences::OneOf(texts(check, &at.key("audiences"), list)),
+    };
+    let algorithms = algorithms(check, &at.key("algorithms"), file);
+    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &algorithms);
+    let introspection = file.introspection.as_ref().map(|file| introspection(check, &at.key("introspection"), file));
+    let logout_audiences = file.backchannel_logout.as_ref().map(|file| {
+        let at = at.key("backchannel_logout").key("audiences");
+        Audiences::OneOf(texts(check, &at, &file.audiences))
+    });
+    let trusted = TrustedIssuer {
+        token_types: token_types(check, &at.key("token_types"), &file.token_types)?,
+        leeway: check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR),
+        max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
+        claim_names: ClaimNames {
+            user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),
+            email: claim_paths(check, &at.key("claims").key("email"), &file.claims.email),
+            session_id: claim_paths(check, &at.key("claims").key("session_id"), &file.claims.session_id),
+            client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
+        },
+        name: IssuerName::parse(&file.name)?,
+        issuer: file.issuer.clone(),
+        audiences: audiences.clone(),
+        algorithms,
+        keys: loaded,
+    };
+    let logout_audiences = logout_audiences.unwrap_or(audiences);
+    Some(IssuerConfig { trusted, keys, logout_audiences, introspection })
+}
+
+fn texts(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {
+    check.list(at, list, "");
+    for (index, text) in list.iter().enumerate() {
+        check.text(&at.index(index), text);
+    }
+    list.to_vec()
+}
+
+fn algorithms(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Vec<Algorithm> {
+    let secret = file.keys.secret_file.is_some();
+    let Some(names) = &file.algorithms else {
+        return if secret { vec![Algorithm::HS256] } else { ASYMMETRIC.to_vec() };
+    };
+    check.list(at, names, "; leave it out for the default");
+    let mut found = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let at = at.index(index);
+        match algorithm_named(name) {
+            None => {
+                let known: Vec<_> = ASYMMETRIC.iter().map(|algorithm| algorithm_name(*algorithm)).collect();
+                check.fault(
+                    &at,
+                    format!("must be one of {} (with `keys.secret_file`: HS256, HS384, HS512)", known.join(", ")),
+                );
+            }
+            Some(algorithm) if ASYMMETRIC.contains(&algorithm) == secret => {
+                let right = if secret {
+                    "one of HS256, HS384, HS512, as the key is a shared secret"
+                } else {
+                    "an asymmetric one: HS* needs `keys.secret_file`"
+                };
+                check.fault(&at, format!("must be {right}"));
+            }
+            Some(algorithm) if !found.contains(&algorithm) => found.push(algorithm),
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+fn token_types(check: &mut Check<'_>, at: &KeyPath, names: &[String]) -> Option<TokenTypes> {
+    check.list(at, names, "; leave it out for the default");
+    for (index, name) in names.iter().enumerate() {
+        check.text(&at.index(index), name);
+        if TokenTypes::new(std::slice::from_ref(name)).is_err() {
+            check.fault(&at.index(index), "must not be allowed: such a token is a message between servers, not access");
+        }
+    }
+    TokenTypes::new(names).ok()
+}
+
+/// Checks names and pointers (RFC 6901).
+fn claim_paths(check: &mut Check<'_>, at: &KeyPath, names: &OneOrMany) -> Vec<ClaimPath> {
+    match names {
+        OneOrMany::One(name) => vec![claim_path(check, at, name)],
+        OneOrMany::Many(names) => {
+            check.list(at, names, "; leave it out for the default");
+            names.iter().enumerate().map(|(index, name)| claim_path(check, &at.index(index), name)).collect()
+        }
+    }
+}
+
+pub(super) fn claim_path(check: &mut Check<'_>, at: &KeyPath, name: &str) -> ClaimPath {
+    let escapes_fit = name.split('~').skip(1).all(|rest| rest.starts_with('0') || rest.starts_with('1'));
+    if name.is_empty() || name.starts_with('/') && (name == "/" || !escapes_fit) {
+        check.fault(at, "must be the name of a claim, or a JSON pointer such as `/realm_access/roles`");
+    }
+    ClaimPath::new(name)
+}
+
+/// Where keys come from, and those that can be had without the network.
+pub(super) fn key_source(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    file: &KeysFile,
+    issuer: &str,
+    algorithms: &[Algorithm],
+) -> (KeySource, Option<Jwks>) {
+    let written = [
+        file.jwks_url.is_some(),
+        file.discovery,
+        file.jwks_file.is_some(),
+        file.jwks.is_some(),
+        file.secret_file.is_some(),
+    ];
+    if written.into_iter().filter(|written| *written).count() != 1 {
+        check.fault(at, "must have exactly one of `jwks_url`, `discovery: true`, `jwks_file`, `jwks`, `secret_file`");
+    }
+    let remote = |check: &mut Check<'_>, location| RemoteKeys {
+        location,
+        insecure: file.insecure,
+        refresh: check.duration(&at.key("refresh"), &file.refresh, SECOND..=DAY),
+        cooldown: check.duration(&at.key("cooldown"), &file.cooldown, SECOND..=HOUR),
+        max_stale: check.duration(&at.key("max_stale"), &file.max_stale, MINUTE..=30 * DAY),
+        timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(100)..=MINUTE),
+    };
+    if let Some(url) = &file.jwks_url {
+        check.url(&at.key("jwks_url"), url, file.insecure);
+        return (KeySource::Remote(remote(check, KeyLocation::Jwks(url.clone()))), None);
+    }
+    if file.discovery {
+        if url::Url::parse(issuer).is_err() {
+            check.fault(&at.key("discovery"), "needs an `issuer` that is a URL");
+        } else if let Some(section) = at.parent() {
+            check.url(&section.key("issuer"), issuer, file.insecure);
+        }
+        return (KeySource::Remote(remote(check, KeyLocation::Discovery(issuer.to_owned()))), None);
+    }
+    if let Some(name) = &file.jwks_file {
+        let at = at.key("jwks_file");
+        let (path, bytes) = check.read(&at, name);
+        let parsed = bytes.map(|bytes| Jwks::parse(&bytes, algorithms));
+        let keys = parsed.and_then(|parsed| usable(check, &at, parsed));
+        return (KeySource::File(path), keys);
+    }
+    if let Some(document) = &file.jwks {
+        let keys = usable(check, &at.key("jwks"), Jwks::from_value(document, algorithms));
+        return (KeySource::Inline, keys);
+    }
+    let Some(name) = &file.secret_file else { return (KeySource::Inline, None) };
+    let at = at.key("secret_file");
+    let (path, secret) = check.secret_file(&at, name);
+    if let Some(secret) = &secret {
+        // RFC 7518 section 3.2: a key as long as the hash, or the secret can be guessed offline.
+        let least = algorithms.iter().map(|algorithm| secret_bytes(*algorithm)).max().unwrap_or(32);
+        if secret.len() < least {
+            let found = secret.len();
+            check.fault(
+                &at,
+                format!("the secret in {} has {found} bytes; it must have at least {least}", path.display()),
+            );
+        }
+    }
+    let keys = secret.map(|secret| Jwks::from_secret(&secret, algorithms));
+    (KeySource::Secret(path), keys)
+}
+
+const fn secret_bytes(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    }
+}
+
+/// A set without a usable key is only warned of: emptying the file is how a leaked key is withdrawn, and
+/// a refused reload would keep it in force.
+fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<Unfit>), JwksError>) -> Option<Jwks> {
+    let (keys, unfit) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            check.fault(at, format!("must be a JSON Web Key Set: {error}{cause}"));
+            return None;
+        }
+    };
+    for reason in unfit {
+        check.warn(at, format!("a key is left out: {}", reason.label()));
+    }
+    if keys.is_empty() {
+        check.warn(at, "no key is usable: every token of this issuer is refused");
+    }
+    Some(keys)
+}
+
+fn introspection(check: &mut Check<'_>, at: &KeyPath, file: &IntrospectionFile) -> Introspection {
+    check.url(&at.key("url"), &file.url, file.insecure);
+    check.text(&at.key("client_id"), &file.client_id);
+    let secret = check.secret(at, "client_secret", file.client_secret.as_ref(), file.client_secret_file.as_ref());
+    if file.client_secret.is_none() && file.client_secret_file.is_none() {
+        check.fault(&at.key("client_secret_file"), "is missing; it must be the name of the file that holds the secret");
+    }
+    Introspection {
+        url: file.url.clone(),
+        client_id: file.client_id.clone(),
+        client_secret: secret.unwrap_or_default(),
+        cache: check.duration(&at.key("cache"), &file.cache, Duration::ZERO..=HOUR),
+        timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(10)..=MINUTE),
+        when: file.when,
+        insecure: file.insecure,
+    }
+}

@@ -1,0 +1,103 @@
+//! Where Doorward listens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::check::Check;
+use super::fault::KeyPath;
+use super::file::{ListenFile, TlsFile};
+
+/// The addresses of the process.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listen {
+    pub check: CheckAddress,
+    pub http: Option<SocketAddr>,
+    /// `None`: what needs an admin key is served on `http`.
+    pub admin: Option<SocketAddr>,
+    pub tls: Option<Tls>,
+}
+
+/// Where Envoy asks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CheckAddress {
+    Tcp(SocketAddr),
+    Unix {
+        path: PathBuf,
+        /// The permissions of the socket.
+        mode: u32,
+    },
+}
+
+/// The files of the listeners' TLS; each was there and held PEM when the configuration was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub client_ca_file: Option<PathBuf>,
+}
+
+pub(super) fn listen(check: &mut Check<'_>, file: &ListenFile) -> Listen {
+    let at = KeyPath::root().key("listen");
+    let mode = socket_mode(check, &at.key("mode"), &file.mode);
+    let address = match file.check.strip_prefix("unix:") {
+        Some(path) => CheckAddress::Unix { path: socket_path(check, &at.key("check"), path), mode },
+        None => CheckAddress::Tcp(socket_address(check, &at.key("check"), &file.check)),
+    };
+    let http = file.http.as_ref().map(|text| socket_address(check, &at.key("http"), text));
+    let admin = file.admin.as_ref().map(|text| socket_address(check, &at.key("admin"), text));
+    let tcp = match address {
+        CheckAddress::Tcp(address) => Some(address),
+        CheckAddress::Unix { .. } => None,
+    };
+    let taken = |new: Option<SocketAddr>, old: Option<SocketAddr>| new.is_some_and(|new| new.port() != 0) && new == old;
+    if taken(http, tcp) {
+        check.fault(&at.key("http"), "must be another address than `listen.check`");
+    }
+    if taken(admin, tcp) || taken(admin, http) {
+        check.fault(&at.key("admin"), "must be an address of its own; leave it out to serve it on `listen.http`");
+    }
+    let tls = file.tls.as_ref().map(|file| tls(check, &at.key("tls"), file));
+    Listen { check: address, http, admin, tls }
+}
+
+fn socket_address(check: &mut Check<'_>, at: &KeyPath, text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| {
+        let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+        let port = port.filter(|port| *port != 0).unwrap_or(9191);
+        check.fault(at, format!("must be an IP address and a port such as `127.0.0.1:{port}` or `0.0.0.0:{port}`"));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+/// The longest name of a socket that Linux takes, in bytes (`sun_path`, with its final zero).
+const MAX_SOCKET_PATH: usize = 107;
+
+fn socket_path(check: &mut Check<'_>, at: &KeyPath, path: &str) -> PathBuf {
+    if !path.starts_with('/') || path.ends_with('/') || path.len() > MAX_SOCKET_PATH || path.contains('\0') {
+        check.fault(
+            at,
+            format!(
+                "must be `unix:` and the absolute path of a socket, at most {MAX_SOCKET_PATH} bytes, such as `unix:/run/doorward/check.sock`"
+            ),
+        );
+    }
+    PathBuf::from(path)
+}
+
+fn socket_mode(check: &mut Check<'_>, at: &KeyPath, text: &str) -> u32 {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 && !text.starts_with('+') => mode,
+        _ => {
+            check.fault(at, "must be permissions in octal that let the owner read and write, such as `0660`");
+            0o600
+        }
+    }
+}
+
+fn tls(check: &mut Check<'_>, at: &KeyPath, file: &TlsFile) -> Tls {
+    let (cert_file, _) = check.pem_file(&at.key("cert_file"), &file.cert_file, "CERTIFICATE");
+    let (key_file, _) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
+    let client_ca_file =
+        file.client_ca_file.as_ref().map(|name| check.pem_file(&at.key("client_ca_file"), name, "CERTIFICATE").0);
+    Tls { cert_file, key_file, client_ca_file }
+}

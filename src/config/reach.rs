@@ -1,0 +1,64 @@
+//! Which rules can be reached: the first that matches wins, so an earlier broader one hides a later one.
+//!
+//! Only one rule is weighed against one other, and only where it is certain: a regular expression is
+//! taken to cover the paths it was tried on, nothing more.
+
+use super::check::Check;
+use super::fault::KeyPath;
+use crate::authz::rule::{HostPattern, Match, PathMatch, Rule};
+
+/// Faults for rules that no request reaches, and for protection that a looser rule takes away.
+pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
+    for (index, later) in rules.iter().enumerate() {
+        let Some(wanted) = &later.matches else { continue };
+        let hides = |earlier: &&Rule| earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted));
+        let hidden_by = rules[..index].iter().find(hides);
+        let Some(earlier) = hidden_by else { continue };
+        let name = &earlier.name;
+        let message = if earlier.loosens() && !later.loosens() {
+            format!("is unprotected: the rule `{name}` before it matches all of it and loosens; put this one first")
+        } else {
+            format!("is never reached: the rule `{name}` before it matches all of it; put this one first")
+        };
+        check.fault(&at.index(index), message);
+    }
+}
+
+/// Whether every request that `inner` matches, `outer` matches too.
+fn covers(outer: &Match, inner: &Match) -> bool {
+    let methods = outer.methods.is_empty()
+        || !inner.methods.is_empty() && inner.methods.iter().all(|method| outer.methods.contains(method));
+    let host = |inner: &HostPattern| outer.hosts.iter().any(|outer| host_covers(outer, inner));
+    let hosts = outer.hosts.is_empty() || !inner.hosts.is_empty() && inner.hosts.iter().all(host);
+    methods && hosts && path_covers(&outer.path, &inner.path)
+}
+
+fn host_covers(outer: &HostPattern, inner: &HostPattern) -> bool {
+    match (outer, inner) {
+        (outer, HostPattern::Exact(name)) => outer.matches(name),
+        (HostPattern::Subdomains(outer), HostPattern::Subdomains(inner)) => {
+            inner == outer || inner.strip_suffix(outer.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        }
+        (HostPattern::Exact(_), HostPattern::Subdomains(_)) => false,
+    }
+}
+
+fn path_covers(outer: &PathMatch, inner: &PathMatch) -> bool {
+    let below = |prefix: &str, path: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match (outer, inner) {
+        (PathMatch::Any, _) => true,
+        (PathMatch::Exact(outer), PathMatch::Exact(inner)) => outer == inner,
+        (PathMatch::Prefix(outer), PathMatch::Exact(inner) | PathMatch::Prefix(inner)) => below(outer, inner),
+        (PathMatch::Regex(outer), PathMatch::Exact(inner)) => outer.is_match(inner),
+        (PathMatch::Regex(outer), PathMatch::Regex(inner)) => outer.as_str() == inner.as_str() || is_all(outer),
+        (PathMatch::Regex(outer), PathMatch::Any | PathMatch::Prefix(_)) => is_all(outer),
+        (PathMatch::Exact(_) | PathMatch::Prefix(_), _) => false,
+    }
+}
+
+/// Whether the pattern plainly matches every path.
+fn is_all(regex: &regex::Regex) -> bool {
+    ["^(?:.*)$", "^(?:/.*)$", "^(?:.+)$", "^(?:^.*$)$", "^(?:^/.*$)$"].contains(&regex.as_str())
+}

@@ -1,0 +1,249 @@
+//! Where tokens stand in requests, and what the upstream is told about the caller.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::check::{Check, DAY, SECOND};
+use super::fault::KeyPath;
+use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
+use super::issuers::claim_path;
+use super::schema::either;
+use crate::authz::authorizer::{TokenSettings, TokenSource};
+use crate::authz::claims::ClaimPath;
+
+/// Where tokens stand, and whether the upstream sees them.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    pub settings: TokenSettings,
+    pub forward: bool,
+}
+
+/// What the upstream is told about the caller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Lower-case header names, each different from the others even where a back end folds `_` and `.`
+    /// to `-`.
+    pub headers: Vec<(String, IdentityField)>,
+    pub payload: Option<Payload>,
+}
+
+/// What an identity header carries.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum IdentityField {
+    UserId,
+    Email,
+    SessionId,
+    ClientId,
+    TokenId,
+    Issuer,
+    Scopes,
+    ExpiresAt,
+    ApiClient,
+    Claim(ClaimPath),
+}
+
+impl IdentityField {
+    const NAMES: [(&'static str, Self); 9] = [
+        ("user_id", Self::UserId),
+        ("email", Self::Email),
+        ("session_id", Self::SessionId),
+        ("client_id", Self::ClientId),
+        ("token_id", Self::TokenId),
+        ("issuer", Self::Issuer),
+        ("scopes", Self::Scopes),
+        ("expires_at", Self::ExpiresAt),
+        ("api_client", Self::ApiClient),
+    ];
+}
+
+/// The identity as one document in one header.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// In lower case.
+    pub header: String,
+    pub sign: Option<PayloadSigning>,
+}
+
+impl Eq for Payload {}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        let signing = |payload: &Self| payload.sign.as_ref().map(|sign| (sign.key_file.clone(), sign.ttl));
+        self.header == other.header && signing(self) == signing(other)
+    }
+}
+
+/// How the payload is signed.
+#[derive(Clone, Debug)]
+pub struct PayloadSigning {
+    pub key_file: PathBuf,
+    /// What the file held: a private key, PEM.
+    pub key: SecretString,
+    pub ttl: Duration,
+}
+
+/// Marks an allowed request whose token could not be checked against a fresh view.
+pub const STALE_HEADER: &str = "x-doorward-stale";
+
+pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
+    let at = KeyPath::root().key("token").key("from");
+    check.list(&at, &file.from, ": a token must stand somewhere");
+    let mut from: Vec<TokenSource> = Vec::new();
+    for (index, file) in file.from.iter().enumerate() {
+        let at = at.index(index);
+        let Some(source) = token_source(check, &at, file) else { continue };
+        if from.contains(&source) {
+            check.fault(&at, "is written twice");
+        }
+        from.push(source);
+    }
+    TokenConfig { settings: TokenSettings { from, max_bytes: file.max_bytes }, forward: file.forward }
+}
+
+fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Option<TokenSource> {
+    let is_token = |text: &str| http::Method::from_bytes(text.as_bytes()).is_ok(); // RFC 9110 section 5.6.2.
+    if file.scheme.is_some() && file.header.is_none() {
+        check.fault(&at.key("scheme"), "only a `header` has a scheme");
+    }
+    match (&file.header, &file.cookie, &file.query) {
+        (Some(header), None, None) => {
+            let name = check.header(&at.key("header"), header);
+            if name == "cookie" {
+                check.fault(&at.key("header"), "must be written as `cookie: NAME`");
+            }
+            let default = (name == "authorization").then(|| "Bearer".to_owned());
+            let scheme = file.scheme.clone().or(default);
+            if scheme.as_deref().is_some_and(|scheme| !is_token(scheme)) {
+                check.fault(&at.key("scheme"), "must be one word such as `Bearer`");
+            }
+            Some(TokenSource::Header { name, scheme })
+        }
+        (None, Some(cookie), None) => {
+            if !is_token(cookie) {
+                check.fault(&at.key("cookie"), "must be the name of a cookie (RFC 6265)");
+            }
+            Some(TokenSource::Cookie(cookie.clone()))
+        }
+        (None, None, Some(query)) => {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+            if query.is_empty() || !query.bytes().all(plain) {
+                check.fault(&at.key("query"), "must be the name of a query parameter, of letters, digits and `-._~`");
+            }
+            Some(TokenSource::Query(query.clone()))
+        }
+        _ => {
+            check.fault(at, "must have exactly one of `header`, `cookie`, `query`");
+            None
+        }
+    }
+}
+
+pub(super) fn identity(check: &mut Check<'_>, file: &IdentityFile) -> Identity {
+    let at = KeyPath::root().key("identity");
+    let mut headers = Vec::new();
+    for (name, field) in &file.headers {
+        let at = at.key("headers").key(name);
+        let name = identity_header(check, &at, name);
+        headers.extend(identity_field(check, &at, field).map(|field| (name, field)));
+    }
+    let payload = file.payload.as_ref().map(|file| payload(check, &at.key("payload"), file));
+    Identity { headers, payload }
+}
+
+fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<IdentityField> {
+    if let Some(path) = text.strip_prefix("claim:") {
+        return Some(IdentityField::Claim(claim_path(check, at, path)));
+    }
+    let found = IdentityField::NAMES.into_iter().find(|(name, _)| *name == text);
+    if found.is_none() {
+        let mut known: Vec<_> = IdentityField::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+        known.push("a claim such as `claim:/realm_access/roles`".to_owned());
+        check.fault(at, format!("must be {}", either(&known)));
+    }
+    found.map(|(_, field)| field)
+}
+
+/// More dashes than this have too many look-alikes: each may be a `-`, a `_` or a `.`, and all are removed.
+const MAX_DASHES: usize = 5;
+
+fn identity_header(check: &mut Check<'_>, at: &KeyPath, name: &str) -> String {
+    let name = check.header(at, name);
+    if name.contains(['_', '.']) {
+        check.fault(at, "must be written with `-`: servers fold `_` and `.` onto it, or drop such headers");
+    } else if name.matches('-').count() > MAX_DASHES {
+        check.fault(at, format!("must have at most {MAX_DASHES} dashes: each doubles the look-alikes to be removed"));
+    } else if name.starts_with("x-envoy-") || RESERVED.contains(&name.as_str()) {
+        check.fault(at, "must be a header of its own: this one means something else to servers");
+    }
+    name
+}
+
+/// Headers that steer the request, or that others own.
+const RESERVED: [&str; 22] = [
+    "accept",
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "origin",
+    "range",
+    "referer",
+    "set-cookie",
+    "traceparent",
+    "tracestate",
+    "via",
+    "x-doorward-stale",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
+    let header = identity_header(check, &at.key("header"), &file.header);
+    let sign = file.sign.as_ref().and_then(|file| {
+        let at = at.key("sign");
+        let ttl = check.duration(&at.key("ttl"), &file.ttl, SECOND..=DAY);
+        let (key_file, pem) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
+        let key = SecretString::from(String::from_utf8(pem?).ok()?);
+        Some(PayloadSigning { key_file, key, ttl })
+    });
+    Payload { header, sign }
+}
+
+/// Every header has one meaning: one that Doorward sets must not be one that it reads.
+pub(super) fn header_uses(check: &mut Check<'_>, file: &ConfigFile) {
+    let root = KeyPath::root();
+    let token = root.key("token").key("from");
+    let sources = file.token.from.iter().enumerate();
+    let read = sources.filter_map(|(index, from)| Some((token.index(index).key("header"), from.header.as_ref()?)));
+    let keys = root.key("api_keys");
+    let mut uses: Vec<_> = read.collect();
+    uses.push((keys.key("header"), &file.api_keys.header));
+    uses.push((keys.key("platform_header"), &file.api_keys.platform_header));
+    let headers = root.key("identity").key("headers");
+    uses.extend(file.identity.headers.keys().map(|name| (headers.key(name), name)));
+    if let Some(payload) = &file.identity.payload {
+        uses.push((root.key("identity").key("payload").key("header"), &payload.header));
+    }
+    let mut taken: HashMap<String, KeyPath> = HashMap::new();
+    for (at, name) in uses {
+        let folded = name.to_ascii_lowercase().replace(['_', '.'], "-");
+        match taken.get(&folded) {
+            // Two schemes in one header, such as Bearer and DPoP.
+            Some(other) if token.contains(other) && token.contains(&at) => {}
+            Some(other) => check.fault(&at, format!("must be another header than `{other}`")),
+            None => {
+                taken.insert(folded, at);
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Where revocations are kept, and how old the view of them may be.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::check::Check;
+use super::fault::KeyPath;
+use super::file::{List, Read, RedisFile, RevocationFile, StoreKind};
+use super::rules::{STALENESS, on_stale};
+use super::source::without_credentials;
+use crate::authz::authorizer::FreshnessPolicy;
+
+/// Where revocations are kept, and how they are read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Revocation {
+    pub store: Store,
+    pub list: List,
+    pub read: Read,
+    /// Starts on a Redis that may drop revocations.
+    pub allow_eviction: bool,
+    /// How long the log is kept: the longest `max_lifetime` of an issuer plus its leeway.
+    pub retention: Duration,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Store {
+    Embedded {
+        /// `None`: in memory.
+        path: Option<PathBuf>,
+    },
+    Redis(Redis),
+}
+
+/// How Redis is reached.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    pub url: RedisUrl,
+    pub username: Option<String>,
+    pub password: Option<SecretString>,
+    pub ca_file: Option<PathBuf>,
+    pub key_prefix: String,
+    /// What stands before and after the token id in the keys of an existing service.
+    pub adopt: Option<(String, String)>,
+    pub min_replicas: u32,
+}
+
+impl Eq for Redis {}
+
+impl PartialEq for Redis {
+    fn eq(&self, other: &Self) -> bool {
+        let password = |redis: &Self| redis.password.as_ref().map(|password| password.expose_secret().to_owned());
+        self.url == other.url
+            && self.username == other.username
+            && password(self) == password(other)
+            && self.ca_file == other.ca_file
+            && self.key_prefix == other.key_prefix
+            && self.adopt == other.adopt
+            && self.min_replicas == other.min_replicas
+    }
+}
+
+/// The URL of a Redis, without user and password; its query may still hold those of a sentinel, so it is
+/// shown without.
+#[derive(Clone, Eq, PartialEq)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_credentials(&self.0))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+pub(super) fn revocation(
+    check: &mut Check<'_>,
+    file: &RevocationFile,
+    retention: Duration,
+) -> (Revocation, FreshnessPolicy) {
+    let at = KeyPath::root().key("revocation");
+    let store = match file.store {
+        StoreKind::Embedded => Store::Embedded { path: embedded_path(check, &at, file) },
+        StoreKind::Redis => Store::Redis(redis(check, &at.key("redis"), &file.redis)),
+    };
+    let other = if file.store == StoreKind::Redis { "embedded" } else { "redis" };
+    if check.is_written(&at.key(other)) {
+        check.warn(&at.key(other), format!("has no effect: `revocation.store` is not `{other}`"));
+    }
+    let freshness = FreshnessPolicy {
+        max_staleness: check.duration(&at.key("max_staleness"), &file.max_staleness, STALENESS),
+        on_stale: on_stale(file.on_stale),
+        always_lookup: file.read == Read::Lookup,
+    };
+    let revocation =
+        Revocation { store, list: file.list, read: file.read, allow_eviction: file.allow_eviction, retention };
+    (revocation, freshness)
+}
+
+fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> Option<PathBuf> {
+    let name = file.embedded.path.as_ref()?;
+    let at = at.key("embedded").key("path");
+    let path = check.resolve(&at, name);
+    if path.is_dir() {
+        check.fault(&at, format!("must be a file; {} is a folder", path.display()));
+    } else if !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
+        check.fault(&at, format!("must be a file in a folder that is there; {} is not", path.display()));
+    }
+    Some(path)
+}
+
+const SCHEMES: [&str; 7] =
+    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
+
+fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
+    let (url, in_url) = redis_url(check, &at.key("url"), &file.url);
+    let (url_user, url_password) = in_url.unwrap_or_default();
+    let mut password = check.secret(at, "password", file.password.as_ref(), file.password_file.as_ref());
+    if let Some(url_password) = url_password {
+        if file.password.is_some() || file.password_file.is_some() {
+            check.fault(&at.key("url"), "must not hold a password beside `password` or `password_file`");
+        }
+        password = Some(url_password);
+    }
+    if url_user.is_some() && file.username.is_some() {
+        check.fault(&at.key("url"), "must not hold a user beside `username`");
+    }
+    let ca_file = file.ca_file.as_ref().map(|name| check.pem_file(&at.key("ca_file"), name, "CERTIFICATE").0);
+    if ca_file.is_some() && !file.url.starts_with("rediss") {
+        check.warn(&at.key("ca_file"), "has no effect without TLS: use `rediss://`");
+    }
+    let prefix_fits = file.key_prefix.len() <= 64
+        && file
+            .key_prefix
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}' | b'*' | b'?' | b'[' | b']' | b'\\'));
+    if !prefix_fits {
+        check.fault(
+            &at.key("key_prefix"),
+            "must be at most 64 printable ASCII bytes without spaces and any of `{}*?[]\\`",
+        );
+    }
+    Redis {
+        url,
+        username: file.username.clone().or(url_user),
+        password,
+        ca_file,
+        key_prefix: file.key_prefix.clone(),
+        adopt: file.adopt.as_ref().and_then(|template| adopt(check, &at.key("adopt"), template)),
+        min_replicas: file.min_replicas,
+    }
+}
+
+type Credentials = (Option<String>, Option<SecretString>);
+
+fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Option<Credentials>) {
+    let nothing = (RedisUrl(String::new()), None);
+    let Some(mut url) = Url::parse(text).ok().filter(|url| SCHEMES.contains(&url.scheme())) else {
+        check.fault(
+            at,
+            format!("must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}", SCHEMES.join(", ")),
+        );
+        return nothing;
+    };
+    if url.scheme() == "redis+unix" {
+        if !url.path().starts_with('/') || url.path() == "/" {
+            check.fault(at, "must name a socket, such as `redis+unix:///run/redis.sock`");
+        }
+        return (RedisUrl(text.to_owned()), None);
+    }
+    let database = url.path().trim_start_matches('/');
+    if url.host_str().is_none_or(str::is_empty) {
+        check.fault(at, "must name a host, such as `redis://127.0.0.1:6379/0`");
+    } else if !database.is_empty() && database.parse::<u8>().is_err() {
+        check.fault(at, "must end with the number of a database, such as `/0`");
+    }
+    let decode = |text: &str| percent_decode(text);
+    let user = Some(decode(url.username())).filter(|user| !user.is_empty());
+    let password = url.password().map(|password| SecretString::from(decode(password)));
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    if cleared.is_err() {
+        return nothing;
+    }
+    (RedisUrl(url.into()), Some((user, password)))
+}
+
+fn percent_decode(text: &str) -> String {
+    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes()).map(|(name, _)| name.into_owned()).collect()
+}
+
+fn adopt(check: &mut Check<'_>, at: &KeyPath, template: &str) -> Option<(String, String)> {
+    let split = template.split_once("{jti}").filter(|(before, after)| {
+        let plain = |text: &str| !text.contains(['{', '}']) && text.bytes().all(|b| b.is_ascii_graphic());
+        plain(before) && plain(after) && !(before.is_empty() && after.is_empty()) && template.len() <= 128
+    });
+    if split.is_none() {
+        check.fault(at, "must be the name of a key with `{jti}` in it once, such as `blacklist:{jti}`");
+    }
+    split.map(|(before, after)| (before.to_owned(), after.to_owned()))
+}

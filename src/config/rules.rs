@@ -1,0 +1,298 @@
+//! Rules: which policy a request meets.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use regex::RegexBuilder;
+use serde_json::Value;
+
+use super::check::{Check, DAY, SECOND};
+use super::fault::KeyPath;
+use super::file::{
+    AccessFile, ApiKeyUseFile, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile, SignOutScope,
+    ThenFile,
+};
+use super::issuers::claim_path;
+use super::reach;
+use crate::authz::claims::IssuerName;
+use crate::authz::path::is_normal;
+use crate::authz::revocation::Kind;
+use crate::authz::rule::{
+    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Then,
+};
+
+pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
+    let at = KeyPath::root().key("rules");
+    let mut names = HashSet::new();
+    let mut rules = Vec::new();
+    for (index, rule_file) in file.rules.iter().enumerate() {
+        let at = at.index(index);
+        check.name(&at.key("name"), &rule_file.name);
+        if rule_file.name == DEFAULT_RULE {
+            check.fault(&at.key("name"), "is the name of what happens without a rule; choose another");
+        } else if !rule_file.name.is_empty() && !names.insert(&rule_file.name) {
+            check.fault(&at.key("name"), "another rule has this name");
+        }
+        rules.push(rule(check, &at, rule_file, file));
+    }
+    if !check.is_blamed(&at) {
+        reach::check(check, &at, &rules);
+    }
+    rules
+}
+
+fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile) -> Rule {
+    let access = match file.access {
+        AccessFile::Public => Access::Public,
+        AccessFile::Optional => Access::Optional,
+        AccessFile::Protected => Access::Protected,
+        AccessFile::Refresh => Access::Refresh,
+        AccessFile::SignOut => Access::SignOut(sign_out(file)),
+    };
+    if file.sign_out.is_some() && file.access != AccessFile::SignOut {
+        check.fault(&at.key("sign_out"), "only a rule with `access: sign_out` signs out");
+    }
+    if file.require.is_some() && file.access == AccessFile::Public {
+        check.fault(&at.key("require"), "is never checked on a rule with `access: public`; use `protected`");
+    }
+    let checks_revocation = matches!(file.access, AccessFile::Protected | AccessFile::Optional);
+    for (key, written) in [("on_stale", file.on_stale.is_some()), ("max_staleness", file.max_staleness.is_some())] {
+        if written && !checks_revocation {
+            check.warn(&at.key(key), "has no effect: this rule does not look at revocations");
+        }
+    }
+    let usage = file.api_key.unwrap_or(whole.api_keys.default);
+    if usage == ApiKeyUseFile::Required && whole.api_keys.keys.is_empty() {
+        let at = if file.api_key.is_some() { at.key("api_key") } else { at.clone() };
+        check.warn(&at, "every request is refused: an API key is required and `api_keys.keys` is empty");
+    }
+    Rule {
+        name: file.name.as_str().into(),
+        matches: file.matches.as_ref().map(|file| matches(check, &at.key("match"), file)),
+        access,
+        require: file.require.as_ref().map(|file| require(check, &at.key("require"), file, whole)).unwrap_or_default(),
+        api_key: file.api_key.map(api_key_use),
+        on_stale: file.on_stale.map(on_stale),
+        max_staleness: file
+            .max_staleness
+            .as_ref()
+            .map(|span| check.duration(&at.key("max_staleness"), span, STALENESS)),
+        enforce: file.enforce,
+    }
+}
+
+/// How old a view may be allowed to be: below one second no store can keep up; beyond a day it is no view.
+pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
+
+fn sign_out(file: &RuleFile) -> SignOut {
+    let file = file.sign_out.clone().unwrap_or_default();
+    SignOut {
+        scope: match file.scope {
+            SignOutScope::Token => Kind::Token,
+            SignOutScope::Session => Kind::Session,
+            SignOutScope::User => Kind::User,
+        },
+        then: match file.then {
+            ThenFile::Forward => Then::Forward,
+            ThenFile::Respond => Then::Respond,
+        },
+    }
+}
+
+pub(super) const fn api_key_use(file: ApiKeyUseFile) -> ApiKeyUse {
+    match file {
+        ApiKeyUseFile::Required => ApiKeyUse::Required,
+        ApiKeyUseFile::Optional => ApiKeyUse::Optional,
+        ApiKeyUseFile::Ignored => ApiKeyUse::Ignored,
+    }
+}
+
+pub(super) const fn on_stale(file: OnStaleFile) -> OnStale {
+    match file {
+        OnStaleFile::Deny => OnStale::Deny,
+        OnStaleFile::Allow => OnStale::Allow,
+        OnStaleFile::Lookup => OnStale::Lookup,
+    }
+}
+
+fn matches(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> Match {
+    let nothing = file.path.is_none()
+        && file.path_prefix.is_none()
+        && file.path_regex.is_none()
+        && file.hosts.is_none()
+        && file.methods.is_none();
+    if nothing {
+        check.fault(at, "says nothing; write `path_prefix: /` for every request, or leave `match` out");
+    }
+    Match {
+        path: path_match(check, at, file),
+        hosts: hosts(check, &at.key("hosts"), file.hosts.as_deref()),
+        methods: methods(check, &at.key("methods"), file.methods.as_deref()),
+    }
+}
+
+fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatch {
+    match (&file.path, &file.path_prefix, &file.path_regex) {
+        (None, None, None) => PathMatch::Any,
+        (Some(path), None, None) => {
+            normal_path(check, &at.key("path"), path);
+            PathMatch::Exact(path.clone())
+        }
+        (None, Some(prefix), None) => {
+            normal_path(check, &at.key("path_prefix"), prefix);
+            match prefix.strip_suffix('/').unwrap_or(prefix) {
+                "" => PathMatch::Any,
+                prefix => PathMatch::Prefix(prefix.to_owned()),
+            }
+        }
+        (None, None, Some(pattern)) => path_regex(check, &at.key("path_regex"), pattern),
+        _ => {
+            check.fault(at, "must have at most one of `path`, `path_prefix`, `path_regex`");
+            PathMatch::Any
+        }
+    }
+}
+
+fn normal_path(check: &mut Check<'_>, at: &KeyPath, path: &str) {
+    if path.contains(['?', '#']) {
+        check.fault(at, "must be a path without query and fragment: only the path is compared");
+    } else if !path.starts_with('/') {
+        check.fault(at, "must be a path that begins with `/`");
+    } else if !is_normal(path) {
+        check.fault(
+            at,
+            "must be in normal form: no `//`, `/./`, `/../`, `\\`, `;`, no byte beyond ASCII and no needless escape",
+        );
+    }
+}
+
+/// The largest compiled pattern, in bytes.
+const MAX_REGEX: usize = 1 << 20;
+
+fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
+    let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX).build();
+    // Alone first: `a)|(b` would slip out of the anchors.
+    match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
+        Ok(_) if pattern.is_empty() => check.fault(at, "must not be empty"),
+        Ok(regex) => return PathMatch::Regex(regex),
+        Err(error) => {
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            check.fault(at, format!("must be a regular expression: {reason}"));
+        }
+    }
+    PathMatch::Any
+}
+
+fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {
+    let Some(hosts) = hosts else { return Vec::new() };
+    check.list(at, hosts, "; leave it out for any host");
+    let mut found = Vec::new();
+    for (index, host) in hosts.iter().enumerate() {
+        found.extend(host_pattern(check, &at.index(index), host));
+    }
+    found
+}
+
+pub(super) fn host_pattern(check: &mut Check<'_>, at: &KeyPath, host: &str) -> Option<HostPattern> {
+    let found = HostPattern::parse(host);
+    if found.is_none() {
+        check.fault(
+            at,
+            "must be a host name without scheme, port and path, such as `shop.example.com` or `*.example.com`",
+        );
+    }
+    found
+}
+
+fn methods(check: &mut Check<'_>, at: &KeyPath, methods: Option<&[String]>) -> Vec<String> {
+    let Some(methods) = methods else { return Vec::new() };
+    check.list(at, methods, "; leave it out for any method");
+    for (index, method) in methods.iter().enumerate() {
+        let fits = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+        if !fits {
+            check.fault(&at.index(index), "must be an HTTP method in capitals such as `GET`");
+        }
+    }
+    methods.to_vec()
+}
+
+fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &ConfigFile) -> Requirements {
+    let scopes = file.scopes.clone().unwrap_or_default();
+    if file.scopes.is_some() {
+        check.list(&at.key("scopes"), &scopes, "; leave it out to require none");
+    }
+    for (index, scope) in scopes.iter().enumerate() {
+        // RFC 6749 section 3.3: what can stand in `scope`, and in the challenge that names it.
+        let fits = !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+        if !fits {
+            check.fault(&at.key("scopes").index(index), "must be one scope, without spaces and quotes");
+        }
+    }
+    let issuers = issuers(check, &at.key("issuers"), file.issuers.as_deref(), whole);
+    Requirements {
+        scopes,
+        claims: claims(check, &at.key("claims"), file.claims.as_ref()),
+        issuers,
+        max_age: file.max_age.as_ref().map(|span| check.duration(&at.key("max_age"), span, SECOND..=400 * DAY)),
+        acr: match &file.acr {
+            None => Vec::new(),
+            Some(OneOrMany::One(value)) => {
+                check.text(&at.key("acr"), value);
+                vec![value.clone()]
+            }
+            Some(OneOrMany::Many(values)) => {
+                check.list(&at.key("acr"), values, "; leave it out for any");
+                for (index, value) in values.iter().enumerate() {
+                    check.text(&at.key("acr").index(index), value);
+                }
+                values.clone()
+            }
+        },
+    }
+}
+
+fn claims(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    claims: Option<&BTreeMap<String, Value>>,
+) -> BTreeMap<String, Vec<Value>> {
+    let Some(claims) = claims else { return BTreeMap::new() };
+    if claims.is_empty() {
+        check.fault(at, "must not be empty; leave it out to require none");
+    }
+    let mut found = BTreeMap::new();
+    for (name, value) in claims {
+        let at = at.key(name);
+        claim_path(check, &at, name);
+        let values = match value {
+            Value::Array(values) => values.clone(),
+            value => vec![value.clone()],
+        };
+        if values.is_empty() || values.iter().any(|value| value.is_null() || value.is_object() || value.is_array()) {
+            check.fault(&at, "must be a text, a number, `true` or `false`, or a list of these");
+        }
+        found.insert(name.clone(), values);
+    }
+    found
+}
+
+fn issuers(check: &mut Check<'_>, at: &KeyPath, names: Option<&[String]>, whole: &ConfigFile) -> Vec<IssuerName> {
+    let Some(names) = names else { return Vec::new() };
+    check.list(at, names, "; leave it out for any issuer");
+    for (index, name) in names.iter().enumerate() {
+        known_issuer(check, &at.index(index), name, whole);
+    }
+    names.iter().filter_map(|name| IssuerName::parse(name)).collect()
+}
+
+/// A fault unless an issuer has this name.
+pub(super) fn known_issuer(check: &mut Check<'_>, at: &KeyPath, name: &str, whole: &ConfigFile) {
+    if check.is_blamed(&KeyPath::root().key("issuers")) {
+        return;
+    }
+    let known: Vec<_> = whole.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+    if !known.contains(&name) {
+        check.fault(at, format!("must be the name of an issuer; there are {}", known.join(", ")));
+    }
+}

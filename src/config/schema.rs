@@ -1,0 +1,269 @@
+//! The JSON Schema of the file, and its verdict in plain words.
+
+use jsonschema::error::ValidationErrorKind as Kind;
+use jsonschema::paths::LocationSegment;
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
+
+use super::fault::{Fault, KeyPath, Step};
+use super::file::ConfigFile;
+use super::source::Source;
+
+/// The JSON Schema (draft 2020-12) of the file.
+#[must_use]
+pub fn schema() -> Value {
+    schemars::schema_for!(ConfigFile).to_value()
+}
+
+/// The schema, for questions about single keys.
+pub(super) struct Schema {
+    root: Value,
+}
+
+/// What is wrong with the form of a value.
+pub(super) struct Misfit {
+    pub(super) path: KeyPath,
+    pub(super) message: String,
+    unknown: bool,
+}
+
+impl Misfit {
+    /// An unknown key is shown without its value: it may be a password under a mistyped name.
+    pub(super) fn fault(&self, source: &Source) -> Fault {
+        let fault = source.fault(&self.path, self.message.clone());
+        if self.unknown { Fault { value: None, ..fault } } else { fault }
+    }
+}
+
+impl Schema {
+    pub(super) fn new() -> Self {
+        Self { root: schema() }
+    }
+
+    /// Every unknown, missing or mistyped key.
+    pub(super) fn check(&self, source: &Source) -> Vec<Misfit> {
+        let Ok(validator) = jsonschema::validator_for(&self.root).map_err(|_| ()) else {
+            return vec![Misfit {
+                path: KeyPath::root(),
+                message: "the schema itself is broken".to_owned(),
+                unknown: false,
+            }];
+        };
+        self.misfits(&validator, &source.tree)
+    }
+
+    fn misfits(&self, validator: &Validator, tree: &Value) -> Vec<Misfit> {
+        let mut found = Vec::new();
+        for error in validator.iter_errors(tree) {
+            self.explain(&error, &mut found);
+        }
+        found
+    }
+
+    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<Misfit>) {
+        let path = path_of(error);
+        match error.kind() {
+            Kind::AdditionalProperties { unexpected } => {
+                let known = self.keys(&path);
+                for name in unexpected {
+                    let message = unknown_key(name, &known);
+                    found.push(Misfit { path: path.key(name), message, unknown: true });
+                }
+            }
+            Kind::Required { property } => {
+                let path = path.key(property.as_str().unwrap_or_default());
+                let message = format!("is missing; it must be {}", self.expected(&path));
+                found.push(Misfit { path, message, unknown: false });
+            }
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+                // The variant that was meant is the one whose faults lie deeper.
+                let meant =
+                    context.iter().find(|errors| errors.iter().all(|error| path_of(error) != path || lies_in(error)));
+                match meant {
+                    Some(errors) => errors.iter().for_each(|error| self.explain(error, found)),
+                    None => found.push(self.mistyped(path)),
+                }
+            }
+            _ => found.push(self.mistyped(path)),
+        }
+    }
+
+    fn mistyped(&self, path: KeyPath) -> Misfit {
+        Misfit { message: format!("must be {}", self.expected(&path)), path, unknown: false }
+    }
+
+    /// The keys that a map may have.
+    pub(super) fn keys(&self, path: &KeyPath) -> Vec<&str> {
+        let maps = self.at(path);
+        let properties = maps.iter().filter_map(|node| node.get("properties")?.as_object());
+        properties.flat_map(|map| map.keys().map(String::as_str)).collect()
+    }
+
+    /// Whether a map may have any key.
+    pub(super) fn is_open_map(&self, path: &KeyPath) -> bool {
+        self.at(path).iter().any(|node| is_open(node))
+    }
+
+    pub(super) fn is_list(&self, path: &KeyPath) -> bool {
+        self.accepts(path, "array")
+    }
+
+    /// Whether a value of this JSON type may stand here.
+    pub(super) fn accepts(&self, path: &KeyPath, json_type: &str) -> bool {
+        self.at(path).iter().any(|node| types(node).contains(&json_type))
+    }
+
+    /// What may stand at a path, in words.
+    fn expected(&self, path: &KeyPath) -> String {
+        let nodes = self.at(path);
+        let mut words: Vec<String> = Vec::new();
+        let constants = nodes.iter().flat_map(|node| {
+            let listed = node.get("enum").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            listed.iter().chain(node.get("const")).filter_map(Value::as_str)
+        });
+        let constants: Vec<String> = constants.map(|name| format!("`{name}`")).collect();
+        if !constants.is_empty() {
+            words.push(either(&constants));
+        }
+        for node in &nodes {
+            if node.get("enum").or(node.get("const")).is_some() {
+                continue;
+            }
+            words.extend(types(node).into_iter().map(|json_type| described(node, json_type)));
+        }
+        words.dedup();
+        if words.is_empty() { "of another form".to_owned() } else { either(&words) }
+    }
+
+    /// A value of the right form, to stand in a list for one that had to be taken out.
+    pub(super) fn neutral(&self, path: &KeyPath) -> Value {
+        let nodes = self.at(path);
+        let constant = nodes.iter().find_map(|node| node.get("const").or_else(|| node.get("enum")?.get(0)));
+        match nodes.first().and_then(|node| types(node).first().copied()) {
+            _ if constant.is_some() => constant.cloned().unwrap_or_default(),
+            Some("object") => Value::Object(serde_json::Map::new()),
+            Some("string") => Value::String(String::new()),
+            Some("array") => Value::Array(Vec::new()),
+            Some("integer" | "number") => 0.into(),
+            Some("boolean") => false.into(),
+            _ => Value::Null,
+        }
+    }
+
+    /// The schemas that a value at this path may meet, references resolved and unions spread.
+    fn at(&self, path: &KeyPath) -> Vec<&Value> {
+        let mut nodes = self.spread(&self.root);
+        for step in path.steps() {
+            let next = nodes.iter().filter_map(|node| match step {
+                Step::Index(_) => node.get("items"),
+                Step::Key(name) => node
+                    .get("properties")
+                    .and_then(|properties| properties.get(name))
+                    .or_else(|| node.get("additionalProperties").filter(|_| is_open(node))),
+            });
+            nodes = next.flat_map(|node| self.spread(node)).collect();
+        }
+        nodes
+    }
+
+    fn spread<'a>(&'a self, node: &'a Value) -> Vec<&'a Value> {
+        if let Some(name) = node.get("$ref").and_then(Value::as_str) {
+            let target = name.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+            return target.map(|target| self.spread(target)).unwrap_or_default();
+        }
+        match node.get("anyOf").or(node.get("oneOf")).and_then(Value::as_array) {
+            Some(variants) => variants.iter().flat_map(|variant| self.spread(variant)).collect(),
+            None => vec![node],
+        }
+    }
+}
+
+fn path_of(error: &ValidationError<'_>) -> KeyPath {
+    error.instance_path().segments().fold(KeyPath::root(), |path, segment| match segment {
+        LocationSegment::Property(name) => path.key(&name),
+        LocationSegment::Index(index) => path.index(index),
+    })
+}
+
+/// Whether an error at a map is about what lies in it, not about the map itself.
+fn lies_in(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
+}
+
+fn is_open(node: &Value) -> bool {
+    node.get("additionalProperties").is_some_and(|extra| *extra != Value::Bool(false))
+}
+
+fn types(node: &Value) -> Vec<&str> {
+    match node.get("type") {
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ if *node == Value::Bool(true) || node.get("type").is_none() => {
+            vec!["string", "number", "integer", "boolean", "array", "object", "null"]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn described(node: &Value, json_type: &str) -> String {
+    let examples = node.get("examples").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let examples: Vec<String> = examples.iter().filter_map(|e| Some(format!("`{}`", e.as_str()?))).collect();
+    let bound = |name| node.get(name).and_then(Value::as_u64);
+    match json_type {
+        "string" => {
+            let noun = if node.get("title").is_some_and(|title| title == "duration") { "a duration" } else { "text" };
+            if examples.is_empty() { noun.to_owned() } else { format!("{noun} such as {}", either(&examples)) }
+        }
+        "integer" => match (bound("minimum"), bound("maximum")) {
+            (Some(min), Some(max)) => format!("a whole number from {min} to {max}"),
+            (Some(min), None) => format!("a whole number of at least {min}"),
+            _ => "a whole number".to_owned(),
+        },
+        "number" => "a number".to_owned(),
+        "boolean" => "`true` or `false`".to_owned(),
+        "array" => "a list".to_owned(),
+        "object" => "a map".to_owned(),
+        _ => "null".to_owned(),
+    }
+}
+
+/// `a, b or c`.
+pub(super) fn either(words: &[String]) -> String {
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, head)) => format!("{} or {last}", head.join(", ")),
+        None => String::new(),
+    }
+}
+
+fn unknown_key(name: &str, known: &[&str]) -> String {
+    let near = known.iter().map(|key| (distance(name, key), *key)).min();
+    match near {
+        Some((distance, key)) if distance <= 1 + name.len() / 4 => format!("is not a known key; did you mean `{key}`?"),
+        _ if known.is_empty() => "is not a known key".to_owned(),
+        _ => format!("is not a known key; known are {}", known.join(", ")),
+    }
+}
+
+/// How many letters have to be changed, added, dropped or swapped with their neighbour; long names are
+/// far from everything.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.chars().collect());
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

@@ -1,0 +1,98 @@
+//! What concerns the process as a whole: refusals' wording, telemetry, limits.
+
+use std::time::Duration;
+
+use super::check::{Check, HOUR, MINUTE};
+use super::fault::KeyPath;
+use super::file::{Detail, ErrorsFile, LimitsFile, LogFile, Span, TelemetryFile};
+
+/// How refusals are worded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Errors {
+    pub detail: Detail,
+    /// Can stand in a quoted string as it is.
+    pub realm: String,
+}
+
+/// Logs and traces.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Telemetry {
+    pub log: Log,
+    pub otlp_endpoint: Option<String>,
+}
+
+/// The log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Log {
+    pub format: super::LogFormat,
+    pub level: super::LogLevel,
+    pub decisions: super::LogDecisions,
+}
+
+/// Every bound of the process; each is described at [`LimitsFile`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    pub grpc_message_bytes: usize,
+    pub grpc_concurrent_streams: u32,
+    pub connections: usize,
+    pub http_body_bytes: usize,
+    pub http_timeout: Duration,
+    pub request_headers: usize,
+    pub decision_timeout: Duration,
+    pub store_timeout: Duration,
+    pub store_waiting: usize,
+    pub receipt_timeout: Duration,
+    pub list_page: usize,
+    pub jwks_bytes: usize,
+    pub jwks_keys: usize,
+    pub jwks_redirects: usize,
+    pub token_cache: usize,
+    pub introspection_cache: usize,
+    pub introspection_waiting: usize,
+    pub drain: Duration,
+}
+
+pub(super) fn errors(check: &mut Check<'_>, file: &ErrorsFile) -> Errors {
+    let fits = (1..=128).contains(&file.realm.len())
+        && file.realm.bytes().all(|b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\'));
+    if !fits {
+        let at = KeyPath::root().key("errors").key("realm");
+        check.fault(&at, "must be 1 to 128 bytes of printable ASCII without `\"` and `\\`");
+    }
+    Errors { detail: file.detail, realm: file.realm.clone() }
+}
+
+pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetry {
+    let LogFile { format, level, decisions } = file.log;
+    if let Some(endpoint) = &file.otlp.endpoint {
+        // The collector is usually a neighbour without TLS, and traces hold no secrets.
+        check.url(&KeyPath::root().key("telemetry").key("otlp").key("endpoint"), endpoint, true);
+    }
+    Telemetry { log: Log { format, level, decisions }, otlp_endpoint: file.otlp.endpoint.clone() }
+}
+
+pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
+    let at = KeyPath::root().key("limits");
+    let mut span = |key: &str, span: &Span, range| check.duration(&at.key(key), span, range);
+    let millis = Duration::from_millis;
+    Limits {
+        grpc_message_bytes: file.grpc_message_bytes,
+        grpc_concurrent_streams: file.grpc_concurrent_streams,
+        connections: file.connections,
+        http_body_bytes: file.http_body_bytes,
+        http_timeout: span("http_timeout", &file.http_timeout, millis(100)..=10 * MINUTE),
+        request_headers: file.request_headers,
+        decision_timeout: span("decision_timeout", &file.decision_timeout, millis(10)..=MINUTE),
+        store_timeout: span("store_timeout", &file.store_timeout, millis(10)..=MINUTE),
+        store_waiting: file.store_waiting,
+        receipt_timeout: span("receipt_timeout", &file.receipt_timeout, millis(100)..=HOUR),
+        list_page: file.list_page,
+        jwks_bytes: file.jwks_bytes,
+        jwks_keys: file.jwks_keys,
+        jwks_redirects: file.jwks_redirects,
+        token_cache: file.token_cache,
+        introspection_cache: file.introspection_cache,
+        introspection_waiting: file.introspection_waiting,
+        drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
+    }
+}

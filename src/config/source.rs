@@ -1,0 +1,295 @@
+//! What was written, and where: YAML text to a tree of values with the place of each.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use serde_saphyr::{Options, Spanned};
+
+use super::fault::{Fault, KeyPath, Place, Step};
+
+/// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
+pub(super) const MAX_BYTES: usize = 16 << 20;
+
+/// The values that were written and the places where they stand.
+#[derive(Default)]
+pub(super) struct Source {
+    pub(super) tree: Value,
+    places: HashMap<KeyPath, Place>,
+}
+
+impl Source {
+    /// Reads YAML; faults are syntax errors and duplicate keys.
+    pub(super) fn parse(text: &str) -> (Self, Vec<Fault>) {
+        let mut source = Self { tree: Value::Object(Map::new()), places: HashMap::new() };
+        let mut faults = Vec::new();
+        match serde_saphyr::from_str_with_options::<Option<Spanned<Node>>>(text, options()) {
+            Ok(Some(root)) => {
+                source.tree = source.take(root.value, &KeyPath::root(), &mut faults);
+                if source.tree.is_null() {
+                    source.tree = Value::Object(Map::new()); // A file of comments only.
+                }
+            }
+            Ok(None) => {}
+            Err(error) => faults.push(syntax_fault(&error)),
+        }
+        (source, faults)
+    }
+
+    fn take(&mut self, node: Node, path: &KeyPath, faults: &mut Vec<Fault>) -> Value {
+        match node {
+            Node::Scalar(value) => value,
+            Node::List(items) => {
+                let item = |(at, item): (usize, Spanned<Node>)| {
+                    let path = path.index(at);
+                    self.places.insert(path.clone(), Place::Line(item.referenced.line()));
+                    self.take(item.value, &path, faults)
+                };
+                Value::Array(items.into_iter().enumerate().map(item).collect())
+            }
+            Node::Map(entries) => {
+                let mut map = Map::new();
+                for (key, value) in entries {
+                    let path = path.key(&key.value);
+                    let place = Place::Line(key.referenced.line());
+                    if map.contains_key(&key.value) {
+                        let first = match self.places.get(&path) {
+                            Some(Place::Line(line)) => format!(" (first on line {line})"),
+                            _ => String::new(),
+                        };
+                        let message = format!("the key is written twice{first}; write it once");
+                        faults.push(Fault { place: Some(place), path, message, value: None });
+                        continue;
+                    }
+                    self.places.insert(path.clone(), place);
+                    let value = self.take(value.value, &path, faults);
+                    map.insert(key.value, value);
+                }
+                Value::Object(map)
+            }
+        }
+    }
+
+    /// The place of a value, or of what it is missing from.
+    pub(super) fn place(&self, path: &KeyPath) -> Option<Place> {
+        let mut path = path.clone();
+        loop {
+            if let Some(place) = self.places.get(&path) {
+                return Some(place.clone());
+            }
+            path = path.parent()?;
+        }
+    }
+
+    pub(super) fn get(&self, path: &KeyPath) -> Option<&Value> {
+        path.steps().iter().try_fold(&self.tree, |value, step| match step {
+            Step::Key(name) => value.get(name),
+            Step::Index(index) => value.get(index),
+        })
+    }
+
+    /// Writes a value over what stands there; missing maps on the way are made, a list grows by one.
+    pub(super) fn set(&mut self, path: &KeyPath, value: Value, place: Place) {
+        let mut slot = &mut self.tree;
+        let mut at = KeyPath::root();
+        for step in path.steps() {
+            at = at.join(step.clone());
+            match step {
+                Step::Key(name) => {
+                    if !slot.is_object() {
+                        *slot = Value::Object(Map::new());
+                    }
+                    let Some(map) = slot.as_object_mut() else { return };
+                    slot = map.entry(name.clone()).or_insert(Value::Null);
+                }
+                Step::Index(index) => {
+                    if !slot.is_array() {
+                        *slot = Value::Array(Vec::new());
+                    }
+                    let Some(list) = slot.as_array_mut() else { return };
+                    if *index >= list.len() {
+                        list.push(Value::Null);
+                    }
+                    let last = list.len() - 1;
+                    slot = &mut list[(*index).min(last)];
+                }
+            }
+            self.places.entry(at.clone()).or_insert_with(|| place.clone());
+        }
+        *slot = value;
+        self.places.insert(path.clone(), place);
+    }
+
+    /// Takes a faulty value out, so that the rest can be read on. In a list `neutral` takes its place, so
+    /// that the items behind keep their numbers.
+    pub(super) fn remove(&mut self, path: &KeyPath, neutral: Value) {
+        let Some((parent, last)) = path.parent().zip(path.steps().last()) else {
+            self.tree = Value::Object(Map::new());
+            return;
+        };
+        let slot = parent.steps().iter().try_fold(&mut self.tree, |value, step| match step {
+            Step::Key(name) => value.get_mut(name),
+            Step::Index(index) => value.get_mut(index),
+        });
+        match (slot, last) {
+            (Some(Value::Object(map)), Step::Key(name)) => {
+                map.remove(name);
+            }
+            (Some(Value::Array(list)), Step::Index(index)) => {
+                if let Some(item) = list.get_mut(*index) {
+                    *item = neutral;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A fault at a place, with the value that stands there unless it is a credential.
+    pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
+        let value = if path.is_secret() { None } else { self.get(path).and_then(shown) };
+        Fault { place: self.place(path), path: path.clone(), message: message.into(), value }
+    }
+}
+
+/// A value as it is shown in a message; maps and lists are not.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(_) | Value::Array(_) => None,
+        Value::String(text) => Some(format!("{:?}", shorten(&without_credentials(text)))),
+        other => Some(other.to_string()),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    const LONGEST: usize = 80;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST).chain(['…']).collect()
+}
+
+/// A URL without the user, the password and the query: each may hold a credential.
+pub(super) fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let rest = rest.split_once('?').map_or_else(|| rest.to_owned(), |(before, _)| format!("{before}?…"));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+/// A scalar as YAML reads it, for environment variables; `None` if it is more than a scalar.
+pub(super) fn parse_scalar(text: &str) -> Option<Value> {
+    match serde_saphyr::from_str_with_options::<Node>(text, options()) {
+        Ok(Node::Scalar(value)) => Some(value),
+        _ => None,
+    }
+}
+
+fn syntax_fault(error: &serde_saphyr::Error) -> Fault {
+    let place = error.location().map(|location| Place::Line(location.line()));
+    let message = error.without_snippet().to_string();
+    let message = message.split('\n').next().unwrap_or_default();
+    Fault { place, path: KeyPath::root(), message: format!("is no YAML: {message}"), value: None }
+}
+
+/// YAML 1.2 and bounds that no honest configuration meets.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: 32,
+            max_events: 2_000_000,
+            max_nodes: 1_000_000,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+            max_merge_keys: 1_000,
+            max_documents: 1,
+            max_total_scalar_bytes: MAX_BYTES,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+/// A node of the document, with the lines of its parts.
+enum Node {
+    Scalar(Value),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a scalar, a list or a map")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
+        Ok(Node::Scalar(Value::Null))
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Scalar(value.into()))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.into()))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Scalar(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = access.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+/// The paths of all faults, to tell what needs no second complaint.
+#[derive(Default)]
+pub(super) struct Blamed(HashSet<KeyPath>);
+
+impl Blamed {
+    pub(super) fn add(&mut self, path: &KeyPath) {
+        self.0.insert(path.clone());
+    }
+
+    /// Whether the value, a part of it or what it is a part of is faulty.
+    pub(super) fn touches(&self, path: &KeyPath) -> bool {
+        self.0.iter().any(|blamed| path.contains(blamed) || blamed.contains(path))
+    }
+}
