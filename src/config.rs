@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::authz::answer::{ErrorSettings, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
 use crate::authz::rule::Rule;
@@ -34,7 +35,7 @@ pub use fault::{Fault, Faults, KeyPath, Place};
 pub use file::{ConfigFile, Detail, List, LogDecisions, LogFormat, LogLevel, Permission, Read, SubjectFormat, When};
 pub use issuers::{Introspection, IssuerConfig, KeyLocation, KeySource, RemoteKeys};
 pub use listen::{CheckAddress, Listen, Tls};
-pub use requests::{Identity, IdentityField, Payload, PayloadSigning, STALE_HEADER, TokenConfig};
+pub use requests::{Identity, Payload, PayloadSigning, TokenConfig};
 pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
 pub use service::{Errors, Limits, Log, Telemetry};
@@ -153,6 +154,14 @@ impl Config {
             tokens: Arc::new(self.token.settings.clone()),
             freshness: self.freshness,
         }
+    }
+
+    /// The answering part, to be swapped together with [`Config::authorizer`].
+    #[must_use]
+    pub fn responder(&self) -> Responder {
+        let errors = ErrorSettings { reasons: self.errors.detail == Detail::Reason, realm: self.errors.realm.clone() };
+        let payload = self.identity.payload.as_ref().map(|payload| payload.header.clone());
+        Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward)
     }
 
     /// The files whose change makes a reload worthwhile: the configuration itself and all it names.

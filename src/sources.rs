@@ -1,5 +1,6 @@
 //! What keeps state fresh: it reads the outside world and hands the decision something that is
 //! already in memory.
 
+pub mod jwks;
 pub mod ledger;
 pub mod replica;

@@ -134,11 +134,26 @@ impl Authorizer {
     /// the denial `UnknownKey`, after which the caller may refresh the issuer's keys and ask again.
     #[must_use]
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
-        let mut evidence = Evidence::default();
         let rule = match self.rule(request) {
             Ok(rule) => rule,
-            Err(denial) => return Decision { rule: &self.default_rule, outcome: Outcome::Denied(denial), evidence },
+            Err(denial) => {
+                let (outcome, evidence) = (Outcome::Denied(denial), Evidence::default());
+                return Decision { rule: &self.default_rule, outcome, evidence };
+            }
         };
+        self.authorize_by(rule, request, view, now)
+    }
+
+    /// Decides by a given rule, whatever requests it is for.
+    #[must_use]
+    pub fn authorize_by<'a>(
+        &self,
+        rule: &'a Rule,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+    ) -> Decision<'a> {
+        let mut evidence = Evidence::default();
         let outcome = match self.apply(rule, request, view, now, &mut evidence) {
             Ok(grant) => Outcome::Allowed(Box::new(grant)),
             Err(Stop::NeedsLookup) => Outcome::NeedsLookup,
@@ -256,12 +271,12 @@ impl Authorizer {
         self.issuers.iter().find(|issuer| issuer.name == *name)
     }
 
-    /// This authorizer with other keys for one issuer: how a key rotation takes effect.
+    /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect.
     #[must_use]
-    pub fn with_keys(&self, name: &IssuerName, keys: &Jwks) -> Self {
+    pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
         let replace = |issuer: &Arc<TrustedIssuer>| {
             if issuer.name == *name {
-                Arc::new(TrustedIssuer { keys: Some(keys.clone()), ..(**issuer).clone() })
+                Arc::new(TrustedIssuer { keys: keys.cloned(), ..(**issuer).clone() })
             } else {
                 issuer.clone()
             }

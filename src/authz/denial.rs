@@ -37,10 +37,12 @@ pub enum Denial {
     StoreUnavailable,
     IntrospectionUnavailable,
     BadRequest,
+    /// Doorward itself failed; the request is refused, the process goes on.
+    InternalError,
 }
 
 impl Denial {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::MissingToken,
         Self::MultipleTokens,
         Self::MalformedToken,
@@ -72,6 +74,7 @@ impl Denial {
         Self::StoreUnavailable,
         Self::IntrospectionUnavailable,
         Self::BadRequest,
+        Self::InternalError,
     ];
 
     /// The stable public name.
@@ -109,6 +112,7 @@ impl Denial {
             Self::StoreUnavailable => "store_unavailable",
             Self::IntrospectionUnavailable => "introspection_unavailable",
             Self::BadRequest => "bad_request",
+            Self::InternalError => "internal_error",
         }
     }
 
@@ -147,6 +151,7 @@ impl Denial {
             Self::StoreUnavailable => "the list of revocations is not available",
             Self::IntrospectionUnavailable => "the authorization server cannot be asked",
             Self::BadRequest => "the request cannot be understood",
+            Self::InternalError => "the decision failed",
         }
     }
 }

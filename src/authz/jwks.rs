@@ -81,6 +81,17 @@ pub enum Unfit {
 }
 
 impl Unfit {
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::UnknownType,
+        Self::Secret,
+        Self::NotForSignatures,
+        Self::WeakRsa,
+        Self::NotOnCurve,
+        Self::AlgorithmNotAllowed,
+        Self::DuplicateId,
+    ];
+
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

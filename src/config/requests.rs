@@ -11,8 +11,8 @@ use super::fault::KeyPath;
 use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
 use super::issuers::claim_path;
 use super::schema::either;
+use crate::authz::answer::IdentityField;
 use crate::authz::authorizer::{TokenSettings, TokenSource};
-use crate::authz::claims::ClaimPath;
 
 /// Where tokens stand, and whether the upstream sees them.
 #[derive(Clone, Debug)]
@@ -30,34 +30,18 @@ pub struct Identity {
     pub payload: Option<Payload>,
 }
 
-/// What an identity header carries.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum IdentityField {
-    UserId,
-    Email,
-    SessionId,
-    ClientId,
-    TokenId,
-    Issuer,
-    Scopes,
-    ExpiresAt,
-    ApiClient,
-    Claim(ClaimPath),
-}
-
-impl IdentityField {
-    const NAMES: [(&'static str, Self); 9] = [
-        ("user_id", Self::UserId),
-        ("email", Self::Email),
-        ("session_id", Self::SessionId),
-        ("client_id", Self::ClientId),
-        ("token_id", Self::TokenId),
-        ("issuer", Self::Issuer),
-        ("scopes", Self::Scopes),
-        ("expires_at", Self::ExpiresAt),
-        ("api_client", Self::ApiClient),
-    ];
-}
+/// How an identity field is written.
+const FIELD_NAMES: [(&str, IdentityField); 9] = [
+    ("user_id", IdentityField::UserId),
+    ("email", IdentityField::Email),
+    ("session_id", IdentityField::SessionId),
+    ("client_id", IdentityField::ClientId),
+    ("token_id", IdentityField::TokenId),
+    ("issuer", IdentityField::Issuer),
+    ("scopes", IdentityField::Scopes),
+    ("expires_at", IdentityField::ExpiresAt),
+    ("api_client", IdentityField::ApiClient),
+];
 
 /// The identity as one document in one header.
 #[derive(Clone, Debug)]
@@ -84,9 +68,6 @@ pub struct PayloadSigning {
     pub key: SecretString,
     pub ttl: Duration,
 }
-
-/// Marks an allowed request whose token could not be checked against a fresh view.
-pub const STALE_HEADER: &str = "x-doorward-stale";
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
     let at = KeyPath::root().key("token").key("from");
@@ -157,9 +138,9 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
     if let Some(path) = text.strip_prefix("claim:") {
         return Some(IdentityField::Claim(claim_path(check, at, path)));
     }
-    let found = IdentityField::NAMES.into_iter().find(|(name, _)| *name == text);
+    let found = FIELD_NAMES.into_iter().find(|(name, _)| *name == text);
     if found.is_none() {
-        let mut known: Vec<_> = IdentityField::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let mut known: Vec<_> = FIELD_NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
         known.push("a claim such as `claim:/realm_access/roles`".to_owned());
         check.fault(at, format!("must be {}", either(&known)));
     }

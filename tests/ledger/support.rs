@@ -1,5 +1,4 @@
 //! Real Redis servers on free ports, and instances that follow them.
-#![expect(clippy::unwrap_used, reason = "a fixture that fails is a test that fails")]
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -1,0 +1,155 @@
+//! Envoy's `envoy.service.auth.v3.Authorization/Check`: the only place that names its messages.
+//!
+//! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that through. And
+//! an empty `CheckResponse` is allowed by Envoy, so every response is built by [`respond`], which
+//! cannot leave the status out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
+use envoy_types::pb::google::rpc::Status as RpcStatus;
+use tonic::{Code, Request, Response, Status};
+
+use super::{Decided, MAX_WAIT, decide, refuse};
+use crate::authz::answer::Answer;
+use crate::authz::denial::Denial;
+use crate::authz::rule::RequestView;
+use crate::state::State;
+
+/// What `Check` and its neighbours look like, for gRPC reflection (made by protoc from Envoy's protos).
+pub const FILE_DESCRIPTORS: &[u8] = include_bytes!("external_auth.fds");
+
+/// The fully qualified name of the service, as health checks ask for it.
+pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
+
+/// The route's choice of a rule.
+const RULE_EXTENSION: &str = "doorward.rule";
+
+/// The most header fields of a request that are read; Envoy itself allows 100 by default.
+const MAX_HEADERS: usize = 1000;
+
+/// The service, ready to be added to a server.
+pub fn service(state: Arc<State>, max_message_bytes: usize) -> AuthorizationServer<impl Authorization> {
+    AuthorizationServer::new(Check { state }).max_decoding_message_size(max_message_bytes)
+}
+
+struct Check {
+    state: Arc<State>,
+}
+
+#[tonic::async_trait]
+impl Authorization for Check {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let wait = grpc_timeout(&request).unwrap_or(MAX_WAIT);
+        let Some((http, rule)) = parts(request.get_ref()) else {
+            return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
+        };
+        let raw: Vec<(String, &[u8])> = fields(http);
+        if raw.len() > MAX_HEADERS {
+            return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
+        }
+        let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
+        Ok(Response::new(respond(decide(&self.state, &view, None, wait).await)))
+    }
+}
+
+fn parts(request: &CheckRequest) -> Option<(&HttpRequest, Option<&str>)> {
+    let attributes = request.attributes.as_ref()?;
+    let http = attributes.request.as_ref()?.http.as_ref()?;
+    let rule = attributes.context_extensions.get(RULE_EXTENSION).map(String::as_str);
+    Some((http, rule))
+}
+
+/// The request's header fields: `headers`, or with `encode_raw_headers` `header_map`, where repeated
+/// fields stay apart and values are bytes.
+fn fields(http: &HttpRequest) -> Vec<(String, &[u8])> {
+    let joined = http.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_bytes()));
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| {
+        let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { header.raw_value.as_slice() };
+        (header.key.to_ascii_lowercase(), value)
+    });
+    joined.chain(raw).collect()
+}
+
+/// The caller's deadline (`grpc-timeout`: digits and a unit).
+fn grpc_timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// The one function that builds responses; the status is always set.
+fn respond(decided: Decided) -> CheckResponse {
+    let (code, http) = match decided.answer {
+        Answer::Forward(forward) => {
+            let ok = OkHttpResponse {
+                headers: forward.set.into_iter().map(|(name, value)| set(name, value)).collect(),
+                headers_to_remove: forward.remove,
+                query_parameters_to_remove: forward.remove_query,
+                ..OkHttpResponse::default()
+            };
+            (Code::Ok, HttpResponse::OkResponse(ok))
+        }
+        Answer::Respond(respond) => {
+            let denied = DeniedHttpResponse {
+                status: Some(HttpStatus { code: i32::from(respond.status) }),
+                headers: respond.headers.into_iter().map(|(name, value)| set(name.to_owned(), value)).collect(),
+                body: respond.body,
+            };
+            let code = if respond.status == 401 { Code::Unauthenticated } else { Code::PermissionDenied };
+            (code, HttpResponse::DeniedResponse(denied))
+        }
+    };
+    CheckResponse {
+        status: Some(RpcStatus { code: code as i32, ..RpcStatus::default() }),
+        http_response: Some(http),
+        dynamic_metadata: Some(Struct {
+            fields: decided.metadata.into_iter().map(|(name, value)| (name, protobuf(value))).collect(),
+        }),
+    }
+}
+
+/// Replaces the client's copy; said explicitly, since Envoy's handling of the default has changed
+/// between versions.
+fn set(key: String, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key, value, ..HeaderValue::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
+}
+
+fn protobuf(value: serde_json::Value) -> Value {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(protobuf).collect() })
+        }
+        serde_json::Value::Object(members) => Kind::StructValue(Struct {
+            fields: members.into_iter().map(|(name, value)| (name, protobuf(value))).collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
+}

@@ -1,0 +1,91 @@
+//! `/livez`, `/readyz` and `/metrics`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::Http;
+use crate::metrics::Reading;
+use crate::state::State as Shared;
+
+/// Whether this process wants traffic; off while it drains.
+#[derive(Default)]
+pub struct Readiness {
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// What is not ready, by part; empty when all is.
+    pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<(&'static str, String)> {
+        let mut missing = Vec::new();
+        if self.draining.load(Ordering::Acquire) {
+            missing.push(("process", "draining".to_owned()));
+        }
+        let policy = state.policy();
+        let keys = state.keys();
+        let untried: Vec<_> =
+            keys.iter().filter(|source| !source.tried()).map(|source| source.issuer.as_str()).collect();
+        if !untried.is_empty() {
+            missing.push(("keys", format!("not yet tried: {}", untried.join(", "))));
+        }
+        if policy.authorizer.issuers.iter().all(|issuer| issuer.keys.is_none()) {
+            missing.push(("keys", "no issuer's keys are loaded".to_owned()));
+        }
+        let revocations = state.replica.status();
+        if !revocations.ready {
+            let detail = revocations.detail.map_or_else(String::new, |detail| format!(": {detail}"));
+            missing.push(("revocations", format!("{}{detail}", revocations.state.as_str())));
+        }
+        if fresh {
+            let max = policy.authorizer.freshness.max_staleness;
+            if state.replica.freshness().age(Instant::now()).is_none_or(|age| age > max) {
+                missing.push(("freshness", "the view of the revocations is older than max_staleness".to_owned()));
+            }
+        }
+        missing
+    }
+}
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// 200 or 503, with the parts that are not ready.
+pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) -> Response<Body> {
+    let fresh = query.is_some_and(|query| query.split('&').any(|part| part == "fresh" || part == "fresh=true"));
+    let missing = http.readiness.missing(&http.state, fresh);
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let parts: Vec<Value> = missing.iter().map(|(part, reason)| json!({"part": part, "reason": reason})).collect();
+    let body = json!({"ready": missing.is_empty(), "missing": parts});
+    answer(status, "application/json", format!("{body}\n").into_bytes())
+}
+
+pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
+    let state = &http.state;
+    let reading = Reading {
+        index: state.replica.index(),
+        view_age: state.replica.freshness().age(Instant::now()),
+        store_up: state.replica.stats().store_up(),
+        jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
+    };
+    match state.metrics.render(&reading) {
+        // Prometheus 3 refuses an exposition without its version.
+        Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", b"metrics cannot be encoded\n".to_vec()),
+    }
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}

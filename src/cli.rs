@@ -1,0 +1,75 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
+
+mod dev_token;
+mod explain;
+mod hash_key;
+mod healthcheck;
+mod serve;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Loaded};
+
+/// Instant sign-out for JWTs, beside Envoy.
+#[derive(Parser)]
+#[command(name = "doorward", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Validate(validate::ValidateArgs),
+    Explain(explain::ExplainArgs),
+    DevToken(dev_token::DevTokenArgs),
+    HashKey(hash_key::HashKeyArgs),
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+/// Which configuration a command works on.
+#[derive(Args)]
+struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "DOORWARD_CONFIG")]
+    config: PathBuf,
+}
+
+/// Something went wrong while doing what was asked.
+const FAILED: u8 = 1;
+/// What was asked for, or the configuration, is not valid.
+const INVALID: u8 = 2;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    // One cryptography for all of TLS and signatures; a second provider would panic at first use.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::DevToken(args) => dev_token::run(&args),
+        Command::HashKey(args) => hash_key::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+    }
+}
+
+/// The configuration of a file and the environment; its faults go to standard error.
+fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
+    Config::load(&args.config, std::env::vars()).map_err(|faults| {
+        eprintln!("{faults}");
+        ExitCode::from(INVALID)
+    })
+}
+
+/// Reports a failure with its causes.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("doorward: {error:#}");
+    ExitCode::from(FAILED)
+}

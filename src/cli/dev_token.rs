@@ -1,0 +1,85 @@
+//! `doorward dev-token`: tokens for trying things out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::fail;
+use crate::clock;
+use crate::dev::{self, DevIssuer};
+
+/// Mints a token of the development issuer, whose key is made on first use.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  doorward dev-token --user alice --email alice@example.com --ttl 15m\n\nTrust it with:\n  issuers:\n    - {name: dev, issuer: https://dev.doorward.test, audiences: [demo], keys: {jwks_file: .doorward/dev.jwks.json}}"
+)]
+pub(super) struct DevTokenArgs {
+    /// The subject (`sub`).
+    #[arg(long)]
+    user: String,
+    #[arg(long)]
+    email: Option<String>,
+    /// How long the token is valid, such as 15m.
+    #[arg(long, default_value = "15m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// The session (`sid`).
+    #[arg(long)]
+    session: Option<String>,
+    /// The client (`client_id`).
+    #[arg(long)]
+    client: Option<String>,
+    /// Scopes, separated by spaces.
+    #[arg(long)]
+    scope: Option<String>,
+    /// The token's id (`jti`); random unless given.
+    #[arg(long)]
+    token_id: Option<String>,
+    /// A further claim; the value is JSON, or else text.
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
+    #[arg(long, default_value = dev::ISSUER)]
+    issuer: String,
+    #[arg(long, default_value = dev::AUDIENCE)]
+    audience: String,
+    /// Where the key is kept: `dev.key.pem` and, to be trusted, `dev.jwks.json`.
+    #[arg(long, default_value = ".doorward")]
+    dir: PathBuf,
+}
+
+pub(super) fn run(args: &DevTokenArgs) -> ExitCode {
+    match mint(args) {
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn mint(args: &DevTokenArgs) -> anyhow::Result<String> {
+    let now = clock::now();
+    let mut claims = Map::new();
+    let jti = args.token_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    let named = [
+        ("iss", Some(json!(args.issuer))),
+        ("aud", Some(json!(args.audience))),
+        ("sub", Some(json!(args.user))),
+        ("jti", Some(json!(jti))),
+        ("iat", Some(json!(now.as_secs()))),
+        ("exp", Some(json!(now.plus(args.ttl).as_secs()))),
+        ("email", args.email.clone().map(Value::from)),
+        ("sid", args.session.clone().map(Value::from)),
+        ("client_id", args.client.clone().map(Value::from)),
+        ("scope", args.scope.clone().map(Value::from)),
+    ];
+    claims.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    for claim in &args.claims {
+        let (name, value) = claim.split_once('=').with_context(|| format!("--claim {claim}: write NAME=VALUE"))?;
+        claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
+    }
+    Ok(DevIssuer::open(&args.dir)?.mint(&Value::Object(claims))?)
+}

@@ -1,0 +1,52 @@
+//! `doorward healthcheck`: an exec probe for images without a shell.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{ConfigArgs, fail, load};
+
+/// Asks the running service's /readyz; exit code 0 when it is ready.
+#[derive(Args)]
+#[command(after_help = "Example:\n  doorward healthcheck --config /etc/doorward/doorward.yaml --fresh")]
+pub(super) struct HealthcheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Also fails while the view of the revocations is older than `max_staleness`.
+    #[arg(long)]
+    fresh: bool,
+}
+
+pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
+    let config = match load(&args.config) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    match ask(config.listen.http, args.fresh) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn ask(address: Option<std::net::SocketAddr>, fresh: bool) -> anyhow::Result<()> {
+    let mut address = address.context("listen.http is off: there is nothing to ask")?;
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr =
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    let url = format!("http://{address}/readyz{}", if fresh { "?fresh" } else { "" });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let client =
+            reqwest::Client::builder().timeout(Duration::from_secs(2)).build().context("build the HTTP client")?;
+        let response = client.get(&url).send().await.with_context(|| format!("ask {url}"))?;
+        let ready = response.status() == reqwest::StatusCode::OK;
+        let body = response.text().await.unwrap_or_default();
+        anyhow::ensure!(ready, "not ready: {}", body.trim());
+        Ok(())
+    })
+}

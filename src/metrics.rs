@@ -1,0 +1,190 @@
+//! What Prometheus scrapes. Labels come from closed sets: configured names and our own enums, never
+//! anything that a request said.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::authz::jwks::Unfit;
+use crate::authz::revocation::{Kind, RevocationIndex};
+
+/// The registry of one process and its instruments.
+pub struct Metrics {
+    registry: Registry,
+    /// Decisions by outcome, reason and rule.
+    pub checks: IntCounterVec,
+    /// From the request's arrival to its answer.
+    pub check_duration: Histogram,
+    /// Refusals that shadow rules did not enforce.
+    pub shadow_refusals: IntCounterVec,
+    /// Dead tokens that were tried.
+    pub revoked_presented: IntCounterVec,
+    /// Requests that passed, or were decided, with a control weakened.
+    pub degraded: IntCounterVec,
+    pub revocation_lag: Histogram,
+    pub store_operations: IntCounterVec,
+    pub jwks_fetches: IntCounterVec,
+    jwks_unfit_keys: IntGaugeVec,
+    pub config_reloads: IntCounterVec,
+    revocations: IntGaugeVec,
+    view_age: Gauge,
+    store_up: IntGauge,
+    jwks_age: GaugeVec,
+}
+
+/// Gauges that are read from the state when a scrape comes.
+pub struct Reading<'a> {
+    pub index: &'a RevocationIndex,
+    pub view_age: Option<Duration>,
+    pub store_up: bool,
+    /// By issuer, the time since its keys were last loaded.
+    pub jwks_age: Vec<(String, Duration)>,
+}
+
+/// 10 µs to 1 s.
+const CHECK_BUCKETS: [f64; 16] =
+    [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0];
+/// 0.1 ms to 30 s.
+const LAG_BUCKETS: [f64; 14] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+impl Metrics {
+    /// Fails only if two instruments share a name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let metrics = Self {
+            checks: counters(&registry, "doorward_checks_total", "Decisions made.", &["decision", "reason", "rule"])?,
+            check_duration: histogram(
+                &registry,
+                "doorward_check_duration_seconds",
+                "Time from a check's arrival to its answer.",
+                &CHECK_BUCKETS,
+            )?,
+            shadow_refusals: counters(
+                &registry,
+                "doorward_shadow_refusals_total",
+                "Refusals that a rule with enforce: false let pass.",
+                &["reason", "rule"],
+            )?,
+            revoked_presented: counters(
+                &registry,
+                "doorward_revoked_presented_total",
+                "Revoked tokens that were tried, by the kind of revocation that hit.",
+                &["kind"],
+            )?,
+            degraded: counters(
+                &registry,
+                "doorward_degraded_total",
+                "Decisions made with a control weakened, and what stood in for it.",
+                &["control", "fallback"],
+            )?,
+            revocation_lag: histogram(
+                &registry,
+                "doorward_revocation_lag_seconds",
+                "Time from a revocation's writing to its application here.",
+                &LAG_BUCKETS,
+            )?,
+            store_operations: counters(
+                &registry,
+                "doorward_store_operations_total",
+                "Operations on the revocation store.",
+                &["operation", "result"],
+            )?,
+            jwks_fetches: counters(
+                &registry,
+                "doorward_jwks_fetches_total",
+                "Attempts to load an issuer's keys.",
+                &["issuer", "result"],
+            )?,
+            jwks_unfit_keys: gauges(
+                &registry,
+                "doorward_jwks_unfit_keys",
+                "Keys of an issuer's current set that are not used, by cause.",
+                &["issuer", "cause"],
+            )?,
+            config_reloads: counters(
+                &registry,
+                "doorward_config_reloads_total",
+                "Attempts to reload the configuration.",
+                &["result"],
+            )?,
+            revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
+            view_age: gauge(
+                &registry,
+                "doorward_view_age_seconds",
+                "Time since the start of the last completed read of the revocations; +Inf before the first.",
+            )?,
+            store_up: register(
+                &registry,
+                IntGauge::new("doorward_store_up", "Whether the last operation on the revocation store succeeded.")?,
+            )?,
+            jwks_age: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("doorward_jwks_age_seconds", "Time since an issuer's keys were last loaded."),
+                    &["issuer"],
+                )?,
+            )?,
+            registry,
+        };
+        let build = gauges(&metrics.registry, "doorward_build_info", "The running version; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        for reload in ["ok", "refused"] {
+            metrics.config_reloads.with_label_values(&[reload]);
+        }
+        for kind in Kind::ALL {
+            metrics.revoked_presented.with_label_values(&[kind.as_str()]);
+        }
+        Ok(metrics)
+    }
+
+    /// How many keys of an issuer's current set are left out, by cause.
+    pub fn unfit_keys(&self, issuer: &str, unfit: &[Unfit]) {
+        for cause in Unfit::ALL {
+            let count = unfit.iter().filter(|found| **found == cause).count();
+            self.jwks_unfit_keys
+                .with_label_values(&[issuer, cause.label()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The exposition text (version 0.0.4) with the gauges as they are now.
+    pub fn render(&self, reading: &Reading<'_>) -> Result<Vec<u8>, prometheus::Error> {
+        for (kind, count) in Kind::ALL.into_iter().zip(reading.index.counts()) {
+            self.revocations.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.view_age.set(reading.view_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.store_up.set(i64::from(reading.store_up));
+        for (issuer, age) in &reading.jwks_age {
+            self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    register(registry, Gauge::new(name, help)?)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+}

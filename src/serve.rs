@@ -1,0 +1,135 @@
+//! Wiring: binds, builds, spawns and supervises; reloads and drains. The only module that spawns.
+
+pub mod assemble;
+mod listen;
+mod reload;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::check;
+use crate::api::http::{Http, Readiness, router};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::sources::jwks;
+use crate::sources::replica::Replica;
+use crate::state::State;
+use listen::CheckListener;
+use reload::Reload;
+use supervisor::Supervisor;
+
+/// Runs the service until it is told to stop; `file` is read again when it changes.
+pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    // Listening comes first: a taken port must show before anything is started.
+    let check = CheckListener::bind(&config.listen.check).await?;
+    let http = match config.listen.http {
+        Some(address) => {
+            Some(tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen.http: bind {address}"))?)
+        }
+        None => None,
+    };
+
+    let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
+    let client = jwks::client().context("build the HTTP client")?;
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let readiness = Arc::new(Readiness::default());
+    let limits = config.limits;
+
+    let stop = CancellationToken::new();
+    let mut tasks = Supervisor::new(stop.clone());
+    tasks.spawn("replica", replica.run(stop.clone()));
+    let reload = Reload::new(file, &config, state.clone(), client);
+    tasks.spawn("reload", reload.run(stop.clone()));
+
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_service_status(check::SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(check::FILE_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let grpc = tonic::transport::Server::builder()
+        .max_concurrent_streams(limits.grpc_concurrent_streams)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_max_header_list_size(64 * 1024)
+        .add_service(check::service(state.clone(), limits.grpc_message_bytes))
+        .add_service(health)
+        .add_service(reflection().build_v1().context("build gRPC reflection")?)
+        .add_service(reflection().build_v1alpha().context("build gRPC reflection")?);
+
+    let drain = CancellationToken::new();
+    let addresses =
+        (check.address(), http.as_ref().and_then(|http| http.local_addr().ok()).map(|address| address.to_string()));
+    let mut servers = Supervisor::new(drain.clone());
+    servers.spawn("grpc", check.serve(grpc, drain.clone()));
+    if let Some(listener) = http {
+        let app = router(Http { state: state.clone(), readiness: readiness.clone() }, limits.http_body_bytes);
+        let drained = drain.clone().cancelled_owned();
+        servers.spawn("http", async move {
+            if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(drained).await {
+                warn!(%error, "http server failed");
+            }
+        });
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), check = addresses.0, http = addresses.1, "listening");
+    tasks.spawn("health", report_health(state.clone(), readiness.clone(), health_reporter, stop.clone()));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        name = tasks.ended() => anyhow::bail!("the task `{name}` ended unexpectedly"),
+        name = servers.ended() => anyhow::bail!("the task `{name}` ended unexpectedly"),
+    }
+    info!("draining");
+    readiness.drain();
+    drain.cancel();
+    if !servers.finish(limits.drain).await {
+        warn!(after = ?limits.drain, "requests still in flight are cut off");
+    }
+    stop.cancel();
+    tasks.finish(limits.drain).await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Keeps `grpc.health.v1` in step with `/readyz`, and says in the log when readiness changes and why.
+async fn report_health(
+    state: Arc<State>,
+    readiness: Arc<Readiness>,
+    reporter: tonic_health::server::HealthReporter,
+    stop: CancellationToken,
+) {
+    let mut last: Option<Vec<(&'static str, String)>> = None;
+    loop {
+        let missing = readiness.missing(&state, false);
+        if last.as_ref() != Some(&missing) {
+            let status = if missing.is_empty() {
+                tonic_health::ServingStatus::Serving
+            } else {
+                tonic_health::ServingStatus::NotServing
+            };
+            reporter.set_service_status(check::SERVICE_NAME, status).await;
+            reporter.set_service_status("", status).await;
+            if missing.is_empty() {
+                info!("ready");
+            } else {
+                warn!(missing = ?missing, "not ready");
+            }
+            last = Some(missing);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! From configuration to parts: what each module is told.
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+
+use crate::clock;
+use crate::config::{Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::sources::jwks::{KeySettings, Location};
+use crate::sources::ledger::{EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::state::{DecisionLog, Policy};
+
+/// The policy that a configuration asks for; keys that must be fetched are not in it yet.
+#[must_use]
+pub fn policy(config: &Config) -> Policy {
+    let decision_log = match config.telemetry.log.decisions {
+        LogDecisions::Denied => DecisionLog::Denied,
+        LogDecisions::All => DecisionLog::All,
+        LogDecisions::None => DecisionLog::None,
+    };
+    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log }
+}
+
+/// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
+#[must_use]
+pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
+    use std::time::Duration;
+    let settings = |location| KeySettings {
+        location,
+        algorithms: issuer.trusted.algorithms.clone(),
+        refresh_interval: Duration::from_secs(300),
+        cooldown: Duration::from_secs(1),
+        max_stale: Duration::MAX,
+        timeout: Duration::from_secs(5),
+        max_bytes: config.limits.jwks_bytes,
+        insecure: false,
+    };
+    match &issuer.keys {
+        KeySource::Inline | KeySource::Secret(_) => None,
+        KeySource::File(path) => Some(settings(Location::File(path.clone()))),
+        KeySource::Remote(remote) => {
+            let location = match &remote.location {
+                KeyLocation::Jwks(url) => Location::Url(url.clone()),
+                KeyLocation::Discovery(issuer) => Location::Discovery(issuer.clone()),
+            };
+            Some(KeySettings {
+                refresh_interval: remote.refresh,
+                cooldown: remote.cooldown,
+                max_stale: remote.max_stale,
+                timeout: remote.timeout,
+                insecure: remote.insecure,
+                ..settings(location)
+            })
+        }
+    }
+}
+
+/// The store of the revocations, opened or about to be connected.
+pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
+    Ok(match &config.revocation.store {
+        Store::Embedded { path: None } => RevocationLedger::Embedded(EmbeddedLedger::in_memory()),
+        Store::Embedded { path: Some(path) } => {
+            RevocationLedger::Embedded(EmbeddedLedger::open(path, clock::now()).context("revocation.embedded.path")?)
+        }
+        Store::Redis(redis) => {
+            RevocationLedger::from(RedisLedger::new(redis_config(config, redis)?).context("revocation.redis")?)
+        }
+    })
+}
+
+fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
+    let mut url = url::Url::parse(redis.url.as_str()).context("revocation.redis.url")?;
+    if let Some(username) = &redis.username {
+        url.set_username(username).ok().context("revocation.redis.username: this url cannot carry one")?;
+    }
+    if let Some(password) = &redis.password {
+        url.set_password(Some(password.expose_secret()))
+            .ok()
+            .context("revocation.redis.password: this url cannot carry one")?;
+    }
+    Ok(RedisConfig {
+        ca_file: redis.ca_file.clone(),
+        key_prefix: redis.key_prefix.clone(),
+        min_replicas: redis.min_replicas,
+        allow_eviction: config.revocation.allow_eviction,
+        retention: config.revocation.retention,
+        ..RedisConfig::new(url)
+    })
+}

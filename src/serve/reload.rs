@@ -1,0 +1,149 @@
+//! The configuration in force: policies made from it, keys kept for it, and its replacement when the
+//! file changes or on SIGHUP. A bad file never replaces a good one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::assemble;
+use crate::authz::claims::IssuerName;
+use crate::config::Config;
+use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
+use crate::state::State;
+
+/// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Keeps the configuration and the keys of its issuers in force.
+pub(super) struct Reload {
+    file: PathBuf,
+    watched: Vec<PathBuf>,
+    started_with: Config,
+    sources: Vec<Arc<KeySource>>,
+    state: Arc<State>,
+    client: reqwest::Client,
+}
+
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+impl Reload {
+    pub(super) fn new(file: PathBuf, config: &Config, state: Arc<State>, client: reqwest::Client) -> Self {
+        let sources = key_sources(config, &client, &[]);
+        state.set_keys(KeySources::new(sources.clone()));
+        let watched = config.watched_files().to_vec();
+        Self { file, watched, started_with: config.clone(), sources, state, client }
+    }
+
+    /// Fetches keys and watches for changes until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        let mut fetchers = JoinSet::new();
+        self.start_fetchers(&mut fetchers);
+        let mut stamps = stamps(&self.watched);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = hangup.recv() => {}
+                Some(_) = fetchers.join_next() => return, // A fetcher never ends: the process must.
+                () = tokio::time::sleep(POLL) => {
+                    if self::stamps(&self.watched) == stamps {
+                        continue;
+                    }
+                    tokio::time::sleep(POLL / 10).await; // A writer may be between two files.
+                }
+            }
+            stamps = self::stamps(&self.watched);
+            if self.reload() {
+                stamps = self::stamps(&self.watched);
+                fetchers.abort_all();
+                while fetchers.join_next().await.is_some() {}
+                self.start_fetchers(&mut fetchers);
+            }
+        }
+    }
+
+    /// Puts the file's content in force; false if it has faults.
+    fn reload(&mut self) -> bool {
+        let reloads = &self.state.metrics.config_reloads;
+        let loaded = match Config::load(&self.file, std::env::vars()) {
+            Ok(loaded) => loaded,
+            Err(faults) => {
+                reloads.with_label_values(&["refused"]).inc();
+                error!(faults = %faults, "configuration not reloaded");
+                return false;
+            }
+        };
+        let config = loaded.config;
+        let later = self.started_with.needs_restart(&config);
+        if !later.is_empty() {
+            warn!(sections = ?later, "changed sections that take effect at the next start");
+        }
+        let sources = key_sources(&config, &self.client, &self.sources);
+        let old = self.state.policy();
+        let mut policy = assemble::policy(&config);
+        // Keys that were loaded for the same settings stay in force; the others are fetched.
+        for source in sources.iter().filter(|source| self.sources.iter().any(|known| Arc::ptr_eq(known, source))) {
+            let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
+            policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
+        }
+        self.state.set_policy(policy);
+        self.state.set_keys(KeySources::new(sources.clone()));
+        self.sources = sources;
+        self.watched = config.watched_files().to_vec();
+        reloads.with_label_values(&["ok"]).inc();
+        info!("configuration reloaded");
+        true
+    }
+
+    fn start_fetchers(&self, fetchers: &mut JoinSet<()>) {
+        for source in &self.sources {
+            let (source, state) = (source.clone(), self.state.clone());
+            fetchers.spawn(async move { source.run(|issuer, update| publish(&state, issuer, update)).await });
+        }
+    }
+}
+
+/// A source for every issuer whose keys are fetched; one with the same settings is kept.
+fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource>]) -> Vec<Arc<KeySource>> {
+    let fetched = config
+        .issuers
+        .iter()
+        .filter_map(|issuer| Some((&issuer.trusted.name, assemble::key_settings(config, issuer)?)));
+    let source = |(name, settings): (&IssuerName, KeySettings)| {
+        let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
+        same.cloned().unwrap_or_else(|| Arc::new(KeySource::new(name.clone(), settings, client.clone())))
+    };
+    fetched.map(source).collect()
+}
+
+fn publish(state: &State, issuer: &IssuerName, update: Update) {
+    let result = match update {
+        Update::Loaded { keys, unfit } => {
+            state.publish_keys(issuer, Some(&keys));
+            state.metrics.unfit_keys(issuer.as_str(), &unfit);
+            report(issuer, &keys, &unfit);
+            "ok"
+        }
+        Update::Failed => "failed",
+        Update::Withdrawn => {
+            state.publish_keys(issuer, None);
+            state.metrics.degraded.with_label_values(&["keys", "withdrawn"]).inc();
+            "failed"
+        }
+    };
+    state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let stamp = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    };
+    files.iter().map(stamp).collect()
+}

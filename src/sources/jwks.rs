@@ -1,0 +1,375 @@
+//! Keeps the keys of every issuer current: fetched before ready, refreshed in the background, and
+//! fetched once more when a token names a key that is not known yet.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::Algorithm;
+use reqwest::header::{CACHE_CONTROL, HeaderMap};
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::authz::claims::IssuerName;
+use crate::authz::jwks::{Jwks, JwksError, Unfit};
+
+/// Where an issuer publishes its keys.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Location {
+    /// A JSON Web Key Set.
+    Url(String),
+    /// OpenID Connect Discovery 1.0 at this issuer; its `jwks_uri` is followed.
+    Discovery(String),
+    /// A file that is read again when it changes.
+    File(PathBuf),
+}
+
+/// How one issuer's keys are fetched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeySettings {
+    pub location: Location,
+    pub algorithms: Vec<Algorithm>,
+    /// Without a Cache-Control from the provider.
+    pub refresh_interval: Duration,
+    /// At most one fetch because of unknown keys in this time.
+    pub cooldown: Duration,
+    /// How long keys are used while the provider cannot be reached.
+    pub max_stale: Duration,
+    /// For one fetch, body included.
+    pub timeout: Duration,
+    /// The largest answer that is read, in bytes.
+    pub max_bytes: usize,
+    /// Allows plain http to other hosts than loopback.
+    pub insecure: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("request {0}")]
+    Request(String, #[source] reqwest::Error),
+    #[error("{0} answered {1}")]
+    Status(String, u16),
+    #[error("{0} sent more than {1} bytes")]
+    TooLarge(String, usize),
+    #[error("{0}: https is required (or `insecure: true`)")]
+    Insecure(String),
+    #[error("{0}: not a discovery document of the issuer: {1}")]
+    Discovery(String, &'static str),
+    #[error("read {0}")]
+    File(String, #[source] std::io::Error),
+    #[error("parse the key set of {0}")]
+    Parse(String, #[source] JwksError),
+    #[error("no usable key in the set of {0}")]
+    NoKeys(String),
+}
+
+/// One issuer's keys on their way from the provider to the authorizer.
+pub struct KeySource {
+    pub issuer: IssuerName,
+    settings: KeySettings,
+    client: reqwest::Client,
+    wanted: Notify,
+    demand: Mutex<Demand>,
+    /// Counts the completed fetches that unknown keys asked for.
+    served: watch::Sender<u64>,
+    tried: AtomicBool,
+    /// When keys were last loaded.
+    loaded: Mutex<Option<Instant>>,
+}
+
+/// Fetches because of unknown keys: one at a time, one per cooldown.
+#[derive(Default)]
+struct Demand {
+    last: Option<Instant>,
+    stage: Stage,
+}
+
+#[derive(Default, Eq, PartialEq)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Asked for; a fetch that began earlier may still be under way and does not count.
+    Asked,
+    Fetching,
+}
+
+/// What a completed attempt means to the rest of the process.
+pub enum Update {
+    Loaded {
+        keys: Jwks,
+        unfit: Vec<Unfit>,
+    },
+    Failed,
+    /// The keys have not been confirmed for `max_stale`: they are no longer to be used.
+    Withdrawn,
+}
+
+/// How fast a failed fetch is repeated: doubled from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How often a key file is looked at; a ConfigMap or Secret changes by a symlink swap.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// Whatever Cache-Control says.
+const INTERVAL_BOUNDS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(3600));
+
+impl KeySource {
+    /// `client` follows no redirects to plain http; see [`client`].
+    #[must_use]
+    pub fn new(issuer: IssuerName, settings: KeySettings, client: reqwest::Client) -> Self {
+        Self {
+            issuer,
+            settings,
+            client,
+            wanted: Notify::new(),
+            demand: Mutex::default(),
+            served: watch::Sender::new(0),
+            tried: AtomicBool::new(false),
+            loaded: Mutex::new(None),
+        }
+    }
+
+    #[must_use]
+    pub fn settings(&self) -> &KeySettings {
+        &self.settings
+    }
+
+    /// Whether an attempt to load keys has been completed.
+    pub fn tried(&self) -> bool {
+        self.tried.load(Ordering::Acquire)
+    }
+
+    /// The time since the keys were last loaded.
+    pub fn age(&self) -> Option<Duration> {
+        lock(&self.loaded).map(|at| at.elapsed())
+    }
+
+    /// Asks for a fetch because a token names an unknown key, and waits for it; returns at once when one
+    /// was made for that cause within the cooldown, so that made-up keys cost and delay nothing.
+    pub async fn refresh(&self) {
+        let mut served = self.served.subscribe();
+        {
+            let mut demand = lock(&self.demand);
+            if demand.stage == Stage::Idle {
+                if demand.last.is_some_and(|at| at.elapsed() < self.settings.cooldown) {
+                    return;
+                }
+                *demand = Demand { last: Some(Instant::now()), stage: Stage::Asked };
+                self.wanted.notify_one();
+            }
+        }
+        let _ = tokio::time::timeout(self.settings.timeout, served.changed()).await;
+    }
+
+    /// One fetch, now, for a command that decides without the service; the error is for a person.
+    pub async fn fetch_once(&self) -> Result<Jwks, String> {
+        self.fetch().await.map(|(keys, _, _)| keys).map_err(|error| Chain(&error).to_string())
+    }
+
+    /// Fetches for ever; every outcome goes to `publish`.
+    pub async fn run(&self, publish: impl Fn(&IssuerName, Update)) {
+        let mut backoff = BACKOFF.0;
+        let mut seen = None;
+        lock(&self.demand).stage = Stage::Idle; // An earlier run may have been cut off in a fetch.
+        loop {
+            let demanded = {
+                let mut demand = lock(&self.demand);
+                let demanded = demand.stage == Stage::Asked;
+                if demanded {
+                    demand.stage = Stage::Fetching;
+                }
+                demanded
+            };
+            let stamp = self.file_stamp().await;
+            let mut pause = self.settings.refresh_interval;
+            if stamp.is_some() && stamp == seen {
+                *lock(&self.loaded) = Some(Instant::now());
+                pause = FILE_INTERVAL;
+            } else {
+                match self.fetch().await {
+                    Ok((keys, unfit, max_age)) => {
+                        *lock(&self.loaded) = Some(Instant::now());
+                        publish(&self.issuer, Update::Loaded { keys, unfit });
+                        seen = stamp;
+                        backoff = BACKOFF.0;
+                        pause = max_age.unwrap_or(pause).clamp(INTERVAL_BOUNDS.0, INTERVAL_BOUNDS.1).min(pause);
+                    }
+                    Err(error) => {
+                        warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
+                        pause = pause.min(backoff);
+                        backoff = (backoff * 2).min(BACKOFF.1);
+                        let outlived = self.age().is_some_and(|age| age > self.settings.max_stale);
+                        publish(&self.issuer, if outlived { Update::Withdrawn } else { Update::Failed });
+                    }
+                }
+                if matches!(self.settings.location, Location::File(_)) {
+                    pause = pause.min(FILE_INTERVAL);
+                }
+            }
+            self.tried.store(true, Ordering::Release);
+            if demanded {
+                lock(&self.demand).stage = Stage::Idle;
+                self.served.send_modify(|served| *served += 1);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.wanted.notified() => {}
+            }
+        }
+    }
+
+    /// What tells a changed file from the same one without reading it.
+    async fn file_stamp(&self) -> Option<(std::time::SystemTime, u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let Location::File(path) = &self.settings.location else { return None };
+        let metadata = tokio::fs::metadata(path).await.ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    }
+
+    async fn fetch(&self) -> Result<(Jwks, Vec<Unfit>, Option<Duration>), FetchError> {
+        let (source, document, max_age) = match &self.settings.location {
+            Location::Url(url) => {
+                let (document, max_age) = self.read_url(url).await?;
+                (url.clone(), document, max_age)
+            }
+            Location::Discovery(issuer) => {
+                let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+                let (configuration, _) = self.read_url(&url).await?;
+                let jwks_uri = jwks_uri(&configuration, issuer).map_err(|reason| FetchError::Discovery(url, reason))?;
+                let (document, max_age) = self.read_url(&jwks_uri).await?;
+                (jwks_uri, document, max_age)
+            }
+            Location::File(path) => (path.display().to_string(), self.read_file(path).await?, None),
+        };
+        let parsed = Jwks::parse(&document, &self.settings.algorithms);
+        let (keys, unfit) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
+        if keys.is_empty() {
+            return Err(FetchError::NoKeys(source));
+        }
+        Ok((keys, unfit, max_age))
+    }
+
+    async fn read_url(&self, url: &str) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
+        if !self.settings.insecure && !is_secure(url) {
+            return Err(FetchError::Insecure(url.to_owned()));
+        }
+        let failed = |error: reqwest::Error| FetchError::Request(url.to_owned(), error.without_url());
+        let request = self.client.get(url).timeout(self.settings.timeout).header("accept", "application/json");
+        let mut response = request.send().await.map_err(failed)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchError::Status(url.to_owned(), response.status().as_u16()));
+        }
+        let max_age = max_age(response.headers());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > self.settings.max_bytes {
+                return Err(FetchError::TooLarge(url.to_owned(), self.settings.max_bytes));
+            }
+        }
+        Ok((body, max_age))
+    }
+
+    async fn read_file(&self, path: &Path) -> Result<Vec<u8>, FetchError> {
+        let name = path.display().to_string();
+        let document = tokio::fs::read(path).await.map_err(|error| FetchError::File(name.clone(), error))?;
+        if document.len() > self.settings.max_bytes {
+            Err(FetchError::TooLarge(name, self.settings.max_bytes))
+        } else {
+            Ok(document)
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An HTTP client that leaves a redirect from https to anything else unfollowed.
+pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+    const MAX_REDIRECTS: usize = 3;
+    let policy = reqwest::redirect::Policy::custom(|attempt| {
+        let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
+        if attempt.previous().len() > MAX_REDIRECTS {
+            attempt.error("too many redirects")
+        } else if (from_https && attempt.url().scheme() != "https") || !is_secure(attempt.url().as_str()) {
+            attempt.error("redirect to plain http")
+        } else {
+            attempt.follow()
+        }
+    });
+    reqwest::Client::builder().redirect(policy).user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION"))).build()
+}
+
+/// https, or plain http to this very host.
+#[must_use]
+pub fn is_secure(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, &'static str> {
+    let configuration: serde_json::Value = serde_json::from_slice(configuration).map_err(|_| "not JSON")?;
+    // OpenID Connect Discovery 1.0 section 4.3: or one provider could speak for another.
+    if configuration["issuer"] != issuer {
+        return Err("`issuer` is another one");
+    }
+    configuration["jwks_uri"].as_str().map(str::to_owned).ok_or("no `jwks_uri`")
+}
+
+/// RFC 9111 section 5.2.2.1.
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get(CACHE_CONTROL)?.to_str().ok()?.to_ascii_lowercase();
+    let seconds =
+        directives.split(',').find_map(|directive| directive.trim().strip_prefix("max-age=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// An error with its causes on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The key sources of all issuers that have one.
+#[derive(Default)]
+pub struct KeySources(HashMap<IssuerName, Arc<KeySource>>);
+
+impl KeySources {
+    #[must_use]
+    pub fn new(sources: Vec<Arc<KeySource>>) -> Self {
+        Self(sources.into_iter().map(|source| (source.issuer.clone(), source)).collect())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<KeySource>> {
+        self.0.values()
+    }
+
+    /// See [`KeySource::refresh`]; nothing happens for an issuer whose keys are fixed.
+    pub async fn refresh(&self, issuer: &IssuerName) {
+        if let Some(source) = self.0.get(issuer) {
+            source.refresh().await;
+        }
+    }
+}
+
+/// Logs and counts what an update says; common to all sources.
+pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[Unfit]) {
+    if unfit.is_empty() {
+        info!(issuer = %issuer, keys = keys.len(), "keys loaded");
+    } else {
+        let causes: Vec<_> = unfit.iter().map(|cause| cause.label()).collect();
+        warn!(issuer = %issuer, keys = keys.len(), unfit = ?causes, "keys loaded, some are not fit");
+    }
+}

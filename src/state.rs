@@ -1,0 +1,75 @@
+//! What every face reads: the policy in force, behind one pointer, and the revocations.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::authz::answer::Responder;
+use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
+use crate::authz::claims::IssuerName;
+use crate::authz::jwks::Jwks;
+use crate::metrics::Metrics;
+use crate::sources::jwks::KeySources;
+use crate::sources::replica::Replica;
+
+/// How requests are decided and answered; immutable, swapped as a whole.
+#[derive(Clone)]
+pub struct Policy {
+    pub authorizer: Authorizer,
+    pub responder: Responder,
+    pub decision_log: DecisionLog,
+}
+
+/// Which decisions are logged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DecisionLog {
+    Denied,
+    All,
+    None,
+}
+
+/// The state of one running Doorward.
+pub struct State {
+    policy: ArcSwap<Policy>,
+    keys: ArcSwap<KeySources>,
+    pub replica: Arc<Replica>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl State {
+    /// No issuer's keys are fetched until [`Self::set_keys`] says from where.
+    #[must_use]
+    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+        Self { policy: ArcSwap::from_pointee(policy), keys: ArcSwap::default(), replica, metrics }
+    }
+
+    /// Where keys are fetched from.
+    pub fn keys(&self) -> Arc<KeySources> {
+        self.keys.load_full()
+    }
+
+    pub fn set_keys(&self, keys: KeySources) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// The policy in force now; whoever holds it keeps deciding by it.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Puts new keys of an issuer in force; `None` withdraws them.
+    pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
+        self.policy
+            .rcu(|policy| Policy { authorizer: policy.authorizer.with_keys(issuer, keys), ..(**policy).clone() });
+    }
+
+    /// What is known to be revoked, as of now.
+    pub fn view(&self, answer: Option<StoreAnswer>) -> View<'_> {
+        View { index: self.replica.index(), age: self.replica.freshness().age(Instant::now()), answer }
+    }
+}

@@ -1,0 +1,147 @@
+//! Who is calling, as the upstream is told; and what clients say of themselves, which is removed.
+
+use serde_json::{Value, json};
+
+use crate::support::doorward::Doorward;
+use crate::support::envoy::{self, Envoy};
+use crate::support::grpc::{Checks, ask, get};
+use crate::support::tokens::Tokens;
+use crate::support::upstream::Upstream;
+
+const RULES: &str = r"
+identity:
+  headers: {x-user-id: user_id, x-user-email: email, x-session: session_id, x-roles: claim:/realm/roles, x-expires: expires_at}
+rules:
+  - {name: public, match: {path_prefix: /public}, access: public}
+  - {name: optional, match: {path_prefix: /optional}, access: optional}
+";
+
+const SPOOFED: [&str; 7] =
+    ["x-user-id", "x-user-email", "x_user_id", "x.user.id", "x-user_id", "x-doorward-stale", "x_doorward_stale"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_owned_header_is_set_or_removed_on_every_allowed_request() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config(RULES)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let owned = ["x-user-id", "x-user-email", "x-session", "x-roles", "x-expires", "x-doorward-stale"];
+    let full = tokens.with(json!({"realm": {"roles": ["a", "b"]}}));
+    let odd = tokens.with(json!({"email": "a\r\nx-admin: 1", "sid": "s\u{202e}", "realm": {"roles": "é"}}));
+    for (path, token, set) in [
+        ("/", Some(&full), &["x-user-id", "x-user-email", "x-session", "x-roles", "x-expires"][..]),
+        ("/", Some(&odd), &["x-user-id", "x-expires"]),
+        ("/optional", Some(&full), &["x-user-id", "x-user-email", "x-session", "x-roles", "x-expires"]),
+        ("/optional", None, &[]),
+        ("/public", Some(&full), &[]),
+        ("/public", None, &[]),
+    ] {
+        let mut request = get(path);
+        if let Some(token) = token {
+            request = request.token(token);
+        }
+        for name in SPOOFED {
+            request = request.header(name, "root");
+        }
+        let verdict = checks.check(request).await;
+        assert!(verdict.allowed(), "{path}: {verdict:?}");
+        for name in owned {
+            assert_eq!(verdict.headers.contains_key(name), set.contains(&name), "{path} {name}");
+            assert_eq!(verdict.removed.contains(&name.to_owned()), !set.contains(&name), "{path} {name}");
+        }
+        for look_alike in
+            ["x_user_id", "x.user.id", "x-user_id", "x_user-id", "x.user_id", "x_user_email", "x_doorward_stale"]
+        {
+            assert!(verdict.removed.contains(&look_alike.to_owned()), "{path} {look_alike}");
+        }
+    }
+    let verdict = checks.check(get("/").token(&full)).await;
+    assert_eq!(verdict.headers["x-user-id"], "alice");
+    assert_eq!(verdict.headers["x-user-email"], "alice@example.com");
+    assert_eq!(verdict.headers["x-roles"], "a,b");
+    for (name, value) in [
+        ("decision", "allowed"),
+        ("rule", "default"),
+        ("reason", "ok"),
+        ("issuer", "dev"),
+        ("user_id", "alice"),
+        ("session_id", "session-of-alice"),
+    ] {
+        assert_eq!(verdict.metadata[name], value, "{name}");
+    }
+    assert!(verdict.metadata.contains_key("token_id") && verdict.metadata.contains_key("expires_at"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_payload_carries_the_identity_and_the_token_can_be_withheld() {
+    use base64::Engine;
+    let tokens = Tokens::new();
+    let more = "token: {from: [{header: authorization, scheme: Bearer}, {cookie: session}, {query: token}], forward: false}\nidentity: {payload: {header: x-identity}}\n";
+    let doorward = Doorward::start(&tokens.config(more)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let token = tokens.with(json!({"scope": "a b"}));
+    let verdict = checks.check(get("/").token(&token).header("cookie", format!("a=1; session={token}; b=2"))).await;
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&verdict.headers["x-identity"]).unwrap();
+    let identity: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(
+        (&identity["user_id"], &identity["email"], &identity["scopes"]),
+        (&json!("alice"), &json!("alice@example.com"), &json!(["a", "b"]))
+    );
+    for name in ["issuer", "session_id", "token_id", "issued_at", "expires_at"] {
+        assert!(!identity[name].is_null(), "{name} in {identity}");
+    }
+    assert!(verdict.removed.contains(&"authorization".to_owned()));
+    assert_eq!(verdict.headers["cookie"], "a=1; b=2");
+    assert_eq!(verdict.removed_query, ["token"]);
+}
+
+/// Through Envoy, its own stripping of identity headers switched off: what arrives is ours alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoofed_identity_never_arrives() {
+    let Some(binary) = envoy::binary() else { return };
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config(RULES)).await;
+    let upstream = Upstream::start().await;
+    let text = std::fs::read_to_string(format!("{}/envoy/edge-tcp.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    assert!(text.contains("safe_regex: {regex: \"x[-_.]"), "the file strips identity headers by this expression");
+    let text = text.replace("safe_regex: {regex: \"x[-_.]", "safe_regex: {regex: \"never[-_.]");
+    let port = doorward.check.rsplit_once(':').unwrap().1;
+    let text = text
+        .replace("port_value: 10000", "port_value: 0")
+        .replace("port_value: 9901", "port_value: 0")
+        .replace("port_value: 8080", &format!("port_value: {}", upstream.address.port()))
+        .replace("port_value: 9191", &format!("port_value: {port}"));
+    let envoy = Envoy::start_text(&binary, &text).await;
+    let client = reqwest::Client::new();
+    let send = async |method: reqwest::Method, path: &str, token: Option<&str>| {
+        let mut request = client.request(method, envoy.url(path));
+        for name in SPOOFED {
+            request = request.header(name, "root");
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap_or_default())
+    };
+    let alice = tokens.of("alice");
+    for (path, token, user) in [
+        ("/", Some(alice.as_str()), json!("alice")),
+        ("/public/x", None, Value::Null),
+        ("/public/x", Some(alice.as_str()), Value::Null),
+        ("/optional", None, Value::Null),
+    ] {
+        let (status, seen) = send(reqwest::Method::GET, path, token).await;
+        assert_eq!(status, 200, "{path}");
+        let headers = &seen["headers"];
+        assert_eq!(headers["x-user-id"], user, "{path}: {headers}");
+        assert!(!headers.to_string().contains("root"), "{path}: {headers}");
+    }
+    let before = upstream.seen();
+    assert_eq!(send(reqwest::Method::GET, "/private", None).await.0, 401);
+    assert_eq!(upstream.seen(), before, "a refused request does not arrive");
+    // A preflight that no CORS policy answers is a request like any other.
+    let (status, _) = send(reqwest::Method::OPTIONS, "/private", None).await;
+    assert_eq!(status, 401);
+    drop(ask("GET", "/"));
+}

@@ -1,0 +1,124 @@
+//! Several instances, one store; and what a restart remembers.
+
+use std::time::Instant;
+
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::Tokens;
+
+fn shared(redis: &RedisServer) -> String {
+    format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url())
+}
+
+async fn reason(checks: &Checks, token: &str) -> String {
+    checks.check(get("/").token(token)).await.reason().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_out_at_one_instance_is_refused_at_the_other() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = tokens.config(&shared(&redis));
+    let (here, there) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    let (checks_here, checks_there) = (Checks::connect(&here.check).await, Checks::connect(&there.check).await);
+    let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
+    assert_eq!(reason(&checks_there, &alice).await, "ok");
+    assert_eq!(here.post("/logout", &alice).await.0, 204);
+    let answered = Instant::now();
+    assert_eq!(reason(&checks_here, &alice).await, "signed_out", "at once where it was recorded");
+    eventually("the other instance refuses", || async { reason(&checks_there, &alice).await == "signed_out" }).await;
+    println!("refused at the other instance {:?} after the answer", answered.elapsed());
+    assert_eq!(reason(&checks_there, &bob).await, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_service_revokes_with_plain_redis_commands() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let doorward = Doorward::start(&tokens.config(&shared(&redis))).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let alice = tokens.with(serde_json::json!({"jti": "known-jti"}));
+    assert_eq!(reason(&checks, &alice).await, "ok");
+    let expires = crate::support::tokens::now() + 630;
+    redis.script(&format!(
+        "MULTI\nSET doorward:{{r}}:dev:token:known-jti \"* revoked\" EXAT {expires}\n\
+         XADD doorward:{{r}}:log * issuer dev kind token id known-jti at * expires {expires}000 origin revoked reason \"\"\nEXEC\n"
+    ));
+    eventually("the revocation is followed", || async { reason(&checks, &alice).await == "revoked" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_forgets_nothing_with_redis() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = tokens.config(&shared(&redis));
+    let alice = tokens.of("alice");
+    let mut first = Doorward::start(&config).await;
+    assert_eq!(first.post("/logout", &alice).await.0, 204);
+    assert_eq!(first.stop().await, Some(0));
+    let second = Doorward::start(&config).await;
+    assert_eq!(reason(&Checks::connect(&second.check).await, &alice).await, "signed_out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_forgets_nothing_on_disk() {
+    let tokens = Tokens::new();
+    let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
+    let alice = tokens.of("alice");
+    let mut first = Doorward::start(&config).await;
+    assert_eq!(first.post("/logout", &alice).await.0, 204);
+    first.process.signal("KILL"); // What was answered is on disk, however the process ends.
+    first.exit_code().await;
+    let second = Doorward::launch_in(std::mem::replace(&mut first.dir, crate::support::TempDir::new()), &config).await;
+    second.ready().await;
+    assert_eq!(reason(&Checks::connect(&second.check).await, &alice).await, "signed_out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_down_at_start_means_alive_not_ready_and_refused_until_it_is_back() {
+    let tokens = Tokens::new();
+    let mut redis = RedisServer::stopped(&[]);
+    let doorward = Doorward::launch(&tokens.config(&shared(&redis))).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let alice = tokens.of("alice");
+    assert_eq!(doorward.get("/livez").await.0, 200);
+    eventually("it says what is missing", || async {
+        let (status, body) = doorward.get("/readyz").await;
+        status == 503 && body.contains("revocations")
+    })
+    .await;
+    let verdict = checks.check(get("/").token(&alice)).await;
+    assert_eq!((verdict.status, verdict.reason()), (503, "revocations_stale"));
+    assert_eq!(verdict.headers["retry-after"], "1");
+    assert_eq!(doorward.post("/logout", &alice).await.0, 503, "what is not stored is no success");
+    redis.run().await;
+    let back = Instant::now();
+    doorward.ready().await;
+    println!("ready {:?} after redis", back.elapsed());
+    assert_eq!(reason(&checks, &alice).await, "signed_out", "the refused sign-out holds here all the same");
+    assert_eq!(doorward.post("/logout", &alice).await.0, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_too_old_refuses_and_recovers() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let more = format!(
+        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nrules:\n  - {{name: lenient, match: {{path_prefix: /lenient}}, on_stale: allow}}\n  - {{name: public, match: {{path_prefix: /public}}, access: public}}\n",
+        redis.url()
+    );
+    let doorward = Doorward::start(&tokens.config(&more)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
+    redis.signal("-STOP");
+    eventually("stale", || async { reason(&checks, &bob).await == "revocations_stale" }).await;
+    let lenient = checks.check(get("/lenient").token(&bob)).await;
+    assert!(lenient.allowed(), "{lenient:?}");
+    assert_eq!(lenient.headers["x-doorward-stale"], "true");
+    assert!(checks.check(get("/public")).await.allowed());
+    assert_eq!(doorward.get("/readyz").await.0, 200, "answers say so, route by route");
+    assert_eq!(doorward.get("/readyz?fresh").await.0, 503);
+    assert_eq!(doorward.post("/logout", &alice).await.0, 503);
+    let refused = checks.check(get("/lenient").token(&alice)).await;
+    assert_eq!(refused.reason(), "signed_out", "a refused write holds in this instance at once");
+    redis.signal("-CONT");
+    eventually("fresh again", || async { reason(&checks, &bob).await == "ok" }).await;
+}

@@ -1,0 +1,7 @@
+//! The ledger and the replica against real Redis servers.
+
+pub mod support;
+
+mod contract;
+mod faults;
+mod follow;

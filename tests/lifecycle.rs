@@ -1,0 +1,171 @@
+//! Start, stop, reload, and what the process costs.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::support::doorward::{Doorward, run};
+use crate::support::eventually;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::Tokens;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_metrics_health_and_reflection_answer() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+    checks.check(get("/")).await;
+    assert_eq!(doorward.get("/livez").await.0, 200);
+    let (status, body) = doorward.get("/readyz").await;
+    assert_eq!((status, body.trim()), (200, "{\"missing\":[],\"ready\":true}"));
+    let response = reqwest::get(format!("http://{}/metrics", doorward.http)).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = response.text().await.unwrap();
+    for series in [
+        "doorward_checks_total{decision=\"allowed\",reason=\"ok\",rule=\"default\"} 1",
+        "doorward_checks_total{decision=\"denied\",reason=\"missing_token\",rule=\"default\"} 1",
+        "doorward_check_duration_seconds_count 2",
+        "doorward_revocations{kind=\"token\"} 0",
+        "doorward_view_age_seconds 0",
+        "doorward_store_up 1",
+        "process_resident_memory_bytes",
+        "doorward_build_info{version=",
+    ] {
+        assert!(text.contains(series), "{series} in\n{text}");
+    }
+    let named: Vec<_> =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect();
+    for name in named {
+        let family = name.trim_end_matches("_bucket").trim_end_matches("_sum").trim_end_matches("_count");
+        assert!(
+            text.contains(&format!("# HELP {family} ")) || text.contains(&format!("# HELP {name} ")),
+            "{name} has no help"
+        );
+    }
+
+    let channel =
+        tonic::transport::Endpoint::new(format!("http://{}", doorward.check)).unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    for service in ["", "envoy.service.auth.v3.Authorization"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "SERVING");
+    }
+    let mut reflection = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let ask = tonic_reflection::pb::v1::ServerReflectionRequest {
+        message_request: Some(
+            tonic_reflection::pb::v1::server_reflection_request::MessageRequest::FileContainingSymbol(
+                "envoy.service.auth.v3.CheckRequest".to_owned(),
+            ),
+        ),
+        ..Default::default()
+    };
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    assert!(
+        matches!(
+            answer,
+            tonic_reflection::pb::v1::server_reflection_response::MessageResponse::FileDescriptorResponse(_)
+        ),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_answers_what_is_in_flight_and_exits_with_0() {
+    let tokens = Tokens::new();
+    let mut doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let token = tokens.of("alice");
+    let before = join_all((0..200).map(|_| checks.check(get("/").token(&token))));
+    doorward.process.signal("TERM");
+    for verdict in before.await {
+        assert!(verdict.allowed());
+    }
+    assert_eq!(doorward.exit_code().await, Some(0));
+    assert!(doorward.logged("draining") && doorward.logged("stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_and_a_broken_configuration_are_named() {
+    let tokens = Tokens::new();
+    let first = Doorward::start(&tokens.config("")).await;
+    let dir = crate::support::TempDir::new();
+    let file = dir.path().join("doorward.yaml");
+    let start = |listen: &str| {
+        std::fs::write(&file, format!("{listen}{}", tokens.config(""))).unwrap();
+        run(&["serve", "--config", file.to_str().unwrap()], "")
+    };
+    let (code, _, error) = start(&format!("listen: {{check: \"{}\", http: null}}\n", first.check));
+    assert!(code == 1 && error.contains("listen.check") && error.contains(&first.check), "{code} {error}");
+    let (code, _, error) = start(&format!("listen: {{check: \"127.0.0.1:0\", http: \"{}\"}}\n", first.http));
+    assert!(code == 1 && error.contains("listen.http"), "{code} {error}");
+    let socket = dir.path().join("check.sock");
+    std::fs::write(&socket, "not a socket").unwrap();
+    let (code, _, error) = start(&format!("listen: {{check: \"unix:{}\", http: null}}\n", socket.display()));
+    assert!(code == 1 && error.contains("not a socket"), "{code} {error}");
+    let (code, _, error) = start("listen: {chekc: 1}\n");
+    assert!(code == 2 && error.contains("chekc"), "{code} {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_made_afresh_with_its_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    let tokens = Tokens::new();
+    let config = tokens.config("listen: {check: \"unix:DIR/check.sock\", http: \"127.0.0.1:0\"}\n");
+    let mut first = Doorward::start(&config).await;
+    let path = first.check.trim_start_matches("unix:").to_owned();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    first.process.signal("KILL");
+    first.exit_code().await;
+    assert!(std::fs::metadata(&path).is_ok(), "a killed process leaves its socket behind");
+    let second = Doorward::launch_in(std::mem::replace(&mut first.dir, crate::support::TempDir::new()), &config).await;
+    let checks = Checks::connect(&second.check).await;
+    assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let file = doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    let replace = |text: &str| {
+        let next = doorward.dir.path().join("next.yaml");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &file).unwrap();
+    };
+    assert_eq!(checks.check(get("/open")).await.reason(), "missing_token");
+    replace(&format!("{original}rules:\n  - {{name: open, match: {{path: /open}}, access: public}}\n"));
+    eventually("the new rule is in force", || async { checks.check(get("/open")).await.allowed() }).await;
+    replace(&format!("{original}rules:\n  - {{name: open, acces: public}}\n"));
+    eventually("the bad file is counted", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+    })
+    .await;
+    assert!(doorward.logged("acces"), "its fault is logged");
+    assert!(checks.check(get("/open")).await.allowed(), "the good one stays");
+    assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+    std::fs::write(&file, &original).unwrap();
+    doorward.process.signal("HUP");
+    eventually("back to the first", || async { !checks.check(get("/open")).await.allowed() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_and_size_are_reported() {
+    let tokens = Tokens::new();
+    let mut ready = Vec::new();
+    let mut last = None;
+    for _ in 0..5 {
+        let doorward = Doorward::launch(&tokens.config("")).await;
+        while doorward.get("/readyz").await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ready.push(doorward.started.elapsed());
+        last = Some(doorward);
+    }
+    ready.sort();
+    let memory = last.unwrap().metric("process_resident_memory_bytes").await.unwrap();
+    println!("ready after {:?} (median of {}), {:.1} MB resident", ready[ready.len() / 2], ready.len(), memory / 1e6);
+}

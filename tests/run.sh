@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Every check of the project, cheap ones first; ends at the first that fails:
+#
+#     ./tests/run.sh
+#
+# Installs what is missing: Debian packages as root or by a sudo that asks nothing, Envoy
+# and cargo-deny into .tools/, rustfmt and clippy through rustup. Running it again installs
+# nothing. The tests start their own Redis and Envoy, on ports of their own.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+current=start
+began=$SECONDS
+
+section() {
+  current=$1
+  printf '\n=== %s (%ss)\n' "$current" "$((SECONDS - began))"
+}
+
+say_where() {
+  if [ "$1" != 0 ]; then printf '\nFAILED in: %s\n' "$current" >&2; fi
+}
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+trap 'say_where $?' EXIT
+
+section "tools"
+
+command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.90 or newer (rustup does)"
+
+packages=()
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
+command -v curl >/dev/null || packages+=(curl)
+command -v python3 >/dev/null || packages+=(python3)
+python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+# Debian's package may start a Redis of its own; the tests neither use nor touch it.
+command -v redis-server >/dev/null || packages+=(redis-server)
+if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
+
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
+  fail "rustfmt is missing and rustup cannot add it"
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy ||
+  fail "clippy is missing and rustup cannot add it"
+
+# The newest Envoy, for the whole suite, and the oldest that the examples promise to run on.
+ENVOY=$(./envoy/get-envoy.sh 1.40.0)
+ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
+export ENVOY ENVOY_OLDEST
+
+rustc --version
+redis-server --version
+"$ENVOY" --version
+"$ENVOY_OLDEST" --version
+
+section "formatting"
+cargo fmt --check
+
+section "Envoy examples"
+for example in envoy/edge-*.yaml; do
+  for binary in "$ENVOY_OLDEST" "$ENVOY"; do
+    "$binary" --mode validate --log-level warn -c "$example"
+  done
+done
+
+section "clippy"
+cargo clippy --all-targets --locked -- -D warnings
+
+section "tests"
+cargo test --locked
+
+section "dependencies"
+deny=.tools/cargo-deny/bin/cargo-deny
+if [ ! -x "$deny" ]; then
+  echo "building cargo-deny into .tools/ (once, some minutes)"
+  cargo install cargo-deny --locked --quiet --root .tools/cargo-deny
+fi
+"$deny" --locked check --hide-inclusion-graph bans licenses sources
+if timeout 120 "$deny" --locked fetch db >.tools/advisories.log 2>&1; then
+  "$deny" --locked --offline check --hide-inclusion-graph advisories
+else
+  echo "skipped: known vulnerabilities; the advisory database could not be fetched:"
+  tail -n 3 .tools/advisories.log
+fi
+
+current=end
+printf '\nall checks passed in %s s\n' "$((SECONDS - began))"

@@ -1,0 +1,96 @@
+//! Real Envoy on the files that we ship, with the addresses replaced.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{PATIENCE, Process, TempDir};
+
+pub struct Envoy {
+    _process: Process,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub dir: TempDir,
+}
+
+/// The binary that `tests/run.sh` fetched; `None` when the test must say that it is skipped.
+pub fn binary() -> Option<String> {
+    let binary = std::env::var("ENVOY").ok().filter(|path| !path.is_empty());
+    if binary.is_none() {
+        eprintln!("SKIPPED: ENVOY does not name an Envoy binary; ./tests/run.sh fetches one");
+    }
+    binary
+}
+
+impl Envoy {
+    /// Starts Envoy on one of the files in `envoy/`, in front of `upstream` and beside `check`.
+    pub async fn start(binary: &str, file: &str, check: &str, upstream: SocketAddr) -> Self {
+        let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let mut text = text
+            .replace("port_value: 10000", "port_value: 0")
+            .replace("port_value: 9901", "port_value: 0")
+            .replace("port_value: 8080", &format!("port_value: {}", upstream.port()));
+        if let Some(socket) = check.strip_prefix("unix:") {
+            text = text.replace("/run/doorward/check.sock", socket);
+        } else {
+            let port = check.rsplit_once(':').unwrap().1;
+            text = text.replace("port_value: 9191", &format!("port_value: {port}"));
+        }
+        Self::start_text(binary, &text).await
+    }
+
+    /// Starts Envoy on a configuration whose admin listener has port 0.
+    pub async fn start_text(binary: &str, text: &str) -> Self {
+        let dir = TempDir::new();
+        let (file, admin_file, log) =
+            (dir.path().join("envoy.yaml"), dir.path().join("admin"), dir.path().join("envoy.log"));
+        std::fs::write(&file, text).unwrap();
+        let output = std::fs::File::create(&log).unwrap();
+        let child = Command::new(binary)
+            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn", "-c"])
+            .arg(&file)
+            .arg("--admin-address-path")
+            .arg(&admin_file)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let process = Process(child);
+        let started = Instant::now();
+        loop {
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(started.elapsed() < PATIENCE, "Envoy does not start:\n{}", said());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let Some(admin) =
+                std::fs::read_to_string(&admin_file).ok().and_then(|text| text.trim().parse::<SocketAddr>().ok())
+            else {
+                continue;
+            };
+            let Ok(response) = reqwest::get(format!("http://{admin}/ready")).await else { continue };
+            if response.status() != 200 {
+                continue;
+            }
+            let listeners: Value =
+                reqwest::get(format!("http://{admin}/listeners?format=json")).await.unwrap().json().await.unwrap();
+            let Some(port) =
+                listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"].as_u64()
+            else {
+                continue;
+            };
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+            return Self { _process: process, address, admin, dir };
+        }
+    }
+
+    /// What it wrote: the access log among it.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}

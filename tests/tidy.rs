@@ -1,0 +1,141 @@
+//! The dependency map of `src/lib.rs`, enforced: no module uses one it may not know.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What each top-level module may use of this crate.
+const MAY_USE: [(&str, &[&str]); 11] = [
+    ("authz", &[]),
+    ("clock", &["authz"]),
+    ("dev", &[]),
+    ("metrics", &["authz"]),
+    ("sources", &["authz", "clock"]),
+    ("state", &["authz", "metrics", "sources"]),
+    ("config", &["authz", "clock", "sources", "state"]),
+    ("api", &["authz", "clock", "metrics", "state"]),
+    ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state"]),
+    ("cli", &["authz", "clock", "config", "dev", "serve", "sources"]),
+    ("main", &["cli"]),
+];
+
+/// Within the heart, bottom up: each may use those before it only.
+const AUTHZ_ORDER: [&str; 10] =
+    ["claims", "denial", "jwks", "path", "revocation", "token", "rule", "api_key", "authorizer", "answer"];
+
+/// Words that the heart must not know.
+const IMPURE: [&str; 12] = [
+    "tokio",
+    "tonic",
+    "axum",
+    "fred",
+    "reqwest",
+    "envoy_types",
+    "redb",
+    "std::fs",
+    "std::net",
+    "SystemTime",
+    "async fn",
+    "std::thread",
+];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&src, &mut found);
+    found.into_iter().map(|(path, text)| (path.strip_prefix(&src).unwrap().to_owned(), text)).collect()
+}
+
+/// The code without its unit tests and comments.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+fn top_module(path: &Path) -> String {
+    path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The modules of this crate that a text names, by `crate::NAME`.
+fn used(code: &str) -> BTreeSet<String> {
+    let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let nested = |rest: &str| {
+        rest.strip_prefix('{').map(|list| {
+            list.split('}').next().unwrap_or_default().split(',').map(|item| name(item.trim())).collect::<Vec<_>>()
+        })
+    };
+    code.split("crate::")
+        .skip(1)
+        .flat_map(|rest| nested(rest).unwrap_or_else(|| vec![name(rest)]))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn no_module_uses_one_it_may_not_know() {
+    for (path, text) in sources() {
+        let module = top_module(&path);
+        if module == "lib" {
+            continue;
+        }
+        let (_, allowed) =
+            MAY_USE.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} is not on the map"));
+        for name in used(&code(&text)) {
+            assert!(
+                name == module || name == "authz" && module == "authz" || allowed.contains(&name.as_str()),
+                "{} uses crate::{name}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_heart_is_pure_and_layered() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| top_module(path) == "authz") {
+        let code = code(&text);
+        for word in IMPURE {
+            assert!(!code.contains(word), "{} names {word}", path.display());
+        }
+        let file = path.file_stem().unwrap().to_str().unwrap();
+        let Some(rank) = AUTHZ_ORDER.iter().position(|name| *name == file) else { continue };
+        for other in &AUTHZ_ORDER[rank + 1..] {
+            assert!(
+                !code.contains(&format!("super::{other}::")),
+                "{} uses {other}, which comes after it",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn each_library_has_one_place() {
+    for (word, place) in [
+        ("envoy_types", "api/check.rs"),
+        ("fred::", "sources/ledger/redis"),
+        ("redb::", "sources/ledger/embedded"),
+        ("tokio::spawn", "serve"),
+    ] {
+        for (path, text) in sources() {
+            let named = code(&text).contains(word);
+            assert!(!named || path.to_str().unwrap().starts_with(place), "{} names {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn there_is_no_unsafe_code() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"forbid\""));
+}
