@@ -3,6 +3,8 @@
 //! Names are read without regard to case; where a key has a `-`, `_` stands for it. The items of lists
 //! have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an item.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::fault::{Fault, KeyPath, Place};
@@ -23,10 +25,16 @@ pub(super) fn apply(
     // Numbers sort as numbers, so that item 10 is added after item 9.
     ours.sort_by_key(|(name, _)| segments(name).map(|part| (part.parse::<usize>().ok(), part)).collect::<Vec<_>>());
     let mut faults = Vec::new();
+    let mut named: HashMap<KeyPath, String> = HashMap::new();
     for (name, text) in ours {
         match resolve(source, schema, &name) {
+            Ok(path) if named.contains_key(&path) => {
+                let message = format!("is named by the variable {} already", named[&path]);
+                faults.push(Fault { place: Some(Place::Variable(name)), path, message, value: None });
+            }
             Ok(path) => {
                 let value = read(schema, &path, &text);
+                named.insert(path.clone(), name.clone());
                 source.set(&path, value, Place::Variable(name));
             }
             Err((path, message)) => {
