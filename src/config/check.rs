@@ -86,8 +86,7 @@ impl<'a> Check<'a> {
         match humantime::parse_duration(&span.0) {
             Ok(duration) if range.contains(&duration) => return duration,
             Ok(_) => {
-                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-                self.fault(at, format!("must be from {min} to {max}"));
+                self.fault(at, format!("must be from {} to {}", written(min), written(max)));
             }
             Err(_) => self.fault(at, "must be a duration such as `30s`, `5m` or `24h`"),
         }
@@ -262,6 +261,18 @@ impl<'a> Check<'a> {
             self.fault(at, message);
         }
         name.to_ascii_lowercase()
+    }
+}
+
+/// A bound as people would write it; humantime would make `1year 1month 4days…` of 400 days.
+fn written(duration: Duration) -> String {
+    let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
+    let millis = duration.as_millis();
+    let fits = |(unit, _): &&(Duration, &str)| millis > 0 && millis.is_multiple_of(unit.as_millis());
+    match units.iter().find(fits) {
+        Some((unit, name)) => format!("{}{name}", millis / unit.as_millis()),
+        None if millis == 0 => "0s".to_owned(),
+        None => format!("{millis}ms"),
     }
 }
 

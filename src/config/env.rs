@@ -85,13 +85,15 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
     Ok(path)
 }
 
-/// The value of a variable: a YAML scalar where one of its type fits, else the text as it is.
+/// The value of a variable: a YAML scalar where one of its type fits, else the text as it is. Text is only
+/// read as YAML to take its quotes off: `a #1` and `&a` are no comment and no anchor here.
 fn read(schema: &Schema, path: &KeyPath, text: &str) -> Value {
     let raw = || Value::String(text.to_owned());
     if path.is_secret() {
         return raw();
     }
-    let Some(value) = parse_scalar(text) else { return raw() };
+    let quoted = text.starts_with(['"', '\'']);
+    let Some(value) = parse_scalar(text).filter(|value| quoted || !value.is_string()) else { return raw() };
     let json_type = match &value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

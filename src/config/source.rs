@@ -183,6 +183,9 @@ pub(super) fn without_credentials(text: &str) -> String {
 
 /// A scalar as YAML reads it, for environment variables; `None` if it is more than a scalar.
 pub(super) fn parse_scalar(text: &str) -> Option<Value> {
+    if text.trim().is_empty() {
+        return Some(Value::Null);
+    }
     match serde_saphyr::from_str_with_options::<Node>(text, options()) {
         Ok(Node::Scalar(value)) => Some(value),
         _ => None,

@@ -18,7 +18,10 @@ fn variables_override_any_scalar() {
         ("DOORWARD__LISTEN__HTTP", "null"),
         ("DOORWARD__TOKEN__FORWARD", "false"),
         ("DOORWARD__LIMITS__CONNECTIONS", "7"),
-        ("DOORWARD__ERRORS__REALM", "123"),
+        ("DOORWARD__ERRORS__REALM", "shop #1"),
+        ("DOORWARD__REVOCATION__REDIS__USERNAME", "123"),
+        ("DOORWARD__LISTEN__ADMIN", ""),
+        ("DOORWARD__API_KEYS__HEADER", "'x-key'"),
         ("DOORWARD__IDENTITY__HEADERS__X_USER_ID", "token_id"),
         ("DOORWARD__IDENTITY__HEADERS__X_CLIENT", "client_id"),
         ("DOORWARD__ISSUERS__0__AUDIENCES__0", "cart"),
@@ -31,10 +34,11 @@ fn variables_override_any_scalar() {
     assert_eq!(redis.url.as_str(), "redis://r.test:1/2");
     assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("{00: null"));
     assert_eq!(config.freshness.max_staleness, Duration::from_secs(5));
-    assert_eq!(config.listen.http, None);
+    assert_eq!((config.listen.http, config.listen.admin), (None, None));
+    assert_eq!(config.api_keys.header, "x-key");
     assert!(!config.token.forward);
     assert_eq!(config.limits.connections, 7);
-    assert_eq!(config.errors.realm, "123");
+    assert_eq!((config.errors.realm.as_str(), redis.username.as_deref()), ("shop #1", Some("123")));
     let headers = [("x-client", IdentityField::ClientId), ("x-user-id", IdentityField::TokenId)];
     assert_eq!(config.identity.headers, headers.map(|(name, field)| (name.to_owned(), field)));
     assert!(matches!(&config.issuers[0].trusted.audiences, Audiences::OneOf(list) if *list == ["cart", "shop"]));
