@@ -62,7 +62,7 @@ pub fn run() -> ExitCode {
 
 /// The configuration of a file and the environment; its faults go to standard error.
 fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
-    Config::load(&args.config, std::env::vars()).map_err(|faults| {
+    Config::load(&args.config, crate::config::environment()).map_err(|faults| {
         eprintln!("{faults}");
         ExitCode::from(INVALID)
     })

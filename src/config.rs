@@ -183,6 +183,13 @@ impl Config {
     }
 }
 
+/// The variables of the process, for [`Config::load`]. Unlike `std::env::vars`, this does not panic on
+/// what is no UTF-8.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
 fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let issuers = issuers::issuers(check, &file.issuers);
     let retention = issuers.iter().map(|issuer| issuer.trusted.retention()).max().unwrap_or_default();

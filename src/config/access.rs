@@ -90,7 +90,7 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
 }
 
 /// Reads an instant; humantime knows only `Z`, RFC 3339 also offsets.
-fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+pub(super) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let (instant, offset) = match text.len().checked_sub(6).and_then(|at| text.split_at_checked(at)) {
         Some((local, offset)) if offset.starts_with(['+', '-']) => (format!("{local}Z"), Some(offset)),
         _ => (text.to_owned(), None),

@@ -1,6 +1,6 @@
 //! What a value must be beyond its form: the checks that several sections share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub(super) struct Check<'a> {
     source: &'a Source,
     /// What already has a fault of form: a second complaint about it would only confuse.
     blamed: Blamed,
+    /// What has a fault of meaning: the first that was found is told, what follows from it is not.
+    told: HashSet<KeyPath>,
     /// Relative file names start here.
     folder: &'a Path,
     pub(super) faults: Vec<Fault>,
@@ -38,13 +40,29 @@ const MAX_FILE: u64 = 1 << 20;
 
 impl<'a> Check<'a> {
     pub(super) fn new(source: &'a Source, blamed: Blamed, folder: &'a Path) -> Self {
-        Self { source, blamed, folder, faults: Vec::new(), warnings: Vec::new(), files: BTreeSet::new() }
+        Self {
+            source,
+            blamed,
+            told: HashSet::new(),
+            folder,
+            faults: Vec::new(),
+            warnings: Vec::new(),
+            files: BTreeSet::new(),
+        }
     }
 
     pub(super) fn fault(&mut self, at: &KeyPath, message: impl Into<String>) {
-        if !self.blamed.touches(at) {
+        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
             let fault = self.source.fault(at, message);
             self.faults.push(fault);
+        }
+    }
+
+    /// A fault of the key itself, not of its value.
+    pub(super) fn key_fault(&mut self, at: &KeyPath, message: impl Into<String>) {
+        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
+            let fault = self.source.fault(at, message);
+            self.faults.push(Fault { value: None, ..fault });
         }
     }
 
@@ -68,8 +86,7 @@ impl<'a> Check<'a> {
         match humantime::parse_duration(&span.0) {
             Ok(duration) if range.contains(&duration) => return duration,
             Ok(_) => {
-                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-                self.fault(at, format!("must be from {min} to {max}"));
+                self.fault(at, format!("must be from {} to {}", written(min), written(max)));
             }
             Err(_) => self.fault(at, "must be a duration such as `30s`, `5m` or `24h`"),
         }
@@ -238,17 +255,37 @@ impl<'a> Check<'a> {
         digest
     }
 
-    /// A header field name (RFC 9110 section 5.1) in lower case.
+    /// The name of a header that is read.
     pub(super) fn header(&mut self, at: &KeyPath, name: &str) -> String {
-        let name = name.to_ascii_lowercase();
-        if name.starts_with(':') {
-            self.fault(at, "must not be a pseudo-header");
-        } else if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            self.fault(at, "must be a header name such as `x-user-id`");
-        } else if HOP_BY_HOP.contains(&name.as_str()) {
-            self.fault(at, "must not be a header that belongs to the connection");
+        if let Some(message) = header_fault(name) {
+            self.fault(at, message);
         }
-        name
+        name.to_ascii_lowercase()
+    }
+}
+
+/// A bound as people would write it; humantime would make `1year 1month 4days…` of 400 days.
+fn written(duration: Duration) -> String {
+    let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
+    let millis = duration.as_millis();
+    let fits = |(unit, _): &&(Duration, &str)| millis > 0 && millis.is_multiple_of(unit.as_millis());
+    match units.iter().find(fits) {
+        Some((unit, name)) => format!("{}{name}", millis / unit.as_millis()),
+        None if millis == 0 => "0s".to_owned(),
+        None => format!("{millis}ms"),
+    }
+}
+
+/// Why this cannot be a header field name (RFC 9110 section 5.1) of a request.
+pub(super) fn header_fault(name: &str) -> Option<&'static str> {
+    if name.starts_with(':') {
+        Some("must not be a pseudo-header")
+    } else if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        Some("must be a header name such as `x-user-id`")
+    } else if HOP_BY_HOP.iter().any(|other| name.eq_ignore_ascii_case(other)) {
+        Some("must not be a header that belongs to the connection")
+    } else {
+        None
     }
 }
 

@@ -3,6 +3,8 @@
 //! Names are read without regard to case; where a key has a `-`, `_` stands for it. The items of lists
 //! have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an item.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::fault::{Fault, KeyPath, Place};
@@ -23,10 +25,16 @@ pub(super) fn apply(
     // Numbers sort as numbers, so that item 10 is added after item 9.
     ours.sort_by_key(|(name, _)| segments(name).map(|part| (part.parse::<usize>().ok(), part)).collect::<Vec<_>>());
     let mut faults = Vec::new();
+    let mut named: HashMap<KeyPath, String> = HashMap::new();
     for (name, text) in ours {
         match resolve(source, schema, &name) {
+            Ok(path) if named.contains_key(&path) => {
+                let message = format!("is named by the variable {} already", named[&path]);
+                faults.push(Fault { place: Some(Place::Variable(name)), path, message, value: None });
+            }
             Ok(path) => {
                 let value = read(schema, &path, &text);
+                named.insert(path.clone(), name.clone());
                 source.set(&path, value, Place::Variable(name));
             }
             Err((path, message)) => {
@@ -77,13 +85,15 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
     Ok(path)
 }
 
-/// The value of a variable: a YAML scalar where one of its type fits, else the text as it is.
+/// The value of a variable: a YAML scalar where one of its type fits, else the text as it is. Text is only
+/// read as YAML to take its quotes off: `a #1` and `&a` are no comment and no anchor here.
 fn read(schema: &Schema, path: &KeyPath, text: &str) -> Value {
     let raw = || Value::String(text.to_owned());
     if path.is_secret() {
         return raw();
     }
-    let Some(value) = parse_scalar(text) else { return raw() };
+    let quoted = text.starts_with(['"', '\'']);
+    let Some(value) = parse_scalar(text).filter(|value| quoted || !value.is_string()) else { return raw() };
     let json_type = match &value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

@@ -45,6 +45,10 @@ impl KeyPath {
         other.0.starts_with(&self.0)
     }
 
+    pub(super) fn is_url(&self) -> bool {
+        matches!(self.0.last(), Some(Step::Key(name)) if name == "url")
+    }
+
     /// Whether a credential stands here or around: its value is never shown.
     pub(super) fn is_secret(&self) -> bool {
         let secret = ["password", "client_secret", "token", "sha256", "jwks"];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::check::{Check, DAY, SECOND};
+use super::check::{Check, DAY, SECOND, header_fault};
 use super::fault::KeyPath;
 use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
 use super::issuers::claim_path;
@@ -127,7 +127,10 @@ pub(super) fn identity(check: &mut Check<'_>, file: &IdentityFile) -> Identity {
     let mut headers = Vec::new();
     for (name, field) in &file.headers {
         let at = at.key("headers").key(name);
-        let name = identity_header(check, &at, name);
+        if let Some(message) = identity_header_fault(name) {
+            check.key_fault(&at, message);
+        }
+        let name = name.to_ascii_lowercase();
         headers.extend(identity_field(check, &at, field).map(|field| (name, field)));
     }
     let payload = file.payload.as_ref().map(|file| payload(check, &at.key("payload"), file));
@@ -150,16 +153,22 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
 /// More dashes than this have too many look-alikes: each may be a `-`, a `_` or a `.`, and all are removed.
 const MAX_DASHES: usize = 5;
 
-fn identity_header(check: &mut Check<'_>, at: &KeyPath, name: &str) -> String {
-    let name = check.header(at, name);
-    if name.contains(['_', '.']) {
-        check.fault(at, "must be written with `-`: servers fold `_` and `.` onto it, or drop such headers");
-    } else if name.matches('-').count() > MAX_DASHES {
-        check.fault(at, format!("must have at most {MAX_DASHES} dashes: each doubles the look-alikes to be removed"));
-    } else if name.starts_with("x-envoy-") || RESERVED.contains(&name.as_str()) {
-        check.fault(at, "must be a header of its own: this one means something else to servers");
+/// Why this cannot be a header that says who is calling.
+fn identity_header_fault(name: &str) -> Option<String> {
+    if let Some(message) = header_fault(name) {
+        return Some(message.to_owned());
     }
-    name
+    let name = name.to_ascii_lowercase();
+    let message = if name.contains(['_', '.']) {
+        "must be written with `-`: servers fold `_` and `.` onto it, or drop such headers".to_owned()
+    } else if name.matches('-').count() > MAX_DASHES {
+        format!("must have at most {MAX_DASHES} dashes: each triples the look-alikes to be removed")
+    } else if name.starts_with("x-envoy-") || RESERVED.contains(&name.as_str()) {
+        "must be a header of its own: this one means something else to servers".to_owned()
+    } else {
+        return None;
+    };
+    Some(message)
 }
 
 /// Headers that steer the request, or that others own.
@@ -189,7 +198,10 @@ const RESERVED: [&str; 22] = [
 ];
 
 fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
-    let header = identity_header(check, &at.key("header"), &file.header);
+    if let Some(message) = identity_header_fault(&file.header) {
+        check.fault(&at.key("header"), message);
+    }
+    let header = file.header.to_ascii_lowercase();
     let sign = file.sign.as_ref().and_then(|file| {
         let at = at.key("sign");
         let ttl = check.duration(&at.key("ttl"), &file.ttl, SECOND..=DAY);
@@ -221,7 +233,7 @@ pub(super) fn header_uses(check: &mut Check<'_>, file: &ConfigFile) {
         match taken.get(&folded) {
             // Two schemes in one header, such as Bearer and DPoP.
             Some(other) if token.contains(other) && token.contains(&at) => {}
-            Some(other) => check.fault(&at, format!("must be another header than `{other}`")),
+            Some(other) => check.key_fault(&at, format!("must be another header than `{other}`")),
             None => {
                 taken.insert(folded, at);
             }

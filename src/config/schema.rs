@@ -1,8 +1,8 @@
 //! The JSON Schema of the file, and its verdict in plain words.
 
+use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
 use jsonschema::paths::LocationSegment;
-use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
 use super::fault::{Fault, KeyPath, Step};
@@ -49,12 +49,8 @@ impl Schema {
                 unknown: false,
             }];
         };
-        self.misfits(&validator, &source.tree)
-    }
-
-    fn misfits(&self, validator: &Validator, tree: &Value) -> Vec<Misfit> {
         let mut found = Vec::new();
-        for error in validator.iter_errors(tree) {
+        for error in validator.iter_errors(&source.tree) {
             self.explain(&error, &mut found);
         }
         found
@@ -81,15 +77,19 @@ impl Schema {
                     context.iter().find(|errors| errors.iter().all(|error| path_of(error) != path || lies_in(error)));
                 match meant {
                     Some(errors) => errors.iter().for_each(|error| self.explain(error, found)),
-                    None => found.push(self.mistyped(path)),
+                    None => found.push(self.mistyped(path, error.instance())),
                 }
             }
-            _ => found.push(self.mistyped(path)),
+            _ => found.push(self.mistyped(path, error.instance())),
         }
     }
 
-    fn mistyped(&self, path: KeyPath) -> Misfit {
-        Misfit { message: format!("must be {}", self.expected(&path)), path, unknown: false }
+    fn mistyped(&self, path: KeyPath, found: &Value) -> Misfit {
+        let mut message = format!("must be {}", self.expected(&path));
+        if message == "must be text" && (found.is_number() || found.is_boolean()) {
+            message.push_str("; put it in quotes"); // YAML reads `123` and `true` as something else.
+        }
+        Misfit { path, message, unknown: false }
     }
 
     /// The keys that a map may have.

@@ -147,8 +147,10 @@ impl Source {
 
     /// A fault at a place, with the value that stands there unless it is a credential.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let value = if path.is_secret() { None } else { self.get(path).and_then(shown) };
-        Fault { place: self.place(path), path: path.clone(), message: message.into(), value }
+        let value = if path.is_secret() { None } else { self.get(path) };
+        // What should be a URL and is none may be another form of connection string, password and all.
+        let value = value.filter(|value| !path.is_url() || value.as_str().is_some_and(|text| text.contains("://")));
+        Fault { place: self.place(path), path: path.clone(), message: message.into(), value: value.and_then(shown) }
     }
 }
 
@@ -181,6 +183,9 @@ pub(super) fn without_credentials(text: &str) -> String {
 
 /// A scalar as YAML reads it, for environment variables; `None` if it is more than a scalar.
 pub(super) fn parse_scalar(text: &str) -> Option<Value> {
+    if text.trim().is_empty() {
+        return Some(Value::Null);
+    }
     match serde_saphyr::from_str_with_options::<Node>(text, options()) {
         Ok(Node::Scalar(value)) => Some(value),
         _ => None,
@@ -255,7 +260,10 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Node, E> {
-        Ok(Node::Scalar(value.into()))
+        // JSON Schema takes 1.0 for an integer, serde does not; beyond 2^53 neither is exact.
+        #[expect(clippy::cast_possible_truncation, reason = "checked: whole and within 2^53")]
+        let whole = (value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0).then_some(value as i64);
+        Ok(Node::Scalar(whole.map_or(value.into(), Value::from)))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {

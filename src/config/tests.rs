@@ -1,10 +1,278 @@
+use crate::authz::answer::IdentityField;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
+use crate::authz::authorizer::TokenSource;
+use crate::authz::claims::{ClaimPath, Timestamp};
+use crate::authz::revocation::Kind;
+use crate::authz::rule::{Access, ApiKeyUse, HostPattern, OnStale, PathMatch, SignOut, Then};
+use crate::authz::token::Audiences;
+
+mod environment;
+mod faults;
+mod sections;
+
+/// One issuer on one line, so that what a test adds begins on line 2.
+const ISSUER: &str =
+    "issuers: [{name: main, issuer: https://a.test, audiences: [shop], keys: {jwks_url: https://a.test/jwks}}]\n";
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata")
+}
+
+fn parse(text: &str) -> Result<Loaded, Faults> {
+    Config::parse(text, "c.yaml", &testdata(), std::iter::empty())
+}
+
+#[track_caller]
+fn good(text: &str) -> Loaded {
+    parse(text).unwrap_or_else(|faults| panic!("{faults}\n{text}"))
+}
+
+#[track_caller]
+fn config(more: &str) -> Config {
+    good(&format!("{ISSUER}{more}")).config
+}
 
 #[test]
-fn the_example_loads() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata/example.yaml");
-    let loaded = Config::load(&file, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
-    assert_eq!(loaded.warnings, []);
-    assert_eq!(loaded.config.watched_files(), [file]);
-    assert_eq!(loaded.config.authorizer().rules.len(), 5);
+fn the_example_of_the_specification_loads() {
+    let file = testdata().join("example.yaml");
+    let Loaded { config, warnings } =
+        Config::load(&file, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(warnings, []);
+    assert_eq!(config.watched_files(), [file]);
+
+    let issuer = &config.issuers[0];
+    assert_eq!((issuer.trusted.name.as_str(), issuer.trusted.issuer.as_str()), ("main", "https://auth.example.com"));
+    assert_eq!(issuer.trusted.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
+    assert_eq!(issuer.trusted.claim_names.client_id, [ClaimPath::new("azp"), ClaimPath::new("client_id")]);
+    assert!(matches!(&issuer.trusted.audiences, Audiences::OneOf(list) if *list == ["shop"]));
+    assert!(matches!(&issuer.logout_audiences, Audiences::OneOf(list) if *list == ["shop-web"]));
+    assert!(issuer.trusted.keys.is_none());
+    let KeySource::Remote(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
+    assert_eq!(keys.location, KeyLocation::Jwks("https://auth.example.com/jwks".to_owned()));
+    assert_eq!((keys.cooldown, keys.max_stale), (Duration::from_secs(30), Duration::from_secs(86_400)));
+    assert_eq!(config.revocation.retention, Duration::from_secs(86_430));
+
+    let bearer = TokenSource::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) };
+    assert_eq!((config.token.settings.from, config.token.settings.max_bytes), (vec![bearer], 16384));
+    assert_eq!(config.identity.headers[0], ("x-user-email".to_owned(), IdentityField::Email));
+    assert_eq!(config.identity.payload, Some(Payload { header: "x-identity".to_owned(), sign: None }));
+
+    let accesses: Vec<_> = config.rules.iter().map(|rule| (rule.name.as_ref(), rule.access)).collect();
+    let sign_out = Access::SignOut(SignOut { scope: Kind::Token, then: Then::Forward });
+    let expected = [("health", Access::Public), ("login", Access::Public), ("refresh", Access::Refresh)];
+    assert_eq!(accesses, [&expected[..], &[("logout", sign_out), ("admin", Access::Protected)]].concat());
+    let admin = &config.rules[4];
+    assert!(matches!(&admin.matches.as_ref().unwrap().path, PathMatch::Prefix(prefix) if prefix == "/admin"));
+    assert_eq!(admin.require.claims["role"], [json!("owner"), json!("admin")]);
+    assert_eq!(admin.require.max_age, Some(Duration::from_secs(900)));
+    assert_eq!((admin.api_key, admin.on_stale, admin.enforce), (Some(ApiKeyUse::Required), Some(OnStale::Deny), true));
+
+    let Store::Redis(redis) = &config.revocation.store else { panic!("{:?}", config.revocation.store) };
+    assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("redis://127.0.0.1:6379/0", "doorward:"));
+    assert_eq!(config.freshness.max_staleness, Duration::from_secs(30));
+    assert_eq!(config.admin_keys[0].may, [Permission::Revoke, Permission::Read]);
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_value() {
+    let (shortest, example) = (config(""), good(include_str!("testdata/example.yaml")).config);
+    assert_eq!(shortest.listen, example.listen);
+    assert_eq!(shortest.revocation, example.revocation);
+    assert_eq!(shortest.errors, example.errors);
+    assert_eq!(shortest.telemetry, example.telemetry);
+    assert_eq!(shortest.limits, example.limits);
+    assert_eq!(shortest.identity.headers, example.identity.headers);
+    assert_eq!(shortest.token.settings.from, example.token.settings.from);
+    assert_eq!(shortest.issuers[0].trusted.algorithms, crate::authz::jwks::ASYMMETRIC);
+    assert_eq!(shortest.needs_restart(&example), Vec::<&str>::new());
+}
+
+#[test]
+fn values_become_what_the_decision_needs() {
+    let rules = config(
+        "rules:\n- {name: a, match: {path_prefix: /a/, hosts: ['*.Shop.test'], methods: [GET]}, access: sign_out, sign_out: {scope: user, then: respond}}\n- {name: b, match: {path_regex: '/b/[0-9]+|/c'}, enforce: false}\n- {name: c, match: {path_prefix: /}}\n- {name: d}\n",
+    )
+    .rules;
+    let matches = |at: usize| rules[at].matches.as_ref().unwrap();
+    assert!(matches!(&matches(0).path, PathMatch::Prefix(prefix) if prefix == "/a"));
+    assert_eq!(matches(0).hosts, [HostPattern::Subdomains("shop.test".to_owned())]);
+    assert_eq!(rules[0].access, Access::SignOut(SignOut { scope: Kind::User, then: Then::Respond }));
+    let PathMatch::Regex(regex) = &matches(1).path else { panic!("{:?}", matches(1)) };
+    assert!(regex.is_match("/b/1") && regex.is_match("/c") && !regex.is_match("/b/1/x") && !regex.is_match("/x/c"));
+    assert!(matches!(matches(2).path, PathMatch::Any));
+    assert!(rules[3].matches.is_none());
+
+    let identity = config("identity: {headers: {X-Roles: 'claim:/realm/roles', x-client: api_client}}\n").identity;
+    let roles = IdentityField::Claim(ClaimPath::new("/realm/roles"));
+    assert!(identity.headers.contains(&("x-roles".to_owned(), roles)));
+
+    let listen = config("listen: {check: 'unix:/run/doorward/check.sock', mode: 0600, http: null}\n").listen;
+    let path = PathBuf::from("/run/doorward/check.sock");
+    assert_eq!((listen.check, listen.http), (CheckAddress::Unix { path, mode: 0o600 }, None));
+
+    let tokens = config("token: {from: [{header: X-Token}, {cookie: session}, {query: t}]}\n").token.settings.from;
+    let header = TokenSource::Header { name: "x-token".to_owned(), scheme: None };
+    assert_eq!(tokens, [header, TokenSource::Cookie("session".to_owned()), TokenSource::Query("t".to_owned())]);
+}
+
+#[test]
+fn instants_are_read_with_their_offset() {
+    let read = |text| access::parse_rfc3339(text).map(Timestamp::as_secs);
+    assert_eq!(read("2027-06-01T00:00:00Z"), Some(1_811_808_000));
+    assert_eq!(read("2027-06-01T02:00:00+02:00"), Some(1_811_808_000));
+    assert_eq!(read("2027-05-31T18:30:00.5-05:30"), Some(1_811_808_000));
+    for bad in
+        ["", "2027-06-01", "2027-06-01T00:00:00", "2027-06-01T00:00:00+2:00", "2027-06-01T00:00:00+0200", "never"]
+    {
+        assert_eq!(read(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn keys_and_secrets_are_loaded_from_files_and_watched() {
+    let text = "issuers:\n- {name: a, issuer: a, audiences: any, keys: {jwks_file: keys.json}}\n- {name: b, issuer: b, audiences: any, keys: {secret_file: secret-64}, algorithms: [HS512]}\nrevocation: {redis: {username: u, password_file: password}}\n";
+    let Loaded { config, warnings } = good(text);
+    assert_eq!(config.issuers[0].trusted.keys.as_ref().map(crate::authz::jwks::Jwks::len), Some(1));
+    assert_eq!(config.issuers[1].trusted.keys.as_ref().map(crate::authz::jwks::Jwks::len), Some(1));
+    assert_eq!(config.issuers[1].trusted.algorithms, [Algorithm::HS512]);
+    let names: Vec<_> = config.watched_files().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["keys.json", "password", "secret-64"]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].line("c.yaml").contains("c.yaml:2: issuers[0].keys.jwks_file: a key is left out: secret"));
+    let Store::Redis(redis) = config.revocation.store else { panic!() };
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&redis.password.unwrap()), "correct horse"); // No newline.
+}
+
+#[test]
+fn credentials_in_the_url_of_redis_are_taken_out() {
+    let config =
+        config("revocation: {redis: {url: 'rediss://us%2Fer:p%40ss+w@r.test:6380/1?sentinelPassword=hush'}}\n");
+    let Store::Redis(redis) = &config.revocation.store else { panic!() };
+    assert_eq!(redis.url.as_str(), "rediss://r.test:6380/1?sentinelPassword=hush");
+    assert_eq!(redis.username.as_deref(), Some("us/er"));
+    assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("p@ss+w"));
+    let shown = format!("{:?} {}", config.revocation, redis.url);
+    assert!(!shown.contains("p@ss") && !shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn unlikely_settings_are_warned_of() {
+    for (more, expected) in [
+        ("rules: [{name: a, match: {path: /a}, access: public, on_stale: deny}]\n", "rules[0].on_stale: has no effect"),
+        ("api_keys: {default: required}\nrules: [{name: a}]\n", "rules[0]: every request is refused"),
+        ("revocation: {store: embedded, redis: {min_replicas: 1}}\n", "revocation.redis: has no effect"),
+        ("revocation: {redis: {ca_file: ca.pem}}\n", "revocation.redis.ca_file: has no effect without TLS"),
+    ] {
+        let warnings = good(&format!("{ISSUER}{more}")).warnings;
+        assert!(warnings.len() == 1 && warnings[0].line("c").contains(expected), "{warnings:?}");
+    }
+    let empty = "issuers: [{name: a, issuer: a, audiences: any, keys: {jwks: {keys: []}}}]\n";
+    assert!(good(empty).warnings[0].message.starts_with("no key is usable"));
+}
+
+#[test]
+fn what_needs_a_restart_is_told() {
+    let other = config("listen: {http: null}\nlimits: {connections: 9}\nrevocation: {max_staleness: 5s}\n");
+    assert_eq!(config("").needs_restart(&other), ["listen", "limits"]);
+    assert_eq!(config("").needs_restart(&config("revocation: {list: allow}\n")), ["revocation"]);
+}
+
+#[test]
+fn the_schema_describes_every_key() {
+    let schema = schema();
+    let mut undescribed = Vec::new();
+    for (name, section) in schema["$defs"].as_object().unwrap() {
+        for (key, property) in section["properties"].as_object().into_iter().flatten() {
+            if property.get("description").is_none() {
+                undescribed.push(format!("{name}.{key}"));
+            }
+        }
+    }
+    assert_eq!(undescribed, Vec::<String>::new());
+    assert_eq!(schema["$defs"]["RevocationFile"]["properties"]["max_staleness"]["default"], "30s");
+}
+
+/// Text that looks like a configuration more often than chance would have it.
+fn arbitrary_yaml() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "issuers",
+        "rules",
+        "match",
+        "path",
+        "name",
+        "keys",
+        "jwks",
+        "revocation",
+        "redis",
+        "url",
+        "listen",
+        "check",
+        "token",
+        "from",
+        "identity",
+        "headers",
+        ":",
+        ": ",
+        "\n",
+        "\n  ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "&a",
+        "*a",
+        "<<",
+        "!!int",
+        "|",
+        "'",
+        "\"",
+        "#",
+        "?",
+        "null",
+        "~",
+        "true",
+        "1e9",
+        "0x10",
+        "-1",
+        "30s",
+        "/",
+        "any",
+        "\t",
+        "é",
+        "\u{0}",
+        "%",
+        "\\",
+        "redis://u:p@h",
+        "unix:",
+        "127.0.0.1:1",
+        "(?P<x>",
+        "claim:",
+    ]);
+    prop_oneof![prop::collection::vec(word, 0..40).prop_map(|words| words.concat()), ".{0,80}"]
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics_and_every_fault_has_one_line(text in arbitrary_yaml(), name in "[A-Z_0-9]{0,30}", value in ".{0,20}") {
+        let env = [(format!("DOORWARD__{name}"), value)];
+        if let Err(faults) = Config::parse(&text, "c.yaml", Path::new(""), env.into_iter()) {
+            prop_assert!(!faults.faults.is_empty());
+            prop_assert_eq!(faults.to_string().lines().count(), faults.faults.len());
+        }
+    }
+
+    #[test]
+    fn a_good_configuration_with_one_line_changed_never_panics(line in 0_usize..60, text in arbitrary_yaml()) {
+        let lines = include_str!("testdata/example.yaml").lines().enumerate();
+        let changed: Vec<_> = lines.map(|(at, old)| if at == line { text.as_str() } else { old }).collect();
+        let _ = parse(&changed.join("\n"));
+    }
 }

@@ -70,7 +70,7 @@ impl Reload {
     /// Puts the file's content in force; false if it has faults.
     fn reload(&mut self) -> bool {
         let reloads = &self.state.metrics.config_reloads;
-        let loaded = match Config::load(&self.file, std::env::vars()) {
+        let loaded = match Config::load(&self.file, crate::config::environment()) {
             Ok(loaded) => loaded,
             Err(faults) => {
                 reloads.with_label_values(&["refused"]).inc();

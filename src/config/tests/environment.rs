@@ -1,0 +1,89 @@
+use super::*;
+use crate::authz::answer::IdentityField;
+
+fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(text, "c.yaml", &testdata(), env)
+}
+
+#[track_caller]
+fn overridden(env: &[(&str, &str)]) -> Config {
+    load(ISSUER, env).unwrap_or_else(|faults| panic!("{faults}")).config
+}
+
+#[test]
+fn variables_override_any_scalar() {
+    let config = overridden(&[
+        ("DOORWARD__REVOCATION__REDIS__URL", "redis://r.test:1/2"),
+        ("doorward__revocation__max_staleness", "5s"),
+        ("DOORWARD__LISTEN__HTTP", "null"),
+        ("DOORWARD__TOKEN__FORWARD", "false"),
+        ("DOORWARD__LIMITS__CONNECTIONS", "7"),
+        ("DOORWARD__ERRORS__REALM", "shop #1"),
+        ("DOORWARD__REVOCATION__REDIS__USERNAME", "123"),
+        ("DOORWARD__LISTEN__ADMIN", ""),
+        ("DOORWARD__API_KEYS__HEADER", "'x-key'"),
+        ("DOORWARD__IDENTITY__HEADERS__X_USER_ID", "token_id"),
+        ("DOORWARD__IDENTITY__HEADERS__X_CLIENT", "client_id"),
+        ("DOORWARD__ISSUERS__0__AUDIENCES__0", "cart"),
+        ("DOORWARD__ISSUERS__0__AUDIENCES__1", "shop"),
+        ("DOORWARD__REVOCATION__REDIS__PASSWORD", "{00: null"),
+        ("DOORWARD_CONFIG", "not one of ours"),
+        ("PATH", "/bin"),
+    ]);
+    let Store::Redis(redis) = &config.revocation.store else { panic!() };
+    assert_eq!(redis.url.as_str(), "redis://r.test:1/2");
+    assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("{00: null"));
+    assert_eq!(config.freshness.max_staleness, Duration::from_secs(5));
+    assert_eq!((config.listen.http, config.listen.admin), (None, None));
+    assert_eq!(config.api_keys.header, "x-key");
+    assert!(!config.token.forward);
+    assert_eq!(config.limits.connections, 7);
+    assert_eq!((config.errors.realm.as_str(), redis.username.as_deref()), ("shop #1", Some("123")));
+    let headers = [("x-client", IdentityField::ClientId), ("x-user-id", IdentityField::TokenId)];
+    assert_eq!(config.identity.headers, headers.map(|(name, field)| (name.to_owned(), field)));
+    assert!(matches!(&config.issuers[0].trusted.audiences, Audiences::OneOf(list) if *list == ["cart", "shop"]));
+}
+
+#[test]
+fn a_whole_configuration_can_stand_in_the_environment() {
+    let env = [
+        ("DOORWARD__ISSUERS__0__NAME", "main"),
+        ("DOORWARD__ISSUERS__0__ISSUER", "https://a.test"),
+        ("DOORWARD__ISSUERS__0__AUDIENCES", "any"),
+        ("DOORWARD__ISSUERS__0__KEYS__DISCOVERY", "true"),
+    ];
+    let config = load("", &env).unwrap_or_else(|faults| panic!("{faults}")).config;
+    let KeySource::Remote(keys) = &config.issuers[0].keys else { panic!() };
+    assert_eq!(keys.location, KeyLocation::Discovery("https://a.test".to_owned()));
+}
+
+#[test]
+fn faults_name_the_variable() {
+    for (name, value, expected) in [
+        ("DOORWARD__REVOCATION__STALE", "x", "revocation.stale: is not a known key; known are "),
+        ("DOORWARD__NOWHERE__X", "x", "nowhere: is not a known key"),
+        ("DOORWARD__", "x", "[\"\"]: is not a known key"),
+        ("DOORWARD__LISTEN__CHECK__X", "x", "listen.check.x: is not a known key"),
+        ("DOORWARD__ISSUERS__MAIN__NAME", "x", "issuers.main: the items of a list have numbers"),
+        ("DOORWARD__ISSUERS__5__NAME", "x", "issuers[5]: the list has 1 items; the next has the number 1"),
+        (
+            "DOORWARD__ISSUERS__0__LEEWAY",
+            "12x",
+            "issuers[0].leeway: must be a duration such as `30s`, `5m` or `24h` (found \"12x\")",
+        ),
+        (
+            "DOORWARD__LIMITS__CONNECTIONS",
+            "many",
+            "limits.connections: must be a whole number from 1 to 1000000 (found \"many\")",
+        ),
+        ("DOORWARD__TOKEN__FORWARD", "yes", "token.forward: must be `true` or `false` (found \"yes\")"),
+        ("DOORWARD__REVOCATION__STORE", "etcd", "revocation.store: must be `embedded` or `redis` (found \"etcd\")"),
+    ] {
+        let faults = load(ISSUER, &[(name, value)]).unwrap_err().to_string();
+        assert!(faults.starts_with(&format!("{name}: {expected}")), "{faults}");
+        assert_eq!(faults.lines().count(), 1, "{faults}");
+    }
+    let twice = load(ISSUER, &[("DOORWARD__ERRORS__REALM", "a"), ("doorward__errors__realm", "b")]).unwrap_err();
+    assert!(twice.to_string().contains("errors.realm: is named by the variable"), "{twice}");
+}

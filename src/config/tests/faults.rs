@@ -1,0 +1,182 @@
+//! The form of the file, all faults together, and what must never be shown or cost too much.
+
+use std::fmt::Write as _;
+
+use super::*;
+
+/// The text has exactly this one fault, whose line begins so and says this.
+#[track_caller]
+pub(super) fn faulty(text: &str, begins: &str, says: &str) {
+    let faults = match parse(text) {
+        Err(faults) => faults.to_string(),
+        Ok(loaded) => panic!("no fault in:\n{text}\n{loaded:?}"),
+    };
+    assert!(faults.starts_with(&format!("c.yaml:{begins}: ")) && faults.contains(says), "{text}\n{faults}");
+    assert_eq!(faults.lines().count(), 1, "{text}\n{faults}");
+}
+
+/// The same for what follows one good issuer, from line 2 on.
+#[track_caller]
+pub(super) fn check(more: &str, begins: &str, says: &str) {
+    faulty(&format!("{ISSUER}{more}\n"), begins, says);
+}
+
+#[test]
+fn nothing_in_the_file() {
+    for text in ["", "\n", "# a comment\n", "---\n", "null\n", "{}\n"] {
+        assert_eq!(parse(text).unwrap_err().to_string(), "c.yaml: issuers: is missing; it must be a list", "{text:?}");
+    }
+    for text in ["- a\n", "text\n", "5\n"] {
+        assert!(parse(text).unwrap_err().to_string().starts_with("c.yaml: must be a map"), "{text:?}");
+    }
+}
+
+#[test]
+fn no_yaml() {
+    faulty("issuers: [", "1", "is no YAML: ");
+    faulty("a: b: c", "1", "is no YAML: ");
+    faulty("a: 1\n\tb: 2\n", "1", "is no YAML: ");
+    faulty("a: *nothing\n", "1", "is no YAML: ");
+    faulty("a: 1\n---\nb: 2\n", "2", "is no YAML: ");
+    faulty("a: !!js/function x\n", "1", "is no YAML: ");
+    faulty("a: .nan\n", "1", "is no YAML: ");
+}
+
+#[test]
+fn keys_and_types() {
+    check("rule: []", "2: rule", "is not a known key; did you mean `rules`?");
+    check("frobnicate: 1", "2: frobnicate", "is not a known key; known are admin, api_keys, errors,");
+    check("token:\n  frm: []", "3: token.frm", "did you mean `from`?");
+    check("listen: {check: 127.0.0.1:1, chekc: x}", "2: listen.chekc", "did you mean `check`?");
+    check("errors: {realm: a, realm: b}", "2: errors.realm", "the key is written twice (first on line 2)");
+    check("errors:\n  realm: a\n  realm: b", "4: errors.realm", "the key is written twice (first on line 3)");
+    check("rules: {}", "2: rules", "must be a list");
+    check("rules:\n", "2: rules", "must be a list (found null)");
+    check("token: {max_bytes: many}", "2: token.max_bytes", "must be a whole number from 64 to 65536 (found \"many\")");
+    check("token: {max_bytes: 1.5}", "2: token.max_bytes", "must be a whole number from 64 to 65536 (found 1.5)");
+    check(
+        "token: {max_bytes: 99999999999999999999999}",
+        "2: token.max_bytes",
+        "must be a whole number from 64 to 65536",
+    );
+    check("token: {max_bytes: 10}", "2: token.max_bytes", "must be a whole number from 64 to 65536 (found 10)");
+    check("token: {forward: yes}", "2: token.forward", "must be `true` or `false` (found \"yes\")");
+    check("errors: {realm: 5}", "2: errors.realm", "must be text; put it in quotes (found 5)");
+    check("errors: {detail: full}", "2: errors.detail", "must be `reason` or `code` (found \"full\")");
+    check(
+        "revocation: {max_staleness: 30}",
+        "2: revocation.max_staleness",
+        "must be a duration such as `30s`, `5m` or `24h` (found 30)",
+    );
+    check(
+        "rules:\n- {name: a, access: pubic}",
+        "3: rules[0].access",
+        "must be `public`, `optional`, `protected`, `refresh` or `sign_out` (found \"pubic\")",
+    );
+    check("rules: [5]", "2: rules[0]", "must be a map (found 5)");
+    check("listen: {tls: {cert_file: ca.pem}}", "2: listen.tls.key_file", "is missing; it must be text");
+    check("limits: {jwks_keys: 200}", "2: limits.jwks_keys", "must be a whole number from 1 to 100 (found 200)");
+}
+
+#[test]
+fn all_faults_come_at_once_in_the_order_of_the_file() {
+    let text = "lissen: 1\nissuers:\n- name: Main\n  issuer: 5\n  keys: {jwks_url: 'http://x.test', jwks_file: y}\nrules:\n- {name: a, match: {}}\n- {nme: b, match: {path: a//b}, access: pubic}\nrevocation: {redis: {password: [x]}, max_staleness: 10ms}\n";
+    let env = [("DOORWARD__ERRORS__REALM".to_owned(), String::new())];
+    let faults = Config::parse(text, "c.yaml", &testdata(), env.into_iter()).unwrap_err();
+    let places: Vec<String> =
+        faults.to_string().lines().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    let expected = [
+        "c.yaml:1 lissen",
+        "c.yaml:3 issuers[0].audiences",
+        "c.yaml:3 issuers[0].name",
+        "c.yaml:4 issuers[0].issuer",
+        "c.yaml:5 issuers[0].keys",
+        "c.yaml:5 issuers[0].keys.jwks_url",
+        "c.yaml:7 rules[0].match",
+        "c.yaml:8 rules[1].access",
+        "c.yaml:8 rules[1].match.path",
+        "c.yaml:8 rules[1].name",
+        "c.yaml:8 rules[1].nme",
+        "c.yaml:9 revocation.max_staleness",
+        "c.yaml:9 revocation.redis.password",
+        "DOORWARD__ERRORS__REALM errors.realm",
+    ];
+    assert_eq!(places, expected);
+}
+
+#[test]
+fn credentials_are_never_shown() {
+    for more in [
+        "revocation: {redis: {pasword: hunter2}}",
+        "revocation: {redis: {password: [hunter2]}}",
+        "revocation: {redis: {password: hunter2, password_file: password}}",
+        "revocation: {redis: {url: 'redis://x:hunter2@'}}",
+        "revocation: {redis: {url: 'http://x:hunter2@r.test'}}",
+        "revocation: {redis: {url: 'r.test:6379,password=hunter2'}}",
+        "revocation: {redis: {url: 'redis-sentinel://r.test/x?sentinelPassword=hunter2'}}",
+        "api_keys: {keys: [{id: a, sha256: hunter2}]}",
+        "admin: {keys: [{name: a, sha256: hunter2, may: [read]}]}",
+        "signals: {transmitters: [{issuer: a, audience: a, target_issuer: main, keys: {discovery: true}, poll: {url: 'https://a:hunter2@a.test', token: hunter2}}]}",
+        "issuers: [{name: a, keys: {jwks: {k: hunter2}}, introspection: {client_secret: hunter2, client_secret_file: x}}]",
+        "password: hunter2",
+        "x: \"hunter2\n",
+        "x: {hunter2: ]",
+    ] {
+        let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
+        let faults = parse(&text).unwrap_err();
+        assert!(!faults.to_string().contains("hunter2") && !format!("{faults:?}").contains("hunter2"), "{faults:?}");
+    }
+    let env = |name: &str| [(name.to_owned(), "hunter2".to_owned())].into_iter();
+    for name in [
+        "DOORWARD__REVOCATION__REDIS__PASWORD",
+        "DOORWARD__REVOCATION__REDIS__URL",
+        "DOORWARD__API_KEYS__KEYS__0__SHA256",
+    ] {
+        let faults = Config::parse(ISSUER, "c.yaml", &testdata(), env(name)).unwrap_err();
+        assert!(!faults.to_string().contains("hunter2"), "{faults}");
+    }
+}
+
+#[test]
+fn bombs_are_bounded() {
+    let laughs = (1..40).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+        let last = n - 1;
+        text + &format!(
+            "a{n}: &a{n} [*a{last}, *a{last}, *a{last}, *a{last}, *a{last}, *a{last}, *a{last}, *a{last}]\n"
+        )
+    });
+    let deep = format!("a: {}{}\n", "[".repeat(5000), "]".repeat(5000));
+    let deep_block = (0..2000).map(|depth| " ".repeat(depth) + "a:\n").collect::<String>();
+    let aliases = format!("a: &a x\nb: [{}]\n", "*a, ".repeat(5000));
+    let cyclic = "a: &a [*a]\n".to_owned();
+    for text in [laughs, deep, deep_block, aliases, cyclic] {
+        let started = std::time::Instant::now();
+        let faults = parse(&text).unwrap_err().to_string();
+        assert!(faults.contains("is no YAML: "), "{}", &faults[..faults.len().min(400)]);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn anchors_and_merges_are_read() {
+    let rules = "rules:\n- {name: a, match: &m {path: /a, methods: [GET]}, access: public}\n- {name: b, match: {<<: *m, path: /b}, access: public}\n";
+    let config = config(rules);
+    assert!(matches!(&config.rules[1].matches.as_ref().unwrap().path, PathMatch::Exact(path) if path == "/b"));
+    assert_eq!(config.rules[1].matches.as_ref().unwrap().methods, ["GET"]);
+    check(
+        "rules:\n- {name: a, match: &m {path: a}}\n- {name: b, match: {hosts: [b.test]}}",
+        "3: rules[0].match.path",
+        "begins with `/`",
+    );
+}
+
+#[test]
+fn ten_thousand_keys_are_read_in_a_moment() {
+    let mut text = format!("{ISSUER}api_keys:\n  keys:\n");
+    for n in 0..10_000 {
+        let _ = writeln!(text, "  - {{id: client-{n}, sha256: \"{n:064x}\", platforms: [web], domains: [a.test]}}");
+    }
+    let started = std::time::Instant::now();
+    good(&text);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
