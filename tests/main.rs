@@ -10,6 +10,7 @@ mod support;
 
 mod cli;
 mod decisions;
+mod forward_auth;
 mod identity;
 mod instances;
 mod keys;

@@ -1,5 +1,6 @@
 //! The HTTP listener: probes, metrics, and what users and services may ask.
 
+mod forward_auth;
 mod logout;
 mod probes;
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 
 use crate::authz::answer::Respond;
 use crate::state::State;
@@ -28,6 +29,9 @@ pub fn router(http: Http, max_body_bytes: usize) -> Router {
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
         .route("/logout", post(logout::logout))
+        .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
+        .route("/auth/", any(forward_auth::forward_auth))
+        .route("/auth/{*path}", any(forward_auth::forward_auth))
         .layer(axum::extract::DefaultBodyLimit::max(max_body_bytes))
         .with_state(http)
 }
