@@ -136,7 +136,7 @@ fn field<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Denial> {
 }
 
 /// What all that say anything say.
-fn agreed<'a>(said: [Option<&'a str>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&'a str, Denial> {
+fn agreed(said: [Option<&str>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&str, Denial> {
     let mut said = said.into_iter().flatten();
     let first = said.next().filter(|first| !first.is_empty()).ok_or(Denial::BadRequest)?;
     said.all(|other| same(first, other)).then_some(first).ok_or(Denial::BadRequest)
