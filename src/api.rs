@@ -12,6 +12,7 @@ use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, Requirements, Rule};
+use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, State};
 
@@ -40,12 +41,9 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
         decision = judge(&policy, request, rule, state.view(None));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        let lookup = state.replica.lookup(token.targets(), token.issued_at());
-        let answer = match tokio::time::timeout_at(deadline, lookup).await {
-            Ok(Ok(None)) => StoreAnswer::Clear,
-            Ok(Ok(Some(hit))) => StoreAnswer::Hit(hit),
-            Ok(Err(_)) | Err(_) => StoreAnswer::Unavailable,
-        };
+        let allow_list = policy.authorizer.freshness.allow_list;
+        let lookup = tokio::time::timeout_at(deadline, look_up(state, token, allow_list));
+        let answer = lookup.await.unwrap_or(StoreAnswer::Unavailable);
         decision = judge(&policy, request, rule, state.view(Some(answer)));
     }
     if let Outcome::Allowed(grant) = &decision.outcome
@@ -60,6 +58,23 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
     let answer = policy.responder.answer(&decision, request);
     record(state, &policy, request, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+}
+
+/// What the store says of a token, in one round trip.
+async fn look_up(state: &State, token: &VerifiedToken, allow_list: bool) -> StoreAnswer {
+    let revoked = state.replica.lookup(token.targets(), token.issued_at());
+    let registered = async {
+        match token.registration().filter(|_| allow_list) {
+            Some(target) => state.replica.is_registered(&target, token.issued_at()).await,
+            None => Ok(true),
+        }
+    };
+    match tokio::join!(revoked, registered) {
+        (Ok(Some(hit)), _) => StoreAnswer::Hit(hit),
+        (Ok(None), Ok(true)) => StoreAnswer::Clear,
+        (Ok(None), Ok(false)) => StoreAnswer::Unregistered,
+        (Err(_), _) | (_, Err(_)) => StoreAnswer::Unavailable,
+    }
 }
 
 /// The pure decision; should it panic, this request is refused and the process goes on.

@@ -31,6 +31,7 @@ pub struct Metrics {
     jwks_unfit_keys: IntGaugeVec,
     pub config_reloads: IntCounterVec,
     revocations: IntGaugeVec,
+    registrations: IntGauge,
     view_age: Gauge,
     store_up: IntGauge,
     jwks_age: GaugeVec,
@@ -112,6 +113,10 @@ impl Metrics {
                 &["result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
+            registrations: register(
+                &registry,
+                IntGauge::new("doorward_registrations", "Registered tokens held in this process (list: allow).")?,
+            )?,
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
@@ -154,9 +159,12 @@ impl Metrics {
 
     /// The exposition text (version 0.0.4) with the gauges as they are now.
     pub fn render(&self, reading: &Reading<'_>) -> Result<Vec<u8>, prometheus::Error> {
-        for (kind, count) in Kind::ALL.into_iter().zip(reading.index.counts()) {
-            self.revocations.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let counts = reading.index.counts();
+        for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+            self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
         }
+        self.registrations.set(gauge(counts[Kind::Registration as usize]));
         self.view_age.set(reading.view_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
         self.store_up.set(i64::from(reading.store_up));
         for (issuer, age) in &reading.jwks_age {

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod allow_list;
 mod cli;
 mod decisions;
 mod forward_auth;

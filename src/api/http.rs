@@ -3,6 +3,7 @@
 mod forward_auth;
 mod logout;
 mod probes;
+mod registrations;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub fn router(http: Http, max_body_bytes: usize) -> Router {
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
         .route("/logout", post(logout::logout))
+        .route("/v1/registrations", post(registrations::create))
         .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
         .route("/auth/", any(forward_auth::forward_auth))
         .route("/auth/{*path}", any(forward_auth::forward_auth))

@@ -48,6 +48,8 @@ pub struct FreshnessPolicy {
     pub on_stale: OnStale,
     /// `read: lookup`: the store is asked for every decision.
     pub always_lookup: bool,
+    /// `list: allow`: a token must also be registered.
+    pub allow_list: bool,
 }
 
 /// What is known to be revoked.
@@ -63,7 +65,10 @@ pub struct View<'a> {
 /// The store's answer to a lookup of one token's targets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StoreAnswer {
+    /// Nothing revokes the token, and with `list: allow` it is registered.
     Clear,
+    /// Nothing revokes the token, and it is not registered.
+    Unregistered,
     Hit(Hit),
     Unavailable,
 }
@@ -208,7 +213,7 @@ impl Authorizer {
         let stale = match rule.access {
             // A dead token must be able to ask for a new one, or to be signed out again.
             Access::Refresh | Access::SignOut(_) => false,
-            _ => self.check_revocation(rule, token, view, &mut evidence.hit)?,
+            _ => self.check_lists(rule, token, view, now, &mut evidence.hit)?,
         };
         rule.require.check(token, issuer.leeway, now)?;
         let sign_out = match rule.access {
@@ -218,7 +223,23 @@ impl Authorizer {
         Ok(Grant { principal: Some(Principal { token: token.clone() }), sign_out, stale, shadowed: None })
     }
 
-    /// Refuses a revoked token; `Ok(true)` if that could not be told for sure and the policy lets pass.
+    /// Refuses a revoked token and, with `list: allow`, one that is not registered; `Ok(true)` if the
+    /// former could not be told for sure and the policy lets pass.
+    fn check_lists(
+        &self,
+        rule: &Rule,
+        token: &VerifiedToken,
+        view: View<'_>,
+        now: Timestamp,
+        hit: &mut Option<Hit>,
+    ) -> Result<bool, Stop> {
+        let stale = self.check_revocation(rule, token, view, hit)?;
+        if self.freshness.allow_list {
+            check_registration(token, view, now)?;
+        }
+        Ok(stale)
+    }
+
     fn check_revocation(
         &self,
         rule: &Rule,
@@ -256,7 +277,7 @@ impl Authorizer {
                 }
             }
             (OnStale::Lookup, None) => Err(Stop::NeedsLookup),
-            (OnStale::Lookup, Some(StoreAnswer::Clear)) => Ok(false),
+            (OnStale::Lookup, Some(StoreAnswer::Clear | StoreAnswer::Unregistered)) => Ok(false),
             (OnStale::Lookup, Some(_)) => Err(Denial::StoreUnavailable.into()),
         }
     }
@@ -282,6 +303,18 @@ impl Authorizer {
             }
         };
         Self { issuers: self.issuers.iter().map(replace).collect(), ..self.clone() }
+    }
+}
+
+/// A registration that is not in the view may be on its way: the store is asked before it is missed.
+fn check_registration(token: &VerifiedToken, view: View<'_>, now: Timestamp) -> Result<(), Stop> {
+    let is_known = |target| view.index.registers(&target, token.issued_at(), now);
+    match view.answer {
+        _ if token.registration().is_some_and(is_known) => Ok(()),
+        Some(StoreAnswer::Clear) => Ok(()),
+        Some(StoreAnswer::Unregistered) => Err(Denial::NotRegistered.into()),
+        Some(StoreAnswer::Hit(_) | StoreAnswer::Unavailable) => Err(Denial::StoreUnavailable.into()),
+        None => Err(Stop::NeedsLookup),
     }
 }
 

@@ -507,6 +507,13 @@ impl VerifiedToken {
         self.email.as_deref()
     }
 
+    /// What registers this token, where only registered ones are accepted.
+    #[must_use]
+    pub fn registration(&self) -> Option<Target> {
+        let token = self.targets.iter().find(|target| target.kind == Kind::Token)?;
+        Some(Target::registration(self.issuer.clone(), token.id.clone()))
+    }
+
     /// Everything whose revocation refuses this token.
     #[must_use]
     pub fn targets(&self) -> &[Target] {

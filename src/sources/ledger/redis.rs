@@ -68,6 +68,11 @@ impl RedisLedger {
         self.shared.lookup(self, targets, issued_at).await
     }
 
+    /// See [`super::RevocationLedger::is_registered`].
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.shared.is_registered(self, target, issued_at).await
+    }
+
     async fn session(&self) -> Result<Session, LedgerError> {
         Session::open(&self.client, self.slot, self.config.connect_deadline).await
     }

@@ -123,7 +123,7 @@ impl Replica {
 
     fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
         let now = crate::clock::now();
-        self.index.revocations().filter(|known| known.expires_at > now && !seen.knows(known)).collect()
+        self.index.entries().filter(|known| known.expires_at > now && !seen.knows(known)).collect()
     }
 
     /// Waits until the log has been read up to `end`.
