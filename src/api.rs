@@ -4,13 +4,16 @@ pub mod check;
 pub mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
 use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
+use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::introspection::Testimony;
 use crate::authz::rule::{RequestView, Requirements, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
@@ -25,26 +28,33 @@ pub struct Decided {
 /// How long a decision may wait for keys or for the store: inside Envoy's own timeout.
 pub const MAX_WAIT: Duration = Duration::from_millis(5000);
 
-/// Decides a request, resolving what the pure decision cannot: unknown keys, lookups, and the recording
-/// of a sign-out, which comes before the answer.
+/// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
+/// recording of a sign-out, which comes before the answer.
 ///
 /// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits.
 pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Duration) -> Decided {
     let started = Instant::now();
     let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
     let mut policy = state.policy();
-    let mut decision = judge(&policy, request, rule, state.view(None));
+    let mut learned = Learned { answer: None, testimony: recall(state, &policy, request) };
+    let mut decision = judge(&policy, request, rule, learned.view(state));
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
         drop(decision);
         policy = state.policy();
-        decision = judge(&policy, request, rule, state.view(None));
+        decision = judge(&policy, request, rule, learned.view(state));
+    }
+    // What waits is boxed: its futures are large, and most decisions never come here.
+    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
+        let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
+        learned.testimony = asked.await.ok().flatten();
+        decision = judge(&policy, request, rule, learned.view(state));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
         let allow_list = policy.authorizer.freshness.allow_list;
-        let lookup = tokio::time::timeout_at(deadline, look_up(state, token, allow_list));
-        let answer = lookup.await.unwrap_or(StoreAnswer::Unavailable);
-        decision = judge(&policy, request, rule, state.view(Some(answer)));
+        let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
+        learned.answer = Some(lookup.await.unwrap_or(StoreAnswer::Unavailable));
+        decision = judge(&policy, request, rule, learned.view(state));
     }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
@@ -58,6 +68,34 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
     let answer = policy.responder.answer(&decision, request);
     record(state, &policy, request, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+}
+
+/// What was found out for one decision, beside what is known anyway.
+struct Learned {
+    answer: Option<StoreAnswer>,
+    testimony: Option<Arc<Testimony>>,
+}
+
+impl Learned {
+    fn view<'a>(&'a self, state: &'a State) -> View<'a> {
+        View { testimony: self.testimony.as_deref(), ..state.view(self.answer) }
+    }
+}
+
+/// What an issuer said of the request's token lately.
+fn recall(state: &State, policy: &Policy, request: &RequestView<'_>) -> Option<Arc<Testimony>> {
+    let introspectors = state.introspectors();
+    if introspectors.is_empty() {
+        return None;
+    }
+    let token = policy.authorizer.tokens.find(request).ok()??;
+    introspectors.recall(token.as_str())
+}
+
+/// What an issuer says of the request's token; `None` if there is none.
+async fn ask(state: &State, policy: &Policy, request: &RequestView<'_>, issuer: &IssuerName) -> Option<Arc<Testimony>> {
+    let token = policy.authorizer.tokens.find(request).ok()??;
+    Some(state.introspectors().ask(issuer, token.as_str()).await)
 }
 
 /// What the store says of a token, in one round trip.
@@ -110,8 +148,7 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     let rule = &*decision.rule.name;
     let (outcome, denial) = match &decision.outcome {
         Outcome::Allowed(grant) => ("allowed", grant.shadowed),
-        Outcome::Denied(denial) => ("denied", Some(*denial)),
-        Outcome::NeedsLookup => ("denied", Some(Denial::StoreUnavailable)),
+        refused => ("denied", refused.denial()),
     };
     let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
     metrics.checks.with_label_values(&[outcome, reason, rule]).inc();

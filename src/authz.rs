@@ -6,6 +6,7 @@ pub mod api_key;
 pub mod authorizer;
 pub mod claims;
 pub mod denial;
+pub mod introspection;
 pub mod jwks;
 pub mod path;
 pub mod revocation;

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub store_operations: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
+    /// Questions to an issuer about a token (RFC 7662), and what came of them.
+    pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
@@ -105,6 +107,12 @@ impl Metrics {
                 "doorward_jwks_unfit_keys",
                 "Keys of an issuer's current set that are not used, by cause.",
                 &["issuer", "cause"],
+            )?,
+            introspections: counters(
+                &registry,
+                "doorward_introspections_total",
+                "Questions to an issuer about a token; `suspended` and `busy` ones were not asked.",
+                &["issuer", "result"],
             )?,
             config_reloads: counters(
                 &registry,

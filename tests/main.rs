@@ -14,6 +14,7 @@ mod decisions;
 mod forward_auth;
 mod identity;
 mod instances;
+mod introspection;
 mod keys;
 mod ledger;
 mod lifecycle;

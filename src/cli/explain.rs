@@ -110,8 +110,11 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     }
     let index = RevocationIndex::new();
     let now = clock::now();
-    let decision =
-        authorizer.authorize(&request, View { index: &index, age: Some(std::time::Duration::ZERO), answer: None }, now);
+    let decision = authorizer.authorize(
+        &request,
+        View { index: &index, age: Some(std::time::Duration::ZERO), answer: None, testimony: None },
+        now,
+    );
     let answer = config.responder().answer(&decision, &request);
 
     let unverified = token.as_deref().and_then(|token| {

@@ -1,6 +1,7 @@
 //! What the tests start: the real binary, real Envoy, real Redis, an upstream that shows what it saw.
 //! Everything binds to loopback on a free port and ends with the test.
 
+pub mod authorization_server;
 pub mod doorward;
 pub mod envoy;
 pub mod grpc;
