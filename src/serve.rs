@@ -62,7 +62,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         .max_concurrent_streams(limits.grpc_concurrent_streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_max_header_list_size(64 * 1024)
-        .add_service(check::service(state.clone(), limits.grpc_message_bytes))
+        .add_service(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
         .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?);
@@ -73,7 +73,11 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut servers = Supervisor::new(drain.clone());
     servers.spawn("grpc", check.serve(grpc, drain.clone()));
     if let Some(listener) = http {
-        let app = router(Http { state: state.clone(), readiness: readiness.clone() }, limits.http_body_bytes);
+        let app = router(
+            Http { state: state.clone(), readiness: readiness.clone() },
+            limits.http_body_bytes,
+            limits.http_timeout,
+        );
         let drained = drain.clone().cancelled_owned();
         servers.spawn("http", async move {
             if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(drained).await {

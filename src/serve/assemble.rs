@@ -17,7 +17,8 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::All => DecisionLog::All,
         LogDecisions::None => DecisionLog::None,
     };
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log }
+    let max_wait = config.limits.decision_timeout;
+    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, max_wait }
 }
 
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
@@ -83,6 +84,8 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
+        command_deadline: config.limits.store_timeout,
+        write_deadline: config.limits.store_timeout,
         ..RedisConfig::new(url)
     })
 }
