@@ -7,5 +7,7 @@ mod support;
 mod contract;
 #[path = "ledger/faults.rs"]
 mod faults;
+#[path = "ledger/figures.rs"]
+mod figures;
 #[path = "ledger/follow.rs"]
 mod follow;
