@@ -184,6 +184,8 @@ fn fault(error: &fred::error::Error) -> LedgerError {
 }
 
 fn refusal(message: &str) -> LedgerError {
+    // A server that does not know a command repeats its arguments; those of AUTH are secret.
+    let message = message.split(", with args").next().unwrap_or_default();
     LedgerError::Refused { code: first_word(message).into(), message: message.into() }
 }
 
