@@ -1,4 +1,5 @@
 //! The ledger and the replica against real Redis servers.
+#![expect(clippy::unwrap_used, reason = "a fixture that fails is a test that fails")]
 
 #[path = "ledger/support.rs"]
 mod support;
@@ -11,3 +12,5 @@ mod faults;
 mod figures;
 #[path = "ledger/follow.rs"]
 mod follow;
+#[path = "ledger/topologies.rs"]
+mod topologies;

@@ -1,5 +1,4 @@
 //! Figures, not assertions: `cargo test --release --test ledger figures -- --ignored --nocapture`.
-#![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing to report")]
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,7 @@
 //! Real Redis servers on free ports, and instances that follow them.
-#![expect(clippy::unwrap_used, reason = "a fixture that fails is a test that fails")]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +35,7 @@ impl RedisServer {
     /// A server that has a port and a directory, and does not run yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let name = format!("doorward-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
@@ -45,14 +44,29 @@ impl RedisServer {
     }
 
     pub(crate) async fn run(&mut self) {
-        let mut command = Command::new("redis-server");
+        self.spawn(&mut Command::new("redis-server"), &["--save", ""]).await;
+    }
+
+    /// Runs from a configuration file, which a sentinel wants to write to.
+    pub(crate) async fn run_from(&mut self, file: &Path, options: &[&str]) {
+        self.spawn(Command::new("redis-server").arg(file), options).await;
+    }
+
+    async fn spawn(&mut self, command: &mut Command, options: &[&str]) {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.directory);
-        command.args(["--save", "", "--loglevel", "warning"]).args(&self.options);
+        command.args(["--loglevel", "warning"]).args(options).args(&self.options).current_dir(&self.directory);
         self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        eventually("redis answers", || {
-            matches!(self.try_cli(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.")
-        })
-        .await;
+        let answers = ["PONG", "NOAUTH Authentication required."];
+        eventually("redis answers", || answers.contains(&self.try_cli(&["PING"]).as_str())).await;
+    }
+
+    /// More options, for the next run.
+    pub(crate) fn options(&mut self, options: &[&str]) {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// kill -9.
@@ -157,6 +171,10 @@ impl Instance {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until it holds.
