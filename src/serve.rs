@@ -4,6 +4,7 @@ pub mod assemble;
 mod listen;
 mod reload;
 mod supervisor;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::state::State;
 use listen::CheckListener;
 use reload::Reload;
 use supervisor::Supervisor;
+use tls::{Tls, TlsListener};
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -38,6 +40,18 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         None => None,
     };
 
+    let tls = match &config.listen.tls {
+        Some(files) => Some(Arc::new(Tls::load(files)?)),
+        None => None,
+    };
+
+    if !config.transmitters.is_empty() {
+        warn!("signals.transmitters has no effect in this version: no events are received");
+    }
+    if config.telemetry.otlp_endpoint.is_some() {
+        warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
+    }
+
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
@@ -48,7 +62,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client);
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -71,7 +85,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let addresses =
         (check.address(), http.as_ref().and_then(|http| http.local_addr().ok()).map(|address| address.to_string()));
     let mut servers = Supervisor::new(drain.clone());
-    servers.spawn("grpc", check.serve(grpc, drain.clone()));
+    servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
     if let Some(listener) = http {
         let app = router(
             Http { state: state.clone(), readiness: readiness.clone() },
@@ -79,8 +93,15 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             limits.http_timeout,
         );
         let drained = drain.clone().cancelled_owned();
+        let address = listener.local_addr().context("listen.http: read the bound address")?;
         servers.spawn("http", async move {
-            if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(drained).await {
+            let served = match tls {
+                Some(tls) => {
+                    axum::serve(TlsListener::new(listener, address, tls), app).with_graceful_shutdown(drained).await
+                }
+                None => axum::serve(listener, app).with_graceful_shutdown(drained).await,
+            };
+            if let Err(error) = served {
                 warn!(%error, "http server failed");
             }
         });

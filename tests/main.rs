@@ -17,3 +17,4 @@ mod ledger;
 mod lifecycle;
 mod story;
 mod tidy;
+mod tls;
