@@ -1,5 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
 
+#![expect(clippy::print_stdout, reason = "what a command answers stands on standard output")]
+
 mod dev_token;
 mod explain;
 mod hash_key;

@@ -60,7 +60,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         .max_concurrent_streams(limits.grpc_concurrent_streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_max_header_list_size(64 * 1024)
-        .add_service(check::service(state.clone(), limits.grpc_message_bytes))
+        .add_service(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
         .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?);
@@ -70,7 +70,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
     servers.spawn("grpc", check.serve(grpc, drain.clone()));
-    let http_limits = HttpLimits { body_bytes: limits.http_body_bytes, list_page: limits.list_page };
+    let http_limits =
+        HttpLimits { body_bytes: limits.http_body_bytes, timeout: limits.http_timeout, list_page: limits.list_page };
     let app = Http::new(state.clone(), readiness.clone(), http_limits);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };

@@ -22,10 +22,15 @@ pub const REVOKER: &str = "revoker-key-0123456789";
 pub fn admin_keys() -> String {
     let keys = [("operator", OPERATOR, "revoke, read"), ("reader", READER, "read"), ("revoker", REVOKER, "revoke")];
     let line = |(name, key, may): (&str, &str, &str)| {
-        let hex: String = digest_of(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("    - {{name: {name}, sha256: {hex}, may: [{may}]}}\n")
+        let sha256 = hex(digest_of(key.as_bytes()));
+        format!("    - {{name: {name}, sha256: {sha256}, may: [{may}]}}\n")
     };
     format!("admin:\n  keys:\n{}", keys.map(line).concat())
+}
+
+fn hex(digest: [u8; 32]) -> String {
+    let half = |at: usize| u128::from_be_bytes(digest[at..at + 16].try_into().unwrap());
+    format!("{:032x}{:032x}", half(0), half(16))
 }
 
 /// An answer of the API.

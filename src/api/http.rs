@@ -10,11 +10,13 @@ mod problem;
 mod revocations;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,6 +26,7 @@ use crate::authz::answer::Respond;
 use crate::state::State;
 pub use openapi::document;
 pub use probes::Readiness;
+use problem::{Error, Problem};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -41,6 +44,8 @@ pub struct Http {
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
     pub body_bytes: usize,
+    /// The longest time for one request, its waits included.
+    pub timeout: Duration,
     /// The most items on one page of a list.
     pub list_page: usize,
 }
@@ -68,6 +73,7 @@ pub enum Part {
 
 /// The routes of a listener.
 pub fn router(http: Http, part: Part) -> Router {
+    let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
     let (admin, _) = admin().split_for_parts();
     let admin = admin.layer(axum::middleware::map_response(uncached));
@@ -80,7 +86,13 @@ pub fn router(http: Http, part: Part) -> Router {
         .route("/openapi.json", get(openapi::openapi))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::extract::DefaultBodyLimit::max(http.limits.body_bytes))
+        .layer(axum::extract::DefaultBodyLimit::max(body_bytes))
+        .layer(axum::middleware::from_fn(move |request, next: Next| async move {
+            let answer = tokio::time::timeout(timeout, next.run(request)).await;
+            answer.unwrap_or_else(|_| {
+                Problem::new(Error::TimedOut, "limits.http_timeout in the configuration is the bound").into_response()
+            })
+        }))
         .with_state(http)
 }
 

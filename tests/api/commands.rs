@@ -79,7 +79,7 @@ async fn failures_and_wrong_usage_have_their_codes() {
     assert!(code == 1 && error.contains("may not"), "{error}");
     let (code, _, error) = run_with(&key("wrong-key-0123456789"), &user, "");
     assert!(code == 1 && error.contains("not known") && !error.contains("wrong-key"), "{error}");
-    let nobody = format!("http://127.0.0.1:{}", crate::support::free_port());
+    let nobody = format!("http://127.0.0.1:{}", crate::ledger::support::free_port());
     let (code, _, error) = run_with(&key(OPERATOR), &["status", "--server", &nobody], "");
     assert!(code == 1 && error.contains(&nobody), "{error}");
     let (code, out, _) = run(&["revoke", "--help"], "");

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRead};
 use super::problem::{AdminErrors, BodyErrors, Problem};
-use crate::api::{MAX_WAIT, explain};
+use crate::api::explain;
 use crate::authz::authorizer::{Outcome, StoreAnswer};
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
@@ -85,7 +85,7 @@ pub(super) async fn explain(
     let first = policy.authorizer.authorize(&request, view, clock::now());
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&first.outcome, first.evidence.issuer.clone()) {
         drop(first);
-        let _ = tokio::time::timeout(MAX_WAIT, state.keys().refresh(&issuer)).await;
+        let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(&issuer)).await;
         policy = state.policy();
     }
     let mut now = clock::now();

@@ -5,7 +5,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Response};
 
 use super::{Http, respond};
-use crate::api::{MAX_WAIT, decide};
+use crate::api::decide;
 use crate::authz::answer::{Answer, Respond};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
@@ -44,7 +44,7 @@ pub(super) async fn logout(
     };
     let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
-    match decide(&http.state, &request, Some(&rule), MAX_WAIT).await.answer {
+    match decide(&http.state, &request, Some(&rule), None).await.answer {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     }

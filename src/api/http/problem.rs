@@ -26,6 +26,7 @@ pub(super) enum Error {
     Busy,
     KeysUnavailable,
     StoreUnavailable,
+    TimedOut,
 }
 
 impl Error {
@@ -55,6 +56,7 @@ impl Error {
             Self::StoreUnavailable => {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take the revocation")
             }
+            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
         }
     }
 

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRevoke};
 use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
-use crate::api::MAX_WAIT;
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
@@ -51,8 +50,8 @@ pub(super) struct RevocationRequest {
 }
 
 /// What a revocation can hit.
-#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "for the OpenAPI document; `Kind::parse` reads it")]
 pub(super) enum KindName {
     Token,
@@ -205,11 +204,12 @@ async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToke
         };
         Problem::new(error, denial.message()).at("/token").because(denial.label())
     };
-    let (issuer, verified) = attempt(&http.state.policy()).map_err(refused)?;
+    let policy = http.state.policy();
+    let (issuer, verified) = attempt(&policy).map_err(refused)?;
     if !matches!(verified, Err(Denial::UnknownKey)) {
         return verified.map(|token| (issuer, token)).map_err(refused);
     }
-    let _ = tokio::time::timeout(MAX_WAIT, http.state.keys().refresh(&issuer.name)).await;
+    let _ = tokio::time::timeout(policy.max_wait, http.state.keys().refresh(&issuer.name)).await;
     let (issuer, verified) = attempt(&http.state.policy()).map_err(refused)?;
     verified.map(|token| (issuer, token)).map_err(refused)
 }
