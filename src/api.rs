@@ -1,6 +1,7 @@
 //! The faces: Envoy's gRPC and HTTP. All of them decide by [`decide`], so answers cannot diverge.
 
 pub mod check;
+pub mod explain;
 pub mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -88,6 +88,11 @@ impl Replica {
         }
     }
 
+    /// Names this process to its peers and to operators.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the decision reads.
     pub fn index(&self) -> &Arc<RevocationIndex> {
         &self.index
