@@ -1,6 +1,7 @@
 //! The faces: Envoy's gRPC and HTTP. All of them decide by [`decide`], so answers cannot diverge.
 
 pub mod check;
+pub mod explain;
 pub mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,18 +26,16 @@ pub struct Decided {
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How long a decision may wait for keys or for the store: inside Envoy's own timeout.
-pub const MAX_WAIT: Duration = Duration::from_millis(5000);
-
 /// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
 /// recording of a sign-out, which comes before the answer.
 ///
-/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits.
-pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Duration) -> Decided {
+/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
+/// says so.
+pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
     let started = Instant::now();
-    let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
     let mut policy = state.policy();
-    let mut learned = Learned { answer: None, testimony: recall(state, &policy, request) };
+    let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
+    let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
@@ -77,19 +76,17 @@ struct Learned {
 }
 
 impl Learned {
+    /// What an issuer said of the request's token lately.
+    fn recall(state: &State, policy: &Policy, request: &RequestView<'_>) -> Self {
+        let introspectors = state.introspectors();
+        let asked = !introspectors.is_empty();
+        let token = asked.then(|| policy.authorizer.tokens.find(request).ok().flatten()).flatten();
+        Self { answer: None, testimony: token.and_then(|token| introspectors.recall(token.as_str())) }
+    }
+
     fn view<'a>(&'a self, state: &'a State) -> View<'a> {
         View { testimony: self.testimony.as_deref(), ..state.view(self.answer) }
     }
-}
-
-/// What an issuer said of the request's token lately.
-fn recall(state: &State, policy: &Policy, request: &RequestView<'_>) -> Option<Arc<Testimony>> {
-    let introspectors = state.introspectors();
-    if introspectors.is_empty() {
-        return None;
-    }
-    let token = policy.authorizer.tokens.find(request).ok()??;
-    introspectors.recall(token.as_str())
 }
 
 /// What an issuer says of the request's token; `None` if there is none.

@@ -1,7 +1,7 @@
 //! What every face reads: the policy in force, behind one pointer, and the revocations.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -22,6 +22,8 @@ pub struct Policy {
     pub responder: Responder,
     pub decision_log: DecisionLog,
     pub admin_keys: AdminKeys,
+    /// The longest that a decision may wait for keys or for the store.
+    pub max_wait: Duration,
 }
 
 /// Which decisions are logged.

@@ -38,7 +38,7 @@ rules:
 
 async fn register(doorward: &Doorward, key: &str, body: &Value) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("http://{}/v1/registrations", doorward.http)).bearer_auth(key);
-    let response = request.body(body.to_string()).send().await.unwrap();
+    let response = request.json(body).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod allow_list;
+mod api;
 mod cli;
 mod decisions;
 mod forward_auth;
@@ -20,3 +21,4 @@ mod ledger;
 mod lifecycle;
 mod story;
 mod tidy;
+mod tls;

@@ -178,7 +178,7 @@ fn unlikely_settings_are_warned_of() {
 
 #[test]
 fn what_needs_a_restart_is_told() {
-    let other = config("listen: {http: null}\nlimits: {connections: 9}\nrevocation: {max_staleness: 5s}\n");
+    let other = config("listen: {http: null}\nlimits: {list_page: 9}\nrevocation: {max_staleness: 5s}\n");
     assert_eq!(config("").needs_restart(&other), ["listen", "limits"]);
     assert_eq!(config("").needs_restart(&config("revocation: {list: allow}\n")), ["revocation"]);
 }

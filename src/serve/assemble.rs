@@ -24,7 +24,8 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::None => DecisionLog::None,
     };
     let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys }
+    let max_wait = config.limits.decision_timeout;
+    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys, max_wait }
 }
 
 fn admin_key(key: &config::AdminKey) -> AdminKey {
@@ -124,6 +125,8 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
+        command_deadline: config.limits.store_timeout,
+        write_deadline: config.limits.store_timeout,
         ..RedisConfig::new(url)
     })
 }

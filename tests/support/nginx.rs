@@ -1,9 +1,9 @@
 //! Real nginx in front of an upstream, asking Doorward by auth_request.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
-use super::{Process, TempDir, eventually, free_port};
+use super::{Process, TempDir, eventually};
 
 pub struct Nginx {
     _process: Process,
@@ -26,7 +26,9 @@ pub fn binary() -> Option<&'static str> {
 impl Nginx {
     /// Starts nginx with this content of `server { … }`.
     pub async fn start(binary: &str, server: &str) -> Self {
-        let (dir, port) = (TempDir::new(), free_port());
+        let dir = TempDir::new();
+        // nginx cannot be given a socket, nor tell a port: one that was free a moment ago must do.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let path = dir.path().display();
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))
