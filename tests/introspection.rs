@@ -1,5 +1,7 @@
 //! Tokens that their issuer is asked about (RFC 7662).
 
+mod provider;
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;

@@ -53,6 +53,13 @@ ENVOY=$(./envoy/get-envoy.sh 1.40.0)
 ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
 export ENVOY ENVOY_OLDEST
 
+# A real authorization server; without it (no npm, or no registry) its test says that it is skipped.
+provider=$PWD/.tools/oidc-provider
+if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
+  npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
+  export OIDC_PROVIDER=$provider
+fi
+
 rustc --version
 redis-server --version
 "$ENVOY" --version
