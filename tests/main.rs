@@ -11,6 +11,7 @@ mod support;
 mod allow_list;
 mod api;
 mod cli;
+mod costs;
 mod decisions;
 mod forward_auth;
 mod identity;
