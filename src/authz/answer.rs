@@ -170,26 +170,24 @@ impl Responder {
     /// RFC 6750 section 3, RFC 9470 section 3.
     fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements) -> Option<String> {
         let scheme = kind.challenge?;
-        let mut challenge = format!("{scheme} realm=\"{}\"", self.errors.realm);
-        if denial == Denial::MissingToken || scheme != "Bearer" {
-            return Some(challenge); // Section 3.1: no error code where no credentials were.
-        }
-        challenge += &format!(", error=\"{}\"", kind.error);
-        if self.errors.reasons {
-            challenge += &format!(", error_description=\"{}\"", denial.message());
-        }
-        if denial == Denial::InsufficientScope {
-            challenge += &format!(", scope=\"{}\"", require.scopes.join(" "));
-        }
-        if denial == Denial::InsufficientAuthentication {
-            if !require.acr.is_empty() {
-                challenge += &format!(", acr_values=\"{}\"", require.acr.join(" "));
+        let mut parameters = vec![("realm", self.errors.realm.clone())];
+        // RFC 6750 section 3.1: no error code where no credentials were.
+        if scheme == "Bearer" && denial != Denial::MissingToken {
+            parameters.push(("error", kind.error.to_owned()));
+            if self.errors.reasons {
+                parameters.push(("error_description", denial.message().to_owned()));
             }
-            if let Some(max_age) = require.max_age {
-                challenge += &format!(", max_age=\"{}\"", max_age.as_secs());
+            if denial == Denial::InsufficientScope {
+                parameters.push(("scope", require.scopes.join(" ")));
+            }
+            if denial == Denial::InsufficientAuthentication {
+                let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
+                parameters.extend(acr.map(|acr| ("acr_values", acr)));
+                parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
-        Some(challenge)
+        let parameters: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        Some(format!("{scheme} {}", parameters.join(", ")))
     }
 }
 

@@ -50,11 +50,6 @@ impl Ask {
         self.header("authorization", format!("Bearer {token}"))
     }
 
-    pub fn host(mut self, host: &str) -> Self {
-        self.host = host.to_owned();
-        self
-    }
-
     /// The rule that Envoy's route names.
     pub fn rule(mut self, name: &str) -> Self {
         self.rule = Some(name.to_owned());
