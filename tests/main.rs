@@ -9,6 +9,7 @@
 mod support;
 
 mod cli;
+mod corpus;
 mod decisions;
 mod identity;
 mod instances;
