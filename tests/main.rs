@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod cli;
+mod corpus;
 mod decisions;
 mod identity;
 mod instances;

@@ -10,6 +10,7 @@ use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal, TokenSett
 use super::claims::{ClaimPath, fits_header, scopes};
 use super::denial::Denial;
 use super::rule::{RequestView, Requirements, Rule, Then};
+use super::token::VerifiedToken;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
@@ -304,6 +305,9 @@ fn identity_of(principal: &Principal) -> Map<String, Value> {
 }
 
 /// What access logs and later filters can read of a decision, allowed or refused.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
 #[must_use]
 pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<String, Value> {
     let (decision, reason) = match outcome {
@@ -312,17 +316,20 @@ pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<Stri
         Outcome::NeedsLookup => ("denied", Some(Denial::StoreUnavailable)),
     };
     let token = evidence.token.as_ref();
+    let fitting = |text: Option<&str>| text.filter(|text| fits_header(text)).map(Value::from);
+    let scopes =
+        |token: &VerifiedToken| scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
     let fields = [
         ("decision", Some(json!(decision))),
         ("rule", Some(json!(&*rule.name))),
         ("reason", Some(json!(reason.map_or("ok", Denial::label)))),
         ("issuer", evidence.issuer.as_ref().map(|issuer| json!(issuer.as_str()))),
-        ("user_id", token.and_then(|token| token.user_id()).map(Value::from)),
-        ("token_id", token.map(|token| json!(token.token_id()))),
-        ("session_id", token.and_then(|token| token.session_id()).map(Value::from)),
-        ("client_id", token.and_then(|token| token.client_id()).map(Value::from)),
+        ("user_id", fitting(token.and_then(VerifiedToken::user_id))),
+        ("token_id", fitting(token.map(VerifiedToken::token_id))),
+        ("session_id", fitting(token.and_then(VerifiedToken::session_id))),
+        ("client_id", fitting(token.and_then(VerifiedToken::client_id))),
         ("api_client", evidence.api_client.as_deref().map(Value::from)),
-        ("scopes", token.map(|token| json!(scopes(token.claims())))),
+        ("scopes", token.map(scopes)),
         ("expires_at", token.map(|token| json!(token.expires_at().as_secs()))),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
