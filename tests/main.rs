@@ -15,5 +15,6 @@ mod instances;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod paths;
 mod story;
 mod tidy;

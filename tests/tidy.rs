@@ -19,8 +19,20 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 10] =
-    ["claims", "denial", "jwks", "path", "revocation", "token", "rule", "api_key", "authorizer", "answer"];
+const AUTHZ_ORDER: [&str; 12] = [
+    "claims",
+    "denial",
+    "jwks",
+    "readings",
+    "path",
+    "revocation",
+    "token",
+    "rule",
+    "rules",
+    "api_key",
+    "authorizer",
+    "answer",
+];
 
 /// Words that the heart must not know.
 const IMPURE: [&str; 12] = [
