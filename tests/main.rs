@@ -8,6 +8,7 @@
 
 mod support;
 
+mod api_keys;
 mod cli;
 mod decisions;
 mod identity;
