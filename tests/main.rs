@@ -8,6 +8,7 @@
 
 mod support;
 
+mod api;
 mod api_keys;
 mod cli;
 mod decisions;
@@ -19,3 +20,4 @@ mod lifecycle;
 mod paths;
 mod story;
 mod tidy;
+mod tls;

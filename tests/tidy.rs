@@ -14,12 +14,12 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("config", &["authz", "clock", "sources", "state"]),
     ("api", &["authz", "clock", "metrics", "state"]),
     ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state"]),
-    ("cli", &["authz", "clock", "config", "dev", "serve", "sources"]),
+    ("cli", &["api", "authz", "clock", "config", "dev", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 12] = [
+const AUTHZ_ORDER: [&str; 14] = [
     "claims",
     "denial",
     "jwks",
@@ -30,7 +30,9 @@ const AUTHZ_ORDER: [&str; 12] = [
     "rule",
     "rules",
     "api_key",
+    "admin_key",
     "authorizer",
+    "signing",
     "answer",
 ];
 

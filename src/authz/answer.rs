@@ -99,6 +99,12 @@ impl Responder {
         Self { identity, payload, owned, errors, withheld }
     }
 
+    /// The realm that challenges name.
+    #[must_use]
+    pub fn realm(&self) -> &str {
+        &self.errors.realm
+    }
+
     /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.
     #[must_use]
     pub fn answer(&self, decision: &Decision<'_>, request: &RequestView<'_>) -> Answer {

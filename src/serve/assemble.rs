@@ -3,8 +3,9 @@
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
+use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::clock;
-use crate::config::{Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::state::{DecisionLog, Policy};
@@ -17,7 +18,18 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::All => DecisionLog::All,
         LogDecisions::None => DecisionLog::None,
     };
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log }
+    let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
+    let max_wait = config.limits.decision_timeout;
+    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys, max_wait }
+}
+
+fn admin_key(key: &config::AdminKey) -> AdminKey {
+    let permission = |may: &config::Permission| match may {
+        config::Permission::Revoke => Permission::Revoke,
+        config::Permission::Register => Permission::Register,
+        config::Permission::Read => Permission::Read,
+    };
+    AdminKey { name: key.name.clone(), digest: key.digest, may: key.may.iter().map(permission).collect() }
 }
 
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
@@ -83,6 +95,8 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
+        command_deadline: config.limits.store_timeout,
+        write_deadline: config.limits.store_timeout,
         ..RedisConfig::new(url)
     })
 }

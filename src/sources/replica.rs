@@ -16,7 +16,7 @@ mod health;
 mod reseed;
 mod stats;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
@@ -43,6 +43,8 @@ pub struct Replica {
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     unsaved: Unsaved,
+    /// The newest entry of our own.
+    written: Mutex<Position>,
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
     loss_known: Notify,
@@ -79,10 +81,16 @@ impl Replica {
             lag,
             applied: watch::Sender::new(Position::default()),
             unsaved: Unsaved::default(),
+            written: Mutex::default(),
             loss: Mutex::new(None),
             loss_known: Notify::new(),
             name: format!("{:016x}", rand::random::<u64>()).into(),
         }
+    }
+
+    /// Names this process to its peers and to operators.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the decision reads.
@@ -117,7 +125,8 @@ impl Replica {
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let now = crate::clock::now();
         if self.is_stored(&revocations) {
-            return Ok(*self.applied.borrow());
+            let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
         self.unsaved.insert(&revocations, now);
         for revocation in &revocations {
@@ -125,8 +134,11 @@ impl Replica {
         }
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
-        if written.is_ok() {
-            self.unsaved.remove(&revocations);
+        if let Ok(position) = written {
+            let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = position.max(*newest);
+            drop(newest);
+            self.unsaved.remove(&revocations); // Only now may a repetition rely on it.
         }
         written
     }

@@ -4,4 +4,6 @@ pub mod support;
 
 mod contract;
 mod faults;
+mod figures;
 mod follow;
+mod topologies;

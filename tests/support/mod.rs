@@ -69,8 +69,3 @@ impl Drop for Process {
         let _ = self.0.wait();
     }
 }
-
-/// A port that is free now; whoever binds it must cope with losing a race.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

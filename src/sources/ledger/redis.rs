@@ -1,6 +1,7 @@
 //! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
 //! target for whoever asks.
 
+mod answer;
 mod config;
 mod feed;
 mod lookup;

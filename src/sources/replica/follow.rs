@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::super::ledger::{Epoch, Feed, FeedItem, Position, RedisLedger, Snapshot};
+use super::super::ledger::{Epoch, Feed, FeedItem, RedisLedger, Snapshot};
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
 use super::stats::{Operation, ReplicaStats};
@@ -81,7 +81,8 @@ impl Replica {
     /// Reads the log from its start; `None` if the store was founded anew on the way.
     async fn replay(&self, feed: &mut Feed<'_>, epoch: &str) -> Result<Option<Baseline>, Obstacle> {
         self.forget_seen();
-        let mut read = Baseline { epoch: epoch.into(), last: Position::default(), added: 0 };
+        let last = feed.replay(|items| self.apply(items, false)).await?;
+        let mut read = Baseline { epoch: epoch.into(), last, added: 0 };
         loop {
             let Snapshot { page, stream } = feed.snapshot(read.last).await?;
             self.stats.count(Operation::Read, Ok(()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, TransactionInterface};
 use fred::types::config::{Config, ConnectionConfig, PerformanceConfig};
-use fred::types::{ConnectHandle, CustomCommand, Value};
+use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
 use tokio::time::timeout;
 
 use super::super::LedgerError;
@@ -82,6 +82,20 @@ impl Session {
         self.alive()?;
         let (custom, arguments) = self.custom(command);
         within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
+    }
+
+    /// Like [`Self::call`], for large answers: the frames as they came, without another copy.
+    pub(super) async fn call_raw(&self, command: Command, deadline: Duration) -> Result<Resp3Frame, LedgerError> {
+        self.alive()?;
+        let (custom, arguments) = self.custom(command);
+        let frame =
+            within(deadline, async { self.client.custom_raw(custom, arguments).await.map_err(|error| fault(&error)) })
+                .await?;
+        match &frame {
+            Resp3Frame::SimpleError { data, .. } => Err(refusal(data)),
+            Resp3Frame::BlobError { data, .. } => Err(refusal(&String::from_utf8_lossy(data))),
+            _ => Ok(frame),
+        }
     }
 
     /// Sends commands in one write, and returns their answers in order.
@@ -161,11 +175,20 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
 
 /// The first word of what the server said is all that tells its refusals apart.
 fn fault(error: &fred::error::Error) -> LedgerError {
-    let details = error.details();
-    let code = details.split_ascii_whitespace().next().unwrap_or_default();
+    let code = first_word(error.details());
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
-        LedgerError::Refused { code: code.into(), message: details.into() }
+        refusal(error.details())
     } else {
         unavailable(error.to_string())
     }
+}
+
+fn refusal(message: &str) -> LedgerError {
+    // A server that does not know a command repeats its arguments; those of AUTH are secret.
+    let message = message.split(", with args").next().unwrap_or_default();
+    LedgerError::Refused { code: first_word(message).into(), message: message.into() }
+}
+
+fn first_word(message: &str) -> &str {
+    message.split_ascii_whitespace().next().unwrap_or_default()
 }
