@@ -48,8 +48,8 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub(super) use redis::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
-pub use redis::{RedisConfig, RedisConfigError, RedisLedger};
+pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger};
+pub(super) use redis::{Epoch, Feed, FeedItem, Found, Snapshot, StoreFacts, StreamInfo};
 
 /// Where revocations are kept so that they outlive this process.
 pub enum RevocationLedger {

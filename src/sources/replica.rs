@@ -9,6 +9,7 @@
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
 
+mod adopt;
 mod follow;
 mod freshness;
 mod gap;
@@ -42,6 +43,7 @@ pub struct Replica {
     /// From the instant in an entry's id, which is the store's clock, to its being applied here.
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
+    adopted: adopt::Adopted,
     unsaved: Unsaved,
     /// The newest entry of our own.
     written: Mutex<Position>,
@@ -66,10 +68,16 @@ impl Replica {
             RevocationLedger::Embedded(embedded) => {
                 (Arc::clone(embedded.index()), Freshness::always(), health::Health::new(ReplicaState::Following))
             }
-            RevocationLedger::Redis(_) => {
-                (Arc::default(), Freshness::never(), health::Health::new(ReplicaState::Starting))
+            RevocationLedger::Redis(redis) => {
+                let freshness = Freshness::never();
+                let freshness = if redis.config().adopt.is_some() { freshness.adopting() } else { freshness };
+                (Arc::default(), freshness, health::Health::new(ReplicaState::Starting))
             }
         };
+        let adopted = adopt::Adopted::new(match &ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(redis) => redis.config().adopt.as_ref(),
+        });
         let stats = ReplicaStats::default();
         stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
         Self {
@@ -80,6 +88,7 @@ impl Replica {
             stats,
             lag,
             applied: watch::Sender::new(Position::default()),
+            adopted,
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
@@ -142,8 +151,10 @@ impl Replica {
     /// acknowledged, is stored already.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         matches!(self.ledger, RevocationLedger::Redis(_))
-            && self.freshness.age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
-            && revocations.iter().all(|revocation| self.index.knows(revocation) && !self.unsaved.holds(revocation))
+            && self.freshness.log_age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+            && revocations.iter().all(|revocation| {
+                self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
+            })
     }
 
     /// An age at which the store was there a moment ago, with the log as we know it.
@@ -151,7 +162,10 @@ impl Replica {
 
     /// Asks the store itself about a token, whatever this process knows.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        let found = self.ledger.lookup(targets, issued_at).await;
+        let found = match self.answers_for(targets) {
+            Ok(()) => self.ledger.lookup(targets, issued_at).await,
+            Err(error) => Err(error),
+        };
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
         found
     }
@@ -162,7 +176,13 @@ impl Replica {
             match &self.ledger {
                 RevocationLedger::Embedded(_) => self.purge().await,
                 RevocationLedger::Redis(ledger) => {
-                    tokio::join!(ledger.write(), self.follow(ledger), self.keep_stored(ledger), self.purge());
+                    tokio::join!(
+                        ledger.write(),
+                        self.follow(ledger),
+                        self.keep_stored(ledger),
+                        self.adopt(ledger),
+                        self.purge()
+                    );
                 }
             }
         };

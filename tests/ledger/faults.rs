@@ -25,7 +25,9 @@ async fn a_flushed_store_is_given_back_what_it_lost_and_new_instances_learn_it()
         assert!(tokens.iter().all(|id| instance.refuses(&token(id))), "{name}");
     }
     eventually("whole again", || {
-        [&one, &two].iter().all(|i| read(&i.replica.stats().reseed_waiting) == 0 && i.age().is_some())
+        [&one, &two]
+            .iter()
+            .all(|i| read(&i.replica.stats().reseed_waiting) == 0 && i.age() < Some(Duration::from_secs(1)))
     })
     .await;
     let counts = [&one, &two].map(|instance| read(&instance.replica.stats().reseeded));

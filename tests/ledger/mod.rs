@@ -2,6 +2,7 @@
 
 pub mod support;
 
+mod adopt;
 mod contract;
 mod faults;
 mod figures;

@@ -1,6 +1,7 @@
 //! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
 //! target for whoever asks.
 
+mod adopt;
 mod answer;
 mod config;
 mod feed;
@@ -19,6 +20,8 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 use session::Session;
 use wire::Keys;
 
+pub use adopt::Adopt;
+pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
 

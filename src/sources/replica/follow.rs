@@ -153,13 +153,23 @@ impl Replica {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
-                        self.health.set(ReplicaState::Following);
+                        self.report_following();
                     }
                 }
             }
             if !page.items.is_empty() && page.complete {
                 sleep(COALESCE).await;
             }
+        }
+    }
+
+    fn report_following(&self) {
+        if let Some(error) = self.adopted.failure() {
+            self.health.hindered(&Obstacle::Ledger(error));
+        } else if self.freshness.adopted.age(Instant::now()).is_none() {
+            self.health.set(ReplicaState::Adopting);
+        } else {
+            self.health.set(ReplicaState::Following);
         }
     }
 

@@ -12,7 +12,7 @@ use super::RedisLedger;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire;
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Hit, Origin, Target, Watermark};
+use crate::authz::revocation::{Hit, Kind, Origin, Target, Watermark};
 
 /// The connection for everything that neither blocks nor watches.
 #[derive(Default)]
@@ -38,9 +38,14 @@ impl Shared {
     ) -> Result<Option<Hit>, LedgerError> {
         let keys = targets.iter().map(|target| ledger.keys.target(target));
         let mget = Command::new("MGET").args(keys);
-        let Value::Array(values) = self.call(ledger, mget, ledger.config.lookup_deadline).await? else {
-            return Err(unexpected("array", &Value::Null));
-        };
+        let (values, adopted) = tokio::try_join!(
+            self.call(ledger, mget, ledger.config.lookup_deadline),
+            self.adopted(ledger, targets), // Sent with it: one round trip.
+        )?;
+        if adopted {
+            return Ok(Some(Hit { kind: Kind::Token, origin: Origin::Revoked, watermark: Watermark::FOREVER }));
+        }
+        let Value::Array(values) = values else { return Err(unexpected("array", &values)) };
         let hits = targets.iter().zip(values).filter_map(|(target, value)| {
             if value.is_null() {
                 return None;
@@ -51,6 +56,16 @@ impl Shared {
             watermark.covers(issued_at).then_some(Hit { kind: target.kind, origin, watermark })
         });
         Ok(hits.max_by_key(|hit| (hit.origin, hit.watermark)))
+    }
+
+    /// Whether another service's key names the token; whatever it holds.
+    async fn adopted(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<bool, LedgerError> {
+        let token = targets.iter().find(|target| target.kind == Kind::Token);
+        let adopt = ledger.config.adopt.as_ref();
+        let Some(key) = adopt.zip(token).and_then(|(adopt, token)| adopt.key(&token.id)) else { return Ok(false) };
+        let exists = Command::new("EXISTS").arg(&*key).of_key(&key);
+        let answer = self.call(ledger, exists, ledger.config.lookup_deadline).await?;
+        Ok(answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0)
     }
 
     /// One command on the shared connection, connecting included in the deadline.
