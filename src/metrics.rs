@@ -115,7 +115,7 @@ impl Metrics {
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
-                "Time since the start of the last completed read of the revocations; +Inf before the first.",
+                "Time since the start of the last completed read of the revocations; +Inf before the first, and while a gap is repaired.",
             )?,
             store_up: register(
                 &registry,
@@ -157,7 +157,8 @@ impl Metrics {
         for (kind, count) in Kind::ALL.into_iter().zip(reading.index.counts()) {
             self.revocations.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.view_age.set(reading.view_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.view_age
+            .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
         self.store_up.set(i64::from(reading.store_up));
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());

@@ -34,8 +34,9 @@
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
-//! Two more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
-//! vanishes with a flush) and `{r}:reseed` (short-lived, see `replica`).
+//! Three more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
+//! vanishes with a flush), `{r}:server` (which server instances have read from, and since when) and
+//! `{r}:reseed` (short-lived, see `replica`).
 
 mod embedded;
 mod redis;

@@ -8,6 +8,11 @@
 //! What is known stays known. When the log turns out to be another one, or to have lost entries, it
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
+//!
+//! What remains: a new instance that starts after a failover to a lagging copy waits for the others
+//! to notice, for a fixed time (see `follow`). Others that are frozen or cut off for longer than that
+//! cannot tell it what the copy lacks; `min_replicas` keeps the copy from lacking anything that was
+//! answered 2xx.
 
 mod adopt;
 mod follow;
