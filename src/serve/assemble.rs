@@ -94,6 +94,7 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
         retention: config.revocation.retention,
         command_deadline: config.limits.store_timeout,
         write_deadline: config.limits.store_timeout,
+        lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..RedisConfig::new(url)
     })
 }

@@ -134,6 +134,9 @@ pub enum LedgerError {
     /// Written, but on fewer replicas than `min_replicas` asks for.
     #[error("stored, but confirmed by {reached} of {wanted} replicas")]
     NotReplicated { reached: u32, wanted: u32 },
+    /// Not asked: it failed several times in a row a moment ago.
+    #[error("not asked: the store failed several times in a row")]
+    BreakerOpen,
     /// The file of the embedded ledger could not be opened, read or written.
     #[error("embedded ledger: {cause}")]
     File { cause: Box<str> },
@@ -141,7 +144,7 @@ pub enum LedgerError {
 
 impl LedgerError {
     /// Every label, for metrics that list a closed set.
-    pub const LABELS: [&'static str; 9] = [
+    pub const LABELS: [&'static str; 10] = [
         "unavailable",
         "timeout",
         "out_of_memory",
@@ -150,6 +153,7 @@ impl LedgerError {
         "not_permitted",
         "loading",
         "refused",
+        "breaker_open",
         "file",
     ];
 
@@ -160,6 +164,7 @@ impl LedgerError {
             Self::Unavailable { .. } => "unavailable",
             Self::Timeout { .. } => "timeout",
             Self::NotReplicated { .. } => "not_replicated",
+            Self::BreakerOpen => "breaker_open",
             Self::File { .. } => "file",
             Self::Refused { code, .. } => match &**code {
                 "OOM" => "out_of_memory",
@@ -177,7 +182,7 @@ impl LedgerError {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => true,
             Self::Refused { .. } => matches!(self.label(), "read_only" | "loading"),
-            Self::NotReplicated { .. } | Self::File { .. } => false,
+            Self::NotReplicated { .. } | Self::BreakerOpen | Self::File { .. } => false,
         }
     }
 }

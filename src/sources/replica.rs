@@ -15,6 +15,7 @@
 //! answered 2xx.
 
 mod adopt;
+mod breaker;
 mod follow;
 mod freshness;
 mod gap;
@@ -49,6 +50,7 @@ pub struct Replica {
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     adopted: adopt::Adopted,
+    breaker: breaker::Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
     written: Mutex<Position>,
@@ -94,6 +96,7 @@ impl Replica {
             lag,
             applied: watch::Sender::new(Position::default()),
             adopted,
+            breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
@@ -166,12 +169,24 @@ impl Replica {
     const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
 
     /// Asks the store itself about a token, whatever this process knows.
+    ///
+    /// Fails at once, for a moment, after it has failed several times in a row.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        let found = match self.answers_for(targets) {
-            Ok(()) => self.ledger.lookup(targets, issued_at).await,
-            Err(error) => Err(error),
-        };
+        let found = self.guarded_lookup(targets, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
+        found
+    }
+
+    async fn guarded_lookup(
+        &self,
+        targets: &[Target],
+        issued_at: Option<Timestamp>,
+    ) -> Result<Option<Hit>, LedgerError> {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
+        self.answers_for(ledger, targets)?;
+        let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
+        let found = ledger.lookup(targets, issued_at).await;
+        attempt.ended(found.is_ok());
         found
     }
 
@@ -186,6 +201,7 @@ impl Replica {
                         self.follow(ledger),
                         self.keep_stored(ledger),
                         self.adopt(ledger),
+                        ledger.keep_connected(),
                         self.purge()
                     );
                 }

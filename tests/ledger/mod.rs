@@ -7,4 +7,5 @@ mod contract;
 mod faults;
 mod figures;
 mod follow;
+mod lookup;
 mod topologies;

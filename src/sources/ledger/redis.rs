@@ -72,6 +72,11 @@ impl RedisLedger {
         self.shared.lookup(self, targets, issued_at).await
     }
 
+    /// Keeps a connection ready for [`Self::lookup`], for as long as it is polled.
+    pub(in crate::sources) async fn keep_connected(&self) {
+        self.shared.keep_connected(self).await;
+    }
+
     async fn session(&self) -> Result<Session, LedgerError> {
         Session::open(&self.client, self.slot, self.config.connect_deadline).await
     }

@@ -112,8 +112,7 @@ impl Replica {
 
     /// Whether asking the store tells all there is to know: the key of an odd id cannot be named, and
     /// is found by the scan or not at all.
-    pub(super) fn answers_for(&self, targets: &[Target]) -> Result<(), LedgerError> {
-        let RevocationLedger::Redis(ledger) = &self.ledger else { return Ok(()) };
+    pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
         let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let is_scanned = self.freshness.adopted.age(Instant::now()).is_some_and(|age| age <= adopt.within);
         let is_odd = |target: &Target| target.kind == Kind::Token && target.id.is_digest();

@@ -85,7 +85,9 @@ impl Obstacle {
             Self::NotPrimary { .. } => ReplicaState::NotPrimary,
             Self::MayEvict { .. } => ReplicaState::MayEvict,
             Self::Ledger(error) => match error {
-                LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } => ReplicaState::Unreachable,
+                LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } | LedgerError::BreakerOpen => {
+                    ReplicaState::Unreachable
+                }
                 LedgerError::Refused { .. } if error.label() == "not_permitted" => ReplicaState::AccessDenied,
                 LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
                     ReplicaState::Refusing

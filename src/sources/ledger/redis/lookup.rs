@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{sleep, timeout};
 
 use super::super::LedgerError;
 use super::RedisLedger;
@@ -18,6 +18,7 @@ use crate::authz::revocation::{Hit, Kind, Origin, Target, Watermark};
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
+    missing: Notify,
 }
 
 #[derive(Default)]
@@ -88,13 +89,14 @@ impl Shared {
         }
         if let Ok(mut state) = self.state.try_lock() {
             state.session = None; // It may never answer again.
+            self.missing.notify_one();
         }
         Err(LedgerError::Timeout { after: deadline })
     }
 
     async fn session(&self, ledger: &RedisLedger) -> Result<Arc<Session>, LedgerError> {
         let mut state = self.state.lock().await;
-        if let Some(session) = &state.session {
+        if let Some(session) = state.session.as_ref().filter(|session| !session.has_ended()) {
             return Ok(Arc::clone(session));
         }
         if state.failed_at.is_some_and(|at| at.elapsed() < Self::BREAK) {
@@ -110,6 +112,17 @@ impl Shared {
         let mut state = self.state.lock().await;
         if state.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, broken)) {
             state.session = None;
+            self.missing.notify_one();
+        }
+    }
+
+    /// Connects whenever there is no connection: discovery and TLS may take longer than a lookup has.
+    pub(super) async fn keep_connected(&self, ledger: &RedisLedger) {
+        loop {
+            while self.session(ledger).await.is_err() {
+                sleep(Self::BREAK).await;
+            }
+            self.missing.notified().await;
         }
     }
 }

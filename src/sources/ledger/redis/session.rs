@@ -168,8 +168,12 @@ impl Session {
     }
 
     /// A router that ended would queue commands for ever.
+    pub(super) fn has_ended(&self) -> bool {
+        self.router.0.is_finished()
+    }
+
     fn alive(&self) -> Result<(), LedgerError> {
-        if self.router.0.is_finished() { Err(unavailable("connection closed")) } else { Ok(()) }
+        if self.has_ended() { Err(unavailable("connection closed")) } else { Ok(()) }
     }
 }
 
