@@ -54,7 +54,8 @@ pub struct FreshnessPolicy {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub index: &'a RevocationIndex,
-    /// The time since the start of the last completed read; `None` before the first.
+    /// The time since the start of the last completed read; `None` before the first, and
+    /// [`Duration::MAX`] while a view that lost track is put right.
     pub age: Option<Duration>,
     /// What the store said when it was asked for this very request.
     pub answer: Option<StoreAnswer>,

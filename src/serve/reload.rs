@@ -104,6 +104,7 @@ impl Reload {
             let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
             policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
         }
+        self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         self.state.set_policy(policy);
         self.state.set_keys(KeySources::new(sources.clone()));
         self.sources = sources;

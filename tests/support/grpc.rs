@@ -50,6 +50,11 @@ impl Ask {
         self.header("authorization", format!("Bearer {token}"))
     }
 
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
     /// The rule that Envoy's route names.
     pub fn rule(mut self, name: &str) -> Self {
         self.rule = Some(name.to_owned());

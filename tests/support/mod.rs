@@ -6,6 +6,7 @@ pub mod envoy;
 pub mod grpc;
 pub mod jwks_server;
 pub mod raw;
+pub mod proxy;
 pub mod tokens;
 pub mod upstream;
 
