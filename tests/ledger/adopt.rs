@@ -45,7 +45,8 @@ async fn keys_of_another_service_are_honoured_for_every_issuer_until_they_end() 
         assert_eq!(found.origin, Origin::Revoked);
         found.expires_at
     };
-    assert_eq!(expires("new").as_millis(), ends.parse::<i64>().unwrap() + 30_000, "its own end, and the leeway");
+    let ends = Timestamp::from_millis(ends.parse::<i64>().unwrap() + 30_000);
+    assert_eq!(expires("new").as_secs(), ends.as_secs_ceil(), "its own end, and the leeway");
     let retention = redis.config().retention;
     assert!(expires("an odd: id") > now().plus(retention.saturating_sub(LEEWAY)), "without an end: the retention");
     // A longer life is seen before the shorter one ends, and a deleted key stays in force.
