@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorward::authz::claims::IssuerName;
+use doorward::authz::claims::{IssuerName, Timestamp};
 use doorward::authz::revocation::{Kind, Origin, Target, TargetId};
 use doorward::sources::ledger::{Adopt, RedisConfig};
 
