@@ -4,8 +4,8 @@
 #     ./tests/run.sh
 #
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing, Envoy,
-# Python's redis client and cargo-deny into .tools/, rustfmt and clippy through rustup. Running it again installs
-# nothing. The tests start their own Redis and Envoy, on ports of their own.
+# Python's redis client and cargo-deny into .tools/, rustfmt and clippy through rustup. Running it
+# again installs nothing. The tests start their own Redis and Envoy, on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
