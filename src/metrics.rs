@@ -29,8 +29,11 @@ pub struct Metrics {
     store_operations: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
+    /// Questions to an issuer about a token (RFC 7662), and what came of them.
+    pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
     revocations: IntGaugeVec,
+    registrations: IntGauge,
     view_age: Gauge,
     store_up: IntGauge,
     jwks_age: GaugeVec,
@@ -107,6 +110,12 @@ impl Metrics {
                 "Keys of an issuer's current set that are not used, by cause.",
                 &["issuer", "cause"],
             )?,
+            introspections: counters(
+                &registry,
+                "doorward_introspections_total",
+                "Questions to an issuer about a token; `suspended` and `busy` ones were not asked.",
+                &["issuer", "result"],
+            )?,
             config_reloads: counters(
                 &registry,
                 "doorward_config_reloads_total",
@@ -114,6 +123,10 @@ impl Metrics {
                 &["result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
+            registrations: register(
+                &registry,
+                IntGauge::new("doorward_registrations", "Registered tokens held in this process (list: allow).")?,
+            )?,
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
@@ -156,9 +169,12 @@ impl Metrics {
 
     /// The exposition text (version 0.0.4) with the gauges as they are now.
     pub fn render(&self, reading: &Reading<'_>) -> Result<Vec<u8>, prometheus::Error> {
-        for (kind, count) in Kind::ALL.into_iter().zip(reading.index.counts()) {
-            self.revocations.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let counts = reading.index.counts();
+        for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+            self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
         }
+        self.registrations.set(gauge(counts[Kind::Registration as usize]));
         self.view_age
             .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
         self.store_up.set(i64::from(reading.store_up));

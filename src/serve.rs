@@ -21,6 +21,7 @@ use crate::api::check;
 use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
 use crate::sources::replica::Replica;
 use crate::state::State;
@@ -54,6 +55,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
     let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
+    state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
     let limits = config.limits;
 

@@ -8,13 +8,16 @@
 
 mod support;
 
+mod allow_list;
 mod api;
 mod api_keys;
 mod cli;
 mod corpus;
 mod decisions;
+mod forward_auth;
 mod identity;
 mod instances;
+mod introspection;
 mod keys;
 mod ledger;
 mod lifecycle;

@@ -109,6 +109,7 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
         "on_stale": on_stale(policy, rule),
         "store": view.answer.map(|answer| match answer {
             StoreAnswer::Clear => "clear",
+            StoreAnswer::Unregistered => "not registered",
             StoreAnswer::Hit(_) => "revoked",
             StoreAnswer::Unavailable => "unavailable",
         }),

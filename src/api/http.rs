@@ -2,12 +2,14 @@
 
 mod explain;
 mod extract;
+mod forward_auth;
 mod instances;
 mod jwks;
 mod logout;
 mod openapi;
 mod probes;
 mod problem;
+mod registrations;
 mod revocations;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{any, get};
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -104,12 +106,16 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::metrics))
         .routes(routes!(jwks::jwks))
         .routes(routes!(logout::logout))
+        .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
+        .route("/auth/", any(forward_auth::forward_auth))
+        .route("/auth/{*path}", any(forward_auth::forward_auth))
 }
 
-/// The endpoints that need an admin key: every handler here takes `MayRead` or `MayRevoke`.
+/// The endpoints that need an admin key: every handler here takes `MayRead`, `MayRevoke` or `MayRegister`.
 fn admin() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(revocations::create, revocations::list))
+        .routes(routes!(registrations::create))
         .routes(routes!(instances::instances))
         .routes(routes!(explain::explain))
 }

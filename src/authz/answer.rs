@@ -118,8 +118,10 @@ impl Responder {
                 Some((_, Then::Respond)) => Answer::Respond(signed_out()),
                 _ => Answer::Forward(self.forward(grant, &decision.evidence, request)),
             },
-            Outcome::Denied(denial) => Answer::Respond(self.refuse(*denial, &decision.rule.require)),
-            Outcome::NeedsLookup => Answer::Respond(self.refuse(Denial::StoreUnavailable, &decision.rule.require)),
+            refused => {
+                let denial = refused.denial().unwrap_or(Denial::InternalError);
+                Answer::Respond(self.refuse(denial, &decision.rule.require))
+            }
         }
     }
 
@@ -255,8 +257,7 @@ fn signed_out() -> Respond {
 pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<String, Value> {
     let (decision, reason) = match outcome {
         Outcome::Allowed(grant) => (if grant.shadowed.is_some() { "shadow" } else { "allowed" }, grant.shadowed),
-        Outcome::Denied(denial) => ("denied", Some(*denial)),
-        Outcome::NeedsLookup => ("denied", Some(Denial::StoreUnavailable)),
+        refused => ("denied", refused.denial()),
     };
     let token = evidence.token.as_ref();
     let fitting = |text: Option<&str>| text.filter(|text| fits_header(text)).map(Value::from);

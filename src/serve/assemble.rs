@@ -1,14 +1,17 @@
 //! From configuration to parts: what each module is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 
 use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::state::{DecisionLog, Policy};
@@ -66,6 +69,31 @@ pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySetting
             })
         }
     }
+}
+
+/// Who can be asked about tokens; one that is known by the same settings stays, with its answers.
+pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterVec) -> anyhow::Result<Introspectors> {
+    let introspector = |(name, settings): (&IssuerName, IntrospectionSettings)| {
+        if let Some(same) = known.get(name).filter(|known| *known.settings() == settings) {
+            return Ok(same.clone());
+        }
+        let introspector = Introspector::new(name.clone(), settings, asked.clone());
+        introspector.map(Arc::new).with_context(|| format!("build the HTTP client for the introspection of {name}"))
+    };
+    let asked_about = config.issuers.iter().filter_map(|issuer| {
+        let introspection = issuer.introspection.as_ref()?;
+        let settings = IntrospectionSettings {
+            url: introspection.url.clone(),
+            client_id: introspection.client_id.clone(),
+            client_secret: introspection.client_secret.clone(),
+            cache: introspection.cache,
+            timeout: introspection.timeout,
+            max_answers: config.limits.introspection_cache,
+            max_questions: config.limits.introspection_waiting,
+        };
+        Some((&issuer.trusted.name, settings))
+    });
+    asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
 }
 
 /// The store of the revocations, opened or about to be connected.

@@ -97,6 +97,16 @@ impl Reload {
         if !later.is_empty() {
             warn!(sections = ?later, "changed sections that take effect at the next start");
         }
+        let known = self.state.introspectors();
+        match assemble::introspectors(&config, &known, &self.state.metrics.introspections) {
+            // Before the policy that sends questions to them.
+            Ok(introspectors) => self.state.set_introspectors(introspectors),
+            Err(error) => {
+                reloads.with_label_values(&["refused"]).inc();
+                error!(error = %format!("{error:#}"), "configuration not reloaded");
+                return false;
+            }
+        }
         let sources = key_sources(&config, &self.client, &self.sources);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);

@@ -34,6 +34,19 @@
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
+//! With `revocation.list: allow` only registered tokens are accepted. A registration is an entry of the same
+//! log and a key beside the revocations, of the kind `registration`, with the id that would revoke the token:
+//!
+//! ```text
+//! MULTI
+//! SET  doorward:{r}:main:registration:JTI "* registered" EXAT 1767225630
+//! XADD doorward:{r}:log * issuer main kind registration id JTI at * expires 1767225630000 origin registered reason ""
+//! EXEC
+//! ```
+//!
+//! It is read strictly where leniency would accept more: without a readable `expires` it is none. It cannot
+//! be taken back; the token is revoked instead.
+//!
 //! Three more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
 //! vanishes with a flush), `{r}:server` (which server instances have read from, and since when) and
 //! `{r}:reseed` (short-lived, see `replica`).
@@ -93,6 +106,14 @@ impl RevocationLedger {
         match self {
             Self::Embedded(ledger) => Ok(ledger.lookup(targets, issued_at)),
             Self::Redis(ledger) => ledger.lookup(targets, issued_at).await,
+        }
+    }
+
+    /// Asks the store itself, in one round trip, whether a token is registered by this target.
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => Ok(ledger.is_registered(target, issued_at)),
+            Self::Redis(ledger) => ledger.is_registered(target, issued_at).await,
         }
     }
 }

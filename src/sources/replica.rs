@@ -195,6 +195,18 @@ impl Replica {
         found
     }
 
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
+        self.revoke(vec![registration]).await
+    }
+
+    /// Asks the store itself whether a token is registered, whatever this process knows.
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        let found = self.ledger.is_registered(target, issued_at).await;
+        self.stats.count(Operation::Lookup, found.as_ref().map(drop));
+        found
+    }
+
     /// Keeps the replica current until `shutdown`; [`Self::revoke`] on Redis needs it running.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {

@@ -74,7 +74,7 @@ impl Instant {
     /// The last second of the year 9999; milliseconds by mistake are beyond it.
     const LAST_SECOND: i64 = 253_402_300_799;
 
-    fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
+    pub(super) fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
         let instant = match self {
             Self::Seconds(seconds) => {
                 Some(Timestamp::from_secs(*seconds)).filter(|_| (0..=Self::LAST_SECOND).contains(seconds))
@@ -183,13 +183,13 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
     }
 }
 
-fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
+pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
     let issuer = IssuerName::parse(name).and_then(|name| policy.authorizer.issuer_named(&name));
     issuer.map(|issuer| &**issuer).ok_or_else(|| Problem::field("/issuer", "no issuer of this name is configured"))
 }
 
 /// Verifies a token as for a sign-out: it may have expired.
-async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
+pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
     let attempt = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;

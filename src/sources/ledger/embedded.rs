@@ -69,6 +69,10 @@ impl EmbeddedLedger {
         self.index.find(targets, issued_at)
     }
 
+    pub(super) fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> bool {
+        self.index.registers(target, issued_at, crate::clock::now())
+    }
+
     /// Forgets what can no longer hit a live token.
     pub(in crate::sources) async fn purge(&self, now: Timestamp) -> Result<(), LedgerError> {
         self.index.purge(now);
@@ -116,7 +120,7 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
         let mut parts = key.value().splitn(3, ':');
         let (Some(issuer), Some(kind), Some(id)) = (
             parts.next().and_then(IssuerName::parse),
-            parts.next().and_then(Kind::parse),
+            parts.next().and_then(Kind::from_stored),
             parts.next().map(TargetId::from_stored),
         ) else {
             return Err(redb::Error::Corrupted(format!("a record named {:?}", key.value())));

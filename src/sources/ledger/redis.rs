@@ -78,6 +78,11 @@ impl RedisLedger {
         self.shared.keep_connected(self).await;
     }
 
+    /// See [`super::RevocationLedger::is_registered`].
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.shared.is_registered(self, target, issued_at).await
+    }
+
     async fn session(&self) -> Result<Session, LedgerError> {
         Session::open(&self.client, self.slot, self.config.connect_deadline).await
     }

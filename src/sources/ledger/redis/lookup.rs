@@ -69,6 +69,19 @@ impl Shared {
         Ok(answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0)
     }
 
+    /// Whether the store has this registration; unlike a revocation, one that cannot be read is none.
+    pub(super) async fn is_registered(
+        &self,
+        ledger: &RedisLedger,
+        target: &Target,
+        issued_at: Option<Timestamp>,
+    ) -> Result<bool, LedgerError> {
+        let get = Command::new("GET").arg(ledger.keys.target(target));
+        let value = self.call(ledger, get, ledger.config.lookup_deadline).await?;
+        let stored = value.as_str().as_deref().and_then(wire::parse_value);
+        Ok(stored.is_some_and(|(watermark, _)| watermark.covers(issued_at)))
+    }
+
     /// One command on the shared connection, connecting included in the deadline.
     pub(super) async fn call(
         &self,
