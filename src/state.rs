@@ -12,7 +12,8 @@ use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
 use crate::metrics::Metrics;
 use crate::sources::jwks::KeySources;
-use crate::sources::replica::Replica;
+pub use crate::sources::ledger::Position;
+pub use crate::sources::replica::{Peer, Replica};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -45,6 +46,7 @@ impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where.
     #[must_use]
     pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+        replica.hold_for(policy.authorizer.longest_staleness());
         Self { policy: ArcSwap::from_pointee(policy), keys: ArcSwap::default(), replica, metrics }
     }
 
@@ -58,6 +60,7 @@ impl State {
     }
 
     pub fn set_policy(&self, policy: Policy) {
+        self.replica.hold_for(policy.authorizer.longest_staleness());
         self.policy.store(Arc::new(policy));
     }
 

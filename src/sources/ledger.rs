@@ -34,8 +34,9 @@
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
-//! Two more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
-//! vanishes with a flush) and `{r}:reseed` (short-lived, see `replica`).
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
+//! with a flush), `{r}:reseed` (short-lived, see `replica`), `{r}:instances` and `{r}:instance:NAME`
+//! (leases). An entry with a field `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
 mod redis;
@@ -48,7 +49,7 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub(super) use redis::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+pub(super) use redis::{Epoch, Feed, FeedItem, Leases, Report, ServerClock, Snapshot, StoreFacts, StreamInfo};
 pub use redis::{RedisConfig, RedisConfigError, RedisLedger};
 
 /// Where revocations are kept so that they outlive this process.

@@ -4,6 +4,7 @@
 mod answer;
 mod config;
 mod feed;
+mod lease;
 mod lookup;
 mod session;
 mod wire;
@@ -21,6 +22,7 @@ use wire::Keys;
 
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+pub(in crate::sources) use lease::{Leases, Report, ServerClock};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
