@@ -134,6 +134,51 @@ async fn a_frozen_instance_is_named_and_never_accepts_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_cut_off_is_waited_for_until_it_refuses() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    redis.cli(&["ACL", "SETUSER", "far", "on", ">far", "~*", "&*", "+@all"]);
+    let config = |url: &str| {
+        tokens.config(&format!(
+            "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{url}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+            admin_keys()
+        ))
+    };
+    let near = Doorward::start(&config(&redis.url())).await;
+    let far = Doorward::start(&config(&format!("redis://far:far@127.0.0.1:{}", redis.port))).await;
+    let checks = Checks::connect(&far.check).await;
+    let alice = tokens.of("alice");
+    assert_eq!(reason(&checks, &alice).await, "ok");
+
+    redis.script("MULTI\nACL SETUSER far off\nCLIENT KILL USER far\nEXEC\n");
+    let path = "/v1/revocations?wait=all&timeout=20s";
+    let body = json!({"kind": "user", "id": "alice"});
+    let asked = async {
+        let reply = post(&near, path, &body).await;
+        (reply, Instant::now())
+    };
+    let tried = async {
+        let mut last_accepted = Instant::now();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(9) {
+            if reason(&checks, &alice).await == "ok" {
+                last_accepted = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        last_accepted
+    };
+    let ((reply, confirmed), last_accepted) = tokio::join!(asked, tried);
+    assert_eq!((reply.status, &reply.body["instances"]), (201, &json!(1)), "{reply:?}");
+    println!("confirmed {:?} after the last acceptance of an instance cut off", confirmed - last_accepted);
+    assert!(last_accepted < confirmed, "accepted after the receipt");
+    assert_eq!(reason(&checks, &alice).await, "revocations_stale");
+    redis.cli(&["ACL", "SETUSER", "far", "on"]);
+    eventually("it is back", || async { reason(&checks, &alice).await == "revoked" }).await;
+    let reply = post(&near, path, &body).await;
+    assert_eq!((reply.status, &reply.body["instances"]), (201, &json!(2)), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_instance_counts_until_its_lease_has_run_out() {
     let mut fleet = Fleet::start(3).await;
     fleet.instances[1].process.signal("KILL");

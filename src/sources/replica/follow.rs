@@ -162,7 +162,7 @@ impl Replica {
                     }
                 }
             }
-            if !page.items.is_empty() && page.complete {
+            if !page.items.is_empty() && page.complete && !self.tenure.is_asked() {
                 sleep(COALESCE).await;
             }
         }

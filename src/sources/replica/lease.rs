@@ -117,6 +117,10 @@ impl Tenure {
         self.asked.store(true, Ordering::Release);
     }
 
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
     fn loss_age(&self) -> Option<Duration> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).map(|lost| lost.elapsed())
     }
