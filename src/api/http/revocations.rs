@@ -107,7 +107,7 @@ pub(super) struct RevocationReceipt {
     /// The place in the log; null when nothing was written because all it could hit has expired.
     position: Option<String>,
     #[serde(flatten)]
-    confirmation: Option<Confirmation>,
+    confirmation: Confirmation,
 }
 
 /// Revokes a token, a session, a user, a client, a key or all of an issuer.
@@ -146,10 +146,10 @@ pub(super) async fn create(
         position = Some(stored);
     }
     let confirmation = match wait {
-        None => None,
-        Some(wait) => Some(wait.confirm(&http.state.replica, &revocation, position).await),
+        None => Confirmation::default(),
+        Some(wait) => wait.confirm(&http.state.replica, &revocation, position).await,
     };
-    let unconfirmed = confirmation.as_ref().is_some_and(|confirmation| !confirmation.confirmed);
+    let unconfirmed = confirmation.confirmed == Some(false);
     let receipt = RevocationReceipt {
         issuer: revocation.target.issuer.to_string(),
         kind,

@@ -16,7 +16,7 @@ use crate::state::{Position, Replica};
 #[serde(deny_unknown_fields)]
 pub(in crate::api::http) struct WaitQuery {
     /// `all`: answers when every live instance has applied it, or when the time is up.
-    #[param(value_type = Option<WaitFor>)]
+    #[param(inline, value_type = Option<WaitFor>)]
     wait: Option<String>,
     /// The longest wait, such as `2s`, which is the default; at most `limits.receipt_timeout`, and no
     /// longer than `limits.http_timeout` leaves.
@@ -32,16 +32,18 @@ enum WaitFor {
     All,
 }
 
-/// Who refuses.
-#[derive(Serialize, ToSchema)]
+/// Who refuses; nothing of it when nobody waits.
+#[derive(Default, Serialize, ToSchema)]
 pub(super) struct Confirmation {
     /// No instance, connected or cut off, accepts it any more (`on_stale: deny`).
-    pub(super) confirmed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) confirmed: Option<bool>,
     /// How many have applied it; only when not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<usize>,
     /// How many may be deciding.
-    instances: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<usize>,
     /// Who has not confirmed, by name; only when not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
@@ -101,9 +103,9 @@ impl Wait {
         };
         let confirmed = waiting.is_empty();
         Confirmation {
-            confirmed,
+            confirmed: Some(confirmed),
             applied: (!confirmed).then_some(applied),
-            instances,
+            instances: Some(instances),
             waiting: (!confirmed).then_some(waiting),
             took_ms: confirmed.then(|| (self.began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0),
         }
