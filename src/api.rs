@@ -39,6 +39,9 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
         decision = judge(&policy, request, rule, state.view(None));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
+        if !policy.authorizer.freshness.always_lookup {
+            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+        }
         let lookup = state.replica.lookup(token.targets(), token.issued_at());
         let answer = match tokio::time::timeout_at(deadline, lookup).await {
             Ok(Ok(None)) => StoreAnswer::Clear,

@@ -8,6 +8,8 @@ pub mod claims;
 pub mod denial;
 pub mod jwks;
 pub mod path;
+pub mod readings;
 pub mod revocation;
 pub mod rule;
+pub mod rules;
 pub mod token;

@@ -13,6 +13,7 @@ use crate::authz::answer::{ErrorSettings, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
 use crate::authz::rule::Rule;
+use crate::authz::rules::Rules;
 
 mod access;
 mod check;
@@ -148,7 +149,7 @@ impl Config {
     pub fn authorizer(&self) -> Authorizer {
         Authorizer {
             issuers: self.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect(),
-            rules: self.rules.clone().into(),
+            rules: Arc::new(Rules::new(self.rules.clone())),
             default_rule: Arc::new(Rule::default()),
             api_keys: Arc::new(self.api_keys.clone()),
             tokens: Arc::new(self.token.settings.clone()),

@@ -4,6 +4,7 @@ pub mod assemble;
 mod listen;
 mod reload;
 mod supervisor;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::state::State;
 use listen::CheckListener;
 use reload::Reload;
 use supervisor::Supervisor;
+use tls::{Tls, TlsListener};
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -35,6 +37,18 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let check = CheckListener::bind(&config.listen.check).await?;
     let http = bind_http("listen.http", config.listen.http).await?;
     let admin = bind_http("listen.admin", config.listen.admin).await?;
+
+    let tls = match &config.listen.tls {
+        Some(files) => Some(Arc::new(Tls::load(files)?)),
+        None => None,
+    };
+
+    if !config.transmitters.is_empty() {
+        warn!("signals.transmitters has no effect in this version: no events are received");
+    }
+    if config.telemetry.otlp_endpoint.is_some() {
+        warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
+    }
 
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
@@ -46,7 +60,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client);
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -69,7 +83,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let bound = |http: &Option<TcpListener>| Some(http.as_ref()?.local_addr().ok()?.to_string());
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
-    servers.spawn("grpc", check.serve(grpc, drain.clone()));
+    servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,
         timeout: limits.http_timeout,
@@ -83,8 +97,16 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         let Some(listener) = listener else { continue };
         let app = router(app.clone(), part);
         let drained = drain.clone().cancelled_owned();
+        let address = listener.local_addr().with_context(|| format!("listen.{name}: read the bound address"))?;
+        let tls = tls.clone();
         servers.spawn(name, async move {
-            if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(drained).await {
+            let served = match tls {
+                Some(tls) => {
+                    axum::serve(TlsListener::new(listener, address, tls), app).with_graceful_shutdown(drained).await
+                }
+                None => axum::serve(listener, app).with_graceful_shutdown(drained).await,
+            };
+            if let Err(error) = served {
                 warn!(%error, name, "http server failed");
             }
         });

@@ -9,12 +9,16 @@
 mod support;
 
 mod api;
+mod api_keys;
 mod cli;
+mod corpus;
 mod decisions;
 mod identity;
 mod instances;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod paths;
 mod story;
 mod tidy;
+mod tls;

@@ -19,8 +19,22 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 11] =
-    ["claims", "denial", "jwks", "path", "revocation", "token", "rule", "api_key", "admin_key", "authorizer", "answer"];
+const AUTHZ_ORDER: [&str; 14] = [
+    "claims",
+    "denial",
+    "jwks",
+    "readings",
+    "path",
+    "revocation",
+    "token",
+    "rule",
+    "rules",
+    "api_key",
+    "admin_key",
+    "authorizer",
+    "signing",
+    "answer",
+];
 
 /// Words that the heart must not know.
 const IMPURE: [&str; 12] = [

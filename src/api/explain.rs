@@ -113,7 +113,7 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
         "result": if known.is_some() { "revoked" } else { "clear" },
         "decisive": decision.evidence.hit.is_some(),
         "hit": known.map(hit),
-        "view_age_ms": view.age.map(millis),
+        "view_age_ms": view.age.filter(|age| *age < Duration::MAX).map(millis),
         "fresh": view.age.is_some_and(|age| age <= max_staleness),
         "max_staleness_ms": millis(max_staleness),
         "on_stale": on_stale(policy, rule),

@@ -30,7 +30,13 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
     keys.sort();
     assert_eq!(
         keys,
-        ["doorward:{r}:log", "doorward:{r}:main:token:j-1", "doorward:{r}:main:user:ann@example", "doorward:{r}:meta"]
+        [
+            "doorward:{r}:log",
+            "doorward:{r}:main:token:j-1",
+            "doorward:{r}:main:user:ann@example",
+            "doorward:{r}:meta",
+            "doorward:{r}:server"
+        ]
     );
     assert_eq!(redis.cli(&["GET", "doorward:{r}:main:token:j-1"]), "* signed_out");
     assert_eq!(redis.cli(&["EXPIRETIME", "doorward:{r}:main:token:j-1"]), seconds.to_string(), "rounded up");

@@ -5,6 +5,8 @@ pub mod doorward;
 pub mod envoy;
 pub mod grpc;
 pub mod jwks_server;
+pub mod proxy;
+pub mod raw;
 pub mod tokens;
 pub mod upstream;
 

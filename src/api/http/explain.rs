@@ -91,7 +91,7 @@ pub(super) async fn explain(
     let mut now = clock::now();
     let mut decision = policy.authorizer.authorize(&request, view, now);
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        let answer = match state.replica.lookup(token.targets(), token.issued_at()).await {
+        let answer = match Box::pin(state.replica.lookup(token.targets(), token.issued_at())).await {
             Ok(None) => StoreAnswer::Clear,
             Ok(Some(hit)) => StoreAnswer::Hit(hit),
             Err(_) => StoreAnswer::Unavailable,

@@ -89,6 +89,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
         index: state.replica.index(),
         view_age: state.replica.freshness().age(Instant::now()),
         store_up: state.replica.stats().store_up(),
+        store_operations: state.replica.stats().operations().collect(),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

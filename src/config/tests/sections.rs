@@ -296,6 +296,8 @@ fn hidden_rules() {
     two("match: {path_prefix: /a/}", "match: {path: /a, methods: [GET]}, access: public", unreached);
     two("match: {methods: [GET, POST]}", "match: {path: /x, methods: [GET]}", unreached);
     two("match: {hosts: ['*.a.test']}", "match: {hosts: ['*.b.a.test']}", unreached);
+    two("match: {path_prefix: /Api}", "match: {path: /api/open/}, access: public", unreached);
+    two("match: {path: /a, methods: [GET]}", "match: {path: /a, methods: [HEAD]}", unreached);
     for (first, second) in [
         ("match: {path_prefix: /a}, access: public", "match: {path_prefix: /ab}"),
         ("match: {path_prefix: /a, methods: [GET]}, access: public", "match: {path_prefix: /a}"),
@@ -303,6 +305,8 @@ fn hidden_rules() {
         ("match: {hosts: ['*.a.test']}", "match: {hosts: [a.test, b.a.test]}"),
         ("match: {hosts: ['*.a.test']}", "match: {hosts: ['*.ba.test']}"),
         ("match: {path: /a}, access: public", "match: {path_prefix: /a}"),
+        ("match: {path_prefix: /A}, access: public", "match: {path_prefix: /a}"),
+        ("match: {path_prefix: /A}", "match: {path_prefix: /a}"),
         ("match: {path_regex: '/a/[0-9]+'}, access: public", "match: {path_prefix: /a}"),
         ("access: public", "match: {path_prefix: /a}"),
     ] {

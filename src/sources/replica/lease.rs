@@ -157,7 +157,8 @@ impl Replica {
     fn report(&self) -> Report {
         Report {
             position: *self.applied.borrow(),
-            view_age: self.freshness.age(Instant::now()),
+            // While the log is being repaired the view may lack anything: it has no age.
+            view_age: self.freshness.age(Instant::now()).filter(|age| *age < Duration::MAX),
             uptime: self.tenure.started.elapsed(),
             loss_age: self.tenure.loss_age(),
             state: self.health.status().state.as_str().into(),
@@ -244,8 +245,8 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
     Peer {
         name: name.to_owned(),
         position: report.position,
-        view_age: report.view_age.map(|age| age + now.since(report.at)),
-        uptime: report.uptime + now.since(report.at),
+        view_age: report.view_age.map(|age| age.saturating_add(now.since(report.at))),
+        uptime: report.uptime.saturating_add(now.since(report.at)),
         state: report.state.to_string(),
         version: report.version.to_string(),
     }

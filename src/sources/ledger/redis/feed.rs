@@ -17,6 +17,8 @@ pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
     decoder: Decoder,
+    /// Of the server's data, as it last said; a restart and a failover change it.
+    replication_id: Box<str>,
 }
 
 /// A log entry; the error names the field that could not be understood.
@@ -99,7 +101,12 @@ impl RedisLedger {
     }
 
     pub(in crate::sources) async fn feed(&self) -> Result<Feed<'_>, LedgerError> {
-        Ok(Feed { ledger: self, session: self.session().await?, decoder: Decoder::default() })
+        Ok(Feed {
+            ledger: self,
+            session: self.session().await?,
+            decoder: Decoder::default(),
+            replication_id: Box::default(),
+        })
     }
 }
 
@@ -143,7 +150,7 @@ impl Feed<'_> {
                 return Ok(last);
             }
             let read = self.read(last, None);
-            let Self { ledger, session, decoder } = self;
+            let Self { ledger, session, decoder, .. } = self;
             let (next, taken) = tokio::join!(
                 biased; // The command is on its way before this page is looked at.
                 session.call_raw(read, ledger.deadline()),
@@ -183,6 +190,23 @@ impl Feed<'_> {
         Ok(epoch.into())
     }
 
+    /// Since when, by its own clock, instances have read from this very server: a failover or a restart
+    /// begins anew, with the first new instance that finds another one noted.
+    ///
+    /// [`Self::facts`] must have been asked for on this connection.
+    pub(in crate::sources) async fn served_since(&mut self) -> Result<Timestamp, LedgerError> {
+        let key = &*self.ledger.keys.server;
+        let noted = self.session.call(Command::new("GET").arg(key), self.ledger.deadline()).await?;
+        let (id, since) = noted.text().and_then(|noted| noted.split_once(' ')).unwrap_or_default();
+        if id == &*self.replication_id {
+            return Ok(Timestamp::from_millis(since.parse().unwrap_or_default()));
+        }
+        let now = self.time().await?;
+        let note = Command::new("SET").arg(key).arg(format!("{} {}", self.replication_id, now.as_millis()));
+        self.session.call(note, self.ledger.deadline()).await?;
+        Ok(now)
+    }
+
     /// The server's clock.
     pub(in crate::sources) async fn time(&mut self) -> Result<Timestamp, LedgerError> {
         answer::time(&self.session.call(Command::new("TIME"), self.ledger.deadline()).await?)
@@ -201,6 +225,7 @@ impl Feed<'_> {
         let info = answer.text().ok_or_else(|| unexpected("text", &answer))?;
         let fact =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+        self.replication_id = fact("master_replid").into();
         Ok(StoreFacts {
             role: fact("role").into(),
             max_memory: fact("maxmemory").parse().unwrap_or(0),

@@ -14,12 +14,15 @@ pub(super) struct Keys {
     pub(super) meta: Box<str>,
     pub(super) reseed: Box<str>,
     pub(super) instances: Box<str>,
+    pub(super) server: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
-        Self { stem: key(""), log: key("log"), meta: key("meta"), reseed: key("reseed"), instances: key("instances") }
+        let [stem, log, meta] = ["", "log", "meta"].map(key);
+        let [reseed, instances, server] = ["reseed", "instances", "server"].map(key);
+        Self { stem, log, meta, reseed, instances, server }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
