@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 14] = [
+const AUTHZ_ORDER: [&str; 15] = [
     "claims",
     "denial",
     "jwks",
@@ -33,6 +33,7 @@ const AUTHZ_ORDER: [&str; 14] = [
     "admin_key",
     "authorizer",
     "signing",
+    "identity",
     "answer",
 ];
 

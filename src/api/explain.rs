@@ -52,7 +52,7 @@ pub fn explain(
             |view| revocation(policy, decision, view),
         ),
         "requirements": requirements(&decision.rule.require),
-        "answer": answer(policy.responder.answer(decision, request)),
+        "answer": answer(policy.responder.unsigned().answer(decision, request)),
     })
 }
 

@@ -3,6 +3,7 @@
 mod explain;
 mod extract;
 mod instances;
+mod jwks;
 mod logout;
 mod openapi;
 mod probes;
@@ -101,6 +102,7 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::livez))
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))
+        .routes(routes!(jwks::jwks))
         .routes(routes!(logout::logout))
 }
 

@@ -73,12 +73,18 @@ pub enum StoreAnswer {
 #[derive(Clone, Debug)]
 pub struct Principal {
     token: VerifiedToken,
+    verified_at: Timestamp,
 }
 
 impl Principal {
     #[must_use]
     pub const fn token(&self) -> &VerifiedToken {
         &self.token
+    }
+
+    #[must_use]
+    pub const fn verified_at(&self) -> Timestamp {
+        self.verified_at
     }
 }
 
@@ -234,7 +240,12 @@ impl Authorizer {
             Access::SignOut(sign_out) => Some((issuer.sign_out(token, sign_out.scope, now), sign_out.then)),
             _ => None,
         };
-        Ok(Grant { principal: Some(Principal { token: token.clone() }), sign_out, stale, shadowed: None })
+        Ok(Grant {
+            principal: Some(Principal { token: token.clone(), verified_at: now }),
+            sign_out,
+            stale,
+            shadowed: None,
+        })
     }
 
     /// Refuses a revoked token; `Ok(true)` if that could not be told for sure and the policy lets pass.

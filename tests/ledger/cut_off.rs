@@ -68,7 +68,7 @@ async fn fifty_forced_disconnects_while_revocations_stream() {
         while cuts.get() < 50 {
             sleep(Duration::from_millis(20 + 7 * (cuts.get() % 10))).await;
             proxy_two.cut();
-            if cuts.get() % 2 == 0 {
+            if cuts.get().is_multiple_of(2) {
                 proxy_one.cut();
             }
             cuts.set(cuts.get() + 1);

@@ -42,9 +42,9 @@ async fn an_instance_that_is_cut_off_refuses_in_time_and_is_soon_current_again()
         let alice = tokens.with(json!({"jti": &id}));
         assert_eq!(reason(&checks, &alice).await, "ok");
         if stalls {
-            proxy.stall()
+            proxy.stall();
         } else {
-            proxy.refuse()
+            proxy.refuse();
         }
         let cut = Instant::now();
         other.replica.revoke(vec![of_dev(&id)]).await.unwrap();

@@ -55,7 +55,7 @@ impl Default for LimitsFile {
             grpc_concurrent_streams: 2048,
             http_body_bytes: 65_536,
             http_timeout: Span::new("10s"),
-            request_headers: 256,
+            request_headers: 1000,
             decision_timeout: Span::new("1s"),
             store_timeout: Span::new("1s"),
             lookup_timeout: Span::new("100ms"),

@@ -236,6 +236,21 @@ fn tokens_and_identity() {
         "2: identity.payload.sign.key_file",
         "holds no PEM `PRIVATE KEY`",
     );
+    for unfit in ["key.pem", "sign-p384.pem", "sign-rsa1024.pem"] {
+        check(
+            &format!("identity: {{payload: {{sign: {{key_file: {unfit}}}}}}}"),
+            "2: identity.payload.sign.key_file",
+            "must hold a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits",
+        );
+    }
+    check("identity: {payload: {sign: {key_file: missing.pem}}}", "2: identity.payload.sign.key_file", "cannot read");
+    check(
+        "identity: {payload: {sign: {key_file: sign-p256.pem, ttl: 25h}}}",
+        "2: identity.payload.sign.ttl",
+        "must be from 1s to 1d",
+    );
+    let signed = config("identity: {payload: {sign: {key_file: sign-rsa2048.pem}}}\n").identity.payload.unwrap();
+    assert_eq!(signed.signer.unwrap().ttl(), Duration::from_secs(60));
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        self.shared.lookup(self, targets, issued_at).await
+        // Boxed: every decision would carry the library's 28 KB for it, and most ask nobody.
+        Box::pin(self.shared.lookup(self, targets, issued_at)).await
     }
 
     /// Keeps a connection ready for [`Self::lookup`], for as long as it is polled.
