@@ -89,6 +89,9 @@ cargo clippy --all-targets --locked -- -D warnings
 section "tests"
 cargo test --locked
 
+section "HTTP API, driven from its own description"
+./tests/schemathesis.sh
+
 section "dependencies"
 deny=.tools/cargo-deny/bin/cargo-deny
 if [ ! -x "$deny" ]; then

@@ -372,6 +372,13 @@ impl Authorizer {
         }
     }
 
+    /// The longest that a view of the revocations may be used by any rule.
+    #[must_use]
+    pub fn longest_staleness(&self) -> Duration {
+        let rules = self.rules.iter().filter_map(|rule| rule.max_staleness);
+        rules.max().unwrap_or_default().max(self.freshness.max_staleness)
+    }
+
     /// The issuer whose `iss` this is, byte by byte.
     pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Denial> {
         self.issuers.iter().find(|issuer| issuer.issuer == iss).ok_or(Denial::UnknownIssuer)

@@ -47,9 +47,10 @@
 //! It is read strictly where leniency would accept more: without a readable `expires` it is none. It cannot
 //! be taken back; the token is revoked instead.
 //!
-//! Three more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
-//! vanishes with a flush), `{r}:server` (which server instances have read from, and since when) and
-//! `{r}:reseed` (short-lived, see `replica`).
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
+//! with a flush), `{r}:server` (which server instances have read from, and since when), `{r}:reseed`
+//! (short-lived, see `replica`), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
 mod redis;
@@ -63,7 +64,7 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
 pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger};
-pub(super) use redis::{Epoch, Feed, FeedItem, Found, Snapshot, StoreFacts, StreamInfo};
+pub(super) use redis::{Epoch, Feed, FeedItem, Found, Leases, Report, ServerClock, Snapshot, StoreFacts, StreamInfo};
 
 /// Where revocations are kept so that they outlive this process.
 pub enum RevocationLedger {

@@ -20,6 +20,7 @@ mod follow;
 mod freshness;
 mod gap;
 mod health;
+mod lease;
 mod reseed;
 mod stats;
 
@@ -33,10 +34,12 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use lease::Tenure;
 use reseed::{Loss, Unsaved};
 
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
+pub use lease::{Peer, Receipt};
 pub use stats::{Operation, ReplicaStats};
 
 /// This process's copy of the revocations, and the way to add to them.
@@ -57,7 +60,8 @@ pub struct Replica {
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
     loss_known: Notify,
-    /// Names this process to its peers; drawn at random.
+    tenure: Tenure,
+    /// Names this process to its peers; no two have the same.
     name: Box<str>,
 }
 
@@ -101,7 +105,8 @@ impl Replica {
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_known: Notify::new(),
-            name: format!("{:016x}", rand::random::<u64>()).into(),
+            tenure: Tenure::default(),
+            name: lease::instance_name(),
         }
     }
 
@@ -155,6 +160,9 @@ impl Replica {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = position.max(*newest);
             drop(newest);
+            if matches!(self.ledger, RevocationLedger::Embedded(_)) {
+                self.applied.send_replace(position); // Nothing comes back from a log.
+            }
             self.unsaved.remove(&revocations); // Only now may a repetition rely on it.
         }
         written
@@ -226,7 +234,7 @@ impl Replica {
         };
         tokio::select! {
             () = work => {}
-            () = shutdown.cancelled() => {}
+            () = shutdown.cancelled() => self.withdraw().await,
         }
     }
 

@@ -15,6 +15,11 @@ async fn works(config: RedisConfig) {
     one.replica.revoke(vec![sign_out("j")]).await.unwrap();
     two.comes_to_refuse(&token("j")).await;
     assert!(two.replica.lookup(&[token("j")], None).await.unwrap().is_some());
+    let written = one.replica.revoke(vec![sign_out("k")]).await.unwrap();
+    let receipt = one.replica.confirm(&sign_out("k"), written, PATIENCE).await;
+    assert_eq!((receipt.instances, receipt.applied, receipt.waiting.len()), (2, 2, 0), "{receipt:?}");
+    two.end().await;
+    assert_eq!(one.replica.peers().await.unwrap().len(), 1, "a lease is given back at the end");
 }
 
 #[tokio::test]
@@ -25,7 +30,8 @@ async fn a_unix_socket() {
 
 /// Exactly what an instance needs; the README shows this line.
 const LEAST: &str = "resetkeys ~doorward:{r}:* resetchannels -@all +ping +select +client|id +info +time +multi +exec \
-    +discard +watch +wait +get +mget +set +del +exists +pexpiretime +xadd +xread +xrevrange +xinfo|stream";
+    +discard +watch +wait +get +mget +set +del +exists +pexpiretime +xadd +xread +xrevrange +xinfo|stream \
+    +zadd +zrange +zremrangebyscore";
 
 #[tokio::test]
 async fn a_user_with_the_least_commands() {

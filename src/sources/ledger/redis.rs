@@ -5,6 +5,7 @@ mod adopt;
 mod answer;
 mod config;
 mod feed;
+mod lease;
 mod lookup;
 mod session;
 mod wire;
@@ -24,6 +25,7 @@ pub use adopt::Adopt;
 pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+pub(in crate::sources) use lease::{Leases, Report, ServerClock};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::super::ledger::{Epoch, Feed, FeedItem, RedisLedger, Snapshot};
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
+use super::lease::Held;
 use super::stats::{Operation, ReplicaStats};
 use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
@@ -77,6 +78,7 @@ impl Replica {
             self.health.set(ReplicaState::Repairing);
             *baseline = None;
             self.note_loss();
+            self.tenure.note_loss();
         }
     }
 
@@ -119,8 +121,11 @@ impl Replica {
         let mut checked: Option<Instant> = None;
         let mut published: Option<Instant> = None;
         let mut settled = self.health.is_ready();
+        let mut lease = Held::default();
         loop {
+            self.keep_lease(feed, &mut lease).await?;
             let start = Instant::now();
+            let covered = lease.covers(start);
             let check = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
             let page = if check {
                 let Snapshot { page, stream } = feed.snapshot(known.last).await?;
@@ -151,7 +156,7 @@ impl Replica {
                 if !settled {
                     settled = self.has_settled(feed, known, began).await?;
                 }
-                if settled {
+                if settled && covered {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
@@ -159,7 +164,7 @@ impl Replica {
                     }
                 }
             }
-            if !page.items.is_empty() && page.complete {
+            if !page.items.is_empty() && page.complete && !self.tenure.is_asked() {
                 sleep(COALESCE).await;
             }
         }
@@ -215,7 +220,10 @@ impl Replica {
         let now = crate::clock::now();
         let seen = self.seen();
         let mut unreadable = None;
-        for FeedItem { position, revocation } in items {
+        for FeedItem { position, revocation, asks } in items {
+            if *asks && following {
+                self.tenure.note_asked();
+            }
             match revocation {
                 Ok(revocation) => {
                     self.index.apply(revocation, now);

@@ -8,14 +8,14 @@ use super::super::{LedgerError, Position};
 use super::RedisLedger;
 use super::answer::{self, Answer, position, short};
 use super::session::{Command, Session, unexpected};
-use super::wire::Decoder;
+use super::wire::{self, Decoder};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 
 /// One connection's reading of the log, from wherever the caller is.
 pub(in crate::sources) struct Feed<'a> {
-    ledger: &'a RedisLedger,
-    session: Session,
+    pub(super) ledger: &'a RedisLedger,
+    pub(super) session: Session,
     decoder: Decoder,
     /// Of the server's data, as it last said; a restart and a failover change it.
     replication_id: Box<str>,
@@ -25,6 +25,8 @@ pub(in crate::sources) struct Feed<'a> {
 pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) position: Position,
     pub(in crate::sources) revocation: Result<Revocation, &'static str>,
+    /// Somebody waits to hear who has applied it.
+    pub(in crate::sources) asks: bool,
 }
 
 /// What one read returned.
@@ -259,7 +261,9 @@ fn items<A: Answer>(decoder: &mut Decoder, entries: &[A], retention: Duration) -
     let item = |entry: &A| {
         let (position, fields) = answer::entry(entry)?;
         let pairs = fields.chunks_exact(2).filter_map(|pair| Some((pair[0].text()?, pair[1].text()?)));
-        Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, retention) })
+        // Most entries have the usual fields only.
+        let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));
+        Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, retention), asks })
     };
     entries.iter().map(item).collect()
 }
