@@ -50,8 +50,8 @@ else
   need cargo "Doorward is built with Rust 1.90 or newer (rustup installs it)"
   need cc "Rust links with a C compiler, and the cryptography library needs one (Debian: apt-get install gcc libc6-dev)"
   echo "building doorward (some minutes the first time)"
-  (cd "$root" && cargo build --release --locked)
-  doorward=${CARGO_TARGET_DIR:-$root/target}/release/doorward
+  (cd "$root" && cargo build --profile demo --locked)
+  doorward=${CARGO_TARGET_DIR:-$root/target}/demo/doorward
 fi
 
 if [ -n "${ENVOY:-}" ]; then

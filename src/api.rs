@@ -1,6 +1,7 @@
 //! The faces: Envoy's gRPC and HTTP. All of them decide by [`decide`], so answers cannot diverge.
 
 pub mod check;
+pub mod explain;
 pub mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,17 +22,15 @@ pub struct Decided {
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How long a decision may wait for keys or for the store: inside Envoy's own timeout.
-pub const MAX_WAIT: Duration = Duration::from_millis(5000);
-
 /// Decides a request, resolving what the pure decision cannot: unknown keys, lookups, and the recording
 /// of a sign-out, which comes before the answer.
 ///
-/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits.
-pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Duration) -> Decided {
+/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
+/// says so.
+pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
     let started = Instant::now();
-    let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
     let mut policy = state.policy();
+    let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut decision = judge(&policy, request, rule, state.view(None));
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
@@ -40,6 +39,9 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
         decision = judge(&policy, request, rule, state.view(None));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
+        if !policy.authorizer.freshness.always_lookup {
+            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+        }
         let lookup = state.replica.lookup(token.targets(), token.issued_at());
         let answer = match tokio::time::timeout_at(deadline, lookup).await {
             Ok(Ok(None)) => StoreAnswer::Clear,

@@ -1,12 +1,17 @@
 //! The pure heart: what a token says, what is revoked, and the decision. No I/O, no async, no clock.
 
+pub mod admin_key;
 pub mod answer;
 pub mod api_key;
 pub mod authorizer;
 pub mod claims;
 pub mod denial;
+pub mod identity;
 pub mod jwks;
 pub mod path;
+pub mod readings;
 pub mod revocation;
 pub mod rule;
+pub mod rules;
+pub mod signing;
 pub mod token;

@@ -1,10 +1,15 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
 
+#![expect(clippy::print_stdout, reason = "what a command answers stands on standard output")]
+
 mod dev_token;
 mod explain;
 mod hash_key;
 mod healthcheck;
+mod revoke;
 mod serve;
+mod server;
+mod status;
 mod validate;
 
 use std::path::PathBuf;
@@ -27,6 +32,8 @@ enum Command {
     Serve(serve::ServeArgs),
     Validate(validate::ValidateArgs),
     Explain(explain::ExplainArgs),
+    Revoke(revoke::RevokeArgs),
+    Status(status::StatusArgs),
     DevToken(dev_token::DevTokenArgs),
     HashKey(hash_key::HashKeyArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -54,6 +61,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::DevToken(args) => dev_token::run(&args),
         Command::HashKey(args) => hash_key::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -4,18 +4,21 @@ pub mod assemble;
 mod listen;
 mod reload;
 mod supervisor;
+mod tls;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::check;
-use crate::api::http::{Http, Readiness, router};
+use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::sources::jwks;
@@ -24,6 +27,7 @@ use crate::state::State;
 use listen::CheckListener;
 use reload::Reload;
 use supervisor::Supervisor;
+use tls::{Tls, TlsListener};
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -31,12 +35,20 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     // Listening comes first: a taken port must show before anything is started.
     let check = CheckListener::bind(&config.listen.check).await?;
-    let http = match config.listen.http {
-        Some(address) => {
-            Some(tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen.http: bind {address}"))?)
-        }
+    let http = bind_http("listen.http", config.listen.http).await?;
+    let admin = bind_http("listen.admin", config.listen.admin).await?;
+
+    let tls = match &config.listen.tls {
+        Some(files) => Some(Arc::new(Tls::load(files)?)),
         None => None,
     };
+
+    if !config.transmitters.is_empty() {
+        warn!("signals.transmitters has no effect in this version: no events are received");
+    }
+    if config.telemetry.otlp_endpoint.is_some() {
+        warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
+    }
 
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
@@ -48,7 +60,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client);
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -62,26 +74,46 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         .max_concurrent_streams(limits.grpc_concurrent_streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_max_header_list_size(64 * 1024)
-        .add_service(check::service(state.clone(), limits.grpc_message_bytes))
+        .add_service(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
         .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?);
 
     let drain = CancellationToken::new();
-    let addresses =
-        (check.address(), http.as_ref().and_then(|http| http.local_addr().ok()).map(|address| address.to_string()));
+    let bound = |http: &Option<TcpListener>| Some(http.as_ref()?.local_addr().ok()?.to_string());
+    let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
-    servers.spawn("grpc", check.serve(grpc, drain.clone()));
-    if let Some(listener) = http {
-        let app = router(Http { state: state.clone(), readiness: readiness.clone() }, limits.http_body_bytes);
+    servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
+    let http_limits =
+        HttpLimits { body_bytes: limits.http_body_bytes, timeout: limits.http_timeout, list_page: limits.list_page };
+    let app = Http::new(state.clone(), readiness.clone(), http_limits);
+    // Without an address of its own, what needs an admin key is served beside the rest.
+    let part = if admin.is_some() { Part::Public } else { Part::All };
+    for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
+        let Some(listener) = listener else { continue };
+        let app = router(app.clone(), part);
         let drained = drain.clone().cancelled_owned();
-        servers.spawn("http", async move {
-            if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(drained).await {
-                warn!(%error, "http server failed");
+        let address = listener.local_addr().with_context(|| format!("listen.{name}: read the bound address"))?;
+        let tls = tls.clone();
+        servers.spawn(name, async move {
+            let served = match tls {
+                Some(tls) => {
+                    axum::serve(TlsListener::new(listener, address, tls), app).with_graceful_shutdown(drained).await
+                }
+                None => axum::serve(listener, app).with_graceful_shutdown(drained).await,
+            };
+            if let Err(error) = served {
+                warn!(%error, name, "http server failed");
             }
         });
     }
-    info!(version = env!("CARGO_PKG_VERSION"), check = addresses.0, http = addresses.1, "listening");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        check = addresses.0,
+        http = addresses.1,
+        admin = addresses.2,
+        "listening"
+    );
     tasks.spawn("health", report_health(state.clone(), readiness.clone(), health_reporter, stop.clone()));
 
     tokio::select! {
@@ -100,6 +132,11 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     tasks.finish(limits.drain).await;
     info!("stopped");
     Ok(())
+}
+
+async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address else { return Ok(None) };
+    Ok(Some(TcpListener::bind(address).await.with_context(|| format!("{key}: bind {address}"))?))
 }
 
 /// Keeps `grpc.health.v1` in step with `/readyz`, and says in the log when readiness changes and why.

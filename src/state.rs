@@ -1,10 +1,11 @@
 //! What every face reads: the policy in force, behind one pointer, and the revocations.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::authz::admin_key::AdminKeys;
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
@@ -19,6 +20,9 @@ pub struct Policy {
     pub authorizer: Authorizer,
     pub responder: Responder,
     pub decision_log: DecisionLog,
+    pub admin_keys: AdminKeys,
+    /// The longest that a decision may wait for keys or for the store.
+    pub max_wait: Duration,
 }
 
 /// Which decisions are logged.

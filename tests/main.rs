@@ -8,6 +8,8 @@
 
 mod support;
 
+mod api;
+mod api_keys;
 mod cli;
 mod corpus;
 mod decisions;
@@ -16,5 +18,7 @@ mod instances;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod paths;
 mod story;
 mod tidy;
+mod tls;

@@ -14,13 +14,28 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("config", &["authz", "clock", "sources", "state"]),
     ("api", &["authz", "clock", "metrics", "state"]),
     ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state"]),
-    ("cli", &["authz", "clock", "config", "dev", "serve", "sources"]),
+    ("cli", &["api", "authz", "clock", "config", "dev", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 10] =
-    ["claims", "denial", "jwks", "path", "revocation", "token", "rule", "api_key", "authorizer", "answer"];
+const AUTHZ_ORDER: [&str; 15] = [
+    "claims",
+    "denial",
+    "jwks",
+    "readings",
+    "path",
+    "revocation",
+    "token",
+    "rule",
+    "rules",
+    "api_key",
+    "admin_key",
+    "authorizer",
+    "signing",
+    "identity",
+    "answer",
+];
 
 /// Words that the heart must not know.
 const IMPURE: [&str; 12] = [

@@ -19,7 +19,7 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Decided, MAX_WAIT, decide, refuse};
+use super::{Decided, decide, refuse};
 use crate::authz::answer::Answer;
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
@@ -34,27 +34,30 @@ pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 /// The route's choice of a rule.
 const RULE_EXTENSION: &str = "doorward.rule";
 
-/// The most header fields of a request that are read; Envoy itself allows 100 by default.
-const MAX_HEADERS: usize = 1000;
-
-/// The service, ready to be added to a server.
-pub fn service(state: Arc<State>, max_message_bytes: usize) -> AuthorizationServer<impl Authorization> {
-    AuthorizationServer::new(Check { state }).max_decoding_message_size(max_message_bytes)
+/// The service, ready to be added to a server. Larger messages are refused by the transport; a request
+/// with more header fields than `max_headers` is a `bad_request`.
+pub fn service(
+    state: Arc<State>,
+    max_message_bytes: usize,
+    max_headers: usize,
+) -> AuthorizationServer<impl Authorization> {
+    AuthorizationServer::new(Check { state, max_headers }).max_decoding_message_size(max_message_bytes)
 }
 
 struct Check {
     state: Arc<State>,
+    max_headers: usize,
 }
 
 #[tonic::async_trait]
 impl Authorization for Check {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let wait = grpc_timeout(&request).unwrap_or(MAX_WAIT);
+        let wait = grpc_timeout(&request);
         let Some((http, rule)) = parts(request.get_ref()) else {
             return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
         };
         let raw: Vec<(String, &[u8])> = fields(http);
-        if raw.len() > MAX_HEADERS {
+        if raw.len() > self.max_headers {
             return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();

@@ -1,35 +1,123 @@
-//! The HTTP listener: probes, metrics, and what users and services may ask.
+//! The HTTP listeners: probes, metrics, and what users, services and operators may ask.
 
+mod explain;
+mod extract;
+mod instances;
+mod jwks;
 mod logout;
+mod openapi;
 mod probes;
+mod problem;
+mod revocations;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
-use axum::routing::{get, post};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::authz::answer::Respond;
 use crate::state::State;
+pub use openapi::document;
 pub use probes::Readiness;
+use problem::{Error, Problem};
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Http {
     pub state: Arc<State>,
     pub readiness: Arc<Readiness>,
+    limits: HttpLimits,
+    /// When this process began to serve.
+    started: Instant,
+    /// Who may go through all revocations now.
+    listing: Arc<Semaphore>,
 }
 
-/// All routes of `listen.http`; bodies are limited to `max_body_bytes`.
-pub fn router(http: Http, max_body_bytes: usize) -> Router {
-    Router::new()
-        .route("/livez", get(probes::livez))
-        .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(probes::metrics))
-        .route("/logout", post(logout::logout))
-        .layer(axum::extract::DefaultBodyLimit::max(max_body_bytes))
+/// Bounds of the HTTP API.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    pub body_bytes: usize,
+    /// The longest time for one request, its waits included.
+    pub timeout: Duration,
+    /// The most items on one page of a list.
+    pub list_page: usize,
+}
+
+impl Http {
+    /// Lists that are made at once; each goes through all revocations.
+    const LISTS: usize = 2;
+
+    #[must_use]
+    pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits) -> Self {
+        let listing = Arc::new(Semaphore::new(Self::LISTS));
+        Self { state, readiness, limits, started: Instant::now(), listing }
+    }
+}
+
+/// What one listener serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// What needs no admin key.
+    Public,
+    /// What needs one.
+    Admin,
+    All,
+}
+
+/// The routes of a listener.
+pub fn router(http: Http, part: Part) -> Router {
+    let HttpLimits { body_bytes, timeout, .. } = http.limits;
+    let (public, _) = public().split_for_parts();
+    let (admin, _) = admin().split_for_parts();
+    let admin = admin.layer(axum::middleware::map_response(uncached));
+    let routes = match part {
+        Part::Public => public,
+        Part::Admin => admin,
+        Part::All => public.merge(admin),
+    };
+    routes
+        .route("/openapi.json", get(openapi::openapi))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::extract::DefaultBodyLimit::max(body_bytes))
+        .layer(axum::middleware::from_fn(move |request, next: Next| async move {
+            let answer = tokio::time::timeout(timeout, next.run(request)).await;
+            answer.unwrap_or_else(|_| {
+                Problem::new(Error::TimedOut, "limits.http_timeout in the configuration is the bound").into_response()
+            })
+        }))
         .with_state(http)
+}
+
+fn public() -> OpenApiRouter<Http> {
+    OpenApiRouter::new()
+        .routes(routes!(probes::livez))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::metrics))
+        .routes(routes!(jwks::jwks))
+        .routes(routes!(logout::logout))
+}
+
+/// The endpoints that need an admin key: every handler here takes `MayRead` or `MayRevoke`.
+fn admin() -> OpenApiRouter<Http> {
+    OpenApiRouter::new()
+        .routes(routes!(revocations::create, revocations::list))
+        .routes(routes!(instances::instances))
+        .routes(routes!(explain::explain))
+}
+
+/// What an admin key was needed for stays out of caches.
+async fn uncached(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// A refusal as an HTTP response.

@@ -4,13 +4,15 @@
 //! watermark, so entries may arrive late, twice or out of order.
 
 use std::fmt;
-use std::hash::BuildHasher;
 
 use aws_lc_rs::digest;
-use hashbrown::{DefaultHashBuilder, HashTable};
-use std::sync::RwLock;
 
 use super::claims::{IssuerName, Timestamp};
+
+mod index;
+mod record;
+
+pub use index::RevocationIndex;
 
 /// What a revocation can hit; always within one issuer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -127,6 +129,12 @@ impl TargetId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is a digest of what was named, and not the name itself.
+    #[must_use]
+    pub fn is_digest(&self) -> bool {
+        self.0.starts_with(Self::HASHED) // A plain id has no colon.
+    }
 }
 
 impl fmt::Display for TargetId {
@@ -209,170 +217,6 @@ pub struct Hit {
     pub kind: Kind,
     pub origin: Origin,
     pub watermark: Watermark,
-}
-
-/// Every revocation this process knows, ready for the decision.
-///
-/// Readers of different shards never meet, and a writer holds one shard for one entry, so a burst
-/// of revocations cannot hold up decisions.
-pub struct RevocationIndex {
-    hasher: DefaultHashBuilder,
-    shards: Box<[RwLock<HashTable<Entry>>]>,
-}
-
-struct Entry {
-    target: Target,
-    /// By origin; kept apart because each token is hit, or not, by each of them.
-    signed_out: Option<Watermark>,
-    revoked: Option<Watermark>,
-    expires_at: Timestamp,
-}
-
-impl Entry {
-    fn new(target: Target) -> Self {
-        Self { target, signed_out: None, revoked: None, expires_at: Timestamp::default() }
-    }
-
-    fn merge(&mut self, revocation: &Revocation) -> bool {
-        let slot = match revocation.origin {
-            Origin::SignedOut => &mut self.signed_out,
-            Origin::Revoked => &mut self.revoked,
-        };
-        let watermark = Some(revocation.watermark);
-        let changed = *slot < watermark || self.expires_at < revocation.expires_at;
-        *slot = (*slot).max(watermark);
-        self.expires_at = self.expires_at.max(revocation.expires_at);
-        changed
-    }
-
-    fn knows(&self, revocation: &Revocation) -> bool {
-        let slot = match revocation.origin {
-            Origin::SignedOut => self.signed_out,
-            Origin::Revoked => self.revoked,
-        };
-        slot >= Some(revocation.watermark) && self.expires_at >= revocation.expires_at
-    }
-
-    fn hit(&self, issued_at: Option<Timestamp>) -> Option<Hit> {
-        let kind = self.target.kind;
-        let covering = |watermark: Option<Watermark>| watermark.filter(|w| w.covers(issued_at));
-        if let Some(watermark) = covering(self.revoked) {
-            return Some(Hit { kind, origin: Origin::Revoked, watermark });
-        }
-        covering(self.signed_out).map(|watermark| Hit { kind, origin: Origin::SignedOut, watermark })
-    }
-}
-
-impl Default for RevocationIndex {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl RevocationIndex {
-    /// Enough that a reader seldom meets the writer.
-    const SHARDS: usize = 64;
-
-    #[must_use]
-    pub fn new() -> Self {
-        let shards = (0..Self::SHARDS).map(|_| RwLock::new(HashTable::new())).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards }
-    }
-
-    /// Merges a revocation; true if that taught the index anything.
-    ///
-    /// What has expired is not kept: no token it could hit is alive.
-    pub fn apply(&self, revocation: &Revocation, now: Timestamp) -> bool {
-        if revocation.expires_at <= now {
-            return false;
-        }
-        let hash = self.hash(&revocation.target);
-        let mut shard = self.shard(hash).write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shard
-            .entry(hash, |entry| entry.target == revocation.target, |entry| self.hash(&entry.target))
-            .or_insert_with(|| Entry::new(revocation.target.clone()))
-            .get_mut()
-            .merge(revocation)
-    }
-
-    /// Whether this revocation would teach the index nothing.
-    #[must_use]
-    pub fn knows(&self, revocation: &Revocation) -> bool {
-        let hash = self.hash(&revocation.target);
-        let shard = self.shard(hash).read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shard.find(hash, |entry| entry.target == revocation.target).is_some_and(|entry| entry.knows(revocation))
-    }
-
-    /// The revocation that covers a token with these targets, if any; `Revoked` before `SignedOut`.
-    #[must_use]
-    pub fn find<'a>(&self, targets: impl IntoIterator<Item = &'a Target>, issued_at: Option<Timestamp>) -> Option<Hit> {
-        targets
-            .into_iter()
-            .filter_map(|target| {
-                let hash = self.hash(target);
-                let shard = self.shard(hash).read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                shard.find(hash, |entry| entry.target == *target)?.hit(issued_at)
-            })
-            .max_by_key(|hit| (hit.origin, hit.watermark))
-    }
-
-    /// Forgets what can no longer hit a live token; returns how many entries went.
-    pub fn purge(&self, now: Timestamp) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| {
-                let mut shard = shard.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let before = shard.len();
-                shard.retain(|entry| entry.expires_at > now);
-                before - shard.len()
-            })
-            .sum()
-    }
-
-    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`].
-    #[must_use]
-    pub fn counts(&self) -> [usize; Kind::ALL.len()] {
-        let mut counts = [0; Kind::ALL.len()];
-        for shard in &self.shards {
-            for entry in shard.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-                counts[entry.target.kind as usize] += 1;
-            }
-        }
-        counts
-    }
-
-    /// Everything known, one shard at a time; what a store that lost entries is given back.
-    pub fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
-        self.shards.iter().flat_map(|shard| {
-            let shard = shard.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            shard.iter().flat_map(Entry::revocations).collect::<Vec<_>>()
-        })
-    }
-
-    fn hash(&self, target: &Target) -> u64 {
-        self.hasher.hash_one(target)
-    }
-
-    fn shard(&self, hash: u64) -> &RwLock<HashTable<Entry>> {
-        // The table itself uses the low and the top seven bits; take others.
-        &self.shards[(hash >> 40) as usize % Self::SHARDS]
-    }
-}
-
-impl Entry {
-    fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
-        [(Origin::SignedOut, self.signed_out), (Origin::Revoked, self.revoked)].into_iter().filter_map(
-            |(origin, watermark)| {
-                Some(Revocation {
-                    target: self.target.clone(),
-                    watermark: watermark?,
-                    expires_at: self.expires_at,
-                    origin,
-                    reason: None,
-                })
-            },
-        )
-    }
 }
 
 #[cfg(test)]

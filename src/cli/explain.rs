@@ -5,14 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{ConfigArgs, fail, load};
-use crate::authz::answer::{Answer, metadata};
-use crate::authz::authorizer::{Outcome, View};
+use crate::api::explain;
+use crate::authz::authorizer::View;
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
-use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::config::Config;
 use crate::serve::assemble;
@@ -20,7 +19,8 @@ use crate::sources::jwks::{self, KeySource};
 
 /// Runs one decision and prints each step; the token's signature is never printed.
 ///
-/// It decides by the configuration alone: what is revoked is known to the running service only.
+/// It decides by the configuration alone: what is revoked is known to the running service only
+/// (`POST /v1/explain` asks it).
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  doorward explain --config doorward.yaml --path /admin/users \"$TOKEN\"\n  doorward explain --config doorward.yaml --json - < token.txt"
@@ -93,80 +93,37 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
         rule: args.rule.as_deref(),
     };
 
-    let mut authorizer = config.authorizer();
-    let mut keys = Map::new();
+    let mut policy = assemble::policy(config);
+    let mut failures = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     for issuer in &config.issuers {
         let Some(settings) = assemble::key_settings(config, issuer) else { continue };
-        let source =
-            KeySource::new(issuer.trusted.name.clone(), settings, jwks::client().context("build the HTTP client")?);
-        let loaded = runtime.block_on(source.fetch_once());
-        let outcome = match &loaded {
-            Ok(keys) => json!({"usable": keys.len()}),
-            Err(error) => json!({"error": error}),
-        };
-        keys.insert(issuer.trusted.name.to_string(), outcome);
-        authorizer = authorizer.with_keys(&issuer.trusted.name, loaded.ok().as_ref());
-    }
-    let index = RevocationIndex::new();
-    let now = clock::now();
-    let decision =
-        authorizer.authorize(&request, View { index: &index, age: Some(std::time::Duration::ZERO), answer: None }, now);
-    let answer = config.responder().answer(&decision, &request);
-
-    let unverified = token.as_deref().and_then(|token| {
-        let bearer = BearerToken::parse(token.as_bytes(), config.token.settings.max_bytes).ok()?;
-        UnverifiedToken::parse(bearer).ok()
-    });
-    let header = unverified.as_ref().map(|token| {
-        let header = token.header();
-        json!({"alg": header.algorithm, "kid": header.key_id, "typ": header.token_type, "iss": token.unverified_issuer().ok()})
-    });
-    let verified = decision.evidence.token.as_ref().map(|token| {
-        json!({
-            "issuer": token.issuer().as_str(),
-            "key": token.key_id(),
-            "user_id": token.user_id(),
-            "token_id": token.token_id(),
-            "session_id": token.session_id(),
-            "client_id": token.client_id(),
-            "expires_in_seconds": (token.expires_at().as_millis() - now.as_millis()) / 1000,
-            "issued_seconds_ago": token.issued_at().map(|at| (now.as_millis() - at.as_millis()) / 1000),
-        })
-    });
-    let answer = match answer {
-        Answer::Forward(forward) => json!({
-            "set": forward.set.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-            "remove": forward.remove,
-        }),
-        Answer::Respond(respond) => {
-            json!({"status": respond.status, "headers": respond.headers.into_iter().collect::<std::collections::BTreeMap<_, _>>(), "body": respond.body})
+        let name = &issuer.trusted.name;
+        let source = KeySource::new(name.clone(), settings, jwks::client().context("build the HTTP client")?);
+        match runtime.block_on(source.fetch_once()) {
+            Ok(keys) => policy.authorizer = policy.authorizer.with_keys(name, Some(&keys)),
+            Err(error) => failures.push((name, error)),
         }
-    };
-    let allowed = matches!(decision.outcome, Outcome::Allowed(_));
-    let summary = metadata(decision.rule, &decision.outcome, &decision.evidence);
-    Ok(json!({
-        "decision": if allowed { "allowed" } else { "denied" },
-        "reason": summary.get("reason"),
-        "rule": &*decision.rule.name,
-        "access": format!("{:?}", decision.rule.access).to_lowercase(),
-        "api_client": decision.evidence.api_client.as_deref(),
-        "keys": keys,
-        "token": header,
-        "verified": verified,
-        "revocation": "not consulted: ask the running service",
-        "answer": answer,
-    }))
+    }
+    let now = clock::now();
+    let index = RevocationIndex::new();
+    let view = View { index: &index, age: Some(std::time::Duration::ZERO), answer: None };
+    let decision = policy.authorizer.authorize(&request, view, now);
+    let mut explanation = explain::explain(&policy, &request, &decision, None, now);
+    for (name, error) in failures {
+        explanation["keys"][name.as_str()] = json!({"error": error});
+    }
+    Ok(explanation)
 }
 
 /// One line a step, in the order in which the decision takes them.
 fn print_text(explanation: &Value) {
-    for step in ["rule", "access", "api_client", "keys", "token", "verified", "revocation", "answer"] {
+    for step in explain::STEPS {
         if !explanation[step].is_null() && explanation[step] != json!({}) {
-            println!("{step:<11} {}", plain(&explanation[step]));
+            println!("{step:<12} {}", plain(&explanation[step]));
         }
     }
-    println!("decision    {} ({})", plain(&explanation["decision"]), plain(&explanation["reason"]));
+    println!("{:<12} {} ({})", "decision", plain(&explanation["decision"]), plain(&explanation["reason"]));
 }
 
 fn plain(value: &Value) -> String {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use super::check::Check;
 use super::fault::KeyPath;
@@ -10,6 +9,7 @@ use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, Permission};
 use super::rules::{api_key_use, host_pattern};
 use crate::authz::api_key::{ApiKey, ApiKeys, KeyDigest};
 use crate::authz::claims::{Timestamp, fits_header};
+use crate::clock::parse_rfc3339;
 
 /// The key of one user of the HTTP API.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,22 +87,4 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
         keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
     }
     keys
-}
-
-/// Reads an instant; humantime knows only `Z`, RFC 3339 also offsets.
-pub(super) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    let (instant, offset) = match text.len().checked_sub(6).and_then(|at| text.split_at_checked(at)) {
-        Some((local, offset)) if offset.starts_with(['+', '-']) => (format!("{local}Z"), Some(offset)),
-        _ => (text.to_owned(), None),
-    };
-    let time = humantime::parse_rfc3339(&instant).ok()?;
-    let instant = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let instant = Timestamp::from_millis(i64::try_from(instant.as_millis()).ok()?);
-    let Some(offset) = offset else { return Some(instant) };
-    let (sign, digits) = offset.split_at_checked(1)?;
-    let (hours, minutes) = digits.split_once(':')?;
-    let number =
-        |text: &str, max| text.parse::<u64>().ok().filter(|n| text.len() == 2 && *n <= max && !text.starts_with('+'));
-    let offset = Duration::from_secs(number(hours, 23)? * 3600 + number(minutes, 59)? * 60);
-    Some(if sign == "+" { instant.minus(offset) } else { instant.plus(offset) })
 }

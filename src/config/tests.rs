@@ -61,7 +61,7 @@ fn the_example_of_the_specification_loads() {
     let bearer = TokenSource::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) };
     assert_eq!((config.token.settings.from, config.token.settings.max_bytes), (vec![bearer], 16384));
     assert_eq!(config.identity.headers[0], ("x-user-email".to_owned(), IdentityField::Email));
-    assert_eq!(config.identity.payload, Some(Payload { header: "x-identity".to_owned(), sign: None }));
+    assert_eq!(config.identity.payload, Some(Payload { header: "x-identity".to_owned(), signer: None }));
 
     let accesses: Vec<_> = config.rules.iter().map(|rule| (rule.name.as_ref(), rule.access)).collect();
     let sign_out = Access::SignOut(SignOut { scope: Kind::Token, then: Then::Forward });
@@ -123,7 +123,7 @@ fn values_become_what_the_decision_needs() {
 
 #[test]
 fn instants_are_read_with_their_offset() {
-    let read = |text| access::parse_rfc3339(text).map(Timestamp::as_secs);
+    let read = |text| crate::clock::parse_rfc3339(text).map(Timestamp::as_secs);
     assert_eq!(read("2027-06-01T00:00:00Z"), Some(1_811_808_000));
     assert_eq!(read("2027-06-01T02:00:00+02:00"), Some(1_811_808_000));
     assert_eq!(read("2027-05-31T18:30:00.5-05:30"), Some(1_811_808_000));
@@ -178,7 +178,7 @@ fn unlikely_settings_are_warned_of() {
 
 #[test]
 fn what_needs_a_restart_is_told() {
-    let other = config("listen: {http: null}\nlimits: {connections: 9}\nrevocation: {max_staleness: 5s}\n");
+    let other = config("listen: {http: null}\nlimits: {list_page: 9}\nrevocation: {max_staleness: 5s}\n");
     assert_eq!(config("").needs_restart(&other), ["listen", "limits"]);
     assert_eq!(config("").needs_restart(&config("revocation: {list: allow}\n")), ["revocation"]);
 }

@@ -1,12 +1,16 @@
 //! From configuration to parts: what each module is told.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
+use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
+use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::{Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
 use crate::sources::jwks::{KeySettings, Location};
-use crate::sources::ledger::{EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::state::{DecisionLog, Policy};
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -17,13 +21,23 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::All => DecisionLog::All,
         LogDecisions::None => DecisionLog::None,
     };
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log }
+    let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
+    let max_wait = config.limits.decision_timeout;
+    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys, max_wait }
+}
+
+fn admin_key(key: &config::AdminKey) -> AdminKey {
+    let permission = |may: &config::Permission| match may {
+        config::Permission::Revoke => Permission::Revoke,
+        config::Permission::Register => Permission::Register,
+        config::Permission::Read => Permission::Read,
+    };
+    AdminKey { name: key.name.clone(), digest: key.digest, may: key.may.iter().map(permission).collect() }
 }
 
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
-    use std::time::Duration;
     let settings = |location| KeySettings {
         location,
         algorithms: issuer.trusted.algorithms.clone(),
@@ -80,9 +94,30 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
     Ok(RedisConfig {
         ca_file: redis.ca_file.clone(),
         key_prefix: redis.key_prefix.clone(),
+        adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
+            before: before.clone(),
+            after: after.clone(),
+            within: shortest_staleness(config),
+            issuers: adopting_issuers(config),
+        }),
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
+        command_deadline: config.limits.store_timeout,
+        write_deadline: config.limits.store_timeout,
+        lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..RedisConfig::new(url)
     })
+}
+
+/// Adopted keys are read often enough for the strictest rule.
+fn shortest_staleness(config: &Config) -> Duration {
+    let by_rule = config.rules.iter().filter_map(|rule| rule.max_staleness);
+    by_rule.fold(config.freshness.max_staleness, Duration::min)
+}
+
+/// Whose token ids an adopted key may name: those of every issuer, since the key does not say.
+#[must_use]
+pub fn adopting_issuers(config: &Config) -> Vec<(IssuerName, Duration)> {
+    config.issuers.iter().map(|issuer| (issuer.trusted.name.clone(), issuer.trusted.leeway)).collect()
 }

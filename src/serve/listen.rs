@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tracing::warn;
 
+use super::tls::{Tls, TlsListener};
 use crate::config::CheckAddress;
 
 /// A bound listener for checks.
@@ -50,14 +52,20 @@ impl CheckListener {
     }
 
     /// Serves until `drain`, then lets what is in flight finish.
-    pub(super) async fn serve(self, server: Router, drain: CancellationToken) {
+    ///
+    /// `tls` is for TCP; a Unix socket is guarded by its mode.
+    pub(super) async fn serve(self, server: Router, tls: Option<Arc<Tls>>, drain: CancellationToken) {
         let drained = drain.cancelled_owned();
-        let served = match self {
-            Self::Tcp(listener, _) => {
+        let served = match (self, tls) {
+            (Self::Tcp(listener, address), Some(tls)) => {
+                let incoming = TlsListener::new(listener, address, tls).into_stream();
+                server.serve_with_incoming_shutdown(incoming, drained).await
+            }
+            (Self::Tcp(listener, _), None) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 server.serve_with_incoming_shutdown(incoming, drained).await
             }
-            Self::Unix(listener, path) => {
+            (Self::Unix(listener, path), _) => {
                 let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), drained).await;
                 let _ = std::fs::remove_file(path); // The next start would remove it as well.
                 served

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::assemble;
+use super::tls::Tls;
 use crate::authz::claims::IssuerName;
+use crate::clock;
 use crate::config::Config;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::state::State;
@@ -27,16 +29,23 @@ pub(super) struct Reload {
     sources: Vec<Arc<KeySource>>,
     state: Arc<State>,
     client: reqwest::Client,
+    tls: Option<Arc<Tls>>,
 }
 
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Reload {
-    pub(super) fn new(file: PathBuf, config: &Config, state: Arc<State>, client: reqwest::Client) -> Self {
+    pub(super) fn new(
+        file: PathBuf,
+        config: &Config,
+        state: Arc<State>,
+        client: reqwest::Client,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let sources = key_sources(config, &client, &[]);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().to_vec();
-        Self { file, watched, started_with: config.clone(), sources, state, client }
+        Self { file, watched, started_with: config.clone(), sources, state, client, tls }
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -79,6 +88,11 @@ impl Reload {
             }
         };
         let config = loaded.config;
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.reload()) {
+            reloads.with_label_values(&["refused"]).inc();
+            error!(error = format!("{error:#}"), "certificates not reloaded");
+            return false;
+        }
         let later = self.started_with.needs_restart(&config);
         if !later.is_empty() {
             warn!(sections = ?later, "changed sections that take effect at the next start");
@@ -91,6 +105,8 @@ impl Reload {
             let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
             policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
         }
+        self.state.replica.adopt_for(assemble::adopting_issuers(&config));
+        policy.responder = policy.responder.replacing(&old.responder, clock::now());
         self.state.set_policy(policy);
         self.state.set_keys(KeySources::new(sources.clone()));
         self.sources = sources;

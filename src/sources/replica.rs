@@ -8,7 +8,14 @@
 //! What is known stays known. When the log turns out to be another one, or to have lost entries, it
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
+//!
+//! What remains: a new instance that starts after a failover to a lagging copy waits for the others
+//! to notice, for a fixed time (see `follow`). Others that are frozen or cut off for longer than that
+//! cannot tell it what the copy lacks; `min_replicas` keeps the copy from lacking anything that was
+//! answered 2xx.
 
+mod adopt;
+mod breaker;
 mod follow;
 mod freshness;
 mod gap;
@@ -16,7 +23,7 @@ mod health;
 mod reseed;
 mod stats;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
@@ -42,7 +49,11 @@ pub struct Replica {
     /// From the instant in an entry's id, which is the store's clock, to its being applied here.
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
+    adopted: adopt::Adopted,
+    breaker: breaker::Breaker,
     unsaved: Unsaved,
+    /// The newest entry of our own.
+    written: Mutex<Position>,
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
     loss_known: Notify,
@@ -64,10 +75,16 @@ impl Replica {
             RevocationLedger::Embedded(embedded) => {
                 (Arc::clone(embedded.index()), Freshness::always(), health::Health::new(ReplicaState::Following))
             }
-            RevocationLedger::Redis(_) => {
-                (Arc::default(), Freshness::never(), health::Health::new(ReplicaState::Starting))
+            RevocationLedger::Redis(redis) => {
+                let freshness = Freshness::never();
+                let freshness = if redis.config().adopt.is_some() { freshness.adopting() } else { freshness };
+                (Arc::default(), freshness, health::Health::new(ReplicaState::Starting))
             }
         };
+        let adopted = adopt::Adopted::new(match &ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(redis) => redis.config().adopt.as_ref(),
+        });
         let stats = ReplicaStats::default();
         stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
         Self {
@@ -78,11 +95,19 @@ impl Replica {
             stats,
             lag,
             applied: watch::Sender::new(Position::default()),
+            adopted,
+            breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
+            written: Mutex::default(),
             loss: Mutex::new(None),
             loss_known: Notify::new(),
             name: format!("{:016x}", rand::random::<u64>()).into(),
         }
+    }
+
+    /// Names this process to its peers and to operators.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the decision reads.
@@ -117,7 +142,8 @@ impl Replica {
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let now = crate::clock::now();
         if self.is_stored(&revocations) {
-            return Ok(*self.applied.borrow());
+            let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
         self.unsaved.insert(&revocations, now);
         for revocation in &revocations {
@@ -125,8 +151,11 @@ impl Replica {
         }
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
-        if written.is_ok() {
-            self.unsaved.remove(&revocations);
+        if let Ok(position) = written {
+            let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = position.max(*newest);
+            drop(newest);
+            self.unsaved.remove(&revocations); // Only now may a repetition rely on it.
         }
         written
     }
@@ -135,17 +164,34 @@ impl Replica {
     /// acknowledged, is stored already.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         matches!(self.ledger, RevocationLedger::Redis(_))
-            && self.freshness.age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
-            && revocations.iter().all(|revocation| self.index.knows(revocation) && !self.unsaved.holds(revocation))
+            && self.freshness.log_age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+            && revocations.iter().all(|revocation| {
+                self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
+            })
     }
 
     /// An age at which the store was there a moment ago, with the log as we know it.
     const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
 
     /// Asks the store itself about a token, whatever this process knows.
+    ///
+    /// Fails at once, for a moment, after it has failed several times in a row.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        let found = self.ledger.lookup(targets, issued_at).await;
+        let found = self.guarded_lookup(targets, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
+        found
+    }
+
+    async fn guarded_lookup(
+        &self,
+        targets: &[Target],
+        issued_at: Option<Timestamp>,
+    ) -> Result<Option<Hit>, LedgerError> {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
+        self.answers_for(ledger, targets)?;
+        let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
+        let found = ledger.lookup(targets, issued_at).await;
+        attempt.ended(found.is_ok());
         found
     }
 
@@ -155,7 +201,14 @@ impl Replica {
             match &self.ledger {
                 RevocationLedger::Embedded(_) => self.purge().await,
                 RevocationLedger::Redis(ledger) => {
-                    tokio::join!(ledger.write(), self.follow(ledger), self.keep_stored(ledger), self.purge());
+                    tokio::join!(
+                        ledger.write(),
+                        self.follow(ledger),
+                        self.keep_stored(ledger),
+                        self.adopt(ledger),
+                        ledger.keep_connected(),
+                        self.purge()
+                    );
                 }
             }
         };

@@ -1,7 +1,7 @@
 //! Real Redis servers on free ports, and instances that follow them.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,27 +15,27 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for a loaded machine; a test that passes never waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A Redis server of this test, gone with it.
-pub struct RedisServer {
-    pub port: u16,
+pub(crate) struct RedisServer {
+    pub(crate) port: u16,
     directory: PathBuf,
     process: Option<Child>,
     options: Vec<String>,
 }
 
 impl RedisServer {
-    pub async fn start(options: &[&str]) -> Self {
+    pub(crate) async fn start(options: &[&str]) -> Self {
         let mut server = Self::stopped(options);
         server.run().await;
         server
     }
 
     /// A server that has a port and a directory, and does not run yet.
-    pub fn stopped(options: &[&str]) -> Self {
+    pub(crate) fn stopped(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let name = format!("doorward-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
@@ -43,19 +43,34 @@ impl RedisServer {
         Self { port, directory, process: None, options }
     }
 
-    pub async fn run(&mut self) {
-        let mut command = Command::new("redis-server");
+    pub(crate) async fn run(&mut self) {
+        self.spawn(&mut Command::new("redis-server"), &["--save", ""]).await;
+    }
+
+    /// Runs from a configuration file, which a sentinel wants to write to.
+    pub(crate) async fn run_from(&mut self, file: &Path, options: &[&str]) {
+        self.spawn(Command::new("redis-server").arg(file), options).await;
+    }
+
+    async fn spawn(&mut self, command: &mut Command, options: &[&str]) {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.directory);
-        command.args(["--save", "", "--loglevel", "warning"]).args(&self.options);
+        command.args(["--loglevel", "warning"]).args(options).args(&self.options).current_dir(&self.directory);
         self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        eventually("redis answers", || {
-            matches!(self.try_cli(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.")
-        })
-        .await;
+        let answers = ["PONG", "NOAUTH Authentication required."];
+        eventually("redis answers", || answers.contains(&self.try_cli(&["PING"]).as_str())).await;
+    }
+
+    /// More options, for the next run.
+    pub(crate) fn options(&mut self, options: &[&str]) {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// kill -9.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -63,34 +78,34 @@ impl RedisServer {
     }
 
     /// SIGSTOP and SIGCONT.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn config(&self) -> RedisConfig {
+    pub(crate) fn config(&self) -> RedisConfig {
         RedisConfig::new(self.url())
     }
 
     /// What redis-cli prints, in its raw form.
     #[track_caller]
-    pub fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = self.try_cli(arguments);
         assert!(!output.starts_with("ERR"), "{arguments:?}: {output}");
         output
     }
 
-    pub fn try_cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn try_cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
     /// Runs lines through one redis-cli, so that a transaction stays on one connection.
-    pub fn script(&self, lines: &str) -> String {
+    pub(crate) fn script(&self, lines: &str) -> String {
         use std::io::Write;
         let mut cli = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
@@ -111,15 +126,15 @@ impl Drop for RedisServer {
 }
 
 /// One replica that runs, as a process of its own would.
-pub struct Instance {
-    pub replica: Arc<Replica>,
+pub(crate) struct Instance {
+    pub(crate) replica: Arc<Replica>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Instance {
     /// Started, not awaited.
-    pub fn launch(config: RedisConfig) -> Self {
+    pub(crate) fn launch(config: RedisConfig) -> Self {
         let ledger = RevocationLedger::from(RedisLedger::new(config).unwrap());
         let replica = Arc::new(Replica::new(ledger, None));
         let stop = CancellationToken::new();
@@ -128,38 +143,42 @@ impl Instance {
         Self { replica, stop, tasks }
     }
 
-    pub async fn start(server: &RedisServer) -> Self {
+    pub(crate) async fn start(server: &RedisServer) -> Self {
         let instance = Self::launch(server.config());
         instance.becomes_ready().await;
         instance
     }
 
-    pub async fn becomes_ready(&self) {
+    pub(crate) async fn becomes_ready(&self) {
         eventually("the instance is ready", || self.replica.status().ready).await;
     }
 
-    pub fn age(&self) -> Option<Duration> {
+    pub(crate) fn age(&self) -> Option<Duration> {
         self.replica.freshness().age(Instant::now())
     }
 
     /// Whether a token of this target, issued a minute ago, is refused.
-    pub fn refuses(&self, target: &Target) -> bool {
+    pub(crate) fn refuses(&self, target: &Target) -> bool {
         let issued_at = now().minus(Duration::from_secs(60));
         self.replica.index().find([target], Some(issued_at)).is_some()
     }
 
-    pub async fn comes_to_refuse(&self, target: &Target) {
+    pub(crate) async fn comes_to_refuse(&self, target: &Target) {
         eventually(&format!("{target:?} is refused"), || self.refuses(target)).await;
     }
 
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Waits until it holds.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
@@ -167,20 +186,20 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     doorward::clock::now()
 }
 
-pub fn target(kind: Kind, id: &str) -> Target {
+pub(crate) fn target(kind: Kind, id: &str) -> Target {
     Target::new(IssuerName::parse("main").unwrap(), kind, TargetId::new(id))
 }
 
-pub fn token(id: &str) -> Target {
+pub(crate) fn token(id: &str) -> Target {
     target(Kind::Token, id)
 }
 
 /// A token signed out for an hour.
-pub fn sign_out(id: &str) -> Revocation {
+pub(crate) fn sign_out(id: &str) -> Revocation {
     Revocation {
         target: token(id),
         watermark: Watermark::FOREVER,
@@ -191,14 +210,14 @@ pub fn sign_out(id: &str) -> Revocation {
 }
 
 /// All tokens of a user up to an instant, for an hour.
-pub fn revoke_user(id: &str, at: Timestamp) -> Revocation {
+pub(crate) fn revoke_user(id: &str, at: Timestamp) -> Revocation {
     let expires_at = now().plus(Duration::from_secs(3600));
     let target = target(Kind::User, id);
     Revocation { target, watermark: Watermark::at(at), expires_at, origin: Origin::Revoked, reason: None }
 }
 
 /// Polls all of them at once.
-pub async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+pub(crate) async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut pending = false;

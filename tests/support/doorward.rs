@@ -15,6 +15,8 @@ pub struct Doorward {
     /// Where Envoy would reach it: `127.0.0.1:PORT`, or `unix:PATH`.
     pub check: String,
     pub http: SocketAddr,
+    /// `listen.admin`, when it is set.
+    pub admin: Option<SocketAddr>,
     /// Everything it logged so far.
     pub log: Arc<Mutex<Vec<String>>>,
     pub dir: TempDir,
@@ -71,7 +73,8 @@ impl Doorward {
         }
         let listening = listening().unwrap();
         let text = |name: &str| listening[name].as_str().unwrap_or_default().to_owned();
-        Self { process, check: text("check"), http: text("http").parse().unwrap(), log, dir, started }
+        let (http, admin) = (text("http").parse().unwrap(), text("admin").parse().ok());
+        Self { process, check: text("check"), http, admin, log, dir, started }
     }
 
     pub async fn ready(&self) {
@@ -120,9 +123,15 @@ impl Doorward {
 
 /// Runs the binary to its end: its exit code, standard output and standard error.
 pub fn run(args: &[&str], stdin: &str) -> (i32, String, String) {
+    run_with(&[], args, stdin)
+}
+
+/// As [`run`], with more in its environment.
+pub fn run_with(env: &[(&str, &str)], args: &[&str], stdin: &str) -> (i32, String, String) {
     use std::io::Write;
     let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
         .args(args)
+        .envs(env.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

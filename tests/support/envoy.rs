@@ -11,7 +11,6 @@ use super::{PATIENCE, Process, TempDir};
 pub struct Envoy {
     _process: Process,
     pub address: SocketAddr,
-    pub admin: SocketAddr,
     pub dir: TempDir,
 }
 
@@ -81,7 +80,7 @@ impl Envoy {
                 continue;
             };
             let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-            return Self { _process: process, address, admin, dir };
+            return Self { _process: process, address, dir };
         }
     }
 

@@ -11,6 +11,8 @@ use axum::routing::get;
 use serde_json::Value;
 
 struct Published {
+    /// Held by a test that keeps askers waiting.
+    gate: tokio::sync::RwLock<()>,
     answer: Mutex<(u16, String)>,
     fetches: AtomicUsize,
 }
@@ -25,8 +27,11 @@ impl JwksServer {
     pub async fn start(jwks: &Value) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let published =
-            Arc::new(Published { answer: Mutex::new((200, jwks.to_string())), fetches: AtomicUsize::new(0) });
+        let published = Arc::new(Published {
+            gate: tokio::sync::RwLock::new(()),
+            answer: Mutex::new((200, jwks.to_string())),
+            fetches: AtomicUsize::new(0),
+        });
         let app = Router::new().route("/jwks", get(answer)).with_state(published.clone());
         #[expect(clippy::disallowed_methods, reason = "a test's own server, ended with it")]
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -45,6 +50,11 @@ impl JwksServer {
         *self.published.answer.lock().unwrap() = (status, body.to_owned());
     }
 
+    /// Whoever asks waits until the guard is dropped.
+    pub async fn hold(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.published.gate.write().await
+    }
+
     pub fn fetches(&self) -> usize {
         self.published.fetches.load(Ordering::SeqCst)
     }
@@ -58,6 +68,7 @@ impl Drop for JwksServer {
 
 async fn answer(State(published): State<Arc<Published>>) -> (StatusCode, String) {
     published.fetches.fetch_add(1, Ordering::SeqCst);
+    drop(published.gate.read().await);
     let (status, body) = published.answer.lock().unwrap().clone();
     (StatusCode::from_u16(status).unwrap(), body)
 }

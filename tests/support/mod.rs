@@ -5,6 +5,8 @@ pub mod doorward;
 pub mod envoy;
 pub mod grpc;
 pub mod jwks_server;
+pub mod raw;
+pub mod proxy;
 pub mod tokens;
 pub mod upstream;
 
@@ -67,9 +69,4 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that is free now; whoever binds it must cope with losing a race.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

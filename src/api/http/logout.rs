@@ -5,19 +5,31 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Response};
 
 use super::{Http, respond};
-use crate::api::{MAX_WAIT, decide};
+use crate::api::decide;
 use crate::authz::answer::{Answer, Respond};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
     /// Signs the user out everywhere, not just this token.
     #[serde(default)]
     all: bool,
 }
 
+/// Signs out the holder of an access token.
+///
 /// 204, also when the token has expired or is revoked already; a token that does not verify is refused.
+#[utoipa::path(
+    post, path = "/logout", tag = "sign-out", params(Parameters), security(("access_token" = [])),
+    responses(
+        (status = 204, description = "Signed out."),
+        (status = 400, description = "More than one token, or a request that cannot be understood.", body = Object),
+        (status = 401, description = "No token, or one that does not verify.", body = Object),
+        (status = 503, description = "The store did not take it; try again after `Retry-After`.", body = Object),
+    )
+)]
 pub(super) async fn logout(
     State(http): State<Http>,
     Query(parameters): Query<Parameters>,
@@ -32,7 +44,7 @@ pub(super) async fn logout(
     };
     let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
-    match decide(&http.state, &request, Some(&rule), MAX_WAIT).await.answer {
+    match decide(&http.state, &request, Some(&rule), None).await.answer {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     }

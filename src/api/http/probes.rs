@@ -54,11 +54,21 @@ impl Readiness {
     }
 }
 
+/// The process is alive.
+#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "Alive.", body = String)))]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// 200 or 503, with the parts that are not ready.
+/// The process wants traffic: 200, or 503 with the parts that are not ready.
+#[utoipa::path(
+    get, path = "/readyz", tag = "probes",
+    params(("fresh" = Option<bool>, Query, description = "Also 503 while the view of the revocations is too old.")),
+    responses(
+        (status = 200, description = "Ready.", body = Object),
+        (status = 503, description = "Not ready; `missing` says why.", body = Object),
+    )
+)]
 pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) -> Response<Body> {
     let fresh = query.is_some_and(|query| query.split('&').any(|part| part == "fresh" || part == "fresh=true"));
     let missing = http.readiness.missing(&http.state, fresh);
@@ -68,12 +78,18 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     answer(status, "application/json", format!("{body}\n").into_bytes())
 }
 
+/// What Prometheus scrapes.
+#[utoipa::path(
+    get, path = "/metrics", tag = "probes",
+    responses((status = 200, description = "The text exposition, version 0.0.4.", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
     let state = &http.state;
     let reading = Reading {
         index: state.replica.index(),
         view_age: state.replica.freshness().age(Instant::now()),
         store_up: state.replica.stats().store_up(),
+        store_operations: state.replica.stats().operations().collect(),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

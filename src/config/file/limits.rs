@@ -15,9 +15,6 @@ pub struct LimitsFile {
     /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per worker.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_concurrent_streams: u32,
-    /// Connections at once, per listener.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub connections: usize,
     /// The largest body of an HTTP API request, in bytes.
     #[schemars(range(min = 1024, max = 16_777_216))]
     pub http_body_bytes: usize,
@@ -30,9 +27,9 @@ pub struct LimitsFile {
     pub decision_timeout: Span,
     /// The longest time for one operation of the store.
     pub store_timeout: Span,
-    /// Operations that wait for the store at once; more are refused.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub store_waiting: usize,
+    /// The longest time for asking the store about one token (`read: lookup`, `on_stale: lookup`). It must end
+    /// before Envoy's own timeout does, which is 200 ms unless it was set.
+    pub lookup_timeout: Span,
     /// The longest that `wait=all` may wait for the other instances.
     pub receipt_timeout: Span,
     /// The most items on one page of a list.
@@ -41,15 +38,6 @@ pub struct LimitsFile {
     /// The largest key set that is read, in bytes.
     #[schemars(range(min = 1024, max = 16_777_216))]
     pub jwks_bytes: usize,
-    /// The most keys of one key set.
-    #[schemars(range(min = 1, max = 100))]
-    pub jwks_keys: usize,
-    /// The most redirects that are followed to a key set.
-    #[schemars(range(max = 10))]
-    pub jwks_redirects: usize,
-    /// Verified tokens that are remembered; 0 turns the cache off.
-    #[schemars(range(max = 10_000_000))]
-    pub token_cache: usize,
     /// Answers of introspection that are remembered.
     #[schemars(range(max = 10_000_000))]
     pub introspection_cache: usize,
@@ -65,19 +53,15 @@ impl Default for LimitsFile {
         Self {
             grpc_message_bytes: 1_048_576,
             grpc_concurrent_streams: 2048,
-            connections: 4096,
             http_body_bytes: 65_536,
             http_timeout: Span::new("10s"),
-            request_headers: 256,
+            request_headers: 1000,
             decision_timeout: Span::new("1s"),
             store_timeout: Span::new("1s"),
-            store_waiting: 1024,
+            lookup_timeout: Span::new("100ms"),
             receipt_timeout: Span::new("30s"),
             list_page: 1000,
             jwks_bytes: 262_144,
-            jwks_keys: 100,
-            jwks_redirects: 3,
-            token_cache: 10_000,
             introspection_cache: 10_000,
             introspection_waiting: 256,
             drain: Span::new("10s"),

@@ -18,7 +18,7 @@ fn variables_override_any_scalar() {
         ("doorward__revocation__max_staleness", "5s"),
         ("DOORWARD__LISTEN__HTTP", "null"),
         ("DOORWARD__TOKEN__FORWARD", "false"),
-        ("DOORWARD__LIMITS__CONNECTIONS", "7"),
+        ("DOORWARD__LIMITS__LIST_PAGE", "7"),
         ("DOORWARD__ERRORS__REALM", "shop #1"),
         ("DOORWARD__REVOCATION__REDIS__USERNAME", "123"),
         ("DOORWARD__LISTEN__ADMIN", ""),
@@ -38,7 +38,7 @@ fn variables_override_any_scalar() {
     assert_eq!((config.listen.http, config.listen.admin), (None, None));
     assert_eq!(config.api_keys.header, "x-key");
     assert!(!config.token.forward);
-    assert_eq!(config.limits.connections, 7);
+    assert_eq!(config.limits.list_page, 7);
     assert_eq!((config.errors.realm.as_str(), redis.username.as_deref()), ("shop #1", Some("123")));
     let headers = [("x-client", IdentityField::ClientId), ("x-user-id", IdentityField::TokenId)];
     assert_eq!(config.identity.headers, headers.map(|(name, field)| (name.to_owned(), field)));
@@ -73,9 +73,9 @@ fn faults_name_the_variable() {
             "issuers[0].leeway: must be a duration such as `30s`, `5m` or `24h` (found \"12x\")",
         ),
         (
-            "DOORWARD__LIMITS__CONNECTIONS",
+            "DOORWARD__LIMITS__LIST_PAGE",
             "many",
-            "limits.connections: must be a whole number from 1 to 1000000 (found \"many\")",
+            "limits.list_page: must be a whole number from 1 to 10000 (found \"many\")",
         ),
         ("DOORWARD__TOKEN__FORWARD", "yes", "token.forward: must be `true` or `false` (found \"yes\")"),
         ("DOORWARD__REVOCATION__STORE", "etcd", "revocation.store: must be `embedded` or `redis` (found \"etcd\")"),

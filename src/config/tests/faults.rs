@@ -75,7 +75,7 @@ fn keys_and_types() {
     );
     check("rules: [5]", "2: rules[0]", "must be a map (found 5)");
     check("listen: {tls: {cert_file: ca.pem}}", "2: listen.tls.key_file", "is missing; it must be text");
-    check("limits: {jwks_keys: 200}", "2: limits.jwks_keys", "must be a whole number from 1 to 100 (found 200)");
+    check("limits: {list_page: 0}", "2: limits.list_page", "must be a whole number from 1 to 10000 (found 0)");
 }
 
 #[test]

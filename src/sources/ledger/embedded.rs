@@ -42,7 +42,7 @@ impl EmbeddedLedger {
 
     /// See [`super::RevocationLedger::append`].
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let now = crate::clock::now();
+        let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
         let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
         if alive.is_empty() {
             return Ok(Position::default());
@@ -158,7 +158,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("doorward-embedded-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("revocations.redb");
-        let now = crate::clock::now();
+        let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
         let (soon, later) = (now.plus(std::time::Duration::from_secs(5)), now.plus(std::time::Duration::from_secs(60)));
         let written = [
             revocation("u", Origin::Revoked, now, later),

@@ -1,6 +1,8 @@
 //! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
 //! target for whoever asks.
 
+mod adopt;
+mod answer;
 mod config;
 mod feed;
 mod lookup;
@@ -18,6 +20,8 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 use session::Session;
 use wire::Keys;
 
+pub use adopt::Adopt;
+pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
 
@@ -65,7 +69,13 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        self.shared.lookup(self, targets, issued_at).await
+        // Boxed: every decision would carry the library's 28 KB for it, and most ask nobody.
+        Box::pin(self.shared.lookup(self, targets, issued_at)).await
+    }
+
+    /// Keeps a connection ready for [`Self::lookup`], for as long as it is polled.
+    pub(in crate::sources) async fn keep_connected(&self) {
+        self.shared.keep_connected(self).await;
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {

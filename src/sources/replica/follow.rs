@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::super::ledger::{Epoch, Feed, FeedItem, Position, RedisLedger, Snapshot};
+use super::super::ledger::{Epoch, Feed, FeedItem, RedisLedger, Snapshot};
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
 use super::stats::{Operation, ReplicaStats};
@@ -21,8 +21,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const COALESCE: Duration = Duration::from_millis(2);
 /// Under load the epoch is not asked for more often than this.
 const EPOCH_EVERY: Duration = Duration::from_millis(100);
-/// After a store was founded anew, or while a peer puts back what it lost, a new instance waits:
-/// the log may be about to grow by everything that the others know.
+/// After a store was founded anew, restarted or failed over, or while a peer puts back what it lost, a
+/// new instance waits: the log may be about to grow by everything that the others know. They are back
+/// within [`BACKOFF`]'s longest and the time to connect; those that take longer than this, and hold
+/// what the store lost, leave the new instance without it until they have put it back.
 const SETTLE: Duration = Duration::from_millis(750);
 /// The longest such wait for a peer.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
@@ -81,7 +83,8 @@ impl Replica {
     /// Reads the log from its start; `None` if the store was founded anew on the way.
     async fn replay(&self, feed: &mut Feed<'_>, epoch: &str) -> Result<Option<Baseline>, Obstacle> {
         self.forget_seen();
-        let mut read = Baseline { epoch: epoch.into(), last: Position::default(), added: 0 };
+        let last = feed.replay(|items| self.apply(items, false)).await?;
+        let mut read = Baseline { epoch: epoch.into(), last, added: 0 };
         loop {
             let Snapshot { page, stream } = feed.snapshot(read.last).await?;
             self.stats.count(Operation::Read, Ok(()));
@@ -152,13 +155,23 @@ impl Replica {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
-                        self.health.set(ReplicaState::Following);
+                        self.report_following();
                     }
                 }
             }
             if !page.items.is_empty() && page.complete {
                 sleep(COALESCE).await;
             }
+        }
+    }
+
+    fn report_following(&self) {
+        if let Some(error) = self.adopted.failure() {
+            self.health.hindered(&Obstacle::Ledger(error));
+        } else if self.freshness.adopted.age(Instant::now()).is_none() {
+            self.health.set(ReplicaState::Adopting);
+        } else {
+            self.health.set(ReplicaState::Following);
         }
     }
 
@@ -170,7 +183,7 @@ impl Replica {
             return Ok(true);
         }
         let founded_at = known.epoch.rsplit_once(' ').and_then(|(_, millis)| millis.parse().ok());
-        let founded_at = Timestamp::from_millis(founded_at.unwrap_or_default());
+        let founded_at = Timestamp::from_millis(founded_at.unwrap_or_default()).max(feed.served_since().await?);
         let is_old = waited >= SETTLE || feed.time().await?.since(founded_at) >= SETTLE;
         if is_old && !feed.reseeding().await? {
             return Ok(true);

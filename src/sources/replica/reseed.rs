@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::super::ledger::{LedgerError, Position, RedisLedger};
@@ -15,6 +16,8 @@ use crate::authz::revocation::{Origin, Revocation, RevocationIndex, Target};
 
 /// Revocations given back in one append.
 const BATCH: usize = 256;
+/// Entries looked at without giving way to other work.
+const STRIDE: usize = 1024;
 /// Between looks at whether a peer has done it, or the store takes writes again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Between offers of refused revocations.
@@ -75,7 +78,8 @@ impl Replica {
         let is_current = |loss: &Loss| Arc::ptr_eq(&loss.seen, seen);
         let mut put_back = 0;
         while self.loss().as_ref().is_some_and(is_current) {
-            let missing = self.missing(seen).len();
+            let began = Instant::now();
+            let missing = self.missing(seen).await.len();
             self.stats.reseed_waiting.store(missing as u64, Ordering::Relaxed);
             if missing == 0 {
                 self.loss().take_if(|loss| is_current(loss));
@@ -97,14 +101,14 @@ impl Replica {
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "re-seeding not claimed"),
             }
-            sleep(PAUSE).await;
+            sleep(PAUSE.max(began.elapsed() * 4)).await; // Looking costs more the more is known.
         }
     }
 
     async fn write_missing(&self, ledger: &RedisLedger, seen: &RevocationIndex) -> Result<usize, LedgerError> {
         // A peer that held the claim before may have written all of it.
         self.reach(ledger.end().await?).await;
-        let missing = self.missing(seen);
+        let missing = self.missing(seen).await;
         let now = crate::clock::now();
         for (done, batch) in missing.chunks(BATCH).enumerate() {
             ledger.extend_reseed(&self.name).await?;
@@ -121,9 +125,18 @@ impl Replica {
         Ok(missing.len())
     }
 
-    fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
+    async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
         let now = crate::clock::now();
-        self.index.revocations().filter(|known| known.expires_at > now && !seen.knows(known)).collect()
+        let mut missing = Vec::new();
+        for (at, known) in self.index.revocations().enumerate() {
+            if known.expires_at > now && !seen.knows(&known) {
+                missing.push(known);
+            }
+            if at % STRIDE == 0 {
+                yield_now().await; // A million entries must not keep a thread from decisions.
+            }
+        }
+        missing
     }
 
     /// Waits until the log has been read up to `end`.

@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, TransactionInterface};
-use fred::types::config::{Config, ConnectionConfig, PerformanceConfig};
-use fred::types::{ConnectHandle, CustomCommand, Value};
+use fred::interfaces::{ClientLike, ClusterInterface, TransactionInterface};
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, Server};
+use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
 use tokio::time::timeout;
 
 use super::super::LedgerError;
@@ -22,16 +22,17 @@ pub(super) struct Session {
     slot: u16,
 }
 
-/// A command and its arguments, routed to the slot of the log.
+/// A command and its arguments, routed to the slot of the log unless it says otherwise.
 pub(super) struct Command {
     name: &'static str,
     arguments: Vec<Value>,
     blocking: bool,
+    slot: Option<u16>,
 }
 
 impl Command {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, arguments: Vec::new(), blocking: false }
+        Self { name, arguments: Vec::new(), blocking: false, slot: None }
     }
 
     pub(super) fn arg(mut self, argument: impl Into<Value>) -> Self {
@@ -41,6 +42,12 @@ impl Command {
 
     pub(super) fn args(mut self, arguments: impl IntoIterator<Item = impl Into<Value>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Routes it to whichever server of a cluster has this key.
+    pub(super) fn of_key(mut self, key: &str) -> Self {
+        self.slot = Some(fred::util::redis_keyslot(key.as_bytes()));
         self
     }
 
@@ -84,6 +91,42 @@ impl Session {
         within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
     }
 
+    /// Every primary of a cluster; `None` for the one there is otherwise.
+    pub(super) fn primaries(&self) -> Vec<Option<Server>> {
+        match self.client.cached_cluster_state() {
+            Some(cluster) => cluster.unique_primary_nodes().into_iter().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
+    /// Like [`Self::call`], at one server of a cluster.
+    pub(super) async fn call_at(
+        &self,
+        server: Option<&Server>,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Value, LedgerError> {
+        let Some(server) = server else { return self.call(command, deadline).await };
+        self.alive()?;
+        let (custom, arguments) = self.custom(command);
+        let client = self.client.with_cluster_node(server);
+        within(deadline, async { client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
+    }
+
+    /// Like [`Self::call`], for large answers: the frames as they came, without another copy.
+    pub(super) async fn call_raw(&self, command: Command, deadline: Duration) -> Result<Resp3Frame, LedgerError> {
+        self.alive()?;
+        let (custom, arguments) = self.custom(command);
+        let frame =
+            within(deadline, async { self.client.custom_raw(custom, arguments).await.map_err(|error| fault(&error)) })
+                .await?;
+        match &frame {
+            Resp3Frame::SimpleError { data, .. } => Err(refusal(data)),
+            Resp3Frame::BlobError { data, .. } => Err(refusal(&String::from_utf8_lossy(data))),
+            _ => Ok(frame),
+        }
+    }
+
     /// Sends commands in one write, and returns their answers in order.
     pub(super) async fn pipeline(&self, commands: Vec<Command>, deadline: Duration) -> Result<Vec<Value>, LedgerError> {
         self.alive()?;
@@ -120,13 +163,17 @@ impl Session {
     }
 
     fn custom(&self, command: Command) -> (CustomCommand, Vec<Value>) {
-        let Command { name, arguments, blocking } = command;
-        (CustomCommand::new_static(name, self.slot, blocking), arguments)
+        let Command { name, arguments, blocking, slot } = command;
+        (CustomCommand::new_static(name, slot.unwrap_or(self.slot), blocking), arguments)
     }
 
     /// A router that ended would queue commands for ever.
+    pub(super) fn has_ended(&self) -> bool {
+        self.router.0.is_finished()
+    }
+
     fn alive(&self) -> Result<(), LedgerError> {
-        if self.router.0.is_finished() { Err(unavailable("connection closed")) } else { Ok(()) }
+        if self.has_ended() { Err(unavailable("connection closed")) } else { Ok(()) }
     }
 }
 
@@ -161,11 +208,20 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
 
 /// The first word of what the server said is all that tells its refusals apart.
 fn fault(error: &fred::error::Error) -> LedgerError {
-    let details = error.details();
-    let code = details.split_ascii_whitespace().next().unwrap_or_default();
+    let code = first_word(error.details());
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
-        LedgerError::Refused { code: code.into(), message: details.into() }
+        refusal(error.details())
     } else {
         unavailable(error.to_string())
     }
+}
+
+fn refusal(message: &str) -> LedgerError {
+    // A server that does not know a command repeats its arguments; those of AUTH are secret.
+    let message = message.split(", with args").next().unwrap_or_default();
+    LedgerError::Refused { code: first_word(message).into(), message: message.into() }
+}
+
+fn first_word(message: &str) -> &str {
+    message.split_ascii_whitespace().next().unwrap_or_default()
 }

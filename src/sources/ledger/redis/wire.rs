@@ -13,12 +13,13 @@ pub(super) struct Keys {
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
     pub(super) reseed: Box<str>,
+    pub(super) server: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
-        Self { stem: key(""), log: key("log"), meta: key("meta"), reseed: key("reseed") }
+        Self { stem: key(""), log: key("log"), meta: key("meta"), reseed: key("reseed"), server: key("server") }
     }
 
     pub(super) fn target(&self, target: &Target) -> String {

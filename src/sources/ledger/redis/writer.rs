@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::{LedgerError, Position};
 use super::RedisLedger;
+use super::answer;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
 use crate::authz::claims::Timestamp;
@@ -161,7 +162,7 @@ async fn commit(
             wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
         }));
         if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
-            return answers.get(before..).unwrap_or_default().iter().map(super::feed::position).collect();
+            return answers.get(before..).unwrap_or_default().iter().map(answer::position).collect();
         }
     }
     Err(LedgerError::Refused { code: "CONFLICT".into(), message: "other writers kept changing the same keys".into() })
@@ -230,7 +231,7 @@ impl<'a> Records<'a> {
             };
             by_target.insert(target, Record { stored, merged: stored, life, merged_life: life });
         }
-        Ok(Self { by_target, now: super::feed::time(&time)? })
+        Ok(Self { by_target, now: answer::time(&time)? })
     }
 
     fn sets(&self, keys: &Keys) -> Vec<Command> {

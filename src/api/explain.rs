@@ -1,0 +1,204 @@
+//! A decision in words, step by step: for `doorward explain` and `POST /v1/explain`.
+//!
+//! It shows what was established and nothing that could be used: no signature, no key, no header of
+//! the request.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::authz::answer::{Answer, metadata};
+use crate::authz::authorizer::{Decision, Outcome, StoreAnswer, View};
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Hit, Watermark};
+use crate::authz::rule::{OnStale, RequestView, Requirements, Rule};
+use crate::authz::token::UnverifiedToken;
+use crate::clock;
+use crate::state::Policy;
+
+/// The members of an explanation, in the order in which the decision takes its steps.
+pub const STEPS: [&str; 9] =
+    ["rule", "access", "api_client", "keys", "token", "verified", "revocation", "requirements", "answer"];
+
+/// Puts a decision into words.
+///
+/// `view`: what it was made with; `None` when no revocations were consulted.
+#[must_use]
+pub fn explain(
+    policy: &Policy,
+    request: &RequestView<'_>,
+    decision: &Decision<'_>,
+    view: Option<View<'_>>,
+    now: Timestamp,
+) -> Value {
+    let allowed = matches!(decision.outcome, Outcome::Allowed(_));
+    let summary = metadata(decision.rule, &decision.outcome, &decision.evidence);
+    let shadowed = match &decision.outcome {
+        Outcome::Allowed(grant) => grant.shadowed.map(crate::authz::denial::Denial::label),
+        _ => None,
+    };
+    json!({
+        "decision": if allowed { "allowed" } else { "denied" },
+        "reason": summary.get("reason"),
+        "would_refuse": shadowed,
+        "rule": &*decision.rule.name,
+        "access": format!("{:?}", decision.rule.access).to_lowercase(),
+        "api_client": decision.evidence.api_client.as_deref(),
+        "keys": keys(policy),
+        "token": unverified(policy, request),
+        "verified": verified(decision, now),
+        "revocation": view.map_or_else(
+            || json!("not consulted: ask the running service"),
+            |view| revocation(policy, decision, view),
+        ),
+        "requirements": requirements(&decision.rule.require),
+        "answer": answer(policy.responder.unsigned().answer(decision, request)),
+    })
+}
+
+/// How many keys of each issuer can be used now.
+fn keys(policy: &Policy) -> Value {
+    let issuers = policy.authorizer.issuers.iter();
+    let usable = issuers.map(|issuer| {
+        let keys = issuer.keys.as_ref().map_or(json!("not loaded"), |keys| json!({"usable": keys.len()}));
+        (issuer.name.to_string(), keys)
+    });
+    Value::Object(usable.collect())
+}
+
+/// What the token says of itself before its signature is checked.
+fn unverified(policy: &Policy, request: &RequestView<'_>) -> Value {
+    let found = policy.authorizer.tokens.find(request).ok().flatten();
+    let Some(token) = found.and_then(|bearer| UnverifiedToken::parse(bearer).ok()) else { return Value::Null };
+    let header = token.header();
+    json!({
+        "alg": header.algorithm,
+        "kid": header.key_id,
+        "typ": header.token_type,
+        "iss": token.unverified_issuer().ok(),
+    })
+}
+
+fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
+    let Some(token) = &decision.evidence.token else { return Value::Null };
+    json!({
+        "issuer": token.issuer().as_str(),
+        "key": token.key_id(),
+        "user_id": token.user_id(),
+        "token_id": token.token_id(),
+        "session_id": token.session_id(),
+        "client_id": token.client_id(),
+        "expires_in_seconds": (token.expires_at().as_millis() - now.as_millis()) / 1000,
+        "issued_seconds_ago": token.issued_at().map(|at| (now.as_millis() - at.as_millis()) / 1000),
+    })
+}
+
+fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
+    let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
+    // A rule that does not refuse revoked tokens did not look; an operator wants to know all the same.
+    let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
+    let rule = decision.rule;
+    let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);
+    json!({
+        "result": if known.is_some() { "revoked" } else { "clear" },
+        "decisive": decision.evidence.hit.is_some(),
+        "hit": known.map(hit),
+        "view_age_ms": view.age.map(millis),
+        "fresh": view.age.is_some_and(|age| age <= max_staleness),
+        "max_staleness_ms": millis(max_staleness),
+        "on_stale": on_stale(policy, rule),
+        "store": view.answer.map(|answer| match answer {
+            StoreAnswer::Clear => "clear",
+            StoreAnswer::Hit(_) => "revoked",
+            StoreAnswer::Unavailable => "unavailable",
+        }),
+    })
+}
+
+fn hit(hit: Hit) -> Value {
+    json!({"kind": hit.kind.as_str(), "origin": hit.origin.as_str(), "at": watermark(hit.watermark)})
+}
+
+/// `*`: every token of the target.
+pub(super) fn watermark(watermark: Watermark) -> String {
+    if watermark == Watermark::FOREVER { "*".to_owned() } else { clock::format_rfc3339(watermark.instant()) }
+}
+
+fn on_stale(policy: &Policy, rule: &Rule) -> &'static str {
+    let freshness = policy.authorizer.freshness;
+    match rule.on_stale.unwrap_or(freshness.on_stale) {
+        _ if freshness.always_lookup => "lookup",
+        OnStale::Deny => "deny",
+        OnStale::Allow => "allow",
+        OnStale::Lookup => "lookup",
+    }
+}
+
+fn requirements(require: &Requirements) -> Value {
+    let mut listed = Map::new();
+    if !require.scopes.is_empty() {
+        listed.insert("scopes".to_owned(), json!(require.scopes));
+    }
+    if !require.claims.is_empty() {
+        let claims = require.claims.iter().map(|(path, values)| (path.clone(), json!(values)));
+        listed.insert("claims".to_owned(), Value::Object(claims.collect()));
+    }
+    if !require.issuers.is_empty() {
+        listed.insert("issuers".to_owned(), require.issuers.iter().map(ToString::to_string).collect());
+    }
+    if let Some(max_age) = require.max_age {
+        listed.insert("max_age_seconds".to_owned(), json!(max_age.as_secs()));
+    }
+    if !require.acr.is_empty() {
+        listed.insert("acr".to_owned(), json!(require.acr));
+    }
+    Value::Object(listed)
+}
+
+fn answer(answer: Answer) -> Value {
+    match answer {
+        Answer::Forward(forward) => {
+            let set = forward.set.into_iter().map(|(name, value)| (name, json!(without_signature(&value))));
+            json!({
+                "set": Value::Object(set.collect()),
+                "remove": forward.remove,
+                "remove_query": forward.remove_query,
+            })
+        }
+        Answer::Respond(respond) => {
+            let headers = respond.headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value)));
+            json!({"status": respond.status, "headers": Value::Object(headers.collect()), "body": respond.body})
+        }
+    }
+}
+
+/// A signed identity payload is a credential towards the upstream: it is shown without its signature.
+fn without_signature(value: &str) -> String {
+    let parts: Vec<_> = value.split('.').collect();
+    let base64url =
+        |part: &&str| part.len() > 8 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    match parts.as_slice() {
+        [header, payload, _] if header.starts_with("eyJ") && parts.iter().all(base64url) => {
+            format!("{header}.{payload}.(signature not shown)")
+        }
+        _ => value.to_owned(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_payload_is_shown_without_its_signature() {
+        let shown = without_signature("eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl");
+        assert_eq!(shown, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.(signature not shown)");
+        for plain in ["alice", "alice@example.com", "a.b.c", "eyJhbGciOiJFUzI1NiJ9"] {
+            assert_eq!(without_signature(plain), plain);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What handlers take from a request: the caller's permission, a JSON body, query parameters. Each
+//! refuses with a problem.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::Http;
+use super::problem::{Error, Problem};
+use crate::authz::admin_key::Permission;
+
+/// The name of an admin key that may revoke.
+pub(super) struct MayRevoke(pub(super) Arc<str>);
+
+/// Proof that the caller's admin key may read.
+pub(super) struct MayRead;
+
+impl FromRequestParts<Http> for MayRevoke {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        authenticate(http, &parts.headers, Permission::Revoke).map(Self)
+    }
+}
+
+impl FromRequestParts<Http> for MayRead {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        authenticate(http, &parts.headers, Permission::Read).map(|_| Self)
+    }
+}
+
+/// The name of the caller's admin key (RFC 6750 section 2.1), if it has the permission.
+fn authenticate(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
+    let policy = http.state.policy();
+    if policy.admin_keys.is_empty() {
+        return Err(Problem::new(Error::NoAdminKeys, "set admin.keys in the configuration"));
+    }
+    let realm = policy.responder.realm();
+    let Some(presented) = bearer(headers) else {
+        return Err(Problem::new(Error::MissingCredentials, "send `Authorization: Bearer` and an admin key")
+            .challenging(format!("Bearer realm=\"{realm}\"")));
+    };
+    let Some(key) = policy.admin_keys.find(presented) else {
+        return Err(Problem::new(Error::UnknownCredentials, "this is none of the keys in admin.keys")
+            .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")));
+    };
+    if !key.may(permission) {
+        return Err(Problem::new(Error::NotPermitted, "its `may` in admin.keys does not list what this needs"));
+    }
+    Ok(key.name.clone())
+}
+
+/// The credentials of the one `Authorization: Bearer` field.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next().filter(|_| fields.next().is_none())?.as_bytes();
+    let (scheme, key) = field.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+}
+
+/// A body in JSON.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, http: &Http) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Error::UnsupportedMediaType, "send `Content-Type: application/json`"));
+        }
+        let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound")
+            }
+            _ => Problem::new(Error::MalformedJson, "the body could not be read to its end"),
+        })?;
+        let mut reader = serde_json::Deserializer::from_slice(&body);
+        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let pointer = pointer(error.path());
+            let cause = error.into_inner();
+            if cause.is_data() {
+                Problem::field(&pointer, cause.to_string())
+            } else {
+                Problem::new(Error::MalformedJson, cause.to_string())
+            }
+        })?;
+        reader.end().map_err(|error| Problem::new(Error::MalformedJson, error.to_string()))?;
+        Ok(Self(value))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(field)) = headers.get(header::CONTENT_TYPE).map(|field| field.to_str()) else { return false };
+    field.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// A JSON pointer (RFC 6901).
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .map(|segment| match segment {
+            Segment::Seq { index } => format!("/{index}"),
+            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Enum { .. } | Segment::Unknown => String::new(),
+        })
+        .collect()
+}
+
+/// The parameters of the query.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Http> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        match Query::from_request_parts(parts, http).await {
+            Ok(Query(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => Err(Problem::new(Error::InvalidParameter, rejection.body_text())),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Errors of the HTTP API: problem details (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
+
+/// What went wrong; a closed set, each with its own type URI.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Error {
+    MalformedJson,
+    InvalidParameter,
+    InvalidToken,
+    MissingCredentials,
+    UnknownCredentials,
+    NoAdminKeys,
+    NotPermitted,
+    NotFound,
+    MethodNotAllowed,
+    TooLarge,
+    UnsupportedMediaType,
+    InvalidField,
+    Busy,
+    KeysUnavailable,
+    StoreUnavailable,
+    TimedOut,
+}
+
+impl Error {
+    /// The end of the type URI, the status, and the title.
+    const fn describe(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::MalformedJson => ("malformed-json", StatusCode::BAD_REQUEST, "The body is not JSON"),
+            Self::InvalidParameter => ("invalid-parameter", StatusCode::BAD_REQUEST, "A query parameter is not valid"),
+            Self::InvalidToken => ("invalid-token", StatusCode::BAD_REQUEST, "The token is not valid"),
+            Self::MissingCredentials => ("missing-credentials", StatusCode::UNAUTHORIZED, "An admin key is needed"),
+            Self::UnknownCredentials => ("unknown-credentials", StatusCode::UNAUTHORIZED, "The admin key is not known"),
+            Self::NoAdminKeys => ("no-admin-keys", StatusCode::FORBIDDEN, "No admin keys are configured"),
+            Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key may not do this"),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing here"),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here")
+            }
+            Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::UnsupportedMediaType => {
+                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not JSON")
+            }
+            Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
+            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too much of this at once"),
+            Self::KeysUnavailable => {
+                ("keys-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The issuer's keys are not available")
+            }
+            Self::StoreUnavailable => {
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take the revocation")
+            }
+            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
+        }
+    }
+
+    /// Seconds after which another attempt may well succeed.
+    const fn retry_after(self) -> Option<&'static str> {
+        match self.describe().1 {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
+            _ => None,
+        }
+    }
+}
+
+/// An error as it is answered.
+#[derive(Debug)]
+pub(super) struct Problem {
+    error: Error,
+    detail: Cow<'static, str>,
+    pointer: Option<Box<str>>,
+    reason: Option<&'static str>,
+    challenge: Option<Box<str>>,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDetails {
+    /// `urn:doorward:problem:` and the name of the error.
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: Cow<'static, str>,
+    /// The place of the fault: a JSON pointer into the body, or the name of a query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<Box<str>>,
+    /// Why a token was refused, or why the store could not be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl Problem {
+    pub(super) fn new(error: Error, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { error, detail: detail.into(), pointer: None, reason: None, challenge: None }
+    }
+
+    /// Names the place of the fault.
+    pub(super) fn at(mut self, pointer: &str) -> Self {
+        self.pointer = Some(pointer.into());
+        self
+    }
+
+    pub(super) fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// The value of `WWW-Authenticate`.
+    pub(super) fn challenging(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge.into());
+        self
+    }
+
+    /// A field of the body that cannot be used.
+    pub(super) fn field(pointer: &str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Error::InvalidField, detail).at(pointer)
+    }
+}
+
+/// What every endpoint for admin keys may answer, for the OpenAPI document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) enum AdminErrors {
+    /// No admin key, or an unknown one.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Credentials(ProblemDetails),
+    /// The key may not do this, or none is configured.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Permission(ProblemDetails),
+}
+
+/// What every endpoint with a JSON body may answer, for the OpenAPI document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) enum BodyErrors {
+    /// The body is not JSON, or the token in it is not valid.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(ProblemDetails),
+    /// The body is too large.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemDetails),
+    /// The content type is not JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    MediaType(ProblemDetails),
+    /// A field is not valid; `pointer` names it.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Field(ProblemDetails),
+}
+
+/// The media type of every error.
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let (slug, status, title) = self.error.describe();
+        let details = ProblemDetails {
+            kind: format!("urn:doorward:problem:{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: self.detail,
+            pointer: self.pointer,
+            reason: self.reason,
+        };
+        let mut response = Response::new(Body::from(serde_json::to_vec(&details).unwrap_or_default()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, MEDIA_TYPE);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.error.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(challenge) = self.challenge.and_then(|text| HeaderValue::try_from(&*text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+pub(super) async fn not_found() -> Problem {
+    Problem::new(Error::NotFound, "see /openapi.json for what there is")
+}
+
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(Error::MethodNotAllowed, "see the `Allow` header for what is")
+}

@@ -1,0 +1,294 @@
+//! `POST /v1/revocations`: from a request to a revocation in the store.
+
+mod list;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use utoipa::ToSchema;
+
+use super::Http;
+use super::extract::{Json, MayRevoke};
+use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use crate::api::explain::watermark;
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::denial::Denial;
+use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+use crate::clock;
+use crate::state::Policy;
+
+pub(super) use list::{__path_list, list};
+
+/// What to revoke: a target by its `id`, or the one that a `token` names.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationRequest {
+    /// What is revoked: `token`, `session`, `user`, `client`, `key` or `issuer`.
+    #[schema(value_type = KindName)]
+    kind: String,
+    /// The configured name of the issuer; may be left out when one is configured, or with `token`.
+    issuer: Option<String>,
+    /// The target: `jti`, `sid`, the user id, the client id or `kid`; the issuer's name or nothing for
+    /// kind `issuer`. `sha256:` and 64 hex digits name a token without `jti`.
+    #[schema(min_length = 1)]
+    id: Option<String>,
+    /// The access token itself, instead of `id`; it may have expired.
+    token: Option<String>,
+    /// When the last token it can hit expires. Needed for kind `token` by `id`: the token's own `exp`.
+    /// The others are kept for `max_lifetime` at least, whatever stands here. The leeway is added.
+    expires_at: Option<Instant>,
+    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The
+    /// default is `*` for a token and a session, and now for the others.
+    at: Option<Instant>,
+    /// An operator's note, at most 256 bytes; it is kept in the log.
+    #[schema(max_length = 256)]
+    reason: Option<String>,
+}
+
+/// What a revocation can hit.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "for the OpenAPI document; `Kind::parse` reads it")]
+pub(super) enum KindName {
+    Token,
+    Session,
+    User,
+    Client,
+    Key,
+    Issuer,
+}
+
+/// An instant: RFC 3339 text, or whole seconds since 1970.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be RFC 3339 text or whole seconds since 1970")]
+pub(super) enum Instant {
+    Seconds(i64),
+    Text(String),
+}
+
+impl Instant {
+    /// The last second of the year 9999; milliseconds by mistake are beyond it.
+    const LAST_SECOND: i64 = 253_402_300_799;
+
+    fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
+        let instant = match self {
+            Self::Seconds(seconds) => {
+                Some(Timestamp::from_secs(*seconds)).filter(|_| (0..=Self::LAST_SECOND).contains(seconds))
+            }
+            Self::Text(text) => clock::parse_rfc3339(text),
+        };
+        instant.ok_or_else(|| {
+            Problem::field(pointer, "must be RFC 3339 text such as `2027-06-01T00:00:00Z`, or whole seconds since 1970")
+        })
+    }
+
+    fn is_always(&self) -> bool {
+        matches!(self, Self::Text(text) if text == "*")
+    }
+}
+
+/// A revocation that holds.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RevocationReceipt {
+    issuer: String,
+    #[schema(value_type = KindName)]
+    kind: &'static str,
+    /// As it stands in the store: an odd or long id is written as `sha256:` and its digest.
+    id: String,
+    /// RFC 3339, or `*`.
+    at: String,
+    expires_at: String,
+    /// The place in the log; null when nothing was written because all it could hit has expired.
+    position: Option<String>,
+}
+
+/// Revokes a token, a session, a user, a client, a key or all of an issuer.
+///
+/// 201 means that it is in the store. Repeating a request changes nothing. What has already expired
+/// succeeds and is not written.
+#[utoipa::path(
+    post, path = "/v1/revocations", tag = "revocations", security(("admin_key" = [])),
+    request_body = RevocationRequest,
+    responses(
+        (status = 201, description = "It holds, and is in the store.", body = RevocationReceipt),
+        BodyErrors,
+        AdminErrors,
+        (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn create(
+    State(http): State<Http>,
+    MayRevoke(by): MayRevoke,
+    Json(request): Json<RevocationRequest>,
+) -> Result<Response<Body>, Problem> {
+    let revocation = resolve(&http, &request).await?;
+    let kind = revocation.target.kind.as_str();
+    let alive = revocation.expires_at > clock::now();
+    let position = if alive {
+        let written = http.state.replica.revoke(vec![revocation.clone()]).await;
+        let position = written.map_err(|error| {
+            warn!(%by, kind, issuer = %revocation.target.issuer, error = error.label(), "revocation not stored");
+            let detail = "it holds in this instance, other instances may not know it: try again";
+            Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        })?;
+        info!(%by, kind, issuer = %revocation.target.issuer, %position, "revoked");
+        Some(position.to_string())
+    } else {
+        None
+    };
+    let receipt = RevocationReceipt {
+        issuer: revocation.target.issuer.to_string(),
+        kind,
+        id: revocation.target.id.to_string(),
+        at: watermark(revocation.watermark),
+        expires_at: clock::format_rfc3339(revocation.expires_at),
+        position,
+    };
+    Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
+}
+
+/// What a request asks for; keys that are not known yet are fetched.
+async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation, Problem> {
+    let kind = Kind::parse(&request.kind).ok_or_else(|| {
+        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        Problem::field("/kind", format!("must be one of {kinds}"))
+    })?;
+    if request.reason.as_ref().is_some_and(|reason| reason.len() > Revocation::MAX_REASON) {
+        return Err(Problem::field("/reason", format!("must be at most {} bytes", Revocation::MAX_REASON)));
+    }
+    let policy = http.state.policy();
+    let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;
+    match (&request.id, &request.token) {
+        (Some(_), Some(_)) => Err(Problem::field("/token", "give either `id` or `token`")),
+        (_, Some(token)) => {
+            let (issuer, token) = verify(http, token).await?;
+            if named.is_some_and(|named| named.name != issuer.name) {
+                return Err(Problem::field("/issuer", "the token is of another issuer"));
+            }
+            by_token(request, kind, &issuer, &token)
+        }
+        (id, None) => {
+            let issuer = named.or_else(|| match policy.authorizer.issuers.as_slice() {
+                [only] => Some(&**only),
+                _ => None,
+            });
+            let issuer =
+                issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
+            by_id(request, kind, issuer, id.as_deref())
+        }
+    }
+}
+
+fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
+    let issuer = IssuerName::parse(name).and_then(|name| policy.authorizer.issuer_named(&name));
+    issuer.map(|issuer| &**issuer).ok_or_else(|| Problem::field("/issuer", "no issuer of this name is configured"))
+}
+
+/// Verifies a token as for a sign-out: it may have expired.
+async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
+    let attempt = |policy: &Policy| {
+        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated);
+        Ok(((**issuer).clone(), verified))
+    };
+    let refused = |denial: Denial| {
+        let error = match denial {
+            Denial::KeysUnavailable => Error::KeysUnavailable,
+            _ => Error::InvalidToken,
+        };
+        Problem::new(error, denial.message()).at("/token").because(denial.label())
+    };
+    let policy = http.state.policy();
+    let (issuer, verified) = attempt(&policy).map_err(refused)?;
+    if !matches!(verified, Err(Denial::UnknownKey)) {
+        return verified.map(|token| (issuer, token)).map_err(refused);
+    }
+    let _ = tokio::time::timeout(policy.max_wait, http.state.keys().refresh(&issuer.name)).await;
+    let (issuer, verified) = attempt(&http.state.policy()).map_err(refused)?;
+    verified.map(|token| (issuer, token)).map_err(refused)
+}
+
+fn by_token(
+    request: &RevocationRequest,
+    kind: Kind,
+    issuer: &TrustedIssuer,
+    token: &VerifiedToken,
+) -> Result<Revocation, Problem> {
+    let now = clock::now();
+    let target = token.targets().iter().find(|target| target.kind == kind).cloned();
+    let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
+    let issued_at = token.issued_at();
+    let default = Default {
+        // An issuer whose clock runs ahead may have dated this very token later than now.
+        at: issued_at.map_or(now, |at| at.max(now)),
+        expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
+    };
+    build(request, issuer, target, default, now)
+}
+
+fn by_id(
+    request: &RevocationRequest,
+    kind: Kind,
+    issuer: &TrustedIssuer,
+    id: Option<&str>,
+) -> Result<Revocation, Problem> {
+    let now = clock::now();
+    let target = match (kind, id) {
+        (Kind::Issuer, None) => Target::issuer(issuer.name.clone()),
+        (Kind::Issuer, Some(id)) if id == issuer.name.as_str() => Target::issuer(issuer.name.clone()),
+        (Kind::Issuer, Some(_)) => return Err(Problem::field("/id", "must be the issuer's name, or left out")),
+        (_, None) => return Err(Problem::field("/id", "give `id` or `token`")),
+        (_, Some("")) => return Err(Problem::field("/id", "must not be empty")),
+        // The digest that names a token without `jti` stands in answers and logs: it is taken as it is.
+        (_, Some(id)) => Target::new(issuer.name.clone(), kind, TargetId::from_stored(id)),
+    };
+    if kind == Kind::Token && request.expires_at.is_none() {
+        return Err(Problem::field("/expires_at", "is needed for a token by its id: the `exp` of the token"));
+    }
+    build(request, issuer, target, Default { at: now, expires_at: None }, now)
+}
+
+/// What holds where a request is silent.
+struct Default {
+    at: Timestamp,
+    expires_at: Option<Timestamp>,
+}
+
+fn build(
+    request: &RevocationRequest,
+    issuer: &TrustedIssuer,
+    target: Target,
+    default: Default,
+    now: Timestamp,
+) -> Result<Revocation, Problem> {
+    let kind = target.kind;
+    let watermark = match &request.at {
+        Some(at) if at.is_always() => Watermark::FOREVER,
+        Some(at) => {
+            let at = at.read("/at")?;
+            if at > now.plus(issuer.leeway) {
+                return Err(Problem::field("/at", "must not be later than now: it would hit tokens still to come"));
+            }
+            Watermark::at(at)
+        }
+        None if matches!(kind, Kind::Token | Kind::Session) => Watermark::FOREVER,
+        None => Watermark::at(default.at),
+    };
+    let asked = request.expires_at.as_ref().map(|at| at.read("/expires_at")).transpose()?;
+    let asked = asked.map(|at| at.plus(issuer.leeway));
+    let expires_at = if kind == Kind::Token {
+        // Whoever names a token knows its end; the token itself knows it better.
+        asked.max(default.expires_at).unwrap_or_else(|| now.plus(issuer.retention()))
+    } else {
+        let from = if watermark == Watermark::FOREVER { now } else { watermark.instant().max(now) };
+        from.plus(issuer.retention()).max(asked.unwrap_or_default())
+    };
+    let reason = request.reason.as_deref().filter(|reason| !reason.is_empty()).map(Into::into);
+    Ok(Revocation { target, watermark, expires_at, origin: Origin::Revoked, reason })
+}

@@ -1,0 +1,255 @@
+//! `GET /v1/revocations`: what this instance knows, page by page.
+
+use std::collections::BinaryHeap;
+
+use axum::extract::State;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::super::Http;
+use super::super::extract::{MayRead, Parameters};
+use super::super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::KindName;
+use crate::api::explain::watermark;
+use crate::authz::claims::IssuerName;
+use crate::authz::revocation::{Kind, Origin, Revocation, RevocationIndex, Target, TargetId};
+use crate::clock;
+
+/// Which revocations, and which page of them.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api::http) struct ListQuery {
+    /// Only of this issuer, by its configured name.
+    issuer: Option<String>,
+    /// Only of this kind.
+    #[param(value_type = Option<KindName>)]
+    kind: Option<String>,
+    /// Only of this target.
+    id: Option<String>,
+    /// Only of this origin.
+    #[param(value_type = Option<OriginName>)]
+    origin: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// The most items on the page; at most, and by default, `limits.list_page`.
+    #[param(minimum = 1)]
+    limit: Option<usize>,
+}
+
+/// Who a revocation came from.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "for the OpenAPI document; `Origin::parse` reads it")]
+enum OriginName {
+    SignedOut,
+    Revoked,
+}
+
+/// One page.
+#[derive(Serialize, ToSchema)]
+pub(in crate::api::http) struct RevocationPage {
+    /// In the order of issuer, kind, id and origin.
+    revocations: Vec<RevocationItem>,
+    /// Where the next page begins; null on the last.
+    next_cursor: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct RevocationItem {
+    issuer: String,
+    #[schema(value_type = KindName)]
+    kind: &'static str,
+    id: String,
+    #[schema(value_type = OriginName)]
+    origin: &'static str,
+    /// RFC 3339, or `*`.
+    at: String,
+    expires_at: String,
+}
+
+/// Lists what is revoked, as this instance knows it.
+///
+/// Revocations that come or expire between two pages may be missing or not; all others are listed once.
+#[utoipa::path(
+    get, path = "/v1/revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
+    responses(
+        (status = 200, description = "A page.", body = RevocationPage),
+        (status = 400, description = "A parameter is not valid.", body = ProblemDetails, content_type = "application/problem+json"),
+        AdminErrors,
+        (status = 429, description = "Other lists are being made.", body = ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(in crate::api::http) async fn list(
+    State(http): State<Http>,
+    _: MayRead,
+    Parameters(query): Parameters<ListQuery>,
+) -> Result<axum::Json<RevocationPage>, Problem> {
+    let filter = Filter::read(&query)?;
+    let page = http.limits.list_page;
+    let limit = query.limit.unwrap_or(page);
+    if !(1..=page).contains(&limit) {
+        return Err(parameter("limit", format!("must be 1 to {page}")));
+    }
+    let Ok(_permit) = http.listing.try_acquire() else {
+        return Err(Problem::new(Error::Busy, "other lists are being made: each goes through all revocations"));
+    };
+    let index = http.state.replica.index().clone();
+    // A million entries must not keep a thread from decisions.
+    let found = tokio::task::spawn_blocking(move || filter.first(&index, limit + 1));
+    let mut found = found.await.map_err(|_| Problem::new(Error::Busy, "the list could not be made"))?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next_cursor = found.last().filter(|_| more).map(|(key, _)| cursor(key));
+    Ok(axum::Json(RevocationPage { revocations: found.into_iter().map(|(_, item)| item).collect(), next_cursor }))
+}
+
+fn parameter(name: &str, detail: String) -> Problem {
+    Problem::new(Error::InvalidParameter, detail).at(name)
+}
+
+/// What orders a list.
+type Key = (Target, Origin);
+
+struct Filter {
+    issuer: Option<IssuerName>,
+    kind: Option<Kind>,
+    id: Option<TargetId>,
+    origin: Option<Origin>,
+    after: Option<Key>,
+}
+
+impl Filter {
+    fn read(query: &ListQuery) -> Result<Self, Problem> {
+        let issuer = query.issuer.as_deref().map(|name| {
+            IssuerName::parse(name).ok_or_else(|| parameter("issuer", "must be the name of an issuer".to_owned()))
+        });
+        let kind = query.kind.as_deref().map(|name| {
+            let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+            Kind::parse(name).ok_or_else(|| parameter("kind", format!("must be one of {kinds}")))
+        });
+        let origin = query.origin.as_deref().map(|name| {
+            Origin::parse(name).ok_or_else(|| parameter("origin", "must be signed_out or revoked".to_owned()))
+        });
+        let after = query.cursor.as_deref().map(|text| {
+            read_cursor(text)
+                .ok_or_else(|| parameter("cursor", "must be the next_cursor of the page before".to_owned()))
+        });
+        Ok(Self {
+            issuer: issuer.transpose()?,
+            kind: kind.transpose()?,
+            id: query.id.as_deref().map(TargetId::from_stored),
+            origin: origin.transpose()?,
+            after: after.transpose()?,
+        })
+    }
+
+    fn fits(&self, revocation: &Revocation) -> bool {
+        let Revocation { target, origin, .. } = revocation;
+        self.issuer.as_ref().is_none_or(|issuer| *issuer == target.issuer)
+            && self.kind.is_none_or(|kind| kind == target.kind)
+            && self.id.as_ref().is_none_or(|id| *id == target.id)
+            && self.origin.is_none_or(|wanted| wanted == *origin)
+    }
+
+    /// The first `count` in order after the cursor; never holds more than these.
+    fn first(&self, index: &RevocationIndex, count: usize) -> Vec<(Key, RevocationItem)> {
+        let now = clock::now();
+        let mut first: BinaryHeap<Entry> = BinaryHeap::with_capacity(count + 1);
+        for revocation in index.revocations().filter(|found| self.fits(found) && found.expires_at > now) {
+            let entry = Entry((revocation.target.clone(), revocation.origin), revocation);
+            let wanted = self.after.as_ref().is_none_or(|after| entry.0 > *after)
+                && (first.len() < count || first.peek().is_some_and(|last| entry < *last));
+            if wanted {
+                first.push(entry);
+                if first.len() > count {
+                    first.pop();
+                }
+            }
+        }
+        first.into_sorted_vec().into_iter().map(|Entry(key, revocation)| (key, item(&revocation))).collect()
+    }
+}
+
+/// Ordered by its key alone.
+struct Entry(Key, Revocation);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+fn item(revocation: &Revocation) -> RevocationItem {
+    RevocationItem {
+        issuer: revocation.target.issuer.to_string(),
+        kind: revocation.target.kind.as_str(),
+        id: revocation.target.id.to_string(),
+        origin: revocation.origin.as_str(),
+        at: watermark(revocation.watermark),
+        expires_at: clock::format_rfc3339(revocation.expires_at),
+    }
+}
+
+fn cursor((target, origin): &Key) -> String {
+    let Target { issuer, kind, id } = target;
+    URL_SAFE_NO_PAD.encode(format!("{issuer} {kind} {} {id}", origin.as_str()))
+}
+
+fn read_cursor(text: &str) -> Option<Key> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let mut words = text.splitn(4, ' ');
+    let (issuer, kind) = (IssuerName::parse(words.next()?)?, Kind::parse(words.next()?)?);
+    let (origin, id) = (Origin::parse(words.next()?)?, TargetId::from_stored(words.next()?));
+    Some((Target::new(issuer, kind, id), origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::claims::Timestamp;
+    use crate::authz::revocation::Watermark;
+
+    #[test]
+    fn pages_go_through_everything_once_in_order() {
+        let index = RevocationIndex::new();
+        let expires_at = clock::now().plus(std::time::Duration::from_secs(60));
+        for number in 0..100 {
+            let issuer = IssuerName::parse(if number % 3 == 0 { "a" } else { "b" }).unwrap();
+            let kind = Kind::ALL[number % Kind::ALL.len()];
+            let target = Target::new(issuer, kind, TargetId::new(&format!("id {number}")));
+            for origin in [Origin::SignedOut, Origin::Revoked] {
+                let watermark = Watermark::at(Timestamp::from_secs(1));
+                let target = target.clone();
+                index.apply(&Revocation { target, watermark, expires_at, origin, reason: None }, clock::now());
+            }
+        }
+        let mut filter = Filter { issuer: None, kind: None, id: None, origin: None, after: None };
+        let mut keys = Vec::new();
+        loop {
+            let page = filter.first(&index, 7);
+            let Some((last, _)) = page.last() else { break };
+            assert_eq!(read_cursor(&cursor(last)).as_ref(), Some(last));
+            filter.after = Some(last.clone());
+            keys.extend(page.into_iter().map(|(key, _)| key));
+        }
+        assert_eq!(keys.len(), 200);
+        assert!(keys.is_sorted_by(|one, next| one < next));
+    }
+}

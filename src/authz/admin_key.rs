@@ -1,0 +1,80 @@
+//! Keys of those who may use the HTTP API's administrative endpoints.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+use super::api_key::{KeyDigest, digest_of};
+
+/// What an admin key may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Permission {
+    Revoke,
+    Register,
+    Read,
+}
+
+/// The key of one user of the HTTP API.
+#[derive(Clone, Debug)]
+pub struct AdminKey {
+    /// Shown in the log of what was done.
+    pub name: Arc<str>,
+    pub digest: KeyDigest,
+    pub may: Vec<Permission>,
+}
+
+/// All admin keys; without any, nobody may use those endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct AdminKeys(Vec<AdminKey>);
+
+impl AdminKeys {
+    #[must_use]
+    pub fn new(keys: Vec<AdminKey>) -> Self {
+        Self(keys)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key that was presented, if it is one of ours.
+    ///
+    /// Every digest is compared in full, whichever fits: the time tells nothing of the keys.
+    #[must_use]
+    pub fn find(&self, presented: &[u8]) -> Option<&AdminKey> {
+        let digest = digest_of(presented);
+        self.0.iter().fold(None, |found, key| if bool::from(key.digest.ct_eq(&digest)) { Some(key) } else { found })
+    }
+}
+
+impl AdminKey {
+    #[must_use]
+    pub fn may(&self, permission: Permission) -> bool {
+        self.may.contains(&permission)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_key_is_found() {
+        let key = |name: &str, key: &str| AdminKey {
+            name: name.into(),
+            digest: digest_of(key.as_bytes()),
+            may: vec![Permission::Read],
+        };
+        let keys = AdminKeys::new(vec![key("a", "first-admin-key"), key("b", "second-admin-key")]);
+        let name = |presented: &str| keys.find(presented.as_bytes()).map(|key| key.name.to_string());
+        assert_eq!(name("first-admin-key").as_deref(), Some("a"));
+        assert_eq!(name("second-admin-key").as_deref(), Some("b"));
+        for wrong in ["", "first", "first-admin-key ", "FIRST-ADMIN-KEY"] {
+            assert_eq!(name(wrong), None, "{wrong:?}");
+        }
+        assert!(keys.find(b"first-admin-key").is_some_and(|key| key.may(Permission::Read)));
+        assert!(!keys.find(b"first-admin-key").is_some_and(|key| key.may(Permission::Revoke)));
+        assert!(AdminKeys::default().is_empty());
+    }
+}

@@ -1,0 +1,230 @@
+//! Every revocation this process knows, ready for the decision.
+
+use std::hash::BuildHasher;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::record::{PackedId, Record, Watermarks};
+use super::{Hit, Kind, Origin, Revocation, Target};
+use crate::authz::claims::{IssuerName, Timestamp};
+
+/// The index: exact, mergeable, small.
+///
+/// Readers of different shards never meet, and a writer holds one shard for one entry, so a burst of
+/// revocations cannot hold up decisions.
+pub struct RevocationIndex {
+    hasher: DefaultHashBuilder,
+    shards: Box<[RwLock<Shard>]>,
+}
+
+/// A part of the index: records one after the other, found by a table of their offsets.
+#[derive(Default)]
+struct Shard {
+    arena: Vec<u8>,
+    /// Bytes of the arena that no offset leads to any more.
+    garbage: usize,
+    offsets: HashTable<u32>,
+    issuers: Vec<IssuerName>,
+    counts: [usize; Kind::ALL.len()],
+}
+
+impl Default for RevocationIndex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RevocationIndex {
+    /// Enough that a reader seldom meets the writer.
+    const SHARDS: usize = 64;
+
+    #[must_use]
+    pub fn new() -> Self {
+        let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
+        Self { hasher: DefaultHashBuilder::default(), shards }
+    }
+
+    /// Merges a revocation; true if that taught the index anything.
+    ///
+    /// What has expired is not kept: no token it could hit is alive.
+    pub fn apply(&self, revocation: &Revocation, now: Timestamp) -> bool {
+        if revocation.expires_at <= now {
+            return false;
+        }
+        let id = PackedId::new(&revocation.target.id);
+        let hash = self.hash(&revocation.target, &id);
+        write(self.shard(hash)).merge(&self.hasher, hash, revocation, &id)
+    }
+
+    /// Whether this revocation would teach the index nothing.
+    #[must_use]
+    pub fn knows(&self, revocation: &Revocation) -> bool {
+        self.watermarks(&revocation.target).is_some_and(|mut watermarks| !watermarks.merge(revocation))
+    }
+
+    /// The revocation that covers a token with these targets, if any; `Revoked` before `SignedOut`.
+    #[must_use]
+    pub fn find<'a>(&self, targets: impl IntoIterator<Item = &'a Target>, issued_at: Option<Timestamp>) -> Option<Hit> {
+        targets
+            .into_iter()
+            .filter_map(|target| self.watermarks(target)?.hit(target.kind, issued_at))
+            .max_by_key(|hit| (hit.origin, hit.watermark))
+    }
+
+    /// Forgets what can no longer hit a live token; returns how many targets went.
+    pub fn purge(&self, now: Timestamp) -> usize {
+        self.shards.iter().map(|shard| write(shard).purge(&self.hasher, now)).sum()
+    }
+
+    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`].
+    #[must_use]
+    pub fn counts(&self) -> [usize; Kind::ALL.len()] {
+        let mut counts = [0; Kind::ALL.len()];
+        for shard in &self.shards {
+            for (count, more) in counts.iter_mut().zip(read(shard).counts) {
+                *count += more;
+            }
+        }
+        counts
+    }
+
+    /// Everything known, one shard at a time; what a store that lost entries is given back.
+    pub fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
+        self.shards.iter().flat_map(|shard| read(shard).revocations())
+    }
+
+    fn watermarks(&self, target: &Target) -> Option<Watermarks> {
+        let id = PackedId::new(&target.id);
+        let hash = self.hash(target, &id);
+        let shard = read(self.shard(hash));
+        let offset = shard.find(hash, &target.issuer, target.kind, &id)?;
+        Some(Record::at(&shard.arena, offset).watermarks())
+    }
+
+    fn hash(&self, target: &Target, id: &PackedId) -> u64 {
+        hash(&self.hasher, &target.issuer, target.kind, id.as_bytes())
+    }
+
+    fn shard(&self, hash: u64) -> &RwLock<Shard> {
+        // The table itself uses the low and the top seven bits; take others.
+        &self.shards[(hash >> 40) as usize % Self::SHARDS]
+    }
+}
+
+/// Keyed at random in every process, so that nobody can choose ids that collide.
+fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, id: (u8, &[u8])) -> u64 {
+    hasher.hash_one((issuer.as_str(), kind as u8, id))
+}
+
+fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
+    shard.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shard {
+    fn find(&self, hash: u64, issuer: &IssuerName, kind: Kind, id: &PackedId) -> Option<u32> {
+        let same = |offset: &u32| {
+            let record = Record::at(&self.arena, *offset);
+            record.kind() == kind
+                && record.id_bytes() == id.as_bytes()
+                && self.issuers[usize::from(record.issuer())] == *issuer
+        };
+        self.offsets.find(hash, same).copied()
+    }
+
+    fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation, id: &PackedId) -> bool {
+        let Target { issuer, kind, .. } = &revocation.target;
+        let Some(issuer_at) = self.intern(issuer) else { return false };
+        let known = self.find(hash, issuer, *kind, id);
+        let mut watermarks = known.map(|offset| Record::at(&self.arena, offset).watermarks()).unwrap_or_default();
+        if !watermarks.merge(revocation) {
+            return false;
+        }
+        let Ok(offset) = u32::try_from(self.arena.len()) else { return false };
+        self.reserve();
+        Record::write(&mut self.arena, *kind, issuer_at, id, &watermarks);
+        if let Some(old) = known {
+            self.garbage += Record::at(&self.arena, old).len();
+            if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
+                *slot = offset;
+            }
+        } else {
+            self.counts[*kind as usize] += 1;
+            let (arena, issuers) = (&self.arena, &self.issuers);
+            self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
+        }
+        if self.garbage > self.arena.len() / 2 {
+            self.compact(hasher, 0);
+        }
+        true
+    }
+
+    /// The place of an issuer's name; `None` once there are more than anyone configures.
+    fn intern(&mut self, issuer: &IssuerName) -> Option<u16> {
+        let at = self.issuers.iter().position(|known| known == issuer).unwrap_or_else(|| {
+            self.issuers.push(issuer.clone());
+            self.issuers.len() - 1
+        });
+        u16::try_from(at).ok()
+    }
+
+    /// Grows by an eighth, not by doubling: half of a full index would be empty memory.
+    fn reserve(&mut self) {
+        const LARGEST_RECORD: usize = 256;
+        if self.arena.capacity() - self.arena.len() < LARGEST_RECORD {
+            self.arena.reserve_exact((self.arena.len() / 8).max(LARGEST_RECORD));
+        }
+    }
+
+    fn purge(&mut self, hasher: &DefaultHashBuilder, now: Timestamp) -> usize {
+        let before = self.offsets.len();
+        // Rounded up when it was taken in, down here: nothing is forgotten early.
+        let limit = u32::try_from(now.as_secs().max(0)).unwrap_or(u32::MAX);
+        if self.offsets.iter().any(|offset| Record::at(&self.arena, *offset).expires() <= limit) {
+            self.compact(hasher, limit);
+        }
+        before - self.offsets.len()
+    }
+
+    /// Rewrites the records that expire after `limit`, in seconds, and drops the others and all garbage.
+    fn compact(&mut self, hasher: &DefaultHashBuilder, limit: u32) {
+        let mut next = Self { issuers: std::mem::take(&mut self.issuers), ..Self::default() };
+        for offset in &self.offsets {
+            let record = Record::at(&self.arena, *offset);
+            let Ok(at) = u32::try_from(next.arena.len()) else { continue };
+            if record.expires() > limit {
+                next.reserve();
+                next.arena.extend_from_slice(record.as_bytes());
+                next.counts[record.kind() as usize] += 1;
+                let (arena, issuers) = (&next.arena, &next.issuers);
+                let rehash = |offset: &u32| hash_at(hasher, arena, issuers, *offset);
+                next.offsets.insert_unique(rehash(&at), at, rehash);
+            }
+        }
+        *self = next;
+    }
+
+    fn revocations(&self) -> Vec<Revocation> {
+        let of = |offset: &u32| {
+            let record = Record::at(&self.arena, *offset);
+            let Watermarks { signed_out, revoked, expires } = record.watermarks();
+            let target = Target::new(self.issuers[usize::from(record.issuer())].clone(), record.kind(), record.id());
+            let expires_at = Timestamp::from_secs(i64::from(expires));
+            [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)].into_iter().filter_map(
+                move |(origin, watermark)| {
+                    Some(Revocation { target: target.clone(), watermark: watermark?, expires_at, origin, reason: None })
+                },
+            )
+        };
+        self.offsets.iter().flat_map(of).collect()
+    }
+}
+
+fn hash_at(hasher: &DefaultHashBuilder, arena: &[u8], issuers: &[IssuerName], offset: u32) -> u64 {
+    let record = Record::at(arena, offset);
+    hash(hasher, &issuers[usize::from(record.issuer())], record.kind(), record.id_bytes())
+}

@@ -1,0 +1,127 @@
+//! Figures, not assertions: `cargo test --release --test ledger figures -- --ignored --nocapture`.
+
+use std::time::{Duration, Instant};
+
+use doorward::sources::ledger::RedisConfig;
+
+use super::support::*;
+
+/// Writes a log of `count` sign-outs.
+async fn fill(redis: &RedisServer, count: u32) {
+    let writer = Instance::start(redis).await;
+    let ids: Vec<_> = (0..count).map(|n| format!("3f2b8c1e-0000-4000-8000-{n:012}")).collect();
+    for batch in ids.chunks(1000) {
+        writer.replica.revoke(batch.iter().map(|id| sign_out(id)).collect()).await.unwrap();
+    }
+    writer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn boot_replay() {
+    let count = 200_000_u32;
+    let redis = RedisServer::start(&[]).await;
+    fill(&redis, count).await;
+    for _ in 0..3 {
+        let began = Instant::now();
+        let instance = Instance::launch(redis.config());
+        let mut applied = instance.replica.applied();
+        applied.changed().await.unwrap();
+        let took = began.elapsed();
+        println!("replay: {count} entries in {took:?}, {:.0} entries/s", f64::from(count) / took.as_secs_f64());
+        instance.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn reseed() {
+    let count = 50_000_u32;
+    let redis = RedisServer::start(&[]).await;
+    fill(&redis, count).await;
+    let instance = Instance::start(&redis).await;
+    let began = Instant::now();
+    redis.cli(&["FLUSHALL"]);
+    eventually("given back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == count.to_string()).await;
+    let took = began.elapsed();
+    println!(
+        "re-seed: {count} revocations in {took:?}, {:.0}/s, detection included",
+        f64::from(count) / took.as_secs_f64()
+    );
+    instance.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn apply_lag() {
+    let redis = RedisServer::start(&[]).await;
+    let (one, two) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    for interval in [Duration::from_millis(10), Duration::from_millis(1)] {
+        let mut append = Vec::new();
+        let mut lag = Vec::new();
+        for n in 0..1000 {
+            let began = Instant::now();
+            let id = format!("{interval:?}-{n}");
+            let position = one.replica.revoke(vec![sign_out(&id)]).await.unwrap();
+            append.push(began.elapsed());
+            let acknowledged = Instant::now();
+            two.replica.applied().wait_for(|applied| *applied >= position).await.unwrap();
+            lag.push(acknowledged.elapsed());
+            tokio::time::sleep_until((began + interval).into()).await;
+        }
+        for (name, mut times) in [("append", append), ("applied after the answer", lag)] {
+            times.sort();
+            println!("every {interval:?}: {name} p50 {:?} p99 {:?} max {:?}", times[500], times[990], times[999]);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn at_rest() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let count = || {
+        let info = redis.cli(&["INFO", "stats"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap().trim();
+        line.parse::<u32>().unwrap()
+    };
+    let before = count();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    println!("at rest: {:.1} commands a second", f64::from(count() - before) / 10.0);
+    instance.end().await;
+}
+
+/// What following another service's keys costs: a scan goes through the whole database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn adopting() {
+    let redis = RedisServer::start(&["--enable-debug-command", "yes"]).await;
+    redis.cli(&["DEBUG", "POPULATE", "900000", "session"]);
+    redis.cli(&["DEBUG", "POPULATE", "100000", "blacklist"]);
+    let cpu = || {
+        let info = redis.cli(&["INFO", "cpu"]);
+        let fact = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        fact("used_cpu_user:").unwrap() + fact("used_cpu_sys:").unwrap()
+    };
+    let within = Duration::from_secs(4);
+    let issuers = vec![(doorward::authz::claims::IssuerName::parse("main").unwrap(), Duration::ZERO)];
+    let adopt = doorward::sources::ledger::Adopt { before: "blacklist:".into(), after: String::new(), within, issuers };
+    let (before, began) = (cpu(), Instant::now());
+    let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..redis.config() });
+    instance.becomes_ready().await;
+    println!("first scan: {:?}, {:.0} ms of the server", began.elapsed(), (cpu() - before) * 1000.0);
+    let scans = || {
+        let mut operations = instance.replica.stats().operations();
+        operations.find(|(operation, result, _)| (*operation, *result) == ("adopt", "ok")).unwrap().2
+    };
+    let (scans_before, before, began) = (scans(), cpu(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let (scanned, used) = (f64::from(u32::try_from(scans() - scans_before).unwrap()), cpu() - before);
+    println!(
+        "{scanned} scans in {:?}: {:.0} ms of the server each, following included",
+        began.elapsed(),
+        used * 1000.0 / scanned
+    );
+    instance.end().await;
+}

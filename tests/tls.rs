@@ -1,0 +1,117 @@
+//! `listen.tls`: both listeners, client certificates, and a certificate that is replaced.
+
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::doorward::Doorward;
+use crate::support::tokens::Tokens;
+use crate::support::{TempDir, eventually};
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate for `localhost` and its key, both PEM.
+fn issue(authority: &Authority) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+fn connector(authority: &Authority, client: Option<&(String, String)>) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+            builder
+                .with_client_auth_cert(vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+                .unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+/// The status of a gRPC health check over TLS; an error when the handshake is refused.
+async fn health(address: &str, connector: TlsConnector) -> Result<i32, String> {
+    let address = address.to_owned();
+    let connect = tower::service_fn(move |_| {
+        let (connector, address) = (connector.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.map(TokioIo::new)
+        }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| error.to_string())?;
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+    let answer = client.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await;
+    answer.map(|answer| answer.into_inner().status).map_err(|error| error.to_string())
+}
+
+fn config(tokens: &Tokens, client_ca: &str) -> String {
+    let listen = format!(
+        "listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:0\", tls: {{cert_file: DIR/tls.crt, key_file: DIR/tls.key{client_ca}}}}}\n"
+    );
+    tokens.config(&listen)
+}
+
+fn write(dir: &TempDir, (certificate, key): &(String, String)) {
+    std::fs::write(dir.path().join("tls.key"), key).unwrap();
+    std::fs::write(dir.path().join("tls.crt"), certificate).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_listeners_speak_tls_and_a_new_certificate_takes_effect() {
+    let (tokens, first, second) = (Tokens::new(), authority(), authority());
+    let dir = TempDir::new();
+    write(&dir, &issue(&first));
+    let doorward = Doorward::launch_in(dir, &config(&tokens, "")).await;
+    eventually("serving", || async { health(&doorward.check, connector(&first, None)).await == Ok(1) }).await;
+    let http = |authority: &Authority| {
+        let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], doorward.http.port()));
+        let client = reqwest::Client::builder().tls_certs_only([root]).resolve("localhost", address).build().unwrap();
+        client.get(format!("https://localhost:{}/livez", address.port())).send()
+    };
+    assert_eq!(http(&first).await.unwrap().status(), 200);
+    assert!(http(&second).await.is_err(), "another authority's");
+    let plain = reqwest::get(format!("http://{}/livez", doorward.http)).await;
+    assert!(plain.is_err(), "no plain text");
+
+    write(&doorward.dir, &issue(&second));
+    eventually("the new certificate is served", || async {
+        health(&doorward.check, connector(&second, None)).await == Ok(1)
+    })
+    .await;
+    assert_eq!(http(&second).await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_must_show_a_certificate_where_that_is_asked() {
+    let (tokens, authority, stranger) = (Tokens::new(), authority(), authority());
+    let dir = TempDir::new();
+    write(&dir, &issue(&authority));
+    std::fs::write(dir.path().join("ca.crt"), authority.pem()).unwrap();
+    let doorward = Doorward::launch_in(dir, &config(&tokens, ", client_ca_file: DIR/ca.crt")).await;
+    let envoy = issue(&authority);
+    eventually("serving", || async { health(&doorward.check, connector(&authority, Some(&envoy))).await == Ok(1) })
+        .await;
+    assert!(health(&doorward.check, connector(&authority, None)).await.is_err());
+    assert!(health(&doorward.check, connector(&authority, Some(&issue(&stranger)))).await.is_err());
+}
