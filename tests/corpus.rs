@@ -13,11 +13,14 @@ mod identities;
 mod keys;
 mod nat;
 mod signatures;
+mod transplant;
+mod wycheproof;
 
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use crate::support::TempDir;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Ask, Checks, Verdict, get};
 use crate::support::tokens::now;
@@ -27,6 +30,7 @@ const ISSUER: &str = "https://issuer.test";
 /// Verifies by a shared secret.
 const SECRET_ISSUER: &str = "https://secret.test";
 const AUDIENCE: &str = "demo";
+const ASYMMETRIC: &str = "[RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]";
 
 /// The keys of the issuers, made once: an RSA key takes a second.
 struct Keys {
@@ -132,15 +136,25 @@ impl Corpus {
 
     /// The main issuer publishes these keys.
     async fn of(jwks: Value) -> Self {
-        let dir = crate::support::TempDir::new();
+        let dir = TempDir::new();
         std::fs::write(dir.path().join("jwks.json"), jwks.to_string()).unwrap();
         let Key::Secret(secret) = &KEYS.secret else { unreachable!() };
         std::fs::write(dir.path().join("secret"), secret).unwrap();
+        let issuers = format!(
+            r#"
+  - {{name: main, issuer: "{ISSUER}", audiences: [{AUDIENCE}], keys: {{jwks_file: jwks.json}}, algorithms: {ASYMMETRIC}}}
+  - {{name: secret, issuer: "{SECRET_ISSUER}", audiences: [{AUDIENCE}], keys: {{secret_file: secret}}}}
+"#
+        );
+        Self::launch(dir, &issuers).await
+    }
+
+    /// Starts with these entries of `issuers`, whose files are in `dir`.
+    async fn launch(dir: TempDir, issuers: &str) -> Self {
         let config = format!(
             r#"
 issuers:
-  - {{name: main, issuer: "{ISSUER}", audiences: [{AUDIENCE}], keys: {{jwks_file: jwks.json}}, algorithms: [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]}}
-  - {{name: secret, issuer: "{SECRET_ISSUER}", audiences: [{AUDIENCE}], keys: {{secret_file: secret}}}}
+{issuers}
 token: {{from: [{{header: authorization, scheme: Bearer}}]}}
 identity:
   headers: {{x-user-id: user_id, x-user-email: email, x-session-id: session_id, x-client-id: client_id, x-token-id: token_id, x-scopes: scopes, x-role: "claim:/role"}}

@@ -19,6 +19,11 @@ pub fn from_base64url(text: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
+/// `None` unless the text is canonical.
+pub fn decoded(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
 /// A key that signs whatever it is given.
 pub enum Key {
     Ec(EcdsaKeyPair),

@@ -102,6 +102,15 @@ impl Nat {
         })
     }
 
+    /// The remainder of a number that is little more than the modulus, or of any.
+    fn rem_near(&self, modulus: &Self) -> Self {
+        if *self < *modulus {
+            return self.clone();
+        }
+        let rest = self.sub(modulus);
+        if rest < *modulus { rest } else { self.rem(modulus) }
+    }
+
     /// `self ^ exponent mod modulus` for an odd modulus, by Montgomery's method.
     pub fn pow_mod(&self, exponent: &Self, modulus: &Self) -> Self {
         assert!(modulus.is_odd(), "Montgomery needs an odd modulus");
@@ -138,7 +147,15 @@ impl Nat {
         };
         let one = (0..size * 64).fold(Self::small(1).rem(modulus), |value, _| doubled(value)); // R mod n.
         let square = (0..size * 64).fold(one.clone(), |value, _| doubled(value)); // R² mod n.
-        let base = montgomery(&self.rem(modulus), &square);
+        // For a number of up to twice the size: its high half times R, and its low half.
+        let reduced = if self.0.len() <= 2 * size && self.0.len() > size {
+            let (low, high) = self.0.split_at(size);
+            let sum = montgomery(&Self(high.to_vec()).trimmed(), &square).add(&Self(low.to_vec()).trimmed());
+            sum.rem_near(modulus)
+        } else {
+            self.rem_near(modulus)
+        };
+        let base = montgomery(&reduced, &square);
         let power = (0..exponent.bits()).rev().fold(one, |power, at| {
             let power = montgomery(&power, &power);
             if exponent.bit(at) { montgomery(&power, &base) } else { power }

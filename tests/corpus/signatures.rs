@@ -119,6 +119,17 @@ async fn ecdsa_signatures_have_one_form() {
     ] {
         corpus.refused(what, &resigned(&token, other), BAD_OR_MALFORMED);
     }
+    // Components that begin with a zero, and have lost it.
+    for at in [0, 32] {
+        let (token, signature) = std::iter::repeat_with(good)
+            .map(|token| (signature_of(&token), token))
+            .find(|(signature, _)| signature[at] == 0)
+            .map(|(signature, token)| (token, signature))
+            .unwrap();
+        corpus.allowed(format!("a zero at {at}"), &token);
+        let short = [&signature[..at], &signature[at + 1..]].concat();
+        corpus.refused(format!("the zero at {at} left out"), &resigned(&token, short), BAD);
+    }
     // Overflowing components, as in CVE-2022-21449's neighbourhood.
     let plus_order = Nat::from_be(r).add(&order()).to_be(33);
     let wide = [plus_order, vec![0], s.to_vec()].concat();
