@@ -22,6 +22,7 @@ mod keys;
 mod ledger;
 mod lifecycle;
 mod paths;
+mod samples;
 mod story;
 mod tidy;
 mod tls;
