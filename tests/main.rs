@@ -15,5 +15,6 @@ mod instances;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod programs;
 mod story;
 mod tidy;
