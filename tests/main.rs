@@ -23,6 +23,7 @@ mod ledger;
 mod lifecycle;
 mod paths;
 mod samples;
+mod programs;
 mod story;
 mod tidy;
 mod tls;

@@ -261,3 +261,28 @@ async fn a_lookup_keeps_its_deadline() {
     };
     tokio::time::timeout(PATIENCE, answered).await.expect("answers again");
 }
+
+/// A full server queues no commands, so that MULTI fails even where nothing is written.
+#[tokio::test]
+async fn a_full_store_refuses_writes_and_is_still_read() {
+    let redis = RedisServer::start(&[]).await;
+    let (one, two) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    one.replica.revoke(vec![sign_out("before")]).await.unwrap();
+    two.comes_to_refuse(&token("before")).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(one.replica.revoke(vec![sign_out("full")]).await.unwrap_err().label(), "out_of_memory");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        let age = two.age().unwrap();
+        assert!(age < Duration::from_secs(2), "{age:?} old after {:?}: {:?}", began.elapsed(), two.replica.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let three = Instance::start(&redis).await;
+    assert!(three.refuses(&token("before")));
+    // What is lost meanwhile is noticed, though it cannot be put back yet.
+    redis.cli(&["DEL", "doorward:{r}:log"]);
+    eventually("noticed", || read(&two.replica.stats().gaps) == 1).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("given back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == "2").await;
+    two.comes_to_refuse(&token("full")).await;
+}

@@ -163,25 +163,56 @@ impl Feed<'_> {
 
     /// Reads what follows `after`, the log's account of itself and the epoch, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let info = Command::new("XINFO").arg("STREAM").arg(&*self.ledger.keys.log);
-        let commands = vec![self.read(after, None), self.epoch(), info];
+        let commands = vec![self.read(after, None), self.epoch(), self.info()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let answers = answers.unwrap_or_default();
                 let [read, epoch, info] = answers.as_slice() else { return Err(short()) };
                 Ok(Snapshot { page: self.page(read, Some(epoch))?, stream: Some(stream_info(info)?) })
             }
-            // XINFO of a log that does not exist is an error, and takes the whole answer with it.
-            Err(LedgerError::Refused { message, .. }) if message.contains("no such key") => {
+            // A full server queues nothing, reads included; what it left of the transaction goes too.
+            Err(error) if error.label() == "out_of_memory" => {
+                self.session = self.ledger.session().await?;
+                self.unqueued_snapshot(after).await
+            }
+            Err(error) => self.snapshot_without_log(error).await,
+        }
+    }
+
+    /// A snapshot without a transaction: if the log's account is the same before and after the read,
+    /// nothing happened between.
+    async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
+        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info()];
+        match self.session.pipeline(commands, self.ledger.deadline()).await {
+            Ok(answers) => {
+                let [before, read, epoch, info] = answers.as_slice() else { return Err(short()) };
+                let (before, stream) = (stream_info(before)?, stream_info(info)?);
+                let mut page = self.page(read, Some(epoch))?;
+                page.complete &= before == stream; // Else it is read on, and judged then.
+                Ok(Snapshot { page, stream: Some(stream) })
+            }
+            Err(error) => self.snapshot_without_log(error).await,
+        }
+    }
+
+    /// XINFO of a log that does not exist is an error, and takes the whole answer with it.
+    async fn snapshot_without_log(&mut self, error: LedgerError) -> Result<Snapshot, LedgerError> {
+        match error {
+            LedgerError::Refused { message, .. } if message.contains("no such key") => {
                 let epoch = self.session.call(self.epoch(), self.ledger.deadline()).await?;
                 Ok(Snapshot { page: self.page(&Value::Null, Some(&epoch))?, stream: None })
             }
-            Err(error) => Err(error),
+            error => Err(error),
         }
     }
 
     /// The epoch of the store; founds one, named by `name` and the server's time, if it has none.
     pub(in crate::sources) async fn found_epoch(&mut self, name: &str) -> Result<Box<str>, LedgerError> {
+        // Asked first: a full server refuses to write, also what is there already.
+        let epoch = self.session.call(self.epoch(), self.ledger.deadline()).await?;
+        if let Some(epoch) = epoch.text() {
+            return Ok(epoch.into());
+        }
         let now = self.time().await?;
         let found =
             Command::new("SET").arg(&*self.ledger.keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
@@ -203,8 +234,11 @@ impl Feed<'_> {
         }
         let now = self.time().await?;
         let note = Command::new("SET").arg(key).arg(format!("{} {}", self.replication_id, now.as_millis()));
-        self.session.call(note, self.ledger.deadline()).await?;
-        Ok(now)
+        match self.session.call(note, self.ledger.deadline()).await {
+            // A full server: every new instance waits as if it were the first.
+            Err(error) if error.label() != "out_of_memory" => Err(error),
+            _ => Ok(now),
+        }
     }
 
     /// The server's clock.
@@ -240,6 +274,10 @@ impl Feed<'_> {
             None => read,
         };
         read.arg("STREAMS").arg(&*self.ledger.keys.log).arg(after.to_string())
+    }
+
+    fn info(&self) -> Command {
+        Command::new("XINFO").arg("STREAM").arg(&*self.ledger.keys.log)
     }
 
     fn epoch(&self) -> Command {
