@@ -50,6 +50,9 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
         decision = judge(&policy, request, rule, learned.view(state));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
+        if !policy.authorizer.freshness.always_lookup {
+            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+        }
         let allow_list = policy.authorizer.freshness.allow_list;
         let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
         learned.answer = Some(lookup.await.unwrap_or(StoreAnswer::Unavailable));

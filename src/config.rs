@@ -9,11 +9,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::authz::answer::{ErrorSettings, Responder};
+use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
 use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::rule::Rule;
+use crate::authz::rules::Rules;
 
 mod access;
 mod check;
@@ -36,7 +37,7 @@ pub use fault::{Fault, Faults, KeyPath, Place};
 pub use file::{ConfigFile, Detail, List, LogDecisions, LogFormat, LogLevel, Permission, Read, SubjectFormat, When};
 pub use issuers::{Introspection, IssuerConfig, KeyLocation, KeySource, RemoteKeys};
 pub use listen::{CheckAddress, Listen, Tls};
-pub use requests::{Identity, Payload, PayloadSigning, TokenConfig};
+pub use requests::{Identity, Payload, TokenConfig};
 pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
 pub use service::{Errors, Limits, Log, Telemetry};
@@ -149,7 +150,7 @@ impl Config {
     pub fn authorizer(&self) -> Authorizer {
         Authorizer {
             issuers: self.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect(),
-            rules: self.rules.clone().into(),
+            rules: Arc::new(Rules::new(self.rules.clone())),
             default_rule: Arc::new(Rule::default()),
             api_keys: Arc::new(self.api_keys.clone()),
             tokens: Arc::new(self.token.settings.clone()),
@@ -173,7 +174,8 @@ impl Config {
     #[must_use]
     pub fn responder(&self) -> Responder {
         let errors = ErrorSettings { reasons: self.errors.detail == Detail::Reason, realm: self.errors.realm.clone() };
-        let payload = self.identity.payload.as_ref().map(|payload| payload.header.clone());
+        let header = |payload: &Payload| PayloadHeader::new(payload.header.clone(), payload.signer.clone());
+        let payload = self.identity.payload.as_ref().map(header);
         Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward)
     }
 

@@ -26,7 +26,7 @@ pub struct Metrics {
     /// Requests that passed, or were decided, with a control weakened.
     pub degraded: IntCounterVec,
     pub revocation_lag: Histogram,
-    pub store_operations: IntCounterVec,
+    store_operations: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
@@ -44,6 +44,8 @@ pub struct Reading<'a> {
     pub index: &'a RevocationIndex,
     pub view_age: Option<Duration>,
     pub store_up: bool,
+    /// What was asked of the store so far, by operation and result.
+    pub store_operations: Vec<(&'static str, &'static str, u64)>,
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
 }
@@ -128,7 +130,7 @@ impl Metrics {
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
-                "Time since the start of the last completed read of the revocations; +Inf before the first.",
+                "Time since the start of the last completed read of the revocations; +Inf before the first, and while a gap is repaired.",
             )?,
             store_up: register(
                 &registry,
@@ -173,8 +175,13 @@ impl Metrics {
             self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
         }
         self.registrations.set(gauge(counts[Kind::Registration as usize]));
-        self.view_age.set(reading.view_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.view_age
+            .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
         self.store_up.set(i64::from(reading.store_up));
+        for (operation, result, count) in &reading.store_operations {
+            let counter = self.store_operations.with_label_values(&[operation, result]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }

@@ -87,8 +87,12 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
     servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
-    let http_limits =
-        HttpLimits { body_bytes: limits.http_body_bytes, timeout: limits.http_timeout, list_page: limits.list_page };
+    let http_limits = HttpLimits {
+        body_bytes: limits.http_body_bytes,
+        timeout: limits.http_timeout,
+        list_page: limits.list_page,
+        receipt_timeout: limits.receipt_timeout,
+    };
     let app = Http::new(state.clone(), readiness.clone(), http_limits);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };

@@ -13,7 +13,8 @@ use crate::authz::jwks::Jwks;
 use crate::metrics::Metrics;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
-use crate::sources::replica::Replica;
+pub use crate::sources::ledger::Position;
+pub use crate::sources::replica::{Peer, Replica};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -48,6 +49,7 @@ impl State {
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
     pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+        replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
             keys: ArcSwap::default(),
@@ -76,6 +78,7 @@ impl State {
     }
 
     pub fn set_policy(&self, policy: Policy) {
+        self.replica.hold_for(policy.authorizer.longest_staleness());
         self.policy.store(Arc::new(policy));
     }
 

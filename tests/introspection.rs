@@ -311,3 +311,27 @@ async fn always_asks_about_verified_tokens_as_well() {
     assert_eq!(fixture.reason(&mint(json!({}))).await, "introspection_unavailable");
     assert_eq!(fixture.reason(&active).await, "ok", "remembered");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_the_answers_of_whom_it_leaves_alone() {
+    let fixture = Fixture::start(", cache: 1h").await;
+    fixture.server.says("opaque", &AuthorizationServer::active("alice"));
+    assert_eq!(fixture.reason("opaque").await, "ok");
+    let file = fixture.doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    let reload = async |text: &str| {
+        let reloads = async || fixture.doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await;
+        let before = reloads().await;
+        std::fs::write(&file, text).unwrap();
+        fixture.doorward.process.signal("HUP");
+        eventually("reloaded", || async { reloads().await > before }).await;
+    };
+    reload(&original.replace("scopes: [admin]", "scopes: [other]")).await;
+    assert_eq!(fixture.reason("opaque").await, "ok");
+    assert_eq!(fixture.server.questions().len(), 1);
+    reload(&original.replace(", cache: 1h", ", cache: 30m")).await;
+    assert_eq!(fixture.reason("opaque").await, "ok");
+    assert_eq!(fixture.server.questions().len(), 2, "other settings, other answers");
+    reload(&original.replace(&format!("{}, ", fixture.server.settings(", cache: 1h")), "")).await;
+    assert_eq!(fixture.reason("opaque").await, "malformed_token", "nobody is asked any more");
+}

@@ -3,9 +3,10 @@
 #
 #     ./tests/run.sh
 #
-# Installs what is missing: Debian packages as root or by a sudo that asks nothing, Envoy
-# and cargo-deny into .tools/, rustfmt and clippy through rustup. Running it again installs
-# nothing. The tests start their own Redis, nginx and Envoy, on ports of their own.
+# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, Python's
+# redis client, an OpenID provider and cargo-deny into .tools/; rustfmt and clippy through rustup.
+# Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
+# their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -53,6 +54,13 @@ ENVOY=$(./envoy/get-envoy.sh 1.40.0)
 ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
 export ENVOY ENVOY_OLDEST
 
+# Another service's client, for the test of the data contract.
+if ! .tools/python/bin/python -c 'import redis' 2>/dev/null; then
+  python3 -m venv .tools/python
+  .tools/python/bin/pip install --quiet --disable-pip-version-check redis==8.1.0 ||
+    echo "skipped: the test with Python's redis client, which could not be fetched"
+fi
+
 # A real authorization server; without it (no npm, or no registry) its test says that it is skipped.
 provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
@@ -80,6 +88,9 @@ cargo clippy --all-targets --locked -- -D warnings
 
 section "tests"
 cargo test --locked
+
+section "HTTP API, driven from its own description"
+./tests/schemathesis.sh
 
 section "dependencies"
 deny=.tools/cargo-deny/bin/cargo-deny

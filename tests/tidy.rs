@@ -19,18 +19,22 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 12] = [
+const AUTHZ_ORDER: [&str; 16] = [
     "claims",
     "denial",
     "jwks",
+    "readings",
     "path",
     "revocation",
     "token",
     "introspection",
     "rule",
+    "rules",
     "api_key",
     "admin_key",
     "authorizer",
+    "signing",
+    "identity",
     "answer",
 ];
 

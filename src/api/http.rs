@@ -4,6 +4,7 @@ mod explain;
 mod extract;
 mod forward_auth;
 mod instances;
+mod jwks;
 mod logout;
 mod openapi;
 mod probes;
@@ -12,7 +13,7 @@ mod registrations;
 mod revocations;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -36,8 +37,6 @@ pub struct Http {
     pub state: Arc<State>,
     pub readiness: Arc<Readiness>,
     limits: HttpLimits,
-    /// When this process began to serve.
-    started: Instant,
     /// Who may go through all revocations now.
     listing: Arc<Semaphore>,
 }
@@ -50,6 +49,8 @@ pub struct HttpLimits {
     pub timeout: Duration,
     /// The most items on one page of a list.
     pub list_page: usize,
+    /// The longest that `wait=all` may wait.
+    pub receipt_timeout: Duration,
 }
 
 impl Http {
@@ -59,7 +60,7 @@ impl Http {
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-        Self { state, readiness, limits, started: Instant::now(), listing }
+        Self { state, readiness, limits, listing }
     }
 }
 
@@ -103,6 +104,7 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::livez))
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))
+        .routes(routes!(jwks::jwks))
         .routes(routes!(logout::logout))
         .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
         .route("/auth/", any(forward_auth::forward_auth))

@@ -6,39 +6,21 @@
 
 use serde_json::{Map, Value, json};
 
-use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal, TokenSettings, TokenSource};
-use super::claims::{ClaimPath, fits_header, scopes};
+use super::authorizer::{Decision, Evidence, Grant, Outcome, TokenSettings, TokenSource};
+use super::claims::{Timestamp, fits_header, scopes};
 use super::denial::Denial;
+pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Rule, Then};
+use super::token::VerifiedToken;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
-
-/// What an identity header says.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum IdentityField {
-    UserId,
-    Email,
-    SessionId,
-    ClientId,
-    TokenId,
-    /// The issuer's configured name.
-    Issuer,
-    /// Joined with spaces.
-    Scopes,
-    /// Whole seconds since the Unix epoch.
-    ExpiresAt,
-    /// The id of the API key.
-    ApiClient,
-    /// Text, numbers and booleans as they are; lists joined with commas.
-    Claim(ClaimPath),
-}
 
 /// How decisions are put into words; immutable, replaced with the authorizer.
 #[derive(Clone, Debug)]
 pub struct Responder {
     identity: Vec<(String, IdentityField)>,
-    payload: Option<String>,
+    payload: Option<PayloadHeader>,
     /// All names we own with all their look-alikes.
     owned: Vec<String>,
     errors: ErrorSettings,
@@ -82,16 +64,17 @@ impl Responder {
     /// The most dashes a header of ours may have: each triples the number of its look-alikes.
     pub const MAX_DASHES: usize = 5;
 
-    /// `identity` and `payload` are lower-case header names with at most [`Self::MAX_DASHES`] dashes.
+    /// `identity` and `payload` have lower-case header names with at most [`Self::MAX_DASHES`] dashes.
     #[must_use]
     pub fn new(
         identity: Vec<(String, IdentityField)>,
-        payload: Option<String>,
+        payload: Option<PayloadHeader>,
         errors: ErrorSettings,
         tokens: &TokenSettings,
         forward_token: bool,
     ) -> Self {
-        let names = identity.iter().map(|(name, _)| name.as_str()).chain(payload.as_deref()).chain([STALE_HEADER]);
+        let payload_name = payload.as_ref().map(|payload| payload.name.as_str());
+        let names = identity.iter().map(|(name, _)| name.as_str()).chain(payload_name).chain([STALE_HEADER]);
         let mut owned: Vec<String> = names.flat_map(look_alikes).collect();
         owned.sort();
         owned.dedup();
@@ -103,6 +86,28 @@ impl Responder {
     #[must_use]
     pub fn realm(&self) -> &str {
         &self.errors.realm
+    }
+
+    /// The public keys that verify signed payloads, as a JSON Web Key Set.
+    #[must_use]
+    pub fn public_keys(&self, now: Timestamp) -> Value {
+        json!({"keys": self.payload.as_ref().map(|payload| payload.public_keys(now)).unwrap_or_default()})
+    }
+
+    /// Takes the place of another responder, whose public keys stay known while they are needed.
+    #[must_use]
+    pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
+        if let (Some(payload), Some(old)) = (self.payload.take(), &old.payload) {
+            self.payload = Some(payload.replacing(old, now));
+        }
+        self
+    }
+
+    /// The same without signatures: what is shown to people must be of no use to services.
+    #[must_use]
+    pub fn unsigned(&self) -> Self {
+        let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
+        Self { payload, ..self.clone() }
     }
 
     /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.
@@ -126,8 +131,8 @@ impl Responder {
             let value = field.read(grant.principal.as_ref(), evidence).filter(|value| fits_header(value));
             set.extend(value.map(|value| (name.clone(), value)));
         }
-        if let (Some(name), Some(principal)) = (&self.payload, &grant.principal) {
-            set.push((name.clone(), payload(principal)));
+        if let (Some(payload), Some(principal)) = (&self.payload, &grant.principal) {
+            set.extend(payload.write(principal).map(|value| (payload.name.clone(), value)));
         }
         if grant.stale {
             set.push((STALE_HEADER.to_owned(), "true".to_owned()));
@@ -172,26 +177,24 @@ impl Responder {
     /// RFC 6750 section 3, RFC 9470 section 3.
     fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements) -> Option<String> {
         let scheme = kind.challenge?;
-        let mut challenge = format!("{scheme} realm=\"{}\"", self.errors.realm);
-        if denial == Denial::MissingToken || scheme != "Bearer" {
-            return Some(challenge); // Section 3.1: no error code where no credentials were.
-        }
-        challenge += &format!(", error=\"{}\"", kind.error);
-        if self.errors.reasons {
-            challenge += &format!(", error_description=\"{}\"", denial.message());
-        }
-        if denial == Denial::InsufficientScope {
-            challenge += &format!(", scope=\"{}\"", require.scopes.join(" "));
-        }
-        if denial == Denial::InsufficientAuthentication {
-            if !require.acr.is_empty() {
-                challenge += &format!(", acr_values=\"{}\"", require.acr.join(" "));
+        let mut parameters = vec![("realm", self.errors.realm.clone())];
+        // RFC 6750 section 3.1: no error code where no credentials were.
+        if scheme == "Bearer" && denial != Denial::MissingToken {
+            parameters.push(("error", kind.error.to_owned()));
+            if self.errors.reasons {
+                parameters.push(("error_description", denial.message().to_owned()));
             }
-            if let Some(max_age) = require.max_age {
-                challenge += &format!(", max_age=\"{}\"", max_age.as_secs());
+            if denial == Denial::InsufficientScope {
+                parameters.push(("scope", require.scopes.join(" ")));
+            }
+            if denial == Denial::InsufficientAuthentication {
+                let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
+                parameters.extend(acr.map(|acr| ("acr_values", acr)));
+                parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
-        Some(challenge)
+        let parameters: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        Some(format!("{scheme} {}", parameters.join(", ")))
     }
 }
 
@@ -246,68 +249,10 @@ fn signed_out() -> Respond {
     Respond { status: 204, headers: vec![("cache-control", "no-store".to_owned())], body: String::new() }
 }
 
-impl IdentityField {
-    fn read(&self, principal: Option<&Principal>, evidence: &Evidence) -> Option<String> {
-        if *self == Self::ApiClient {
-            return evidence.api_client.as_deref().map(str::to_owned);
-        }
-        let token = principal?.token();
-        match self {
-            Self::UserId => token.user_id().map(str::to_owned),
-            Self::Email => token.email().map(str::to_owned),
-            Self::SessionId => token.session_id().map(str::to_owned),
-            Self::ClientId => token.client_id().map(str::to_owned),
-            Self::TokenId => Some(token.token_id().to_owned()),
-            Self::Issuer => Some(token.issuer().to_string()),
-            Self::Scopes => Some(scopes(token.claims()).join(" ")),
-            Self::ExpiresAt => Some(token.expires_at().as_secs().to_string()),
-            Self::Claim(path) => path.find(token.claims()).and_then(plain_text),
-            Self::ApiClient => None,
-        }
-    }
-}
-
-fn plain_text(claim: &Value) -> Option<String> {
-    match claim {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        // An item with a comma would read as two.
-        Value::Array(items) => {
-            let items: Option<Vec<_>> = items
-                .iter()
-                .map(|item| plain_text(item).filter(|text| !item.is_array() && !text.contains(',')))
-                .collect();
-            items.map(|items| items.join(","))
-        }
-        Value::Object(_) | Value::Null => None,
-    }
-}
-
-/// The identity as base64url JSON: what the services' own filters used to unpack from the token.
-fn payload(principal: &Principal) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Value::Object(identity_of(principal)).to_string())
-}
-
-/// The canonical fields of an identity; absent ones are left out.
-fn identity_of(principal: &Principal) -> Map<String, Value> {
-    let token = principal.token();
-    let fields = [
-        ("issuer", Some(json!(token.issuer().as_str()))),
-        ("user_id", token.user_id().map(Value::from)),
-        ("email", token.email().map(Value::from)),
-        ("session_id", token.session_id().map(Value::from)),
-        ("client_id", token.client_id().map(Value::from)),
-        ("token_id", Some(json!(token.token_id()))),
-        ("issued_at", token.issued_at().map(|at| json!(at.as_secs()))),
-        ("expires_at", Some(json!(token.expires_at().as_secs()))),
-        ("scopes", Some(json!(scopes(token.claims())))),
-    ];
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
-}
-
 /// What access logs and later filters can read of a decision, allowed or refused.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
 #[must_use]
 pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<String, Value> {
     let (decision, reason) = match outcome {
@@ -315,17 +260,20 @@ pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<Stri
         refused => ("denied", refused.denial()),
     };
     let token = evidence.token.as_ref();
+    let fitting = |text: Option<&str>| text.filter(|text| fits_header(text)).map(Value::from);
+    let scopes =
+        |token: &VerifiedToken| scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
     let fields = [
         ("decision", Some(json!(decision))),
         ("rule", Some(json!(&*rule.name))),
         ("reason", Some(json!(reason.map_or("ok", Denial::label)))),
         ("issuer", evidence.issuer.as_ref().map(|issuer| json!(issuer.as_str()))),
-        ("user_id", token.and_then(|token| token.user_id()).map(Value::from)),
-        ("token_id", token.map(|token| json!(token.token_id()))),
-        ("session_id", token.and_then(|token| token.session_id()).map(Value::from)),
-        ("client_id", token.and_then(|token| token.client_id()).map(Value::from)),
+        ("user_id", fitting(token.and_then(VerifiedToken::user_id))),
+        ("token_id", fitting(token.map(VerifiedToken::token_id))),
+        ("session_id", fitting(token.and_then(VerifiedToken::session_id))),
+        ("client_id", fitting(token.and_then(VerifiedToken::client_id))),
         ("api_client", evidence.api_client.as_deref().map(Value::from)),
-        ("scopes", token.map(|token| json!(scopes(token.claims())))),
+        ("scopes", token.map(scopes)),
         ("expires_at", token.map(|token| json!(token.expires_at().as_secs()))),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
@@ -414,20 +362,5 @@ mod tests {
         check("a=1; token=x; b=2", Some("a=1; b=2"));
         check("token=x", Some(""));
         check("a=1; mytoken=x", None);
-    }
-
-    #[test]
-    fn lists_are_joined_and_what_would_read_differently_is_left_out() {
-        for (claim, expected) in [
-            (json!(["a", "b"]), Some("a,b")),
-            (json!(["a,b"]), None),
-            (json!([["a"]]), None),
-            (json!(7), Some("7")),
-            (json!(true), Some("true")),
-            (json!({"a": 1}), None),
-            (json!(null), None),
-        ] {
-            assert_eq!(plain_text(&claim).as_deref(), expected, "{claim}");
-        }
     }
 }

@@ -106,18 +106,22 @@ fn sole<'a>(request: &RequestView<'a>, name: &str) -> Option<&'a [u8]> {
 /// `null`, userinfo and whatever is not plainly `http(s)://host` has none: a look-alike such as
 /// `https://shop.example.com@attacker.test` must not be read leniently.
 fn site_of(request: &RequestView<'_>) -> Option<String> {
-    let name = if request.header("origin").next().is_some() { "origin" } else { "referer" };
-    let url = std::str::from_utf8(sole(request, name)?).ok()?;
+    let is_origin = request.header("origin").next().is_some();
+    let url = std::str::from_utf8(sole(request, if is_origin { "origin" } else { "referer" })?).ok()?;
     let rest = ["https://", "http://"].iter().find_map(|scheme| {
         let (head, rest) = url.split_at_checked(scheme.len())?;
         head.eq_ignore_ascii_case(scheme).then_some(rest)
     })?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "0"));
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let fits =
-        !host.is_empty() && host.bytes().all(plain) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    fits.then(|| host_of(host))
+    let authority = if is_origin { rest } else { rest.split(['/', '?', '#']).next().unwrap_or_default() };
+    let (host, port) = match authority.find(']').map(|end| authority.split_at(end + 1)) {
+        Some((address, "")) => (address, "0"),
+        Some((address, port)) => (address, port.strip_prefix(':')?),
+        None => authority.split_once(':').unwrap_or((authority, "0")),
+    };
+    let port_fits = (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    let host = host_of(host);
+    // What can be a pattern can be a host: names and bracketed addresses, nothing else.
+    (port_fits && matches!(HostPattern::parse(&host), Some(HostPattern::Exact(_)))).then_some(host)
 }
 
 #[cfg(test)]
@@ -129,7 +133,10 @@ mod tests {
             id: "web-shop".into(),
             digest: digest_of(b"secret"),
             platforms: vec!["web".to_owned()],
-            domains: ["shop.example.com", "*.shop.example.com"].iter().filter_map(|d| HostPattern::parse(d)).collect(),
+            domains: ["shop.example.com", "*.shop.example.com", "[::1]", "xn--bcher-kva.example"]
+                .iter()
+                .filter_map(|d| HostPattern::parse(d))
+                .collect(),
             expires_at: Some(Timestamp::from_secs(2_000)),
         };
         ApiKeys::new("x-api-key".to_owned(), "x-client-platform".to_owned(), ApiKeyUse::Required, vec![key])
@@ -167,7 +174,13 @@ mod tests {
     #[test]
     fn sites_that_only_look_alike_are_refused() {
         let (key, web) = (("x-api-key", "secret"), ("x-client-platform", "web"));
-        for good in ["https://shop.example.com:8443", "HTTPS://Shop.Example.Com.", "http://a.b.shop.example.com"] {
+        for good in [
+            "https://shop.example.com:8443",
+            "HTTPS://Shop.Example.Com.",
+            "http://a.b.shop.example.com",
+            "http://[::1]:3000",
+            "https://xn--bcher-kva.example",
+        ] {
             check(&[key, web, ("origin", good)], 1_000, Ok(Some("web-shop")));
         }
         for bad in [
@@ -183,6 +196,25 @@ mod tests {
             "https://sh\u{f6}p.example.com",
             "https://shop.example.com..",
             "https://.shop.example.com",
+            "https://*.shop.example.com",
+            "https://shop.example.com/",
+            "https://shop.example.com:8443:1",
+            "https://shop.example.com:999999",
+            "https://shop.example.com:+1",
+            "https://shop.example.com, https://attacker.test",
+            "https://shop.example.com https://attacker.test",
+            "https:// shop.example.com",
+            "https:///shop.example.com",
+            "https:/shop.example.com",
+            "https:\\\\shop.example.com",
+            "https://shop.example.com\t",
+            "https://[shop.example.com]",
+            "https://shop.example.com]",
+            "https://xn--shop-example.com",
+            "https://shop\u{3002}example.com",
+            "https://shop.example\u{ff0e}com",
+            "javascript:https://shop.example.com",
+            "NULL",
             "https://shop.example.com:",
             "ftp://shop.example.com",
             "shop.example.com",

@@ -8,16 +8,16 @@ use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
-use super::path::Path;
 use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
+use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
 pub struct Authorizer {
     pub issuers: Vec<Arc<TrustedIssuer>>,
-    pub rules: Arc<[Rule]>,
+    pub rules: Arc<Rules>,
     pub default_rule: Arc<Rule>,
     pub api_keys: Arc<ApiKeys>,
     pub tokens: Arc<TokenSettings>,
@@ -58,7 +58,8 @@ pub struct FreshnessPolicy {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub index: &'a RevocationIndex,
-    /// The time since the start of the last completed read; `None` before the first.
+    /// The time since the start of the last completed read; `None` before the first, and
+    /// [`Duration::MAX`] while a view that lost track is put right.
     pub age: Option<Duration>,
     /// What the store said when it was asked for this very request.
     pub answer: Option<StoreAnswer>,
@@ -81,12 +82,18 @@ pub enum StoreAnswer {
 #[derive(Clone, Debug)]
 pub struct Principal {
     token: VerifiedToken,
+    verified_at: Timestamp,
 }
 
 impl Principal {
     #[must_use]
     pub const fn token(&self) -> &VerifiedToken {
         &self.token
+    }
+
+    #[must_use]
+    pub const fn verified_at(&self) -> Timestamp {
+        self.verified_at
     }
 }
 
@@ -160,14 +167,47 @@ impl Authorizer {
     /// issuer's keys and ask again.
     #[must_use]
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
-        let rule = match self.rule(request) {
-            Ok(rule) => rule,
+        let rules = match self.rules.select(request, &self.default_rule) {
+            Ok(rules) => rules,
             Err(denial) => {
                 let (outcome, evidence) = (Outcome::Denied(denial), Evidence::default());
                 return Decision { rule: &self.default_rule, outcome, evidence };
             }
         };
-        self.authorize_by(rule, request, view, now)
+        let decision = self.authorize_by(rules.first, request, view, now);
+        rules.others.into_iter().fold(decision, |decision, rule| self.also(rule, decision, request, view, now))
+    }
+
+    /// Holds an allowed request to one more rule: that of another reading of its path.
+    fn also<'a>(
+        &self,
+        rule: &'a Rule,
+        decision: Decision<'a>,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+    ) -> Decision<'a> {
+        let Decision { outcome: Outcome::Allowed(mut grant), mut evidence, .. } = decision else { return decision };
+        let Some(principal) = &grant.principal else { return self.authorize_by(rule, request, view, now) };
+        let token = &principal.token;
+        let met = self.api_keys.check(request, rule.api_key, now).map_err(Stop::from).and_then(|client| {
+            evidence.api_client = evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
+            let stale = self.check_revocation(rule, token, view, &mut evidence.hit)?;
+            let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
+            rule.require.check(token, leeway, now)?;
+            Ok(stale)
+        });
+        match met {
+            Ok(stale) => {
+                grant.stale |= stale;
+                Decision { rule: decision.rule, outcome: Outcome::Allowed(grant), evidence }
+            }
+            Err(Stop::NeedsLookup) => Decision { rule, outcome: Outcome::NeedsLookup, evidence },
+            Err(Stop::NeedsIntrospection(issuer)) => {
+                Decision { rule, outcome: Outcome::NeedsIntrospection(issuer), evidence }
+            }
+            Err(Stop::Denied(denial)) => Decision { rule, outcome: Outcome::Denied(denial), evidence },
+        }
     }
 
     /// Decides by a given rule, whatever requests it is for.
@@ -190,18 +230,6 @@ impl Authorizer {
             }
         };
         Decision { rule, outcome, evidence }
-    }
-
-    /// The rule that the route names, else the first that matches, else the default.
-    pub fn rule(&self, request: &RequestView<'_>) -> Result<&Rule, Denial> {
-        let path = Path::new(request.target);
-        if let Some(name) = request.rule {
-            let rule = self.rules.iter().find(|rule| *rule.name == *name).ok_or(Denial::BadRequest)?;
-            // The route was chosen by Envoy's reading of the path; another server may read it differently.
-            let readable = !rule.loosens() || path.normal().is_some();
-            return Ok(if readable { rule } else { &self.default_rule });
-        }
-        Ok(self.rules.iter().find(|rule| rule.matches(request, &path)).unwrap_or(&self.default_rule))
     }
 
     fn apply(
@@ -250,7 +278,12 @@ impl Authorizer {
             Access::SignOut(sign_out) => Some((issuer.sign_out(token, sign_out.scope, now), sign_out.then)),
             _ => None,
         };
-        Ok(Grant { principal: Some(Principal { token: token.clone() }), sign_out, stale, shadowed: None })
+        Ok(Grant {
+            principal: Some(Principal { token: token.clone(), verified_at: now }),
+            sign_out,
+            stale,
+            shadowed: None,
+        })
     }
 
     /// Reads a token and verifies it, or takes its issuer's word for it, or both.
@@ -337,6 +370,13 @@ impl Authorizer {
             (OnStale::Lookup, Some(StoreAnswer::Clear | StoreAnswer::Unregistered)) => Ok(false),
             (OnStale::Lookup, Some(_)) => Err(Denial::StoreUnavailable.into()),
         }
+    }
+
+    /// The longest that a view of the revocations may be used by any rule.
+    #[must_use]
+    pub fn longest_staleness(&self) -> Duration {
+        let rules = self.rules.iter().filter_map(|rule| rule.max_staleness);
+        rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
     /// The issuer whose `iss` this is, byte by byte.

@@ -1,17 +1,25 @@
-//! Request paths: what is in normal form, and what the loosest server would make of the rest.
+//! Request paths: what is in normal form, and what servers may make of the rest.
 //!
 //! The path arrives as the client wrote it. A rule that loosens must not match a spelling that the
 //! upstream resolves to something else (the class of CVEs named path confusion), and a rule that
 //! protects must not miss one.
 
-/// A request path without query and fragment, read both ways.
+use super::readings::{decode_once, escaped, loosest, readings};
+
+/// A request path without query and fragment, read in every way.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path<'a> {
     text: &'a str,
-    /// What a server that decodes, strips parameters and resolves dots repeatedly would serve; only
-    /// where that differs from the text or the text is not in normal form.
-    folded: Option<String>,
+    normal: bool,
+    /// Odd and too long to be read in every way.
+    too_odd: bool,
+    /// The loosest first; empty where all servers read the text as it is.
+    readings: Vec<String>,
 }
+
+/// The longest path, in bytes, that is read in other ways than one: each costs time, and a client chooses
+/// how many there are.
+pub const MAX_ODD: usize = 2048;
 
 impl<'a> Path<'a> {
     /// Takes a request target (RFC 9112 section 3.2.1); the query and a plain fragment are dropped.
@@ -21,42 +29,83 @@ impl<'a> Path<'a> {
         let (text, fragment) = before_query.split_once('#').unwrap_or((before_query, ""));
         // A server that takes `#` literally must not find a path behind it.
         let plain_fragment = fragment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
-        let folded = (!plain_fragment || !is_normal(text)).then(|| fold(before_query));
-        Self { text, folded }
+        let normal = plain_fragment && is_normal(text);
+        let too_odd = !normal && before_query.len() > MAX_ODD;
+        let readings = match normal {
+            true if is_plain(text) => Vec::new(),
+            true => readings(text),
+            false if too_odd => vec![loosest(before_query)],
+            false => readings(before_query),
+        };
+        Self { text, normal, too_odd, readings }
     }
 
-    /// The path, if it has only one reading.
+    /// The path as it was written.
+    #[must_use]
+    pub const fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The path, if it has only one reading but for letter case and what trails.
     #[must_use]
     pub fn normal(&self) -> Option<&'a str> {
-        self.folded.is_none().then_some(self.text)
+        self.normal.then_some(self.text)
     }
 
     /// The path that the loosest server would serve.
     #[must_use]
     pub fn folded(&self) -> &str {
-        self.folded.as_deref().unwrap_or(self.text)
+        self.readings.first().map_or(self.text, String::as_str)
+    }
+
+    /// Everything that servers may take it for, without letter case; the loosest first.
+    pub fn readings(&self) -> impl Iterator<Item = &str> {
+        let itself = self.readings.is_empty().then_some(self.text);
+        itself.into_iter().chain(self.readings.iter().map(String::as_str))
+    }
+
+    /// Whether it is odd, and too long to be read in every way.
+    #[must_use]
+    pub const fn is_too_odd(&self) -> bool {
+        self.too_odd
     }
 }
 
-/// Whether every server reads this path alike: absolute, no empty or dot segments, no `\`, `;`, control
-/// or non-ASCII byte, no escape of these, of `/`, `%` or of a character that needs none.
+/// Whether a normal path is its only reading: nothing escaped, no capitals, nothing that trails.
+fn is_plain(path: &str) -> bool {
+    !path.bytes().any(|b| b == b'%' || b.is_ascii_uppercase())
+        && (path == "/" || path.split('/').skip(1).all(|segment| !segment.is_empty() && !segment.ends_with('.')))
+}
+
+/// Whether every server reads this path alike: absolute, no empty segments and none of dots, no `\`, `;`,
+/// control or non-ASCII byte, no escape of these, of `/ % ? #` or of a character that needs none, and
+/// escaped text beyond ASCII is UTF-8 without look-alikes of them.
 #[must_use]
 pub fn is_normal(path: &str) -> bool {
     let Some(relative) = path.strip_prefix('/') else { return false };
-    let segments_normal = relative.split('/').enumerate().all(|(at, segment)| match segment {
-        "." | ".." => false,
-        "" => at == relative.split('/').count() - 1, // A trailing slash is one empty segment at the end.
-        _ => true,
-    });
-    segments_normal && bytes_normal(path.as_bytes())
+    let mut segments = relative.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let fits = match segment {
+            "" => segments.peek().is_none(), // A trailing slash is one empty segment at the end.
+            // Some file systems drop trailing dots and spaces, which leaves nothing of `..%20`.
+            _ => !segment.replace("%20", ".").bytes().all(|b| b == b'.'),
+        };
+        if !fits {
+            return false;
+        }
+    }
+    bytes_normal(path.as_bytes())
 }
 
 fn bytes_normal(path: &[u8]) -> bool {
-    let mut at = 0;
+    let (mut at, mut beyond_ascii) = (0, false);
     while at < path.len() {
         match path[at] {
             b'%' => match escaped(path, at) {
-                Some(byte) if needs_escape(byte) => at += 2,
+                Some(byte) if needs_escape(byte) => {
+                    beyond_ascii |= !byte.is_ascii();
+                    at += 2;
+                }
                 _ => return false,
             },
             b'\\' | b';' | b'#' | b'?' => return false,
@@ -65,62 +114,28 @@ fn bytes_normal(path: &[u8]) -> bool {
         }
         at += 1;
     }
-    true
+    !beyond_ascii || std::str::from_utf8(&decode_once(path)).is_ok_and(|text| !text.chars().any(is_look_alike))
 }
 
 /// An escape is harmless only where decoding it changes neither the structure nor the spelling.
 fn needs_escape(byte: u8) -> bool {
     let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    !unreserved && !matches!(byte, b'/' | b'\\' | b';' | b'%') && !byte.is_ascii_control()
+    !unreserved && !matches!(byte, b'/' | b'\\' | b';' | b'%' | b'?' | b'#') && !byte.is_ascii_control()
 }
 
-/// The byte written as `%XX` at `at`.
-fn escaped(path: &[u8], at: usize) -> Option<u8> {
-    let digit = |offset: usize| char::from(*path.get(at + offset)?).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    Some(digit(1)? << 4 | digit(2)?)
-}
-
-/// Decodes until nothing changes (at most [`MAX_DECODES`] times), then `\` is `/`, parameters, queries
-/// and fragments go, empty segments vanish and dots are resolved.
-fn fold(path: &str) -> String {
-    let mut bytes = path.as_bytes().to_vec();
-    for _ in 0..MAX_DECODES {
-        let decoded = decode_once(&bytes);
-        if decoded == bytes {
-            break;
-        }
-        bytes = decoded;
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in text.split(['/', '\\']) {
-        match segment.split([';', '?', '#', '\0']).next().unwrap_or_default() {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            name => segments.push(name),
-        }
-    }
-    format!("/{}", segments.join("/"))
-}
-
-/// More layers of encoding than any chain of proxies takes off.
-const MAX_DECODES: usize = 4;
-
-fn decode_once(path: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut at = 0;
-    while at < path.len() {
-        if let Some(byte) = (path[at] == b'%').then(|| escaped(path, at)).flatten() {
-            decoded.push(byte);
-            at += 3;
-        } else {
-            decoded.push(path[at]);
-            at += 1;
-        }
-    }
-    decoded
+/// What some servers make a `/ \ . ; % ? #`, a letter or nothing at all: by compatibility normalisation
+/// (Unicode NFKC), best-fit conversion or because it cannot be seen.
+const fn is_look_alike(c: char) -> bool {
+    matches!(c,
+        '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{37e}' // C1 controls, no-break space, soft hyphen, `;`
+        | '\u{2000}'..='\u{200b}' | '\u{200e}'..='\u{206f}' // spaces, bidi, dot leaders, `⁄` (ZWJ, ZWNJ stay)
+        | '\u{2100}'..='\u{214f}' // `℀`, the Kelvin sign
+        | '\u{2200}'..='\u{22ff}' | '\u{2488}'..='\u{249b}' | '\u{29f5}'..='\u{29f9}' // `∕`, `∖`, `⒈`, `⧸`
+        | '\u{3000}'..='\u{3002}' // ideographic space and stop
+        | '\u{fe10}'..='\u{fe19}' | '\u{fe30}'..='\u{fe6f}' | '\u{feff}' // small forms, BOM
+        | '\u{ff00}'..='\u{ff61}' | '\u{fff0}'..='\u{ffff}' // full-width ASCII, specials
+        | '\u{e0000}'..='\u{e0fff}' // tags
+    )
 }
 
 #[cfg(test)]
@@ -140,9 +155,11 @@ mod tests {
             "/a~b",
             "/a.b",
             "/a..b",
-            "/...",
+            "/..a",
             "/a:b@c!$&'()*+,=",
             "/%C3%A9",
+            "/%E6%97%A5%E6%9C%AC%E3%82%B3",
+            "/%F0%9F%98%80",
             "/a?x=/../b",
             "/a#top",
             "/a?x#/../y",
@@ -161,6 +178,8 @@ mod tests {
             ("/a/..", "/"),
             ("/a/../b", "/b"),
             ("/a/../../b", "/b"),
+            ("/a/...", "/a"),
+            ("/a/..%20/b", "/b"),
             ("/a;x=1/b", "/a/b"),
             ("/a/..;/b", "/b"),
             ("/a\\b", "/a/b"),
@@ -168,15 +187,21 @@ mod tests {
             ("/a/.%2E/b", "/b"),
             ("/a%2fb", "/a/b"),
             ("/a/%252e%252e/b", "/b"),
+            ("/a/%c0%ae%c0%ae%c0%afb", "/b"),
+            ("/a%ff", "/a\u{fffd}"),
+            ("/a%EF%BC%8Fb", "/a/b"),
             ("/a%5cb", "/a/b"),
             ("/%61", "/a"),
             ("/a%3bx", "/a"),
+            ("/a%3fx", "/a"),
+            ("/a%23x", "/a"),
             ("/a%00b", "/a"),
             ("/a%", "/a%"),
             ("/a%zz", "/a%zz"),
             ("/é", "/é"),
             ("/a b", "/a b"),
-            ("/a\t", "/a\t"),
+            ("/a\t", "/a"),
+            ("/a/..%09/b", "/b"),
             ("/a#/../b", "/b"),
             ("/a%23/../b", "/b"),
         ] {
@@ -185,13 +210,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_odd_and_long_is_not_read_in_every_way() {
+        let long = format!("/{}", "a;/".repeat(MAX_ODD));
+        assert!(Path::new(&long).is_too_odd());
+        assert_eq!(Path::new(&long).readings().count(), 1);
+        assert!(!Path::new(&format!("/{}", "a".repeat(MAX_ODD))).is_too_odd());
+    }
+
     proptest! {
         #[test]
-        fn folding_any_target_gives_a_path_without_dots_or_empty_segments(target in "\\PC{0,60}|[/.%;\\\\2efcEF5?#a]{0,60}") {
+        fn any_target_has_a_reading_without_dots(target in "\\PC{0,60}|[/.%;\\\\2efcEF5?#a]{0,60}") {
             let path = Path::new(&target);
-            let folded = path.folded();
-            prop_assert!(folded.starts_with('/'));
-            prop_assert!(path.normal().is_some() || folded.split('/').skip(1).all(|s| s != "." && s != ".."));
+            prop_assert!(path.folded().starts_with('/'));
+            prop_assert_eq!(path.readings().next(), Some(path.folded()));
+            prop_assert!(path.folded().split('/').skip(1).all(|s| s != "." && s != ".."));
         }
     }
 }

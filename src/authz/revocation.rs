@@ -143,6 +143,12 @@ impl TargetId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is a digest of what was named, and not the name itself.
+    #[must_use]
+    pub fn is_digest(&self) -> bool {
+        self.0.starts_with(Self::HASHED) // A plain id has no colon.
+    }
 }
 
 impl fmt::Display for TargetId {

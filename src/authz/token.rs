@@ -36,6 +36,13 @@ impl<'a> BearerToken<'a> {
     /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
     /// scheme is case-insensitive). `None` when the field is of another scheme.
     pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
+        // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
+        // off: a token behind it must not pass for none, for the upstream may well see it.
+        if field.first().is_some_and(u8::is_ascii_whitespace)
+            && strip_scheme(field.trim_ascii_start(), scheme).is_some()
+        {
+            return Err(Denial::MalformedToken);
+        }
         let Some(token) = strip_scheme(field, scheme) else {
             // Envoy joins repeated fields with commas: a token hidden behind another scheme is a second one.
             let hidden =
@@ -60,13 +67,14 @@ impl fmt::Debug for BearerToken<'_> {
     }
 }
 
+/// What follows the scheme and its spaces; other white space stays, so that no token can be made of it.
 fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (head, tail) = field.split_at_checked(scheme.len())?;
-    if !head.eq_ignore_ascii_case(scheme.as_bytes()) {
+    let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());
+    if !parted || !head.eq_ignore_ascii_case(scheme.as_bytes()) {
         return None;
     }
-    let token = tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]);
-    (tail.is_empty() || tail[0] == b' ').then_some(token)
+    Some(tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]))
 }
 
 /// What a token says before its signature is checked: used only to choose the key.

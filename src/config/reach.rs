@@ -11,7 +11,11 @@ use crate::authz::rule::{HostPattern, Match, PathMatch, Rule};
 pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
     for (index, later) in rules.iter().enumerate() {
         let Some(wanted) = &later.matches else { continue };
-        let hides = |earlier: &&Rule| earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted));
+        let hides = |earlier: &&Rule| {
+            // What protects, protects in any case.
+            let any_case = later.loosens() && !earlier.loosens();
+            earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted, any_case))
+        };
         let hidden_by = rules[..index].iter().find(hides);
         let Some(earlier) = hidden_by else { continue };
         let name = &earlier.name;
@@ -25,12 +29,16 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
 }
 
 /// Whether every request that `inner` matches, `outer` matches too.
-fn covers(outer: &Match, inner: &Match) -> bool {
-    let methods = outer.methods.is_empty()
-        || !inner.methods.is_empty() && inner.methods.iter().all(|method| outer.methods.contains(method));
+fn covers(outer: &Match, inner: &Match, any_case: bool) -> bool {
+    // `GET` is for `HEAD`, too.
+    let method =
+        |inner: &String| outer.methods.iter().any(|outer| inner == outer || (inner == "HEAD" && outer == "GET"));
+    let methods = outer.methods.is_empty() || !inner.methods.is_empty() && inner.methods.iter().all(method);
     let host = |inner: &HostPattern| outer.hosts.iter().any(|outer| host_covers(outer, inner));
     let hosts = outer.hosts.is_empty() || !inner.hosts.is_empty() && inner.hosts.iter().all(host);
-    methods && hosts && path_covers(&outer.path, &inner.path)
+    let paths =
+        path_covers(&outer.path, &inner.path) || any_case && path_covers(&outer.path.folded(), &inner.path.folded());
+    methods && hosts && paths
 }
 
 fn host_covers(outer: &HostPattern, inner: &HostPattern) -> bool {

@@ -1,10 +1,7 @@
 //! Where tokens stand in requests, and what the upstream is told about the caller.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use secrecy::SecretString;
+use std::sync::Arc;
 
 use super::check::{Check, DAY, SECOND, header_fault};
 use super::fault::KeyPath;
@@ -13,6 +10,7 @@ use super::issuers::claim_path;
 use super::schema::either;
 use crate::authz::answer::IdentityField;
 use crate::authz::authorizer::{TokenSettings, TokenSource};
+use crate::authz::signing::PayloadSigner;
 
 /// Where tokens stand, and whether the upstream sees them.
 #[derive(Clone, Debug)]
@@ -44,29 +42,11 @@ const FIELD_NAMES: [(&str, IdentityField); 9] = [
 ];
 
 /// The identity as one document in one header.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Payload {
     /// In lower case.
     pub header: String,
-    pub sign: Option<PayloadSigning>,
-}
-
-impl Eq for Payload {}
-
-impl PartialEq for Payload {
-    fn eq(&self, other: &Self) -> bool {
-        let signing = |payload: &Self| payload.sign.as_ref().map(|sign| (sign.key_file.clone(), sign.ttl));
-        self.header == other.header && signing(self) == signing(other)
-    }
-}
-
-/// How the payload is signed.
-#[derive(Clone, Debug)]
-pub struct PayloadSigning {
-    pub key_file: PathBuf,
-    /// What the file held: a private key, PEM.
-    pub key: SecretString,
-    pub ttl: Duration,
+    pub signer: Option<Arc<PayloadSigner>>,
 }
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
@@ -202,14 +182,21 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
         check.fault(&at.key("header"), message);
     }
     let header = file.header.to_ascii_lowercase();
-    let sign = file.sign.as_ref().and_then(|file| {
+    let signer = file.sign.as_ref().and_then(|file| {
         let at = at.key("sign");
         let ttl = check.duration(&at.key("ttl"), &file.ttl, SECOND..=DAY);
-        let (key_file, pem) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
-        let key = SecretString::from(String::from_utf8(pem?).ok()?);
-        Some(PayloadSigning { key_file, key, ttl })
+        let (path, pem) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
+        let signer = PayloadSigner::from_pem(&String::from_utf8(pem?).ok()?, ttl).map(Arc::new);
+        if signer.is_err() {
+            let file = path.display();
+            check.fault(
+                &at.key("key_file"),
+                format!("the file {file} must hold a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits, such as `openssl genpkey -algorithm ed25519` makes"),
+            );
+        }
+        signer.ok()
     });
-    Payload { header, sign }
+    Payload { header, signer }
 }
 
 /// Every header has one meaning: one that Doorward sets must not be one that it reads.

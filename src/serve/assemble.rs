@@ -1,6 +1,7 @@
 //! From configuration to parts: what each module is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::IntCounterVec;
@@ -12,7 +13,7 @@ use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
-use crate::sources::ledger::{EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::state::{DecisionLog, Policy};
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -40,7 +41,6 @@ fn admin_key(key: &config::AdminKey) -> AdminKey {
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
-    use std::time::Duration;
     let settings = |location| KeySettings {
         location,
         algorithms: issuer.trusted.algorithms.clone(),
@@ -122,11 +122,30 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
     Ok(RedisConfig {
         ca_file: redis.ca_file.clone(),
         key_prefix: redis.key_prefix.clone(),
+        adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
+            before: before.clone(),
+            after: after.clone(),
+            within: shortest_staleness(config),
+            issuers: adopting_issuers(config),
+        }),
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
         command_deadline: config.limits.store_timeout,
         write_deadline: config.limits.store_timeout,
+        lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..RedisConfig::new(url)
     })
+}
+
+/// Adopted keys are read often enough for the strictest rule.
+fn shortest_staleness(config: &Config) -> Duration {
+    let by_rule = config.rules.iter().filter_map(|rule| rule.max_staleness);
+    by_rule.fold(config.freshness.max_staleness, Duration::min)
+}
+
+/// Whose token ids an adopted key may name: those of every issuer, since the key does not say.
+#[must_use]
+pub fn adopting_issuers(config: &Config) -> Vec<(IssuerName, Duration)> {
+    config.issuers.iter().map(|issuer| (issuer.trusted.name.clone(), issuer.trusted.leeway)).collect()
 }

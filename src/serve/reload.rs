@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::assemble;
 use super::tls::Tls;
 use crate::authz::claims::IssuerName;
+use crate::clock;
 use crate::config::Config;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::state::State;
@@ -114,6 +115,8 @@ impl Reload {
             let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
             policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
         }
+        self.state.replica.adopt_for(assemble::adopting_issuers(&config));
+        policy.responder = policy.responder.replacing(&old.responder, clock::now());
         self.state.set_policy(policy);
         self.state.set_keys(KeySources::new(sources.clone()));
         self.sources = sources;

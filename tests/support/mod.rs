@@ -7,6 +7,8 @@ pub mod envoy;
 pub mod grpc;
 pub mod jwks_server;
 pub mod nginx;
+pub mod proxy;
+pub mod raw;
 pub mod tokens;
 pub mod upstream;
 

@@ -1,6 +1,6 @@
 //! Every revocation this process knows, ready for the decision.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -131,9 +131,7 @@ impl RevocationIndex {
 
 /// Keyed at random in every process, so that nobody can choose ids that collide.
 fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, id: (u8, &[u8])) -> u64 {
-    let mut state = hasher.build_hasher();
-    (issuer.as_str(), kind as u8, id).hash(&mut state);
-    state.finish()
+    hasher.hash_one((issuer.as_str(), kind as u8, id))
 }
 
 fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
@@ -166,18 +164,15 @@ impl Shard {
         let Ok(offset) = u32::try_from(self.arena.len()) else { return false };
         self.reserve();
         Record::write(&mut self.arena, *kind, issuer_at, id, &watermarks);
-        match known {
-            Some(old) => {
-                self.garbage += Record::at(&self.arena, old).len();
-                if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
-                    *slot = offset;
-                }
+        if let Some(old) = known {
+            self.garbage += Record::at(&self.arena, old).len();
+            if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
+                *slot = offset;
             }
-            None => {
-                self.counts[*kind as usize] += 1;
-                let (arena, issuers) = (&self.arena, &self.issuers);
-                self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
-            }
+        } else {
+            self.counts[*kind as usize] += 1;
+            let (arena, issuers) = (&self.arena, &self.issuers);
+            self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
         }
         if self.garbage > self.arena.len() / 2 {
             self.compact(hasher, 0);

@@ -236,6 +236,21 @@ fn tokens_and_identity() {
         "2: identity.payload.sign.key_file",
         "holds no PEM `PRIVATE KEY`",
     );
+    for unfit in ["key.pem", "sign-p384.pem", "sign-rsa1024.pem"] {
+        check(
+            &format!("identity: {{payload: {{sign: {{key_file: {unfit}}}}}}}"),
+            "2: identity.payload.sign.key_file",
+            "must hold a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits",
+        );
+    }
+    check("identity: {payload: {sign: {key_file: missing.pem}}}", "2: identity.payload.sign.key_file", "cannot read");
+    check(
+        "identity: {payload: {sign: {key_file: sign-p256.pem, ttl: 25h}}}",
+        "2: identity.payload.sign.ttl",
+        "must be from 1s to 1d",
+    );
+    let signed = config("identity: {payload: {sign: {key_file: sign-rsa2048.pem}}}\n").identity.payload.unwrap();
+    assert_eq!(signed.signer.unwrap().ttl(), Duration::from_secs(60));
 }
 
 #[test]
@@ -296,6 +311,8 @@ fn hidden_rules() {
     two("match: {path_prefix: /a/}", "match: {path: /a, methods: [GET]}, access: public", unreached);
     two("match: {methods: [GET, POST]}", "match: {path: /x, methods: [GET]}", unreached);
     two("match: {hosts: ['*.a.test']}", "match: {hosts: ['*.b.a.test']}", unreached);
+    two("match: {path_prefix: /Api}", "match: {path: /api/open/}, access: public", unreached);
+    two("match: {path: /a, methods: [GET]}", "match: {path: /a, methods: [HEAD]}", unreached);
     for (first, second) in [
         ("match: {path_prefix: /a}, access: public", "match: {path_prefix: /ab}"),
         ("match: {path_prefix: /a, methods: [GET]}, access: public", "match: {path_prefix: /a}"),
@@ -303,6 +320,8 @@ fn hidden_rules() {
         ("match: {hosts: ['*.a.test']}", "match: {hosts: [a.test, b.a.test]}"),
         ("match: {hosts: ['*.a.test']}", "match: {hosts: ['*.ba.test']}"),
         ("match: {path: /a}, access: public", "match: {path_prefix: /a}"),
+        ("match: {path_prefix: /A}, access: public", "match: {path_prefix: /a}"),
+        ("match: {path_prefix: /A}", "match: {path_prefix: /a}"),
         ("match: {path_regex: '/a/[0-9]+'}, access: public", "match: {path_prefix: /a}"),
         ("access: public", "match: {path_prefix: /a}"),
     ] {

@@ -13,12 +13,20 @@ pub(super) struct Keys {
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
     pub(super) reseed: Box<str>,
+    pub(super) instances: Box<str>,
+    pub(super) server: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
-        Self { stem: key(""), log: key("log"), meta: key("meta"), reseed: key("reseed") }
+        let [stem, log, meta] = ["", "log", "meta"].map(key);
+        let [reseed, instances, server] = ["reseed", "instances", "server"].map(key);
+        Self { stem, log, meta, reseed, instances, server }
+    }
+
+    pub(super) fn instance(&self, name: &str) -> String {
+        format!("{}instance:{name}", self.stem)
     }
 
     pub(super) fn target(&self, target: &Target) -> String {
@@ -60,6 +68,9 @@ pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
         ("reason", reason.as_deref().unwrap_or_default().to_owned()),
     ]
 }
+
+/// A field of an entry whose writer waits to hear who has applied it.
+pub(super) const RECEIPT: &str = "receipt";
 
 /// Reads log entries; remembers issuer names, because a log repeats few of them very often.
 #[derive(Debug, Default)]
