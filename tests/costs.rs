@@ -21,6 +21,7 @@ const RUNS: usize = 5;
 const CHECKS: usize = 1000;
 
 /// Prints the medians over the runs of p50 and p99 of one check at a time, as Envoy would see them.
+#[expect(clippy::print_stdout, reason = "a measurement prints")]
 async fn measure(what: &str, config: &str, token: &str) {
     let doorward = Doorward::start(config).await;
     let checks = Checks::connect(&doorward.check).await;
