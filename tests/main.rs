@@ -15,5 +15,6 @@ mod instances;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod model;
 mod story;
 mod tidy;
