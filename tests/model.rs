@@ -5,8 +5,11 @@ mod reads;
 mod steps;
 mod world;
 
+use std::collections::HashMap;
+use std::time::Instant;
+
 use protocol::{Bug, Loss, Protocol};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 use steps::Step;
 use world::{Left, World};
 
@@ -35,17 +38,19 @@ impl Model for Protocol {
     }
 }
 
+/// One store that loses nothing, behind a network that does what it likes.
 fn network() -> Protocol {
     Protocol {
         instances: 2,
         tokens: 1,
         max_staleness: 1,
         page: u8::MAX,
-        left: Left { writes: 1, faults: 2, restarts: 0, losses: 0 },
+        left: Left { writes: 1, faults: 1, restarts: 0, losses: 0 },
         losses: &[],
-        fine: true,
-        late_replies: true,
+        fine: false,
+        late_replies: false,
         pauses: true,
+        failing_writes: false,
         wait: false,
         survivors: false,
         ids_grow: true,
@@ -53,24 +58,121 @@ fn network() -> Protocol {
     }
 }
 
-fn explore(name: &str, protocol: Protocol) -> Option<Vec<Step>> {
-    let began = std::time::Instant::now();
-    let checker =
-        protocol.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    println!(
-        "{name}: {} states, {} steps, depth {}, {:?}",
-        checker.unique_state_count(),
-        checker.state_count(),
-        checker.max_depth(),
-        began.elapsed()
-    );
-    let found = checker.discoveries().into_iter().next()?;
-    let steps = found.1.into_actions();
-    println!("  {}: {steps:?}", found.0);
-    Some(steps)
+/// A store that loses what it holds, once; survivors put it back. Instances may be arbitrarily slow,
+/// which is how being cut off looks from outside.
+fn loss(losses: &'static [Loss]) -> Protocol {
+    let left = Left { writes: 1, faults: 0, restarts: 0, losses: 1 };
+    Protocol { left, losses, pauses: false, survivors: true, ..network() }
+}
+
+fn restarting(mut protocol: Protocol) -> Protocol {
+    protocol.left.restarts = 1;
+    protocol
+}
+
+/// Two tokens, and a bound of no tick at all, to reach as far with more states.
+fn two_tokens(mut protocol: Protocol) -> Protocol {
+    protocol.max_staleness = 0;
+    protocol.tokens = 2;
+    protocol.left.writes = 2;
+    protocol
+}
+
+fn is_full_run() -> bool {
+    std::env::var_os("DOORWARD_MODEL").is_some_and(|bound| bound == "full")
+}
+
+/// Breadth first, up to the depth, or to the end with `DOORWARD_MODEL=full`.
+fn explore(
+    name: &str,
+    protocol: Protocol,
+    depth: usize,
+    until: HasDiscoveries,
+) -> HashMap<&'static str, Path<World, Step>> {
+    let began = Instant::now();
+    let checker = protocol.checker().threads(2).finish_when(until);
+    let checker = if is_full_run() { checker } else { checker.target_max_depth(depth) };
+    let checker = checker.spawn_bfs().join();
+    let (states, deepest) = (checker.unique_state_count(), checker.max_depth());
+    println!("{name}: {states} states to depth {deepest} in {:?}", began.elapsed());
+    checker.discoveries()
+}
+
+#[track_caller]
+fn holds(name: &str, protocol: Protocol, depth: usize) {
+    for (property, path) in explore(name, protocol, depth, HasDiscoveries::AnyFailures) {
+        panic!("{name}: {property} fails: {:#?}", path.into_actions());
+    }
+}
+
+#[track_caller]
+fn fails(name: &str, protocol: Protocol, property: &'static str) {
+    let mut found = explore(name, protocol, usize::MAX, HasDiscoveries::AnyOf([property].into()));
+    let path = found.remove(property).unwrap_or_else(|| panic!("{name}: {property} holds"));
+    println!("  {property}: {:?}", path.into_actions());
 }
 
 #[test]
-fn network_faults() {
-    assert_eq!(explore("network", network()), None);
+fn it_holds_over_a_faulty_network() {
+    let quiet = Left { faults: 0, ..network().left };
+    holds("network, step by step", Protocol { left: quiet, fine: true, failing_writes: true, ..network() }, 30);
+    holds("network", network(), 14);
+    holds("network, late replies", Protocol { late_replies: true, pauses: false, ..network() }, 12);
+    holds("network, restarts", restarting(Protocol { left: quiet, ..network() }), 12);
+}
+
+#[test]
+fn it_holds_over_losses_of_the_store() {
+    for how in [&[Loss::Flush][..], &[Loss::Empty], &[Loss::Older], &[Loss::Restart]] {
+        holds(&format!("{how:?}"), loss(how), 12);
+    }
+    const ALL: &[Loss] = &[Loss::Flush, Loss::Empty, Loss::Older, Loss::Restart];
+    holds("losses, a restart", restarting(loss(ALL)), 9);
+    holds("losses, two tokens", two_tokens(loss(ALL)), 8);
+    let waiting = Protocol { wait: true, survivors: false, ..loss(&[Loss::Older]) };
+    holds("failover with WAIT, no survivors", waiting, 11);
+    if is_full_run() {
+        holds("three instances", Protocol { instances: 3, ..network() }, 0);
+        holds("losses, faults", Protocol { left: Left { faults: 1, ..loss(ALL).left }, ..loss(ALL) }, 0);
+    }
+}
+
+#[test]
+fn each_assumption_is_needed() {
+    let alone = |how| Protocol { survivors: false, max_staleness: 0, ..loss(how) };
+    fails("no survivors", alone(&[Loss::Flush]), "bound");
+    fails("failover without WAIT, no survivors", alone(&[Loss::Older]), "bound");
+    fails("an isolated primary", loss(&[Loss::Split]), "bound");
+    fails("ids given out twice", Protocol { ids_grow: false, ..two_tokens(loss(&[Loss::Older])) }, "bound");
+}
+
+#[test]
+fn each_deliberate_bug_is_caught() {
+    let quiet = || Protocol { left: Left { faults: 0, ..network().left }, ..network() };
+    let flush = || Protocol { max_staleness: 0, ..loss(&[Loss::Flush]) };
+    let older = || Protocol { max_staleness: 0, ..loss(&[Loss::Older]) };
+    for (bug, protocol, property) in [
+        (Bug::FreshAsOfTheEnd, quiet(), "bound"),
+        (Bug::PublishedBeforeApplied, quiet(), "bound"),
+        (Bug::PartialPageIsFresh, Protocol { page: 1, ..two_tokens(quiet()) }, "bound"),
+        (Bug::LateReplyIsTaken, Protocol { late_replies: true, pauses: false, ..network() }, "bound"),
+        (Bug::AgeAfterLookup, quiet(), "bound"),
+        (Bug::ClockStops, network(), "bound"),
+        (Bug::NoGapRule, flush(), "bound"),
+        (Bug::NextWithoutEpoch, flush(), "bound"),
+        (Bug::NoCount, two_tokens(older()), "bound"),
+        (Bug::Replace, flush(), "kept"),
+        (Bug::NothingPutBack, flush(), "bound"),
+        (Bug::NoSettling, flush(), "bound"),
+        (Bug::SettledByEpoch, older(), "bound"),
+        (Bug::SettledAfterRead, flush(), "bound"),
+        (Bug::SettledForGood, older(), "bound"),
+        (Bug::OwnWritesForgotten, older(), "bound"),
+        (Bug::ReceiptIgnoresCutOff, quiet(), "receipt"),
+        (Bug::ReceiptTrustsYoungStore, loss(&[Loss::Older]), "receipt"),
+        (Bug::LeaseAfterRead, restarting(quiet()), "receipt"),
+        (Bug::ShortLease, quiet(), "receipt"),
+    ] {
+        fails(&format!("{bug:?}"), Protocol { bug: Some(bug), ..protocol }, property);
+    }
 }

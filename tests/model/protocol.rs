@@ -18,6 +18,8 @@ pub struct Protocol {
     /// Replies of given-up connections may still arrive.
     pub late_replies: bool,
     pub pauses: bool,
+    /// Writes may be refused, or their answers lost.
+    pub failing_writes: bool,
     /// A 2xx waits for the spare (`min_replicas`, WAIT).
     pub wait: bool,
     /// Assumption: of what the store loses, a connected instance knows it, and puts it back before
@@ -73,15 +75,15 @@ pub enum Bug {
     SettledByEpoch,
     /// Settling is judged after the read that is then published.
     SettledAfterRead,
-    /// An instance with a view relies on a store that lost something, at once.
-    NoSettlingAfterGap,
-    /// What is known before the first read is complete is not compared with the log.
-    FirstReadComparesNothing,
+    /// An instance that was once ready relies at once on whatever store it finds.
+    SettledForGood,
+    /// What this process wrote and has not read back is not looked for.
+    OwnWritesForgotten,
     /// A receipt does not wait for instances that did not renew of late.
     ReceiptIgnoresCutOff,
     /// A receipt trusts the leases of a store that may have lost some.
     ReceiptTrustsYoungStore,
-    /// A receipt compares ids without their epoch, with a store whose ids start again.
+    /// An instance announces itself only after it has read.
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
     ShortLease,
@@ -102,7 +104,7 @@ impl Protocol {
         let mut instances = [Instance::absent(); INSTANCES];
         for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances) {
             *instance = Instance::started(0);
-            instance.base = Some(super::world::Base { epoch: 1, last: 0, added: 0, process: 0 });
+            instance.base = Some(super::world::Base { epoch: 1, last: 0, added: 0 });
             instance.checked = true;
             instance.settled = true;
             *lease = Some(Lease { age: 0, applied: (1, 0) });

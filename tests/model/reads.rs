@@ -1,15 +1,14 @@
 //! A read from its being sent to its being taken in (`replica/follow.rs`, `replica/gap.rs`).
 
 use super::protocol::{Bug, Protocol};
-use super::world::{Base, Instance, Kind, Lease, Phase, Read, World};
+use super::world::{Base, Instance, Kind, Lease, Phase, Read, Tokens, World};
 
 impl Read {
-    pub fn sent(kind: Kind, process: u8) -> Self {
+    pub fn sent(kind: Kind, own: Tokens) -> Self {
         Self {
             kind,
             phase: Phase::Sent,
             age: 0,
-            process,
             tokens: 0,
             count: 0,
             complete: false,
@@ -17,6 +16,8 @@ impl Read {
             last: 0,
             added: 0,
             settled: false,
+            after_loss: false,
+            own,
         }
     }
 }
@@ -47,7 +48,7 @@ impl Protocol {
                     read.last = entry.id;
                 }
                 read.complete = read.count < page;
-                read.settled = self.is_settled(server.founded, server.since);
+                read.settled = !instance.settled && self.is_settled(server.founded, server.since);
                 if read.kind == Kind::Next {
                     read.phase = Phase::HalfServed;
                 } else {
@@ -69,6 +70,7 @@ impl Protocol {
             read.epoch = world.server(at).epoch; // Nothing can come between.
             read.phase = Phase::Served;
         }
+        read.after_loss = instance.unaware && read.phase == Phase::Served;
         world.at(at).read = Some(read);
         Some(())
     }
@@ -114,14 +116,13 @@ impl Protocol {
 
     fn absorb(&self, instance: &mut Instance, read: &Read) -> Option<()> {
         if read.kind == Kind::Replay {
-            if instance.loss.is_some() || instance.view != 0 && !self.has(Bug::FirstReadComparesNothing) {
-                instance.loss = Some(0);
-            }
+            instance.loss = instance.loss.map(|_| 0);
             if self.has(Bug::Replace) {
                 instance.view = 0;
             }
         }
         instance.view |= read.tokens;
+        instance.own &= !read.tokens;
         if let Some(seen) = &mut instance.loss {
             *seen |= read.tokens;
         }
@@ -131,8 +132,8 @@ impl Protocol {
     /// The gap rule; then the freshness, or reading again.
     fn conclude(&self, instance: &mut Instance, read: &Read, settled_now: bool) -> Option<()> {
         if read.kind == Kind::Replay {
-            let Read { epoch, last, added, process, .. } = *read;
-            instance.base = Some(Base { epoch, last, added, process });
+            let Read { epoch, last, added, .. } = *read;
+            instance.base = Some(Base { epoch, last, added });
             instance.checked = false;
             return None;
         }
@@ -142,13 +143,16 @@ impl Protocol {
         let behind = read.kind == Kind::Check && read.complete && read.last < base.last;
         let miscounted =
             read.kind == Kind::Check && read.complete && read.added != base.added && !self.has(Bug::NoCount);
-        instance.unaware = false;
-        if (other_epoch || behind || miscounted) && !self.has(Bug::NoGapRule) {
+        let own_lost = read.complete && read.own & !read.tokens != 0 && !self.has(Bug::OwnWritesForgotten);
+        instance.unaware &= !read.after_loss;
+        if (other_epoch || behind || miscounted || own_lost) && !self.has(Bug::NoGapRule) {
             instance.age = self.stale();
             instance.base = None;
             instance.checked = false;
+            instance.own = 0;
+            instance.unaware = false;
             instance.loss = Some(0);
-            instance.settled &= self.has(Bug::NoSettlingAfterGap);
+            instance.settled &= self.has(Bug::SettledForGood);
             return None;
         }
         if !read.complete && !self.has(Bug::PartialPageIsFresh) {

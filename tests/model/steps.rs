@@ -1,7 +1,7 @@
 //! What can happen next, and what it leads to.
 
 use super::protocol::{Bug, Loss, Protocol};
-use super::world::{Base, Instance, Kind, Lease, Life, Phase, Promise, Read, Store, World};
+use super::world::{Base, Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
@@ -44,16 +44,20 @@ pub enum Outcome {
 impl Protocol {
     /// Everything that may be tried; what does not apply leads nowhere.
     pub fn steps(&self, world: &World, steps: &mut Vec<Step>) {
+        if self.is_over(world) {
+            return;
+        }
         steps.push(Step::Tick);
         for token in 0..self.tokens {
             match world.promises[usize::from(token)] {
                 Promise::None if world.left.writes > 0 => {
                     steps.push(Step::Foreign { token });
                     for by in 0..self.instances as u8 {
-                        steps.extend(
-                            [Outcome::Written, Outcome::Unknown, Outcome::Refused]
-                                .map(|outcome| Step::Revoke { by, token, outcome }),
-                        );
+                        steps.push(Step::Revoke { by, token, outcome: Outcome::Written });
+                        if self.failing_writes {
+                            steps.push(Step::Revoke { by, token, outcome: Outcome::Unknown });
+                            steps.push(Step::Revoke { by, token, outcome: Outcome::Refused });
+                        }
                     }
                 }
                 Promise::Written { confirmed: false, .. } => steps.push(Step::Confirm { token }),
@@ -66,12 +70,9 @@ impl Protocol {
             } else {
                 match of.read {
                     None if of.base.is_none() => steps.push(Step::Start { instance, kind: Kind::Replay }),
-                    None => {
-                        steps.push(Step::Start { instance, kind: Kind::Check });
-                        if of.checked {
-                            steps.push(Step::Start { instance, kind: Kind::Next });
-                        }
-                    }
+                    // Later checks on a connection only add to what `Next` looks at.
+                    None if of.checked => steps.push(Step::Start { instance, kind: Kind::Next }),
+                    None => steps.push(Step::Start { instance, kind: Kind::Check }),
                     Some(_) => steps.push(Step::Take { instance }),
                 }
                 steps.push(Step::PutBack { instance });
@@ -105,6 +106,16 @@ impl Protocol {
         steps.push(Step::Trim);
     }
 
+    /// Nothing more can happen but that what everybody knows is read again.
+    fn is_over(&self, world: &World) -> bool {
+        let Left { writes, faults: _, restarts, losses } = world.left;
+        let running = world.instances.iter().filter(|instance| instance.life != Life::Absent);
+        let unknown = (0..).zip(&world.promises).any(|(token, promise)| {
+            matches!(promise, Promise::Written { .. }) && running.clone().any(|instance| !instance.knows(token))
+        });
+        self.bug.is_none() && writes == 0 && restarts == 0 && losses == 0 && !unknown
+    }
+
     /// The world after a step; `None` if it cannot happen, or is assumed not to.
     pub fn after(&self, world: &World, step: Step) -> Option<World> {
         let mut next = *world;
@@ -117,6 +128,10 @@ impl Protocol {
                 }
             }
         }
+        if next.left.losses == 0 {
+            next.spare = Store::new(); // Nobody will ask for it.
+        }
+        next.sort();
         (next != *world && self.is_assumed(&next)).then_some(next)
     }
 
@@ -130,9 +145,9 @@ impl Protocol {
             }
             Step::Confirm { token } => self.confirm(world, token)?,
             Step::Start { instance, kind } => {
-                let process = world.server(instance).process;
                 let instance = world.at(instance);
-                instance.read = Some(Read::sent(kind, process));
+                let own = if kind == Kind::Replay { 0 } else { instance.own };
+                instance.read = Some(Read::sent(kind, own));
             }
             Step::Serve { instance } => self.serve(world, instance)?,
             Step::Take { instance } => self.take(world, instance)?,
@@ -142,7 +157,7 @@ impl Protocol {
                 if self.late_replies {
                     instance.late = instance.read.filter(|read| read.phase == Phase::Served);
                 }
-                instance.hang_up();
+                self.hang_up(instance);
             }
             Step::LateReply { instance } => {
                 let instance = world.at(instance);
@@ -177,9 +192,7 @@ impl Protocol {
                 }
             }
             Step::PutBack { instance } => self.put_back(world, instance)?,
-            Step::Copy => {
-                world.spare = Store { process: world.spare.process, ..world.store };
-            }
+            Step::Copy => world.spare = world.store,
             Step::Lose { how, misled } => self.lose(world, how, misled)?,
             Step::Trim => self.trim(world)?,
         }
@@ -241,7 +254,9 @@ impl Protocol {
             }
             return Some(());
         }
-        self.write(world, Some(by), token)
+        self.write(world, Some(by), token)?;
+        world.at(by).own |= 1 << token;
+        Some(())
     }
 
     /// Written by the primary and, with WAIT, by its spare.
@@ -250,7 +265,7 @@ impl Protocol {
         world.store.add(id, token);
         let epoch = world.store.epoch;
         if self.wait {
-            world.spare = Store { process: world.spare.process, ..world.store };
+            world.spare = world.store;
         }
         world.promises[usize::from(token)] = Promise::Written { age: 0, epoch, id, by, confirmed: false };
         Some(())
@@ -296,16 +311,12 @@ impl Protocol {
 
     fn lose(&self, world: &mut World, how: Loss, misled: u8) -> Option<()> {
         spend(&mut world.left.losses)?;
-        let process = world.store.process;
-        let (old, fresh) = (world.store, Store { process, ..Store::new() });
+        let old = world.store;
         world.store = match how {
             Loss::Restart => Store { since: 0, ..old },
-            Loss::Flush | Loss::Empty => fresh,
-            Loss::Older | Loss::Split => Store { since: 0, process, ..world.spare },
+            Loss::Flush | Loss::Empty => Store::new(),
+            Loss::Older | Loss::Split => Store { since: 0, ..world.spare },
         };
-        if how != Loss::Flush {
-            world.store.process += 1;
-        }
         if how == Loss::Split {
             world.isolated = Some(old);
         }
@@ -314,10 +325,16 @@ impl Protocol {
             if how == Loss::Split && at == misled {
                 instance.misled = true;
             } else if how != Loss::Flush {
-                instance.hang_up();
+                self.hang_up(instance);
             }
         }
         Some(())
+    }
+
+    fn hang_up(&self, instance: &mut Instance) {
+        let settled = instance.settled;
+        instance.hang_up();
+        instance.settled = settled && self.has(Bug::SettledForGood);
     }
 
     fn trim(&self, world: &mut World) -> Option<()> {
@@ -331,6 +348,11 @@ impl Protocol {
         for instance in &mut world.instances {
             instance.view &= !(1 << head.token); // Expired: nothing is left to refuse.
             instance.refused &= !(1 << head.token);
+            instance.own &= !(1 << head.token);
+            for read in instance.read.iter_mut().chain(&mut instance.late) {
+                read.own &= !(1 << head.token);
+                read.tokens &= !(1 << head.token);
+            }
         }
         Some(())
     }
@@ -387,6 +409,27 @@ impl Instance {
 }
 
 impl World {
+    /// Instances differ in nothing but their place: worlds that differ in it only are one.
+    fn sort(&mut self) {
+        for at in [0, 1, 0] {
+            if self.instances[at] < self.instances[at + 1] {
+                self.instances.swap(at, at + 1);
+                for store in [&mut self.store, &mut self.spare].into_iter().chain(&mut self.isolated) {
+                    store.leases.swap(at, at + 1);
+                }
+                for promise in &mut self.promises {
+                    if let Promise::Written { by: Some(by), .. } = promise {
+                        *by = match usize::from(*by) {
+                            by if by == at => by as u8 + 1,
+                            by if by == at + 1 => by as u8 - 1,
+                            by => by as u8,
+                        };
+                    }
+                }
+            }
+        }
+    }
+
     pub fn at(&mut self, instance: u8) -> &mut Instance {
         &mut self.instances[usize::from(instance)]
     }

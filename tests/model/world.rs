@@ -12,7 +12,7 @@ const LOG: usize = 6;
 /// A set of tokens.
 pub type Tokens = u8;
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct World {
     pub store: Store,
     /// The replica that a failover promotes, or the copy on disk that a restart loads.
@@ -27,7 +27,7 @@ pub struct World {
 }
 
 /// What may still happen.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Left {
     pub writes: u8,
     /// Cuts, pauses and broken connections.
@@ -36,7 +36,7 @@ pub struct Left {
     pub losses: u8,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Store {
     /// 0: there is none, the store was emptied.
     pub epoch: u8,
@@ -49,25 +49,23 @@ pub struct Store {
     pub founded: u8,
     /// Ticks since this server began to be the primary with this content.
     pub since: u8,
-    /// Which process this is: a connection never outlives it.
-    pub process: u8,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Entry {
     pub id: u8,
     pub token: u8,
 }
 
 /// What an instance says of itself in the store; it lapses there.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Lease {
     pub age: u8,
     /// The epoch and the last id that the instance has applied.
     pub applied: (u8, u8),
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Instance {
     pub life: Life,
     /// Reaches the store.
@@ -87,6 +85,8 @@ pub struct Instance {
     pub settled: bool,
     /// A loss was noticed and is not yet put back; what the log was seen to hold since.
     pub loss: Option<Tokens>,
+    /// Written by this process with a 2xx, and not yet read back.
+    pub own: Tokens,
     /// The store lost something, and no read was completed since.
     pub unaware: bool,
     pub read: Option<Read>,
@@ -94,7 +94,7 @@ pub struct Instance {
     pub late: Option<Read>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Life {
     Absent,
     Running,
@@ -103,21 +103,19 @@ pub enum Life {
 }
 
 /// The log as far as the view has it (`replica/gap.rs`).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Base {
     pub epoch: u8,
     pub last: u8,
     pub added: u8,
-    pub process: u8,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Read {
     pub kind: Kind,
     pub phase: Phase,
     /// Ticks since it was sent.
     pub age: u8,
-    pub process: u8,
     pub tokens: Tokens,
     pub count: u8,
     pub complete: bool,
@@ -126,9 +124,13 @@ pub struct Read {
     pub last: u8,
     pub added: u8,
     pub settled: bool,
+    /// It was executed after the loss.
+    pub after_loss: bool,
+    /// What was waited for when it was sent.
+    pub own: Tokens,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
     /// The log from its start.
     Replay,
@@ -138,7 +140,7 @@ pub enum Kind {
     Next,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Phase {
     Sent,
     /// The log was read, the epoch not yet.
@@ -148,7 +150,7 @@ pub enum Phase {
 }
 
 /// What callers were told of a token.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Promise {
     None,
     /// 2xx: it is written.
@@ -175,7 +177,6 @@ impl Store {
             leases: [None; INSTANCES],
             founded: 0,
             since: 0,
-            process: 0,
         }
     }
 
@@ -214,6 +215,7 @@ impl Instance {
             checked: false,
             settled: false,
             loss: None,
+            own: 0,
             unaware: false,
             read: None,
             late: None,
@@ -229,9 +231,11 @@ impl Instance {
         self.view & 1 << token != 0
     }
 
-    /// The connection is thrown away, with what was on its way.
+    /// The connection is thrown away, with what was on its way; the next one may reach a store that
+    /// was put back by nobody yet.
     pub fn hang_up(&mut self) {
         self.read = None;
         self.checked = false;
+        self.settled = false;
     }
 }
