@@ -22,6 +22,9 @@ pub struct Protocol {
     pub failing_writes: bool,
     /// A 2xx waits for the spare (`min_replicas`, WAIT).
     pub wait: bool,
+    /// Only other services write, the spare stays as it is, and nothing expires: enough for some
+    /// counterexamples, and quicker.
+    pub narrow: bool,
     /// Assumption: of what the store loses, a connected instance knows it, and puts it back before
     /// time to settle (one tick) has passed.
     pub survivors: bool,

@@ -94,7 +94,11 @@ impl Protocol {
         let publish_first = self.has(Bug::PublishedBeforeApplied);
         let gap = match read.phase {
             Phase::Served => {
-                if publish_first { self.conclude(instance, &read, settled_now) } else { self.absorb(instance, &read) }
+                if publish_first {
+                    self.conclude(instance, &read, settled_now)
+                } else {
+                    self.absorb(instance, &read)
+                }
             }
             Phase::HalfTaken => None,
             Phase::Sent | Phase::HalfServed => return None,
@@ -105,7 +109,11 @@ impl Protocol {
             instance.read = Some(read);
             return Some(());
         }
-        if publish_first { self.absorb(instance, &read) } else { self.conclude(instance, &read, settled_now) };
+        if publish_first {
+            self.absorb(instance, &read)
+        } else {
+            self.conclude(instance, &read, settled_now)
+        };
         instance.read = None;
         if self.has(Bug::LeaseAfterRead) {
             let applied = instance.base.map_or((0, 0), |base| (base.epoch, base.last));

@@ -7,27 +7,61 @@ use super::world::{Base, Instance, Kind, Lease, Left, Life, Phase, Promise, Read
 pub enum Step {
     Tick,
     /// An instance is asked to revoke: applied there at once, then written.
-    Revoke { by: u8, token: u8, outcome: Outcome },
+    Revoke {
+        by: u8,
+        token: u8,
+        outcome: Outcome,
+    },
     /// Another service writes to the store.
-    Foreign { token: u8 },
-    Confirm { token: u8 },
-    Start { instance: u8, kind: Kind },
+    Foreign {
+        token: u8,
+    },
+    Confirm {
+        token: u8,
+    },
+    Start {
+        instance: u8,
+        kind: Kind,
+    },
     /// The store executes the read, or the next half of it.
-    Serve { instance: u8 },
+    Serve {
+        instance: u8,
+    },
     /// The reply arrives and is taken in, or the next half of it.
-    Take { instance: u8 },
-    Break { instance: u8 },
-    LateReply { instance: u8 },
-    Cut { instance: u8 },
-    Heal { instance: u8 },
-    Pause { instance: u8 },
-    Resume { instance: u8 },
+    Take {
+        instance: u8,
+    },
+    Break {
+        instance: u8,
+    },
+    LateReply {
+        instance: u8,
+    },
+    Cut {
+        instance: u8,
+    },
+    Heal {
+        instance: u8,
+    },
+    Pause {
+        instance: u8,
+    },
+    Resume {
+        instance: u8,
+    },
     /// Killed and started again.
-    Restart { instance: u8 },
-    PutBack { instance: u8 },
+    Restart {
+        instance: u8,
+    },
+    PutBack {
+        instance: u8,
+    },
     /// The spare catches up.
     Copy,
-    Lose { how: Loss, misled: u8 },
+    Lose {
+        how: Loss,
+        misled: u8,
+    },
     /// The oldest entry has expired and is trimmed.
     Trim,
 }
@@ -52,7 +86,8 @@ impl Protocol {
             match world.promises[usize::from(token)] {
                 Promise::None if world.left.writes > 0 => {
                     steps.push(Step::Foreign { token });
-                    for by in 0..self.instances as u8 {
+                    let writers = if self.narrow { 0 } else { self.instances as u8 };
+                    for by in 0..writers {
                         steps.push(Step::Revoke { by, token, outcome: Outcome::Written });
                         if self.failing_writes {
                             steps.push(Step::Revoke { by, token, outcome: Outcome::Unknown });
@@ -101,9 +136,13 @@ impl Protocol {
                 let misled = if how == Loss::Split { self.instances as u8 } else { 1 };
                 steps.extend((0..misled).map(|misled| Step::Lose { how, misled }));
             }
-            steps.push(Step::Copy);
+            if !self.narrow {
+                steps.push(Step::Copy);
+            }
         }
-        steps.push(Step::Trim);
+        if !self.narrow {
+            steps.push(Step::Trim);
+        }
     }
 
     /// Nothing more can happen but that what everybody knows is read again.

@@ -169,15 +169,7 @@ pub enum Promise {
 
 impl Store {
     pub fn new() -> Self {
-        Self {
-            epoch: 0,
-            log: [None; LOG],
-            last: 0,
-            added: 0,
-            leases: [None; INSTANCES],
-            founded: 0,
-            since: 0,
-        }
+        Self { epoch: 0, log: [None; LOG], last: 0, added: 0, leases: [None; INSTANCES], founded: 0, since: 0 }
     }
 
     pub fn tokens(&self) -> Tokens {
