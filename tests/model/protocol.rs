@@ -3,9 +3,10 @@
 use super::world::{INSTANCES, Instance, Lease, Left, Life, Promise, Store, TOKENS, World};
 
 /// The protocol and its surroundings.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug)]
 pub struct Protocol {
-    pub instances: usize,
+    pub instances: u8,
     pub tokens: u8,
     /// In ticks.
     pub max_staleness: u8,
@@ -105,7 +106,7 @@ impl Protocol {
     pub fn start(&self) -> World {
         let mut store = Store { epoch: 1, founded: self.stale(), since: self.stale(), ..Store::new() };
         let mut instances = [Instance::absent(); INSTANCES];
-        for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances) {
+        for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()) {
             *instance = Instance::started(0);
             instance.base = Some(super::world::Base { epoch: 1, last: 0, added: 0 });
             instance.checked = true;
@@ -149,7 +150,7 @@ impl Protocol {
     }
 
     /// (c) What an instance refused it refuses for ever.
-    pub fn nothing_is_taken_back(&self, world: &World) -> bool {
+    pub fn nothing_is_taken_back(world: &World) -> bool {
         world.instances.iter().all(|instance| instance.refused & !instance.view == 0)
     }
 }

@@ -1,7 +1,7 @@
 //! What can happen next, and what it leads to.
 
 use super::protocol::{Bug, Loss, Protocol};
-use super::world::{Base, Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
+use super::world::{Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
@@ -86,7 +86,7 @@ impl Protocol {
             match world.promises[usize::from(token)] {
                 Promise::None if world.left.writes > 0 => {
                     steps.push(Step::Foreign { token });
-                    let writers = if self.narrow { 0 } else { self.instances as u8 };
+                    let writers = if self.narrow { 0 } else { self.instances };
                     for by in 0..writers {
                         steps.push(Step::Revoke { by, token, outcome: Outcome::Written });
                         if self.failing_writes {
@@ -99,7 +99,7 @@ impl Protocol {
                 _ => {}
             }
         }
-        for (instance, of) in (0..).zip(&world.instances[..self.instances]) {
+        for (instance, of) in (0..).zip(&world.instances[..usize::from(self.instances)]) {
             if of.life == Life::Paused {
                 steps.push(Step::Resume { instance });
             } else {
@@ -133,7 +133,7 @@ impl Protocol {
         }
         if world.left.losses > 0 {
             for &how in self.losses {
-                let misled = if how == Loss::Split { self.instances as u8 } else { 1 };
+                let misled = if how == Loss::Split { self.instances } else { 1 };
                 steps.extend((0..misled).map(|misled| Step::Lose { how, misled }));
             }
             if !self.narrow {
@@ -239,12 +239,12 @@ impl Protocol {
     }
 
     fn tick(&self, world: &mut World) -> Option<()> {
-        if self.survivors && self.someone_is_about_to_put_back(world) {
+        if self.survivors && Self::someone_is_about_to_put_back(world) {
             return None;
         }
         let stale = self.stale();
         let older = |age: &mut u8| *age = (*age + 1).min(stale);
-        for instance in &mut world.instances[..self.instances] {
+        for instance in &mut world.instances[..usize::from(self.instances)] {
             instance.missed = 0; // A decision does not take longer than Envoy waits for it.
             if instance.life == Life::Paused && self.has(Bug::ClockStops) {
                 continue;
@@ -259,7 +259,9 @@ impl Protocol {
             older(&mut store.founded);
             older(&mut store.since);
             for lease in &mut store.leases {
-                lease.iter_mut().for_each(|lease| older(&mut lease.age));
+                if let Some(lease) = lease {
+                    older(&mut lease.age);
+                }
                 *lease = lease.filter(|lease| lease.age < lapse);
             }
         }
@@ -310,7 +312,7 @@ impl Protocol {
         Some(())
     }
 
-    fn next_id(&self, world: &mut World, by: u8) -> Option<u8> {
+    pub fn next_id(&self, world: &mut World, by: u8) -> Option<u8> {
         let misled = world.at(by).misled;
         let server = if misled { world.isolated.as_ref()? } else { &world.store };
         if server.is_full() {
@@ -347,155 +349,9 @@ impl Protocol {
         *confirmed = true;
         Some(())
     }
-
-    fn lose(&self, world: &mut World, how: Loss, misled: u8) -> Option<()> {
-        spend(&mut world.left.losses)?;
-        let old = world.store;
-        world.store = match how {
-            Loss::Restart => Store { since: 0, ..old },
-            Loss::Flush | Loss::Empty => Store::new(),
-            Loss::Older | Loss::Split => Store { since: 0, ..world.spare },
-        };
-        if how == Loss::Split {
-            world.isolated = Some(old);
-        }
-        for (at, instance) in (0..).zip(&mut world.instances[..self.instances]) {
-            instance.unaware = true;
-            if how == Loss::Split && at == misled {
-                instance.misled = true;
-            } else if how != Loss::Flush {
-                self.hang_up(instance);
-            }
-        }
-        Some(())
-    }
-
-    fn hang_up(&self, instance: &mut Instance) {
-        let settled = instance.settled;
-        instance.hang_up();
-        instance.settled = settled && self.has(Bug::SettledForGood);
-    }
-
-    fn trim(&self, world: &mut World) -> Option<()> {
-        let head = world.store.log[0]?;
-        let promise = &mut world.promises[usize::from(head.token)];
-        if !matches!(promise, Promise::Written { age, .. } if *age == self.stale()) {
-            return None;
-        }
-        *promise = Promise::Over;
-        world.store.trim_head();
-        for instance in &mut world.instances {
-            instance.view &= !(1 << head.token); // Expired: nothing is left to refuse.
-            instance.refused &= !(1 << head.token);
-            instance.own &= !(1 << head.token);
-            for read in instance.read.iter_mut().chain(&mut instance.late) {
-                read.own &= !(1 << head.token);
-                read.tokens &= !(1 << head.token);
-            }
-        }
-        Some(())
-    }
-
-    /// What the store lost of what was promised.
-    fn missing(world: &World) -> impl Iterator<Item = u8> {
-        let stored = world.store.tokens();
-        (0..).zip(&world.promises).filter_map(move |(token, promise)| {
-            (matches!(promise, Promise::Written { .. }) && stored & 1 << token == 0).then_some(token)
-        })
-    }
-
-    /// A survivor that has yet to look, or to put back, does so before the tick ends.
-    fn someone_is_about_to_put_back(&self, world: &World) -> bool {
-        Self::missing(world).any(|token| {
-            world.instances.iter().any(|instance| {
-                instance.is_connected() && instance.knows(token) && (instance.unaware || instance.loss.is_some())
-            })
-        })
-    }
-
-    fn is_assumed(&self, world: &World) -> bool {
-        !self.survivors
-            || Self::missing(world)
-                .all(|token| world.instances.iter().any(|instance| instance.is_connected() && instance.knows(token)))
-    }
-
-    fn put_back(&self, world: &mut World, at: u8) -> Option<()> {
-        let instance = world.linked(at)?;
-        let seen = instance.loss.filter(|_| instance.base.is_some())?;
-        instance.loss = None;
-        let missing = instance.view & !seen;
-        let stored = world.server(at).tokens();
-        for token in (0..self.tokens).filter(|token| missing & !stored & 1 << token != 0) {
-            if self.has(Bug::NothingPutBack) {
-                break;
-            }
-            let id = self.next_id(world, at)?;
-            world.server(at).add(id, token);
-        }
-        Some(())
-    }
 }
 
-fn spend(left: &mut u8) -> Option<()> {
+pub fn spend(left: &mut u8) -> Option<()> {
     *left = left.checked_sub(1)?;
     Some(())
-}
-
-impl Instance {
-    pub fn is_connected(&self) -> bool {
-        self.life == Life::Running && self.linked && !self.misled
-    }
-}
-
-impl World {
-    /// Instances differ in nothing but their place: worlds that differ in it only are one.
-    fn sort(&mut self) {
-        for at in [0, 1, 0] {
-            if self.instances[at] < self.instances[at + 1] {
-                self.instances.swap(at, at + 1);
-                for store in [&mut self.store, &mut self.spare].into_iter().chain(&mut self.isolated) {
-                    store.leases.swap(at, at + 1);
-                }
-                for promise in &mut self.promises {
-                    if let Promise::Written { by: Some(by), .. } = promise {
-                        *by = match usize::from(*by) {
-                            by if by == at => by as u8 + 1,
-                            by if by == at + 1 => by as u8 - 1,
-                            by => by as u8,
-                        };
-                    }
-                }
-            }
-        }
-    }
-
-    pub fn at(&mut self, instance: u8) -> &mut Instance {
-        &mut self.instances[usize::from(instance)]
-    }
-
-    pub fn running(&mut self, instance: u8) -> Option<&mut Instance> {
-        Some(self.at(instance)).filter(|instance| instance.life == Life::Running)
-    }
-
-    /// Running, and reaching a server.
-    pub fn linked(&mut self, instance: u8) -> Option<&mut Instance> {
-        self.running(instance).filter(|instance| instance.linked)
-    }
-
-    /// The server that this instance takes for the primary.
-    pub fn server(&mut self, instance: u8) -> &mut Store {
-        if self.at(instance).misled
-            && let Some(isolated) = &mut self.isolated
-        {
-            return isolated;
-        }
-        &mut self.store
-    }
-}
-
-impl Base {
-    pub fn advance(&mut self, read: &Read) {
-        self.last = self.last.max(read.last);
-        self.added += read.count;
-    }
 }

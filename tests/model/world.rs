@@ -65,6 +65,7 @@ pub struct Lease {
     pub applied: (u8, u8),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Instance {
     pub life: Life,
@@ -229,5 +230,65 @@ impl Instance {
         self.read = None;
         self.checked = false;
         self.settled = false;
+    }
+}
+
+impl Instance {
+    pub fn is_connected(&self) -> bool {
+        self.life == Life::Running && self.linked && !self.misled
+    }
+}
+
+impl World {
+    /// Instances differ in nothing but their place: worlds that differ in it only are one.
+    pub fn sort(&mut self) {
+        for at in [0, 1, 0] {
+            if self.instances[at] < self.instances[at + 1] {
+                self.instances.swap(at, at + 1);
+                for store in [&mut self.store, &mut self.spare].into_iter().chain(&mut self.isolated) {
+                    store.leases.swap(at, at + 1);
+                }
+                for promise in &mut self.promises {
+                    if let Promise::Written { by: Some(by), .. } = promise {
+                        let (left, right) = if at == 0 { (0, 1) } else { (1, 2) };
+                        *by = match *by {
+                            by if by == left => right,
+                            by if by == right => left,
+                            by => by,
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn at(&mut self, instance: u8) -> &mut Instance {
+        &mut self.instances[usize::from(instance)]
+    }
+
+    pub fn running(&mut self, instance: u8) -> Option<&mut Instance> {
+        Some(self.at(instance)).filter(|instance| instance.life == Life::Running)
+    }
+
+    /// Running, and reaching a server.
+    pub fn linked(&mut self, instance: u8) -> Option<&mut Instance> {
+        self.running(instance).filter(|instance| instance.linked)
+    }
+
+    /// The server that this instance takes for the primary.
+    pub fn server(&mut self, instance: u8) -> &mut Store {
+        if self.at(instance).misled
+            && let Some(isolated) = &mut self.isolated
+        {
+            return isolated;
+        }
+        &mut self.store
+    }
+}
+
+impl Base {
+    pub fn advance(&mut self, read: &Read) {
+        self.last = self.last.max(read.last);
+        self.added += read.count;
     }
 }

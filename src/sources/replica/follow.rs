@@ -146,15 +146,15 @@ impl Replica {
             };
             self.stats.set_store_up(true);
             if page.complete && page.epoch != Epoch::NotAsked {
-                if !settled {
-                    settled = self.has_settled(feed, known, began).await?;
-                }
                 if settled {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
                         self.health.set(ReplicaState::Following);
                     }
+                } else {
+                    // This read may be older than what a peer has put back: only the next one counts.
+                    settled = self.has_settled(feed, known, began).await?;
                 }
             }
             if !page.items.is_empty() && page.complete {
