@@ -13,6 +13,7 @@ mod api;
 mod api_keys;
 mod cli;
 mod corpus;
+mod costs;
 mod decisions;
 mod forward_auth;
 mod identity;
