@@ -22,6 +22,7 @@ mod introspection;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod model;
 mod paths;
 mod programs;
 mod samples;

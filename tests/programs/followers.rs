@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::spread;
+use doorward::sources::ledger::RedisConfig;
+
 use crate::ledger::support::{Instance, RedisServer, sign_out};
 
 const FOLLOWERS: usize = 200;
@@ -64,7 +66,7 @@ async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, 
     let mut stream = TcpStream::connect(server).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut applied, mut last, mut asked) = (HashMap::new(), "0-0".to_owned(), Instant::now());
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(1 << 20);
     while !stop.is_cancelled() {
         let ask_epoch = asked.elapsed() >= Duration::from_millis(100);
         let mut commands = format!("XREAD COUNT 1000 BLOCK 200 STREAMS doorward:{{r}}:log {last}\r\n");
@@ -103,7 +105,11 @@ async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, 
 async fn followers() {
     for rate in [100, 1000] {
         let redis = RedisServer::start(&[]).await;
-        let writer = Arc::new(Instance::start(&redis).await);
+        // Patient: on a machine that is too small for the rate, lag is what there is to see.
+        let patience = Duration::from_secs(30);
+        let config = RedisConfig { command_deadline: patience, write_deadline: patience, ..redis.config() };
+        let writer = Arc::new(Instance::launch(config));
+        writer.becomes_ready().await;
         let (stop, mut following) = (CancellationToken::new(), JoinSet::new());
         for _ in 0..FOLLOWERS {
             following.spawn(follow(SocketAddr::from(([127, 0, 0, 1], redis.port)), stop.clone()));
@@ -122,7 +128,7 @@ async fn followers() {
         }
         while writing.join_next().await.is_some() {}
         let took = began.elapsed();
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(2) + took / 2).await;
         stop.cancel();
         let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
         let mut lags = Vec::new();

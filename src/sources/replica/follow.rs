@@ -153,15 +153,15 @@ impl Replica {
             };
             self.stats.set_store_up(true);
             if page.complete && page.epoch != Epoch::NotAsked {
-                if !settled {
-                    settled = self.has_settled(feed, known, began).await?;
-                }
                 if settled && covered {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
                         self.report_following();
                     }
+                } else if !settled {
+                    // This read may be older than what a peer has put back: only the next one counts.
+                    settled = self.has_settled(feed, known, began).await?;
                 }
             }
             if !page.items.is_empty() && page.complete && !self.tenure.is_asked() {
