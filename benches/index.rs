@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench index
 
+#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a program that prints figures")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 

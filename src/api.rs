@@ -5,14 +5,18 @@ pub mod explain;
 pub mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
 use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
+use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::introspection::Testimony;
 use crate::authz::rule::{RequestView, Requirements, Rule};
+use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, State};
 
@@ -22,8 +26,8 @@ pub struct Decided {
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Decides a request, resolving what the pure decision cannot: unknown keys, lookups, and the recording
-/// of a sign-out, which comes before the answer.
+/// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
+/// recording of a sign-out, which comes before the answer.
 ///
 /// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
 /// says so.
@@ -31,21 +35,28 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
     let started = Instant::now();
     let mut policy = state.policy();
     let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
-    let mut decision = judge(&policy, request, rule, state.view(None));
+    let mut learned = Learned::recall(state, &policy, request);
+    let mut decision = judge(&policy, request, rule, learned.view(state));
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
         drop(decision);
         policy = state.policy();
-        decision = judge(&policy, request, rule, state.view(None));
+        decision = judge(&policy, request, rule, learned.view(state));
+    }
+    // What waits is boxed: its futures are large, and most decisions never come here.
+    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
+        let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
+        learned.testimony = asked.await.ok().flatten();
+        decision = judge(&policy, request, rule, learned.view(state));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        let lookup = state.replica.lookup(token.targets(), token.issued_at());
-        let answer = match tokio::time::timeout_at(deadline, lookup).await {
-            Ok(Ok(None)) => StoreAnswer::Clear,
-            Ok(Ok(Some(hit))) => StoreAnswer::Hit(hit),
-            Ok(Err(_)) | Err(_) => StoreAnswer::Unavailable,
-        };
-        decision = judge(&policy, request, rule, state.view(Some(answer)));
+        if !policy.authorizer.freshness.always_lookup {
+            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+        }
+        let allow_list = policy.authorizer.freshness.allow_list;
+        let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
+        learned.answer = Some(lookup.await.unwrap_or(StoreAnswer::Unavailable));
+        decision = judge(&policy, request, rule, learned.view(state));
     }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
@@ -59,6 +70,49 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
     let answer = policy.responder.answer(&decision, request);
     record(state, &policy, request, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+}
+
+/// What was found out for one decision, beside what is known anyway.
+struct Learned {
+    answer: Option<StoreAnswer>,
+    testimony: Option<Arc<Testimony>>,
+}
+
+impl Learned {
+    /// What an issuer said of the request's token lately.
+    fn recall(state: &State, policy: &Policy, request: &RequestView<'_>) -> Self {
+        let introspectors = state.introspectors();
+        let asked = !introspectors.is_empty();
+        let token = asked.then(|| policy.authorizer.tokens.find(request).ok().flatten()).flatten();
+        Self { answer: None, testimony: token.and_then(|token| introspectors.recall(token.as_str())) }
+    }
+
+    fn view<'a>(&'a self, state: &'a State) -> View<'a> {
+        View { testimony: self.testimony.as_deref(), ..state.view(self.answer) }
+    }
+}
+
+/// What an issuer says of the request's token; `None` if there is none.
+async fn ask(state: &State, policy: &Policy, request: &RequestView<'_>, issuer: &IssuerName) -> Option<Arc<Testimony>> {
+    let token = policy.authorizer.tokens.find(request).ok()??;
+    Some(state.introspectors().ask(issuer, token.as_str()).await)
+}
+
+/// What the store says of a token, in one round trip.
+async fn look_up(state: &State, token: &VerifiedToken, allow_list: bool) -> StoreAnswer {
+    let revoked = state.replica.lookup(token.targets(), token.issued_at());
+    let registered = async {
+        match token.registration().filter(|_| allow_list) {
+            Some(target) => state.replica.is_registered(&target, token.issued_at()).await,
+            None => Ok(true),
+        }
+    };
+    match tokio::join!(revoked, registered) {
+        (Ok(Some(hit)), _) => StoreAnswer::Hit(hit),
+        (Ok(None), Ok(true)) => StoreAnswer::Clear,
+        (Ok(None), Ok(false)) => StoreAnswer::Unregistered,
+        (Err(_), _) | (_, Err(_)) => StoreAnswer::Unavailable,
+    }
 }
 
 /// The pure decision; should it panic, this request is refused and the process goes on.
@@ -94,8 +148,7 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     let rule = &*decision.rule.name;
     let (outcome, denial) = match &decision.outcome {
         Outcome::Allowed(grant) => ("allowed", grant.shadowed),
-        Outcome::Denied(denial) => ("denied", Some(*denial)),
-        Outcome::NeedsLookup => ("denied", Some(Denial::StoreUnavailable)),
+        refused => ("denied", refused.denial()),
     };
     let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
     metrics.checks.with_label_values(&[outcome, reason, rule]).inc();

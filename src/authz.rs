@@ -7,6 +7,7 @@ pub mod authorizer;
 pub mod claims;
 pub mod denial;
 pub mod identity;
+pub mod introspection;
 pub mod jwks;
 pub mod path;
 pub mod readings;

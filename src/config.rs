@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
+use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 
@@ -154,7 +155,19 @@ impl Config {
             api_keys: Arc::new(self.api_keys.clone()),
             tokens: Arc::new(self.token.settings.clone()),
             freshness: self.freshness,
+            introspection: Arc::new(self.introspection()),
         }
+    }
+
+    /// Who is asked about which tokens.
+    fn introspection(&self) -> IntrospectionPolicy {
+        let asked = |when| {
+            let issuers = self.issuers.iter();
+            issuers
+                .filter(move |issuer| issuer.introspection.as_ref().is_some_and(|asked| asked.when == when))
+                .map(|issuer| issuer.trusted.name.clone())
+        };
+        IntrospectionPolicy { opaque: asked(When::Opaque).next(), always: asked(When::Always).collect() }
     }
 
     /// The answering part, to be swapped together with [`Config::authorizer`].

@@ -26,11 +26,14 @@ pub struct Metrics {
     /// Requests that passed, or were decided, with a control weakened.
     pub degraded: IntCounterVec,
     pub revocation_lag: Histogram,
-    pub store_operations: IntCounterVec,
+    store_operations: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
+    /// Questions to an issuer about a token (RFC 7662), and what came of them.
+    pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
     revocations: IntGaugeVec,
+    registrations: IntGauge,
     view_age: Gauge,
     store_up: IntGauge,
     jwks_age: GaugeVec,
@@ -41,6 +44,8 @@ pub struct Reading<'a> {
     pub index: &'a RevocationIndex,
     pub view_age: Option<Duration>,
     pub store_up: bool,
+    /// What was asked of the store so far, by operation and result.
+    pub store_operations: Vec<(&'static str, &'static str, u64)>,
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
 }
@@ -105,6 +110,12 @@ impl Metrics {
                 "Keys of an issuer's current set that are not used, by cause.",
                 &["issuer", "cause"],
             )?,
+            introspections: counters(
+                &registry,
+                "doorward_introspections_total",
+                "Questions to an issuer about a token; `suspended` and `busy` ones were not asked.",
+                &["issuer", "result"],
+            )?,
             config_reloads: counters(
                 &registry,
                 "doorward_config_reloads_total",
@@ -112,10 +123,14 @@ impl Metrics {
                 &["result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
+            registrations: register(
+                &registry,
+                IntGauge::new("doorward_registrations", "Registered tokens held in this process (list: allow).")?,
+            )?,
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
-                "Time since the start of the last completed read of the revocations; +Inf before the first.",
+                "Time since the start of the last completed read of the revocations; +Inf before the first, and while a gap is repaired.",
             )?,
             store_up: register(
                 &registry,
@@ -154,11 +169,19 @@ impl Metrics {
 
     /// The exposition text (version 0.0.4) with the gauges as they are now.
     pub fn render(&self, reading: &Reading<'_>) -> Result<Vec<u8>, prometheus::Error> {
-        for (kind, count) in Kind::ALL.into_iter().zip(reading.index.counts()) {
-            self.revocations.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let counts = reading.index.counts();
+        for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+            self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
         }
-        self.view_age.set(reading.view_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.registrations.set(gauge(counts[Kind::Registration as usize]));
+        self.view_age
+            .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
         self.store_up.set(i64::from(reading.store_up));
+        for (operation, result, count) in &reading.store_operations {
+            let counter = self.store_operations.with_label_values(&[operation, result]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }

@@ -21,6 +21,7 @@ use crate::api::check;
 use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
 use crate::sources::replica::Replica;
 use crate::state::State;
@@ -54,6 +55,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
     let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
+    state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
     let limits = config.limits;
 
@@ -84,8 +87,12 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
     servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
-    let http_limits =
-        HttpLimits { body_bytes: limits.http_body_bytes, timeout: limits.http_timeout, list_page: limits.list_page };
+    let http_limits = HttpLimits {
+        body_bytes: limits.http_body_bytes,
+        timeout: limits.http_timeout,
+        list_page: limits.list_page,
+        receipt_timeout: limits.receipt_timeout,
+    };
     let app = Http::new(state.clone(), readiness.clone(), http_limits);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };

@@ -1,6 +1,7 @@
 //! What keeps state fresh: it reads the outside world and hands the decision something that is
 //! already in memory.
 
+pub mod introspection;
 pub mod jwks;
 pub mod ledger;
 pub mod replica;

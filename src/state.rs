@@ -11,8 +11,10 @@ use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
 use crate::metrics::Metrics;
+use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
-use crate::sources::replica::Replica;
+pub use crate::sources::ledger::Position;
+pub use crate::sources::replica::{Peer, Replica};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -37,15 +39,24 @@ pub enum DecisionLog {
 pub struct State {
     policy: ArcSwap<Policy>,
     keys: ArcSwap<KeySources>,
+    introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
 }
 
 impl State {
-    /// No issuer's keys are fetched until [`Self::set_keys`] says from where.
+    /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
+    /// until [`Self::set_introspectors`] says how.
     #[must_use]
     pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
-        Self { policy: ArcSwap::from_pointee(policy), keys: ArcSwap::default(), replica, metrics }
+        replica.hold_for(policy.authorizer.longest_staleness());
+        Self {
+            policy: ArcSwap::from_pointee(policy),
+            keys: ArcSwap::default(),
+            introspectors: ArcSwap::default(),
+            replica,
+            metrics,
+        }
     }
 
     /// Where keys are fetched from.
@@ -57,7 +68,17 @@ impl State {
         self.keys.store(Arc::new(keys));
     }
 
+    /// Who can be asked about tokens.
+    pub fn introspectors(&self) -> Arc<Introspectors> {
+        self.introspectors.load_full()
+    }
+
+    pub fn set_introspectors(&self, introspectors: Introspectors) {
+        self.introspectors.store(Arc::new(introspectors));
+    }
+
     pub fn set_policy(&self, policy: Policy) {
+        self.replica.hold_for(policy.authorizer.longest_staleness());
         self.policy.store(Arc::new(policy));
     }
 
@@ -74,6 +95,6 @@ impl State {
 
     /// What is known to be revoked, as of now.
     pub fn view(&self, answer: Option<StoreAnswer>) -> View<'_> {
-        View { index: self.replica.index(), age: self.replica.freshness().age(Instant::now()), answer }
+        View { index: self.replica.index(), age: self.replica.freshness().age(Instant::now()), answer, testimony: None }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod commands;
+mod receipts;
 mod revocations;
 
 use std::net::SocketAddr;

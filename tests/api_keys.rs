@@ -16,12 +16,12 @@ fn key(id: &str) -> String {
 }
 
 fn sha256(id: &str) -> String {
-    digest_of(key(id).as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest_of(key(id).as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn config(tokens: &Tokens, keys: &[(&str, &str)]) -> String {
-    let keys: String =
-        keys.iter().map(|(id, more)| format!("    - {{id: {id}, sha256: {}{more}}}\n", sha256(id))).collect();
+    let entry = |(id, more): &(&str, &str)| format!("    - {{id: {id}, sha256: {}{more}}}", sha256(id));
+    let keys: String = keys.iter().map(entry).collect::<Vec<_>>().join("\n") + "\n";
     tokens.config(&format!(
         "identity: {{headers: {{x-user-id: user_id, x-api-client: api_client}}}}
 rules:

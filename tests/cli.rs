@@ -1,5 +1,7 @@
 //! The commands, as they are typed.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 
 use crate::support::TempDir;
@@ -72,7 +74,6 @@ fn a_development_token_is_good_where_its_keys_are_trusted() {
     let (_, expired, _) = mint(&["--ttl", "0s", "--claim", "exp=1000", "--claim", "iat=900"]);
     let (_, text, _) = run(&["explain", "--config", config, "--json", "-"], &expired);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "expired");
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(keys.join("dev.key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
     let (code, _, error) = mint(&["--claim", "novalue"]);
     assert!(code == 1 && error.contains("NAME=VALUE"));

@@ -48,6 +48,31 @@ async fn another_service_revokes_with_plain_redis_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_that_an_existing_service_writes_are_honoured_in_both_read_modes() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = |read: &str| {
+        let redis = format!("{{url: \"{}\", adopt: \"blacklist:{{jti}}\"}}", redis.url());
+        tokens.config(&format!("revocation: {{store: redis, read: {read}, max_staleness: 2s, redis: {redis}}}\n"))
+    };
+    let before = tokens.with(serde_json::json!({"jti": "before"}));
+    let after = tokens.with(serde_json::json!({"jti": "after"}));
+    redis.cli(&["SET", "blacklist:before", "1", "EX", "600"]);
+    let replica = Doorward::start(&config("replica")).await;
+    let lookup = Doorward::start(&config("lookup")).await;
+    for doorward in [&replica, &lookup] {
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(reason(&checks, &before).await, "revoked");
+        assert_eq!(reason(&checks, &after).await, "ok");
+    }
+    redis.cli(&["SET", "blacklist:after", "1", "EX", "600"]);
+    let written = Instant::now();
+    assert_eq!(reason(&Checks::connect(&lookup.check).await, &after).await, "revoked", "asked each time");
+    let checks = Checks::connect(&replica.check).await;
+    eventually("the replica has read it", || async { reason(&checks, &after).await == "revoked" }).await;
+    println!("read from the key of another service {:?} after its writing", written.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_forgets_nothing_with_redis() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = tokens.config(&shared(&redis));

@@ -8,16 +8,23 @@
 
 mod support;
 
+mod allow_list;
 mod api;
 mod api_keys;
 mod cli;
+mod corpus;
+mod costs;
 mod decisions;
+mod forward_auth;
 mod identity;
 mod instances;
+mod introspection;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod model;
 mod paths;
+mod programs;
 mod samples;
 mod story;
 mod tidy;

@@ -3,9 +3,10 @@
 #
 #     ./tests/run.sh
 #
-# Installs what is missing: Debian packages as root or by a sudo that asks nothing, Envoy
-# and cargo-deny into .tools/, rustfmt and clippy through rustup. Running it again installs
-# nothing. The tests start their own Redis and Envoy, on ports of their own.
+# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, Python's
+# redis client, an OpenID provider and cargo-deny into .tools/; rustfmt and clippy through rustup.
+# Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
+# their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -38,8 +39,9 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v curl >/dev/null || packages+=(curl)
 command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
-# Debian's package may start a Redis of its own; the tests neither use nor touch it.
+# Debian's packages may start a Redis and an nginx of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
@@ -51,6 +53,20 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy ||
 ENVOY=$(./envoy/get-envoy.sh 1.40.0)
 ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
 export ENVOY ENVOY_OLDEST
+
+# Another service's client, for the test of the data contract.
+if ! .tools/python/bin/python -c 'import redis' 2>/dev/null; then
+  python3 -m venv .tools/python
+  .tools/python/bin/pip install --quiet --disable-pip-version-check redis==8.1.0 ||
+    echo "skipped: the test with Python's redis client, which could not be fetched"
+fi
+
+# A real authorization server; without it (no npm, or no registry) its test says that it is skipped.
+provider=$PWD/.tools/oidc-provider
+if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
+  npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
+  export OIDC_PROVIDER=$provider
+fi
 
 rustc --version
 redis-server --version
@@ -72,6 +88,9 @@ cargo clippy --all-targets --locked -- -D warnings
 
 section "tests"
 cargo test --locked
+
+section "HTTP API, driven from its own description"
+./tests/schemathesis.sh
 
 section "dependencies"
 deny=.tools/cargo-deny/bin/cargo-deny

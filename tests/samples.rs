@@ -58,8 +58,8 @@ async fn rust() {
         .unwrap();
     assert!(built.status.success());
     let messages = String::from_utf8(built.stdout).unwrap();
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let example = messages.filter(|message| message["target"]["kind"][0] == "example").last().unwrap();
+    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let example = messages.rfind(|message| message["target"]["kind"][0] == "example").unwrap();
     check_sample(&[example["executable"].as_str().unwrap()]).await;
 }
 

@@ -11,7 +11,7 @@ use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Outcome, StoreAnswer, View};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Watermark};
-use crate::authz::rule::{OnStale, RequestView, Requirements, Rule};
+use crate::authz::rule::{Access, OnStale, RequestView, Requirements, Rule};
 use crate::authz::token::UnverifiedToken;
 use crate::clock;
 use crate::state::Policy;
@@ -42,7 +42,7 @@ pub fn explain(
         "reason": summary.get("reason"),
         "would_refuse": shadowed,
         "rule": &*decision.rule.name,
-        "access": format!("{:?}", decision.rule.access).to_lowercase(),
+        "access": access(decision.rule.access),
         "api_client": decision.evidence.api_client.as_deref(),
         "keys": keys(policy),
         "token": unverified(policy, request),
@@ -54,6 +54,16 @@ pub fn explain(
         "requirements": requirements(&decision.rule.require),
         "answer": answer(policy.responder.unsigned().answer(decision, request)),
     })
+}
+
+const fn access(access: Access) -> &'static str {
+    match access {
+        Access::Public => "public",
+        Access::Optional => "optional",
+        Access::Protected => "protected",
+        Access::Refresh => "refresh",
+        Access::SignOut(_) => "sign_out",
+    }
 }
 
 /// How many keys of each issuer can be used now.
@@ -103,12 +113,13 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
         "result": if known.is_some() { "revoked" } else { "clear" },
         "decisive": decision.evidence.hit.is_some(),
         "hit": known.map(hit),
-        "view_age_ms": view.age.map(millis),
+        "view_age_ms": view.age.filter(|age| *age < Duration::MAX).map(millis),
         "fresh": view.age.is_some_and(|age| age <= max_staleness),
         "max_staleness_ms": millis(max_staleness),
         "on_stale": on_stale(policy, rule),
         "store": view.answer.map(|answer| match answer {
             StoreAnswer::Clear => "clear",
+            StoreAnswer::Unregistered => "not registered",
             StoreAnswer::Hit(_) => "revoked",
             StoreAnswer::Unavailable => "unavailable",
         }),

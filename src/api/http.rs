@@ -2,23 +2,25 @@
 
 mod explain;
 mod extract;
+mod forward_auth;
 mod instances;
 mod jwks;
 mod logout;
 mod openapi;
 mod probes;
 mod problem;
+mod registrations;
 mod revocations;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{any, get};
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -35,8 +37,6 @@ pub struct Http {
     pub state: Arc<State>,
     pub readiness: Arc<Readiness>,
     limits: HttpLimits,
-    /// When this process began to serve.
-    started: Instant,
     /// Who may go through all revocations now.
     listing: Arc<Semaphore>,
 }
@@ -49,6 +49,8 @@ pub struct HttpLimits {
     pub timeout: Duration,
     /// The most items on one page of a list.
     pub list_page: usize,
+    /// The longest that `wait=all` may wait.
+    pub receipt_timeout: Duration,
 }
 
 impl Http {
@@ -58,7 +60,7 @@ impl Http {
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-        Self { state, readiness, limits, started: Instant::now(), listing }
+        Self { state, readiness, limits, listing }
     }
 }
 
@@ -104,12 +106,16 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::metrics))
         .routes(routes!(jwks::jwks))
         .routes(routes!(logout::logout))
+        .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
+        .route("/auth/", any(forward_auth::forward_auth))
+        .route("/auth/{*path}", any(forward_auth::forward_auth))
 }
 
-/// The endpoints that need an admin key: every handler here takes `MayRead` or `MayRevoke`.
+/// The endpoints that need an admin key: every handler here takes `MayRead`, `MayRevoke` or `MayRegister`.
 fn admin() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(revocations::create, revocations::list))
+        .routes(routes!(registrations::create))
         .routes(routes!(instances::instances))
         .routes(routes!(explain::explain))
 }

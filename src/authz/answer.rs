@@ -11,6 +11,7 @@ use super::claims::{Timestamp, fits_header, scopes};
 use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Rule, Then};
+use super::token::VerifiedToken;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
@@ -117,8 +118,10 @@ impl Responder {
                 Some((_, Then::Respond)) => Answer::Respond(signed_out()),
                 _ => Answer::Forward(self.forward(grant, &decision.evidence, request)),
             },
-            Outcome::Denied(denial) => Answer::Respond(self.refuse(*denial, &decision.rule.require)),
-            Outcome::NeedsLookup => Answer::Respond(self.refuse(Denial::StoreUnavailable, &decision.rule.require)),
+            refused => {
+                let denial = refused.denial().unwrap_or(Denial::InternalError);
+                Answer::Respond(self.refuse(denial, &decision.rule.require))
+            }
         }
     }
 
@@ -174,26 +177,24 @@ impl Responder {
     /// RFC 6750 section 3, RFC 9470 section 3.
     fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements) -> Option<String> {
         let scheme = kind.challenge?;
-        let mut challenge = format!("{scheme} realm=\"{}\"", self.errors.realm);
-        if denial == Denial::MissingToken || scheme != "Bearer" {
-            return Some(challenge); // Section 3.1: no error code where no credentials were.
-        }
-        challenge += &format!(", error=\"{}\"", kind.error);
-        if self.errors.reasons {
-            challenge += &format!(", error_description=\"{}\"", denial.message());
-        }
-        if denial == Denial::InsufficientScope {
-            challenge += &format!(", scope=\"{}\"", require.scopes.join(" "));
-        }
-        if denial == Denial::InsufficientAuthentication {
-            if !require.acr.is_empty() {
-                challenge += &format!(", acr_values=\"{}\"", require.acr.join(" "));
+        let mut parameters = vec![("realm", self.errors.realm.clone())];
+        // RFC 6750 section 3.1: no error code where no credentials were.
+        if scheme == "Bearer" && denial != Denial::MissingToken {
+            parameters.push(("error", kind.error.to_owned()));
+            if self.errors.reasons {
+                parameters.push(("error_description", denial.message().to_owned()));
             }
-            if let Some(max_age) = require.max_age {
-                challenge += &format!(", max_age=\"{}\"", max_age.as_secs());
+            if denial == Denial::InsufficientScope {
+                parameters.push(("scope", require.scopes.join(" ")));
+            }
+            if denial == Denial::InsufficientAuthentication {
+                let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
+                parameters.extend(acr.map(|acr| ("acr_values", acr)));
+                parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
-        Some(challenge)
+        let parameters: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        Some(format!("{scheme} {}", parameters.join(", ")))
     }
 }
 
@@ -249,25 +250,30 @@ fn signed_out() -> Respond {
 }
 
 /// What access logs and later filters can read of a decision, allowed or refused.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
 #[must_use]
 pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<String, Value> {
     let (decision, reason) = match outcome {
         Outcome::Allowed(grant) => (if grant.shadowed.is_some() { "shadow" } else { "allowed" }, grant.shadowed),
-        Outcome::Denied(denial) => ("denied", Some(*denial)),
-        Outcome::NeedsLookup => ("denied", Some(Denial::StoreUnavailable)),
+        refused => ("denied", refused.denial()),
     };
     let token = evidence.token.as_ref();
+    let fitting = |text: Option<&str>| text.filter(|text| fits_header(text)).map(Value::from);
+    let scopes =
+        |token: &VerifiedToken| scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
     let fields = [
         ("decision", Some(json!(decision))),
         ("rule", Some(json!(&*rule.name))),
         ("reason", Some(json!(reason.map_or("ok", Denial::label)))),
         ("issuer", evidence.issuer.as_ref().map(|issuer| json!(issuer.as_str()))),
-        ("user_id", token.and_then(|token| token.user_id()).map(Value::from)),
-        ("token_id", token.map(|token| json!(token.token_id()))),
-        ("session_id", token.and_then(|token| token.session_id()).map(Value::from)),
-        ("client_id", token.and_then(|token| token.client_id()).map(Value::from)),
+        ("user_id", fitting(token.and_then(VerifiedToken::user_id))),
+        ("token_id", fitting(token.map(VerifiedToken::token_id))),
+        ("session_id", fitting(token.and_then(VerifiedToken::session_id))),
+        ("client_id", fitting(token.and_then(VerifiedToken::client_id))),
         ("api_client", evidence.api_client.as_deref().map(Value::from)),
-        ("scopes", token.map(|token| json!(scopes(token.claims())))),
+        ("scopes", token.map(scopes)),
         ("expires_at", token.map(|token| json!(token.expires_at().as_secs()))),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_key::ApiKeys;
-use super::claims::{IssuerName, Timestamp};
+use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
 use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
@@ -21,6 +22,7 @@ pub struct Authorizer {
     pub api_keys: Arc<ApiKeys>,
     pub tokens: Arc<TokenSettings>,
     pub freshness: FreshnessPolicy,
+    pub introspection: Arc<IntrospectionPolicy>,
 }
 
 /// Where tokens stand in requests.
@@ -48,22 +50,30 @@ pub struct FreshnessPolicy {
     pub on_stale: OnStale,
     /// `read: lookup`: the store is asked for every decision.
     pub always_lookup: bool,
+    /// `list: allow`: a token must also be registered.
+    pub allow_list: bool,
 }
 
 /// What is known to be revoked.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub index: &'a RevocationIndex,
-    /// The time since the start of the last completed read; `None` before the first.
+    /// The time since the start of the last completed read; `None` before the first, and
+    /// [`Duration::MAX`] while a view that lost track is put right.
     pub age: Option<Duration>,
     /// What the store said when it was asked for this very request.
     pub answer: Option<StoreAnswer>,
+    /// What the issuer said when it was asked about this very token, now or a moment ago.
+    pub testimony: Option<&'a Testimony>,
 }
 
 /// The store's answer to a lookup of one token's targets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StoreAnswer {
+    /// Nothing revokes the token, and with `list: allow` it is registered.
     Clear,
+    /// Nothing revokes the token, and it is not registered.
+    Unregistered,
     Hit(Hit),
     Unavailable,
 }
@@ -106,6 +116,21 @@ pub enum Outcome {
     Denied(Denial),
     /// Ask the store for the token's targets, then decide again with its answer.
     NeedsLookup,
+    /// Ask this issuer about the token, then decide again with its word.
+    NeedsIntrospection(IssuerName),
+}
+
+impl Outcome {
+    /// What refuses the request; one that still needs something is refused as if that had failed.
+    #[must_use]
+    pub const fn denial(&self) -> Option<Denial> {
+        match self {
+            Self::Allowed(_) => None,
+            Self::Denied(denial) => Some(*denial),
+            Self::NeedsLookup => Some(Denial::StoreUnavailable),
+            Self::NeedsIntrospection(_) => Some(Denial::IntrospectionUnavailable),
+        }
+    }
 }
 
 /// What was established on the way; kept for metadata, logs and explanations, whatever the outcome.
@@ -127,6 +152,7 @@ pub struct Decision<'a> {
 enum Stop {
     Denied(Denial),
     NeedsLookup,
+    NeedsIntrospection(IssuerName),
 }
 
 impl From<Denial> for Stop {
@@ -136,8 +162,9 @@ impl From<Denial> for Stop {
 }
 
 impl Authorizer {
-    /// Decides one request. Does no I/O; what needs any is returned as [`Outcome::NeedsLookup`], or is
-    /// the denial `UnknownKey`, after which the caller may refresh the issuer's keys and ask again.
+    /// Decides one request. Does no I/O; what needs any is returned as [`Outcome::NeedsIntrospection`], then
+    /// as [`Outcome::NeedsLookup`], or is the denial `UnknownKey`, after which the caller may refresh the
+    /// issuer's keys and ask again.
     #[must_use]
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
         let rules = match self.rules.select(request, &self.default_rule) {
@@ -176,6 +203,9 @@ impl Authorizer {
                 Decision { rule: decision.rule, outcome: Outcome::Allowed(grant), evidence }
             }
             Err(Stop::NeedsLookup) => Decision { rule, outcome: Outcome::NeedsLookup, evidence },
+            Err(Stop::NeedsIntrospection(issuer)) => {
+                Decision { rule, outcome: Outcome::NeedsIntrospection(issuer), evidence }
+            }
             Err(Stop::Denied(denial)) => Decision { rule, outcome: Outcome::Denied(denial), evidence },
         }
     }
@@ -193,6 +223,7 @@ impl Authorizer {
         let outcome = match self.apply(rule, request, view, now, &mut evidence) {
             Ok(grant) => Outcome::Allowed(Box::new(grant)),
             Err(Stop::NeedsLookup) => Outcome::NeedsLookup,
+            Err(Stop::NeedsIntrospection(issuer)) => Outcome::NeedsIntrospection(issuer),
             Err(Stop::Denied(denial)) if rule.enforce => Outcome::Denied(denial),
             Err(Stop::Denied(denial)) => {
                 Outcome::Allowed(Box::new(Grant { shadowed: Some(denial), ..Grant::anonymous() }))
@@ -220,19 +251,27 @@ impl Authorizer {
                 _ => Err(Denial::MissingToken.into()),
             };
         };
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = self.issuer(unverified.unverified_issuer()?)?;
-        evidence.issuer = Some(issuer.name.clone());
         let expiry = match rule.access {
             Access::Refresh | Access::SignOut(_) => Expiry::Tolerated,
             _ => Expiry::Refused,
         };
-        let token = issuer.verify(unverified, now, expiry)?;
+        let (issuer, token) = match self.verify(bearer, expiry, view, now, &mut evidence.issuer) {
+            // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
+            // that never was, which could as well have been left out.
+            Err(Stop::Denied(Denial::TokenInactive)) if expiry == Expiry::Tolerated => {
+                let sign_out = match rule.access {
+                    Access::SignOut(sign_out) => Some((None, sign_out.then)),
+                    _ => None,
+                };
+                return Ok(Grant { sign_out, ..Grant::anonymous() });
+            }
+            verified => verified?,
+        };
         let token = evidence.token.insert(token);
         let stale = match rule.access {
             // A dead token must be able to ask for a new one, or to be signed out again.
             Access::Refresh | Access::SignOut(_) => false,
-            _ => self.check_revocation(rule, token, view, &mut evidence.hit)?,
+            _ => self.check_lists(rule, token, view, now, &mut evidence.hit)?,
         };
         rule.require.check(token, issuer.leeway, now)?;
         let sign_out = match rule.access {
@@ -247,7 +286,50 @@ impl Authorizer {
         })
     }
 
-    /// Refuses a revoked token; `Ok(true)` if that could not be told for sure and the policy lets pass.
+    /// Reads a token and verifies it, or takes its issuer's word for it, or both.
+    fn verify(
+        &self,
+        bearer: BearerToken<'_>,
+        expiry: Expiry,
+        view: View<'_>,
+        now: Timestamp,
+        named: &mut Option<IssuerName>,
+    ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Stop> {
+        let opaque = self.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
+        if let Some(issuer) = opaque.and_then(|name| self.issuer_named(name)) {
+            *named = Some(issuer.name.clone());
+            let token = issuer.vouch(bearer, word(view, &issuer.name)?, now, expiry)?;
+            return Ok((issuer, token));
+        }
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = self.issuer(unverified.unverified_issuer()?)?;
+        *named = Some(issuer.name.clone());
+        let token = issuer.verify(unverified, now, expiry)?;
+        // Who is about to leave, or to come back, need not be alive; and the dead are not asked about.
+        let asked = expiry == Expiry::Refused
+            && self.introspection.always.contains(&issuer.name)
+            && view.index.find(token.targets(), token.issued_at()).is_none();
+        let token = if asked { issuer.corroborate(token, word(view, &issuer.name)?, now)? } else { token };
+        Ok((issuer, token))
+    }
+
+    /// Refuses a revoked token and, with `list: allow`, one that is not registered; `Ok(true)` if the
+    /// former could not be told for sure and the policy lets pass.
+    fn check_lists(
+        &self,
+        rule: &Rule,
+        token: &VerifiedToken,
+        view: View<'_>,
+        now: Timestamp,
+        hit: &mut Option<Hit>,
+    ) -> Result<bool, Stop> {
+        let stale = self.check_revocation(rule, token, view, hit)?;
+        if self.freshness.allow_list {
+            check_registration(token, view, now)?;
+        }
+        Ok(stale)
+    }
+
     fn check_revocation(
         &self,
         rule: &Rule,
@@ -285,9 +367,16 @@ impl Authorizer {
                 }
             }
             (OnStale::Lookup, None) => Err(Stop::NeedsLookup),
-            (OnStale::Lookup, Some(StoreAnswer::Clear)) => Ok(false),
+            (OnStale::Lookup, Some(StoreAnswer::Clear | StoreAnswer::Unregistered)) => Ok(false),
             (OnStale::Lookup, Some(_)) => Err(Denial::StoreUnavailable.into()),
         }
+    }
+
+    /// The longest that a view of the revocations may be used by any rule.
+    #[must_use]
+    pub fn longest_staleness(&self) -> Duration {
+        let rules = self.rules.iter().filter_map(|rule| rule.max_staleness);
+        rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
     /// The issuer whose `iss` this is, byte by byte.
@@ -311,6 +400,28 @@ impl Authorizer {
             }
         };
         Self { issuers: self.issuers.iter().map(replace).collect(), ..self.clone() }
+    }
+}
+
+/// What the issuer says of an active token.
+fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
+    match view.testimony.filter(|testimony| testimony.issuer == *issuer).map(|testimony| &testimony.said) {
+        None => Err(Stop::NeedsIntrospection(issuer.clone())),
+        Some(Said::Active(claims)) => Ok(claims),
+        Some(Said::Inactive) => Err(Denial::TokenInactive.into()),
+        Some(Said::Unavailable) => Err(Denial::IntrospectionUnavailable.into()),
+    }
+}
+
+/// A registration that is not in the view may be on its way: the store is asked before it is missed.
+fn check_registration(token: &VerifiedToken, view: View<'_>, now: Timestamp) -> Result<(), Stop> {
+    let is_known = |target| view.index.registers(&target, token.issued_at(), now);
+    match view.answer {
+        _ if token.registration().is_some_and(is_known) => Ok(()),
+        Some(StoreAnswer::Clear) => Ok(()),
+        Some(StoreAnswer::Unregistered) => Err(Denial::NotRegistered.into()),
+        Some(StoreAnswer::Hit(_) | StoreAnswer::Unavailable) => Err(Denial::StoreUnavailable.into()),
+        None => Err(Stop::NeedsLookup),
     }
 }
 

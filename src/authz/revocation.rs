@@ -29,9 +29,15 @@ pub enum Kind {
     Key,
     /// All tokens of the issuer.
     Issuer,
+    /// Refuses nothing: with `list: allow`, one token that is registered, by the id of [`Self::Token`].
+    ///
+    /// It stands in the same log because it needs the same of it: last as long as the token, reach every
+    /// instance, survive a loss, merge by the later expiry.
+    Registration,
 }
 
 impl Kind {
+    /// What can be revoked.
     pub const ALL: [Self; 6] = [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer];
 
     #[must_use]
@@ -43,12 +49,20 @@ impl Kind {
             Self::Client => "client",
             Self::Key => "key",
             Self::Issuer => "issuer",
+            Self::Registration => "registration",
         }
     }
 
+    /// Reads the name of what can be revoked.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Reads the name of whatever may stand in the log.
+    #[must_use]
+    pub fn from_stored(name: &str) -> Option<Self> {
+        Self::parse(name).or((name == Self::Registration.as_str()).then_some(Self::Registration))
     }
 }
 
@@ -129,6 +143,12 @@ impl TargetId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is a digest of what was named, and not the name itself.
+    #[must_use]
+    pub fn is_digest(&self) -> bool {
+        self.0.starts_with(Self::HASHED) // A plain id has no colon.
+    }
 }
 
 impl fmt::Display for TargetId {
@@ -160,6 +180,12 @@ impl Target {
     pub fn issuer(issuer: IssuerName) -> Self {
         let id = TargetId::new(issuer.as_str());
         Self { issuer, kind: Kind::Issuer, id }
+    }
+
+    /// What registers a token, by the id that would revoke it.
+    #[must_use]
+    pub fn registration(issuer: IssuerName, token: TargetId) -> Self {
+        Self { issuer, kind: Kind::Registration, id: token }
     }
 }
 
@@ -203,6 +229,13 @@ pub struct Revocation {
 impl Revocation {
     /// The longest operator's note, in bytes.
     pub const MAX_REASON: usize = 256;
+
+    /// The log entry that registers a token until it expires, leeway included.
+    #[must_use]
+    pub fn registering(issuer: IssuerName, token: TargetId, expires_at: Timestamp) -> Self {
+        let target = Target::registration(issuer, token);
+        Self { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None }
+    }
 }
 
 /// The revocation that refuses a token.
@@ -263,6 +296,23 @@ mod tests {
             assert_eq!(TargetId::from_stored(id.as_str()), id, "a canonical id stays as it is");
             assert_eq!(TargetId::from_stored(raw), id, "an id that another writer left plain");
         }
+    }
+
+    #[test]
+    fn a_registration_refuses_nothing_and_ends_with_its_token() {
+        let index = RevocationIndex::new();
+        let (later, end) = (Timestamp::from_secs(1_001), Timestamp::from_secs(2_000));
+        let token = Target::new(issuer(), Kind::Token, TargetId::new("jti"));
+        let registration = Target::registration(issuer(), token.id.clone());
+        assert!(!index.registers(&registration, Some(NOW), NOW));
+        assert!(index.apply(&Revocation::registering(issuer(), token.id.clone(), end), NOW));
+        assert!(!index.apply(&Revocation::registering(issuer(), token.id.clone(), later), NOW), "never shortened");
+        assert!(index.registers(&registration, None, later));
+        assert!(!index.registers(&registration, None, end), "before it is purged");
+        assert_eq!(index.find([&token], None), None);
+        assert_eq!((index.revocations().count(), index.entries().count()), (0, 1));
+        assert_eq!(index.counts(), [0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!((Kind::parse("registration"), Kind::from_stored("registration")), (None, Some(Kind::Registration)));
     }
 
     #[test]

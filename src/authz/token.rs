@@ -36,6 +36,13 @@ impl<'a> BearerToken<'a> {
     /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
     /// scheme is case-insensitive). `None` when the field is of another scheme.
     pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
+        // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
+        // off: a token behind it must not pass for none, for the upstream may well see it.
+        if field.first().is_some_and(u8::is_ascii_whitespace)
+            && strip_scheme(field.trim_ascii_start(), scheme).is_some()
+        {
+            return Err(Denial::MalformedToken);
+        }
         let Some(token) = strip_scheme(field, scheme) else {
             // Envoy joins repeated fields with commas: a token hidden behind another scheme is a second one.
             let hidden =
@@ -60,13 +67,14 @@ impl fmt::Debug for BearerToken<'_> {
     }
 }
 
+/// What follows the scheme and its spaces; other white space stays, so that no token can be made of it.
 fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (head, tail) = field.split_at_checked(scheme.len())?;
-    if !head.eq_ignore_ascii_case(scheme.as_bytes()) {
+    let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());
+    if !parted || !head.eq_ignore_ascii_case(scheme.as_bytes()) {
         return None;
     }
-    let token = tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]);
-    (tail.is_empty() || tail[0] == b' ').then_some(token)
+    Some(tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]))
 }
 
 /// What a token says before its signature is checked: used only to choose the key.
@@ -126,8 +134,12 @@ fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
 }
 
 fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
-    let json = decode(segment)?;
-    let json = std::str::from_utf8(&json).map_err(|_| Denial::MalformedToken)?;
+    parse_object(&decode(segment)?)
+}
+
+/// Reads a JSON object in the one way it can be read.
+pub(super) fn parse_object(json: &[u8]) -> Result<ClaimSet, Denial> {
+    let json = std::str::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
     if depth(json) > MAX_DEPTH {
         return Err(Denial::MalformedToken);
     }
@@ -268,9 +280,10 @@ pub enum Expiry {
     Tolerated,
 }
 
-/// A token that an issuer we trust signed for us, in form and in time.
+/// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
-/// It can only be had from [`TrustedIssuer::verify`]; it says nothing about revocation.
+/// It can only be had from [`TrustedIssuer::verify`] and [`TrustedIssuer::vouch`]; it says nothing about
+/// revocation.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken {
     issuer: IssuerName,
@@ -284,6 +297,13 @@ pub struct VerifiedToken {
     client_id: Option<String>,
     email: Option<String>,
     targets: Vec<Target>,
+}
+
+/// The user, the session and the client that a token names.
+pub(super) struct Named {
+    user: Option<String>,
+    session: Option<String>,
+    client: Option<String>,
 }
 
 impl TrustedIssuer {
@@ -312,10 +332,11 @@ impl TrustedIssuer {
         }
         let (issued_at, expires_at) = self.check_times(&token.claims, now, expiry)?;
         self.check_audience(&token.claims)?;
-        self.identify(token, key_id, issued_at, expires_at)
+        let unnamed = || TargetId::digest(token.signing_input.as_bytes());
+        self.identify(token.claims, unnamed, key_id, issued_at, expires_at)
     }
 
-    fn check_times(
+    pub(super) fn check_times(
         &self,
         claims: &ClaimSet,
         now: Timestamp,
@@ -340,7 +361,7 @@ impl TrustedIssuer {
         Ok((issued_at, expires_at))
     }
 
-    fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
+    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
         let named: Vec<&str> = match claims.get("aud") {
             Some(Value::String(audience)) => vec![audience],
             Some(Value::Array(items)) => {
@@ -357,38 +378,40 @@ impl TrustedIssuer {
         }
     }
 
-    fn identify(
+    /// `unnamed` names a token that has no `jti`.
+    pub(super) fn identify(
         &self,
-        token: UnverifiedToken<'_>,
+        claims: ClaimSet,
+        unnamed: impl FnOnce() -> TargetId,
         key_id: Option<String>,
         issued_at: Option<Timestamp>,
         expires_at: Timestamp,
     ) -> Result<VerifiedToken, Denial> {
-        let claims = token.claims;
         let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
         if !claims::fits_header(&subject) {
             return Err(Denial::InvalidClaim);
         }
-        let first = |paths: &[ClaimPath]| paths.iter().find_map(|path| path.find(&claims));
-        let user_id = name(first(&self.claim_names.user_id))?;
-        let session_id = name(first(&self.claim_names.session_id))?;
-        let client_id = name(first(&self.claim_names.client_id))?;
-        let email = first(&self.claim_names.email).and_then(Value::as_str).map(str::to_owned);
+        let named = self.named(&claims)?;
+        let email = self
+            .claim_names
+            .email
+            .iter()
+            .find_map(|path| path.find(&claims))
+            .and_then(Value::as_str)
+            .map(str::to_owned);
         let jti = text(claims.get("jti"))?;
         if jti.as_deref() == Some("") {
             return Err(Denial::InvalidClaim);
         }
-        let token_target =
-            jti.as_deref().map_or_else(|| TargetId::digest(token.signing_input.as_bytes()), TargetId::new);
+        let token_target = jti.as_deref().map_or_else(unnamed, TargetId::new);
         let token_id = jti.unwrap_or_else(|| token_target.as_str().to_owned());
 
         let mut targets =
             vec![Target::new(self.name.clone(), Kind::Token, token_target), Target::issuer(self.name.clone())];
-        let named =
-            [(Kind::Session, &session_id), (Kind::User, &user_id), (Kind::Client, &client_id), (Kind::Key, &key_id)];
-        for (kind, id) in named {
-            targets.extend(id.as_deref().map(|id| Target::new(self.name.clone(), kind, TargetId::new(id))));
-        }
+        targets.extend(self.targets(&named));
+        let key = key_id.as_deref().map(TargetId::new);
+        targets.extend(key.map(|id| Target::new(self.name.clone(), Kind::Key, id)));
+        let Named { user: user_id, session: session_id, client: client_id } = named;
         Ok(VerifiedToken {
             issuer: self.name.clone(),
             key_id,
@@ -402,6 +425,23 @@ impl TrustedIssuer {
             targets,
             claims,
         })
+    }
+
+    /// Whom claims name that can be revoked.
+    pub(super) fn named(&self, claims: &ClaimSet) -> Result<Named, Denial> {
+        let first = |paths: &[ClaimPath]| name(paths.iter().find_map(|path| path.find(claims)));
+        Ok(Named {
+            user: first(&self.claim_names.user_id)?,
+            session: first(&self.claim_names.session_id)?,
+            client: first(&self.claim_names.client_id)?,
+        })
+    }
+
+    pub(super) fn targets(&self, named: &Named) -> impl Iterator<Item = Target> {
+        let named = [(Kind::Session, &named.session), (Kind::User, &named.user), (Kind::Client, &named.client)];
+        named
+            .into_iter()
+            .filter_map(|(kind, id)| Some(Target::new(self.name.clone(), kind, TargetId::new(id.as_deref()?))))
     }
 
     /// The revocation that signs out a token, its session or its user; `None` when nothing of that
@@ -428,7 +468,7 @@ impl TrustedIssuer {
     }
 }
 
-fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Denial> {
+pub(super) fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Denial> {
     match claims.get(name) {
         None => Ok(None),
         // Mistyped is not absent: it would switch the check off (CVE-2026-25537).
@@ -436,7 +476,7 @@ fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Deni
     }
 }
 
-fn text(claim: Option<&Value>) -> Result<Option<String>, Denial> {
+pub(super) fn text(claim: Option<&Value>) -> Result<Option<String>, Denial> {
     match claim {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -505,6 +545,24 @@ impl VerifiedToken {
     #[must_use]
     pub fn email(&self) -> Option<&str> {
         self.email.as_deref()
+    }
+
+    /// This token, refused by the revocation of these as well.
+    #[must_use]
+    pub(super) fn also_targeted_by(mut self, targets: impl Iterator<Item = Target>) -> Self {
+        for target in targets {
+            if !self.targets.contains(&target) {
+                self.targets.push(target);
+            }
+        }
+        self
+    }
+
+    /// What registers this token, where only registered ones are accepted.
+    #[must_use]
+    pub fn registration(&self) -> Option<Target> {
+        let token = self.targets.iter().find(|target| target.kind == Kind::Token)?;
+        Some(Target::registration(self.issuer.clone(), token.id.clone()))
     }
 
     /// Everything whose revocation refuses this token.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ConfigArgs, fail, load};
 use crate::api::explain;
-use crate::authz::authorizer::View;
+use crate::authz::authorizer::{StoreAnswer, View};
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
 use crate::clock;
@@ -107,7 +107,9 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     }
     let now = clock::now();
     let index = RevocationIndex::new();
-    let view = View { index: &index, age: Some(std::time::Duration::ZERO), answer: None };
+    let age = Some(std::time::Duration::ZERO);
+    // Neither the store nor an issuer is asked: what they would have to say is left out of the explanation.
+    let view = View { index: &index, age, answer: Some(StoreAnswer::Clear), testimony: None };
     let decision = policy.authorizer.authorize(&request, view, now);
     let mut explanation = explain::explain(&policy, &request, &decision, None, now);
     for (name, error) in failures {

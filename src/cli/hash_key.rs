@@ -26,8 +26,11 @@ const MIN_LEN: usize = 16;
 pub(super) fn run(args: &HashKeyArgs) -> ExitCode {
     match key(args.new) {
         Ok(key) => {
-            let hex: String = digest_of(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("sha256: {hex}");
+            print!("sha256: ");
+            for byte in digest_of(key.as_bytes()) {
+                print!("{byte:02x}");
+            }
+            println!();
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error),

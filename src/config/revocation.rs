@@ -105,6 +105,7 @@ pub(super) fn revocation(
         max_staleness: check.duration(&at.key("max_staleness"), &file.max_staleness, STALENESS),
         on_stale: on_stale(file.on_stale),
         always_lookup: file.read == Read::Lookup,
+        allow_list: file.list == List::Allow,
     };
     let revocation =
         Revocation { store, list: file.list, read: file.read, allow_eviction: file.allow_eviction, retention };

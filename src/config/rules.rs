@@ -195,14 +195,13 @@ fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<H
 }
 
 pub(super) fn host_pattern(check: &mut Check<'_>, at: &KeyPath, host: &str) -> Option<HostPattern> {
-    let found = match host.is_ascii() {
-        true => HostPattern::parse(host),
+    let found = if host.is_ascii() {
+        HostPattern::parse(host)
+    } else {
         // As browsers send it (RFC 5890).
-        false => {
-            let (subdomains, name) = host.strip_prefix("*.").map_or(("", host), |name| ("*.", name));
-            let name = url::Host::parse(name).ok();
-            name.and_then(|name| HostPattern::parse(&format!("{subdomains}{name}")))
-        }
+        let (subdomains, name) = host.strip_prefix("*.").map_or(("", host), |name| ("*.", name));
+        let name = url::Host::parse(name).ok();
+        name.and_then(|name| HostPattern::parse(&format!("{subdomains}{name}")))
     };
     if found.is_none() {
         check.fault(

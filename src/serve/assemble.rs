@@ -1,13 +1,19 @@
 //! From configuration to parts: what each module is told.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Context;
+use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 
 use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
+use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
-use crate::sources::ledger::{EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::state::{DecisionLog, Policy};
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -35,7 +41,6 @@ fn admin_key(key: &config::AdminKey) -> AdminKey {
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
-    use std::time::Duration;
     let settings = |location| KeySettings {
         location,
         algorithms: issuer.trusted.algorithms.clone(),
@@ -66,6 +71,31 @@ pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySetting
     }
 }
 
+/// Who can be asked about tokens; one that is known by the same settings stays, with its answers.
+pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterVec) -> anyhow::Result<Introspectors> {
+    let introspector = |(name, settings): (&IssuerName, IntrospectionSettings)| {
+        if let Some(same) = known.get(name).filter(|known| *known.settings() == settings) {
+            return Ok(same.clone());
+        }
+        let introspector = Introspector::new(name.clone(), settings, asked.clone());
+        introspector.map(Arc::new).with_context(|| format!("build the HTTP client for the introspection of {name}"))
+    };
+    let asked_about = config.issuers.iter().filter_map(|issuer| {
+        let introspection = issuer.introspection.as_ref()?;
+        let settings = IntrospectionSettings {
+            url: introspection.url.clone(),
+            client_id: introspection.client_id.clone(),
+            client_secret: introspection.client_secret.clone(),
+            cache: introspection.cache,
+            timeout: introspection.timeout,
+            max_answers: config.limits.introspection_cache,
+            max_questions: config.limits.introspection_waiting,
+        };
+        Some((&issuer.trusted.name, settings))
+    });
+    asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
+}
+
 /// The store of the revocations, opened or about to be connected.
 pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
     Ok(match &config.revocation.store {
@@ -92,11 +122,30 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
     Ok(RedisConfig {
         ca_file: redis.ca_file.clone(),
         key_prefix: redis.key_prefix.clone(),
+        adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
+            before: before.clone(),
+            after: after.clone(),
+            within: shortest_staleness(config),
+            issuers: adopting_issuers(config),
+        }),
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
         command_deadline: config.limits.store_timeout,
         write_deadline: config.limits.store_timeout,
+        lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..RedisConfig::new(url)
     })
+}
+
+/// Adopted keys are read often enough for the strictest rule.
+fn shortest_staleness(config: &Config) -> Duration {
+    let by_rule = config.rules.iter().filter_map(|rule| rule.max_staleness);
+    by_rule.fold(config.freshness.max_staleness, Duration::min)
+}
+
+/// Whose token ids an adopted key may name: those of every issuer, since the key does not say.
+#[must_use]
+pub fn adopting_issuers(config: &Config) -> Vec<(IssuerName, Duration)> {
+    config.issuers.iter().map(|issuer| (issuer.trusted.name.clone(), issuer.trusted.leeway)).collect()
 }

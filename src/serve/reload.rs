@@ -97,6 +97,16 @@ impl Reload {
         if !later.is_empty() {
             warn!(sections = ?later, "changed sections that take effect at the next start");
         }
+        let known = self.state.introspectors();
+        match assemble::introspectors(&config, &known, &self.state.metrics.introspections) {
+            // Before the policy that sends questions to them.
+            Ok(introspectors) => self.state.set_introspectors(introspectors),
+            Err(error) => {
+                reloads.with_label_values(&["refused"]).inc();
+                error!(error = %format!("{error:#}"), "configuration not reloaded");
+                return false;
+            }
+        }
         let sources = key_sources(&config, &self.client, &self.sources);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
@@ -105,6 +115,7 @@ impl Reload {
             let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
             policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
         }
+        self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         self.state.set_policy(policy);
         self.state.set_keys(KeySources::new(sources.clone()));

@@ -34,8 +34,23 @@
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
-//! Two more keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
-//! vanishes with a flush) and `{r}:reseed` (short-lived, see `replica`).
+//! With `revocation.list: allow` only registered tokens are accepted. A registration is an entry of the same
+//! log and a key beside the revocations, of the kind `registration`, with the id that would revoke the token:
+//!
+//! ```text
+//! MULTI
+//! SET  doorward:{r}:main:registration:JTI "* registered" EXAT 1767225630
+//! XADD doorward:{r}:log * issuer main kind registration id JTI at * expires 1767225630000 origin registered reason ""
+//! EXEC
+//! ```
+//!
+//! It is read strictly where leniency would accept more: without a readable `expires` it is none. It cannot
+//! be taken back; the token is revoked instead.
+//!
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
+//! with a flush), `{r}:server` (which server instances have read from, and since when), `{r}:reseed`
+//! (short-lived, see `replica`), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
 mod redis;
@@ -48,8 +63,8 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub(super) use redis::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
-pub use redis::{RedisConfig, RedisConfigError, RedisLedger};
+pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger};
+pub(super) use redis::{Epoch, Feed, FeedItem, Found, Leases, Report, ServerClock, Snapshot, StoreFacts, StreamInfo};
 
 /// Where revocations are kept so that they outlive this process.
 pub enum RevocationLedger {
@@ -94,6 +109,14 @@ impl RevocationLedger {
             Self::Redis(ledger) => ledger.lookup(targets, issued_at).await,
         }
     }
+
+    /// Asks the store itself, in one round trip, whether a token is registered by this target.
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => Ok(ledger.is_registered(target, issued_at)),
+            Self::Redis(ledger) => ledger.is_registered(target, issued_at).await,
+        }
+    }
 }
 
 /// A place in the log: the id of a Redis stream entry, or a count of the embedded ledger's writes.
@@ -133,6 +156,9 @@ pub enum LedgerError {
     /// Written, but on fewer replicas than `min_replicas` asks for.
     #[error("stored, but confirmed by {reached} of {wanted} replicas")]
     NotReplicated { reached: u32, wanted: u32 },
+    /// Not asked: it failed several times in a row a moment ago.
+    #[error("not asked: the store failed several times in a row")]
+    BreakerOpen,
     /// The file of the embedded ledger could not be opened, read or written.
     #[error("embedded ledger: {cause}")]
     File { cause: Box<str> },
@@ -140,7 +166,7 @@ pub enum LedgerError {
 
 impl LedgerError {
     /// Every label, for metrics that list a closed set.
-    pub const LABELS: [&'static str; 9] = [
+    pub const LABELS: [&'static str; 10] = [
         "unavailable",
         "timeout",
         "out_of_memory",
@@ -149,6 +175,7 @@ impl LedgerError {
         "not_permitted",
         "loading",
         "refused",
+        "breaker_open",
         "file",
     ];
 
@@ -159,6 +186,7 @@ impl LedgerError {
             Self::Unavailable { .. } => "unavailable",
             Self::Timeout { .. } => "timeout",
             Self::NotReplicated { .. } => "not_replicated",
+            Self::BreakerOpen => "breaker_open",
             Self::File { .. } => "file",
             Self::Refused { code, .. } => match &**code {
                 "OOM" => "out_of_memory",
@@ -176,7 +204,7 @@ impl LedgerError {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => true,
             Self::Refused { .. } => matches!(self.label(), "read_only" | "loading"),
-            Self::NotReplicated { .. } | Self::File { .. } => false,
+            Self::NotReplicated { .. } | Self::BreakerOpen | Self::File { .. } => false,
         }
     }
 }

@@ -8,11 +8,19 @@
 //! What is known stays known. When the log turns out to be another one, or to have lost entries, it
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
+//!
+//! What remains: a new instance that starts after a failover to a lagging copy waits for the others
+//! to notice, for a fixed time (see `follow`). Others that are frozen or cut off for longer than that
+//! cannot tell it what the copy lacks; `min_replicas` keeps the copy from lacking anything that was
+//! answered 2xx.
 
+mod adopt;
+mod breaker;
 mod follow;
 mod freshness;
 mod gap;
 mod health;
+mod lease;
 mod reseed;
 mod stats;
 
@@ -26,10 +34,12 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use lease::Tenure;
 use reseed::{Loss, Unsaved};
 
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
+pub use lease::{Peer, Receipt};
 pub use stats::{Operation, ReplicaStats};
 
 /// This process's copy of the revocations, and the way to add to them.
@@ -42,13 +52,16 @@ pub struct Replica {
     /// From the instant in an entry's id, which is the store's clock, to its being applied here.
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
+    adopted: adopt::Adopted,
+    breaker: breaker::Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
     written: Mutex<Position>,
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
     loss_known: Notify,
-    /// Names this process to its peers; drawn at random.
+    tenure: Tenure,
+    /// Names this process to its peers; no two have the same.
     name: Box<str>,
 }
 
@@ -66,10 +79,16 @@ impl Replica {
             RevocationLedger::Embedded(embedded) => {
                 (Arc::clone(embedded.index()), Freshness::always(), health::Health::new(ReplicaState::Following))
             }
-            RevocationLedger::Redis(_) => {
-                (Arc::default(), Freshness::never(), health::Health::new(ReplicaState::Starting))
+            RevocationLedger::Redis(redis) => {
+                let freshness = Freshness::never();
+                let freshness = if redis.config().adopt.is_some() { freshness.adopting() } else { freshness };
+                (Arc::default(), freshness, health::Health::new(ReplicaState::Starting))
             }
         };
+        let adopted = adopt::Adopted::new(match &ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(redis) => redis.config().adopt.as_ref(),
+        });
         let stats = ReplicaStats::default();
         stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
         Self {
@@ -80,11 +99,14 @@ impl Replica {
             stats,
             lag,
             applied: watch::Sender::new(Position::default()),
+            adopted,
+            breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_known: Notify::new(),
-            name: format!("{:016x}", rand::random::<u64>()).into(),
+            tenure: Tenure::default(),
+            name: lease::instance_name(),
         }
     }
 
@@ -138,6 +160,9 @@ impl Replica {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = position.max(*newest);
             drop(newest);
+            if matches!(self.ledger, RevocationLedger::Embedded(_)) {
+                self.applied.send_replace(position); // Nothing comes back from a log.
+            }
             self.unsaved.remove(&revocations); // Only now may a repetition rely on it.
         }
         written
@@ -147,16 +172,45 @@ impl Replica {
     /// acknowledged, is stored already.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         matches!(self.ledger, RevocationLedger::Redis(_))
-            && self.freshness.age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
-            && revocations.iter().all(|revocation| self.index.knows(revocation) && !self.unsaved.holds(revocation))
+            && self.freshness.log_age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+            && revocations.iter().all(|revocation| {
+                self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
+            })
     }
 
     /// An age at which the store was there a moment ago, with the log as we know it.
     const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
 
     /// Asks the store itself about a token, whatever this process knows.
+    ///
+    /// Fails at once, for a moment, after it has failed several times in a row.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        let found = self.ledger.lookup(targets, issued_at).await;
+        let found = self.guarded_lookup(targets, issued_at).await;
+        self.stats.count(Operation::Lookup, found.as_ref().map(drop));
+        found
+    }
+
+    async fn guarded_lookup(
+        &self,
+        targets: &[Target],
+        issued_at: Option<Timestamp>,
+    ) -> Result<Option<Hit>, LedgerError> {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
+        self.answers_for(ledger, targets)?;
+        let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
+        let found = ledger.lookup(targets, issued_at).await;
+        attempt.ended(found.is_ok());
+        found
+    }
+
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
+        self.revoke(vec![registration]).await
+    }
+
+    /// Asks the store itself whether a token is registered, whatever this process knows.
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        let found = self.ledger.is_registered(target, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
         found
     }
@@ -167,13 +221,20 @@ impl Replica {
             match &self.ledger {
                 RevocationLedger::Embedded(_) => self.purge().await,
                 RevocationLedger::Redis(ledger) => {
-                    tokio::join!(ledger.write(), self.follow(ledger), self.keep_stored(ledger), self.purge());
+                    tokio::join!(
+                        ledger.write(),
+                        self.follow(ledger),
+                        self.keep_stored(ledger),
+                        self.adopt(ledger),
+                        ledger.keep_connected(),
+                        self.purge()
+                    );
                 }
             }
         };
         tokio::select! {
             () = work => {}
-            () = shutdown.cancelled() => {}
+            () = shutdown.cancelled() => self.withdraw().await,
         }
     }
 

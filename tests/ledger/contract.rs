@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use doorward::authz::claims::Timestamp;
 use doorward::authz::revocation::{Kind, Origin, Revocation, Watermark};
+use doorward::sources::ledger::Position;
 
 use super::support::*;
 
@@ -26,10 +27,17 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
 
     let (expires, seconds) = (expires_at.as_millis(), expires_at.as_secs() + 1);
     let mut keys: Vec<_> = redis.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
+    keys.retain(|key| !key.starts_with("doorward:{r}:instance")); // Leases are no part of the contract.
     keys.sort();
     assert_eq!(
         keys,
-        ["doorward:{r}:log", "doorward:{r}:main:token:j-1", "doorward:{r}:main:user:ann@example", "doorward:{r}:meta"]
+        [
+            "doorward:{r}:log",
+            "doorward:{r}:main:token:j-1",
+            "doorward:{r}:main:user:ann@example",
+            "doorward:{r}:meta",
+            "doorward:{r}:server"
+        ]
     );
     assert_eq!(redis.cli(&["GET", "doorward:{r}:main:token:j-1"]), "* signed_out");
     assert_eq!(redis.cli(&["EXPIRETIME", "doorward:{r}:main:token:j-1"]), seconds.to_string(), "rounded up");
@@ -75,6 +83,50 @@ async fn a_writer_with_nothing_but_redis_cli_is_honoured() {
     let hit = instance.replica.lookup(&[token("by-hand")], None).await.unwrap().unwrap();
     assert_eq!((hit.origin, hit.kind), (Origin::Revoked, Kind::Token));
     assert_eq!(instance.replica.lookup(&[token("another"), target(Kind::User, "u")], None).await.unwrap(), None);
+}
+
+/// Where `tests/run.sh` puts Python's redis client.
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/python/bin/python");
+const REVOKE_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ledger/revoke.py");
+
+#[tokio::test]
+async fn a_python_service_with_its_redis_client_is_honoured() {
+    let has_client = |python: &&str| {
+        let import = std::process::Command::new(python).args(["-c", "import redis"]).output();
+        import.is_ok_and(|output| output.status.success())
+    };
+    let Some(python) = [PYTHON, "python3"].into_iter().find(|python| has_client(python)) else {
+        println!("SKIPPED: Python's redis client is not there; tests/run.sh installs it into .tools/python");
+        return;
+    };
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(python);
+        let output = command.args([REVOKE_PY, &redis.port.to_string(), "0", "main"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().parse::<Position>().unwrap()
+    };
+    let expires = (now().as_secs() + 600).to_string();
+    run(&["by-python", &expires]);
+    let last = run(&["user", "ann@example", &expires]);
+    instance.replica.applied().wait_for(|applied| *applied >= last).await.unwrap();
+    assert!(instance.refuses(&token("by-python")) && instance.refuses(&target(Kind::User, "ann@example")));
+    assert!(!instance.refuses(&token("another")));
+    let known = instance.replica.index().revocations().find(|known| known.target == token("by-python")).unwrap();
+    assert_eq!(known.expires_at.as_secs().to_string(), expires);
+    let (by_token, by_user) = (token("by-python"), target(Kind::User, "ann@example"));
+    for target in [by_token, by_user] {
+        let issued_at = Some(now().minus(Duration::from_secs(60)));
+        let hit = instance.replica.lookup(std::slice::from_ref(&target), issued_at).await.unwrap().unwrap();
+        assert_eq!((hit.origin, hit.kind), (Origin::Revoked, target.kind));
+    }
+    // And what Doorward wrote is what such a service would have written.
+    instance.replica.revoke(vec![Revocation { origin: Origin::Revoked, ..sign_out("by-us") }]).await.unwrap();
+    assert_eq!(
+        redis.cli(&["GET", "doorward:{r}:main:token:by-us"]),
+        redis.cli(&["GET", "doorward:{r}:main:token:by-python"])
+    );
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use doorward::sources::ledger::RedisConfig;
 
 use super::support::*;
+use crate::support::proxy::Proxy;
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
@@ -25,7 +26,9 @@ async fn a_flushed_store_is_given_back_what_it_lost_and_new_instances_learn_it()
         assert!(tokens.iter().all(|id| instance.refuses(&token(id))), "{name}");
     }
     eventually("whole again", || {
-        [&one, &two].iter().all(|i| read(&i.replica.stats().reseed_waiting) == 0 && i.age().is_some())
+        [&one, &two]
+            .iter()
+            .all(|i| read(&i.replica.stats().reseed_waiting) == 0 && i.age() < Some(Duration::from_secs(1)))
     })
     .await;
     let counts = [&one, &two].map(|instance| read(&instance.replica.stats().reseeded));
@@ -63,6 +66,45 @@ async fn an_older_copy_of_the_store_is_given_back_what_it_lacks() {
     assert_eq!(read(&one.replica.stats().gaps), 1);
     let two = Instance::start(&redis).await;
     assert!(["saved", "lost", "elsewhere"].iter().all(|id| two.refuses(&token(id))));
+}
+
+#[tokio::test]
+async fn a_new_instance_waits_for_the_others_after_a_failover_to_a_copy_that_lags() {
+    let mut redis = RedisServer::start(&[]).await;
+    let proxy = Proxy::start(redis.port);
+    let survivor = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
+    survivor.becomes_ready().await;
+    survivor.replica.revoke(vec![sign_out("saved")]).await.unwrap();
+    redis.cli(&["SAVE"]);
+    survivor.replica.revoke(vec![sign_out("lost")]).await.unwrap();
+    // The copy has the epoch, and nothing in it tells that it lacks an entry.
+    redis.kill();
+    proxy.refuse();
+    redis.run().await;
+    let new = Instance::launch(redis.config());
+    eventually("it waits", || new.replica.status().state.as_str() == "settling").await;
+    assert!(!new.replica.status().ready && new.age().is_none());
+    proxy.heal();
+    new.becomes_ready().await;
+    assert!(["saved", "lost"].iter().all(|id| new.refuses(&token(id))));
+    // The same server as before: nothing to wait for.
+    let began = Instant::now();
+    let third = Instance::start(&redis).await;
+    assert!(third.refuses(&token("lost")));
+    println!("a third instance was ready after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_view_that_is_being_repaired_is_stale_and_not_unread() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    instance.replica.revoke((0..2000).map(|n| sign_out(&format!("t-{n}"))).collect()).await.unwrap();
+    redis.cli(&["FLUSHALL"]);
+    eventually("repaired", || {
+        let age = instance.age().expect("it was complete once");
+        read(&instance.replica.stats().gaps) == 1 && age < Duration::from_secs(1)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -218,4 +260,29 @@ async fn a_lookup_keeps_its_deadline() {
         }
     };
     tokio::time::timeout(PATIENCE, answered).await.expect("answers again");
+}
+
+/// A full server queues no commands, so that MULTI fails even where nothing is written.
+#[tokio::test]
+async fn a_full_store_refuses_writes_and_is_still_read() {
+    let redis = RedisServer::start(&[]).await;
+    let (one, two) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    one.replica.revoke(vec![sign_out("before")]).await.unwrap();
+    two.comes_to_refuse(&token("before")).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(one.replica.revoke(vec![sign_out("full")]).await.unwrap_err().label(), "out_of_memory");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        let age = two.age().unwrap();
+        assert!(age < Duration::from_secs(2), "{age:?} old after {:?}: {:?}", began.elapsed(), two.replica.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let three = Instance::start(&redis).await;
+    assert!(three.refuses(&token("before")));
+    // What is lost meanwhile is noticed, though it cannot be put back yet.
+    redis.cli(&["DEL", "doorward:{r}:log"]);
+    eventually("noticed", || read(&two.replica.stats().gaps) == 1).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("given back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == "2").await;
+    two.comes_to_refuse(&token("full")).await;
 }

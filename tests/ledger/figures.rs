@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use doorward::sources::ledger::RedisConfig;
+
 use super::support::*;
 
 /// Writes a log of `count` sign-outs.
@@ -87,5 +89,39 @@ async fn at_rest() {
     let before = count();
     tokio::time::sleep(Duration::from_secs(10)).await;
     println!("at rest: {:.1} commands a second", f64::from(count() - before) / 10.0);
+    instance.end().await;
+}
+
+/// What following another service's keys costs: a scan goes through the whole database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn adopting() {
+    let redis = RedisServer::start(&["--enable-debug-command", "yes"]).await;
+    redis.cli(&["DEBUG", "POPULATE", "900000", "session"]);
+    redis.cli(&["DEBUG", "POPULATE", "100000", "blacklist"]);
+    let cpu = || {
+        let info = redis.cli(&["INFO", "cpu"]);
+        let fact = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        fact("used_cpu_user:").unwrap() + fact("used_cpu_sys:").unwrap()
+    };
+    let within = Duration::from_secs(4);
+    let issuers = vec![(doorward::authz::claims::IssuerName::parse("main").unwrap(), Duration::ZERO)];
+    let adopt = doorward::sources::ledger::Adopt { before: "blacklist:".into(), after: String::new(), within, issuers };
+    let (before, began) = (cpu(), Instant::now());
+    let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..redis.config() });
+    instance.becomes_ready().await;
+    println!("first scan: {:?}, {:.0} ms of the server", began.elapsed(), (cpu() - before) * 1000.0);
+    let scans = || {
+        let mut operations = instance.replica.stats().operations();
+        operations.find(|(operation, result, _)| (*operation, *result) == ("adopt", "ok")).unwrap().2
+    };
+    let (scans_before, before, began) = (scans(), cpu(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let (scanned, used) = (f64::from(u32::try_from(scans() - scans_before).unwrap()), cpu() - before);
+    println!(
+        "{scanned} scans in {:?}: {:.0} ms of the server each, following included",
+        began.elapsed(),
+        used * 1000.0 / scanned
+    );
     instance.end().await;
 }

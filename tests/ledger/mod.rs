@@ -2,8 +2,13 @@
 
 pub mod support;
 
+mod adopt;
 mod contract;
+mod cut_off;
 mod faults;
 mod figures;
 mod follow;
+mod frozen;
+mod lookup;
+mod oracle;
 mod topologies;

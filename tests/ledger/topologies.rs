@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use doorward::sources::ledger::RedisConfig;
+use doorward::sources::ledger::{Adopt, RedisConfig};
 
 use super::support::*;
 
@@ -15,6 +15,11 @@ async fn works(config: RedisConfig) {
     one.replica.revoke(vec![sign_out("j")]).await.unwrap();
     two.comes_to_refuse(&token("j")).await;
     assert!(two.replica.lookup(&[token("j")], None).await.unwrap().is_some());
+    let written = one.replica.revoke(vec![sign_out("k")]).await.unwrap();
+    let receipt = one.replica.confirm(&sign_out("k"), written, PATIENCE).await;
+    assert_eq!((receipt.instances, receipt.applied, receipt.waiting.len()), (2, 2, 0), "{receipt:?}");
+    two.end().await;
+    assert_eq!(one.replica.peers().await.unwrap().len(), 1, "a lease is given back at the end");
 }
 
 #[tokio::test]
@@ -25,7 +30,8 @@ async fn a_unix_socket() {
 
 /// Exactly what an instance needs; the README shows this line.
 const LEAST: &str = "resetkeys ~doorward:{r}:* resetchannels -@all +ping +select +client|id +info +time +multi +exec \
-    +discard +watch +wait +get +mget +set +del +exists +pexpiretime +xadd +xread +xrevrange +xinfo|stream";
+    +discard +watch +wait +get +mget +set +del +exists +pexpiretime +xadd +xread +xrevrange +xinfo|stream \
+    +zadd +zrange +zremrangebyscore";
 
 #[tokio::test]
 async fn a_user_with_the_least_commands() {
@@ -34,6 +40,17 @@ async fn a_user_with_the_least_commands() {
         &[&["ACL", "SETUSER", "doorward", "on", ">s3cret"], &*LEAST.split_whitespace().collect::<Vec<_>>()].concat(),
     );
     works(RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port))).await;
+    // With `adopt: blacklist:{jti}` these two more.
+    redis.cli(&["ACL", "SETUSER", "doorward", "+scan", "%R~blacklist:*"]);
+    let config = RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port));
+    let issuers = vec![(token("j").issuer, Duration::ZERO)];
+    let adopt = Adopt { before: "blacklist:".into(), after: String::new(), within: Duration::from_secs(1), issuers };
+    let adopting = Instance::launch(RedisConfig { adopt: Some(adopt), ..config });
+    adopting.becomes_ready().await;
+    redis.cli(&["SET", "blacklist:adopted", "1", "EX", "100"]);
+    assert!(adopting.replica.lookup(&[token("adopted")], None).await.unwrap().is_some());
+    adopting.comes_to_refuse(&token("adopted")).await;
+    adopting.end().await;
     redis.cli(&["FLUSHALL"]);
     redis.cli(&["ACL", "SETUSER", "doorward", "-xread"]);
     let instance = Instance::launch(RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port)));
@@ -180,11 +197,31 @@ async fn a_cluster_failover() {
     ]);
     eventually("in step", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up")).await;
     let url = format!("redis-cluster://{}?node={}&node={}", addresses[0], addresses[1], addresses[2]);
+    adopts_from_every_node(&url, owner.port).await;
     survives_a_failover(RedisConfig::new(url), async || {
         owner.kill();
         eventually("promoted", || replica.cli(&["ROLE"]).starts_with("master")).await;
     })
     .await;
+}
+
+/// Another service's keys have no hash tag: they lie on every node.
+async fn adopts_from_every_node(url: &str, port: u16) {
+    let ids: Vec<_> = (0..60).map(|n| format!("adopted-{n}")).collect();
+    for id in &ids {
+        let set = ["-c", "-p", &port.to_string(), "SET", &format!("blacklist:{id}"), "1", "EX", "100"];
+        assert!(Command::new("redis-cli").args(set).output().unwrap().stdout.starts_with(b"OK"));
+    }
+    let issuers = vec![(token("j").issuer, Duration::ZERO)];
+    let adopt = Adopt { before: "blacklist:".into(), after: String::new(), within: Duration::from_secs(2), issuers };
+    let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..RedisConfig::new(url) });
+    instance.becomes_ready().await;
+    for id in &ids {
+        assert!(instance.refuses(&token(id)), "{id}");
+        assert!(instance.replica.lookup(&[token(id)], None).await.unwrap().is_some(), "{id}");
+    }
+    assert_eq!(instance.replica.lookup(&[token("another")], None).await.unwrap(), None);
+    instance.end().await;
 }
 
 /// The port of the primary that has the slot, from CLUSTER SLOTS as redis-cli prints it: first slot,

@@ -51,7 +51,7 @@ impl Ask {
     }
 
     pub fn host(mut self, host: &str) -> Self {
-        self.host = host.to_owned();
+        host.clone_into(&mut self.host);
         self
     }
 

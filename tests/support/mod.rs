@@ -1,10 +1,13 @@
 //! What the tests start: the real binary, real Envoy, real Redis, an upstream that shows what it saw.
 //! Everything binds to loopback on a free port and ends with the test.
 
+pub mod authorization_server;
 pub mod doorward;
 pub mod envoy;
 pub mod grpc;
 pub mod jwks_server;
+pub mod nginx;
+pub mod proxy;
 pub mod raw;
 pub mod tokens;
 pub mod upstream;

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRead};
 use super::problem::{AdminErrors, BodyErrors, Problem};
-use crate::api::explain;
-use crate::authz::authorizer::{Outcome, StoreAnswer};
+use crate::api::{Learned, ask, explain, look_up};
+use crate::authz::authorizer::Outcome;
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
 use crate::clock;
@@ -81,24 +81,26 @@ pub(super) async fn explain(
         rule: asked.rule.as_deref(),
     };
     let mut policy = state.policy();
-    let mut view = state.view(None);
-    let first = policy.authorizer.authorize(&request, view, clock::now());
+    let mut learned = Learned::recall(state, &policy, &request);
+    let first = policy.authorizer.authorize(&request, learned.view(state), clock::now());
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&first.outcome, first.evidence.issuer.clone()) {
         drop(first);
         let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(&issuer)).await;
         policy = state.policy();
     }
     let mut now = clock::now();
-    let mut decision = policy.authorizer.authorize(&request, view, now);
-    if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        let answer = match state.replica.lookup(token.targets(), token.issued_at()).await {
-            Ok(None) => StoreAnswer::Clear,
-            Ok(Some(hit)) => StoreAnswer::Hit(hit),
-            Err(_) => StoreAnswer::Unavailable,
-        };
-        view = state.view(Some(answer));
+    let mut decision = policy.authorizer.authorize(&request, learned.view(state), now);
+    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
+        learned.testimony = Box::pin(ask(state, &policy, &request, issuer)).await;
         now = clock::now();
-        decision = policy.authorizer.authorize(&request, view, now);
+        decision = policy.authorizer.authorize(&request, learned.view(state), now);
     }
+    if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
+        let allow_list = policy.authorizer.freshness.allow_list;
+        learned.answer = Some(Box::pin(look_up(state, token, allow_list)).await);
+        now = clock::now();
+        decision = policy.authorizer.authorize(&request, learned.view(state), now);
+    }
+    let view = learned.view(state);
     Ok(axum::Json(explain::explain(&policy, &request, &decision, Some(view), now)))
 }

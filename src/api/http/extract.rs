@@ -16,6 +16,9 @@ use crate::authz::admin_key::Permission;
 /// The name of an admin key that may revoke.
 pub(super) struct MayRevoke(pub(super) Arc<str>);
 
+/// The name of an admin key that may register.
+pub(super) struct MayRegister(pub(super) Arc<str>);
+
 /// Proof that the caller's admin key may read.
 pub(super) struct MayRead;
 
@@ -24,6 +27,14 @@ impl FromRequestParts<Http> for MayRevoke {
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
         authenticate(http, &parts.headers, Permission::Revoke).map(Self)
+    }
+}
+
+impl FromRequestParts<Http> for MayRegister {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        authenticate(http, &parts.headers, Permission::Register).map(Self)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `GET /v1/instances`: who decides, and how current each is.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -7,11 +9,15 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::MayRead;
 use super::problem::{AdminErrors, Problem};
+use crate::state::Peer;
 
 /// The fleet.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Instances {
+    /// The one that answers is first.
     instances: Vec<Instance>,
+    /// False: the store could not be asked for the others.
+    complete: bool,
 }
 
 /// One running Doorward.
@@ -22,8 +28,8 @@ struct Instance {
     this: bool,
     version: String,
     uptime_seconds: u64,
-    /// The time since the start of its last completed read of the store; null before the first, and
-    /// while a gap is being repaired.
+    /// The time since the start of its last completed read of the store, as far as is known here; null
+    /// before the first, and while a gap is being repaired.
     view_age_ms: Option<u64>,
     /// Everything in the log up to here is applied.
     position: String,
@@ -32,24 +38,31 @@ struct Instance {
 }
 
 /// Lists the instances, their view's age and their place in the log.
+///
+/// An instance that ended without a word stays until its lease has run out.
 #[utoipa::path(
     get, path = "/v1/instances", tag = "operation", security(("admin_key" = [])),
-    responses(
-        (status = 200, description = "The instances.", body = Instances),
-        AdminErrors,
-    )
+    responses((status = 200, description = "The instances.", body = Instances), AdminErrors)
 )]
 pub(super) async fn instances(State(http): State<Http>, _: MayRead) -> Result<axum::Json<Instances>, Problem> {
     let replica = &http.state.replica;
-    let age = replica.freshness().age(std::time::Instant::now());
-    let this = Instance {
-        name: replica.name().to_owned(),
-        this: true,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_seconds: http.started.elapsed().as_secs(),
-        view_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-        position: replica.applied().borrow().to_string(),
-        state: replica.status().state.to_string(),
+    let (peers, complete) = match replica.peers().await {
+        Ok(peers) => (peers, true),
+        Err(_) => (vec![replica.this()], false),
     };
-    Ok(axum::Json(Instances { instances: vec![this] }))
+    let instances = peers.into_iter().map(|peer| instance(peer, replica.name())).collect();
+    Ok(axum::Json(Instances { instances, complete }))
+}
+
+fn instance(peer: Peer, this: &str) -> Instance {
+    let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    Instance {
+        this: peer.name == this,
+        name: peer.name,
+        version: peer.version,
+        uptime_seconds: peer.uptime.as_secs(),
+        view_age_ms: peer.view_age.map(millis),
+        position: peer.position.to_string(),
+        state: peer.state,
+    }
 }

@@ -1,9 +1,11 @@
 //! `POST /logout`: users sign themselves out with the token they hold.
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Response};
 
+use super::extract::Parameters;
+use super::problem::ProblemDetails;
 use super::{Http, respond};
 use crate::api::decide;
 use crate::authz::answer::{Answer, Respond};
@@ -12,7 +14,7 @@ use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 
 #[derive(serde::Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Parameters {
+pub(super) struct LogoutQuery {
     /// Signs the user out everywhere, not just this token.
     #[serde(default)]
     all: bool,
@@ -22,20 +24,20 @@ pub(super) struct Parameters {
 ///
 /// 204, also when the token has expired or is revoked already; a token that does not verify is refused.
 #[utoipa::path(
-    post, path = "/logout", tag = "sign-out", params(Parameters), security(("access_token" = [])),
+    post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(
         (status = 204, description = "Signed out."),
-        (status = 400, description = "More than one token, or a request that cannot be understood.", body = Object),
+        (status = 400, description = "More than one token, or a request that cannot be understood.", content((Object = "application/json"), (ProblemDetails = "application/problem+json"))),
         (status = 401, description = "No token, or one that does not verify.", body = Object),
         (status = 503, description = "The store did not take it; try again after `Retry-After`.", body = Object),
     )
 )]
 pub(super) async fn logout(
     State(http): State<Http>,
-    Query(parameters): Query<Parameters>,
+    Parameters(query): Parameters<LogoutQuery>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let scope = if parameters.all { Kind::User } else { Kind::Token };
+    let scope = if query.all { Kind::User } else { Kind::Token };
     let rule = Rule {
         name: "logout".into(),
         access: Access::SignOut(SignOut { scope, then: Then::Respond }),

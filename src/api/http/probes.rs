@@ -63,7 +63,7 @@ pub(super) async fn livez() -> &'static str {
 /// The process wants traffic: 200, or 503 with the parts that are not ready.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
-    params(("fresh" = Option<bool>, Query, description = "Also 503 while the view of the revocations is too old.")),
+    params(("fresh" = Option<String>, Query, description = "Also 503 while the view of the revocations is too old.")),
     responses(
         (status = 200, description = "Ready.", body = Object),
         (status = 503, description = "Not ready; `missing` says why.", body = Object),
@@ -89,6 +89,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
         index: state.replica.index(),
         view_age: state.replica.freshness().age(Instant::now()),
         store_up: state.replica.stats().store_up(),
+        store_operations: state.replica.stats().operations().collect(),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

@@ -54,7 +54,7 @@ impl Error {
                 ("keys-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The issuer's keys are not available")
             }
             Self::StoreUnavailable => {
-                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take the revocation")
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take it")
             }
             Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
         }

@@ -1,6 +1,7 @@
 //! `POST /v1/revocations`: from a request to a revocation in the store.
 
 mod list;
+mod receipt;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use super::Http;
-use super::extract::{Json, MayRevoke};
+use super::extract::{Json, MayRevoke, Parameters};
 use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
@@ -22,6 +23,7 @@ use crate::clock;
 use crate::state::Policy;
 
 pub(super) use list::{__path_list, list};
+use receipt::{Confirmation, Wait, WaitQuery};
 
 /// What to revoke: a target by its `id`, or the one that a `token` names.
 #[derive(Deserialize, ToSchema)]
@@ -74,7 +76,7 @@ impl Instant {
     /// The last second of the year 9999; milliseconds by mistake are beyond it.
     const LAST_SECOND: i64 = 253_402_300_799;
 
-    fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
+    pub(super) fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
         let instant = match self {
             Self::Seconds(seconds) => {
                 Some(Timestamp::from_secs(*seconds)).filter(|_| (0..=Self::LAST_SECOND).contains(seconds))
@@ -104,17 +106,20 @@ pub(super) struct RevocationReceipt {
     expires_at: String,
     /// The place in the log; null when nothing was written because all it could hit has expired.
     position: Option<String>,
+    #[serde(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Revokes a token, a session, a user, a client, a key or all of an issuer.
 ///
-/// 201 means that it is in the store. Repeating a request changes nothing. What has already expired
-/// succeeds and is not written.
+/// 201 means that it is in the store, and with `wait=all` that every instance refuses. Repeating a
+/// request changes nothing. What has already expired succeeds and is not written.
 #[utoipa::path(
     post, path = "/v1/revocations", tag = "revocations", security(("admin_key" = [])),
-    request_body = RevocationRequest,
+    params(WaitQuery), request_body = RevocationRequest,
     responses(
         (status = 201, description = "It holds, and is in the store.", body = RevocationReceipt),
+        (status = 202, description = "It holds, and is in the store; `waiting` names who has not confirmed in time.", body = RevocationReceipt),
         BodyErrors,
         AdminErrors,
         (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
@@ -123,32 +128,39 @@ pub(super) struct RevocationReceipt {
 pub(super) async fn create(
     State(http): State<Http>,
     MayRevoke(by): MayRevoke,
+    Parameters(query): Parameters<WaitQuery>,
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
+    let wait = Wait::read(&query, &http.limits)?;
     let revocation = resolve(&http, &request).await?;
     let kind = revocation.target.kind.as_str();
-    let alive = revocation.expires_at > clock::now();
-    let position = if alive {
+    let mut position = None;
+    if revocation.expires_at > clock::now() {
         let written = http.state.replica.revoke(vec![revocation.clone()]).await;
-        let position = written.map_err(|error| {
+        let stored = written.map_err(|error| {
             warn!(%by, kind, issuer = %revocation.target.issuer, error = error.label(), "revocation not stored");
             let detail = "it holds in this instance, other instances may not know it: try again";
             Problem::new(Error::StoreUnavailable, detail).because(error.label())
         })?;
-        info!(%by, kind, issuer = %revocation.target.issuer, %position, "revoked");
-        Some(position.to_string())
-    } else {
-        None
+        info!(%by, kind, issuer = %revocation.target.issuer, position = %stored, "revoked");
+        position = Some(stored);
+    }
+    let confirmation = match wait {
+        None => Confirmation::default(),
+        Some(wait) => wait.confirm(&http.state.replica, &revocation, position).await,
     };
+    let unconfirmed = confirmation.confirmed == Some(false);
     let receipt = RevocationReceipt {
         issuer: revocation.target.issuer.to_string(),
         kind,
         id: revocation.target.id.to_string(),
         at: watermark(revocation.watermark),
         expires_at: clock::format_rfc3339(revocation.expires_at),
-        position,
+        position: position.map(|position| position.to_string()),
+        confirmation,
     };
-    Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
+    let status = if unconfirmed { StatusCode::ACCEPTED } else { StatusCode::CREATED };
+    Ok((status, axum::Json(receipt)).into_response())
 }
 
 /// What a request asks for; keys that are not known yet are fetched.
@@ -183,13 +195,13 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
     }
 }
 
-fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
+pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
     let issuer = IssuerName::parse(name).and_then(|name| policy.authorizer.issuer_named(&name));
     issuer.map(|issuer| &**issuer).ok_or_else(|| Problem::field("/issuer", "no issuer of this name is configured"))
 }
 
 /// Verifies a token as for a sign-out: it may have expired.
-async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
+pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
     let attempt = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;

@@ -1,6 +1,6 @@
 //! Every revocation this process knows, ready for the decision.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -18,6 +18,9 @@ pub struct RevocationIndex {
     shards: Box<[RwLock<Shard>]>,
 }
 
+/// By kind: in the order of [`Kind::ALL`], then the registrations.
+type Counts = [usize; Kind::ALL.len() + 1];
+
 /// A part of the index: records one after the other, found by a table of their offsets.
 #[derive(Default)]
 struct Shard {
@@ -26,7 +29,7 @@ struct Shard {
     garbage: usize,
     offsets: HashTable<u32>,
     issuers: Vec<IssuerName>,
-    counts: [usize; Kind::ALL.len()],
+    counts: Counts,
 }
 
 impl Default for RevocationIndex {
@@ -72,15 +75,24 @@ impl RevocationIndex {
             .max_by_key(|hit| (hit.origin, hit.watermark))
     }
 
+    /// Whether a token that was issued then is registered by this target.
+    #[must_use]
+    pub fn registers(&self, target: &Target, issued_at: Option<Timestamp>, now: Timestamp) -> bool {
+        self.watermarks(target).is_some_and(|known| {
+            now < Timestamp::from_secs(i64::from(known.expires)) && known.hit(target.kind, issued_at).is_some()
+        })
+    }
+
     /// Forgets what can no longer hit a live token; returns how many targets went.
     pub fn purge(&self, now: Timestamp) -> usize {
         self.shards.iter().map(|shard| write(shard).purge(&self.hasher, now)).sum()
     }
 
-    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`].
+    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`]; then, how many tokens are
+    /// registered.
     #[must_use]
-    pub fn counts(&self) -> [usize; Kind::ALL.len()] {
-        let mut counts = [0; Kind::ALL.len()];
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
         for shard in &self.shards {
             for (count, more) in counts.iter_mut().zip(read(shard).counts) {
                 *count += more;
@@ -89,9 +101,14 @@ impl RevocationIndex {
         counts
     }
 
-    /// Everything known, one shard at a time; what a store that lost entries is given back.
+    /// Every revocation known, one shard at a time.
     pub fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
-        self.shards.iter().flat_map(|shard| read(shard).revocations())
+        self.entries().filter(|entry| entry.target.kind != Kind::Registration)
+    }
+
+    /// Everything known, registrations included: what a store that lost entries is given back.
+    pub fn entries(&self) -> impl Iterator<Item = Revocation> + '_ {
+        self.shards.iter().flat_map(|shard| read(shard).entries())
     }
 
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
@@ -114,9 +131,7 @@ impl RevocationIndex {
 
 /// Keyed at random in every process, so that nobody can choose ids that collide.
 fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, id: (u8, &[u8])) -> u64 {
-    let mut state = hasher.build_hasher();
-    (issuer.as_str(), kind as u8, id).hash(&mut state);
-    state.finish()
+    hasher.hash_one((issuer.as_str(), kind as u8, id))
 }
 
 fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
@@ -149,18 +164,15 @@ impl Shard {
         let Ok(offset) = u32::try_from(self.arena.len()) else { return false };
         self.reserve();
         Record::write(&mut self.arena, *kind, issuer_at, id, &watermarks);
-        match known {
-            Some(old) => {
-                self.garbage += Record::at(&self.arena, old).len();
-                if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
-                    *slot = offset;
-                }
+        if let Some(old) = known {
+            self.garbage += Record::at(&self.arena, old).len();
+            if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
+                *slot = offset;
             }
-            None => {
-                self.counts[*kind as usize] += 1;
-                let (arena, issuers) = (&self.arena, &self.issuers);
-                self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
-            }
+        } else {
+            self.counts[*kind as usize] += 1;
+            let (arena, issuers) = (&self.arena, &self.issuers);
+            self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
         }
         if self.garbage > self.arena.len() / 2 {
             self.compact(hasher, 0);
@@ -213,7 +225,7 @@ impl Shard {
         *self = next;
     }
 
-    fn revocations(&self) -> Vec<Revocation> {
+    fn entries(&self) -> Vec<Revocation> {
         let of = |offset: &u32| {
             let record = Record::at(&self.arena, *offset);
             let Watermarks { signed_out, revoked, expires } = record.watermarks();

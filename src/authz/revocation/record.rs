@@ -170,7 +170,7 @@ impl<'a> Record<'a> {
     }
 
     pub(super) fn kind(self) -> Kind {
-        Kind::ALL[usize::from(self.head() & 7) % Kind::ALL.len()]
+        Kind::ALL.get(usize::from(self.head() & 7)).copied().unwrap_or(Kind::Registration)
     }
 
     pub(super) fn issuer(self) -> u16 {

@@ -27,6 +27,9 @@ pub struct LimitsFile {
     pub decision_timeout: Span,
     /// The longest time for one operation of the store.
     pub store_timeout: Span,
+    /// The longest time for asking the store about one token (`read: lookup`, `on_stale: lookup`). It must end
+    /// before Envoy's own timeout does, which is 200 ms unless it was set.
+    pub lookup_timeout: Span,
     /// The longest that `wait=all` may wait for the other instances.
     pub receipt_timeout: Span,
     /// The most items on one page of a list.
@@ -52,9 +55,10 @@ impl Default for LimitsFile {
             grpc_concurrent_streams: 2048,
             http_body_bytes: 65_536,
             http_timeout: Span::new("10s"),
-            request_headers: 256,
+            request_headers: 1000,
             decision_timeout: Span::new("1s"),
             store_timeout: Span::new("1s"),
+            lookup_timeout: Span::new("100ms"),
             receipt_timeout: Span::new("30s"),
             list_page: 1000,
             jwks_bytes: 262_144,

@@ -42,7 +42,7 @@ impl EmbeddedLedger {
 
     /// See [`super::RevocationLedger::append`].
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let now = crate::clock::now();
+        let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
         let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
         if alive.is_empty() {
             return Ok(Position::default());
@@ -67,6 +67,10 @@ impl EmbeddedLedger {
 
     pub(super) fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Option<Hit> {
         self.index.find(targets, issued_at)
+    }
+
+    pub(super) fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> bool {
+        self.index.registers(target, issued_at, crate::clock::now())
     }
 
     /// Forgets what can no longer hit a live token.
@@ -116,7 +120,7 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
         let mut parts = key.value().splitn(3, ':');
         let (Some(issuer), Some(kind), Some(id)) = (
             parts.next().and_then(IssuerName::parse),
-            parts.next().and_then(Kind::parse),
+            parts.next().and_then(Kind::from_stored),
             parts.next().map(TargetId::from_stored),
         ) else {
             return Err(redb::Error::Corrupted(format!("a record named {:?}", key.value())));
@@ -158,7 +162,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("doorward-embedded-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("revocations.redb");
-        let now = crate::clock::now();
+        let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
         let (soon, later) = (now.plus(std::time::Duration::from_secs(5)), now.plus(std::time::Duration::from_secs(60)));
         let written = [
             revocation("u", Origin::Revoked, now, later),

@@ -1,9 +1,11 @@
 //! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
 //! target for whoever asks.
 
+mod adopt;
 mod answer;
 mod config;
 mod feed;
+mod lease;
 mod lookup;
 mod session;
 mod wire;
@@ -19,8 +21,11 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 use session::Session;
 use wire::Keys;
 
+pub use adopt::Adopt;
+pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
+pub(in crate::sources) use lease::{Leases, Report, ServerClock};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
@@ -66,7 +71,18 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        self.shared.lookup(self, targets, issued_at).await
+        // Boxed: every decision would carry the library's 28 KB for it, and most ask nobody.
+        Box::pin(self.shared.lookup(self, targets, issued_at)).await
+    }
+
+    /// Keeps a connection ready for [`Self::lookup`], for as long as it is polled.
+    pub(in crate::sources) async fn keep_connected(&self) {
+        self.shared.keep_connected(self).await;
+    }
+
+    /// See [`super::RevocationLedger::is_registered`].
+    pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.shared.is_registered(self, target, issued_at).await
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::super::ledger::{Epoch, Feed, FeedItem, RedisLedger, Snapshot};
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
+use super::lease::Held;
 use super::stats::{Operation, ReplicaStats};
 use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
@@ -21,8 +22,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const COALESCE: Duration = Duration::from_millis(2);
 /// Under load the epoch is not asked for more often than this.
 const EPOCH_EVERY: Duration = Duration::from_millis(100);
-/// After a store was founded anew, or while a peer puts back what it lost, a new instance waits:
-/// the log may be about to grow by everything that the others know.
+/// After a store was founded anew, restarted or failed over, or while a peer puts back what it lost, a
+/// new instance waits: the log may be about to grow by everything that the others know. They are back
+/// within [`BACKOFF`]'s longest and the time to connect; those that take longer than this, and hold
+/// what the store lost, leave the new instance without it until they have put it back.
 const SETTLE: Duration = Duration::from_millis(750);
 /// The longest such wait for a peer.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
@@ -75,6 +78,7 @@ impl Replica {
             self.health.set(ReplicaState::Repairing);
             *baseline = None;
             self.note_loss();
+            self.tenure.note_loss();
         }
     }
 
@@ -117,8 +121,11 @@ impl Replica {
         let mut checked: Option<Instant> = None;
         let mut published: Option<Instant> = None;
         let mut settled = self.health.is_ready();
+        let mut lease = Held::default();
         loop {
+            self.keep_lease(feed, &mut lease).await?;
             let start = Instant::now();
+            let covered = lease.covers(start);
             let check = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
             let page = if check {
                 let Snapshot { page, stream } = feed.snapshot(known.last).await?;
@@ -146,20 +153,30 @@ impl Replica {
             };
             self.stats.set_store_up(true);
             if page.complete && page.epoch != Epoch::NotAsked {
-                if !settled {
-                    settled = self.has_settled(feed, known, began).await?;
-                }
-                if settled {
+                if settled && covered {
                     self.freshness.publish(start);
                     published = Some(start);
                     if *fit && (check || !self.health.is_ready()) {
-                        self.health.set(ReplicaState::Following);
+                        self.report_following();
                     }
+                } else if !settled {
+                    // This read may be older than what a peer has put back: only the next one counts.
+                    settled = self.has_settled(feed, known, began).await?;
                 }
             }
-            if !page.items.is_empty() && page.complete {
+            if !page.items.is_empty() && page.complete && !self.tenure.is_asked() {
                 sleep(COALESCE).await;
             }
+        }
+    }
+
+    fn report_following(&self) {
+        if let Some(error) = self.adopted.failure() {
+            self.health.hindered(&Obstacle::Ledger(error));
+        } else if self.freshness.adopted.age(Instant::now()).is_none() {
+            self.health.set(ReplicaState::Adopting);
+        } else {
+            self.health.set(ReplicaState::Following);
         }
     }
 
@@ -171,7 +188,7 @@ impl Replica {
             return Ok(true);
         }
         let founded_at = known.epoch.rsplit_once(' ').and_then(|(_, millis)| millis.parse().ok());
-        let founded_at = Timestamp::from_millis(founded_at.unwrap_or_default());
+        let founded_at = Timestamp::from_millis(founded_at.unwrap_or_default()).max(feed.served_since().await?);
         let is_old = waited >= SETTLE || feed.time().await?.since(founded_at) >= SETTLE;
         if is_old && !feed.reseeding().await? {
             return Ok(true);
@@ -203,7 +220,10 @@ impl Replica {
         let now = crate::clock::now();
         let seen = self.seen();
         let mut unreadable = None;
-        for FeedItem { position, revocation } in items {
+        for FeedItem { position, revocation, asks } in items {
+            if *asks && following {
+                self.tenure.note_asked();
+            }
             match revocation {
                 Ok(revocation) => {
                     self.index.apply(revocation, now);

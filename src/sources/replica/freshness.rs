@@ -1,50 +1,92 @@
-//! How old the view is, for decisions: one atomic load.
+//! How old the view is, for decisions: two atomic loads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The start of the last completed read of the primary, on the monotonic clock.
 pub struct Freshness {
-    origin: Instant,
-    /// Microseconds from `origin`, plus one.
-    as_of: AtomicU64,
+    log: Moment,
+    /// The keys of another service; as fresh as can be if there are none to adopt.
+    pub(super) adopted: Moment,
 }
-
-const NEVER: u64 = 0;
-const ALWAYS: u64 = u64::MAX;
 
 impl Freshness {
     pub(super) fn never() -> Self {
-        Self { origin: Instant::now(), as_of: AtomicU64::new(NEVER) }
+        Self { log: Moment::new(NEVER), adopted: Moment::new(ALWAYS) }
     }
 
     /// The view is the store.
     pub(super) fn always() -> Self {
-        Self { origin: Instant::now(), as_of: AtomicU64::new(ALWAYS) }
+        Self { log: Moment::new(ALWAYS), adopted: Moment::new(ALWAYS) }
+    }
+
+    /// Keys of another service are read beside the log, and have not been yet.
+    pub(super) fn adopting(self) -> Self {
+        Self { adopted: Moment::new(NEVER), ..self }
     }
 
     /// The view has everything that was written longer ago than this.
     ///
-    /// `None` until the first read is complete, and while a gap in the log is being repaired: the
-    /// view may lack anything.
+    /// `None` until the first read is complete: nothing is known. While a gap in the log is being
+    /// repaired the view may lack anything, which is older than any bound: [`Duration::MAX`].
     #[must_use]
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        match self.as_of.load(Ordering::Acquire) {
-            NEVER => None,
-            ALWAYS => Some(Duration::ZERO),
-            micros => Some(now.saturating_duration_since(self.origin + Duration::from_micros(micros - 1))),
-        }
+        Some(self.log.age(now)?.max(self.adopted.age(now)?))
+    }
+
+    /// Of the log alone.
+    pub(super) fn log_age(&self, now: Instant) -> Option<Duration> {
+        self.log.age(now)
     }
 
     /// A read that began at `start` is complete and applied.
     pub(super) fn publish(&self, start: Instant) {
-        let micros = start.saturating_duration_since(self.origin).as_micros();
-        let micros = u64::try_from(micros).unwrap_or(ALWAYS - 2).min(ALWAYS - 2) + 1;
-        self.as_of.store(micros, Ordering::Release); // After the entries were applied.
+        self.log.publish(start);
     }
 
+    /// The log turned out to have lost something.
     pub(super) fn suspend(&self) {
-        self.as_of.store(NEVER, Ordering::Release);
+        self.log.suspend();
+    }
+}
+
+/// An instant that one task moves and everybody reads.
+pub(super) struct Moment {
+    origin: Instant,
+    /// Microseconds from `origin`, plus [`FIRST`].
+    as_of: AtomicU64,
+}
+
+const NEVER: u64 = 0;
+const SUSPENDED: u64 = 1;
+const FIRST: u64 = 2;
+const ALWAYS: u64 = u64::MAX;
+
+impl Moment {
+    fn new(as_of: u64) -> Self {
+        Self { origin: Instant::now(), as_of: AtomicU64::new(as_of) }
+    }
+
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        match self.as_of.load(Ordering::Acquire) {
+            NEVER => None,
+            SUSPENDED => Some(Duration::MAX),
+            ALWAYS => Some(Duration::ZERO),
+            micros => Some(now.saturating_duration_since(self.origin + Duration::from_micros(micros - FIRST))),
+        }
+    }
+
+    pub(super) fn publish(&self, start: Instant) {
+        let micros = start.saturating_duration_since(self.origin).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(ALWAYS).min(ALWAYS - FIRST - 1) + FIRST;
+        self.as_of.store(micros, Ordering::Release); // After what was read has been applied.
+    }
+
+    /// Stale from now on; what was never read stays so.
+    pub(super) fn suspend(&self) {
+        if self.as_of.load(Ordering::Acquire) != NEVER {
+            self.as_of.store(SUSPENDED, Ordering::Release);
+        }
     }
 }
 
@@ -52,16 +94,38 @@ impl Freshness {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn the_age_counts_from_the_start_of_the_read() {
         let freshness = Freshness::never();
         let start = Instant::now();
         assert_eq!(freshness.age(start), None);
-        freshness.publish(start);
-        let age = freshness.age(start + Duration::from_secs(5)).unwrap();
-        assert!(age >= Duration::from_secs(5) && age < Duration::from_millis(5001), "{age:?}");
         freshness.suspend();
-        assert_eq!(freshness.age(start), None);
-        assert_eq!(Freshness::always().age(start + Duration::from_secs(5)), Some(Duration::ZERO));
+        assert_eq!(freshness.age(start), None, "a view that was never complete does not become merely stale");
+        freshness.publish(start);
+        let age = freshness.age(start + 5 * SECOND).unwrap();
+        assert!(age >= 5 * SECOND && age < Duration::from_millis(5001), "{age:?}");
+        freshness.suspend();
+        assert_eq!(freshness.age(start), Some(Duration::MAX));
+        freshness.publish(start);
+        assert!(freshness.age(start).unwrap() < SECOND);
+        assert_eq!(Freshness::always().age(start + 5 * SECOND), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_view_is_as_old_as_the_older_of_its_parts() {
+        let freshness = Freshness::never().adopting();
+        let start = Instant::now();
+        freshness.publish(start + 3 * SECOND);
+        assert_eq!(freshness.age(start), None, "complete only when both are");
+        freshness.adopted.publish(start);
+        let now = start + 4 * SECOND;
+        assert!(freshness.age(now).unwrap() >= 4 * SECOND && freshness.log_age(now).unwrap() < 2 * SECOND);
+        freshness.publish(start);
+        freshness.adopted.publish(start + 3 * SECOND);
+        assert!(freshness.age(now).unwrap() >= 4 * SECOND);
+        freshness.adopted.suspend();
+        assert_eq!(freshness.age(now), Some(Duration::MAX));
     }
 }

@@ -22,6 +22,8 @@ pub enum ReplicaState {
     Starting,
     /// Reading the log from its start.
     CatchingUp,
+    /// Read to the end, but not yet the keys of another service.
+    Adopting,
     /// Read to the end, but a peer may be about to put back what the store lost.
     Settling,
     /// Current.
@@ -47,6 +49,7 @@ impl ReplicaState {
         match self {
             Self::Starting => "starting",
             Self::CatchingUp => "catching_up",
+            Self::Adopting => "adopting",
             Self::Settling => "settling",
             Self::Following => "following",
             Self::Repairing => "repairing",
@@ -82,7 +85,9 @@ impl Obstacle {
             Self::NotPrimary { .. } => ReplicaState::NotPrimary,
             Self::MayEvict { .. } => ReplicaState::MayEvict,
             Self::Ledger(error) => match error {
-                LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } => ReplicaState::Unreachable,
+                LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } | LedgerError::BreakerOpen => {
+                    ReplicaState::Unreachable
+                }
                 LedgerError::Refused { .. } if error.label() == "not_permitted" => ReplicaState::AccessDenied,
                 LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
                     ReplicaState::Refusing

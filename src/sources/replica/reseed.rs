@@ -128,7 +128,7 @@ impl Replica {
     async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
         let now = crate::clock::now();
         let mut missing = Vec::new();
-        for (at, known) in self.index.revocations().enumerate() {
+        for (at, known) in self.index.entries().enumerate() {
             if known.expires_at > now && !seen.knows(&known) {
                 missing.push(known);
             }

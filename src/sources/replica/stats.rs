@@ -15,12 +15,14 @@ pub enum Operation {
     Check,
     /// One token asked about.
     Lookup,
+    /// The keys of another service read.
+    Adopt,
     /// A batch put back that the store had lost.
     Reseed,
 }
 
 impl Operation {
-    pub const ALL: [Self; 5] = [Self::Append, Self::Read, Self::Check, Self::Lookup, Self::Reseed];
+    pub const ALL: [Self; 6] = [Self::Append, Self::Read, Self::Check, Self::Lookup, Self::Adopt, Self::Reseed];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Operation {
             Self::Read => "read",
             Self::Check => "check",
             Self::Lookup => "lookup",
+            Self::Adopt => "adopt",
             Self::Reseed => "reseed",
         }
     }

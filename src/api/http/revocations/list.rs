@@ -23,14 +23,15 @@ use crate::clock;
 #[serde(deny_unknown_fields)]
 pub(in crate::api::http) struct ListQuery {
     /// Only of this issuer, by its configured name.
+    #[param(pattern = "^[a-z0-9-]{1,63}$")]
     issuer: Option<String>,
     /// Only of this kind.
-    #[param(value_type = Option<KindName>)]
+    #[param(inline, value_type = Option<KindName>)]
     kind: Option<String>,
     /// Only of this target.
     id: Option<String>,
     /// Only of this origin.
-    #[param(value_type = Option<OriginName>)]
+    #[param(inline, value_type = Option<OriginName>)]
     origin: Option<String>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -9,6 +9,8 @@ use fred::types::config::{Config, TlsConnector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::Adopt;
+
 /// How to reach Redis and what to ask of it.
 #[derive(Clone)]
 pub struct RedisConfig {
@@ -20,6 +22,8 @@ pub struct RedisConfig {
     pub ca_file: Option<PathBuf>,
     /// In front of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
     pub key_prefix: String,
+    /// Keys of another service that revoke as well.
+    pub adopt: Option<Adopt>,
     /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
@@ -52,6 +56,7 @@ impl RedisConfig {
             url: url.into(),
             ca_file: None,
             key_prefix: "doorward:".to_owned(),
+            adopt: None,
             min_replicas: 0,
             allow_eviction: false,
             retention: Duration::from_secs(24 * 3600 + 30),

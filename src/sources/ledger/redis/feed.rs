@@ -8,21 +8,25 @@ use super::super::{LedgerError, Position};
 use super::RedisLedger;
 use super::answer::{self, Answer, position, short};
 use super::session::{Command, Session, unexpected};
-use super::wire::Decoder;
+use super::wire::{self, Decoder};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 
 /// One connection's reading of the log, from wherever the caller is.
 pub(in crate::sources) struct Feed<'a> {
-    ledger: &'a RedisLedger,
-    session: Session,
+    pub(super) ledger: &'a RedisLedger,
+    pub(super) session: Session,
     decoder: Decoder,
+    /// Of the server's data, as it last said; a restart and a failover change it.
+    replication_id: Box<str>,
 }
 
 /// A log entry; the error names the field that could not be understood.
 pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) position: Position,
     pub(in crate::sources) revocation: Result<Revocation, &'static str>,
+    /// Somebody waits to hear who has applied it.
+    pub(in crate::sources) asks: bool,
 }
 
 /// What one read returned.
@@ -97,7 +101,12 @@ impl RedisLedger {
     }
 
     pub(in crate::sources) async fn feed(&self) -> Result<Feed<'_>, LedgerError> {
-        Ok(Feed { ledger: self, session: self.session().await?, decoder: Decoder::default() })
+        Ok(Feed {
+            ledger: self,
+            session: self.session().await?,
+            decoder: Decoder::default(),
+            replication_id: Box::default(),
+        })
     }
 }
 
@@ -141,7 +150,7 @@ impl Feed<'_> {
                 return Ok(last);
             }
             let read = self.read(last, None);
-            let Self { ledger, session, decoder } = self;
+            let Self { ledger, session, decoder, .. } = self;
             let (next, taken) = tokio::join!(
                 biased; // The command is on its way before this page is looked at.
                 session.call_raw(read, ledger.deadline()),
@@ -154,31 +163,82 @@ impl Feed<'_> {
 
     /// Reads what follows `after`, the log's account of itself and the epoch, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let info = Command::new("XINFO").arg("STREAM").arg(&*self.ledger.keys.log);
-        let commands = vec![self.read(after, None), self.epoch(), info];
+        let commands = vec![self.read(after, None), self.epoch(), self.info()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let answers = answers.unwrap_or_default();
                 let [read, epoch, info] = answers.as_slice() else { return Err(short()) };
                 Ok(Snapshot { page: self.page(read, Some(epoch))?, stream: Some(stream_info(info)?) })
             }
-            // XINFO of a log that does not exist is an error, and takes the whole answer with it.
-            Err(LedgerError::Refused { message, .. }) if message.contains("no such key") => {
+            // A full server queues nothing, reads included; what it left of the transaction goes too.
+            Err(error) if error.label() == "out_of_memory" => {
+                self.session = self.ledger.session().await?;
+                self.unqueued_snapshot(after).await
+            }
+            Err(error) => self.snapshot_without_log(error).await,
+        }
+    }
+
+    /// A snapshot without a transaction: if the log's account is the same before and after the read,
+    /// nothing happened between.
+    async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
+        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info()];
+        match self.session.pipeline(commands, self.ledger.deadline()).await {
+            Ok(answers) => {
+                let [before, read, epoch, info] = answers.as_slice() else { return Err(short()) };
+                let (before, stream) = (stream_info(before)?, stream_info(info)?);
+                let mut page = self.page(read, Some(epoch))?;
+                page.complete &= before == stream; // Else it is read on, and judged then.
+                Ok(Snapshot { page, stream: Some(stream) })
+            }
+            Err(error) => self.snapshot_without_log(error).await,
+        }
+    }
+
+    /// XINFO of a log that does not exist is an error, and takes the whole answer with it.
+    async fn snapshot_without_log(&mut self, error: LedgerError) -> Result<Snapshot, LedgerError> {
+        match error {
+            LedgerError::Refused { message, .. } if message.contains("no such key") => {
                 let epoch = self.session.call(self.epoch(), self.ledger.deadline()).await?;
                 Ok(Snapshot { page: self.page(&Value::Null, Some(&epoch))?, stream: None })
             }
-            Err(error) => Err(error),
+            error => Err(error),
         }
     }
 
     /// The epoch of the store; founds one, named by `name` and the server's time, if it has none.
     pub(in crate::sources) async fn found_epoch(&mut self, name: &str) -> Result<Box<str>, LedgerError> {
+        // Asked first: a full server refuses to write, also what is there already.
+        let epoch = self.session.call(self.epoch(), self.ledger.deadline()).await?;
+        if let Some(epoch) = epoch.text() {
+            return Ok(epoch.into());
+        }
         let now = self.time().await?;
         let found =
             Command::new("SET").arg(&*self.ledger.keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
         let answers = self.session.pipeline(vec![found, self.epoch()], self.ledger.deadline()).await?;
         let epoch = answers.get(1).and_then(Answer::text).ok_or_else(short)?;
         Ok(epoch.into())
+    }
+
+    /// Since when, by its own clock, instances have read from this very server: a failover or a restart
+    /// begins anew, with the first new instance that finds another one noted.
+    ///
+    /// [`Self::facts`] must have been asked for on this connection.
+    pub(in crate::sources) async fn served_since(&mut self) -> Result<Timestamp, LedgerError> {
+        let key = &*self.ledger.keys.server;
+        let noted = self.session.call(Command::new("GET").arg(key), self.ledger.deadline()).await?;
+        let (id, since) = noted.text().and_then(|noted| noted.split_once(' ')).unwrap_or_default();
+        if id == &*self.replication_id {
+            return Ok(Timestamp::from_millis(since.parse().unwrap_or_default()));
+        }
+        let now = self.time().await?;
+        let note = Command::new("SET").arg(key).arg(format!("{} {}", self.replication_id, now.as_millis()));
+        match self.session.call(note, self.ledger.deadline()).await {
+            // A full server: every new instance waits as if it were the first.
+            Err(error) if error.label() != "out_of_memory" => Err(error),
+            _ => Ok(now),
+        }
     }
 
     /// The server's clock.
@@ -199,6 +259,7 @@ impl Feed<'_> {
         let info = answer.text().ok_or_else(|| unexpected("text", &answer))?;
         let fact =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+        self.replication_id = fact("master_replid").into();
         Ok(StoreFacts {
             role: fact("role").into(),
             max_memory: fact("maxmemory").parse().unwrap_or(0),
@@ -213,6 +274,10 @@ impl Feed<'_> {
             None => read,
         };
         read.arg("STREAMS").arg(&*self.ledger.keys.log).arg(after.to_string())
+    }
+
+    fn info(&self) -> Command {
+        Command::new("XINFO").arg("STREAM").arg(&*self.ledger.keys.log)
     }
 
     fn epoch(&self) -> Command {
@@ -234,7 +299,9 @@ fn items<A: Answer>(decoder: &mut Decoder, entries: &[A], retention: Duration) -
     let item = |entry: &A| {
         let (position, fields) = answer::entry(entry)?;
         let pairs = fields.chunks_exact(2).filter_map(|pair| Some((pair[0].text()?, pair[1].text()?)));
-        Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, retention) })
+        // Most entries have the usual fields only.
+        let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));
+        Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, retention), asks })
     };
     entries.iter().map(item).collect()
 }

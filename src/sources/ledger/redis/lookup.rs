@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{sleep, timeout};
 
 use super::super::LedgerError;
 use super::RedisLedger;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire;
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Hit, Origin, Target, Watermark};
+use crate::authz::revocation::{Hit, Kind, Origin, Target, Watermark};
 
 /// The connection for everything that neither blocks nor watches.
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
+    missing: Notify,
 }
 
 #[derive(Default)]
@@ -38,9 +39,14 @@ impl Shared {
     ) -> Result<Option<Hit>, LedgerError> {
         let keys = targets.iter().map(|target| ledger.keys.target(target));
         let mget = Command::new("MGET").args(keys);
-        let Value::Array(values) = self.call(ledger, mget, ledger.config.lookup_deadline).await? else {
-            return Err(unexpected("array", &Value::Null));
-        };
+        let (values, adopted) = tokio::try_join!(
+            self.call(ledger, mget, ledger.config.lookup_deadline),
+            self.adopted(ledger, targets), // Sent with it: one round trip.
+        )?;
+        if adopted {
+            return Ok(Some(Hit { kind: Kind::Token, origin: Origin::Revoked, watermark: Watermark::FOREVER }));
+        }
+        let Value::Array(values) = values else { return Err(unexpected("array", &values)) };
         let hits = targets.iter().zip(values).filter_map(|(target, value)| {
             if value.is_null() {
                 return None;
@@ -51,6 +57,29 @@ impl Shared {
             watermark.covers(issued_at).then_some(Hit { kind: target.kind, origin, watermark })
         });
         Ok(hits.max_by_key(|hit| (hit.origin, hit.watermark)))
+    }
+
+    /// Whether another service's key names the token; whatever it holds.
+    async fn adopted(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<bool, LedgerError> {
+        let token = targets.iter().find(|target| target.kind == Kind::Token);
+        let adopt = ledger.config.adopt.as_ref();
+        let Some(key) = adopt.zip(token).and_then(|(adopt, token)| adopt.key(&token.id)) else { return Ok(false) };
+        let exists = Command::new("EXISTS").arg(&*key).of_key(&key);
+        let answer = self.call(ledger, exists, ledger.config.lookup_deadline).await?;
+        Ok(answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0)
+    }
+
+    /// Whether the store has this registration; unlike a revocation, one that cannot be read is none.
+    pub(super) async fn is_registered(
+        &self,
+        ledger: &RedisLedger,
+        target: &Target,
+        issued_at: Option<Timestamp>,
+    ) -> Result<bool, LedgerError> {
+        let get = Command::new("GET").arg(ledger.keys.target(target));
+        let value = self.call(ledger, get, ledger.config.lookup_deadline).await?;
+        let stored = value.as_str().as_deref().and_then(wire::parse_value);
+        Ok(stored.is_some_and(|(watermark, _)| watermark.covers(issued_at)))
     }
 
     /// One command on the shared connection, connecting included in the deadline.
@@ -73,13 +102,14 @@ impl Shared {
         }
         if let Ok(mut state) = self.state.try_lock() {
             state.session = None; // It may never answer again.
+            self.missing.notify_one();
         }
         Err(LedgerError::Timeout { after: deadline })
     }
 
     async fn session(&self, ledger: &RedisLedger) -> Result<Arc<Session>, LedgerError> {
         let mut state = self.state.lock().await;
-        if let Some(session) = &state.session {
+        if let Some(session) = state.session.as_ref().filter(|session| !session.has_ended()) {
             return Ok(Arc::clone(session));
         }
         if state.failed_at.is_some_and(|at| at.elapsed() < Self::BREAK) {
@@ -95,6 +125,17 @@ impl Shared {
         let mut state = self.state.lock().await;
         if state.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, broken)) {
             state.session = None;
+            self.missing.notify_one();
+        }
+    }
+
+    /// Connects whenever there is no connection: discovery and TLS may take longer than a lookup has.
+    pub(super) async fn keep_connected(&self, ledger: &RedisLedger) {
+        loop {
+            while self.session(ledger).await.is_err() {
+                sleep(Self::BREAK).await;
+            }
+            self.missing.notified().await;
         }
     }
 }

@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, TransactionInterface};
-use fred::types::config::{Config, ConnectionConfig, PerformanceConfig};
+use fred::interfaces::{ClientLike, ClusterInterface, TransactionInterface};
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, Server};
 use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
 use tokio::time::timeout;
 
@@ -22,16 +22,17 @@ pub(super) struct Session {
     slot: u16,
 }
 
-/// A command and its arguments, routed to the slot of the log.
+/// A command and its arguments, routed to the slot of the log unless it says otherwise.
 pub(super) struct Command {
     name: &'static str,
     arguments: Vec<Value>,
     blocking: bool,
+    slot: Option<u16>,
 }
 
 impl Command {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, arguments: Vec::new(), blocking: false }
+        Self { name, arguments: Vec::new(), blocking: false, slot: None }
     }
 
     pub(super) fn arg(mut self, argument: impl Into<Value>) -> Self {
@@ -41,6 +42,12 @@ impl Command {
 
     pub(super) fn args(mut self, arguments: impl IntoIterator<Item = impl Into<Value>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Routes it to whichever server of a cluster has this key.
+    pub(super) fn of_key(mut self, key: &str) -> Self {
+        self.slot = Some(fred::util::redis_keyslot(key.as_bytes()));
         self
     }
 
@@ -82,6 +89,28 @@ impl Session {
         self.alive()?;
         let (custom, arguments) = self.custom(command);
         within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
+    }
+
+    /// Every primary of a cluster; `None` for the one there is otherwise.
+    pub(super) fn primaries(&self) -> Vec<Option<Server>> {
+        match self.client.cached_cluster_state() {
+            Some(cluster) => cluster.unique_primary_nodes().into_iter().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
+    /// Like [`Self::call`], at one server of a cluster.
+    pub(super) async fn call_at(
+        &self,
+        server: Option<&Server>,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Value, LedgerError> {
+        let Some(server) = server else { return self.call(command, deadline).await };
+        self.alive()?;
+        let (custom, arguments) = self.custom(command);
+        let client = self.client.with_cluster_node(server);
+        within(deadline, async { client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
     }
 
     /// Like [`Self::call`], for large answers: the frames as they came, without another copy.
@@ -134,13 +163,17 @@ impl Session {
     }
 
     fn custom(&self, command: Command) -> (CustomCommand, Vec<Value>) {
-        let Command { name, arguments, blocking } = command;
-        (CustomCommand::new_static(name, self.slot, blocking), arguments)
+        let Command { name, arguments, blocking, slot } = command;
+        (CustomCommand::new_static(name, slot.unwrap_or(self.slot), blocking), arguments)
     }
 
     /// A router that ended would queue commands for ever.
+    pub(super) fn has_ended(&self) -> bool {
+        self.router.0.is_finished()
+    }
+
     fn alive(&self) -> Result<(), LedgerError> {
-        if self.router.0.is_finished() { Err(unavailable("connection closed")) } else { Ok(()) }
+        if self.has_ended() { Err(unavailable("connection closed")) } else { Ok(()) }
     }
 }
 

@@ -13,12 +13,20 @@ pub(super) struct Keys {
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
     pub(super) reseed: Box<str>,
+    pub(super) instances: Box<str>,
+    pub(super) server: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
-        Self { stem: key(""), log: key("log"), meta: key("meta"), reseed: key("reseed") }
+        let [stem, log, meta] = ["", "log", "meta"].map(key);
+        let [reseed, instances, server] = ["reseed", "instances", "server"].map(key);
+        Self { stem, log, meta, reseed, instances, server }
+    }
+
+    pub(super) fn instance(&self, name: &str) -> String {
+        format!("{}instance:{name}", self.stem)
     }
 
     pub(super) fn target(&self, target: &Target) -> String {
@@ -27,8 +35,13 @@ impl Keys {
 }
 
 /// `"<millis or *> <origin>"`.
-pub(super) fn value(watermark: Watermark, origin: Origin) -> String {
-    format!("{} {}", instant(watermark), origin.as_str())
+pub(super) fn value(kind: Kind, watermark: Watermark, origin: Origin) -> String {
+    format!("{} {}", instant(watermark), origin_name(kind, origin))
+}
+
+/// A registration is nobody's revocation; it says so to whoever looks into Redis.
+fn origin_name(kind: Kind, origin: Origin) -> &'static str {
+    if kind == Kind::Registration { "registered" } else { origin.as_str() }
 }
 
 fn instant(watermark: Watermark) -> String {
@@ -51,10 +64,13 @@ pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
         ("id", target.id.to_string()),
         ("at", instant(*watermark)),
         ("expires", expires_at.as_millis().to_string()),
-        ("origin", origin.as_str().to_owned()),
+        ("origin", origin_name(target.kind, *origin).to_owned()),
         ("reason", reason.as_deref().unwrap_or_default().to_owned()),
     ]
 }
+
+/// A field of an entry whose writer waits to hear who has applied it.
+pub(super) const RECEIPT: &str = "receipt";
 
 /// Reads log entries; remembers issuer names, because a log repeats few of them very often.
 #[derive(Debug, Default)]
@@ -87,7 +103,7 @@ impl Decoder {
             }
         }
         let issuer = self.issuer(issuer).ok_or("issuer")?;
-        let kind = Kind::parse(kind).ok_or("kind")?;
+        let kind = Kind::from_stored(kind).ok_or("kind")?;
         let id = match (id, kind) {
             ("", Kind::Issuer) => TargetId::new(issuer.as_str()),
             ("", _) => return Err("id"),
@@ -95,11 +111,15 @@ impl Decoder {
         };
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).map_err(|_| "entry id")?);
         let watermark = match (at, kind) {
-            ("", Kind::Token | Kind::Session) => Watermark::FOREVER,
+            ("", Kind::Token | Kind::Session | Kind::Registration) => Watermark::FOREVER,
             ("", _) => Watermark::at(written_at),
             (at, _) => watermark(at).ok_or("at")?,
         };
-        let expires_at = instant_until(expires).unwrap_or_else(|| {
+        let expires = instant_until(expires);
+        if kind == Kind::Registration && expires.is_none() {
+            return Err("expires"); // What accepts is not guessed.
+        }
+        let expires_at = expires.unwrap_or_else(|| {
             let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
             from.plus(retention)
         });
@@ -174,7 +194,12 @@ mod tests {
         let fields = entry.split(' ').filter_map(|field| field.split_once('='));
         let read = Decoder::default().revocation(position, fields, RETENTION).map(|r| {
             let keys = Keys::new("");
-            format!("{} {} {}", keys.target(&r.target), value(r.watermark, r.origin), r.expires_at.as_millis())
+            format!(
+                "{} {} {}",
+                keys.target(&r.target),
+                value(r.target.kind, r.watermark, r.origin),
+                r.expires_at.as_millis()
+            )
         });
         assert_eq!(read.as_deref(), expected.as_ref().map(|text| *text), "{entry}");
     }
@@ -203,6 +228,10 @@ mod tests {
                 "{r}:main:user:u 1700009999123 revoked 1700013599123".to_owned(),
             ),
             ("issuer=main kind=issuer", format!("{{r}}:main:issuer:main {WRITTEN} revoked {later}")),
+            (
+                "issuer=main kind=registration id=j expires=1700000600",
+                "{r}:main:registration:j * registered 1700000600000".to_owned(),
+            ),
             ("issuer=unheard-of kind=key id=k at=*", format!("{{r}}:unheard-of:key:k * revoked {later}")),
             (
                 "origin=who issuer=main id=c kind=client new=field",
@@ -221,6 +250,8 @@ mod tests {
             ("issuer=main id=j", "kind"),
             ("issuer=main kind=tokens id=j", "kind"),
             ("issuer=main kind=token", "id"),
+            ("issuer=main kind=registration id=j", "expires"),
+            ("issuer=main kind=registration id=j expires=soon", "expires"),
             ("issuer=main kind=token id=j at=yesterday", "at"),
             ("issuer=main kind=token id=j at=-1", "at"),
             ("issuer=main kind=token id=j at=1", "at"),

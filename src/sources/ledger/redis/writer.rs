@@ -253,7 +253,7 @@ impl Record {
         if self.stored == self.merged && self.life == self.merged_life {
             return None;
         }
-        let set = Command::new("SET").arg(keys.target(target)).arg(wire::value(watermark, origin));
+        let set = Command::new("SET").arg(keys.target(target)).arg(wire::value(target.kind, watermark, origin));
         Some(match self.merged_life {
             life if life == self.life => set.arg("KEEPTTL"),
             Life::Until(until) => set.arg("EXAT").arg(until.as_secs_ceil()),

@@ -1,0 +1,124 @@
+//! `POST /v1/registrations`: with `revocation.list: allow`, an auth service registers what it issues.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use utoipa::ToSchema;
+
+use super::Http;
+use super::extract::{Json, MayRegister};
+use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use super::revocations::{Instant, issuer_named, verify};
+use crate::authz::revocation::{Revocation, TargetId};
+use crate::clock;
+
+/// What to register: a token by its id and expiry, or the token itself.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistrationRequest {
+    /// The configured name of the issuer; may be left out when one is configured, or with `token`.
+    issuer: Option<String>,
+    /// `jti`, or `sha256:` and 64 hex digits for a token without one.
+    #[schema(min_length = 1)]
+    id: Option<String>,
+    /// The access token itself, instead of `id` and `expires_at`.
+    token: Option<String>,
+    /// The token's own `exp`; needed with `id`. The leeway is added.
+    expires_at: Option<Instant>,
+}
+
+/// A registration that holds.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RegistrationReceipt {
+    issuer: String,
+    /// As it stands in the store: an odd or long id is written as `sha256:` and its digest.
+    id: String,
+    /// RFC 3339.
+    expires_at: String,
+    /// The place in the log; null when nothing was written because the token has expired.
+    position: Option<String>,
+}
+
+/// Registers a token, so that `list: allow` accepts it.
+///
+/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a
+/// request changes nothing. There is no taking back: revoke the token instead.
+#[utoipa::path(
+    post, path = "/v1/registrations", tag = "revocations", security(("admin_key" = [])),
+    request_body = RegistrationRequest,
+    responses(
+        (status = 201, description = "It holds, and is in the store.", body = RegistrationReceipt),
+        BodyErrors,
+        AdminErrors,
+        (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn create(
+    State(http): State<Http>,
+    MayRegister(by): MayRegister,
+    Json(request): Json<RegistrationRequest>,
+) -> Result<Response<Body>, Problem> {
+    let registration = resolve(&http, &request).await?;
+    let issuer = registration.target.issuer.clone();
+    let mut receipt = RegistrationReceipt {
+        issuer: issuer.to_string(),
+        id: registration.target.id.to_string(),
+        expires_at: clock::format_rfc3339(registration.expires_at),
+        position: None,
+    };
+    if registration.expires_at > clock::now() {
+        let written = http.state.replica.register(registration).await;
+        let position = written.map_err(|error| {
+            warn!(%by, %issuer, error = error.label(), "registration not stored");
+            let detail = "it holds in this instance, other instances may not know it: try again";
+            Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        })?;
+        info!(%by, %issuer, %position, "registered");
+        receipt.position = Some(position.to_string());
+    }
+    Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
+}
+
+/// What a request asks for; keys that are not known yet are fetched.
+async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
+    let policy = http.state.policy();
+    let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;
+    match (&request.id, &request.token) {
+        (Some(_), Some(_)) => Err(Problem::field("/token", "give either `id` or `token`")),
+        (None, None) => Err(Problem::field("/id", "give `id` or `token`")),
+        (None, Some(token)) => {
+            let (issuer, token) = verify(http, token).await?;
+            if named.is_some_and(|named| named.name != issuer.name) {
+                return Err(Problem::field("/issuer", "the token is of another issuer"));
+            }
+            let target = token.registration().ok_or_else(|| Problem::field("/token", "the token has no id"))?;
+            Ok(Revocation::registering(target.issuer, target.id, token.expires_at().plus(issuer.leeway)))
+        }
+        (Some(id), None) => {
+            let only = match policy.authorizer.issuers.as_slice() {
+                [only] => Some(&**only),
+                _ => None,
+            };
+            let issuer = named
+                .or(only)
+                .ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
+            if id.is_empty() {
+                return Err(Problem::field("/id", "must not be empty"));
+            }
+            let expires_at = request.expires_at.as_ref();
+            let expires_at = expires_at
+                .ok_or_else(|| Problem::field("/expires_at", "is needed for a token by its id: its `exp`"))?
+                .read("/expires_at")?;
+            // The log is kept no longer than any token may live: more could not be promised.
+            if expires_at > clock::now().plus(issuer.retention()) {
+                let detail = "is later than `max_lifetime` allows a token of this issuer";
+                return Err(Problem::field("/expires_at", detail));
+            }
+            let id = TargetId::from_stored(id);
+            Ok(Revocation::registering(issuer.name.clone(), id, expires_at.plus(issuer.leeway)))
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `?wait=all&timeout=2s`: an answer when every instance refuses.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::super::HttpLimits;
+use super::super::problem::{Error, Problem};
+use crate::authz::revocation::Revocation;
+use crate::state::{Position, Replica};
+
+/// Whether to wait, and how long.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api::http) struct WaitQuery {
+    /// `all`: answers when every live instance has applied it, or when the time is up.
+    #[param(inline, value_type = Option<WaitFor>)]
+    wait: Option<String>,
+    /// The longest wait, such as `2s`, which is the default; at most `limits.receipt_timeout`, and no
+    /// longer than `limits.http_timeout` leaves.
+    #[param(example = "2s")]
+    timeout: Option<String>,
+}
+
+/// Whom to wait for.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+enum WaitFor {
+    All,
+}
+
+/// Who refuses; nothing of it when nobody waits.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct Confirmation {
+    /// No instance, connected or cut off, accepts it any more (`on_stale: deny`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) confirmed: Option<bool>,
+    /// How many have applied it; only when not confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<usize>,
+    /// How many may be deciding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<usize>,
+    /// Who has not confirmed, by name; only when not confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Vec<String>>,
+    /// From the request to the last confirmation, in milliseconds; only when confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_ms: Option<f64>,
+}
+
+/// A wait that was asked for.
+pub(super) struct Wait {
+    began: Instant,
+    until: Instant,
+}
+
+impl Wait {
+    const DEFAULT: Duration = Duration::from_secs(2);
+    /// What is left of the request's time for the answer itself.
+    const GRACE: Duration = Duration::from_millis(250);
+
+    pub(super) fn read(query: &WaitQuery, limits: &HttpLimits) -> Result<Option<Self>, Problem> {
+        let invalid = |name: &str, detail: String| Problem::new(Error::InvalidParameter, detail).at(name);
+        let timeout = match &query.timeout {
+            None => Self::DEFAULT.min(limits.receipt_timeout),
+            Some(text) => humantime::parse_duration(text)
+                .ok()
+                .filter(|timeout| *timeout <= limits.receipt_timeout)
+                .ok_or_else(|| {
+                    let most = humantime::format_duration(limits.receipt_timeout);
+                    invalid("timeout", format!("must be a duration such as `2s`, at most {most}"))
+                })?,
+        };
+        let began = Instant::now();
+        let until = began + timeout.min(limits.timeout.saturating_sub(Self::GRACE));
+        match query.wait.as_deref() {
+            None if query.timeout.is_some() => Err(invalid("timeout", "is for `wait=all`".to_owned())),
+            None => Ok(None),
+            Some("all") => Ok(Some(Self { began, until })),
+            Some(_) => Err(invalid("wait", "must be `all`".to_owned())),
+        }
+    }
+
+    /// `stored`: where the revocation is in the log; `None` when it is not, because all it could hit
+    /// has expired, and nobody accepts that anyway.
+    pub(super) async fn confirm(
+        self,
+        replica: &Replica,
+        revocation: &Revocation,
+        stored: Option<Position>,
+    ) -> Confirmation {
+        let patience = self.until.saturating_duration_since(Instant::now());
+        let (instances, applied, waiting) = if let Some(stored) = stored {
+            let receipt = replica.confirm(revocation, stored, patience).await;
+            (receipt.instances, receipt.applied, receipt.waiting)
+        } else {
+            let instances = replica.peers().await.map_or(1, |peers| peers.len());
+            (instances, instances, Vec::new())
+        };
+        let confirmed = waiting.is_empty();
+        Confirmation {
+            confirmed: Some(confirmed),
+            applied: (!confirmed).then_some(applied),
+            instances: Some(instances),
+            waiting: (!confirmed).then_some(waiting),
+            took_ms: confirmed.then(|| (self.began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What an issuer says of a token when it is asked (RFC 7662), and what is made of its word.
+//!
+//! An opaque token is nothing but its issuer's word: it is held to the same checks as a JWT's claims. A
+//! token that was verified here is held to the word in addition. Nothing here asks; that is returned as an
+//! outcome and resolved at the edge.
+
+use base64::Engine;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use serde_json::Value;
+
+use super::claims::{ClaimSet, IssuerName, Timestamp};
+use super::denial::Denial;
+use super::revocation::TargetId;
+use super::token::{BearerToken, Expiry, TrustedIssuer, VerifiedToken, numeric_date, parse_object, text};
+
+/// Which tokens are asked about, and whom.
+#[derive(Clone, Debug, Default)]
+pub struct IntrospectionPolicy {
+    /// Whose tokens those are that say nothing themselves.
+    pub opaque: Option<IssuerName>,
+    /// Issuers that are asked about each of their tokens, in addition to its being verified.
+    pub always: Vec<IssuerName>,
+}
+
+/// An issuer's word on one token.
+#[derive(Clone, Debug)]
+pub struct Testimony {
+    pub issuer: IssuerName,
+    pub said: Said,
+}
+
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// With the members of the response.
+    Active(ClaimSet),
+    Inactive,
+    /// Nothing: it could not be asked.
+    Unavailable,
+}
+
+impl Said {
+    /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides all, so it must be
+    /// there once and be a boolean.
+    pub fn parse(body: &[u8]) -> Result<Self, &'static str> {
+        let claims = parse_object(body).map_err(|_| "not a JSON object without duplicate members")?;
+        match claims.get("active") {
+            Some(Value::Bool(true)) => Ok(Self::Active(claims)),
+            Some(Value::Bool(false)) => Ok(Self::Inactive),
+            _ => Err("`active` is no boolean"),
+        }
+    }
+}
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
+/// Whether a token says nothing of itself.
+///
+/// What begins with a JOSE header is a JOSE object, however broken, and is never asked about as opaque:
+/// an attacker who breaks a JWT on purpose must not choose who judges it.
+#[must_use]
+pub fn is_opaque(token: BearerToken<'_>) -> bool {
+    let Some((head, _)) = token.as_str().split_once('.') else { return true };
+    // The first byte is enough, and what follows it may be as broken as it likes.
+    let head = head.replace('+', "-").replace('/', "_");
+    let bytes = head.as_bytes().chunks(4).map_while(|quantum| LENIENT.decode(quantum).ok()).flatten();
+    bytes.skip_while(u8::is_ascii_whitespace).map(|byte| byte != b'{').next().unwrap_or(true)
+}
+
+/// What other tokens of the issuer call themselves: by RFC 8693, and as Keycloak and Hydra write it. They
+/// are active, too, and must not pass for access tokens.
+const FOREIGN: [&str; 7] = [
+    "refresh",
+    "refresh_token",
+    "id",
+    "id_token",
+    "logout",
+    "urn:ietf:params:oauth:token-type:refresh_token",
+    "urn:ietf:params:oauth:token-type:id_token",
+];
+
+impl TrustedIssuer {
+    /// Takes the issuer's word for an opaque token: everything but its revocation is checked.
+    pub fn vouch(
+        &self,
+        token: BearerToken<'_>,
+        claims: &ClaimSet,
+        now: Timestamp,
+        expiry: Expiry,
+    ) -> Result<VerifiedToken, Denial> {
+        self.check_word(claims)?;
+        let (issued_at, expires_at) = self.check_times(claims, now, expiry)?;
+        self.check_audience(claims)?;
+        // Without a signature there is nothing malleable: the token itself names it.
+        let unnamed = || TargetId::digest(token.as_str().as_bytes());
+        self.identify(claims.clone(), unnamed, None, issued_at, expires_at)
+    }
+
+    /// Holds a verified token to the issuer's word: who is named must be the same, and whoever only the
+    /// word names (a session) is one more target whose revocation refuses the token.
+    pub fn corroborate(
+        &self,
+        token: VerifiedToken,
+        claims: &ClaimSet,
+        now: Timestamp,
+    ) -> Result<VerifiedToken, Denial> {
+        self.check_word(claims)?;
+        for name in ["sub", "jti"] {
+            let said = text(claims.get(name))?;
+            let written = token.claims().get(name).and_then(Value::as_str);
+            if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
+                return Err(Denial::InvalidClaim);
+            }
+        }
+        numeric_date(claims, "iat")?;
+        if numeric_date(claims, "nbf")?.is_some_and(|at| at > now.plus(self.leeway)) {
+            return Err(Denial::NotYetValid);
+        }
+        if numeric_date(claims, "exp")?.is_some_and(|at| now >= at.plus(self.leeway)) {
+            return Err(Denial::Expired);
+        }
+        if claims.contains_key("aud") {
+            self.check_audience(claims)?;
+        }
+        let named = self.named(claims)?;
+        Ok(token.also_targeted_by(self.targets(&named)))
+    }
+
+    fn check_word(&self, claims: &ClaimSet) -> Result<(), Denial> {
+        if text(claims.get("iss"))?.is_some_and(|iss| iss != self.issuer) {
+            return Err(Denial::UnknownIssuer);
+        }
+        let kinds = ["token_type", "token_use", "typ"].iter().filter_map(|name| claims.get(*name)?.as_str());
+        let foreign = |kind: &str| FOREIGN.contains(&kind.to_ascii_lowercase().as_str());
+        if kinds.into_iter().any(foreign) { Err(Denial::WrongType) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_a_jose_header_is_not_opaque() {
+        for (token, opaque) in [
+            ("2YotnFZFEjr1zCsicMWpAA", true),
+            ("v1.abc.def", true),
+            ("a.b.c", true),
+            ("eyJhIjoxfQ", true), // No JOSE object has a single part.
+            ("eyJhbGciOiJFUzI1NiJ9.e30.AA", false),
+            ("eyJhbGciOiJFUzI1NiJ9.e30", false),
+            ("eyJhbGciOiJFUzI1NiJ9.x.x.x", false),
+            ("eyJhbGciOiJFUzI1NiIg.broken.json", false),
+            ("eyJ++/broken.base.64", false),
+            ("ICAge30.spaces.first", false),
+            ("eyJ.short", false),
+            ("eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..a.b.c", false),
+        ] {
+            let bearer = BearerToken::parse(token.as_bytes(), 100).map(is_opaque);
+            assert_eq!(bearer, Ok(opaque), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_response_says_active_as_a_boolean_and_once() {
+        let said = |body: &str| match Said::parse(body.as_bytes()) {
+            Ok(Said::Active(_)) => "active",
+            Ok(Said::Inactive) => "inactive",
+            _ => "nothing",
+        };
+        for (body, expected) in [
+            (r#"{"active": true, "sub": "u"}"#, "active"),
+            (r#"{"active": false}"#, "inactive"),
+            (r#"{"active": "true"}"#, "nothing"),
+            (r#"{"active": 1}"#, "nothing"),
+            (r#"{"active": false, "active": true}"#, "nothing"),
+            (r#"{"sub": "u"}"#, "nothing"),
+            (r#"[{"active": true}]"#, "nothing"),
+            ("true", "nothing"),
+            ("", "nothing"),
+        ] {
+            assert_eq!(said(body), expected, "{body}");
+        }
+    }
+}

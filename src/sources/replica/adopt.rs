@@ -1,0 +1,149 @@
+//! Keeping up with the keys of another service (see the ledger's `adopt`).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::super::ledger::{Adopt, Found, LedgerError, RedisLedger, RevocationLedger};
+use super::Replica;
+use super::stats::Operation;
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+
+/// Between attempts after a failure.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// Whose token ids the adopted keys name, and how the reading of them goes.
+#[derive(Default)]
+pub(super) struct Adopted {
+    issuers: Mutex<Issuers>,
+    changed: Notify,
+    failure: Mutex<Option<LedgerError>>,
+}
+
+/// Counted, so that a scan knows whether they changed while it ran.
+#[derive(Clone, Default)]
+struct Issuers {
+    names: Vec<(IssuerName, Duration)>,
+    version: u64,
+}
+
+impl Adopted {
+    pub(super) fn new(adopt: Option<&Adopt>) -> Self {
+        let names = adopt.map(|adopt| adopt.issuers.clone()).unwrap_or_default();
+        Self { issuers: Mutex::new(Issuers { names, version: 0 }), ..Self::default() }
+    }
+
+    pub(super) fn failure(&self) -> Option<LedgerError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn issuers(&self) -> std::sync::MutexGuard<'_, Issuers> {
+        self.issuers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Replica {
+    /// Whose token ids adopted keys name from now on, with the leeway of each; to be called before
+    /// decisions are made for a new issuer. Until its ids have been read the view is stale.
+    pub fn adopt_for(&self, names: Vec<(IssuerName, Duration)>) {
+        let mut issuers = self.adopted.issuers();
+        let is_wider = names.iter().any(|(name, leeway)| {
+            !issuers.names.iter().any(|(known, known_leeway)| known == name && known_leeway >= leeway)
+        });
+        if self.adopts() && is_wider {
+            self.freshness.adopted.suspend();
+            self.adopted.changed.notify_one();
+        }
+        *issuers = Issuers { names, version: issuers.version + 1 };
+    }
+
+    /// Reads the keys again and again, each time complete; for ever.
+    pub(super) async fn adopt(&self, ledger: &RedisLedger) {
+        let Some(adopt) = &ledger.config().adopt else { return std::future::pending().await };
+        loop {
+            let start = Instant::now();
+            let issuers = self.adopted.issuers().clone();
+            let read = ledger
+                .scan_adopted(
+                    adopt,
+                    |id| self.knows_adopted(adopt, &issuers.names, id),
+                    |found| self.take_adopted(&issuers.names, found, ledger.config().retention),
+                )
+                .await;
+            self.stats.count(Operation::Adopt, read.as_ref().map(drop));
+            let pause = match &read {
+                Ok(()) => {
+                    let now = self.adopted.issuers();
+                    if now.version == issuers.version {
+                        self.freshness.adopted.publish(start);
+                    }
+                    (adopt.within / 2).saturating_sub(start.elapsed())
+                }
+                Err(_) => RETRY,
+            };
+            self.note_adopting(read.err());
+            let _ = timeout(pause, self.adopted.changed.notified()).await;
+            sleep(Duration::from_millis(1)).await; // Whatever the settings, others have their turn.
+        }
+    }
+
+    /// Whether there is nothing to learn from a key of this token: it is known, and for long enough
+    /// that a later scan sees it again before it is forgotten.
+    fn knows_adopted(&self, adopt: &Adopt, issuers: &[(IssuerName, Duration)], id: &TargetId) -> bool {
+        let until = crate::clock::now().plus(adopt.within * 2);
+        issuers.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
+    }
+
+    fn take_adopted(&self, issuers: &[(IssuerName, Duration)], found: Found, retention: Duration) {
+        let now = crate::clock::now();
+        for (issuer, leeway) in issuers {
+            let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
+            self.index.apply(&adopted(issuer, &found.id, ends_at), now);
+        }
+    }
+
+    /// Whether what is known of it may be from another service's key, which is not in the log.
+    pub(super) fn may_be_adopted(&self, revocation: &Revocation) -> bool {
+        self.adopts() && revocation.target.kind == Kind::Token && revocation.origin == Origin::Revoked
+    }
+
+    /// Whether asking the store tells all there is to know: the key of an odd id cannot be named, and
+    /// is found by the scan or not at all.
+    pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
+        let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
+        let is_scanned = self.freshness.adopted.age(Instant::now()).is_some_and(|age| age <= adopt.within);
+        let is_odd = |target: &Target| target.kind == Kind::Token && target.id.is_digest();
+        if targets.iter().any(is_odd) && !is_scanned {
+            return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn adopts(&self) -> bool {
+        matches!(&self.ledger, RevocationLedger::Redis(ledger) if ledger.config().adopt.is_some())
+    }
+
+    fn note_adopting(&self, failure: Option<LedgerError>) {
+        let mut noted = self.adopted.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*noted, &failure) {
+            (None, Some(error)) => tracing::warn!(%error, "adopted keys not read"),
+            (Some(_), None) => tracing::info!("adopted keys read again"),
+            _ => {}
+        }
+        *noted = failure;
+    }
+}
+
+/// What a key of the token says: every token of that id, whoever revoked it.
+fn adopted(issuer: &IssuerName, id: &TargetId, expires_at: Timestamp) -> Revocation {
+    Revocation {
+        target: Target::new(issuer.clone(), Kind::Token, id.clone()),
+        watermark: Watermark::FOREVER,
+        expires_at,
+        origin: Origin::Revoked,
+        reason: None,
+    }
+}

@@ -1,0 +1,302 @@
+//! Forward-auth: asked directly, by a real nginx and by a real Envoy over HTTP.
+
+use std::net::SocketAddr;
+
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::support::doorward::Doorward;
+use crate::support::envoy::{self, Envoy};
+use crate::support::grpc::{Checks, get};
+use crate::support::nginx::{self, Nginx};
+use crate::support::tokens::Tokens;
+use crate::support::upstream::Upstream;
+
+const RULES: &str = r"
+identity: {headers: {x-user-id: user_id, x-user-email: email}}
+rules:
+  - {name: public, match: {path_prefix: /public}, access: public}
+  - {name: logout, match: {path: /auth/logout, methods: [POST]}, access: sign_out, sign_out: {scope: token, then: forward}}
+  - {name: bye, match: {path: /bye, methods: [POST]}, access: sign_out, sign_out: {scope: token, then: respond}}
+  - {name: shop, match: {path_prefix: /scoped, hosts: [shop.example.com]}, require: {scopes: [admin]}}
+  - {name: read, match: {path_prefix: /notes, methods: [GET]}, access: public}
+";
+
+struct Fixture {
+    tokens: Tokens,
+    doorward: Doorward,
+    client: Client,
+}
+
+impl Fixture {
+    async fn start(more: &str) -> Self {
+        let tokens = Tokens::new();
+        let doorward = Doorward::start(&tokens.config(&format!("{RULES}{more}"))).await;
+        Self { tokens, doorward, client: Client::new() }
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.doorward.http))
+    }
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_proxy_s_way_of_asking_gets_the_answer_of_check() {
+    let fixture = Fixture::start("").await;
+    let alice = fixture.tokens.of("alice");
+    let convention = |how: &str, method: &Method, path: &str| match how {
+        "envoy" => fixture.ask(method.clone(), &format!("/auth{path}")).header("host", "shop.example.com"),
+        "nginx" => fixture
+            .ask(Method::GET, "/auth")
+            .header("host", "shop.example.com")
+            .header("x-original-uri", path)
+            .header("x-original-method", method.as_str()),
+        _ => fixture
+            .ask(Method::GET, "/auth")
+            .header("x-forwarded-uri", path)
+            .header("x-forwarded-method", method.as_str())
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "shop.example.com"),
+    };
+    for how in ["envoy", "nginx", "traefik"] {
+        let ask = async |method: Method, path: &str, token: Option<&str>| {
+            let request = convention(how, &method, path).header("x-user-id", "root");
+            let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
+            request.send().await.unwrap()
+        };
+        let allowed = ask(Method::GET, "/orders?x=1", Some(&alice)).await;
+        assert_eq!(allowed.status(), 200, "{how}");
+        assert_eq!(header(&allowed, "x-user-id"), Some("alice"));
+        assert_eq!(header(&allowed, "x-user-email"), Some("alice@example.com"));
+        let removed = header(&allowed, "x-envoy-auth-headers-to-remove").unwrap_or_default().to_owned();
+        assert_eq!(removed.split(',').any(|name| name == "x_user_id"), how == "envoy", "{removed}");
+        assert!(!removed.split(',').any(|name| name == "x-user-id"), "set, so not removed");
+
+        let public = ask(Method::GET, "/public/a", None).await;
+        assert_eq!((public.status().as_u16(), header(&public, "x-user-id")), (200, None), "{how}");
+
+        let refused = ask(Method::GET, "/orders", None).await;
+        assert_eq!(refused.status(), 401, "{how}");
+        assert_eq!(header(&refused, "www-authenticate"), Some("Bearer realm=\"doorward\""));
+        assert_eq!(header(&refused, "cache-control"), Some("no-store"));
+        assert_eq!(refused.json::<Value>().await.unwrap()["reason"], "missing_token");
+
+        // Method and host are those of the original request.
+        assert_eq!(ask(Method::GET, "/notes/1", None).await.status(), 200, "{how}");
+        assert_eq!(ask(Method::POST, "/notes/1", None).await.status(), 401, "{how}");
+        assert_eq!(ask(Method::GET, "/scoped", Some(&alice)).await.status(), 403, "{how}");
+        // The path reads as it does in Check.
+        assert_eq!(ask(Method::GET, "/public/..;/admin", None).await.status(), 401, "{how}");
+        assert_eq!(ask(Method::GET, "/public/%2e%2e/admin", None).await.status(), 401, "{how}");
+
+        let bob = fixture.tokens.of("bob");
+        assert_eq!(ask(Method::POST, "/auth/logout", Some(&bob)).await.status(), 200, "{how}");
+        let dead = ask(Method::GET, "/orders", Some(&bob)).await;
+        assert_eq!(
+            (dead.status().as_u16(), dead.json::<Value>().await.unwrap()["reason"].clone()),
+            (401, json!("signed_out"))
+        );
+        assert_eq!(ask(Method::POST, "/bye", Some(&bob)).await.status(), 204, "{how}");
+    }
+    let checks = Checks::connect(&fixture.doorward.check).await;
+    assert!(checks.check(get("/orders").token(&alice)).await.allowed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_named_twice_must_be_named_alike() {
+    let fixture = Fixture::start("").await;
+    let alice = fixture.tokens.of("alice");
+    for (what, request) in [
+        ("nobody says what is asked about", fixture.ask(Method::GET, "/auth")),
+        ("Envoy's client", fixture.ask(Method::GET, "/auth/admin").header("x-forwarded-uri", "/public")),
+        ("Envoy's client", fixture.ask(Method::POST, "/auth/notes").header("x-forwarded-method", "GET")),
+        (
+            "nginx's client",
+            fixture
+                .ask(Method::GET, "/auth")
+                .header("x-original-uri", "/admin")
+                .header("x-original-method", "GET")
+                .header("x-forwarded-uri", "/public"),
+        ),
+        ("nginx without the method", fixture.ask(Method::GET, "/auth").header("x-original-uri", "/admin")),
+    ] {
+        let refused = request.bearer_auth(&alice).send().await.unwrap();
+        assert_eq!(refused.status(), 400, "{what}");
+        assert_eq!(refused.json::<Value>().await.unwrap()["reason"], "bad_request", "{what}");
+    }
+    let counted = "doorward_checks_total{decision=\"denied\",reason=\"bad_request\",rule=\"default\"}";
+    assert_eq!(fixture.doorward.metric(counted).await, Some(5.0));
+}
+
+/// What the upstream saw, through a proxy, of a request whose client pretends to be root.
+struct Proxied<'a> {
+    fixture: &'a Fixture,
+    proxy: SocketAddr,
+}
+
+impl Proxied<'_> {
+    const SPOOFED: [&'static str; 6] =
+        ["x-user-id", "X_User_Id", "x.user.id", "x-user-email", "x_user-email", "x-doorward-stale"];
+
+    async fn send(&self, method: Method, path: &str, token: Option<&str>, more: &[(&str, &str)]) -> (u16, Value) {
+        let mut request = self.fixture.client.request(method, format!("http://{}{path}", self.proxy));
+        for name in Self::SPOOFED {
+            request = request.header(name, "root");
+        }
+        for (name, value) in more {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    /// What must hold behind any proxy; `bad_request` is what it makes of 400.
+    async fn decides(&self, upstream: &Upstream, bad_request: u16) {
+        let alice = self.fixture.tokens.of("alice");
+        for (path, token, user) in [
+            ("/orders?x=1", Some(alice.as_str()), json!("alice")),
+            ("/public/x", None, Value::Null),
+            ("/public/x", Some(alice.as_str()), Value::Null),
+        ] {
+            let (status, seen) = self.send(Method::GET, path, token, &[]).await;
+            assert_eq!((status, &seen["path"]), (200, &json!(path)), "{seen}");
+            assert_eq!(seen["headers"]["x-user-id"], user, "{path}: {seen}");
+            assert!(!seen["headers"].to_string().contains("root"), "{path}: {seen}");
+        }
+        let before = upstream.seen();
+        assert_eq!(self.send(Method::GET, "/orders", None, &[]).await.0, 401);
+        assert_eq!(self.send(Method::GET, "/scoped", Some(&alice), &[("host", "shop.example.com")]).await.0, 403);
+        assert_eq!(self.send(Method::POST, "/notes/1", None, &[]).await.0, 401);
+        for foreign in ["x-forwarded-uri", "x-forwarded-method"] {
+            let (status, _) = self.send(Method::GET, "/orders", Some(&alice), &[(foreign, "/public")]).await;
+            assert_eq!(status, bad_request, "{foreign}");
+        }
+        assert_eq!(upstream.seen(), before, "a refused request does not arrive");
+
+        assert_eq!(self.send(Method::POST, "/auth/logout", Some(&alice), &[]).await.0, 200);
+        assert_eq!(upstream.seen(), before + 1, "revoked, then forwarded");
+        assert_eq!(self.send(Method::GET, "/orders", Some(&alice), &[]).await.0, 401);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx() {
+    let Some(binary) = nginx::binary() else { return };
+    let fixture = Fixture::start("").await;
+    let upstream = Upstream::start().await;
+    let server = format!(
+        "
+    location / {{
+      auth_request /_doorward;
+      auth_request_set $user_id $upstream_http_x_user_id;
+      auth_request_set $user_email $upstream_http_x_user_email;
+      auth_request_set $stale $upstream_http_x_doorward_stale;
+      proxy_set_header X-User-Id $user_id;
+      proxy_set_header X-User-Email $user_email;
+      proxy_set_header X-Doorward-Stale $stale;
+      proxy_pass http://{};
+    }}
+    location = /_doorward {{
+      internal;
+      proxy_pass http://{}/auth;
+      proxy_pass_request_body off;
+      proxy_set_header Content-Length \"\";
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Original-URI $request_uri;
+      proxy_set_header X-Original-Method $request_method;
+    }}",
+        upstream.address, fixture.doorward.http
+    );
+    let nginx = Nginx::start(binary, &server).await;
+    let proxied = Proxied { fixture: &fixture, proxy: nginx.address };
+    proxied.decides(&upstream, 500).await;
+    // It takes any 2xx for leave: the token is revoked, and the request goes on all the same.
+    let (bob, before) = (fixture.tokens.of("bob"), upstream.seen());
+    assert_eq!(proxied.send(Method::POST, "/bye", Some(&bob), &[]).await.0, 200);
+    assert_eq!(upstream.seen(), before + 1);
+    assert_eq!(proxied.send(Method::GET, "/orders", Some(&bob), &[]).await.0, 401);
+    // The client's challenge survives.
+    let refused = fixture.client.get(format!("http://{}/orders", nginx.address)).send().await.unwrap();
+    assert_eq!(header(&refused, "www-authenticate"), Some("Bearer realm=\"doorward\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_envoy_s_http_ext_authz() {
+    let Some(binary) = envoy::binary() else { return };
+    let fixture = Fixture::start("token: {forward: false}\n").await;
+    let upstream = Upstream::start().await;
+    let envoy = Envoy::start_text(&binary, &envoy_config(fixture.doorward.http, upstream.address)).await;
+    let proxied = Proxied { fixture: &fixture, proxy: envoy.address };
+    proxied.decides(&upstream, 400).await;
+    let (bob, before) = (fixture.tokens.of("bob"), upstream.seen());
+    let (status, seen) = proxied.send(Method::GET, "/orders", Some(&bob), &[]).await;
+    assert_eq!((status, &seen["headers"]["authorization"]), (200, &Value::Null), "the token is taken off");
+    assert_eq!(proxied.send(Method::POST, "/bye", Some(&bob), &[]).await.0, 204);
+    assert_eq!(upstream.seen(), before + 1, "answered by Doorward");
+    let (status, body) = proxied.send(Method::GET, "/orders", Some(&bob), &[]).await;
+    assert_eq!((status, &body["reason"]), (401, &json!("signed_out")));
+    fixture.doorward.process.signal("KILL");
+    let (status, _) = proxied.send(Method::GET, "/public/x", None, &[]).await;
+    assert_eq!(status, 503, "without Doorward nobody passes");
+}
+
+fn envoy_config(doorward: SocketAddr, upstream: SocketAddr) -> String {
+    let cluster = |name: &str, address: SocketAddr| {
+        format!(
+            "  - name: {name}
+    connect_timeout: 1s
+    type: STATIC
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]\n",
+            address.port()
+        )
+    };
+    format!(
+        r#"
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: edge
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: edge
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: upstream}}}}]
+          http_filters:
+          - name: envoy.filters.http.ext_authz
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+              failure_mode_allow: false
+              status_on_error: {{code: ServiceUnavailable}}
+              # Everything, as the careless would: a client's x-forwarded-uri arrives.
+              allowed_headers: {{patterns: [{{safe_regex: {{regex: ".*"}}}}]}}
+              http_service:
+                server_uri: {{uri: "http://{doorward}", cluster: doorward, timeout: 2s}}
+                path_prefix: /auth
+                authorization_response:
+                  allowed_upstream_headers:
+                    patterns: [{{exact: x-user-id}}, {{exact: x-user-email}}, {{exact: x-doorward-stale}}]
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+{}{}"#,
+        cluster("doorward", doorward),
+        cluster("upstream", upstream)
+    )
+}

@@ -1,0 +1,147 @@
+//! Keys that another service writes by itself, and nothing in the log tells of.
+
+use std::time::{Duration, Instant};
+
+use doorward::authz::claims::{IssuerName, Timestamp};
+use doorward::authz::revocation::{Kind, Origin, Target, TargetId};
+use doorward::sources::ledger::{Adopt, RedisConfig};
+
+use super::support::*;
+
+const LEEWAY: Duration = Duration::from_secs(30);
+
+fn issuer(name: &str) -> IssuerName {
+    IssuerName::parse(name).unwrap()
+}
+
+fn adopting(config: RedisConfig) -> RedisConfig {
+    let issuers = vec![(issuer("main"), LEEWAY), (issuer("other"), Duration::ZERO)];
+    let within = Duration::from_secs(1);
+    RedisConfig { adopt: Some(Adopt { before: "blacklist:".into(), after: String::new(), within, issuers }), ..config }
+}
+
+#[tokio::test]
+async fn keys_of_another_service_are_honoured_for_every_issuer_until_they_end() {
+    let redis = RedisServer::start(&[]).await;
+    let sets: Vec<_> = (0..3000).map(|n| format!("SET blacklist:old-{n} 1 EX 600\n")).collect();
+    redis.script(&sets.concat());
+    let instance = Instance::launch(adopting(redis.config()));
+    instance.becomes_ready().await;
+    assert!((0..3000).all(|n| instance.refuses(&token(&format!("old-{n}")))), "all of them, before it is ready");
+    let other = Target::new(issuer("other"), Kind::Token, TargetId::new("old-7"));
+    assert!(instance.refuses(&other));
+    assert!(!instance.refuses(&token("old-3000")));
+
+    redis.cli(&["SET", "blacklist:new", "anything", "EX", "100"]);
+    redis.cli(&["SET", "blacklist:an odd: id", "1"]);
+    redis.cli(&["HSET", "blacklist:a-hash", "by", "hand"]);
+    redis.cli(&["SET", "blacklisted:x", "1"]);
+    let ends = redis.cli(&["PEXPIRETIME", "blacklist:new"]);
+    for id in ["new", "an odd: id", "a-hash"] {
+        instance.comes_to_refuse(&token(id)).await;
+    }
+    assert!(!instance.refuses(&token("x")));
+    let expires = |id: &str| {
+        let found = instance.replica.index().revocations().find(|known| known.target == token(id)).unwrap();
+        assert_eq!(found.origin, Origin::Revoked);
+        found.expires_at
+    };
+    let ends = Timestamp::from_millis(ends.parse::<i64>().unwrap() + 30_000);
+    assert_eq!(expires("new").as_secs(), ends.as_secs_ceil(), "its own end, and the leeway");
+    let retention = redis.config().retention;
+    assert!(expires("an odd: id") > now().plus(retention.saturating_sub(LEEWAY)), "without an end: the retention");
+    // A longer life is seen before the shorter one ends, and a deleted key stays in force.
+    redis.cli(&["EXPIRE", "blacklist:new", "1"]);
+    redis.cli(&["SET", "blacklist:brief", "1", "PX", "1200"]);
+    instance.comes_to_refuse(&token("brief")).await;
+    redis.cli(&["SET", "blacklist:brief", "1", "EX", "500"]);
+    eventually("the longer life", || expires("brief") > now().plus(Duration::from_secs(400))).await;
+    redis.cli(&["DEL", "blacklist:brief"]);
+    let fresh = |at: Instant| instance.age().is_some_and(|age| age < at.elapsed());
+    let deleted = Instant::now();
+    eventually("read again", || fresh(deleted)).await;
+    assert!(instance.refuses(&token("brief")));
+}
+
+#[tokio::test]
+async fn a_lookup_asks_for_the_adopted_key_too() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::launch(adopting(redis.config()));
+    instance.becomes_ready().await;
+    redis.cli(&["SET", "blacklist:j", "1", "EX", "100"]);
+    let hit = instance.replica.lookup(&[token("j")], None).await.unwrap().unwrap();
+    assert_eq!((hit.kind, hit.origin), (Kind::Token, Origin::Revoked), "at once");
+    assert_eq!(instance.replica.lookup(&[token("k"), target(Kind::User, "j")], None).await.unwrap(), None);
+    instance.replica.revoke(vec![sign_out("k")]).await.unwrap();
+    assert_eq!(instance.replica.lookup(&[token("k")], None).await.unwrap().unwrap().origin, Origin::SignedOut);
+    // What a service writes for itself and what an operator does are two things: this one is logged.
+    instance.comes_to_refuse(&token("j")).await;
+    let revoked = doorward::authz::revocation::Revocation { origin: Origin::Revoked, ..sign_out("j") };
+    instance.replica.revoke(vec![revoked]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "2");
+}
+
+#[tokio::test]
+async fn a_key_is_honoured_within_the_bound_or_the_view_is_stale() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::launch(adopting(redis.config()));
+    instance.becomes_ready().await;
+    let within = Duration::from_secs(1);
+    let mut written: Vec<(String, Instant)> = Vec::new();
+    let began = Instant::now();
+    let mut late = 0;
+    while began.elapsed() < Duration::from_secs(5) {
+        let id = format!("t-{}", written.len());
+        redis.cli(&["SET", &format!("blacklist:{id}"), "1", "EX", "100"]);
+        written.push((id, Instant::now()));
+        if began.elapsed() > Duration::from_secs(2) && late == 0 {
+            redis.cli(&["ACL", "SETUSER", "default", "-scan"]); // From here on it can only grow stale.
+            late = written.len();
+        }
+        let age = instance.age().unwrap(); // Taken first: what a decision would do.
+        for (id, at) in &written {
+            let may_pass = age <= within && at.elapsed() <= within;
+            assert!(may_pass || age > within || instance.refuses(&token(id)), "{id}: {:?} {age:?}", at.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    assert!(instance.age().unwrap() > within, "nobody scans, so nobody may rely on it");
+    assert_eq!(instance.replica.status().state.as_str(), "access_denied");
+    assert!(instance.replica.lookup(&[token("an odd: id")], None).await.is_err(), "cannot be told by asking");
+    assert!(instance.replica.lookup(&[token("plain")], None).await.is_ok());
+    redis.cli(&["ACL", "SETUSER", "default", "+scan"]);
+    for (id, _) in &written {
+        instance.comes_to_refuse(&token(id)).await;
+    }
+    eventually("fresh", || instance.age().is_some_and(|age| age <= within)).await;
+}
+
+#[tokio::test]
+async fn not_ready_before_the_keys_were_read_once() {
+    let redis = RedisServer::start(&[]).await;
+    redis.cli(&["ACL", "SETUSER", "default", "-scan"]);
+    let instance = Instance::launch(adopting(redis.config()));
+    eventually("named", || instance.replica.status().state.as_str() == "access_denied").await;
+    let status = instance.replica.status();
+    assert!(!status.ready && status.detail.unwrap().contains("scan"));
+    assert_eq!(instance.age(), None);
+    redis.cli(&["ACL", "SETUSER", "default", "+scan"]);
+    instance.becomes_ready().await;
+}
+
+#[tokio::test]
+async fn a_new_issuer_makes_the_view_stale_until_its_ids_are_read() {
+    let redis = RedisServer::start(&[]).await;
+    redis.cli(&["SET", "blacklist:j", "1", "EX", "100"]);
+    let instance = Instance::launch(adopting(redis.config()));
+    instance.becomes_ready().await;
+    let third = Target::new(issuer("third"), Kind::Token, TargetId::new("j"));
+    assert!(!instance.refuses(&third));
+    let names = ["main", "other", "third"].map(|name| (issuer(name), LEEWAY));
+    instance.replica.adopt_for(names.to_vec());
+    assert_eq!(instance.age(), Some(Duration::MAX));
+    eventually("read", || instance.age() != Some(Duration::MAX)).await;
+    assert!(instance.refuses(&third));
+    instance.replica.adopt_for(names[..2].to_vec());
+    assert_ne!(instance.age(), Some(Duration::MAX), "fewer issuers, nothing to read");
+}

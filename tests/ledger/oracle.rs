@@ -1,0 +1,72 @@
+//! What instances may hold and answer at each moment, computed from what was acknowledged and when.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::support::*;
+
+/// Revocations in the order of their acknowledgement.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    acknowledged: Mutex<Vec<(String, Instant)>>,
+}
+
+/// How far one instance has been judged.
+#[derive(Default)]
+pub(crate) struct Judged {
+    checked: usize,
+    pub(crate) samples: u32,
+    /// The oldest that its view claimed to be.
+    pub(crate) oldest: Duration,
+}
+
+impl Oracle {
+    pub(crate) fn acknowledge(&self, id: String) {
+        self.acknowledged.lock().unwrap().push((id, Instant::now()));
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    /// A view says how old it is: whatever was acknowledged before then must be refused. That is what
+    /// `max_staleness` rests on; and what was never revoked is not refused.
+    #[track_caller]
+    pub(crate) fn judge(&self, instance: &Instance, judged: &mut Judged) {
+        let now = Instant::now();
+        let Some(age) = instance.age() else { return }; // Not ready: it refuses everything.
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let as_of = now.checked_sub(age);
+        while let Some((id, at)) = acknowledged.get(judged.checked).filter(|(_, at)| as_of.is_some_and(|of| *at < of)) {
+            assert!(
+                instance.refuses(&token(id)),
+                "{id}, acknowledged {:?} ago, is accepted by a view that claims to be {age:?} old",
+                now.saturating_duration_since(*at)
+            );
+            judged.checked += 1;
+        }
+        assert!(!instance.refuses(&token("never-revoked")));
+        judged.samples += 1;
+        judged.oldest = judged.oldest.max(age);
+    }
+
+    /// Nothing that was acknowledged is accepted by it any more.
+    #[track_caller]
+    pub(crate) fn all_refused(&self, instance: &Instance) {
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let accepted: Vec<_> =
+            acknowledged.iter().map(|(id, _)| id).filter(|id| !instance.refuses(&token(id))).collect();
+        assert!(accepted.is_empty(), "{} of {} accepted: {:?}", accepted.len(), acknowledged.len(), accepted.first());
+    }
+
+    /// Waits until it has caught up with everything acknowledged so far, judging it all the while.
+    pub(crate) async fn catches_up(&self, instance: &Instance, judged: &mut Judged) {
+        let until = self.count();
+        eventually("caught up", || {
+            self.judge(instance, judged);
+            judged.checked >= until
+        })
+        .await;
+        self.all_refused(instance);
+    }
+}

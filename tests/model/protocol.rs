@@ -1,0 +1,156 @@
+//! What is explored: how large, which faults, under which assumptions, and with which bug.
+
+use super::world::{INSTANCES, Instance, Lease, Left, Life, Promise, Store, TOKENS, World};
+
+/// The protocol and its surroundings.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[derive(Clone, Debug)]
+pub struct Protocol {
+    pub instances: u8,
+    pub tokens: u8,
+    /// In ticks.
+    pub max_staleness: u8,
+    /// Entries in a read: a page that is full is not complete.
+    pub page: u8,
+    pub left: Left,
+    pub losses: &'static [Loss],
+    /// Applying and publishing are two steps that decisions see between.
+    pub fine: bool,
+    /// Replies of given-up connections may still arrive.
+    pub late_replies: bool,
+    pub pauses: bool,
+    /// Writes may be refused, or their answers lost.
+    pub failing_writes: bool,
+    /// A 2xx waits for the spare (`min_replicas`, WAIT).
+    pub wait: bool,
+    /// Only other services write, the spare stays as it is, and nothing expires: enough for some
+    /// counterexamples, and quicker.
+    pub narrow: bool,
+    /// Assumption: of what the store loses, a connected instance knows it, and puts it back before
+    /// time to settle (one tick) has passed.
+    pub survivors: bool,
+    /// Assumption: no server gives out an id that is not newer than all before.
+    pub ids_grow: bool,
+    pub bug: Option<Bug>,
+}
+
+/// How a store loses.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Loss {
+    /// Nothing: an intact restart.
+    Restart,
+    /// FLUSHALL: connections stay.
+    Flush,
+    Empty,
+    /// The older copy comes up: a snapshot of the past, or a failover.
+    Older,
+    /// A failover whose old primary goes on answering one of the instances.
+    Split,
+}
+
+/// Deliberate mistakes; some of them are what `src` once did.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Bug {
+    /// `fresh_as_of` is the end of the read, not its start.
+    FreshAsOfTheEnd,
+    /// The freshness is published before the entries are applied.
+    PublishedBeforeApplied,
+    /// A full page counts as all there was.
+    PartialPageIsFresh,
+    /// A reply of a given-up connection is taken for that of the read that waits.
+    LateReplyIsTaken,
+    /// A decision looks the token up first, and then how old the view is.
+    AgeAfterLookup,
+    /// The clock stands still while the process does.
+    ClockStops,
+    /// No look at all at whether the log is still the one that was read.
+    NoGapRule,
+    /// Between checks, not even at the epoch.
+    NextWithoutEpoch,
+    /// The gap rule without the count of entries.
+    NoCount,
+    /// What is read again replaces the view instead of being merged.
+    Replace,
+    /// A noticed loss is not put back.
+    NothingPutBack,
+    /// A new instance relies on the store at once.
+    NoSettling,
+    /// Settling looks at the age of the epoch only, not of the server.
+    SettledByEpoch,
+    /// Settling is judged after the read that is then published.
+    SettledAfterRead,
+    /// An instance that was once ready relies at once on whatever store it finds.
+    SettledForGood,
+    /// What this process wrote and has not read back is not looked for.
+    OwnWritesForgotten,
+    /// A receipt does not wait for instances that did not renew of late.
+    ReceiptIgnoresCutOff,
+    /// A receipt trusts the leases of a store that may have lost some.
+    ReceiptTrustsYoungStore,
+    /// An instance announces itself only after it has read.
+    LeaseAfterRead,
+    /// A lease lapses before the instance stops serving.
+    ShortLease,
+}
+
+impl Protocol {
+    pub fn stale(&self) -> u8 {
+        self.max_staleness + 1
+    }
+
+    pub fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Everything is quiet and every instance follows an empty log.
+    pub fn start(&self) -> World {
+        let mut store = Store { epoch: 1, founded: self.stale(), since: self.stale(), ..Store::new() };
+        let mut instances = [Instance::absent(); INSTANCES];
+        for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()) {
+            *instance = Instance::started(0);
+            instance.base = Some(super::world::Base { epoch: 1, last: 0, added: 0 });
+            instance.checked = true;
+            instance.settled = true;
+            *lease = Some(Lease { age: 0, applied: (1, 0) });
+        }
+        World {
+            store,
+            spare: store,
+            isolated: None,
+            instances,
+            promises: [Promise::None; TOKENS],
+            newest: (0, 1),
+            left: self.left,
+        }
+    }
+
+    /// Whether an instance would let a request with this token pass.
+    pub fn allows(&self, instance: &Instance, token: u8) -> bool {
+        let unseen = !instance.knows(token) || self.has(Bug::AgeAfterLookup) && instance.missed & 1 << token != 0;
+        instance.life == Life::Running && instance.age <= self.max_staleness && unseen
+    }
+
+    fn nobody_allows(&self, world: &World, promised: impl Fn(u8, bool) -> bool) -> bool {
+        (0..self.tokens).all(|token| match world.promises[usize::from(token)] {
+            Promise::Written { age, confirmed, .. } if promised(age, confirmed) => {
+                !world.instances.iter().any(|instance| self.allows(instance, token))
+            }
+            _ => true,
+        })
+    }
+
+    /// (a) Nobody allows a token later than `max_staleness` after its revocation was written.
+    pub fn bound_holds(&self, world: &World) -> bool {
+        self.nobody_allows(world, |age, _| age > self.max_staleness)
+    }
+
+    /// (b) Once confirmed, nobody ever allows it.
+    pub fn receipts_hold(&self, world: &World) -> bool {
+        self.nobody_allows(world, |_, confirmed| confirmed)
+    }
+
+    /// (c) What an instance refused it refuses for ever.
+    pub fn nothing_is_taken_back(world: &World) -> bool {
+        world.instances.iter().all(|instance| instance.refused & !instance.view == 0)
+    }
+}

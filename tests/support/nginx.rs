@@ -1,0 +1,57 @@
+//! Real nginx in front of an upstream, asking Doorward by auth_request.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+
+use super::{Process, TempDir, eventually};
+
+pub struct Nginx {
+    _process: Process,
+    pub address: SocketAddr,
+    _dir: TempDir,
+}
+
+/// The binary, which Debian keeps off the path of most users; says so if the test is skipped.
+pub fn binary() -> Option<&'static str> {
+    let runs = |binary: &&str| {
+        Command::new(binary).arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let binary = ["nginx", "/usr/sbin/nginx"].into_iter().find(runs);
+    if binary.is_none() {
+        eprintln!("SKIPPED: nginx is not installed; ./tests/run.sh installs it");
+    }
+    binary
+}
+
+impl Nginx {
+    /// Starts nginx with this content of `server { … }`.
+    pub async fn start(binary: &str, server: &str) -> Self {
+        let dir = TempDir::new();
+        // nginx cannot be given a socket, nor tell a port: one that was free a moment ago must do.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let path = dir.path().display();
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))
+            .concat();
+        let config = format!(
+            "worker_processes 1;\npid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port};\n{server}\n  }}\n}}\n"
+        );
+        let file = dir.path().join("nginx.conf");
+        std::fs::write(&file, config).unwrap();
+        let child = Command::new(binary)
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(&file)
+            .args(["-g", "daemon off;"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let process = Process(child);
+        eventually("nginx listens", || async { tokio::net::TcpStream::connect(address).await.is_ok() }).await;
+        Self { _process: process, address, _dir: dir }
+    }
+}

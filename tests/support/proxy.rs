@@ -1,0 +1,167 @@
+//! A TCP proxy that misbehaves when told to: cuts, delays, stalls, refuses and swallows.
+//!
+//! It runs on a thread of its own, so that a test that blocks does not slow it down.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub struct Proxy {
+    pub port: u16,
+    control: watch::Sender<Control>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Connections are numbered as they come.
+#[derive(Clone, Copy, Default)]
+struct Control {
+    opened: u64,
+    /// Those below are closed.
+    cut: u64,
+    /// Those below stay open, and nothing passes ever again.
+    swallowed: u64,
+    /// Nothing passes until this ends; then what waited goes on.
+    stalled: bool,
+    /// New ones are closed at once.
+    refusing: bool,
+    delay: Duration,
+    ended: bool,
+}
+
+impl Proxy {
+    pub fn start(target: u16) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let control = watch::Sender::new(Control::default());
+        let shared = control.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(serve(listener, target, shared));
+        });
+        Self { port, control, thread: Some(thread) }
+    }
+
+    /// Closes every connection; new ones work.
+    pub fn cut(&self) {
+        self.control.send_modify(|control| control.cut = control.opened);
+    }
+
+    /// Every connection stays open and passes nothing; new ones work.
+    pub fn swallow(&self) {
+        self.control.send_modify(|control| control.swallowed = control.opened);
+    }
+
+    /// Nothing passes, over new connections neither, until [`Self::heal`].
+    pub fn stall(&self) {
+        self.control.send_modify(|control| control.stalled = true);
+    }
+
+    /// Closes every connection, and new ones at once, until [`Self::heal`].
+    pub fn refuse(&self) {
+        self.control.send_modify(|control| {
+            control.cut = control.opened;
+            control.refusing = true;
+        });
+    }
+
+    /// Whatever passes from now on takes this long.
+    pub fn delay(&self, delay: Duration) {
+        self.control.send_modify(|control| control.delay = delay);
+    }
+
+    pub fn heal(&self) {
+        self.control.send_modify(|control| {
+            control.stalled = false;
+            control.refusing = false;
+            control.delay = Duration::ZERO;
+        });
+    }
+
+    /// How many connections there have been.
+    pub fn opened(&self) -> u64 {
+        self.control.borrow().opened
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.control.send_modify(|control| control.ended = true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, target: u16, control: watch::Sender<Control>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    let target = SocketAddr::from(([127, 0, 0, 1], target));
+    let mut connections = JoinSet::new();
+    let mut changes = control.subscribe();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() || changes.borrow().ended { return },
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => {
+                let Ok((client, _)) = accepted else { continue };
+                if control.borrow().refusing {
+                    continue;
+                }
+                let mut number = 0;
+                control.send_modify(|control| {
+                    number = control.opened;
+                    control.opened += 1;
+                });
+                let changes = control.subscribe();
+                connections.spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    pass(number, client, server, changes).await;
+                });
+            }
+        }
+    }
+}
+
+/// Passes bytes both ways until one side closes, or the connection is cut.
+async fn pass(number: u64, mut client: TcpStream, mut server: TcpStream, mut changes: watch::Receiver<Control>) {
+    let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    loop {
+        let Control { cut, swallowed, stalled, delay, ended, .. } = *changes.borrow_and_update();
+        if number < cut || ended {
+            return;
+        }
+        if stalled {
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let swallowed = number < swallowed;
+        let passed = tokio::select! {
+            changed = changes.changed() => changed.map_err(|_| ()),
+            read = client.read(&mut from_client) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(_) if swallowed => Ok(()),
+                Ok(length) => {
+                    tokio::time::sleep(delay).await;
+                    server.write_all(&from_client[..length]).await.map_err(|_| ())
+                }
+            },
+            read = server.read(&mut from_server), if !swallowed => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => {
+                    tokio::time::sleep(delay).await;
+                    client.write_all(&from_server[..length]).await.map_err(|_| ())
+                }
+            },
+        };
+        if passed.is_err() {
+            return;
+        }
+    }
+}
