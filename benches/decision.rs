@@ -1,6 +1,7 @@
 //! What one decision costs: by the number of rules and of API keys, beyond verifying the token.
 //!
 //!     cargo bench --bench decision
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints figures, and stops where it cannot make them")]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -35,7 +36,7 @@ fn main() {
     let config = Config::parse(&yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let plain = config.authorizer();
     let index = RevocationIndex::new();
-    let view = View { index: &index, age: Some(Duration::ZERO), answer: None };
+    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
 
     let issuer = plain.issuer(ISSUER).expect("the issuer");
     let verification = median(|| {

@@ -14,7 +14,7 @@ pub(super) struct Index {
     /// Those that may match anywhere.
     pub(super) anywhere: Vec<usize>,
     /// The most segments of a key: a longer path has no more keys to be looked up.
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 impl Index {
