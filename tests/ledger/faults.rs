@@ -231,13 +231,13 @@ async fn a_frozen_redis_ages_the_view_until_it_thaws() {
     let began = Instant::now();
     let error = one.replica.revoke(vec![sign_out("frozen")]).await.unwrap_err();
     assert!(matches!(error.label(), "timeout" | "unavailable"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3), "answered within its deadline: {:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "answered within its deadline: {:?}", began.elapsed());
     eventually("old", || two.age().is_some_and(|age| age > Duration::from_secs(3))).await;
     assert!(two.refuses(&token("before")));
     redis.signal("-CONT");
     let thawed = Instant::now();
     eventually("fresh", || two.age().is_some_and(|age| age < Duration::from_millis(500))).await;
-    assert!(thawed.elapsed() < Duration::from_secs(3), "{:?}", thawed.elapsed());
+    assert!(thawed.elapsed() < PATIENCE, "{:?}", thawed.elapsed());
     two.comes_to_refuse(&token("frozen")).await;
 }
 
@@ -251,7 +251,7 @@ async fn a_lookup_keeps_its_deadline() {
     for _ in 0..3 {
         let began = Instant::now();
         let error = instance.replica.lookup(&[token("j")], None).await.unwrap_err();
-        assert!(began.elapsed() < Duration::from_millis(250), "{error} after {:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE / 4, "{error} after {:?}", began.elapsed());
     }
     redis.signal("-CONT");
     let answered = async {
@@ -272,9 +272,9 @@ async fn a_full_store_refuses_writes_and_is_still_read() {
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(one.replica.revoke(vec![sign_out("full")]).await.unwrap_err().label(), "out_of_memory");
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(5) {
+    while began.elapsed() < Duration::from_secs(10) {
         let age = two.age().unwrap();
-        assert!(age < Duration::from_secs(2), "{age:?} old after {:?}: {:?}", began.elapsed(), two.replica.status());
+        assert!(age < Duration::from_secs(8), "{age:?} old after {:?}: {:?}", began.elapsed(), two.replica.status());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let three = Instance::start(&redis).await;

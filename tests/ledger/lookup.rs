@@ -24,7 +24,7 @@ async fn a_store_that_does_not_answer_costs_few_lookups_their_patience() {
     for _ in 0..200 {
         let asked = Instant::now();
         let error = instance.replica.lookup(&[token("j")], None).await.unwrap_err();
-        assert!(asked.elapsed() < Duration::from_millis(250), "{error} after {:?}", asked.elapsed());
+        assert!(asked.elapsed() < PATIENCE / 4, "{error} after {:?}", asked.elapsed());
         refused_at_once += u32::from(error.label() == "breaker_open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -53,7 +53,7 @@ async fn a_connection_that_died_silently_fails_one_lookup_and_no_more() {
     eventually("another connection", || proxy.opened() > 3).await;
     let asked = Instant::now();
     while instance.replica.lookup(&[token("j")], None).await.is_err() {
-        assert!(asked.elapsed() < Duration::from_secs(2));
+        assert!(asked.elapsed() < PATIENCE);
     }
 }
 

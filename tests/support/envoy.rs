@@ -45,7 +45,13 @@ impl Envoy {
         let dir = TempDir::new();
         let (file, admin_file, log) =
             (dir.path().join("envoy.yaml"), dir.path().join("admin"), dir.path().join("envoy.log"));
-        std::fs::write(&file, text).unwrap();
+        // With SO_REUSEPORT, which is Envoy's default, two tests can be given the same free port.
+        let own_port = |line: &str| {
+            let indent = line.strip_suffix("filter_chains:").filter(|indent| indent.trim().is_empty());
+            indent.map_or_else(|| line.to_owned(), |indent| format!("{indent}enable_reuse_port: false\n{line}"))
+        };
+        let text: Vec<_> = text.lines().map(own_port).collect();
+        std::fs::write(&file, text.join("\n")).unwrap();
         let output = std::fs::File::create(&log).unwrap();
         let child = Command::new(binary)
             .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn", "-c"])
