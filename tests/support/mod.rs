@@ -4,9 +4,10 @@
 pub mod doorward;
 pub mod envoy;
 pub mod grpc;
+pub mod hostile;
 pub mod jwks_server;
-pub mod raw;
 pub mod proxy;
+pub mod raw;
 pub mod tokens;
 pub mod upstream;
 
