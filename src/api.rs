@@ -4,10 +4,11 @@ pub mod check;
 pub mod explain;
 pub mod http;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tracing::{error, info};
 
 use crate::authz::answer::{Answer, metadata};
@@ -30,8 +31,16 @@ pub struct Decided {
 /// recording of a sign-out, which comes before the answer.
 ///
 /// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
-/// says so.
+/// says so. Should anything of it panic, this request is refused and the process goes on.
 pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
+    let decided = AssertUnwindSafe(resolve(state, request, rule, wait)).catch_unwind().await;
+    decided.unwrap_or_else(|_| {
+        error!("a decision panicked; its request is refused");
+        refuse(state, Denial::InternalError)
+    })
+}
+
+async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
     let started = Instant::now();
     let mut policy = state.policy();
     let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
@@ -67,6 +76,9 @@ pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule
             decision.outcome = Outcome::Denied(Denial::StoreUnavailable);
         }
     }
+
+    #[cfg(test)]
+    tests::panic_if_asked(request, "answer");
     let answer = policy.responder.answer(&decision, request);
     record(state, &policy, request, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
@@ -115,21 +127,15 @@ async fn look_up(state: &State, token: &VerifiedToken, allow_list: bool) -> Stor
     }
 }
 
-/// The pure decision; should it panic, this request is refused and the process goes on.
+/// The pure decision.
 fn judge<'a>(policy: &'a Policy, request: &RequestView<'_>, rule: Option<&'a Rule>, view: View<'_>) -> Decision<'a> {
     let authorizer = &policy.authorizer;
-    let judged = catch_unwind(AssertUnwindSafe(|| match rule {
+    #[cfg(test)]
+    tests::panic_if_asked(request, "judge");
+    match rule {
         Some(rule) => authorizer.authorize_by(rule, request, view, clock::now()),
         None => authorizer.authorize(request, view, clock::now()),
-    }));
-    judged.unwrap_or_else(|_| {
-        error!("a decision panicked; its request is refused");
-        Decision {
-            rule: &authorizer.default_rule,
-            outcome: Outcome::Denied(Denial::InternalError),
-            evidence: Evidence::default(),
-        }
-    })
+    }
 }
 
 /// Refuses what cannot even be asked about, such as a message without a request.
@@ -196,4 +202,88 @@ fn uuid_like(field: &[u8]) -> Option<&str> {
 fn trace_id(field: &[u8]) -> Option<&str> {
     let id = std::str::from_utf8(field).ok()?.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+    use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+    use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+    use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+    use tonic::transport::server::TcpIncoming;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::serve::assemble;
+    use crate::sources::replica::Replica;
+
+    /// Only in a test build: a request may ask for a panic in the middle of its decision.
+    pub(super) fn panic_if_asked(request: &RequestView<'_>, place: &str) {
+        let asked = request.header("x-test-panic").any(|wanted| wanted == place.as_bytes());
+        assert!(!asked, "asked to, with Bearer canary-in-a-panic");
+    }
+
+    fn state() -> Arc<State> {
+        let jwks = crate::dev::DevIssuer::generate().unwrap().jwks().to_string();
+        let text = format!(
+            "revocation: {{store: embedded}}\nissuers: [{{name: dev, issuer: \"https://a.test\", audiences: any, keys: {{jwks: {jwks}}}}}]\n\
+             rules: [{{name: public, match: {{path_prefix: /public}}, access: public}}]\n"
+        );
+        let file = std::env::temp_dir().join(format!("doorward-panic-{:016x}.yaml", rand::random::<u64>()));
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file, std::iter::empty()).unwrap().config;
+        std::fs::remove_file(&file).unwrap();
+        let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
+        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap())))
+    }
+
+    /// The HTTP status that Envoy would be told, over real gRPC.
+    async fn ask(client: &mut AuthorizationClient<tonic::transport::Channel>, path: &str, panic: Option<&str>) -> i32 {
+        let headers = panic.map(|place| ("x-test-panic".to_owned(), place.to_owned())).into_iter().collect();
+        let http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), headers, ..HttpRequest::default() };
+        let request = Some(Request { http: Some(http), ..Request::default() });
+        let attributes = Some(AttributeContext { request, ..AttributeContext::default() });
+        let answer = client.check(CheckRequest { attributes }).await.unwrap().into_inner();
+        match answer.http_response.unwrap() {
+            HttpResponse::OkResponse(_) => 200,
+            HttpResponse::DeniedResponse(denied) => {
+                assert!(!denied.body.contains("canary"), "{}", denied.body);
+                denied.status.unwrap().code
+            }
+            HttpResponse::ErrorResponse(_) => 0,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_refuses_its_request_and_nothing_else() {
+        let state = state();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = check::service(state.clone(), 1 << 20, 1000);
+        let server =
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        let asking = async {
+            let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
+            for place in ["judge", "answer"] {
+                for path in ["/public", "/private"] {
+                    assert_eq!(ask(&mut client, path, Some(place)).await, 503, "{place} {path}");
+                    assert_eq!(ask(&mut client, "/public", None).await, 200, "the next request is decided");
+                    assert_eq!(ask(&mut client, "/private", None).await, 401);
+                }
+            }
+            let mut others = client.clone();
+            let (panicked, good) =
+                tokio::join!(ask(&mut client, "/public", Some("judge")), ask(&mut others, "/public", None));
+            assert_eq!((panicked, good), (503, 200), "beside it");
+            let counted = state.metrics.checks.with_label_values(&["denied", "internal_error", "default"]).get();
+            assert_eq!(counted, 5);
+        };
+        tokio::select! {
+            served = server => panic!("the server ended: {served:?}"),
+            () = asking => {}
+        }
+    }
 }

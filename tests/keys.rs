@@ -121,3 +121,32 @@ async fn a_key_file_is_read_again_when_it_changes() {
     eventually("the old one is not", || async { !checks.check(get("/").token(&old.of("alice"))).await.allowed() })
         .await;
 }
+
+/// Emptying a file is how its keys are withdrawn: nothing else is in force then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_that_is_emptied_withdraws_its_keys() {
+    let tokens = Tokens::new();
+    let dir = crate::support::TempDir::new();
+    let file = dir.path().join("jwks.json");
+    std::fs::write(&file, tokens.issuer.jwks().to_string()).unwrap();
+    let config = format!(
+        "revocation: {{store: embedded}}\nissuers:\n  - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_file: jwks.json}}}}\n",
+        doorward::dev::ISSUER
+    );
+    let doorward = Doorward::launch_in(dir, &config).await;
+    doorward.ready().await;
+    let checks = Checks::connect(&doorward.check).await;
+    let token = tokens.of("alice");
+    assert!(checks.check(get("/").token(&token)).await.allowed());
+    // Broken is not empty: what cannot be read changes nothing.
+    std::fs::write(&file, "{\"keys\":").unwrap();
+    eventually("the broken file was noticed", || async { doorward.logged("keys not refreshed") }).await;
+    assert!(checks.check(get("/").token(&token)).await.allowed());
+    std::fs::write(&file, r#"{"keys":[]}"#).unwrap();
+    eventually("the key is withdrawn", || async {
+        checks.check(get("/").token(&token)).await.reason() == "unknown_key"
+    })
+    .await;
+    std::fs::write(&file, tokens.issuer.jwks().to_string()).unwrap();
+    eventually("it is back", || async { checks.check(get("/").token(&token)).await.allowed() }).await;
+}

@@ -243,7 +243,10 @@ impl KeySource {
         };
         let parsed = Jwks::parse(&document, &self.settings.algorithms);
         let (keys, unfit) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
-        if keys.is_empty() {
+
+        // A provider without a key is broken, and what it said before is kept. A file is the operator's:
+        // emptying it is how keys are withdrawn.
+        if keys.is_empty() && !matches!(self.settings.location, Location::File(_)) {
             return Err(FetchError::NoKeys(source));
         }
         Ok((keys, unfit, max_age))

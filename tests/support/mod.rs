@@ -5,6 +5,7 @@ pub mod authorization_server;
 pub mod doorward;
 pub mod envoy;
 pub mod grpc;
+pub mod hostile;
 pub mod jwks_server;
 pub mod nginx;
 pub mod proxy;
