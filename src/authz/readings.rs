@@ -123,6 +123,9 @@ fn read(text: &str, style: Style) -> String {
 /// Text as readings have it.
 #[must_use]
 pub fn without_case(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
     text.chars().flat_map(fold_char).collect()
 }
 
@@ -158,6 +161,9 @@ pub fn decode_once(path: &[u8]) -> Vec<u8> {
 /// Bytes as text; overlong UTF-8 (RFC 3629 section 3) as the character that old decoders made of it,
 /// full-width forms as what Unicode's compatibility forms make of them.
 fn text_of(bytes: &[u8]) -> String {
+    if bytes.is_ascii() {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
