@@ -11,6 +11,7 @@ mod forge;
 mod headers;
 mod identities;
 mod keys;
+mod messages;
 mod nat;
 mod signatures;
 mod transplant;
