@@ -7,10 +7,12 @@ mod algorithms;
 mod authorization;
 mod claims;
 mod encodings;
+mod envoy;
 mod forge;
 mod headers;
 mod identities;
 mod keys;
+mod messages;
 mod nat;
 mod signatures;
 mod transplant;
@@ -24,6 +26,7 @@ use crate::support::TempDir;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Ask, Checks, Verdict, get};
 use crate::support::tokens::now;
+use envoy::Provider;
 use forge::{Key, base64url};
 
 const ISSUER: &str = "https://issuer.test";
@@ -122,6 +125,8 @@ struct Corpus {
     doorward: Doorward,
     checks: Checks,
     rows: Vec<(String, Ask, Expected)>,
+    /// The issuers as Envoy's own filter would be told of them.
+    providers: Vec<Provider>,
 }
 
 impl Corpus {
@@ -146,11 +151,14 @@ impl Corpus {
   - {{name: secret, issuer: "{SECRET_ISSUER}", audiences: [{AUDIENCE}], keys: {{secret_file: secret}}}}
 "#
         );
-        Self::launch(dir, &issuers).await
+        let shared = KEYS.secret.jwk(json!({"alg": "HS256"}));
+        let provider = |issuer: &str, jwks: Value| Provider { issuer: issuer.to_owned(), jwks: jwks.to_string() };
+        let providers = vec![provider(ISSUER, jwks), provider(SECRET_ISSUER, json!({"keys": [shared]}))];
+        Self::launch(dir, &issuers, providers).await
     }
 
     /// Starts with these entries of `issuers`, whose files are in `dir`.
-    async fn launch(dir: TempDir, issuers: &str) -> Self {
+    async fn launch(dir: TempDir, issuers: &str, providers: Vec<Provider>) -> Self {
         let config = format!(
             r#"
 issuers:
@@ -170,7 +178,7 @@ revocation: {{store: embedded}}
         let doorward = Doorward::launch_in(dir, &config).await;
         doorward.ready().await;
         let checks = Checks::connect(&doorward.check).await;
-        Self { doorward, checks, rows: Vec::new() }
+        Self { doorward, checks, rows: Vec::new(), providers }
     }
 
     fn allowed(&mut self, what: impl Into<String>, token: &str) {
@@ -189,6 +197,9 @@ revocation: {{store: embedded}}
     async fn run(self, class: &str) {
         let mut wrong = Vec::new();
         let (mut allowed, mut refused) = (0, 0);
+        if let Some(binary) = envoy::wanted() {
+            envoy::compare(&binary, class, &self.providers, &self.rows).await;
+        }
         for (what, ask, expected) in self.rows {
             let verdict = self.checks.check(ask).await;
             if let Some(fault) = fault(&verdict, &expected) {

@@ -126,7 +126,8 @@ async fn a_hostile_provider_costs_its_issuer_nothing_and_others_less() {
         let asked = Instant::now();
         let verdict = checks.check(get("/").token(&strange)).await;
         assert_eq!(verdict.reason(), "unknown_key", "{what}");
-        assert!(asked.elapsed() < Duration::from_secs(4), "{what}: {:?}", asked.elapsed());
+        // Generous: the bound is one second, on a machine with nothing else to do.
+        assert!(asked.elapsed() < Duration::from_secs(10), "{what}: {:?}", asked.elapsed());
         eventually("the provider was asked", || async {
             let _ = checks.check(get("/").token(&strange)).await;
             provider.requests() > before

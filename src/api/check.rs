@@ -4,20 +4,30 @@
 //! an empty `CheckResponse` is allowed by Envoy, so every response is built by [`respond`], which
 //! cannot leave the status out.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
+use prost::Message;
+use prost::bytes::Buf;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
+use tower::Service;
 
 use super::{Decided, decide, refuse};
 use crate::authz::answer::Answer;
@@ -34,14 +44,109 @@ pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 /// The route's choice of a rule.
 const RULE_EXTENSION: &str = "doorward.rule";
 
-/// The service, ready to be added to a server. Larger messages are refused by the transport; a request
-/// with more header fields than `max_headers` is a `bad_request`.
-pub fn service(
-    state: Arc<State>,
+/// The service, ready to be added to a server. A larger message, and a request with more header fields
+/// than `max_headers`, is a `bad_request`.
+#[must_use]
+pub fn service(state: Arc<State>, max_message_bytes: usize, max_headers: usize) -> CheckServer {
+    CheckServer { check: Arc::new(Check { state, max_headers }), max_message_bytes }
+}
+
+/// As the generated server, but that it refuses what it cannot read instead of failing: a client that
+/// gets a byte of its own into a text of the message (CVE-2024-23324) must not get past a filter with
+/// `failure_mode_allow`.
+#[derive(Clone)]
+pub struct CheckServer {
+    check: Arc<Check>,
     max_message_bytes: usize,
-    max_headers: usize,
-) -> AuthorizationServer<impl Authorization> {
-    AuthorizationServer::new(Check { state, max_headers }).max_decoding_message_size(max_message_bytes)
+}
+
+impl NamedService for CheckServer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl Service<http::Request<Body>> for CheckServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
+        if method != Some("/Check") {
+            return Box::pin(async { Ok(Status::unimplemented("the only method is Check").into_http()) });
+        }
+        let (check, max_bytes) = (self.check.clone(), self.max_message_bytes);
+        Box::pin(async move {
+            let mut grpc = Grpc::new(CheckCodec).apply_max_message_size_config(Some(max_bytes), None);
+            let response = grpc.unary(Method(check.clone()), request).await;
+            if !response.headers().contains_key("grpc-status") {
+                return Ok(response);
+            }
+            // A status without a message: what came was too large, cut off or compressed. It is refused as
+            // an empty message is.
+            let empty = Body::new(axum::body::Body::from(EMPTY_MESSAGE));
+            Ok(grpc.unary(Method(check), http::Request::new(empty)).await)
+        })
+    }
+}
+
+/// Not compressed, of the length 0.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
+
+struct Method(Arc<Check>);
+
+impl UnaryService<Option<CheckRequest>> for Method {
+    type Response = CheckResponse;
+    type Future = BoxFuture<Result<Response<CheckResponse>, Status>>;
+
+    fn call(&mut self, request: Request<Option<CheckRequest>>) -> Self::Future {
+        let check = self.0.clone();
+        Box::pin(async move { Ok(Response::new(check.check(&request).await)) })
+    }
+}
+
+/// Protocol Buffers, where a message that cannot be read is `None`.
+#[derive(Clone, Copy)]
+struct CheckCodec;
+
+impl Codec for CheckCodec {
+    type Encode = CheckResponse;
+    type Decode = Option<CheckRequest>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for CheckCodec {
+    type Item = CheckResponse;
+    type Error = Status;
+
+    fn encode(&mut self, item: CheckResponse, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buffer).map_err(|_| Status::internal("the answer does not fit"))
+    }
+}
+
+impl Decoder for CheckCodec {
+    type Item = Option<CheckRequest>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let message = CheckRequest::decode(&mut *buffer).ok();
+        buffer.advance(buffer.remaining()); // What an unreadable message leaves would be taken for the next.
+        Ok(Some(message))
+    }
 }
 
 struct Check {
@@ -49,20 +154,19 @@ struct Check {
     max_headers: usize,
 }
 
-#[tonic::async_trait]
-impl Authorization for Check {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let wait = grpc_timeout(&request);
-        let Some((http, rule)) = parts(request.get_ref()) else {
-            return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
+impl Check {
+    async fn check(&self, request: &Request<Option<CheckRequest>>) -> CheckResponse {
+        let wait = grpc_timeout(request);
+        let Some((http, rule)) = request.get_ref().as_ref().and_then(parts) else {
+            return respond(refuse(&self.state, Denial::BadRequest));
         };
         let raw: Vec<(String, &[u8])> = fields(http);
         if raw.len() > self.max_headers {
-            return Ok(Response::new(respond(refuse(&self.state, Denial::BadRequest))));
+            return respond(refuse(&self.state, Denial::BadRequest));
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
-        Ok(Response::new(respond(decide(&self.state, &view, None, wait).await)))
+        respond(decide(&self.state, &view, None, wait).await)
     }
 }
 

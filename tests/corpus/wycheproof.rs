@@ -10,6 +10,7 @@ use aws_lc_rs::digest;
 use doorward::authz::jwks::{Jwks, algorithm_named};
 use serde_json::{Value, json};
 
+use super::envoy::Provider;
 use super::forge::{Key, base64url, from_base64url, unhex, with};
 use super::nat::Nat;
 use super::signatures::SMALL_ORDER;
@@ -44,37 +45,40 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 struct Issuers {
     dir: TempDir,
     entries: String,
-    count: usize,
+    providers: Vec<Provider>,
 }
 
 impl Issuers {
     fn new() -> Self {
-        Self { dir: TempDir::new(), entries: String::new(), count: 0 }
+        Self { dir: TempDir::new(), entries: String::new(), providers: Vec::new() }
     }
 
     /// Adds one that publishes these keys; its `iss`.
     fn publish(&mut self, keys: &Value) -> String {
-        self.add("jwks_file", ASYMMETRIC, json!({ "keys": keys }).to_string().as_bytes())
+        let jwks = json!({ "keys": keys }).to_string();
+        self.add("jwks_file", ASYMMETRIC, jwks.as_bytes(), jwks.clone())
     }
 
     fn share(&mut self, algorithm: &str, secret: &[u8]) -> String {
-        self.add("secret_file", &format!("[{algorithm}]"), secret)
+        let jwks = json!({"keys": [{"kty": "oct", "alg": algorithm, "k": base64url(secret)}]}).to_string();
+        self.add("secret_file", &format!("[{algorithm}]"), secret, jwks)
     }
 
-    fn add(&mut self, kind: &str, algorithms: &str, content: &[u8]) -> String {
-        let (name, issuer) = (format!("i{}", self.count), format!("https://i{}.test", self.count));
+    fn add(&mut self, kind: &str, algorithms: &str, content: &[u8], jwks: String) -> String {
+        let count = self.providers.len();
+        let (name, issuer) = (format!("i{count}"), format!("https://i{count}.test"));
         std::fs::write(self.dir.path().join(&name), content).unwrap();
         writeln!(
             self.entries,
             "  - {{name: {name}, issuer: \"{issuer}\", audiences: [{AUDIENCE}], keys: {{{kind}: {name}}}, algorithms: {algorithms}}}"
         )
         .unwrap();
-        self.count += 1;
+        self.providers.push(Provider { issuer: issuer.clone(), jwks });
         issuer
     }
 
     async fn start(self) -> Corpus {
-        Corpus::launch(self.dir, &self.entries).await
+        Corpus::launch(self.dir, &self.entries, self.providers).await
     }
 }
 
