@@ -1,222 +1,23 @@
 //! From text to proof: [`BearerToken`] → [`UnverifiedToken`] → [`VerifiedToken`].
 //!
 //! Holding a `VerifiedToken` means that a trusted issuer signed it for us, in form and in time.
-//! Parsing is stricter than RFC 7515 where leniency would give one token two readings.
 
-use std::fmt;
+mod bearer;
+mod unverified;
+
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+pub use self::bearer::BearerToken;
+use self::unverified::media_type;
+pub(super) use self::unverified::parse_object;
+pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::{Jwks, algorithm_named};
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-
-/// The credentials of a request (RFC 6750 section 2.1, `b64token`), not looked into.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub struct BearerToken<'a>(&'a str);
-
-impl<'a> BearerToken<'a> {
-    /// Takes the token as it stands in a request; `MalformedToken` unless it is a `b64token` of at
-    /// most `max_bytes`.
-    pub fn parse(value: &'a [u8], max_bytes: usize) -> Result<Self, Denial> {
-        let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-        if body == 0 || value.len() > max_bytes || !value[..body].iter().all(allowed) {
-            return Err(Denial::MalformedToken);
-        }
-        std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
-    }
-
-    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
-    /// scheme is case-insensitive). `None` when the field is of another scheme.
-    pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
-        // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
-        // off: a token behind it must not pass for none, for the upstream may well see it.
-        if field.first().is_some_and(u8::is_ascii_whitespace)
-            && strip_scheme(field.trim_ascii_start(), scheme).is_some()
-        {
-            return Err(Denial::MalformedToken);
-        }
-        let Some(token) = strip_scheme(field, scheme) else {
-            // Envoy joins repeated fields with commas: a token hidden behind another scheme is a second one.
-            let hidden =
-                field.split(|b| *b == b',').skip(1).any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some());
-            return if hidden { Err(Denial::MultipleTokens) } else { Ok(None) };
-        };
-        if token.split(|b| *b == b',').skip(1).any(|part| part.trim_ascii_start().contains(&b' ')) {
-            return Err(Denial::MultipleTokens);
-        }
-        Self::parse(token, max_bytes).map(Some)
-    }
-
-    #[must_use]
-    pub const fn as_str(self) -> &'a str {
-        self.0
-    }
-}
-
-impl fmt::Debug for BearerToken<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.0.len()) // Never the text: it is a credential.
-    }
-}
-
-/// What follows the scheme and its spaces; other white space stays, so that no token can be made of it.
-fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
-    let (head, tail) = field.split_at_checked(scheme.len())?;
-    let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());
-    if !parted || !head.eq_ignore_ascii_case(scheme.as_bytes()) {
-        return None;
-    }
-    Some(tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]))
-}
-
-/// What a token says before its signature is checked: used only to choose the key.
-#[derive(Clone)]
-pub struct UnverifiedToken<'a> {
-    signing_input: &'a str,
-    signature: &'a str,
-    header: Header,
-    claims: ClaimSet,
-}
-
-/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
-/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
-#[derive(Clone, Debug)]
-pub struct Header {
-    pub algorithm: String,
-    pub key_id: Option<String>,
-    pub token_type: Option<String>,
-}
-
-impl<'a> UnverifiedToken<'a> {
-    /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
-    pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
-        let text = token.as_str();
-        let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
-        let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
-        if payload.contains('.') {
-            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
-        }
-        let header = read_header(&read_object(header)?)?;
-        let claims = read_object(payload)?;
-        decode(signature)?;
-        Ok(Self { signing_input, signature, header, claims })
-    }
-
-    #[must_use]
-    pub const fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The `iss` claim: who the token says it is from.
-    pub fn unverified_issuer(&self) -> Result<&str, Denial> {
-        match self.claims.get("iss") {
-            Some(Value::String(issuer)) => Ok(issuer),
-            Some(_) => Err(Denial::InvalidClaim),
-            None => Err(Denial::MissingClaim),
-        }
-    }
-}
-
-/// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
-const MAX_DEPTH: usize = 32;
-
-fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
-    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
-    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
-}
-
-fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
-    parse_object(&decode(segment)?)
-}
-
-/// Reads a JSON object in the one way it can be read.
-pub(super) fn parse_object(json: &[u8]) -> Result<ClaimSet, Denial> {
-    let json = std::str::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
-    if depth(json) > MAX_DEPTH {
-        return Err(Denial::MalformedToken);
-    }
-    serde_json::from_str::<UniqueMembers>(json).map(|object| object.0).map_err(|_| Denial::MalformedToken)
-}
-
-/// How deeply brackets nest, outside of strings; an upper bound for text that is not JSON.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// A JSON object without duplicate members (RFC 7519 section 4 lets a parser refuse them): with
-/// duplicates, two parsers of one token see two users.
-struct UniqueMembers(ClaimSet);
-
-impl<'de> Deserialize<'de> for UniqueMembers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = UniqueMembers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueMembers, A::Error> {
-                let mut members = ClaimSet::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    if members.insert(name, value).is_some() {
-                        return Err(de::Error::custom("duplicate member"));
-                    }
-                }
-                Ok(UniqueMembers(members))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
-fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
-    let text = |name: &str| match header.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Denial::MalformedToken),
-    };
-    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
-    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
-    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
-    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
-    let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
-    if foreign || detached || nested {
-        return Err(Denial::MalformedToken);
-    }
-    let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
-    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")? })
-}
-
-/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
-/// section 4.1.9).
-fn media_type(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)
-}
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
