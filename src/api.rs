@@ -3,6 +3,8 @@
 pub mod check;
 pub mod explain;
 pub mod http;
+pub mod inlet;
+mod present;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,14 +35,36 @@ pub struct Decided {
 /// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
 /// says so. Should anything of it panic, this request is refused and the process goes on.
 pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
-    let decided = AssertUnwindSafe(resolve(state, request, rule, wait)).catch_unwind().await;
-    decided.unwrap_or_else(|_| {
-        error!("a decision panicked; its request is refused");
-        refuse(state, Denial::InternalError)
-    })
+    let read = |policy: &Policy, decision: &Decision<'_>| {
+        #[cfg(test)]
+        tests::panic_if_asked(request, "answer");
+        let answer = policy.responder.answer(decision, request);
+        Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+    };
+    let decided = consider(state, request, rule, wait, read).await;
+    decided.unwrap_or_else(|| refuse(state, Denial::InternalError))
 }
 
-async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
+/// As [`decide`], for faces that answer in other words: `read` takes what they need of the decision. `None`
+/// if anything of it panicked.
+async fn consider<T>(
+    state: &State,
+    request: &RequestView<'_>,
+    rule: Option<&Rule>,
+    wait: Option<Duration>,
+    read: impl FnOnce(&Policy, &Decision<'_>) -> T,
+) -> Option<T> {
+    let decided = AssertUnwindSafe(resolve(state, request, rule, wait, read)).catch_unwind().await;
+    decided.inspect_err(|_| error!("a decision panicked; its request is refused")).ok()
+}
+
+async fn resolve<T>(
+    state: &State,
+    request: &RequestView<'_>,
+    rule: Option<&Rule>,
+    wait: Option<Duration>,
+    read: impl FnOnce(&Policy, &Decision<'_>) -> T,
+) -> T {
     let started = Instant::now();
     let mut policy = state.policy();
     let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
@@ -77,11 +101,9 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
         }
     }
 
-    #[cfg(test)]
-    tests::panic_if_asked(request, "answer");
-    let answer = policy.responder.answer(&decision, request);
+    let answer = read(&policy, &decision);
     record(state, &policy, request, &decision, started.elapsed());
-    Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+    answer
 }
 
 /// What was found out for one decision, beside what is known anyway.

@@ -31,6 +31,8 @@ pub struct Metrics {
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
+    /// Messages to the ways in for other servers, and what came of them.
+    pub inlet_events: IntCounterVec,
     pub config_reloads: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
@@ -115,6 +117,12 @@ impl Metrics {
                 "doorward_introspections_total",
                 "Questions to an issuer about a token; `suspended` and `busy` ones were not asked.",
                 &["issuer", "result"],
+            )?,
+            inlet_events: counters(
+                &registry,
+                "doorward_inlet_events_total",
+                "Revocation requests, logout tokens and security events, and what came of them.",
+                &["inlet", "result"],
             )?,
             config_reloads: counters(
                 &registry,

@@ -44,9 +44,6 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         None => None,
     };
 
-    if !config.transmitters.is_empty() {
-        warn!("signals.transmitters has no effect in this version: no events are received");
-    }
     if config.telemetry.otlp_endpoint.is_some() {
         warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
     }
@@ -92,8 +89,9 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         timeout: limits.http_timeout,
         list_page: limits.list_page,
         receipt_timeout: limits.receipt_timeout,
+        inlet_requests: limits.inlet_requests,
     };
-    let app = Http::new(state.clone(), readiness.clone(), http_limits);
+    let app = Http::new(state.clone(), readiness.clone(), http_limits, &config.listen.cors_origins);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };
     for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {

@@ -10,10 +10,12 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
+use crate::authz::replay::Replays;
+use crate::authz::signals::Transmitter;
 use crate::metrics::Metrics;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
-pub use crate::sources::ledger::Position;
+pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Replica};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
@@ -23,8 +25,36 @@ pub struct Policy {
     pub responder: Responder,
     pub decision_log: DecisionLog,
     pub admin_keys: AdminKeys,
+    /// Whose security events are applied.
+    pub transmitters: Vec<Arc<Transmitter>>,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
+}
+
+impl Policy {
+    /// This policy with other keys for one issuer or transmitter.
+    #[must_use]
+    pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
+        let replace = |transmitter: &Arc<Transmitter>| {
+            if transmitter.name == *name {
+                Arc::new(Transmitter { keys: keys.cloned(), ..(**transmitter).clone() })
+            } else {
+                transmitter.clone()
+            }
+        };
+        let transmitters = self.transmitters.iter().map(replace).collect();
+        Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
+    }
+
+    /// The keys in force of an issuer or a transmitter.
+    #[must_use]
+    pub fn keys_of(&self, name: &IssuerName) -> Option<&Jwks> {
+        let transmitter = || self.transmitters.iter().find(|transmitter| transmitter.name == *name);
+        match self.authorizer.issuer_named(name) {
+            Some(issuer) => issuer.keys.as_ref(),
+            None => transmitter()?.keys.as_ref(),
+        }
+    }
 }
 
 /// Which decisions are logged.
@@ -42,6 +72,8 @@ pub struct State {
     introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
+    /// Messages that had their effect already.
+    pub replays: Replays,
 }
 
 impl State {
@@ -56,6 +88,7 @@ impl State {
             introspectors: ArcSwap::default(),
             replica,
             metrics,
+            replays: Replays::default(),
         }
     }
 
@@ -87,10 +120,9 @@ impl State {
         self.policy.load_full()
     }
 
-    /// Puts new keys of an issuer in force; `None` withdraws them.
+    /// Puts new keys of an issuer or a transmitter in force; `None` withdraws them.
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
-        self.policy
-            .rcu(|policy| Policy { authorizer: policy.authorizer.with_keys(issuer, keys), ..(**policy).clone() });
+        self.policy.rcu(|policy| policy.with_keys(issuer, keys));
     }
 
     /// What is known to be revoked, as of now.

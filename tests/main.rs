@@ -18,6 +18,7 @@ mod decisions;
 mod forward_auth;
 mod hostile_keys;
 mod identity;
+mod inlets;
 mod instances;
 mod introspection;
 mod keys;

@@ -19,14 +19,18 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 16] = [
+const AUTHZ_ORDER: [&str; 20] = [
     "claims",
     "denial",
     "jwks",
     "readings",
     "path",
     "revocation",
+    "replay",
     "token",
+    "logout_token",
+    "refresh_token",
+    "signals",
     "introspection",
     "rule",
     "rules",

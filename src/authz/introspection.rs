@@ -90,7 +90,7 @@ impl TrustedIssuer {
     ) -> Result<VerifiedToken, Denial> {
         self.check_word(claims)?;
         let (issued_at, expires_at) = self.check_times(claims, now, expiry)?;
-        self.check_audience(claims)?;
+        self.audiences.check(claims)?;
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
         self.identify(claims.clone(), unnamed, None, issued_at, expires_at)
@@ -120,7 +120,7 @@ impl TrustedIssuer {
             return Err(Denial::Expired);
         }
         if claims.contains_key("aud") {
-            self.check_audience(claims)?;
+            self.audiences.check(claims)?;
         }
         let named = self.named(claims)?;
         Ok(token.also_targeted_by(self.targets(&named)))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use jsonwebtoken::Algorithm;
 use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 
@@ -26,7 +27,9 @@ pub fn policy(config: &Config) -> Policy {
     };
     let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
     let max_wait = config.limits.decision_timeout;
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys, max_wait }
+    let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
+    let (authorizer, responder) = (config.authorizer(), config.responder());
+    Policy { authorizer, responder, decision_log, admin_keys, transmitters, max_wait }
 }
 
 fn admin_key(key: &config::AdminKey) -> AdminKey {
@@ -41,9 +44,23 @@ fn admin_key(key: &config::AdminKey) -> AdminKey {
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
+    fetched(config, &issuer.keys, &issuer.trusted.algorithms)
+}
+
+/// As [`key_settings`], of issuers and of transmitters, by name.
+pub fn all_key_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, KeySettings)> {
+    let issuers = config.issuers.iter().map(|issuer| (&issuer.trusted.name, key_settings(config, issuer)));
+    let transmitters = config
+        .transmitters
+        .iter()
+        .map(|from| (&from.trusted.name, fetched(config, &from.keys, &from.trusted.algorithms)));
+    issuers.chain(transmitters).filter_map(|(name, settings)| Some((name, settings?)))
+}
+
+fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Option<KeySettings> {
     let settings = |location| KeySettings {
         location,
-        algorithms: issuer.trusted.algorithms.clone(),
+        algorithms: algorithms.to_vec(),
         refresh_interval: Duration::from_secs(300),
         cooldown: Duration::from_secs(1),
         max_stale: Duration::MAX,
@@ -51,13 +68,14 @@ pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySetting
         max_bytes: config.limits.jwks_bytes,
         insecure: false,
     };
-    match &issuer.keys {
+    match keys {
         KeySource::Inline | KeySource::Secret(_) => None,
         KeySource::File(path) => Some(settings(Location::File(path.clone()))),
         KeySource::Remote(remote) => {
             let location = match &remote.location {
                 KeyLocation::Jwks(url) => Location::Url(url.clone()),
                 KeyLocation::Discovery(issuer) => Location::Discovery(issuer.clone()),
+                KeyLocation::SignalsDiscovery(issuer) => Location::SignalsDiscovery(issuer.clone()),
             };
             Some(KeySettings {
                 refresh_interval: remote.refresh,

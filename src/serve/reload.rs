@@ -112,8 +112,7 @@ impl Reload {
         let mut policy = assemble::policy(&config);
         // Keys that were loaded for the same settings stay in force; the others are fetched.
         for source in sources.iter().filter(|source| self.sources.iter().any(|known| Arc::ptr_eq(known, source))) {
-            let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
-            policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
+            policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
         self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
@@ -136,15 +135,11 @@ impl Reload {
 
 /// A source for every issuer whose keys are fetched; one with the same settings is kept.
 fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource>]) -> Vec<Arc<KeySource>> {
-    let fetched = config
-        .issuers
-        .iter()
-        .filter_map(|issuer| Some((&issuer.trusted.name, assemble::key_settings(config, issuer)?)));
     let source = |(name, settings): (&IssuerName, KeySettings)| {
         let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
         same.cloned().unwrap_or_else(|| Arc::new(KeySource::new(name.clone(), settings, client.clone())))
     };
-    fetched.map(source).collect()
+    assemble::all_key_settings(config).map(source).collect()
 }
 
 fn publish(state: &State, issuer: &IssuerName, update: Update) {

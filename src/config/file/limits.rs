@@ -44,6 +44,9 @@ pub struct LimitsFile {
     /// Questions to an introspection endpoint at once.
     #[schemars(range(min = 1, max = 65_536))]
     pub introspection_waiting: usize,
+    /// Logout tokens, security events and OAuth requests that are taken in at once; more are answered 429.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub inlet_requests: usize,
     /// How long requests in flight are waited for at the end.
     pub drain: Span,
 }
@@ -64,6 +67,7 @@ impl Default for LimitsFile {
             jwks_bytes: 262_144,
             introspection_cache: 10_000,
             introspection_waiting: 256,
+            inlet_requests: 64,
             drain: Span::new("10s"),
         }
     }
