@@ -137,7 +137,7 @@ fn target(count: usize) -> String {
 }
 
 fn request<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
-    RequestView { method: "GET", target, host: "shop.example.com", headers, rule: None }
+    RequestView { method: "GET", target, host: "shop.example.com", headers, rule: None, source: None }
 }
 
 fn rule(number: usize, access: Access, path: PathMatch) -> Rule {

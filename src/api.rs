@@ -11,17 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::introspection::Testimony;
+use crate::authz::revocation::{Hit, Kind};
 use crate::authz::rule::{RequestView, Requirements, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
-use crate::state::{DecisionLog, Policy, State};
+use crate::state::{DecisionLog, Policy, Presented, State};
 
 /// A decision in words, with what access logs may know of it.
 pub struct Decided {
@@ -191,6 +192,7 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     }
     if let Some(hit) = decision.evidence.hit {
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
+        sound_alarm(state, request, decision, hit);
     }
     let logged = match policy.decision_log {
         DecisionLog::None => false,
@@ -212,6 +214,34 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
             "decided"
         );
     }
+}
+
+/// Says that a revoked token was presented, unless that was said too often in this minute.
+fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>, hit: Hit) {
+    let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
+    let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
+    let issuer = decision.evidence.issuer.as_ref();
+    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let source = request.source.map(tracing::field::display);
+    let shown = issuer.map(tracing::field::display);
+    warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
+    state.alarm.ring(|| {
+        let token = decision.evidence.token.as_ref();
+        let named = token.and_then(|token| token.targets().iter().find(|target| target.kind == Kind::Token));
+        Presented {
+            event: "revoked_token_presented",
+            at: clock::format_rfc3339(clock::now()),
+            kind,
+            origin,
+            rule: rule.to_owned(),
+            issuer: issuer.map(ToString::to_string),
+            user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
+            token_id: named.map(|target| target.id.to_string()),
+            request_id: request_id.map(str::to_owned),
+            source: request.source,
+            suppressed,
+        }
+    });
 }
 
 /// A request id that is nothing but one: what a client can choose must not shape a log line.
@@ -259,7 +289,9 @@ mod tests {
         let config = Config::load(&file, std::iter::empty()).unwrap().config;
         std::fs::remove_file(&file).unwrap();
         let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap())))
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
+        Arc::new(State::new(assemble::policy(&config), replica, metrics, alarm))
     }
 
     /// The HTTP status that Envoy would be told, over real gRPC.

@@ -51,7 +51,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let (alarm, ringer) = assemble::alarm(&config, &metrics)?;
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), alarm));
     let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
     state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
@@ -60,7 +61,16 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
+    if let Some(ringer) = ringer {
+        let stopped = stop.clone();
+        tasks.spawn("alarm", async move {
+            tokio::select! {
+                () = ringer.run() => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone())?;
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();

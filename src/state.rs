@@ -13,6 +13,8 @@ use crate::authz::jwks::Jwks;
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
 use crate::metrics::Metrics;
+use crate::sources::alarm::Alarm;
+pub use crate::sources::alarm::Presented;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
@@ -74,13 +76,15 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Messages that had their effect already.
     pub replays: Replays,
+    /// Rings when a revoked token is presented.
+    pub alarm: Alarm,
 }
 
 impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
-    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>, alarm: Alarm) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -89,6 +93,7 @@ impl State {
             replica,
             metrics,
             replays: Replays::default(),
+            alarm,
         }
     }
 

@@ -1,9 +1,13 @@
 //! The ways in for other servers: each ends in the same assertion through a real Envoy, allowed before,
 //! refused after, upstream untouched; and whatever is wrong with a message, nothing is applied.
 
+mod alarm;
 mod backchannel;
+mod global;
 mod oauth2;
 mod origins;
+mod signals;
+mod transmitter;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +18,7 @@ use crate::api::admin_keys;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::grpc::{Checks, get};
-use crate::support::tokens::{Tokens, now};
+use crate::support::tokens::Tokens;
 use crate::support::upstream::Upstream;
 
 /// Doorward behind a real Envoy, where there is one.
@@ -142,9 +146,4 @@ pub fn changed(claims: &Value, changes: &Value) -> Value {
 /// An id nobody has used.
 pub fn fresh_id() -> String {
     format!("{:032x}", rand::random::<u128>())
-}
-
-/// A second ago: what was issued before it is older for sure.
-pub fn a_moment_ago() -> i64 {
-    now() - 1
 }

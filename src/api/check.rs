@@ -6,11 +6,13 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -165,7 +167,9 @@ impl Check {
             return respond(refuse(&self.state, Denial::BadRequest));
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
+        let source = request.get_ref().as_ref().and_then(source);
+        let (method, target, host) = (&http.method, &http.path, &http.host);
+        let view = RequestView { method, target, host, headers: &headers, rule, source };
         respond(decide(&self.state, &view, None, wait).await)
     }
 }
@@ -175,6 +179,15 @@ fn parts(request: &CheckRequest) -> Option<(&HttpRequest, Option<&str>)> {
     let http = attributes.request.as_ref()?.http.as_ref()?;
     let rule = attributes.context_extensions.get(RULE_EXTENSION).map(String::as_str);
     Some((http, rule))
+}
+
+/// The downstream address: the client's, when Envoy is told whose `x-forwarded-for` to trust.
+fn source(request: &CheckRequest) -> Option<IpAddr> {
+    let address = request.attributes.as_ref()?.source.as_ref()?.address.as_ref()?.address.as_ref()?;
+    match address {
+        Address::SocketAddress(socket) => socket.address.parse().ok(),
+        _ => None,
+    }
 }
 
 /// The request's header fields: `headers`, or with `encode_raw_headers` `header_map`, where repeated

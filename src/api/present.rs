@@ -25,6 +25,6 @@ pub(super) async fn present<T>(
         None => {}
     }
     let fields: Vec<_> = header.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-    let request = RequestView { method: "POST", target: &target, host: "", headers: &fields, rule: None };
+    let request = RequestView { method: "POST", target: &target, host: "", headers: &fields, rule: None, source: None };
     consider(state, &request, Some(rule), None, read).await
 }

@@ -1,6 +1,7 @@
 //! Rules: which policy a request meets. The first that matches wins; none means protected.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct RequestView<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
+    /// The client's address, as the proxy says; decides nothing.
+    pub source: Option<IpAddr>,
 }
 
 impl<'a> RequestView<'a> {

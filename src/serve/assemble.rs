@@ -12,9 +12,12 @@ use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::metrics::Metrics;
+use crate::sources::alarm::{Alarm, AlarmSettings, Ringer, Webhook};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::signals::{PollSettings, Receiver, ReceiverSettings, StreamSettings};
 use crate::state::{DecisionLog, Policy};
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -112,6 +115,45 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
         Some((&issuer.trusted.name, settings))
     });
     asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
+}
+
+/// What rings when a revoked token is presented.
+pub fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(Alarm, Option<Ringer>)> {
+    let configured = config.telemetry.replay_alarm.as_ref();
+    let webhook = configured.map(|alarm| Webhook { url: alarm.url.clone(), token: alarm.token.clone() });
+    let per_minute = configured.map_or(DEFAULT_ALARMS, |alarm| alarm.per_minute);
+    let settings = AlarmSettings { per_minute, webhook };
+    Alarm::new(settings, metrics.replay_alarms.clone()).context("build the HTTP client for telemetry.replay_alarm")
+}
+
+/// Lines of the log in a minute about revoked tokens, when nothing is configured.
+const DEFAULT_ALARMS: u32 = 60;
+
+/// What is polled for, and which streams are set up.
+pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Receiver>> {
+    let receiver = |from: &config::Transmitter| {
+        let settings = ReceiverSettings {
+            name: from.trusted.name.clone(),
+            issuer: from.trusted.issuer.clone(),
+            poll: from.poll.as_ref().map(|poll| PollSettings {
+                url: poll.url.clone(),
+                token: poll.token.clone(),
+                interval: poll.interval,
+                insecure: poll.insecure,
+            }),
+            stream: from.stream.as_ref().map(|stream| StreamSettings {
+                push_url: stream.push_url.clone(),
+                token: stream.token.clone(),
+                verify: stream.verify,
+                insecure: stream.insecure,
+                key: from.trusted.stream_key.clone(),
+            }),
+            push_token: from.push_token.clone(),
+        };
+        Receiver::new(settings, metrics.signal_requests.clone()).context("build the HTTP client for signals")
+    };
+    let active = config.transmitters.iter().filter(|from| from.poll.is_some() || from.stream.is_some());
+    active.map(receiver).collect()
 }
 
 /// The store of the revocations, opened or about to be connected.

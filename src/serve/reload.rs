@@ -12,10 +12,12 @@ use tracing::{error, info, warn};
 
 use super::assemble;
 use super::tls::Tls;
+use crate::api::inlet::events;
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::Config;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
+use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
@@ -27,6 +29,7 @@ pub(super) struct Reload {
     watched: Vec<PathBuf>,
     started_with: Config,
     sources: Vec<Arc<KeySource>>,
+    receivers: Vec<Arc<Receiver>>,
     state: Arc<State>,
     client: reqwest::Client,
     tls: Option<Arc<Tls>>,
@@ -41,11 +44,12 @@ impl Reload {
         state: Arc<State>,
         client: reqwest::Client,
         tls: Option<Arc<Tls>>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let sources = key_sources(config, &client, &[]);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().to_vec();
-        Self { file, watched, started_with: config.clone(), sources, state, client, tls }
+        let receivers = receivers(config, &state)?;
+        Ok(Self { file, watched, started_with: config.clone(), sources, receivers, state, client, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -107,6 +111,14 @@ impl Reload {
                 return false;
             }
         }
+        match receivers(&config, &self.state) {
+            Ok(receivers) => self.receivers = receivers,
+            Err(error) => {
+                reloads.with_label_values(&["refused"]).inc();
+                error!(error = %format!("{error:#}"), "configuration not reloaded");
+                return false;
+            }
+        }
         let sources = key_sources(&config, &self.client, &self.sources);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
@@ -130,6 +142,29 @@ impl Reload {
             let (source, state) = (source.clone(), self.state.clone());
             fetchers.spawn(async move { source.run(|issuer, update| publish(&state, issuer, update)).await });
         }
+        for receiver in &self.receivers {
+            let (receiver, state) = (receiver.clone(), self.state.clone());
+            let name = receiver.name().clone();
+            fetchers.spawn(async move {
+                receiver.run(|id, set| take(state.clone(), name.clone(), id, set)).await;
+            });
+        }
+    }
+}
+
+/// Receivers hold nothing that must outlive a reload: what they have not acknowledged comes again.
+fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
+    Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
+}
+
+/// What becomes of an event that was polled for.
+async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> Verdict {
+    match events::take(&state, &set, events::Delivery::Polled(&from, &id)).await {
+        Ok(()) => Verdict::Acknowledged,
+        Err(error) => match error.code() {
+            Some(code) => Verdict::Refused { code, description: error.description() },
+            None => Verdict::Later,
+        },
     }
 }
 

@@ -137,7 +137,9 @@ async fn forms_and_clients_that_are_wrong_are_told_so() {
     is_error(&send(edge.form("/oauth2/revoke", &[("token", "opaque")])).await, 400, "unsupported_token_type");
     assert_eq!(edge.reason(&good).await, "ok");
     assert_eq!(edge.revocations().await, 0.0);
-    for request in [plain("/oauth2/revoke").bearer_auth(REVOKER), plain("/oauth2/revoke").basic_auth("revoker", Some(REVOKER))] {
+    for request in
+        [plain("/oauth2/revoke").bearer_auth(REVOKER), plain("/oauth2/revoke").basic_auth("revoker", Some(REVOKER))]
+    {
         assert_eq!(send(request).await.status, 200);
     }
     assert_eq!(edge.reason(&good).await, "signed_out");
@@ -156,7 +158,10 @@ async fn introspection_is_the_decision_of_check() {
     };
     let token = edge.tokens.with(json!({"scope": "read write", "azp": "shop-web"}));
     let said = ask(&token).await;
-    assert_eq!((&said["active"], &said["sub"], &said["iss"]), (&json!(true), &json!("alice"), &json!(doorward::dev::ISSUER)));
+    assert_eq!(
+        (&said["active"], &said["sub"], &said["iss"]),
+        (&json!(true), &json!("alice"), &json!(doorward::dev::ISSUER))
+    );
     assert_eq!((&said["client_id"], &said["scope"]), (&json!("shop-web"), &json!("read write")));
     for name in ["exp", "iat", "jti", "aud", "token_type"] {
         assert!(!said[name].is_null(), "{name}");
@@ -187,7 +192,10 @@ async fn where_tokens_stand_in_requests_does_not_matter() {
             send(asked.bearer_auth(READER)).await.body["active"] == true
         };
         assert!(ask().await, "{from}");
-        assert_eq!(send(super::post(doorward.http, "/oauth2/revoke", form, format!("token={token}"))).await.status, 200);
+        assert_eq!(
+            send(super::post(doorward.http, "/oauth2/revoke", form, format!("token={token}"))).await.status,
+            200
+        );
         assert!(!ask().await, "{from}");
     }
 }
@@ -196,7 +204,9 @@ async fn where_tokens_stand_in_requests_does_not_matter() {
 async fn an_opaque_token_is_revoked_if_its_issuer_vouches_for_it() {
     let server = AuthorizationServer::start().await;
     let tokens = Tokens::new();
-    let config = tokens.config(&crate::api::admin_keys()).replace("keys: {jwks", &format!("{}, keys: {{jwks", server.settings("")));
+    let config = tokens
+        .config(&crate::api::admin_keys())
+        .replace("keys: {jwks", &format!("{}, keys: {{jwks", server.settings("")));
     let edge = Edge::of(tokens, &config).await;
     server.says("opaque-1", &AuthorizationServer::active("alice"));
     edge.ends("RFC 7009, opaque", "opaque-1", send(edge.form("/oauth2/revoke", &[("token", "opaque-1")]))).await;

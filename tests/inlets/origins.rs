@@ -7,7 +7,8 @@ use crate::api::{request, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_listed_sites_may_sign_out_from_a_page() {
-    let listen = "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\", cors_origins: [\"https://shop.example.com\"]}\n";
+    let listen =
+        "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\", cors_origins: [\"https://shop.example.com\"]}\n";
     let edge = Edge::start(&format!("{listen}token: {{from: [{{header: authorization, scheme: Bearer}}, {{header: x-token}}, {{cookie: session}}]}}\n")).await;
     let to = |method: Method, origin: &str| request(edge.doorward.http, method, "/logout").header("origin", origin);
     let listed = "https://shop.example.com";

@@ -86,7 +86,8 @@ impl IntoResponse for OAuthError {
     }
 }
 
-/// Leave to be worked on, among a bounded number.
+/// Leave to be worked on, among a bounded number; asked for once the body is there, or whoever sends one
+/// slowly would take the place of others.
 pub(super) fn admit(http: &Http) -> Option<OwnedSemaphorePermit> {
     http.inlets.clone().try_acquire_owned().ok()
 }

@@ -70,10 +70,10 @@ pub(super) async fn global_token_revocation(
 }
 
 async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
-    let _permit = admit(http)
-        .ok_or_else(|| Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound"))?;
     let caller = authenticate(http, request.headers()).await?;
     let Json(asked) = Json::<GlobalRevocationRequest>::from_request(request, http).await?;
+    let _permit = admit(http)
+        .ok_or_else(|| Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound"))?;
     let policy = http.state.policy();
     let (target, users) = match &caller {
         Caller::Operator(_) => by_operator(&policy, &asked.sub_id)?,

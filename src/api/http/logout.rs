@@ -51,7 +51,8 @@ pub(super) async fn logout(
         ..Rule::default()
     };
     let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
+    let request =
+        RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
     let answer = match decide(&http.state, &request, Some(&rule), None).await.answer {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),

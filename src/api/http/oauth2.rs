@@ -61,9 +61,9 @@ pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Re
 }
 
 async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAuthError> {
-    let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let by = client(http, request.headers(), Permission::Revoke)?;
     let form = read(http, request).await?;
+    let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
@@ -158,8 +158,8 @@ pub(super) async fn introspection(State(http): State<Http>, request: Request) ->
 async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> {
     let by = client(http, request.headers(), Permission::Read)?;
     by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is needed"))?;
-    let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let form = read(http, request).await?;
+    let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let rule = Rule { name: Inlet::Introspect.label().into(), api_key: Some(ApiKeyUse::Ignored), ..Rule::default() };

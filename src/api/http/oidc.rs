@@ -44,8 +44,8 @@ pub(super) async fn backchannel_logout(State(http): State<Http>, request: Reques
 
 async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthError)> {
     let told = |error: OAuthError| (error.label(), error);
-    let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
     let form = read(http, request).await.map_err(told)?;
+    let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
     let token = form.get("logout_token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
     log_out(&http.state, token).await.map_err(|error| match error {

@@ -42,10 +42,6 @@ pub(super) struct EventErrorBody {
     )
 )]
 pub(super) async fn events(State(http): State<Http>, request: Request) -> Response<Body> {
-    let Some(_permit) = admit(&http) else {
-        Inlet::Push.count(&http.state, "busy");
-        return Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound").into_response();
-    };
     // RFC 8935 section 2.1: this type, as other endpoints of a transmitter may take others.
     if media_type(request.headers()).as_deref() != Some("application/secevent+jwt") {
         Inlet::Push.count(&http.state, "invalid_request");
@@ -64,6 +60,10 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
                 _ => refuse(StatusCode::BAD_REQUEST, "invalid_request", "the body could not be read to its end"),
             };
         }
+    };
+    let Some(_permit) = admit(&http) else {
+        Inlet::Push.count(&http.state, "busy");
+        return Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound").into_response();
     };
     let text = std::str::from_utf8(&body).unwrap_or_default().trim_ascii();
     match take(&http.state, text, Delivery::Pushed(bearer(&headers))).await {
