@@ -6,15 +6,20 @@ mod backchannel;
 mod global;
 mod oauth2;
 mod origins;
+mod provider;
 mod signals;
 mod transmitter;
 
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::SocketAddr;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::api::admin_keys;
+use crate::support::Process;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::grpc::{Checks, get};
@@ -146,4 +151,41 @@ pub fn changed(claims: &Value, changes: &Value) -> Value {
 /// An id nobody has used.
 pub fn fresh_id() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+/// A peer written for node, with the libraries of `OIDC_PROVIDER`: it prints its port, then answers each
+/// line of JSON by one.
+pub struct NodeProcess {
+    _process: Process,
+    pipe: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
+    pub port: u16,
+}
+
+impl NodeProcess {
+    /// `None` when the test must say that it is skipped.
+    pub fn start(script: &str, arguments: &[&str]) -> Option<Self> {
+        let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
+            eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");
+            return None;
+        };
+        let mut child = Command::new("node")
+            .arg(format!("{}/tests/inlets/{script}", env!("CARGO_MANIFEST_DIR")))
+            .arg(folder)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut lines = BufReader::new(stdout).lines();
+        let port = lines.by_ref().find_map(|line| line.unwrap().parse().ok()).unwrap();
+        Some(Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port })
+    }
+
+    pub fn tell(&self, command: &Value) -> Value {
+        let mut pipe = self.pipe.lock().unwrap();
+        writeln!(pipe.0, "{command}").unwrap();
+        // Libraries write notices of their own in between.
+        pipe.1.by_ref().find_map(|line| serde_json::from_str(&line.unwrap()).ok()).unwrap()
+    }
 }

@@ -6,7 +6,7 @@ use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
 use super::logout_token::{filled, made_at};
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use super::token::{TrustedIssuer, UnverifiedToken, numeric_date};
+use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 
 /// How issuers mark one: in `typ` of the header, or in a claim as Keycloak, Hydra and Cognito do.
 const TYPES: [&str; 4] = ["rt+jwt", "refresh+jwt", "refresh_token+jwt", "refresh"];
@@ -30,7 +30,7 @@ impl TrustedIssuer {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         let token_type = token.token_type();
         let claims = token.into_claims();
-        if !is_refresh_token(&token_type, &claims, hinted) {
+        if !is_refresh_token(&token_type, &claims, hinted && self.may_be_refreshed_by(&claims)) {
             return Err(Denial::WrongType);
         }
         if claims.contains_key("iat") {
@@ -48,6 +48,13 @@ impl TrustedIssuer {
         };
         let target = Target::new(self.name.clone(), kind, id);
         Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None })
+    }
+
+    /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.
+    fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
+        let issuer = Audiences::OneOf(vec![self.issuer.clone()]);
+        let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.audiences.check(claims).is_ok();
+        !claims.contains_key("aud") || ours || issuer.check(claims).is_ok()
     }
 }
 

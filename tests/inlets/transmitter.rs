@@ -1,48 +1,23 @@
 //! Against a transmitter of its own process, whose signatures another library makes: streams set up,
 //! verified, pushed and polled.
 
-use std::io::{BufRead, BufReader, Lines, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
-
 use serde_json::{Value, json};
 
-use super::Edge;
-use crate::support::{Process, eventually};
+use super::{Edge, NodeProcess};
+use crate::support::eventually;
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 
 /// The transmitter, and the way to tell it what to do.
-struct Transmitter {
-    _process: Process,
-    pipe: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
-    port: u16,
-}
+struct Transmitter(NodeProcess);
 
 impl Transmitter {
-    /// `None` when the test must say that it is skipped.
     fn start() -> Option<Self> {
-        let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
-            eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with jose; ./tests/run.sh makes one");
-            return None;
-        };
-        let mut child = Command::new("node")
-            .arg(format!("{}/tests/inlets/transmitter.mjs", env!("CARGO_MANIFEST_DIR")))
-            .arg(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut lines = BufReader::new(stdout).lines();
-        let port = lines.next().unwrap().unwrap().parse().unwrap();
-        Some(Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port })
+        NodeProcess::start("transmitter.mjs", &[]).map(Self)
     }
 
     fn tell(&self, command: &Value) -> Value {
-        let mut pipe = self.pipe.lock().unwrap();
-        writeln!(pipe.0, "{command}").unwrap();
-        serde_json::from_str(&pipe.1.next().unwrap().unwrap()).unwrap()
+        self.0.tell(command)
     }
 
     fn state(&self) -> Value {
@@ -58,7 +33,7 @@ impl Transmitter {
 
     /// An edge that hears it; keys are found by its own description.
     async fn edge(&self, how: &str, listen: &str) -> Edge {
-        let issuer = format!("http://127.0.0.1:{}/tenant", self.port);
+        let issuer = format!("http://127.0.0.1:{}/tenant", self.0.port);
         let section = format!(
             "signals: {{transmitters: [{{issuer: \"{issuer}\", audience: doorward, target_issuer: dev, keys: {{discovery: true}}, {how}}}]}}\n"
         );
