@@ -4,6 +4,7 @@
 mod alarm;
 mod backchannel;
 mod global;
+mod keycloak;
 mod oauth2;
 mod origins;
 mod provider;
