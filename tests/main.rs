@@ -24,6 +24,7 @@ mod keys;
 mod leaks;
 mod ledger;
 mod lifecycle;
+mod lint;
 mod model;
 mod paths;
 mod programs;

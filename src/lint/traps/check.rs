@@ -198,18 +198,17 @@ pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
         let config = &check.filter.config;
         let allowed = config.get("allowed_headers");
         let withheld = config.get("disallowed_headers");
-        let is_sent = |name: &str| {
+        let is_allowed = |name: &str| {
             let over_http = || config.get("http_service").is_some() && name == "authorization";
             allowed.as_ref().is_none_or(|list| any_matches(list, name) || over_http())
-                && withheld.as_ref().is_none_or(|list| !any_matches(list, name))
         };
+        let is_withheld = |name: &str| withheld.as_ref().is_some_and(|list| any_matches(list, name));
         for group in &scene.expected.reads {
-            if !group.iter().any(|name| is_sent(name)) {
-                let place = allowed.as_ref().or(withheld.as_ref()).unwrap_or(config);
-                found.at(
-                    place,
-                    format!("Doorward reads `{}`, and it is not sent: it counts as absent", group.join("` or `")),
-                );
+            if !group.iter().any(|name| is_allowed(name) && !is_withheld(name)) {
+                let taken_out = withheld.as_ref().filter(|_| group.iter().any(|name| is_allowed(name)));
+                let place = taken_out.or(allowed.as_ref()).unwrap_or(config);
+                let names = group.join("` or `");
+                found.at(place, format!("Doorward reads `{names}`, and it is not sent: it counts as absent"));
             }
         }
     }

@@ -45,17 +45,16 @@ pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
     for (cluster, _) in scene.asked().into_values() {
         let is_default = |t: &Node<'_>| t.text("priority").is_none_or(|priority| priority == "DEFAULT");
         let threshold = cluster.list("circuit_breakers.thresholds").find(is_default);
-        for field in ["max_requests", "max_pending_requests"] {
-            let limit = threshold.as_ref().and_then(|threshold| threshold.number(field)).unwrap_or(1024.0);
-            if limit < ENOUGH_REQUESTS {
-                let place = threshold.as_ref().unwrap_or(&cluster);
-                found.at(
-                    place,
-                    format!(
-                        "{field} is {limit}: one more check at once, in a burst or while Doorward is slow, is an error"
-                    ),
-                );
-            }
+        let limit = |field: &str| threshold.as_ref().and_then(|t| t.number(field)).unwrap_or(1024.0);
+        let limit = limit("max_requests").min(limit("max_pending_requests"));
+        if limit < ENOUGH_REQUESTS {
+            let place = threshold.as_ref().unwrap_or(&cluster);
+            found.at(
+                place,
+                format!(
+                    "max_requests or max_pending_requests is {limit}: one more check at once, in a burst or while Doorward is slow, is an error"
+                ),
+            );
         }
     }
 }
