@@ -102,7 +102,8 @@ fn envoy_loads_every_bad_file() {
     for binary in envoy::binaries() {
         for (_, path) in bad_files() {
             let mut command = Command::new(&binary);
-            let output = command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();
+            let output =
+                command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{binary} {}: {said}", path.display());
         }

@@ -15,6 +15,7 @@ mod cli;
 mod corpus;
 mod costs;
 mod decisions;
+mod examples;
 mod forward_auth;
 mod hostile_keys;
 mod identity;

@@ -45,6 +45,7 @@ pub struct Limits {
     pub jwks_bytes: usize,
     pub introspection_cache: usize,
     pub introspection_waiting: usize,
+    pub drain_delay: Duration,
     pub drain: Duration,
 }
 
@@ -85,6 +86,7 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
         jwks_bytes: file.jwks_bytes,
         introspection_cache: file.introspection_cache,
         introspection_waiting: file.introspection_waiting,
+        drain_delay: span("drain_delay", &file.drain_delay, Duration::ZERO..=HOUR),
         drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
     }
 }

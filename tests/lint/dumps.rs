@@ -16,7 +16,13 @@ fn nowhere() -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_shows_what_the_file_does() {
     for binary in envoy::binaries() {
-        for file in ["clean", "identity-not-stripped.host", "identity-not-stripped.weighted", "cluster-http1", "timeout-missing"] {
+        for file in [
+            "clean",
+            "identity-not-stripped.host",
+            "identity-not-stripped.weighted",
+            "cluster-http1",
+            "timeout-missing",
+        ] {
             let rule = file.split('.').next().unwrap();
             let text = envoy::text(&format!("tests/lint/{file}.yaml"), "127.0.0.1:9", nowhere());
             let envoy = Envoy::start_text(&binary, &text).await;

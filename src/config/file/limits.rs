@@ -44,6 +44,10 @@ pub struct LimitsFile {
     /// Questions to an introspection endpoint at once.
     #[schemars(range(min = 1, max = 65_536))]
     pub introspection_waiting: usize,
+    /// How long to go on answering after SIGTERM while saying that it is not ready, so that whoever checks its
+    /// health sends elsewhere before connections close. Longer than their checks take to notice; none is
+    /// needed beside a single Envoy that ends first.
+    pub drain_delay: Span,
     /// How long requests in flight are waited for at the end.
     pub drain: Span,
 }
@@ -64,6 +68,7 @@ impl Default for LimitsFile {
             jwks_bytes: 262_144,
             introspection_cache: 10_000,
             introspection_waiting: 256,
+            drain_delay: Span::new("0s"),
             drain: Span::new("10s"),
         }
     }

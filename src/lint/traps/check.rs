@@ -91,7 +91,7 @@ pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
             if matches!(filter.config.kind(), "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
                 found.at(
                     &filter.node,
-                    "what is answered from the cache never reaches ext_authz: it is open to everyone",
+                    "what the cache answers or fetches never reaches ext_authz: without `authorization`, as with a token in a cookie, it is open to everyone",
                 );
             }
         }
