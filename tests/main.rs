@@ -29,6 +29,7 @@ mod lint;
 mod model;
 mod paths;
 mod programs;
+mod reload;
 mod samples;
 mod story;
 mod tidy;
