@@ -76,13 +76,6 @@ redis-server --version
 section "formatting"
 cargo fmt --check
 
-section "Envoy examples"
-for example in envoy/edge-*.yaml; do
-  for binary in "$ENVOY_OLDEST" "$ENVOY"; do
-    "$binary" --mode validate --log-level warn -c "$example"
-  done
-done
-
 section "clippy"
 cargo clippy --all-targets --locked -- -D warnings
 
