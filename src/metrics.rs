@@ -32,6 +32,8 @@ pub struct Metrics {
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// Batches of spans sent to the collector.
+    pub trace_exports: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
     view_age: Gauge,
@@ -120,6 +122,12 @@ impl Metrics {
                 &registry,
                 "doorward_config_reloads_total",
                 "Attempts to reload the configuration.",
+                &["result"],
+            )?,
+            trace_exports: counters(
+                &registry,
+                "doorward_trace_exports_total",
+                "Batches of spans sent to the OTLP collector.",
                 &["result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,

@@ -27,6 +27,11 @@ impl Envoy {
     /// Starts Envoy on one of the files in `envoy/`, in front of `upstream` and beside `check`.
     pub async fn start(binary: &str, file: &str, check: &str, upstream: SocketAddr) -> Self {
         let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        Self::start_edge(binary, &text, check, upstream).await
+    }
+
+    /// The same with a configuration made of such a file.
+    pub async fn start_edge(binary: &str, text: &str, check: &str, upstream: SocketAddr) -> Self {
         let mut text = text
             .replace("port_value: 10000", "port_value: 0")
             .replace("port_value: 9901", "port_value: 0")
