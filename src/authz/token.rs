@@ -125,7 +125,7 @@ impl TrustedIssuer {
         let key = keys
             .candidates(token.header.key_id.as_deref(), algorithm)?
             .into_iter()
-            .find(|key| key.verifies(token.signing_input, token.signature))
+            .find(|key| key.verifies(token.signing_input, &token.signature))
             .ok_or(Denial::BadSignature)?;
         let key_id = key.id().map(str::to_owned);
         if !self.token_types.allow(token.header.token_type.as_deref()) {
