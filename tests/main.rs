@@ -31,3 +31,4 @@ mod samples;
 mod story;
 mod tidy;
 mod tls;
+mod token_cache;

@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 16] = [
+const AUTHZ_ORDER: [&str; 17] = [
     "claims",
     "denial",
     "jwks",
@@ -27,6 +27,7 @@ const AUTHZ_ORDER: [&str; 16] = [
     "path",
     "revocation",
     "token",
+    "token_cache",
     "introspection",
     "rule",
     "rules",
