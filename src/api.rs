@@ -56,6 +56,9 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
     let deadline = tokio::time::Instant::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
+    if let Some(remembered) = decision.evidence.remembered {
+        state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
+    }
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
         drop(decision);

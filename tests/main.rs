@@ -32,3 +32,4 @@ mod story;
 mod tidy;
 mod tls;
 mod traces;
+mod token_cache;

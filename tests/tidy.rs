@@ -20,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 16] = [
+const AUTHZ_ORDER: [&str; 17] = [
     "claims",
     "denial",
     "jwks",
@@ -28,6 +28,7 @@ const AUTHZ_ORDER: [&str; 16] = [
     "path",
     "revocation",
     "token",
+    "token_cache",
     "introspection",
     "rule",
     "rules",
