@@ -21,6 +21,7 @@ mod identity;
 mod instances;
 mod introspection;
 mod keys;
+mod kubernetes;
 mod leaks;
 mod ledger;
 mod lifecycle;
