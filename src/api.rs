@@ -59,8 +59,15 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
     if let Some(remembered) = decision.evidence.remembered {
         state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
     }
-    if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
-        let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
+    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
+        (&decision.outcome, decision.evidence.issuer.clone())
+    {
+        let keys = state.keys();
+        let _ = match denial {
+            Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
+            // An issuer that a reload has brought, or moved: its keys are on the way.
+            _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
+        };
         drop(decision);
         policy = state.policy();
         decision = judge(&policy, request, rule, learned.view(state));

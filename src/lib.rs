@@ -10,6 +10,7 @@
 //! api       the faces: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! config    what is written → what is usable, all faults at once
 //! serve     wiring, supervision, reload, drain; the only module that spawns
+//! lint      what is dangerous in an Envoy configuration; one function per trap
 //! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads, `traces` what
 //!           an OTLP collector is sent
 //! ```
@@ -51,6 +52,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod lint;
 pub mod metrics;
 pub mod serve;
 pub mod sources;

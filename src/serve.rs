@@ -135,6 +135,12 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     info!("draining");
     readiness.drain();
+    // Who checks our health sends elsewhere before connections close; a second signal is in a hurry.
+    tokio::select! {
+        () = tokio::time::sleep(limits.drain_delay) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     drain.cancel();
     if !servers.finish(limits.drain).await {
         warn!(after = ?limits.drain, "requests still in flight are cut off");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each top-level module may use of this crate.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("authz", &[]),
     ("clock", &["authz"]),
     ("dev", &[]),
@@ -13,9 +13,10 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("sources", &["authz", "clock"]),
     ("state", &["authz", "metrics", "sources", "traces"]),
     ("config", &["authz", "clock", "sources", "state"]),
+    ("lint", &["authz", "config"]),
     ("api", &["authz", "clock", "metrics", "state", "traces"]),
     ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
-    ("cli", &["api", "authz", "clock", "config", "dev", "serve", "sources", "state"]),
+    ("cli", &["api", "authz", "clock", "config", "dev", "lint", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];
 

@@ -76,9 +76,8 @@ fn config(tokens: &Tokens, port: u16) -> String {
     tokens.config(&format!("telemetry: {{otlp: {{endpoint: \"http://127.0.0.1:{port}\"}}}}\n"))
 }
 
-/// Envoy tracing every request, to the collector at `port`.
-fn tracing_envoy(port: u16) -> String {
-    let edge = std::fs::read_to_string(format!("{}/envoy/edge-tcp.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+/// An Envoy's configuration that traces every request, to the collector at `port`.
+fn tracing(edge: &str, port: u16) -> String {
     let tracing = r#"stat_prefix: edge
                 tracing:
                   provider:
@@ -110,7 +109,8 @@ async fn a_decision_is_a_span_under_envoy_s() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, (collector, port), upstream) = (Tokens::new(), Collector::start().await, Upstream::start().await);
     let doorward = Doorward::start(&config(&tokens, port)).await;
-    let envoy = Envoy::start_edge(&binary, &tracing_envoy(port), &doorward.check, upstream.address).await;
+    let edge = envoy::text("envoy/edge-tcp.yaml", &doorward.check, upstream.address);
+    let envoy = Envoy::start_text(&binary, &tracing(&edge, port)).await;
     let token = tokens.of("alice");
     let client = reqwest::Client::new();
     assert_eq!(client.get(envoy.url("/orders")).bearer_auth(&token).send().await.unwrap().status(), 200);

@@ -47,6 +47,7 @@ pub struct Limits {
     pub token_cache: TokenCacheLimits,
     pub introspection_cache: usize,
     pub introspection_waiting: usize,
+    pub drain_delay: Duration,
     pub drain: Duration,
 }
 
@@ -88,6 +89,7 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
         token_cache: TokenCacheLimits { tokens: file.token_cache, bytes: file.token_cache_bytes },
         introspection_cache: file.introspection_cache,
         introspection_waiting: file.introspection_waiting,
+        drain_delay: span("drain_delay", &file.drain_delay, Duration::ZERO..=HOUR),
         drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
     }
 }
