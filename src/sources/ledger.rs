@@ -63,7 +63,7 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger};
+pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
 pub(super) use redis::{Epoch, Feed, FeedItem, Found, Leases, Report, ServerClock, Snapshot, StoreFacts, StreamInfo};
 
 /// Where revocations are kept so that they outlive this process.

@@ -26,6 +26,7 @@ pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report, ServerClock};
+pub use wire::{fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
