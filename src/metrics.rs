@@ -32,6 +32,8 @@ pub struct Metrics {
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow or idle.
+    pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
     view_age: Gauge,
@@ -121,6 +123,12 @@ impl Metrics {
                 "doorward_config_reloads_total",
                 "Attempts to reload the configuration.",
                 &["result"],
+            )?,
+            connections: counters(
+                &registry,
+                "doorward_connections_total",
+                "Connections taken, refused at the limit, and closed because they were slow to begin or idle.",
+                &["listener", "result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
             registrations: register(

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod abuse;
 mod allow_list;
 mod api;
 mod api_keys;
