@@ -36,6 +36,8 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow or idle.
+    pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
     view_age: Gauge,
@@ -137,6 +139,12 @@ impl Metrics {
                 "doorward_trace_exports_total",
                 "Batches of spans sent to the OTLP collector.",
                 &["result"],
+            )?,
+            connections: counters(
+                &registry,
+                "doorward_connections_total",
+                "Connections taken, refused at the limit, and closed because they were slow to begin or idle.",
+                &["listener", "result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
             registrations: register(

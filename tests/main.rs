@@ -8,6 +8,7 @@
 
 mod support;
 
+mod abuse;
 mod allow_list;
 mod api;
 mod api_keys;
@@ -15,8 +16,8 @@ mod cli;
 mod corpus;
 mod costs;
 mod decisions;
-mod examples;
 mod differential;
+mod examples;
 mod forward_auth;
 mod fuzz;
 mod hostile_keys;
@@ -36,5 +37,5 @@ mod samples;
 mod story;
 mod tidy;
 mod tls;
-mod traces;
 mod token_cache;
+mod traces;

@@ -30,7 +30,9 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "JSON is UTF-8 without a byte order mark",
         reasons: &["malformed_token"],
-        broken: |seen| seen.objects().any(|json| std::str::from_utf8(json).is_err() || json.starts_with(b"\xef\xbb\xbf")),
+        broken: |seen| {
+            seen.objects().any(|json| std::str::from_utf8(json).is_err() || json.starts_with(b"\xef\xbb\xbf"))
+        },
     },
     Row {
         rule: "JSON nests at most 32 deep",
@@ -64,7 +66,9 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "`alg`, `kid`, `typ` and `cty` are text",
         reasons: &["malformed_token"],
-        broken: |seen| ["alg", "kid", "typ", "cty"].iter().any(|name| seen.header.get(*name).is_some_and(|v| !v.is_string())),
+        broken: |seen| {
+            ["alg", "kid", "typ", "cty"].iter().any(|name| seen.header.get(*name).is_some_and(|v| !v.is_string()))
+        },
     },
     Row {
         rule: "times are numbers from 1970 to 9999",
@@ -85,7 +89,8 @@ pub const TABLE: [Row; 14] = [
         broken: |seen| {
             let Some(exp) = seen.time("exp") else { return false };
             let longest = LIFETIME + LEEWAY;
-            exp > seen.now + longest || seen.time("iat").is_some_and(|iat| exp > iat + longest || seen.now >= iat + longest)
+            exp > seen.now + longest
+                || seen.time("iat").is_some_and(|iat| exp > iat + longest || seen.now >= iat + longest)
         },
     },
     Row {
@@ -168,7 +173,8 @@ fn lenient(segment: &[u8]) -> Vec<u8> {
         b'/' => b'_',
         byte => *byte,
     };
-    let kept: Vec<u8> = segment.iter().map(url).filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')).collect();
+    let kept: Vec<u8> =
+        segment.iter().map(url).filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')).collect();
     let config = GeneralPurposeConfig::new().with_encode_padding(false).with_decode_allow_trailing_bits(true);
     let engine = GeneralPurpose::new(
         &base64::alphabet::URL_SAFE,

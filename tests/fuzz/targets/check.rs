@@ -90,7 +90,7 @@ pub fn run(data: &[u8]) {
 
 async fn ask(message: &[u8]) -> CheckResponse {
     let replica = Replica::new(EmbeddedLedger::in_memory().into(), None); // What one input revokes is not the next one's.
-    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone());
+    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), None);
     let service = check::service(Arc::new(state), 1 << 20, 100);
     let length = u32::try_from(message.len()).expect("a fuzzer's input").to_be_bytes();
     let body = [&[0], length.as_slice(), message].concat();
@@ -110,7 +110,8 @@ fn allowed(ok: &OkHttpResponse, message: &[u8], rule: &str) {
     fields(&ok.headers);
     let name = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
     let set: BTreeSet<_> = ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| name(&h.key)).collect();
-    let exactly: BTreeSet<_> = ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| h.key.clone()).collect();
+    let exactly: BTreeSet<_> =
+        ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| h.key.clone()).collect();
     assert!(ok.headers_to_remove.iter().all(|name| !exactly.contains(name)), "set and removed: Envoy removes it");
     for (ours, _) in OURS {
         assert!(set.contains(ours) || ok.headers_to_remove.iter().any(|name| name == ours), "{ours} is the client's");

@@ -58,17 +58,18 @@ fn may_be(jwk: &Value, algorithm: Algorithm) -> bool {
         Some(name) => name == algorithm_name(algorithm),
         None => jwk.get("alg").is_none(),
     };
-    let public = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().all(|name| *name == "k" || jwk.get(*name).is_none());
+    let public =
+        ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().all(|name| *name == "k" || jwk.get(*name).is_none());
     let usage = jwk.get("use").is_none_or(|usage| usage == "sig");
     fits && said && public && usage
 }
 
 /// Signatures that take no key to make: empty, nothing, one, and Ed25519's of a key of small order.
-fn made_up() -> impl Iterator<Item = String> {
+fn made_up() -> impl Iterator<Item = Vec<u8>> {
     let last = |size: usize| (0..size).map(|at| u8::from(at + 1 == size)).collect::<Vec<_>>();
     let zeros = [0, 64, 96, 256, 512].map(|size| vec![0; size]);
     let ones = [64, 96, 256].map(last);
     let mut identity = vec![0; 64];
     identity[0] = 1;
-    zeros.into_iter().chain(ones).chain([identity]).map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
+    zeros.into_iter().chain(ones).chain([identity])
 }
