@@ -11,11 +11,12 @@
 //! config    what is written → what is usable, all faults at once
 //! serve     wiring, supervision, reload, drain; the only module that spawns
 //! lint      what is dangerous in an Envoy configuration; one function per trap
-//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads
+//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads, `traces` what
+//!           an OTLP collector is sent
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → authz`, `clock → authz`.
+//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → authz`, `traces → clock → authz`.
 //!
 //! # One request
 //!
@@ -56,3 +57,4 @@ pub mod metrics;
 pub mod serve;
 pub mod sources;
 pub mod state;
+pub mod traces;
