@@ -36,7 +36,8 @@ def custom_schemas(folder):
             for version in crd["spec"]["versions"]:
                 key = (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"])
                 schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
-                schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+                whole = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+                schema["properties"] |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": whole}
                 found[key] = strict(schema)
     return found
 
@@ -59,6 +60,10 @@ def strict(schema):
         result["type"] = [schema["type"], "null"]
     if schema.get("x-kubernetes-int-or-string"):
         result.pop("type", None)
+    # OpenAPI 3.0 says by a flag what JSON Schema says by the number.
+    for bound in ("Maximum", "Minimum"):
+        if result.pop(f"exclusive{bound}", False) is True:
+            result[f"exclusive{bound}"] = result.pop(bound.lower())
     return result
 
 
