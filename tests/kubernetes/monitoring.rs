@@ -80,21 +80,23 @@ fn expressions(alerts: &Value) -> String {
 
 /// A Doorward that has met everything a metric counts: a labelled one shows only then.
 async fn experienced(tokens: &Tokens, server: &AuthorizationServer) -> Doorward {
-    let doorward = Doorward::start(&format!(
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join("keys.json"), tokens.issuer.jwks().to_string()).unwrap();
+    let config = format!(
         "revocation: {{store: embedded}}
 issuers:
-  - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks: {}}}, {}}}
+  - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_file: DIR/keys.json}}, {}}}
   - {{name: other, issuer: https://other.example, audiences: [demo], keys: {{jwks_url: \"http://{}/none\"}}}}
 rules:
   - {{name: shadow, match: {{path: /shadow}}, enforce: false}}
   - {{name: out, match: {{path: /out}}, access: sign_out}}
 ",
         doorward::dev::ISSUER,
-        tokens.issuer.jwks(),
         server.settings(""),
         server.address,
-    ))
-    .await;
+    );
+    let doorward = Doorward::launch_in(dir, &config).await;
+    doorward.ready().await;
     let checks = Checks::connect(&doorward.check).await;
     let alice = tokens.of("alice");
     assert!(checks.check(get("/").token(&alice)).await.allowed());
