@@ -28,6 +28,7 @@ pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
 pub(in crate::sources) use store::{Life, Server, ServerClock, StoreFacts};
+pub use wire::{fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///

@@ -60,7 +60,8 @@ pub(super) fn parse_value(text: &str) -> Option<(Watermark, Origin)> {
 }
 
 /// The fields of a log entry, in the order in which they are written.
-pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
+#[must_use]
+pub fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
     let Revocation { target, watermark, expires_at, origin, reason } = revocation;
     [
         ("issuer", target.issuer.to_string()),
@@ -71,6 +72,17 @@ pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
         ("origin", origin_name(target.kind, *origin).to_owned()),
         ("reason", reason.as_deref().unwrap_or_default().to_owned()),
     ]
+}
+
+/// Reads one log entry as every instance reads it; `Err` names the field at fault.
+///
+/// `position` is the entry's id, `retention` how long an entry is kept that does not say it readably.
+pub fn read_entry<'a>(
+    position: Position,
+    fields: impl Iterator<Item = (&'a str, &'a str)>,
+    retention: Duration,
+) -> Result<Revocation, &'static str> {
+    Decoder::default().revocation(position, fields, retention)
 }
 
 /// A field of an entry whose writer waits to hear who has applied it.
