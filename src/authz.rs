@@ -20,3 +20,4 @@ pub mod rules;
 pub mod signals;
 pub mod signing;
 pub mod token;
+pub mod token_cache;

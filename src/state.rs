@@ -1,5 +1,7 @@
 //! What every face reads: the policy in force, behind one pointer, and the revocations.
 
+mod waits;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Replica};
+use crate::traces::Traces;
+pub use waits::{Waiting, Waits};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -31,6 +35,8 @@ pub struct Policy {
     pub transmitters: Vec<Arc<Transmitter>>,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
+    /// How many decisions may wait for one thing at once.
+    pub max_waiting: usize,
 }
 
 impl Policy {
@@ -78,13 +84,22 @@ pub struct State {
     pub replays: Replays,
     /// Rings when a revoked token is presented.
     pub alarm: Alarm,
+    pub waits: Waits,
+    /// `None`: no decision is traced.
+    pub traces: Option<Traces>,
 }
 
 impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
-    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>, alarm: Alarm) -> Self {
+    pub fn new(
+        policy: Policy,
+        replica: Arc<Replica>,
+        metrics: Arc<Metrics>,
+        alarm: Alarm,
+        traces: Option<Traces>,
+    ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -94,6 +109,8 @@ impl State {
             metrics,
             replays: Replays::default(),
             alarm,
+            waits: Waits::default(),
+            traces,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A token by itself, asked about as if a request carried it: by the same decision as Check.
 
-use super::consider;
+use super::{Caller, consider};
 use crate::authz::authorizer::{Decision, TokenSource};
 use crate::authz::rule::{RequestView, Rule};
 use crate::state::{Policy, State};
@@ -26,5 +26,5 @@ pub(super) async fn present<T>(
     }
     let fields: Vec<_> = header.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: &target, host: "", headers: &fields, rule: None, source: None };
-    consider(state, &request, Some(rule), None, read).await
+    consider(state, &request, Some(rule), Caller::default(), read).await
 }

@@ -6,7 +6,7 @@ use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use super::token::{Expiry, TrustedIssuer, UnverifiedToken, numeric_date, text};
+use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, numeric_date, text};
 
 /// The member of `events` that makes a logout token (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -38,8 +38,9 @@ impl TrustedIssuer {
         if claims.contains_key("nonce") {
             return Err(Denial::InvalidClaim);
         }
-        let (issued_at, expires_at) = self.check_times(&claims, now, Expiry::Refused)?;
-        let issued_at = issued_at.ok_or(Denial::MissingClaim)?;
+        let times = Times::read(&claims)?;
+        self.check_times(times, now, Expiry::Refused)?;
+        let (issued_at, expires_at) = (times.issued_at.ok_or(Denial::MissingClaim)?, times.expires_at);
         if !claims.contains_key("aud") {
             return Err(Denial::MissingClaim);
         }

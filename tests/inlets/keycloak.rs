@@ -17,7 +17,6 @@ use crate::support::tokens::Tokens;
 struct Keycloak {
     _process: Process,
     url: String,
-    admin: String,
 }
 
 fn free_port() -> u16 {
@@ -52,14 +51,20 @@ impl Keycloak {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         println!("Keycloak started after {:.0?}", began.elapsed());
+        Self { _process: process, url }
+    }
+
+    /// An administrator's token lives for a minute.
+    async fn administrator(&self) -> String {
         let fields =
             [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "admin"), ("password", "admin")];
-        let answer = form(&format!("{url}/realms/master/protocol/openid-connect/token"), &fields).await;
-        Self { _process: process, url, admin: answer["access_token"].as_str().unwrap().to_owned() }
+        let answer = form(&format!("{}/realms/master/protocol/openid-connect/token", self.url), &fields).await;
+        answer["access_token"].as_str().unwrap().to_owned()
     }
 
     async fn administer(&self, path: &str, body: &Value) {
-        let request = reqwest::Client::new().post(format!("{}/admin/realms{path}", self.url)).bearer_auth(&self.admin);
+        let request = reqwest::Client::new().post(format!("{}/admin/realms{path}", self.url));
+        let request = request.bearer_auth(self.administrator().await);
         let response = request.json(body).send().await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.text().await.unwrap());
     }

@@ -9,7 +9,7 @@ use super::extract::Parameters;
 use super::origin::Site;
 use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
-use crate::api::decide;
+use crate::api::{Caller, decide};
 use crate::authz::answer::{Answer, Respond};
 use crate::authz::authorizer::TokenSource;
 use crate::authz::revocation::Kind;
@@ -53,7 +53,7 @@ pub(super) async fn logout(
     let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request =
         RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
-    let answer = match decide(&http.state, &request, Some(&rule), None).await.answer {
+    let answer = match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };

@@ -20,7 +20,7 @@ use crate::authz::revocation::TargetId;
 #[derive(Clone)]
 pub struct UnverifiedToken<'a> {
     pub(super) signing_input: &'a str,
-    pub(super) signature: &'a str,
+    pub(super) signature: Vec<u8>,
     pub(super) header: Header,
     pub(super) claims: ClaimSet,
 }
@@ -45,7 +45,7 @@ impl<'a> UnverifiedToken<'a> {
         }
         let header = read_header(&read_object(header)?)?;
         let claims = read_object(payload)?;
-        decode(signature)?;
+        let signature = decode(signature)?;
         Ok(Self { signing_input, signature, header, claims })
     }
 
@@ -86,7 +86,7 @@ impl<'a> UnverifiedToken<'a> {
         let key = keys
             .candidates(self.header.key_id.as_deref(), algorithm)?
             .into_iter()
-            .find(|key| key.verifies(self.signing_input, self.signature))
+            .find(|key| key.verifies(self.signing_input, &self.signature))
             .ok_or(Denial::BadSignature)?;
         Ok(key.id().map(str::to_owned))
     }
