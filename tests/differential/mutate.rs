@@ -32,8 +32,14 @@ struct Maker<'a> {
 const HEADER_VALUES: &[(&str, &[&str])] = &[
     ("alg", &["\"none\"", "\"\"", "null", "7", "\"RS256\"", "\"rs256\"", "\"ES256\"", "\"ES256K\"", "\"Ed25519\""]),
     ("alg", &["\"HS256\"", "\"HS512\"", "\"PS256\"", "\"EdDSA\"", "[\"ES256\"]", "\"ES256 \"", "\"RS1\"", "\"ES384\""]),
-    ("kid", &["\"RS256\"", "\"PS384\"", "\"ES256\"", "\"EdDSA\"", "\"HS256\"", "\"\"", "null", "7", "\"../../dev/null\""]),
-    ("typ", &["\"at+jwt\"", "\"AT+JWT\"", "\"jwt\"", "\"application/at+jwt\"", "\"application/JWT\"", "\"application/\""]),
+    (
+        "kid",
+        &["\"RS256\"", "\"PS384\"", "\"ES256\"", "\"EdDSA\"", "\"HS256\"", "\"\"", "null", "7", "\"../../dev/null\""],
+    ),
+    (
+        "typ",
+        &["\"at+jwt\"", "\"AT+JWT\"", "\"jwt\"", "\"application/at+jwt\"", "\"application/JWT\"", "\"application/\""],
+    ),
     ("typ", &["\"logout+jwt\"", "\"secevent+jwt\"", "\"dpop+jwt\"", "\"\"", "null", "7", "[\"JWT\"]", "\"JOSE\""]),
     ("cty", &["\"JWT\"", "\"jwt\"", "\"application/jwt\"", "\"json\"", "null", "7"]),
     ("crit", &["[]", "[\"exp\"]", "[\"b64\"]", "[\"alg\"]", "null", "\"exp\"", "[\"http://example.com/x\"]", "[1]"]),
@@ -51,17 +57,70 @@ const HEADER_VALUES: &[(&str, &[&str])] = &[
 
 /// Any claim may say any of these.
 const ODD: &[&str] = &[
-    "null", "true", "false", "0", "1", "-1", "1.5", "1e3", "1e400", "-0", "1E+2", "\"\"", "\" \"", "\"x\"", "\"alice \"",
-    "[]", "{}", "[null]", "[\"x\"]", "[[\"demo\"]]", "{\"a\":{\"b\":[]}}", "\"a\\u0000b\"", "\"\\r\\nx-admin: 1\"",
-    "\"\u{e9}\"", "\"\\u202ealice\"", "\"\\ud800\"", "\"\\ud83d\\ude00\"", "\"\u{1f600}\"", "123456789012345678901234567890",
-    "9007199254740993", "NaN", "Infinity", "-Infinity", "01", "+1", ".5", "1.", "'x'", "undefined", "\"\t\"", "",
+    "null",
+    "true",
+    "false",
+    "0",
+    "1",
+    "-1",
+    "1.5",
+    "1e3",
+    "1e400",
+    "-0",
+    "1E+2",
+    "\"\"",
+    "\" \"",
+    "\"x\"",
+    "\"alice \"",
+    "[]",
+    "{}",
+    "[null]",
+    "[\"x\"]",
+    "[[\"demo\"]]",
+    "{\"a\":{\"b\":[]}}",
+    "\"a\\u0000b\"",
+    "\"\\r\\nx-admin: 1\"",
+    "\"\u{e9}\"",
+    "\"\\u202ealice\"",
+    "\"\\ud800\"",
+    "\"\\ud83d\\ude00\"",
+    "\"\u{1f600}\"",
+    "123456789012345678901234567890",
+    "9007199254740993",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "01",
+    "+1",
+    ".5",
+    "1.",
+    "'x'",
+    "undefined",
+    "\"\t\"",
+    "",
 ];
 
 /// Seconds from now, each at least 300 from what it could be confused with: the leeway is 600, the longest
 /// lifetime a day.
 const OFFSETS: &[i64] = &[
-    -4_000_000_000, -10_000_000, -100_000, -88_000, -80_000, -7200, -1200, -300, 0, 300, 1200, 7200, 80_000, 88_000,
-    100_000, 10_000_000, 4_000_000_000, 300_000_000_000,
+    -4_000_000_000,
+    -10_000_000,
+    -100_000,
+    -88_000,
+    -80_000,
+    -7200,
+    -1200,
+    -300,
+    0,
+    300,
+    1200,
+    7200,
+    80_000,
+    88_000,
+    100_000,
+    10_000_000,
+    4_000_000_000,
+    300_000_000_000,
 ];
 
 const TIMES: [&str; 3] = ["exp", "nbf", "iat"];
@@ -114,7 +173,8 @@ impl Maker<'_> {
             self.change_encoding(if of_header { &mut first } else { &mut second });
         }
         let input = format!("{first}.{second}");
-        let named = self.header.iter().find(|(name, _)| name == "alg").map(|(_, value)| value.trim_matches('"').to_owned());
+        let named =
+            self.header.iter().find(|(name, _)| name == "alg").map(|(_, value)| value.trim_matches('"').to_owned());
         let named = named.unwrap_or_default();
         // Half of those that name another algorithm are signed by it, as far as the key can.
         let algorithm = if self.rng.random_bool(0.5) { named.as_str() } else { self.signer.algorithm };
@@ -181,11 +241,23 @@ impl Maker<'_> {
                 }
             }
             0..=4 if name == "aud" => (*self.pick(&[
-                "[\"demo\"]", "[\"x\",\"demo\"]", "[\"demo\",1]", "[null,\"demo\"]", "\"DEMO\"", "\"demo \"", "[\"x\"]", "{\"demo\":1}",
+                "[\"demo\"]",
+                "[\"x\",\"demo\"]",
+                "[\"demo\",1]",
+                "[null,\"demo\"]",
+                "\"DEMO\"",
+                "\"demo \"",
+                "[\"x\"]",
+                "{\"demo\":1}",
             ]))
             .to_owned(),
             0..=4 if name == "iss" => (*self.pick(&[
-                "\"https://issuer.test\"", "\"https://secret.test\"", "\"https://issuer.test/\"", "\"HTTPS://issuer.test\"", "[\"https://issuer.test\"]", "\"https:\\/\\/issuer.test\"",
+                "\"https://issuer.test\"",
+                "\"https://secret.test\"",
+                "\"https://issuer.test/\"",
+                "\"HTTPS://issuer.test\"",
+                "[\"https://issuer.test\"]",
+                "\"https:\\/\\/issuer.test\"",
             ]))
             .to_owned(),
             5 => {
@@ -348,8 +420,8 @@ fn written(members: &Members) -> String {
 /// `(r, n - s)` of an ES256 signature `(r, s)`.
 fn twin(signature: &[u8]) -> Vec<u8> {
     const ORDER: [u8; 32] = [
-        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-        0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let Some((r, s)) = signature.split_at_checked(32).filter(|(_, s)| s.len() == 32) else { return signature.to_vec() };
     let mut twin = r.to_vec();

@@ -97,5 +97,7 @@ fn rsa_keys_are_published_as_they_are() {
     let jwk = rsa("PS512").jwk();
     let bytes = |name: &str| crate::corpus::forge::from_base64url(jwk[name].as_str().unwrap());
     let public = signature::RsaPublicKeyComponents { n: bytes("n"), e: bytes("e") };
-    assert!(public.verify(&signature::RSA_PSS_2048_8192_SHA512, b"input", &rsa("PS512").sign("PS512", b"input")).is_ok());
+    assert!(
+        public.verify(&signature::RSA_PSS_2048_8192_SHA512, b"input", &rsa("PS512").sign("PS512", b"input")).is_ok()
+    );
 }

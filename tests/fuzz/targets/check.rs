@@ -110,7 +110,8 @@ fn allowed(ok: &OkHttpResponse, message: &[u8], rule: &str) {
     fields(&ok.headers);
     let name = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
     let set: BTreeSet<_> = ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| name(&h.key)).collect();
-    let exactly: BTreeSet<_> = ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| h.key.clone()).collect();
+    let exactly: BTreeSet<_> =
+        ok.headers.iter().filter_map(|field| field.header.as_ref()).map(|h| h.key.clone()).collect();
     assert!(ok.headers_to_remove.iter().all(|name| !exactly.contains(name)), "set and removed: Envoy removes it");
     for (ours, _) in OURS {
         assert!(set.contains(ours) || ok.headers_to_remove.iter().any(|name| name == ours), "{ours} is the client's");

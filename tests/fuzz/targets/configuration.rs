@@ -11,7 +11,8 @@ pub fn run(data: &[u8]) {
         return; // A file that the operator names may block, as anywhere else.
     }
     let (yaml, variables) = text.split_once('\0').unwrap_or((text, ""));
-    let variables = || variables.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let variables =
+        || variables.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned()));
     let parse = || Config::parse(yaml, "fuzz.yaml", Path::new("/nonexistent"), variables());
     let first = parse();
     match (&first, parse()) {
@@ -31,7 +32,10 @@ pub fn run(data: &[u8]) {
             let config = loaded.config;
             assert!(!config.issuers.is_empty(), "no issuer, so no token can be good");
             for issuer in &config.issuers {
-                assert!(!issuer.trusted.algorithms.is_empty() && issuer.trusted.max_lifetime >= std::time::Duration::from_secs(1));
+                assert!(
+                    !issuer.trusted.algorithms.is_empty()
+                        && issuer.trusted.max_lifetime >= std::time::Duration::from_secs(1)
+                );
                 assert!(config.revocation.retention >= issuer.trusted.retention(), "forgotten before it is over");
             }
             let authorizer = config.authorizer();

@@ -58,7 +58,8 @@ fn may_be(jwk: &Value, algorithm: Algorithm) -> bool {
         Some(name) => name == algorithm_name(algorithm),
         None => jwk.get("alg").is_none(),
     };
-    let public = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().all(|name| *name == "k" || jwk.get(*name).is_none());
+    let public =
+        ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().all(|name| *name == "k" || jwk.get(*name).is_none());
     let usage = jwk.get("use").is_none_or(|usage| usage == "sig");
     fits && said && public && usage
 }

@@ -47,7 +47,9 @@ fn read(text: &str) -> Option<Revocation> {
     assert_eq!(IssuerName::parse(said("issuer")).as_ref(), Some(&entry.target.issuer));
     assert_eq!(said("kind"), entry.target.kind.as_str());
     let id = entry.target.id.as_str();
-    assert!(!id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~@|+=-:".contains(&b)));
+    assert!(
+        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~@|+=-:".contains(&b))
+    );
     assert!(!id.contains(':') || id.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64));
     assert!(said("at") != "*" || entry.watermark == Watermark::FOREVER);
     assert!(entry.reason.as_deref().is_none_or(|reason| (1..=Revocation::MAX_REASON).contains(&reason.len())));

@@ -127,8 +127,10 @@ impl Server {
 }
 
 fn without_parameters(path: &[u8]) -> Vec<u8> {
-    let segments: Vec<_> =
-        path.split(|byte| *byte == b'/').map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default()).collect();
+    let segments: Vec<_> = path
+        .split(|byte| *byte == b'/')
+        .map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default())
+        .collect();
     segments.join(&b'/')
 }
 
