@@ -25,11 +25,12 @@ use prost::Message;
 use prost::bytes::Buf;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tower::Service;
 
-use super::{Decided, decide, refuse};
+use super::{Caller, Decided, decide, refuse};
 use crate::authz::answer::Answer;
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
@@ -156,7 +157,9 @@ struct Check {
 
 impl Check {
     async fn check(&self, request: &Request<Option<CheckRequest>>) -> CheckResponse {
-        let wait = grpc_timeout(request);
+        // Envoy's own span for this call; the request itself may carry the one before.
+        let traceparent = request.metadata().get("traceparent").map(AsciiMetadataValue::as_bytes);
+        let caller = Caller { wait: grpc_timeout(request), traceparent };
         let Some((http, rule)) = request.get_ref().as_ref().and_then(parts) else {
             return respond(refuse(&self.state, Denial::BadRequest));
         };
@@ -166,7 +169,7 @@ impl Check {
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
-        respond(decide(&self.state, &view, None, wait).await)
+        respond(decide(&self.state, &view, None, caller).await)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,8 +66,12 @@ impl CheckListener {
                 server.serve_with_incoming_shutdown(incoming, drained).await
             }
             (Self::Unix(listener, path), _) => {
+                let ours = identity(&path);
                 let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), drained).await;
-                let _ = std::fs::remove_file(path); // The next start would remove it as well.
+                // While the last requests were answered, the next process may have put its own there.
+                if ours.is_some() && identity(&path) == ours {
+                    let _ = std::fs::remove_file(path); // The next start would remove it as well.
+                }
                 served
             }
         };
@@ -75,6 +79,12 @@ impl CheckListener {
             warn!(%error, "grpc server failed");
         }
     }
+}
+
+/// Which file stands there now.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Removes a socket that nobody listens on; anything else in its place is an error.

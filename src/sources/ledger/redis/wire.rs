@@ -12,7 +12,7 @@ pub(super) struct Keys {
     stem: Box<str>,
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
-    pub(super) reseed: Box<str>,
+    pub(super) repairing: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
 }
@@ -21,8 +21,8 @@ impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
-        let [reseed, instances, server] = ["reseed", "instances", "server"].map(key);
-        Self { stem, log, meta, reseed, instances, server }
+        let [repairing, instances, server] = ["repairing", "instances", "server"].map(key);
+        Self { stem, log, meta, repairing, instances, server }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
@@ -45,7 +45,11 @@ fn origin_name(kind: Kind, origin: Origin) -> &'static str {
 }
 
 fn instant(watermark: Watermark) -> String {
-    if watermark == Watermark::FOREVER { "*".to_owned() } else { watermark.instant().as_millis().to_string() }
+    if watermark == Watermark::FOREVER {
+        return "*".to_owned();
+    }
+    // No token is older; a smaller number would be read as seconds, or as none.
+    watermark.instant().as_millis().max(SECONDS_BELOW).to_string()
 }
 
 /// Reads a key's value, as leniently as an entry: `None` if it is no instant at all.
@@ -135,7 +139,10 @@ impl Decoder {
             let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
             from.plus(retention)
         });
-        let origin = Origin::parse(origin).unwrap_or(Origin::Revoked);
+        let origin = match kind {
+            Kind::Registration => Origin::SignedOut, // Nobody's; as [`Revocation::registering`] has it.
+            _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
+        };
         let reason = Some(truncated(reason)).filter(|reason| !reason.is_empty()).map(Into::into);
         Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, reason })
     }
