@@ -32,7 +32,7 @@ pub struct Metrics {
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
-    /// By listener and what became of them: accepted, refused for the limit, closed as slow or idle.
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle.
     pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
@@ -127,7 +127,7 @@ impl Metrics {
             connections: counters(
                 &registry,
                 "doorward_connections_total",
-                "Connections taken, refused at the limit, and closed because they were slow to begin or idle.",
+                "Connections taken, refused at the limit, and closed because they were slow to begin, took no answers or were idle.",
                 &["listener", "result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,

@@ -16,6 +16,7 @@ mod cli;
 mod corpus;
 mod costs;
 mod decisions;
+mod doors;
 mod forward_auth;
 mod hostile_keys;
 mod identity;

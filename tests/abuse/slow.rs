@@ -21,6 +21,7 @@ async fn trickle(mut stream: Box<dyn Stream>, bytes: Vec<u8>) {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        std::future::pending().await
     };
     let reading = async {
         use tokio::io::AsyncReadExt;
@@ -49,16 +50,15 @@ async fn slow_beginnings_are_cut_off() {
     for (listen, name) in [("check: \"127.0.0.1:0\"", ""), ("check: \"unix:DIR/check.sock\"", ", Unix socket")] {
         let target = Target::listening(listen, QUICK).await;
         let check = target.doorward.check.clone();
-        target
-            .under(&format!("slow prefaces{name}"), move || async move { many(&check, &PREFACE[..23]).await })
-            .await;
+        target.under(&format!("slow prefaces{name}"), move || async move { many(&check, &PREFACE[..23]).await }).await;
         assert!(target.connections("check", "slow").await >= 100.0);
         let check = target.doorward.check.clone();
         target.under(&format!("no preface{name}"), move || async move { many(&check, b"").await }).await;
         let http = target.doorward.http.to_string();
         target
             .under(&format!("slow heads, HTTP{name}"), move || async move {
-                many(&http, b"GET /livez HTTP/1.1\r\nhost: a\r\nx: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy").await
+                many(&http, b"GET /livez HTTP/1.1\r\nhost: a\r\nx: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy")
+                    .await
             })
             .await;
         let http = target.doorward.http.to_string();
@@ -78,7 +78,10 @@ async fn slow_requests_are_cut_off() {
         let mut all = JoinSet::new();
         for _ in 0..50 {
             let mut stream = dial(&http).await;
-            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /livez HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
+            stream
+                .write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /livez HTTP/1.1\r\nhost: a\r\nx: ")
+                .await
+                .unwrap();
             all.spawn(trickle(stream, b"y".to_vec()));
             let mut stream = dial(&http).await;
             stream.write_all(b"POST /v1/revocations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 60000\r\n\r\n").await.unwrap();
