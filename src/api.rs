@@ -15,12 +15,16 @@ use crate::authz::answer::{Answer, metadata};
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
-use crate::authz::introspection::Testimony;
+use crate::authz::introspection::{Said, Testimony};
 use crate::authz::rule::{RequestView, Requirements, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces;
+
+/// When the head of a request had arrived, beside its other extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived(pub Instant);
 
 /// A decision in words, with what access logs may know of it.
 pub struct Decided {
@@ -59,23 +63,37 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
     if let Some(remembered) = decision.evidence.remembered {
         state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
     }
+    let (waits, max_waiting) = (&state.waits, policy.max_waiting);
     if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
         (&decision.outcome, decision.evidence.issuer.clone())
     {
-        let keys = state.keys();
-        let _ = match denial {
-            Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
-            // An issuer that a reload has brought, or moved: its keys are on the way.
-            _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
-        };
-        drop(decision);
-        policy = state.policy();
-        decision = judge(&policy, request, rule, learned.view(state));
+        if let Some(_place) = waits.keys.enter(max_waiting) {
+            let keys = state.keys();
+            let _ = match denial {
+                Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
+                // An issuer that a reload has brought, or moved: its keys are on the way.
+                _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
+            };
+            drop(decision);
+            policy = state.policy();
+            decision = judge(&policy, request, rule, learned.view(state));
+        } else {
+            crowded::<()>(state);
+            decision.outcome = Outcome::Denied(Denial::KeysUnavailable); // It may be a key that we do not know yet.
+        }
     }
     // What waits is boxed: its futures are large, and most decisions never come here.
     if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
-        let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
-        learned.testimony = asked.await.ok().flatten();
+        learned.testimony = match waits.introspection.enter(max_waiting) {
+            Some(_place) => {
+                let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
+                asked.await.ok().flatten()
+            }
+            None => crowded(state),
+        };
+        // That it says nothing is told to the decision as well: a shadow rule lets pass all the same.
+        let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
+        learned.testimony.get_or_insert_with(nothing);
         decision = judge(&policy, request, rule, learned.view(state));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
@@ -83,15 +101,27 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
             state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
         }
         let allow_list = policy.authorizer.freshness.allow_list;
-        let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
-        learned.answer = Some(lookup.await.unwrap_or(StoreAnswer::Unavailable));
+        let answer = match waits.store.enter(max_waiting) {
+            Some(_place) => {
+                let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
+                lookup.await.ok()
+            }
+            None => crowded(state),
+        };
+        learned.answer = Some(answer.unwrap_or(StoreAnswer::Unavailable));
         decision = judge(&policy, request, rule, learned.view(state));
     }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
     {
-        let recorded = tokio::time::timeout_at(deadline, state.replica.revoke(vec![revocation.clone()])).await;
-        if !matches!(recorded, Ok(Ok(_))) {
+        let recorded = match waits.store.enter(max_waiting) {
+            Some(_place) => {
+                let revoked = state.replica.revoke(vec![revocation.clone()]);
+                tokio::time::timeout_at(deadline, revoked).await.ok().and_then(Result::ok)
+            }
+            None => crowded(state),
+        };
+        if recorded.is_none() {
             // Refused here at once all the same; the client must retry until the store has it.
             decision.outcome = Outcome::Denied(Denial::StoreUnavailable);
         }
@@ -103,6 +133,12 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
     let traceparent = caller.traceparent.or_else(|| request.header("traceparent").next());
     record(state, &policy, request, traceparent, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+}
+
+/// Too many decisions wait for what this one would wait for: it is told at once that it is not to be had.
+fn crowded<T>(state: &State) -> Option<T> {
+    state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();
+    None
 }
 
 /// What was found out for one decision, beside what is known anyway.

@@ -1,5 +1,7 @@
 //! What every face reads: the policy in force, behind one pointer, and the revocations.
 
+mod waits;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::Position;
 pub use crate::sources::replica::{Peer, Replica};
 use crate::traces::Traces;
+pub use waits::{Waiting, Waits};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct Policy {
     pub admin_keys: AdminKeys,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
+    /// How many decisions may wait for one thing at once.
+    pub max_waiting: usize,
 }
 
 /// Which decisions are logged.
@@ -43,6 +48,7 @@ pub struct State {
     introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
+    pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
 }
@@ -59,6 +65,7 @@ impl State {
             introspectors: ArcSwap::default(),
             replica,
             metrics,
+            waits: Waits::default(),
             traces,
         }
     }

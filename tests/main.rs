@@ -8,6 +8,7 @@
 
 mod support;
 
+mod abuse;
 mod allow_list;
 mod api;
 mod api_keys;
@@ -32,6 +33,7 @@ mod lint;
 mod model;
 mod paths;
 mod programs;
+mod reload;
 mod samples;
 mod story;
 mod tidy;

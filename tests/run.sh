@@ -3,7 +3,7 @@
 #
 #     ./tests/run.sh
 #
-# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, Python's
+# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
 # redis client, two verifiers of tokens, an OpenID provider and cargo-deny into .tools/; rustfmt and
 # clippy through rustup.
 # Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
@@ -40,9 +40,13 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v curl >/dev/null || packages+=(curl)
 command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
-# Debian's packages may start a Redis and an nginx of their own; the tests neither use nor touch them.
+# Debian's packages may start servers of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+# For k8s/: the image is built and run, the alerts are fired.
+command -v buildah >/dev/null || packages+=(buildah)
+command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
+command -v promtool >/dev/null || packages+=(prometheus)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
@@ -75,6 +79,10 @@ if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null 
   export OIDC_PROVIDER=$provider
 fi
 
+# kubectl, and the schemas that manifests are checked against.
+KUBECTL=$(./tests/kubernetes/tools.sh)
+export KUBECTL
+
 rustc --version
 redis-server --version
 "$ENVOY" --version
@@ -83,18 +91,14 @@ redis-server --version
 section "formatting"
 cargo fmt --check
 
-section "Envoy examples"
-for example in envoy/edge-*.yaml; do
-  for binary in "$ENVOY_OLDEST" "$ENVOY"; do
-    "$binary" --mode validate --log-level warn -c "$example"
-  done
-done
-
 section "clippy"
 cargo clippy --all-targets --locked -- -D warnings
 
 section "tests"
 cargo test --locked
+
+section "Kubernetes"
+./tests/kubernetes.sh
 
 section "HTTP API, driven from its own description"
 ./tests/schemathesis.sh

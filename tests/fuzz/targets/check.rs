@@ -90,7 +90,7 @@ pub fn run(data: &[u8]) {
 
 async fn ask(message: &[u8]) -> CheckResponse {
     let replica = Replica::new(EmbeddedLedger::in_memory().into(), None); // What one input revokes is not the next one's.
-    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone());
+    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), None);
     let service = check::service(Arc::new(state), 1 << 20, 100);
     let length = u32::try_from(message.len()).expect("a fuzzer's input").to_be_bytes();
     let body = [&[0], length.as_slice(), message].concat();

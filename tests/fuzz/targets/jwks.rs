@@ -65,11 +65,11 @@ fn may_be(jwk: &Value, algorithm: Algorithm) -> bool {
 }
 
 /// Signatures that take no key to make: empty, nothing, one, and Ed25519's of a key of small order.
-fn made_up() -> impl Iterator<Item = String> {
+fn made_up() -> impl Iterator<Item = Vec<u8>> {
     let last = |size: usize| (0..size).map(|at| u8::from(at + 1 == size)).collect::<Vec<_>>();
     let zeros = [0, 64, 96, 256, 512].map(|size| vec![0; size]);
     let ones = [64, 96, 256].map(last);
     let mut identity = vec![0; 64];
     identity[0] = 1;
-    zeros.into_iter().chain(ones).chain([identity]).map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
+    zeros.into_iter().chain(ones).chain([identity])
 }
