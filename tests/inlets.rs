@@ -77,7 +77,7 @@ impl Edge {
         let answer = end.await;
         let answered = began.elapsed();
         assert_eq!(self.ask(token).await, (401, false), "{what}: after");
-        println!("{what}: answered after {answered:.1?}, refused after {:.1?}", began.elapsed());
+        eprintln!("{what}: answered after {answered:.1?}, refused after {:.1?}", began.elapsed());
         answer
     }
 
@@ -90,20 +90,20 @@ impl Edge {
             assert!(began.elapsed() < crate::support::PATIENCE, "{what}: still accepted");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        println!("{what}: refused after {:.1?}", began.elapsed());
+        eprintln!("{what}: refused after {:.1?}", began.elapsed());
         answer
     }
 
-    pub async fn counted(&self, inlet: &str, result: &str) -> f64 {
+    pub async fn counted(&self, inlet: &str, result: &str) -> u64 {
         let series = format!("doorward_inlet_events_total{{inlet=\"{inlet}\",result=\"{result}\"}}");
-        self.doorward.metric(&series).await.unwrap_or(0.0)
+        whole(self.doorward.metric(&series).await.unwrap_or(0.0))
     }
 
     /// How many revocations there are.
-    pub async fn revocations(&self) -> f64 {
+    pub async fn revocations(&self) -> u64 {
         let (_, text) = self.doorward.get("/metrics").await;
         let counts = text.lines().filter_map(|line| line.strip_prefix("doorward_revocations{")?.split(' ').nth(1));
-        counts.map(|count| count.parse::<f64>().unwrap()).sum()
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
     }
 
     /// `POST` of a body of some type.
@@ -147,6 +147,11 @@ pub fn changed(claims: &Value, changes: &Value) -> Value {
         }
     }
     claims
+}
+
+/// A counter as the number that it is.
+pub fn whole(count: f64) -> u64 {
+    format!("{count}").parse().unwrap()
 }
 
 /// An id nobody has used.

@@ -45,15 +45,12 @@ pub struct Http {
     limits: HttpLimits,
     /// Who may go through all revocations now.
     listing: Arc<Semaphore>,
-<<<<<<< HEAD
     /// Messages of other servers that are worked on now.
     inlets: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
     origins: Arc<[String]>,
-=======
     /// Who may put all metrics into words now: whoever asks again and again must not keep decisions waiting.
     scraping: Arc<Semaphore>,
->>>>>>> main
 }
 
 /// Bounds of the HTTP API.
@@ -77,13 +74,9 @@ impl Http {
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-<<<<<<< HEAD
         let inlets = Arc::new(Semaphore::new(limits.inlet_requests));
-        Self { state, readiness, limits, listing, inlets, origins: origins.into() }
-=======
         let scraping = Arc::new(Semaphore::new(1));
-        Self { state, readiness, limits, listing, scraping }
->>>>>>> main
+        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraping }
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) async fn present<T>(
     let (mut header, mut target) = (None, "/".to_owned());
     match policy.authorizer.tokens.from.first() {
         Some(TokenSource::Header { name, scheme: Some(scheme) }) => {
-            header = Some((name.as_str(), format!("{scheme} {token}")))
+            header = Some((name.as_str(), format!("{scheme} {token}")));
         }
         Some(TokenSource::Header { name, scheme: None }) => header = Some((name.as_str(), token.to_owned())),
         Some(TokenSource::Cookie(name)) => header = Some(("cookie", format!("{name}={token}"))),

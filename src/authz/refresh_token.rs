@@ -38,13 +38,12 @@ impl TrustedIssuer {
         }
         let session = self.named(&claims)?.session;
         let retained = now.plus(self.retention());
-        let (kind, id, expires_at) = match session {
-            Some(session) => (Kind::Session, TargetId::new(&session), retained),
-            None => {
-                let expires_at = numeric_date(&claims, "exp")?.unwrap_or(retained).plus(self.leeway);
-                let jti = filled(&claims, "jti")?;
-                (Kind::Token, jti.map_or(unnamed, |jti| TargetId::new(&jti)), expires_at.min(retained))
-            }
+        let (kind, id, expires_at) = if let Some(session) = session {
+            (Kind::Session, TargetId::new(&session), retained)
+        } else {
+            let expires_at = numeric_date(&claims, "exp")?.unwrap_or(retained).plus(self.leeway);
+            let jti = filled(&claims, "jti")?;
+            (Kind::Token, jti.map_or(unnamed, |jti| TargetId::new(&jti)), expires_at.min(retained))
         };
         let target = Target::new(self.name.clone(), kind, id);
         Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None })

@@ -123,13 +123,11 @@ impl Receiver {
             let polled = async {
                 let Some(poll) = &self.settings.poll else { return std::future::pending().await };
                 let offered = stream.as_ref().and_then(|(_, stream)| stream.poll_url.as_ref());
-                match poll.url.as_ref().or(offered) {
-                    Some(url) => self.poll(url, poll, &take).await,
-                    None => {
-                        warn!(transmitter = %self.settings.name, "the stream names no endpoint to poll");
-                        std::future::pending().await
-                    }
-                }
+                let Some(url) = poll.url.as_ref().or(offered) else {
+                    warn!(transmitter = %self.settings.name, "the stream names no endpoint to poll");
+                    return std::future::pending().await;
+                };
+                self.poll(url, poll, &take).await;
             };
             let verified = async {
                 match &stream {

@@ -14,9 +14,12 @@ use super::Edge;
 use crate::support::eventually;
 use crate::support::grpc::get;
 
+/// A credential, and what came with it.
+type Note = (Option<String>, Value);
+
 struct Webhook {
     address: SocketAddr,
-    heard: Arc<Mutex<Vec<(Option<String>, Value)>>>,
+    heard: Arc<Mutex<Vec<Note>>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -36,7 +39,7 @@ impl Webhook {
         format!("telemetry: {{replay_alarm: {{url: \"http://{}/alarm\", token: alarm-secret{more}}}}}\n", self.address)
     }
 
-    fn heard(&self) -> Vec<(Option<String>, Value)> {
+    fn heard(&self) -> Vec<Note> {
         self.heard.lock().unwrap().clone()
     }
 }
@@ -47,7 +50,7 @@ impl Drop for Webhook {
     }
 }
 
-type Heard = (Arc<Mutex<Vec<(Option<String>, Value)>>>, Duration);
+type Heard = (Arc<Mutex<Vec<Note>>>, Duration);
 
 async fn hear(State((heard, takes)): State<Heard>, headers: HeaderMap, body: axum::Json<Value>) -> StatusCode {
     tokio::time::sleep(takes).await;

@@ -51,7 +51,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
         "push: {{token: push-secret-0123456789}}, stream: {{push_url: \"http://127.0.0.1:{port}/signals/events\", token: management-token-0123456789}}"
     );
     let edge = transmitter.edge(&how, &listen).await;
-    eventually("the stream is verified", || async { edge.counted("signals_push", "verified").await >= 1.0 }).await;
+    eventually("the stream is verified", || async { edge.counted("signals_push", "verified").await >= 1 }).await;
     let state = transmitter.state();
     assert_eq!((&state["created"], &state["verifications"]), (&json!(1), &json!(1)), "{state}");
     assert_eq!(state["stream"]["delivery"]["authorization_header"], "Bearer push-secret-0123456789");
@@ -67,12 +67,12 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     // A verification that nobody here asked for.
     let verification = "https://schemas.openid.net/secevent/ssf/event-type/verification";
     transmitter.tell(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
-    assert_eq!(edge.counted("signals_push", "invalid_state").await, 1.0);
+    assert_eq!(edge.counted("signals_push", "invalid_state").await, 1);
     let pushes = transmitter.state()["pushes"].as_array().unwrap().clone();
     assert_eq!((pushes.last(), pushes.iter().filter(|status| **status == 202).count()), (Some(&json!(400)), 4));
     // A second start finds the stream.
     edge.doorward.process.signal("HUP");
-    eventually("it is verified anew", || async { edge.counted("signals_push", "verified").await >= 2.0 }).await;
+    eventually("it is verified anew", || async { edge.counted("signals_push", "verified").await >= 2 }).await;
     assert_eq!(transmitter.state()["created"], 1);
     for secret in ["push-secret", "management-token"] {
         assert!(!edge.doorward.logged(secret));
@@ -84,7 +84,7 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     let Some(transmitter) = Transmitter::start() else { return };
     let how = "poll: {token: polling-token-0123456789, interval: 1s}, stream: {token: management-token-0123456789}";
     let edge = transmitter.edge(how, "").await;
-    eventually("the stream is verified", || async { edge.counted("signals_poll", "verified").await >= 1.0 }).await;
+    eventually("the stream is verified", || async { edge.counted("signals_poll", "verified").await >= 1 }).await;
     for event in ["credential-change", "token-claims-change"] {
         let token = edge.tokens.of(event);
         let id = edge.ends_soon(&format!("{event}, polled"), &token, async { transmitter.sends(event, event) }).await;

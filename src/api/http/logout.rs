@@ -2,12 +2,8 @@
 
 use axum::body::Body;
 use axum::extract::State;
-<<<<<<< HEAD
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-=======
-use axum::http::{HeaderMap, Response, header};
->>>>>>> main
 
 use super::extract::Parameters;
 use super::origin::Site;
@@ -55,18 +51,12 @@ pub(super) async fn logout(
         api_key: Some(ApiKeyUse::Ignored),
         ..Rule::default()
     };
-<<<<<<< HEAD
-    let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    // A browser sends cookies with another site's form as well, and that must sign nobody out.
+    let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE || site.is_proven());
+    let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request =
         RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
     let answer = match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
-=======
-    // A browser sends cookies with another site's form as well, and that must sign nobody out.
-    let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE);
-    let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
-    match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
->>>>>>> main
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };

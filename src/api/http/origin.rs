@@ -9,7 +9,9 @@ use super::problem::{Error, Problem};
 
 /// Where a request comes from.
 pub(super) enum Site {
-    /// No browser says so, or the very site that is asked.
+    /// Nobody says; browsers do.
+    Unnamed,
+    /// The very site that is asked.
     Own,
     /// A configured one, as the browser wrote it.
     Listed(HeaderValue),
@@ -20,18 +22,23 @@ impl Site {
     /// out unasked.
     pub(super) fn of(http: &Http, uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut fields = headers.get_all(header::ORIGIN).iter();
-        let Some(origin) = fields.next() else { return Ok(Self::Own) };
+        let Some(origin) = fields.next() else { return Ok(Self::Unnamed) };
         let text = origin.to_str().ok().filter(|_| fields.next().is_none()).unwrap_or_default();
         if http.origins.iter().any(|listed| listed == text) {
             return Ok(Self::Listed(origin.clone()));
         }
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = uri.authority().map(|authority| authority.as_str()).or(host);
+        let host = uri.authority().map(axum::http::uri::Authority::as_str).or(host);
         let asked = text.split_once("://").map(|(_, host)| host).filter(|asked| !asked.is_empty());
         if asked.is_some() && asked == host {
             return Ok(Self::Own);
         }
         Err(Problem::new(Error::ForeignOrigin, "listen.cors_origins in the configuration lists those that may"))
+    }
+
+    /// Whether a browser says that the page may: then its cookies count.
+    pub(super) const fn is_proven(&self) -> bool {
+        !matches!(self, Self::Unnamed)
     }
 
     /// Lets the page read the answer.
