@@ -1,7 +1,7 @@
 //! Rules: which policy a request meets. The first that matches wins; none means protected.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
