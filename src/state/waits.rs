@@ -24,7 +24,7 @@ impl Waiting {
     /// `None` if `max` wait already: whoever comes is told so instead of standing in line behind them.
     pub fn enter(&self, max: usize) -> Option<Place<'_>> {
         let entered = |count: usize| (count < max).then_some(count + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, entered).is_ok().then_some(Place(self))
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, entered).is_ok().then(|| Place(self))
     }
 }
 
