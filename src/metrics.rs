@@ -21,6 +21,8 @@ pub struct Metrics {
     pub check_duration: Histogram,
     /// Refusals that shadow rules did not enforce.
     pub shadow_refusals: IntCounterVec,
+    /// Tokens whose signature was checked before, and those whose was not.
+    pub token_cache: IntCounterVec,
     /// Dead tokens that were tried.
     pub revoked_presented: IntCounterVec,
     /// Requests that passed, or were decided, with a control weakened.
@@ -32,6 +34,10 @@ pub struct Metrics {
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// Batches of spans sent to the collector.
+    pub trace_exports: IntCounterVec,
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow or idle.
+    pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
     view_age: Gauge,
@@ -73,6 +79,12 @@ impl Metrics {
                 "doorward_shadow_refusals_total",
                 "Refusals that a rule with enforce: false let pass.",
                 &["reason", "rule"],
+            )?,
+            token_cache: counters(
+                &registry,
+                "doorward_token_cache_total",
+                "Tokens looked up among those verified before, by result; a miss is verified.",
+                &["result"],
             )?,
             revoked_presented: counters(
                 &registry,
@@ -122,6 +134,18 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["result"],
             )?,
+            trace_exports: counters(
+                &registry,
+                "doorward_trace_exports_total",
+                "Batches of spans sent to the OTLP collector.",
+                &["result"],
+            )?,
+            connections: counters(
+                &registry,
+                "doorward_connections_total",
+                "Connections taken, refused at the limit, and closed because they were slow to begin or idle.",
+                &["listener", "result"],
+            )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
             registrations: register(
                 &registry,
@@ -150,6 +174,9 @@ impl Metrics {
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         for reload in ["ok", "refused"] {
             metrics.config_reloads.with_label_values(&[reload]);
+        }
+        for result in ["hit", "miss"] {
+            metrics.token_cache.with_label_values(&[result]);
         }
         for kind in Kind::ALL {
             metrics.revoked_presented.with_label_values(&[kind.as_str()]);

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod abuse;
 mod allow_list;
 mod api;
 mod api_keys;
@@ -15,7 +16,10 @@ mod cli;
 mod corpus;
 mod costs;
 mod decisions;
+mod differential;
+mod examples;
 mod forward_auth;
+mod fuzz;
 mod hostile_keys;
 mod identity;
 mod instances;
@@ -25,6 +29,7 @@ mod kubernetes;
 mod leaks;
 mod ledger;
 mod lifecycle;
+mod lint;
 mod model;
 mod paths;
 mod programs;
@@ -32,3 +37,5 @@ mod samples;
 mod story;
 mod tidy;
 mod tls;
+mod token_cache;
+mod traces;

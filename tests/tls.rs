@@ -13,9 +13,9 @@ use crate::support::doorward::Doorward;
 use crate::support::tokens::Tokens;
 use crate::support::{TempDir, eventually};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -23,12 +23,18 @@ fn authority() -> Authority {
 
 /// A certificate for `localhost` and its key, both PEM.
 fn issue(authority: &Authority) -> (String, String) {
+    issue_for(authority, "localhost")
+}
+
+pub(crate) fn issue_for(authority: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    // Without a name of its own it has the authority's, and BoringSSL takes it for self-signed.
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
-fn connector(authority: &Authority, client: Option<&(String, String)>) -> TlsConnector {
+pub(crate) fn connector(authority: &Authority, client: Option<&(String, String)>) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

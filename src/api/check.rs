@@ -25,11 +25,12 @@ use prost::Message;
 use prost::bytes::Buf;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tower::Service;
 
-use super::{Decided, decide, refuse};
+use super::{Arrived, Caller, Decided, decide, refuse};
 use crate::authz::answer::Answer;
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
@@ -83,14 +84,19 @@ impl Service<http::Request<Body>> for CheckServer {
         let (check, max_bytes) = (self.check.clone(), self.max_message_bytes);
         Box::pin(async move {
             let mut grpc = Grpc::new(CheckCodec).apply_max_message_size_config(Some(max_bytes), None);
-            let response = grpc.unary(Method(check.clone()), request).await;
-            if !response.headers().contains_key("grpc-status") {
-                return Ok(response);
-            }
-            // A status without a message: what came was too large, cut off or compressed. It is refused as
-            // an empty message is.
+            let response = grpc.unary(Method(check.clone(), None), request).await;
+            // A status without a message: what came was too large, cut off, slow or compressed, or there was no
+            // room for it. It is refused as an empty message is.
+            let denial = match Status::from_header_map(response.headers()).map(|status| status.code()) {
+                None => return Ok(response),
+                Some(Code::ResourceExhausted) => {
+                    check.state.metrics.degraded.with_label_values(&["memory", "refuse"]).inc();
+                    Denial::StoreUnavailable
+                }
+                Some(_) => Denial::BadRequest,
+            };
             let empty = Body::new(axum::body::Body::from(EMPTY_MESSAGE));
-            Ok(grpc.unary(Method(check), http::Request::new(empty)).await)
+            Ok(grpc.unary(Method(check, Some(denial)), http::Request::new(empty)).await)
         })
     }
 }
@@ -98,15 +104,21 @@ impl Service<http::Request<Body>> for CheckServer {
 /// Not compressed, of the length 0.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
-struct Method(Arc<Check>);
+/// Refuses without a look at the message, if it is said why.
+struct Method(Arc<Check>, Option<Denial>);
 
 impl UnaryService<Option<CheckRequest>> for Method {
     type Response = CheckResponse;
     type Future = BoxFuture<Result<Response<CheckResponse>, Status>>;
 
     fn call(&mut self, request: Request<Option<CheckRequest>>) -> Self::Future {
-        let check = self.0.clone();
-        Box::pin(async move { Ok(Response::new(check.check(&request).await)) })
+        let (check, denial) = (self.0.clone(), self.1);
+        Box::pin(async move {
+            Ok(Response::new(match denial {
+                Some(denial) => check.refuse(denial),
+                None => check.check(&request).await,
+            }))
+        })
     }
 }
 
@@ -155,18 +167,32 @@ struct Check {
 }
 
 impl Check {
+    fn refuse(&self, denial: Denial) -> CheckResponse {
+        respond(refuse(&self.state, denial))
+    }
+
     async fn check(&self, request: &Request<Option<CheckRequest>>) -> CheckResponse {
-        let wait = grpc_timeout(request);
+        let arrived = request.extensions().get::<Arrived>();
+        let waited = arrived.map(|arrived| arrived.0.elapsed()).unwrap_or_default();
+        let wait = grpc_timeout(request).map(|timeout| timeout.saturating_sub(waited));
+        if wait == Some(Duration::ZERO) {
+            // Nobody waits any more; when there is too much to do, this is the work to leave undone.
+            self.state.metrics.degraded.with_label_values(&["deadline", "refuse"]).inc();
+            return self.refuse(Denial::StoreUnavailable);
+        }
+        // Envoy's own span for this call; the request itself may carry the one before.
+        let traceparent = request.metadata().get("traceparent").map(AsciiMetadataValue::as_bytes);
+        let caller = Caller { wait, traceparent };
         let Some((http, rule)) = request.get_ref().as_ref().and_then(parts) else {
-            return respond(refuse(&self.state, Denial::BadRequest));
+            return self.refuse(Denial::BadRequest);
         };
         let raw: Vec<(String, &[u8])> = fields(http);
         if raw.len() > self.max_headers {
-            return respond(refuse(&self.state, Denial::BadRequest));
+            return self.refuse(Denial::BadRequest);
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
-        respond(decide(&self.state, &view, None, wait).await)
+        respond(decide(&self.state, &view, None, caller).await)
     }
 }
 

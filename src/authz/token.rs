@@ -1,222 +1,24 @@
 //! From text to proof: [`BearerToken`] → [`UnverifiedToken`] → [`VerifiedToken`].
 //!
 //! Holding a `VerifiedToken` means that a trusted issuer signed it for us, in form and in time.
-//! Parsing is stricter than RFC 7515 where leniency would give one token two readings.
 
-use std::fmt;
+mod bearer;
+mod unverified;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+pub use self::bearer::BearerToken;
+use self::unverified::media_type;
+pub(super) use self::unverified::parse_object;
+pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::{Jwks, algorithm_named};
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-
-/// The credentials of a request (RFC 6750 section 2.1, `b64token`), not looked into.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub struct BearerToken<'a>(&'a str);
-
-impl<'a> BearerToken<'a> {
-    /// Takes the token as it stands in a request; `MalformedToken` unless it is a `b64token` of at
-    /// most `max_bytes`.
-    pub fn parse(value: &'a [u8], max_bytes: usize) -> Result<Self, Denial> {
-        let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-        if body == 0 || value.len() > max_bytes || !value[..body].iter().all(allowed) {
-            return Err(Denial::MalformedToken);
-        }
-        std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
-    }
-
-    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
-    /// scheme is case-insensitive). `None` when the field is of another scheme.
-    pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
-        // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
-        // off: a token behind it must not pass for none, for the upstream may well see it.
-        if field.first().is_some_and(u8::is_ascii_whitespace)
-            && strip_scheme(field.trim_ascii_start(), scheme).is_some()
-        {
-            return Err(Denial::MalformedToken);
-        }
-        let Some(token) = strip_scheme(field, scheme) else {
-            // Envoy joins repeated fields with commas: a token hidden behind another scheme is a second one.
-            let hidden =
-                field.split(|b| *b == b',').skip(1).any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some());
-            return if hidden { Err(Denial::MultipleTokens) } else { Ok(None) };
-        };
-        if token.split(|b| *b == b',').skip(1).any(|part| part.trim_ascii_start().contains(&b' ')) {
-            return Err(Denial::MultipleTokens);
-        }
-        Self::parse(token, max_bytes).map(Some)
-    }
-
-    #[must_use]
-    pub const fn as_str(self) -> &'a str {
-        self.0
-    }
-}
-
-impl fmt::Debug for BearerToken<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.0.len()) // Never the text: it is a credential.
-    }
-}
-
-/// What follows the scheme and its spaces; other white space stays, so that no token can be made of it.
-fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
-    let (head, tail) = field.split_at_checked(scheme.len())?;
-    let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());
-    if !parted || !head.eq_ignore_ascii_case(scheme.as_bytes()) {
-        return None;
-    }
-    Some(tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]))
-}
-
-/// What a token says before its signature is checked: used only to choose the key.
-#[derive(Clone)]
-pub struct UnverifiedToken<'a> {
-    signing_input: &'a str,
-    signature: &'a str,
-    header: Header,
-    claims: ClaimSet,
-}
-
-/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
-/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
-#[derive(Clone, Debug)]
-pub struct Header {
-    pub algorithm: String,
-    pub key_id: Option<String>,
-    pub token_type: Option<String>,
-}
-
-impl<'a> UnverifiedToken<'a> {
-    /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
-    pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
-        let text = token.as_str();
-        let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
-        let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
-        if payload.contains('.') {
-            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
-        }
-        let header = read_header(&read_object(header)?)?;
-        let claims = read_object(payload)?;
-        decode(signature)?;
-        Ok(Self { signing_input, signature, header, claims })
-    }
-
-    #[must_use]
-    pub const fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The `iss` claim: who the token says it is from.
-    pub fn unverified_issuer(&self) -> Result<&str, Denial> {
-        match self.claims.get("iss") {
-            Some(Value::String(issuer)) => Ok(issuer),
-            Some(_) => Err(Denial::InvalidClaim),
-            None => Err(Denial::MissingClaim),
-        }
-    }
-}
-
-/// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
-const MAX_DEPTH: usize = 32;
-
-fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
-    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
-    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
-}
-
-fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
-    parse_object(&decode(segment)?)
-}
-
-/// Reads a JSON object in the one way it can be read.
-pub(super) fn parse_object(json: &[u8]) -> Result<ClaimSet, Denial> {
-    let json = std::str::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
-    if depth(json) > MAX_DEPTH {
-        return Err(Denial::MalformedToken);
-    }
-    serde_json::from_str::<UniqueMembers>(json).map(|object| object.0).map_err(|_| Denial::MalformedToken)
-}
-
-/// How deeply brackets nest, outside of strings; an upper bound for text that is not JSON.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// A JSON object without duplicate members (RFC 7519 section 4 lets a parser refuse them): with
-/// duplicates, two parsers of one token see two users.
-struct UniqueMembers(ClaimSet);
-
-impl<'de> Deserialize<'de> for UniqueMembers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = UniqueMembers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueMembers, A::Error> {
-                let mut members = ClaimSet::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    if members.insert(name, value).is_some() {
-                        return Err(de::Error::custom("duplicate member"));
-                    }
-                }
-                Ok(UniqueMembers(members))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
-fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
-    let text = |name: &str| match header.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Denial::MalformedToken),
-    };
-    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
-    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
-    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
-    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
-    let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
-    if foreign || detached || nested {
-        return Err(Denial::MalformedToken);
-    }
-    let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
-    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")? })
-}
-
-/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
-/// section 4.1.9).
-fn media_type(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)
-}
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
@@ -283,20 +85,38 @@ pub enum Expiry {
 /// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
 /// It can only be had from [`TrustedIssuer::verify`] and [`TrustedIssuer::vouch`]; it says nothing about
-/// revocation.
+/// revocation. Clones share what it says.
 #[derive(Clone, Debug)]
-pub struct VerifiedToken {
+pub struct VerifiedToken(Arc<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
     issuer: IssuerName,
     key_id: Option<String>,
     claims: ClaimSet,
-    issued_at: Option<Timestamp>,
-    expires_at: Timestamp,
+    times: Times,
     token_id: String,
     user_id: Option<String>,
     session_id: Option<String>,
     client_id: Option<String>,
     email: Option<String>,
     targets: Vec<Target>,
+}
+
+/// When a token may be used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    issued_at: Option<Timestamp>,
+    not_before: Option<Timestamp>,
+    expires_at: Timestamp,
+}
+
+impl Times {
+    pub(super) fn read(claims: &ClaimSet) -> Result<Self, Denial> {
+        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
+        let (issued_at, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
+        Ok(Self { issued_at, not_before, expires_at })
+    }
 }
 
 /// The user, the session and the client that a token names.
@@ -324,27 +144,26 @@ impl TrustedIssuer {
         let key = keys
             .candidates(token.header.key_id.as_deref(), algorithm)?
             .into_iter()
-            .find(|key| key.verifies(token.signing_input, token.signature))
+            .find(|key| key.verifies(token.signing_input, &token.signature))
             .ok_or(Denial::BadSignature)?;
         let key_id = key.id().map(str::to_owned);
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
-        let (issued_at, expires_at) = self.check_times(&token.claims, now, expiry)?;
+        let times = Times::read(&token.claims)?;
+        self.check_times(times, now, expiry)?;
         self.check_audience(&token.claims)?;
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
-        self.identify(token.claims, unnamed, key_id, issued_at, expires_at)
+        self.identify(token.claims, unnamed, key_id, times)
     }
 
-    pub(super) fn check_times(
-        &self,
-        claims: &ClaimSet,
-        now: Timestamp,
-        expiry: Expiry,
-    ) -> Result<(Option<Timestamp>, Timestamp), Denial> {
-        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
-        let issued_at = numeric_date(claims, "iat")?;
-        let not_before = numeric_date(claims, "nbf")?;
+    /// Checks what time alone can change about a token that this issuer verified before.
+    pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+        self.check_times(token.0.times, now, expiry)
+    }
+
+    pub(super) fn check_times(&self, times: Times, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+        let Times { issued_at, not_before, expires_at } = times;
         let soon = now.plus(self.leeway);
         if issued_at.is_some_and(|at| at > soon) || not_before.is_some_and(|at| at > soon) {
             return Err(Denial::NotYetValid); // An iat in the future would outlive every later sign-out.
@@ -358,7 +177,7 @@ impl TrustedIssuer {
         if expiry == Expiry::Refused && now >= dead_at {
             return Err(Denial::Expired);
         }
-        Ok((issued_at, expires_at))
+        Ok(())
     }
 
     pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
@@ -384,8 +203,7 @@ impl TrustedIssuer {
         claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
         key_id: Option<String>,
-        issued_at: Option<Timestamp>,
-        expires_at: Timestamp,
+        times: Times,
     ) -> Result<VerifiedToken, Denial> {
         let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
         if !claims::fits_header(&subject) {
@@ -412,19 +230,18 @@ impl TrustedIssuer {
         let key = key_id.as_deref().map(TargetId::new);
         targets.extend(key.map(|id| Target::new(self.name.clone(), Kind::Key, id)));
         let Named { user: user_id, session: session_id, client: client_id } = named;
-        Ok(VerifiedToken {
+        Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id,
-            issued_at,
-            expires_at,
+            claims,
+            times,
             token_id,
             user_id,
             session_id,
             client_id,
             email,
             targets,
-            claims,
-        })
+        })))
     }
 
     /// Whom claims name that can be revoked.
@@ -448,13 +265,13 @@ impl TrustedIssuer {
     /// scope is alive or named.
     #[must_use]
     pub fn sign_out(&self, token: &VerifiedToken, kind: Kind, now: Timestamp) -> Option<Revocation> {
-        let target = token.targets.iter().find(|target| target.kind == kind)?.clone();
+        let target = token.targets().iter().find(|target| target.kind == kind)?.clone();
         let (watermark, expires_at) = match kind {
-            Kind::Token => (Watermark::FOREVER, token.expires_at.plus(self.leeway)),
+            Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
             Kind::Session => (Watermark::FOREVER, now.plus(self.retention())),
             // An issuer whose clock runs ahead may have dated this very token later than now.
             _ => {
-                let instant = token.issued_at.map_or(now, |at| at.max(now));
+                let instant = token.issued_at().map_or(now, |at| at.max(now));
                 (Watermark::at(instant), instant.plus(self.retention()))
             }
         };
@@ -496,78 +313,111 @@ fn name(claim: Option<&Value>) -> Result<Option<String>, Denial> {
 
 impl VerifiedToken {
     #[must_use]
-    pub const fn issuer(&self) -> &IssuerName {
-        &self.issuer
+    pub fn issuer(&self) -> &IssuerName {
+        &self.0.issuer
     }
 
     /// The `kid` of the key that verified it.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
-        self.key_id.as_deref()
+        self.0.key_id.as_deref()
     }
 
     #[must_use]
-    pub const fn claims(&self) -> &ClaimSet {
-        &self.claims
+    pub fn claims(&self) -> &ClaimSet {
+        &self.0.claims
     }
 
     #[must_use]
-    pub const fn issued_at(&self) -> Option<Timestamp> {
-        self.issued_at
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        self.0.times.issued_at
     }
 
     #[must_use]
-    pub const fn expires_at(&self) -> Timestamp {
-        self.expires_at
+    pub fn expires_at(&self) -> Timestamp {
+        self.0.times.expires_at
     }
 
     /// `jti`, or `sha256:` and the digest of the signing input.
     #[must_use]
     pub fn token_id(&self) -> &str {
-        &self.token_id
+        &self.0.token_id
     }
 
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
-        self.user_id.as_deref()
+        self.0.user_id.as_deref()
     }
 
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
-        self.session_id.as_deref()
+        self.0.session_id.as_deref()
     }
 
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
-        self.client_id.as_deref()
+        self.0.client_id.as_deref()
     }
 
     #[must_use]
     pub fn email(&self) -> Option<&str> {
-        self.email.as_deref()
+        self.0.email.as_deref()
     }
 
     /// This token, refused by the revocation of these as well.
     #[must_use]
-    pub(super) fn also_targeted_by(mut self, targets: impl Iterator<Item = Target>) -> Self {
-        for target in targets {
-            if !self.targets.contains(&target) {
-                self.targets.push(target);
-            }
+    pub(super) fn also_targeted_by(self, targets: impl Iterator<Item = Target>) -> Self {
+        let more: Vec<_> = targets.filter(|target| !self.0.targets.contains(target)).collect();
+        if more.is_empty() {
+            return self;
         }
-        self
+        let mut facts = Arc::unwrap_or_clone(self.0);
+        facts.targets.extend(more);
+        Self(Arc::new(facts))
+    }
+
+    /// About how much memory it takes, so that a cache can be bounded.
+    #[must_use]
+    pub(super) fn bytes(&self) -> usize {
+        let facts = &*self.0;
+        let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
+        let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
+        let targets: usize = facts.targets.iter().map(|target| allocated(target.id.as_str().len())).sum();
+        size_of::<Facts>()
+            + allocated(facts.token_id.len())
+            + named
+            + targets
+            + allocated(facts.targets.capacity() * size_of::<Target>())
+            + facts.claims.iter().map(|(name, claim)| allocated(name.len()) + bytes_of(claim)).sum::<usize>()
     }
 
     /// What registers this token, where only registered ones are accepted.
     #[must_use]
     pub fn registration(&self) -> Option<Target> {
-        let token = self.targets.iter().find(|target| target.kind == Kind::Token)?;
-        Some(Target::registration(self.issuer.clone(), token.id.clone()))
+        let token = self.targets().iter().find(|target| target.kind == Kind::Token)?;
+        Some(Target::registration(self.issuer().clone(), token.id.clone()))
     }
 
     /// Everything whose revocation refuses this token.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
-        &self.targets
+        &self.0.targets
     }
+}
+
+/// What an allocator takes for so many bytes.
+const fn allocated(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16) }
+}
+
+/// A claim with its place in its parent; nodes of maps are at least half full.
+fn bytes_of(claim: &Value) -> usize {
+    let place = 2 * (size_of::<String>() + size_of::<Value>());
+    place
+        + match claim {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => allocated(text.len()),
+            Value::Array(items) => items.iter().map(bytes_of).sum(),
+            Value::Object(members) => members.iter().map(|(name, claim)| allocated(name.len()) + bytes_of(claim)).sum(),
+        }
 }

@@ -1,0 +1,155 @@
+//! A compact JWS, read in the one way it can be read.
+//!
+//! Stricter than RFC 7515 where leniency would give one token two readings.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::BearerToken;
+use crate::authz::claims::ClaimSet;
+use crate::authz::denial::Denial;
+
+/// What a token says before its signature is checked: used only to choose the key.
+#[derive(Clone)]
+pub struct UnverifiedToken<'a> {
+    pub(super) signing_input: &'a str,
+    pub(super) signature: Vec<u8>,
+    pub(super) header: Header,
+    pub(super) claims: ClaimSet,
+}
+
+/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
+/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub algorithm: String,
+    pub key_id: Option<String>,
+    pub token_type: Option<String>,
+}
+
+impl<'a> UnverifiedToken<'a> {
+    /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
+    pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
+        let text = token.as_str();
+        let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
+        if payload.contains('.') {
+            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
+        }
+        let header = read_header(&read_object(header)?)?;
+        let claims = read_object(payload)?;
+        let signature = decode(signature)?;
+        Ok(Self { signing_input, signature, header, claims })
+    }
+
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The `iss` claim: who the token says it is from.
+    pub fn unverified_issuer(&self) -> Result<&str, Denial> {
+        match self.claims.get("iss") {
+            Some(Value::String(issuer)) => Ok(issuer),
+            Some(_) => Err(Denial::InvalidClaim),
+            None => Err(Denial::MissingClaim),
+        }
+    }
+}
+
+/// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
+const MAX_DEPTH: usize = 32;
+
+fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
+    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
+    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
+}
+
+fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
+    parse_object(&decode(segment)?)
+}
+
+/// Reads a JSON object in the one way it can be read.
+pub(in crate::authz) fn parse_object(json: &[u8]) -> Result<ClaimSet, Denial> {
+    let json = std::str::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
+    if depth(json) > MAX_DEPTH {
+        return Err(Denial::MalformedToken);
+    }
+    serde_json::from_str::<UniqueMembers>(json).map(|object| object.0).map_err(|_| Denial::MalformedToken)
+}
+
+/// How deeply brackets nest, outside of strings; an upper bound for text that is not JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A JSON object without duplicate members (RFC 7519 section 4 lets a parser refuse them): with
+/// duplicates, two parsers of one token see two users.
+struct UniqueMembers(ClaimSet);
+
+impl<'de> Deserialize<'de> for UniqueMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = UniqueMembers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueMembers, A::Error> {
+                let mut members = ClaimSet::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if members.insert(name, value).is_some() {
+                        return Err(de::Error::custom("duplicate member"));
+                    }
+                }
+                Ok(UniqueMembers(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
+    let text = |name: &str| match header.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Denial::MalformedToken),
+    };
+    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
+    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
+    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
+    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
+    let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
+    if foreign || detached || nested {
+        return Err(Denial::MalformedToken);
+    }
+    let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
+    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")? })
+}
+
+/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
+/// section 4.1.9).
+pub(super) fn media_type(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)
+}

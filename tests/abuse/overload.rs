@@ -1,0 +1,1 @@
+//! More decisions than can wait: the rest is refused at once, and nobody waits longer than the caller.
