@@ -33,6 +33,7 @@ mod lint;
 mod model;
 mod paths;
 mod programs;
+mod reload;
 mod samples;
 mod story;
 mod tidy;

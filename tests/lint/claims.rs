@@ -64,6 +64,26 @@ async fn who_gets_in_without_a_token() {
         assert!(status == 200 && shown["path"] == seen || file == "upgrade-bypass", "{file}: {status} {shown}");
         assert_eq!(stage.ask("clean", "GET", path, headers).await.0 == 200, path == "/assets/x", "{file}");
     }
+    // Lua has the route chosen anew, unless it is forbidden to.
+    let rerouted = |more: &'static str| {
+        move |text: String| {
+            let elsewhere = "                        - match: {prefix: /admin}\n                          direct_response: {status: 418}\n";
+            let text = text.replacen(
+                "                        - match: {prefix: /assets/}",
+                &format!("{elsewhere}                        - match: {{prefix: /assets/}}"),
+                1,
+            );
+            text.replacen(
+                "                      default_source_code:",
+                &format!("{more}                      default_source_code:"),
+                1,
+            )
+        }
+    };
+    for (more, status) in [("", 418), ("                      clear_route_cache: false\n", 200)] {
+        let envoy = stage.envoy("rerouted-after-check", rerouted(more)).await;
+        assert_eq!(ask(&envoy, "GET", "/assets/x", &[("x-path", "/admin")]).await.0, status, "{more}");
+    }
     // The clean file serves what it has checked.
     let (_, shown) = stage.ask("clean", "GET", "/assets/x", &[("x-path", "/admin")]).await;
     assert_eq!(shown["path"], "/assets/x");
