@@ -41,7 +41,7 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
-    /// By listener and what became of them: accepted, refused for the limit, closed as slow or idle.
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle.
     pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
@@ -183,7 +183,7 @@ impl Metrics {
             connections: counters(
                 &registry,
                 "doorward_connections_total",
-                "Connections taken, refused at the limit, and closed because they were slow to begin or idle.",
+                "Connections taken, refused at the limit, and closed because they were slow to begin, took no answers or were idle.",
                 &["listener", "result"],
             )?,
             revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::support::TempDir;
 use crate::support::doorward::Doorward;
-use crate::support::grpc::{Checks, get};
+use crate::support::grpc::{Checks, Verdict, get};
 use crate::support::tokens::now;
 use mutate::Made;
 use signers::Signer;
@@ -151,15 +151,21 @@ telemetry: {{log: {{decisions: none}}}}
     let checks = Checks::connect(&doorward.check).await;
     let mut reasons = Vec::with_capacity(tokens.len());
     for some in tokens.chunks(32) {
-        let asked = some.iter().map(|made| {
+        // Twice: a token that was verified before is remembered, and must not fare otherwise.
+        let asked = some.iter().chain(some).map(|made| {
             let field = [b"Bearer ", made.token.as_slice()].concat();
             checks.check(get("/").header("authorization", field).raw())
         });
         let verdicts = join_all(asked).await;
-        reasons.extend(verdicts.iter().map(|verdict| {
+        let reason = |verdict: &Verdict| {
             assert!(verdict.status < 500, "{}", verdict.reason());
             if verdict.allowed() { "ok".to_owned() } else { verdict.reason().to_owned() }
-        }));
+        };
+        let (first, again) = verdicts.split_at(some.len());
+        for (at, verdict) in again.iter().enumerate() {
+            assert_eq!(reason(verdict), reason(&first[at]), "seed {}, asked again", some[at].seed);
+        }
+        reasons.extend(first.iter().map(reason));
     }
     reasons
 }

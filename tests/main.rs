@@ -17,6 +17,7 @@ mod corpus;
 mod costs;
 mod decisions;
 mod differential;
+mod doors;
 mod examples;
 mod forward_auth;
 mod fuzz;

@@ -7,12 +7,12 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -97,7 +97,7 @@ impl Server {
         // The head of a request in HTTP/1 must fit.
         builder.http1().max_buf_size(limits.header_list_bytes as usize);
         let builder = if protocol == Protocol::Grpc { builder.http2_only() } else { builder };
-        for result in ["accepted", "refused", "slow", "idle"] {
+        for result in ["accepted", "refused", "slow", "stuck", "idle"] {
             counted.with_label_values(&[name, result]);
         }
         Self {
@@ -176,7 +176,7 @@ impl Server {
         let mut connection = pin!(self.builder.serve_connection(stream, service));
         let mut leaving: Option<Instant> = None;
         loop {
-            let due = leaving.unwrap_or_else(|| pulse.due(self.handshake_timeout, self.idle_timeout));
+            let due = leaving.unwrap_or_else(|| self.due(&pulse).min(Instant::now() + self.request_timeout));
             tokio::select! {
                 ended = &mut connection => {
                     if let Err(error) = ended {
@@ -193,7 +193,10 @@ impl Server {
                     if leaving.is_some() {
                         return; // It was asked to go.
                     }
-                    if Instant::now() < pulse.due(self.handshake_timeout, self.idle_timeout) {
+                    if pulse.is_stuck(self.request_timeout) {
+                        return self.count("stuck");
+                    }
+                    if Instant::now() < self.due(&pulse) {
                         continue;
                     }
                     if !pulse.greeted() {
@@ -221,28 +224,42 @@ impl Server {
         let answer = self.router.clone().call(request).await;
         drop(share);
         pulse.beat();
-        answer
+        answer.map(|answer| answer.map(|body| Body::new(Leaving { body, untaken: Some(Untaken::new(pulse)) })))
+    }
+
+    /// When a connection will have been silent for too long.
+    fn due(&self, pulse: &Pulse) -> Instant {
+        if pulse.greeted() { pulse.at(&pulse.last) + self.idle_timeout } else { pulse.born + self.handshake_timeout }
     }
 }
 
-/// When a connection last showed life.
+/// When a connection last showed life. Times are milliseconds since it was born.
 struct Pulse {
     born: Instant,
     /// HTTP/2's preface came, or a request.
     greeted: AtomicBool,
-    /// Milliseconds since it was born at which a request came or was answered.
+    /// When a request came or was answered.
     last: AtomicU64,
+    /// Answers of which the peer has taken nothing yet.
+    untaken: AtomicUsize,
+    /// When one of them was taken, or was the first.
+    taken: AtomicU64,
 }
 
 impl Pulse {
     fn new() -> Self {
-        Self { born: Instant::now(), greeted: AtomicBool::new(false), last: AtomicU64::new(0) }
+        Self {
+            born: Instant::now(),
+            greeted: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            untaken: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+        }
     }
 
     fn beat(&self) {
         self.greet();
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
+        self.mark(&self.last);
     }
 
     fn greet(&self) {
@@ -253,10 +270,63 @@ impl Pulse {
         self.greeted.load(Ordering::Relaxed)
     }
 
-    /// When it will have been silent for too long.
-    fn due(&self, handshake: Duration, idle: Duration) -> Instant {
-        let last = self.born + Duration::from_millis(self.last.load(Ordering::Relaxed));
-        if self.greeted() { last + idle } else { self.born + handshake }
+    fn mark(&self, time: &AtomicU64) {
+        time.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn at(&self, time: &AtomicU64) -> Instant {
+        self.born + Duration::from_millis(time.load(Ordering::Relaxed))
+    }
+
+    /// Whether the peer takes none of its answers: each is kept until it does.
+    fn is_stuck(&self, limit: Duration) -> bool {
+        self.untaken.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
+    }
+}
+
+/// An answer of which the peer has taken nothing yet.
+struct Untaken(Arc<Pulse>);
+
+impl Untaken {
+    fn new(pulse: Arc<Pulse>) -> Self {
+        if pulse.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
+            pulse.mark(&pulse.taken);
+        }
+        Self(pulse)
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.0.untaken.fetch_sub(1, Ordering::Relaxed);
+        self.0.mark(&self.0.taken);
+    }
+}
+
+/// An answer's body; it is first polled when the peer's window has room for it.
+struct Leaving {
+    body: Body,
+    untaken: Option<Untaken>,
+}
+
+impl http_body::Body for Leaving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        self.untaken = None;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

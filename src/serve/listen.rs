@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::connections::Stream;
@@ -25,11 +27,11 @@ impl Listener {
             CheckAddress::Tcp(address) => Self::bind("listen.check", *address).await,
             CheckAddress::Unix { path, mode } => {
                 remove_stale(path).await.with_context(|| format!("listen.check: bind {}", path.display()))?;
-                let listener =
-                    UnixListener::bind(path).with_context(|| format!("listen.check: bind {}", path.display()))?;
-                let permissions = std::fs::Permissions::from_mode(*mode);
-                std::fs::set_permissions(path, permissions)
-                    .with_context(|| format!("listen.mode: set on {}", path.display()))?;
+                // Made with its mode: until it were changed, anyone could connect whom the umask lets.
+                let before = umask(Mode::from_raw_mode(0o777 & !mode));
+                let bound = UnixListener::bind(path);
+                umask(before);
+                let listener = bound.with_context(|| format!("listen.check: bind {}", path.display()))?;
                 Ok(Self::Unix(listener, path.clone(), identity(path)))
             }
         }

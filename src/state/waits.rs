@@ -24,7 +24,7 @@ impl Waiting {
     /// `None` if `max` wait already: whoever comes is told so instead of standing in line behind them.
     pub fn enter(&self, max: usize) -> Option<Place<'_>> {
         let entered = |count: usize| (count < max).then_some(count + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, entered).is_ok().then_some(Place(self))
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, entered).is_ok().then(|| Place(self))
     }
 }
 
@@ -43,7 +43,8 @@ mod tests {
         let waiting = Waiting::default();
         let first = waiting.enter(2);
         let second = waiting.enter(2);
-        assert!(first.is_some() && second.is_some() && waiting.enter(2).is_none());
+        assert!(first.is_some() && second.is_some());
+        assert!(waiting.enter(2).is_none() && waiting.enter(2).is_none(), "who is turned away takes no place along");
         drop(first);
         assert!(waiting.enter(2).is_some());
         assert!(waiting.enter(1).is_none(), "a smaller limit of a new configuration holds at once");

@@ -19,7 +19,7 @@ async fn flood(address: &str, reads: bool, mut next: impl FnMut(u32) -> Vec<u8>)
         let mut stream = greet(address, &[]).await;
         connections += 1;
         let mut id = 1;
-        let mut answer = [0; 65_536];
+        let mut answer = vec![0; 65_536];
         while began.elapsed() < LASTS && id < 1 << 30 {
             let bytes = next(id);
             id += 2;
@@ -119,7 +119,7 @@ async fn header_bomb() {
             integer(&mut head, 3900);
             head.extend([b'v'; 3900]);
         } else {
-            head.extend([0x80 | 62; 12_000]); // What was remembered, again and again.
+            head.extend([0xbe; 12_000]); // What was remembered, again and again.
         }
         frame(HEADERS, END_HEADERS, id, &head)
     })

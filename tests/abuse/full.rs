@@ -17,7 +17,7 @@ async fn one_connection_more_is_closed_at_once() {
         let count = async |listener: &str, result: &str| {
             let text = metrics.get(&url).send().await.unwrap().text().await.unwrap();
             let series = format!("doorward_connections_total{{listener=\"{listener}\",result=\"{result}\"}} ");
-            text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok()).unwrap()
+            text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap()
         };
         count("http", "accepted").await; // This connection is there before the others.
         let checks = Checks::connect(&target.doorward.check).await;

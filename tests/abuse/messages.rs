@@ -94,7 +94,7 @@ async fn until_answered(reader: &mut (impl tokio::io::AsyncRead + Unpin)) {
 /// Nearly all of a megabyte on each of a thousand streams of one connection: a gigabyte, if it were kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_do_not_end() {
-    let target = Target::start("").await;
+    let target = Target::start("grpc_concurrent_streams: 1024, buffered_bytes: 8388608").await;
     let check = target.doorward.check.clone();
     let abuse = move || async move {
         let (mut sent, mut held) = (0, Vec::<Box<dyn Stream>>::new());
@@ -134,6 +134,6 @@ async fn messages_that_do_not_end() {
 
 async fn until_closed(reader: &mut (impl tokio::io::AsyncRead + Unpin)) {
     use tokio::io::AsyncReadExt;
-    let mut bytes = [0; 65_536];
+    let mut bytes = vec![0; 65_536];
     while let Ok(1..) = reader.read(&mut bytes).await {}
 }

@@ -84,6 +84,7 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     responses((status = 200, description = "The text exposition, version 0.0.4.", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
+    let _turn = http.scraping.acquire().await;
     let state = &http.state;
     let stats = state.replica.stats();
     let reading = Reading {

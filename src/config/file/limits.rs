@@ -24,7 +24,8 @@ pub struct LimitsFile {
     /// The most header fields that one request may have, in bytes as HTTP/2 counts them (RFC 9113 section 6.5.2).
     #[schemars(range(min = 8192, max = 1_048_576))]
     pub header_list_bytes: u32,
-    /// The longest time in which a request must have arrived, from its head to the end of its body.
+    /// The longest time in which a request must have arrived, from its head to the end of its body, and in which
+    /// the peer must begin to take the answers that wait for it.
     pub request_timeout: Span,
     /// What all requests together may take while they arrive and are answered, in bytes, and
     /// one connection a quarter of it; those beyond it are refused.
@@ -37,7 +38,8 @@ pub struct LimitsFile {
     /// The largest CheckRequest, in bytes. Envoy sends up to 60 KiB of headers, and bodies if told to.
     #[schemars(range(min = 65_536, max = 67_108_864))]
     pub grpc_message_bytes: usize,
-    /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per worker.
+    /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per
+    /// worker, and another when it has more to ask.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_concurrent_streams: u32,
     /// Requests that the peer may take back on one gRPC connection before they were looked at; one more ends
@@ -103,7 +105,7 @@ impl Default for LimitsFile {
             buffered_bytes: 33_554_432,
             waiting_decisions: 1024,
             grpc_message_bytes: 1_048_576,
-            grpc_concurrent_streams: 1024,
+            grpc_concurrent_streams: 256,
             grpc_pending_resets: 256,
             http_concurrent_streams: 100,
             http_body_bytes: 65_536,
