@@ -70,15 +70,26 @@ fn envoy_accepts_every_envoy_yaml() {
     let dir = TempDir::new();
     for overlay in ["shop", "gateway", "injected"] {
         let Some(objects) = build(&format!("overlays/{overlay}")) else { return };
-        let file = dir.path().join(format!("{overlay}.yaml"));
+        let file = dir.path().join(format!("{overlay}.yaml")).display().to_string();
         std::fs::write(&file, config(&objects, "envoy", "envoy.yaml")).unwrap();
+        let mut args: Vec<_> =
+            envoy_args(&objects).iter().map(|arg| arg.replace("/etc/envoy/envoy.yaml", &file)).collect();
+        if overlay == "injected" {
+            args = vec!["-c".to_owned(), file.clone()]; // Its pods are made by the policy.
+        }
+        assert!(args.contains(&file), "{args:?}");
         for binary in std::iter::once(&newest).chain(&oldest) {
-            let output = Command::new(binary)
-                .args(["--mode", "validate", "--log-level", "warn", "-c"])
-                .arg(&file)
-                .output()
-                .unwrap();
+            let output = Command::new(binary).args(["--mode", "validate"]).args(&args).output().unwrap();
             assert!(output.status.success(), "{overlay}, {binary}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// How the pods start Envoy; nothing where there are no pods.
+fn envoy_args(objects: &[Value]) -> Vec<String> {
+    let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
+    let containers = pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]).filter_map(Value::as_array);
+    let envoy = containers.flatten().find(|container| container["name"] == "envoy");
+    let args = envoy.and_then(|envoy| envoy["args"].as_array());
+    args.into_iter().flatten().map(|arg| arg.as_str().unwrap().to_owned()).collect()
 }

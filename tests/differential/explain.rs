@@ -1,4 +1,4 @@
-//! Where Doorward is stricter on purpose: a closed table. What is in none of its rows is a fault.
+//! Where Doorward answers otherwise on purpose: closed tables. What is in none of their rows is a fault.
 
 use base64::Engine;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
@@ -11,8 +11,8 @@ use super::{LEEWAY, LIFETIME, MAX_BYTES};
 pub struct Row {
     pub rule: &'static str,
     reasons: &'static [&'static str],
-    /// Whether the token breaks the rule, found out without Doorward.
-    broken: fn(&Seen) -> bool,
+    /// Whether the token is one that the rule is about, found out without Doorward.
+    concerns: fn(&Seen) -> bool,
 }
 
 /// In the order in which a token is read; the first row that fits explains.
@@ -20,29 +20,31 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "a token is at most `token.max_bytes` long",
         reasons: &["malformed_token"],
-        broken: |seen| seen.length > MAX_BYTES,
+        concerns: |seen| seen.length > MAX_BYTES,
     },
     Row {
         rule: "base64url in its one form: no padding, white space, other alphabet, bits that trail",
         reasons: &["malformed_token", "multiple_tokens"],
-        broken: |seen| !seen.canonical,
+        concerns: |seen| !seen.canonical,
     },
     Row {
         rule: "JSON is UTF-8 without a byte order mark",
         reasons: &["malformed_token"],
-        broken: |seen| {
-            seen.objects().any(|json| std::str::from_utf8(json).is_err() || json.starts_with(b"\xef\xbb\xbf"))
+        concerns: |seen| {
+            // A zero is of another encoding: JSON writes the character as an escape.
+            let other = |json: &[u8]| json.contains(&0) || json.starts_with(b"\xef\xbb\xbf");
+            seen.objects().any(|json| std::str::from_utf8(json).is_err() || other(json))
         },
     },
     Row {
         rule: "JSON nests at most 32 deep",
         reasons: &["malformed_token"],
-        broken: |seen| seen.objects().any(|json| json.windows(32).any(|part| part.iter().all(|byte| *byte == b'['))),
+        concerns: |seen| seen.objects().any(|json| json.windows(32).any(|part| part.iter().all(|byte| *byte == b'['))),
     },
     Row {
         rule: "JSON by RFC 8259: numbers that are finite, text that is Unicode",
         reasons: &["malformed_token"],
-        broken: |seen| {
+        concerns: |seen| {
             let marks = ["NaN", "Infinity", "1e400", "\\ud800"];
             let marked = |json: &[u8]| marks.iter().any(|mark| String::from_utf8_lossy(json).contains(mark));
             seen.objects().any(|json| serde_json::from_slice::<Value>(json).is_err() && marked(json))
@@ -51,12 +53,12 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "no member twice at the top level",
         reasons: &["malformed_token"],
-        broken: |seen| seen.objects().any(repeats),
+        concerns: |seen| seen.objects().any(repeats),
     },
     Row {
         rule: "no `crit`, `enc`, `zip`, no `b64` but true, no nested token (`cty: JWT`)",
         reasons: &["malformed_token"],
-        broken: |seen| {
+        concerns: |seen| {
             let nested = |cty: &Value| cty.as_str().is_some_and(|cty| cty.to_ascii_lowercase().ends_with("jwt"));
             ["crit", "enc", "zip"].iter().any(|name| seen.header.contains_key(*name))
                 || seen.header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true))
@@ -66,14 +68,14 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "`alg`, `kid`, `typ` and `cty` are text",
         reasons: &["malformed_token"],
-        broken: |seen| {
+        concerns: |seen| {
             ["alg", "kid", "typ", "cty"].iter().any(|name| seen.header.get(*name).is_some_and(|v| !v.is_string()))
         },
     },
     Row {
         rule: "times are numbers from 1970 to 9999",
         reasons: &["invalid_claim"],
-        broken: |seen| {
+        concerns: |seen| {
             let date = |value: &Value| value.as_f64().is_some_and(|at| (0.0..=253_402_300_799.0).contains(&at));
             ["exp", "nbf", "iat"].iter().any(|name| seen.claims.get(*name).is_some_and(|value| !date(value)))
         },
@@ -81,12 +83,12 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "no `iat` later than now: it would outlive a sign-out",
         reasons: &["not_yet_valid"],
-        broken: |seen| seen.time("iat").is_some_and(|at| at > seen.now + LEEWAY),
+        concerns: |seen| seen.time("iat").is_some_and(|at| at > seen.now + LEEWAY),
     },
     Row {
         rule: "no token lives longer than `max_lifetime`: a revocation is not kept longer",
         reasons: &["lifetime_too_long", "expired"],
-        broken: |seen| {
+        concerns: |seen| {
             let Some(exp) = seen.time("exp") else { return false };
             let longest = LIFETIME + LEEWAY;
             exp > seen.now + longest
@@ -96,7 +98,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "`aud` is text or a list of texts",
         reasons: &["invalid_claim"],
-        broken: |seen| match seen.claims.get("aud") {
+        concerns: |seen| match seen.claims.get("aud") {
             Some(Value::Array(items)) => !items.iter().all(Value::is_string),
             other => other.is_some_and(|aud| !aud.is_string()),
         },
@@ -104,7 +106,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "`sub` can stand in a header: visible ASCII, at most 4096 bytes",
         reasons: &["invalid_claim"],
-        broken: |seen| {
+        concerns: |seen| {
             let fits = |sub: &str| {
                 (1..=4096).contains(&sub.len()) && sub.trim() == sub && sub.bytes().all(|b| (0x20..0x7f).contains(&b))
             };
@@ -114,7 +116,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         rule: "what names a token, a session or a client for its revocation can be read",
         reasons: &["invalid_claim"],
-        broken: |seen| {
+        concerns: |seen| {
             let id = |value: &Value| value.as_str().is_some_and(|id| !id.is_empty());
             let named = |value: &Value| value.is_string() || value.is_i64() || value.is_u64();
             seen.claims.get("jti").is_some_and(|jti| !id(jti))
@@ -123,10 +125,17 @@ pub const TABLE: [Row; 14] = [
     },
 ];
 
-/// The row that explains why Doorward refused what others accept.
-pub fn explain(token: &[u8], reason: &str, now: i64) -> Option<&'static Row> {
+/// What Doorward accepts though one of the others does not: closed as well.
+pub const IGNORED: [Row; 1] = [Row {
+    rule: "`jwk`, `jku`, `x5u`, `x5c` and `x5t` are ignored, whatever they hold: a token brings no key",
+    reasons: &["ok"],
+    concerns: |seen| ["jwk", "jku", "x5u", "x5c", "x5t"].iter().any(|name| seen.header.contains_key(*name)),
+}];
+
+/// The row of a table that explains the answer which Doorward gave.
+pub fn explain(table: &'static [Row], token: &[u8], reason: &str, now: i64) -> Option<&'static Row> {
     let seen = Seen::of(token, now);
-    TABLE.iter().find(|row| row.reasons.contains(&reason) && (row.broken)(&seen))
+    table.iter().find(|row| row.reasons.contains(&reason) && (row.concerns)(&seen))
 }
 
 /// A token as the most lenient reader would see it.

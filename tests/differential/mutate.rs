@@ -381,6 +381,9 @@ impl Maker<'_> {
 
     /// Bytes of the whole token.
     fn change_text(&mut self, token: &mut Vec<u8>) {
+        if token.is_empty() {
+            return; // Nothing is left to be changed.
+        }
         let at = self.rng.random_range(0..token.len());
         let choice = self.rng.random_range(0..12);
         match choice {

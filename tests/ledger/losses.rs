@@ -159,12 +159,8 @@ async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back()
 #[tokio::test]
 async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() {
     let redis = RedisServer::start(&[]).await;
-    let writer = Instance::start(&redis).await;
-    for batch in 0..20 {
-        let revocations = (0..1000).map(|n| sign_out(&format!("{batch}-{n}"))).collect();
-        writer.replica.revoke(revocations).await.unwrap();
-    }
-    writer.end().await;
+    let log = (0..20_000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{n}\n"));
+    redis.script(&log.collect::<String>());
     let proxy = Proxy::start(redis.port);
     proxy.delay(Duration::from_millis(10));
     let reader = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));

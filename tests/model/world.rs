@@ -115,6 +115,7 @@ pub struct Base {
     pub added: u8,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Read {
     pub kind: Kind,

@@ -188,8 +188,8 @@ impl Replica {
     pub async fn peers(&self) -> Result<Vec<Peer>, LedgerError> {
         let mut peers = vec![self.this()];
         if let RevocationLedger::Redis(ledger) = &self.ledger {
-            let Leases { now, leases, .. } = ledger.leases().await?;
-            let others = leases.iter().filter(|lease| lease.name != self.name);
+            let Leases { now, running, .. } = ledger.leases().await?;
+            let others = running.iter().filter(|lease| lease.name != self.name);
             peers.extend(others.map(|lease| peer(&lease.name, &lease.report.clone().unwrap_or_default(), now)));
         }
         Ok(peers)
@@ -225,13 +225,13 @@ impl Replica {
 
     async fn leases(&self, ledger: &RedisLedger) -> Result<Leases, LedgerError> {
         let leases = ledger.leases().await?;
-        let own = leases.leases.iter().any(|lease| lease.name == self.name);
+        let own = leases.running.iter().any(|lease| lease.name == self.name);
         // A store without our own lease has forgotten it, and maybe others'.
         if own { Ok(leases) } else { Err(LedgerError::Unavailable { cause: "this instance has no lease".into() }) }
     }
 
     fn receipt(&self, listed: &Leases, wanted: Position) -> Receipt {
-        let leases = &listed.leases;
+        let leases = &listed.running;
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(|report| report.position < wanted));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use doorward::authz::claims::{IssuerName, Timestamp};
-use doorward::authz::revocation::{Kind, Revocation, RevocationIndex, Watermark};
+use doorward::authz::revocation::{Kind, Revocation, RevocationIndex, Target, Watermark};
 use doorward::sources::ledger::{Position, entry_fields, read_entry};
 
 const RETENTION: Duration = Duration::from_secs(86_430);
@@ -24,15 +24,23 @@ pub fn run(data: &[u8]) {
     for entry in entries.iter().rev() {
         backwards.apply(entry, NOW);
     }
-    for entry in &entries {
+    for entry in entries.iter().filter(|entry| entry.target.kind != Kind::Registration) {
         let instant = entry.watermark.instant();
         for at in [None, Some(instant), Some(Timestamp::from_millis(instant.as_millis().saturating_add(1)))] {
             let found = [&forwards, &backwards].map(|index| index.find([&entry.target], at));
             assert_eq!(found[0], found[1], "{entry:?}");
-            let covered = entry.target.kind != Kind::Registration && entry.watermark.covers(at);
-            assert!(found[0].is_some() || !covered || entry.expires_at <= NOW, "{entry:?} is forgotten");
-            assert!(found[0].is_none() || entry.target.kind != Kind::Registration, "a registration refuses nothing");
+            assert!(
+                found[0].is_some() || !entry.watermark.covers(at) || entry.expires_at <= NOW,
+                "forgotten: {entry:?}"
+            );
         }
+    }
+    for entry in entries.iter().filter(|entry| entry.target.kind == Kind::Registration) {
+        let token = Target::new(entry.target.issuer.clone(), Kind::Token, entry.target.id.clone());
+        let revoked = entries.iter().any(|other| other.target == token);
+        assert!(revoked || forwards.find([&token], None).is_none(), "a registration refuses nothing");
+        let registers = [&forwards, &backwards].map(|index| index.registers(&entry.target, None, NOW));
+        assert_eq!(registers, [entry.expires_at > NOW; 2], "{entry:?}");
     }
 }
 

@@ -113,8 +113,7 @@ impl Feed<'_> {
             let answer = self.session.call_raw(read, deadline).await?;
             return self.page(&answer, None);
         }
-        let who = Command::new("INFO").arg("replication");
-        let answers = self.session.pipeline(vec![read, self.epoch(), who], deadline).await?;
+        let answers = self.session.pipeline(vec![read, self.epoch(), Server::ask()], deadline).await?;
         let [read, epoch, who] = answers.as_slice() else { return Err(short()) };
         self.page(read, Some(source(epoch, Server::read(who)?)))
     }
@@ -148,7 +147,7 @@ impl Feed<'_> {
 
     /// Reads what follows `after`, the log's account of itself and the store's, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let commands = vec![self.read(after, None), self.epoch(), self.info(), self.who()];
+        let commands = vec![self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let answers = answers.unwrap_or_default();
@@ -167,7 +166,7 @@ impl Feed<'_> {
     /// A snapshot without a transaction: if the log's account is the same before and after the read,
     /// nothing happened between.
     async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), self.who()];
+        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.pipeline(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let [before, read, epoch, info, facts] = answers.as_slice() else { return Err(short()) };
@@ -184,7 +183,8 @@ impl Feed<'_> {
     async fn snapshot_without_log(&mut self, error: LedgerError) -> Result<Snapshot, LedgerError> {
         match error {
             LedgerError::Refused { message, .. } if message.contains("no such key") => {
-                let answers = self.session.pipeline(vec![self.epoch(), self.who()], self.ledger.deadline()).await?;
+                let answers =
+                    self.session.pipeline(vec![self.epoch(), StoreFacts::ask()], self.ledger.deadline()).await?;
                 let [epoch, facts] = answers.as_slice() else { return Err(short()) };
                 self.snapshot_of(&Value::Null, epoch, None, facts)
             }
@@ -219,10 +219,6 @@ impl Feed<'_> {
 
     fn epoch(&self) -> Command {
         Command::new("GET").arg(&*self.ledger.keys.meta)
-    }
-
-    fn who(&self) -> Command {
-        Command::new("INFO").args(StoreFacts::SECTIONS)
     }
 
     fn page(&mut self, read: &impl Answer, source: Option<Source>) -> Result<Page, LedgerError> {

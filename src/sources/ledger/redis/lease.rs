@@ -46,7 +46,7 @@ pub(in crate::sources) struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(in crate::sources) struct Leases {
     pub(in crate::sources) now: Timestamp,
-    pub(in crate::sources) leases: Vec<Lease>,
+    pub(in crate::sources) running: Vec<Lease>,
     pub(in crate::sources) server: Server,
     /// Since when it has kept the leases it was given; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
@@ -98,27 +98,27 @@ impl RedisLedger {
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
         // Whatever took leases away before they were read shows in what is asked after them.
         let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
-        let ask = vec![all, meta, server, Command::new("TIME"), Command::new("INFO").arg("replication")];
+        let ask = vec![all, meta, server, Command::new("TIME"), Server::ask()];
         let answers = self.shared.pipeline(self, ask).await?;
         let [all, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
         let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info)?);
         let noted = noted.text().unwrap_or_default();
         let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
         if all.is_empty() {
-            return Ok(Leases { now, leases: Vec::new(), server, whole_since });
+            return Ok(Leases { now, running: Vec::new(), server, whole_since });
         }
         // A lease that has run out by now leaves its holder without a view by now.
         let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
         let says = self.shared.call(self, says, self.deadline()).await?;
         let says = says.parts().unwrap_or_default();
         let (mut some_old, mut old_are_gone) = (false, true);
-        let mut leases = Vec::new();
+        let mut running = Vec::new();
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(Self::KEPT) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
             if until > now || !says.is_nil() {
-                leases.push(Lease { name, report: says.text().and_then(read) });
+                running.push(Lease { name, report: says.text().and_then(read) });
             }
         }
         // One of them that comes back must write its name anew first, which makes it young.
@@ -127,7 +127,7 @@ impl RedisLedger {
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
         }
-        Ok(Leases { now, leases, server, whole_since })
+        Ok(Leases { now, running, server, whole_since })
     }
 
     /// Ends a lease at once; whoever held it decides no more.

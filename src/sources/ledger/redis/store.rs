@@ -64,7 +64,11 @@ impl ServerClock {
 const REPAIR: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// From an answer to INFO with the section `replication`.
+    pub(super) fn ask() -> Command {
+        Command::new("INFO").arg("replication")
+    }
+
+    /// From the answer to [`Self::ask`].
     pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
         let info = info.text().ok_or_else(|| unexpected("text", info))?;
         Ok(Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() })
@@ -72,9 +76,11 @@ impl Server {
 }
 
 impl StoreFacts {
-    /// The sections that [`Self::read`] needs.
-    pub(super) const SECTIONS: [&'static str; 2] = ["memory", "replication"];
+    pub(super) fn ask() -> Command {
+        Command::new("INFO").args(["memory", "replication"])
+    }
 
+    /// From the answer to [`Self::ask`].
     pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
         let server = Server::read(info)?;
         let info = info.text().unwrap_or_default();
@@ -115,8 +121,7 @@ pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, Ledge
 impl Feed<'_> {
     /// What kind of store this is; to be asked first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
-        let info = Command::new("INFO").args(StoreFacts::SECTIONS);
-        let facts = StoreFacts::read(&self.session.call(info, self.ledger.deadline()).await?)?;
+        let facts = StoreFacts::read(&self.session.call(StoreFacts::ask(), self.ledger.deadline()).await?)?;
         self.server = facts.server.clone();
         Ok(facts)
     }
