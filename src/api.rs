@@ -20,6 +20,7 @@ use crate::authz::rule::{RequestView, Requirements, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, State};
+use crate::traces;
 
 /// When the head of a request had arrived, beside its other extensions.
 #[derive(Clone, Copy, Debug)]
@@ -31,29 +32,48 @@ pub struct Decided {
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
+/// What the one who asks says of itself.
+#[derive(Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// How long it waits for the answer.
+    pub wait: Option<Duration>,
+    /// Its span (W3C Trace Context); without one the request's own counts.
+    pub traceparent: Option<&'a [u8]>,
+}
+
 /// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
 /// recording of a sign-out, which comes before the answer.
 ///
-/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
-/// says so. Should anything of it panic, this request is refused and the process goes on.
-pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
-    let decided = AssertUnwindSafe(resolve(state, request, rule, wait)).catch_unwind().await;
+/// `rule`: decide by this one instead of the configured rules. Should anything of it panic, this request
+/// is refused and the process goes on.
+pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, caller: Caller<'_>) -> Decided {
+    let decided = AssertUnwindSafe(resolve(state, request, rule, caller)).catch_unwind().await;
     decided.unwrap_or_else(|_| {
         error!("a decision panicked; its request is refused");
         refuse(state, Denial::InternalError)
     })
 }
 
-async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, wait: Option<Duration>) -> Decided {
+async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, caller: Caller<'_>) -> Decided {
     let started = Instant::now();
     let mut policy = state.policy();
-    let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
+    let deadline = tokio::time::Instant::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
+    if let Some(remembered) = decision.evidence.remembered {
+        state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
+    }
     let (waits, max_waiting) = (&state.waits, policy.max_waiting);
-    if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
+    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
+        (&decision.outcome, decision.evidence.issuer.clone())
+    {
         if let Some(_place) = waits.keys.enter(max_waiting) {
-            let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
+            let keys = state.keys();
+            let _ = match denial {
+                Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
+                // An issuer that a reload has brought, or moved: its keys are on the way.
+                _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
+            };
             drop(decision);
             policy = state.policy();
             decision = judge(&policy, request, rule, learned.view(state));
@@ -110,7 +130,8 @@ async fn resolve(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, 
     #[cfg(test)]
     tests::panic_if_asked(request, "answer");
     let answer = policy.responder.answer(&decision, request);
-    record(state, &policy, request, &decision, started.elapsed());
+    let traceparent = caller.traceparent.or_else(|| request.header("traceparent").next());
+    record(state, &policy, request, traceparent, &decision, started.elapsed());
     Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
 }
 
@@ -184,8 +205,15 @@ pub fn refuse(state: &State, denial: Denial) -> Decided {
     Decided { answer: Answer::Respond(policy.responder.refuse(denial, &Requirements::default())), metadata }
 }
 
-/// Counts a decision and logs it if it refused; a log line holds names of ours only.
-fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &Decision<'_>, took: Duration) {
+/// Counts and traces a decision, and logs it if it refused; a log line holds names of ours only.
+fn record(
+    state: &State,
+    policy: &Policy,
+    request: &RequestView<'_>,
+    traceparent: Option<&[u8]>,
+    decision: &Decision<'_>,
+    took: Duration,
+) {
     let metrics = &state.metrics;
     let rule = &*decision.rule.name;
     let (outcome, denial) = match &decision.outcome {
@@ -206,6 +234,10 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     if let Some(hit) = decision.evidence.hit {
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
     }
+    if let Some(traces) = &state.traces {
+        let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
+        traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
+    }
     let logged = match policy.decision_log {
         DecisionLog::None => false,
         DecisionLog::Denied => denial.is_some(),
@@ -214,7 +246,7 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     if logged {
         let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
         let request_id = request.header("x-request-id").next().and_then(uuid_like);
-        let trace_id = request.header("traceparent").next().and_then(trace_id);
+        let trace_id = traceparent.and_then(trace_id);
         let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
         info!(
             decision = outcome,
@@ -273,7 +305,7 @@ mod tests {
         let config = Config::load(&file, std::iter::empty()).unwrap().config;
         std::fs::remove_file(&file).unwrap();
         let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap())))
+        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()), None))
     }
 
     /// The HTTP status that Envoy would be told, over real gRPC.

@@ -16,3 +16,4 @@ pub mod rule;
 pub mod rules;
 pub mod signing;
 pub mod token;
+pub mod token_cache;

@@ -15,6 +15,7 @@ use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
 use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
+use crate::authz::token_cache::TokenCache;
 
 mod access;
 mod check;
@@ -42,6 +43,7 @@ pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
 pub use service::{Errors, Limits, Log, Telemetry};
 pub use signals::{Poll, Transmitter};
+pub(crate) use source::Source;
 
 /// A configuration without faults.
 #[derive(Clone)]
@@ -156,6 +158,7 @@ impl Config {
             tokens: Arc::new(self.token.settings.clone()),
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
+            verified: Arc::new(TokenCache::new(self.limits.token_cache)),
         }
     }
 

@@ -27,6 +27,7 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
 use crate::sources::replica::Replica;
 use crate::state::State;
+use crate::traces::Traces;
 use budget::Budget;
 use connections::{Protocol, Server};
 use listen::Listener;
@@ -52,14 +53,17 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     if !config.transmitters.is_empty() {
         warn!("signals.transmitters has no effect in this version: no events are received");
     }
-    if config.telemetry.otlp_endpoint.is_some() {
-        warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
-    }
 
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let traces = match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => {
+            Some(Traces::new(endpoint, metrics.trace_exports.clone()).context("telemetry.otlp.endpoint")?)
+        }
+        None => None,
+    };
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), traces));
     let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
     state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
@@ -127,12 +131,21 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     info!("draining");
     readiness.drain();
+    // Who checks our health sends elsewhere before connections close; a second signal is in a hurry.
+    tokio::select! {
+        () = tokio::time::sleep(limits.drain_delay) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     drain.cancel();
     if !servers.finish(limits.drain).await {
         warn!(after = ?limits.drain, "requests still in flight are cut off");
     }
     stop.cancel();
     tasks.finish(limits.drain).await;
+    if state.traces.is_some() {
+        let _ = tokio::task::spawn_blocking(move || state.traces.as_ref().map(Traces::finish)).await;
+    }
     info!("stopped");
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::Position;
 pub use crate::sources::replica::{Peer, Replica};
+use crate::traces::Traces;
 pub use waits::{Waiting, Waits};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
@@ -48,13 +49,15 @@ pub struct State {
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
     pub waits: Waits,
+    /// `None`: no decision is traced.
+    pub traces: Option<Traces>,
 }
 
 impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
-    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>, traces: Option<Traces>) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -63,6 +66,7 @@ impl State {
             replica,
             metrics,
             waits: Waits::default(),
+            traces,
         }
     }
 

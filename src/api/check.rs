@@ -25,11 +25,12 @@ use prost::Message;
 use prost::bytes::Buf;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tower::Service;
 
-use super::{Arrived, Decided, decide, refuse};
+use super::{Arrived, Caller, Decided, decide, refuse};
 use crate::authz::answer::Answer;
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
@@ -179,6 +180,9 @@ impl Check {
             self.state.metrics.degraded.with_label_values(&["deadline", "refuse"]).inc();
             return self.refuse(Denial::StoreUnavailable);
         }
+        // Envoy's own span for this call; the request itself may carry the one before.
+        let traceparent = request.metadata().get("traceparent").map(AsciiMetadataValue::as_bytes);
+        let caller = Caller { wait, traceparent };
         let Some((http, rule)) = request.get_ref().as_ref().and_then(parts) else {
             return self.refuse(Denial::BadRequest);
         };
@@ -188,7 +192,7 @@ impl Check {
         }
         let headers: Vec<(&str, &[u8])> = raw.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let view = RequestView { method: &http.method, target: &http.path, host: &http.host, headers: &headers, rule };
-        respond(decide(&self.state, &view, None, wait).await)
+        respond(decide(&self.state, &view, None, caller).await)
     }
 }
 

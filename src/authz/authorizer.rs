@@ -13,6 +13,7 @@ use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+use super::token_cache::TokenCache;
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct Authorizer {
     pub tokens: Arc<TokenSettings>,
     pub freshness: FreshnessPolicy,
     pub introspection: Arc<IntrospectionPolicy>,
+    /// Shared with the authorizers that follow this one by [`Authorizer::with_keys`].
+    pub verified: Arc<TokenCache>,
 }
 
 /// Where tokens stand in requests.
@@ -141,6 +144,8 @@ pub struct Evidence {
     /// The issuer whose `iss` the token names.
     pub issuer: Option<IssuerName>,
     pub token: Option<VerifiedToken>,
+    /// Whether the token was among those that were verified before; `None` if that was not asked.
+    pub remembered: Option<bool>,
     pub hit: Option<Hit>,
 }
 
@@ -256,7 +261,7 @@ impl Authorizer {
             Access::Refresh | Access::SignOut(_) => Expiry::Tolerated,
             _ => Expiry::Refused,
         };
-        let (issuer, token) = match self.verify(bearer, expiry, view, now, &mut evidence.issuer) {
+        let (issuer, token) = match self.verify(bearer, expiry, view, now, evidence) {
             // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
             // that never was, which could as well have been left out.
             Err(Stop::Denied(Denial::TokenInactive)) if expiry == Expiry::Tolerated => {
@@ -294,18 +299,28 @@ impl Authorizer {
         expiry: Expiry,
         view: View<'_>,
         now: Timestamp,
-        named: &mut Option<IssuerName>,
+        evidence: &mut Evidence,
     ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Stop> {
         let opaque = self.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
         if let Some(issuer) = opaque.and_then(|name| self.issuer_named(name)) {
-            *named = Some(issuer.name.clone());
+            evidence.issuer = Some(issuer.name.clone());
             let token = issuer.vouch(bearer, word(view, &issuer.name)?, now, expiry)?;
             return Ok((issuer, token));
         }
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = self.issuer(unverified.unverified_issuer()?)?;
-        *named = Some(issuer.name.clone());
-        let token = issuer.verify(unverified, now, expiry)?;
+        let remembered = self.verified.find(bearer, &self.issuers);
+        evidence.remembered = Some(remembered.is_some());
+        let (issuer, token) = if let Some((issuer, token)) = remembered {
+            evidence.issuer = Some(issuer.name.clone());
+            issuer.verify_again(&token, now, expiry)?;
+            (issuer, token)
+        } else {
+            let unverified = UnverifiedToken::parse(bearer)?;
+            let issuer = self.issuer(unverified.unverified_issuer()?)?;
+            evidence.issuer = Some(issuer.name.clone());
+            let token = issuer.verify(unverified, now, expiry)?;
+            self.verified.remember(bearer, issuer, &token);
+            (issuer, token)
+        };
         // Who is about to leave, or to come back, need not be alive; and the dead are not asked about.
         let asked = expiry == Expiry::Refused
             && self.introspection.always.contains(&issuer.name)
@@ -390,11 +405,12 @@ impl Authorizer {
         self.issuers.iter().find(|issuer| issuer.name == *name)
     }
 
-    /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect.
+    /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect. With the
+    /// very same keys the issuer stays, and with it the tokens that it verified.
     #[must_use]
     pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
         let replace = |issuer: &Arc<TrustedIssuer>| {
-            if issuer.name == *name {
+            if issuer.name == *name && issuer.keys.as_ref() != keys {
                 Arc::new(TrustedIssuer { keys: keys.cloned(), ..(**issuer).clone() })
             } else {
                 issuer.clone()

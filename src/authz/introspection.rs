@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::revocation::TargetId;
-use super::token::{BearerToken, Expiry, TrustedIssuer, VerifiedToken, numeric_date, parse_object, text};
+use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, numeric_date, parse_object, text};
 
 /// Which tokens are asked about, and whom.
 #[derive(Clone, Debug, Default)]
@@ -89,11 +89,12 @@ impl TrustedIssuer {
         expiry: Expiry,
     ) -> Result<VerifiedToken, Denial> {
         self.check_word(claims)?;
-        let (issued_at, expires_at) = self.check_times(claims, now, expiry)?;
+        let times = Times::read(claims)?;
+        self.check_times(times, now, expiry)?;
         self.check_audience(claims)?;
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
-        self.identify(claims.clone(), unnamed, None, issued_at, expires_at)
+        self.identify(claims.clone(), unnamed, None, times)
     }
 
     /// Holds a verified token to the issuer's word: who is named must be the same, and whoever only the

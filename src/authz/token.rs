@@ -5,6 +5,7 @@
 mod bearer;
 mod unverified;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
@@ -84,20 +85,38 @@ pub enum Expiry {
 /// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
 /// It can only be had from [`TrustedIssuer::verify`] and [`TrustedIssuer::vouch`]; it says nothing about
-/// revocation.
+/// revocation. Clones share what it says.
 #[derive(Clone, Debug)]
-pub struct VerifiedToken {
+pub struct VerifiedToken(Arc<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
     issuer: IssuerName,
     key_id: Option<String>,
     claims: ClaimSet,
-    issued_at: Option<Timestamp>,
-    expires_at: Timestamp,
+    times: Times,
     token_id: String,
     user_id: Option<String>,
     session_id: Option<String>,
     client_id: Option<String>,
     email: Option<String>,
     targets: Vec<Target>,
+}
+
+/// When a token may be used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    issued_at: Option<Timestamp>,
+    not_before: Option<Timestamp>,
+    expires_at: Timestamp,
+}
+
+impl Times {
+    pub(super) fn read(claims: &ClaimSet) -> Result<Self, Denial> {
+        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
+        let (issued_at, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
+        Ok(Self { issued_at, not_before, expires_at })
+    }
 }
 
 /// The user, the session and the client that a token names.
@@ -125,27 +144,26 @@ impl TrustedIssuer {
         let key = keys
             .candidates(token.header.key_id.as_deref(), algorithm)?
             .into_iter()
-            .find(|key| key.verifies(token.signing_input, token.signature))
+            .find(|key| key.verifies(token.signing_input, &token.signature))
             .ok_or(Denial::BadSignature)?;
         let key_id = key.id().map(str::to_owned);
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
-        let (issued_at, expires_at) = self.check_times(&token.claims, now, expiry)?;
+        let times = Times::read(&token.claims)?;
+        self.check_times(times, now, expiry)?;
         self.check_audience(&token.claims)?;
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
-        self.identify(token.claims, unnamed, key_id, issued_at, expires_at)
+        self.identify(token.claims, unnamed, key_id, times)
     }
 
-    pub(super) fn check_times(
-        &self,
-        claims: &ClaimSet,
-        now: Timestamp,
-        expiry: Expiry,
-    ) -> Result<(Option<Timestamp>, Timestamp), Denial> {
-        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
-        let issued_at = numeric_date(claims, "iat")?;
-        let not_before = numeric_date(claims, "nbf")?;
+    /// Checks what time alone can change about a token that this issuer verified before.
+    pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+        self.check_times(token.0.times, now, expiry)
+    }
+
+    pub(super) fn check_times(&self, times: Times, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+        let Times { issued_at, not_before, expires_at } = times;
         let soon = now.plus(self.leeway);
         if issued_at.is_some_and(|at| at > soon) || not_before.is_some_and(|at| at > soon) {
             return Err(Denial::NotYetValid); // An iat in the future would outlive every later sign-out.
@@ -154,12 +172,13 @@ impl TrustedIssuer {
         if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
             return Err(Denial::LifetimeTooLong);
         }
-        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both.
-        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(Timestamp::MAX, |at| at.plus(longest)));
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
+        // that does not say when it was issued has had it on the lifetime.
+        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
         if expiry == Expiry::Refused && now >= dead_at {
             return Err(Denial::Expired);
         }
-        Ok((issued_at, expires_at))
+        Ok(())
     }
 
     pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
@@ -185,8 +204,7 @@ impl TrustedIssuer {
         claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
         key_id: Option<String>,
-        issued_at: Option<Timestamp>,
-        expires_at: Timestamp,
+        times: Times,
     ) -> Result<VerifiedToken, Denial> {
         let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
         if !claims::fits_header(&subject) {
@@ -213,19 +231,18 @@ impl TrustedIssuer {
         let key = key_id.as_deref().map(TargetId::new);
         targets.extend(key.map(|id| Target::new(self.name.clone(), Kind::Key, id)));
         let Named { user: user_id, session: session_id, client: client_id } = named;
-        Ok(VerifiedToken {
+        Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id,
-            issued_at,
-            expires_at,
+            claims,
+            times,
             token_id,
             user_id,
             session_id,
             client_id,
             email,
             targets,
-            claims,
-        })
+        })))
     }
 
     /// Whom claims name that can be revoked.
@@ -249,13 +266,13 @@ impl TrustedIssuer {
     /// scope is alive or named.
     #[must_use]
     pub fn sign_out(&self, token: &VerifiedToken, kind: Kind, now: Timestamp) -> Option<Revocation> {
-        let target = token.targets.iter().find(|target| target.kind == kind)?.clone();
+        let target = token.targets().iter().find(|target| target.kind == kind)?.clone();
         let (watermark, expires_at) = match kind {
-            Kind::Token => (Watermark::FOREVER, token.expires_at.plus(self.leeway)),
+            Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
             Kind::Session => (Watermark::FOREVER, now.plus(self.retention())),
             // An issuer whose clock runs ahead may have dated this very token later than now.
             _ => {
-                let instant = token.issued_at.map_or(now, |at| at.max(now));
+                let instant = token.issued_at().map_or(now, |at| at.max(now));
                 (Watermark::at(instant), instant.plus(self.retention()))
             }
         };
@@ -297,78 +314,167 @@ fn name(claim: Option<&Value>) -> Result<Option<String>, Denial> {
 
 impl VerifiedToken {
     #[must_use]
-    pub const fn issuer(&self) -> &IssuerName {
-        &self.issuer
+    pub fn issuer(&self) -> &IssuerName {
+        &self.0.issuer
     }
 
     /// The `kid` of the key that verified it.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
-        self.key_id.as_deref()
+        self.0.key_id.as_deref()
     }
 
     #[must_use]
-    pub const fn claims(&self) -> &ClaimSet {
-        &self.claims
+    pub fn claims(&self) -> &ClaimSet {
+        &self.0.claims
     }
 
     #[must_use]
-    pub const fn issued_at(&self) -> Option<Timestamp> {
-        self.issued_at
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        self.0.times.issued_at
     }
 
     #[must_use]
-    pub const fn expires_at(&self) -> Timestamp {
-        self.expires_at
+    pub fn expires_at(&self) -> Timestamp {
+        self.0.times.expires_at
     }
 
     /// `jti`, or `sha256:` and the digest of the signing input.
     #[must_use]
     pub fn token_id(&self) -> &str {
-        &self.token_id
+        &self.0.token_id
     }
 
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
-        self.user_id.as_deref()
+        self.0.user_id.as_deref()
     }
 
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
-        self.session_id.as_deref()
+        self.0.session_id.as_deref()
     }
 
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
-        self.client_id.as_deref()
+        self.0.client_id.as_deref()
     }
 
     #[must_use]
     pub fn email(&self) -> Option<&str> {
-        self.email.as_deref()
+        self.0.email.as_deref()
     }
 
     /// This token, refused by the revocation of these as well.
     #[must_use]
-    pub(super) fn also_targeted_by(mut self, targets: impl Iterator<Item = Target>) -> Self {
-        for target in targets {
-            if !self.targets.contains(&target) {
-                self.targets.push(target);
-            }
+    pub(super) fn also_targeted_by(self, targets: impl Iterator<Item = Target>) -> Self {
+        let more: Vec<_> = targets.filter(|target| !self.0.targets.contains(target)).collect();
+        if more.is_empty() {
+            return self;
         }
-        self
+        let mut facts = Arc::unwrap_or_clone(self.0);
+        facts.targets.extend(more);
+        Self(Arc::new(facts))
+    }
+
+    /// About how much memory it takes, so that a cache can be bounded.
+    #[must_use]
+    pub(super) fn bytes(&self) -> usize {
+        let facts = &*self.0;
+        let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
+        let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
+        let targets: usize = facts.targets.iter().map(|target| allocated(target.id.as_str().len())).sum();
+        size_of::<Facts>()
+            + allocated(facts.token_id.len())
+            + named
+            + targets
+            + allocated(facts.targets.capacity() * size_of::<Target>())
+            + facts.claims.iter().map(|(name, claim)| allocated(name.len()) + bytes_of(claim)).sum::<usize>()
     }
 
     /// What registers this token, where only registered ones are accepted.
     #[must_use]
     pub fn registration(&self) -> Option<Target> {
-        let token = self.targets.iter().find(|target| target.kind == Kind::Token)?;
-        Some(Target::registration(self.issuer.clone(), token.id.clone()))
+        let token = self.targets().iter().find(|target| target.kind == Kind::Token)?;
+        Some(Target::registration(self.issuer().clone(), token.id.clone()))
     }
 
     /// Everything whose revocation refuses this token.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
-        &self.targets
+        &self.0.targets
+    }
+}
+
+/// What an allocator takes for so many bytes.
+const fn allocated(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16) }
+}
+
+/// A claim with its place in its parent; nodes of maps are at least half full.
+fn bytes_of(claim: &Value) -> usize {
+    let place = 2 * (size_of::<String>() + size_of::<Value>());
+    place
+        + match claim {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => allocated(text.len()),
+            Value::Array(items) => items.iter().map(bytes_of).sum(),
+            Value::Object(members) => members.iter().map(|(name, claim)| allocated(name.len()) + bytes_of(claim)).sum(),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn issuer(leeway: u64, max_lifetime: u64) -> TrustedIssuer {
+        let path = |name: &str| vec![ClaimPath::new(name)];
+        TrustedIssuer {
+            name: IssuerName::parse("main").unwrap(),
+            issuer: "https://idp".into(),
+            audiences: Audiences::Any,
+            algorithms: vec![Algorithm::ES256],
+            token_types: TokenTypes::new(&[]).unwrap(),
+            leeway: Duration::from_millis(leeway),
+            max_lifetime: Duration::from_millis(max_lifetime),
+            claim_names: ClaimNames {
+                user_id: path("sub"),
+                email: path("email"),
+                session_id: path("sid"),
+                client_id: path("azp"),
+            },
+            keys: None,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever a revocation hits when it is made is refused until nobody would accept it anyway.
+        #[test]
+        fn retention_outlasts_every_token_that_the_revocation_hits(
+            leeway in 0..90_u64, lifetime in 1..600_u64, iat in prop::option::of(0..1000_u32), exp in 0..2000_u32,
+            revoked_at in 0..1_200_000_i64, later in 0..900_000_u64, kind in 0..3_usize,
+        ) {
+            let (issuer, kind) = (issuer(leeway * 500, lifetime * 1000), [Kind::Token, Kind::Session, Kind::User][kind]);
+            let mut claims = json!({"sub": "u", "sid": "s", "jti": "j", "exp": exp});
+            if let Some(iat) = iat {
+                claims["iat"] = json!(f64::from(iat) / 1.5);
+            }
+            let Value::Object(claims) = claims else { unreachable!() };
+            let revoked_at = Timestamp::from_millis(revoked_at);
+            let times = Times::read(&claims).unwrap();
+            if issuer.check_times(times, revoked_at, Expiry::Refused).is_err() {
+                return Ok(());
+            }
+            let token = issuer.identify(claims, || unreachable!(), None, times).unwrap();
+            let revocation = issuer.sign_out(&token, kind, revoked_at).expect("it is alive");
+            prop_assert!(revocation.watermark.covers(times.issued_at));
+            for forgotten in [revocation.expires_at, revocation.expires_at.plus(Duration::from_millis(later))] {
+                prop_assert!(issuer.check_times(times, forgotten, Expiry::Refused).is_err(), "accepted at {forgotten:?}");
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::check::{Check, HOUR, MINUTE};
 use super::fault::KeyPath;
 use super::file::{Detail, ErrorsFile, LimitsFile, LogFile, Span, TelemetryFile};
+use crate::authz::token_cache::TokenCacheLimits;
 
 /// How refusals are worded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,8 +55,10 @@ pub struct Limits {
     pub receipt_timeout: Duration,
     pub list_page: usize,
     pub jwks_bytes: usize,
+    pub token_cache: TokenCacheLimits,
     pub introspection_cache: usize,
     pub introspection_waiting: usize,
+    pub drain_delay: Duration,
     pub drain: Duration,
 }
 
@@ -105,8 +108,10 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
         receipt_timeout: span("receipt_timeout", &file.receipt_timeout, millis(100)..=HOUR),
         list_page: file.list_page,
         jwks_bytes: file.jwks_bytes,
+        token_cache: TokenCacheLimits { tokens: file.token_cache, bytes: file.token_cache_bytes },
         introspection_cache: file.introspection_cache,
         introspection_waiting: file.introspection_waiting,
+        drain_delay: span("drain_delay", &file.drain_delay, Duration::ZERO..=HOUR),
         drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -16,7 +16,8 @@ use crate::config::CheckAddress;
 /// A bound listener.
 pub(super) enum Listener {
     Tcp(TcpListener, SocketAddr),
-    Unix(UnixListener, PathBuf),
+    /// With the file that was made.
+    Unix(UnixListener, PathBuf, Option<FileId>),
 }
 
 impl Listener {
@@ -31,7 +32,7 @@ impl Listener {
                 let bound = UnixListener::bind(path);
                 umask(before);
                 let listener = bound.with_context(|| format!("listen.check: bind {}", path.display()))?;
-                Ok(Self::Unix(listener, path.clone()))
+                Ok(Self::Unix(listener, path.clone(), identity(path)))
             }
         }
     }
@@ -47,7 +48,7 @@ impl Listener {
     pub(super) fn address(&self) -> String {
         match self {
             Self::Tcp(_, address) => address.to_string(),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, path, _) => format!("unix:{}", path.display()),
         }
     }
 
@@ -58,16 +59,29 @@ impl Listener {
                 let _ = stream.set_nodelay(true); // A slower connection is still one.
                 Ok(Box::new(stream))
             }
-            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener, ..) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
 
     /// Takes no more connections.
     pub(super) fn close(self) {
-        if let Self::Unix(_, path) = self {
+        // The next process may have put its own socket there.
+        if let Self::Unix(_, path, ours) = self
+            && ours.is_some()
+            && identity(&path) == ours
+        {
             let _ = std::fs::remove_file(path); // The next start would remove it as well.
         }
     }
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// Which file stands there now.
+fn identity(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Removes a socket that nobody listens on; anything else in its place is an error.

@@ -27,10 +27,13 @@ impl Tls {
         Ok(Self { files: files.clone(), current: ArcSwap::new(Arc::new(read(files)?)) })
     }
 
-    /// Reads the files again; on an error the old certificate stays.
-    pub(super) fn reload(&self) -> anyhow::Result<()> {
-        self.current.store(Arc::new(read(&self.files)?));
-        Ok(())
+    /// Reads the files again; nothing changes until [`Self::put_in_force`].
+    pub(super) fn read_again(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        Ok(Arc::new(read(&self.files)?))
+    }
+
+    pub(super) fn put_in_force(&self, config: Arc<ServerConfig>) {
+        self.current.store(config);
     }
 
     /// Shakes hands with the certificate of now.

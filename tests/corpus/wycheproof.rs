@@ -323,7 +323,7 @@ fn verified_as_they_are(group: &Value, jwk: &Value, algorithm: &str) -> (usize, 
             continue;
         };
         count += 1;
-        if key.verifies(&message, &base64url(unhex(text(test, "sig")))) != (test["result"] == "valid") {
+        if key.verifies(&message, &unhex(text(test, "sig"))) != (test["result"] == "valid") {
             wrong.push(format!("{} {}", test["tcId"], text(test, "comment")));
         }
     }

@@ -41,7 +41,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
-use crate::api::{decide, refuse};
+use crate::api::{Caller, decide, refuse};
 use crate::authz::answer::{Answer, Forward};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, host_of};
@@ -58,7 +58,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
         Ok(original) => {
             let Original { method, target, host, by_path } = original;
             let view = RequestView { method, target, host, headers: &fields, rule: None };
-            (decide(&http.state, &view, None, None).await, by_path)
+            (decide(&http.state, &view, None, Caller::default()).await, by_path)
         }
         Err(denial) => (refuse(&http.state, denial), false),
     };

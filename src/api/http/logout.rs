@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, Response, header};
 use super::extract::Parameters;
 use super::problem::ProblemDetails;
 use super::{Http, respond};
-use crate::api::decide;
+use crate::api::{Caller, decide};
 use crate::authz::answer::{Answer, Respond};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
@@ -49,7 +49,7 @@ pub(super) async fn logout(
     let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE);
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
-    match decide(&http.state, &request, Some(&rule), None).await.answer {
+    match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     }

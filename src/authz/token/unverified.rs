@@ -17,7 +17,7 @@ use crate::authz::denial::Denial;
 #[derive(Clone)]
 pub struct UnverifiedToken<'a> {
     pub(super) signing_input: &'a str,
-    pub(super) signature: &'a str,
+    pub(super) signature: Vec<u8>,
     pub(super) header: Header,
     pub(super) claims: ClaimSet,
 }
@@ -42,7 +42,7 @@ impl<'a> UnverifiedToken<'a> {
         }
         let header = read_header(&read_object(header)?)?;
         let claims = read_object(payload)?;
-        decode(signature)?;
+        let signature = decode(signature)?;
         Ok(Self { signing_input, signature, header, claims })
     }
 

@@ -72,12 +72,22 @@ pub struct LimitsFile {
     /// The largest key set that is read, in bytes.
     #[schemars(range(min = 1024, max = 16_777_216))]
     pub jwks_bytes: usize,
+    /// Verified tokens that are remembered, so that their signatures are checked once; 0 for none.
+    #[schemars(range(max = 10_000_000))]
+    pub token_cache: usize,
+    /// The most memory for them, in bytes: those seldom used go first. A token takes about 3 KiB.
+    #[schemars(range(max = 68_719_476_736_u64))]
+    pub token_cache_bytes: usize,
     /// Answers of introspection that are remembered.
     #[schemars(range(max = 10_000_000))]
     pub introspection_cache: usize,
     /// Questions to an introspection endpoint at once.
     #[schemars(range(min = 1, max = 65_536))]
     pub introspection_waiting: usize,
+    /// How long to go on answering after SIGTERM while saying that it is not ready, so that whoever checks its
+    /// health sends elsewhere before connections close. Longer than their checks take to notice; none is
+    /// needed beside a single Envoy that ends first.
+    pub drain_delay: Span,
     /// How long requests in flight are waited for at the end.
     pub drain: Span,
 }
@@ -107,8 +117,11 @@ impl Default for LimitsFile {
             receipt_timeout: Span::new("30s"),
             list_page: 1000,
             jwks_bytes: 262_144,
+            token_cache: 100_000,
+            token_cache_bytes: 67_108_864,
             introspection_cache: 10_000,
             introspection_waiting: 256,
+            drain_delay: Span::new("0s"),
             drain: Span::new("10s"),
         }
     }
