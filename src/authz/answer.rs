@@ -296,7 +296,8 @@ pub(crate) fn look_alikes(name: &str) -> Vec<String> {
 fn cookies_without(request: &RequestView<'_>, name: &str) -> Option<String> {
     let fields: Vec<_> = request.header("cookie").filter_map(|field| std::str::from_utf8(field).ok()).collect();
     let pairs: Vec<_> = fields.iter().flat_map(|field| field.split(';')).map(str::trim).collect();
-    let kept: Vec<_> = pairs.iter().filter(|pair| pair.split('=').next() != Some(name)).copied().collect();
+    let kept: Vec<_> =
+        pairs.iter().filter(|pair| pair.split('=').next().map(str::trim_end) != Some(name)).copied().collect();
     (kept.len() < pairs.len()).then(|| kept.join("; "))
 }
 

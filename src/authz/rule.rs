@@ -296,7 +296,8 @@ impl Requirements {
         // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
         let recent = |max_age: Duration| {
             let signed_in = token.claims().get("auth_time").and_then(Timestamp::from_numeric_date);
-            signed_in.is_some_and(|at| now <= at.plus(max_age).plus(leeway))
+            // A sign-in that is still to come would stay recent for as long as it likes.
+            signed_in.is_some_and(|at| at <= now.plus(leeway) && now <= at.plus(max_age).plus(leeway))
         };
         let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());
         if self.max_age.is_some_and(|max_age| !recent(max_age))
