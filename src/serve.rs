@@ -1,6 +1,7 @@
 //! Wiring: binds, builds, spawns and supervises; reloads and drains. The only module that spawns.
 
 pub mod assemble;
+mod front;
 mod listen;
 mod reload;
 mod supervisor;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::api::check;
@@ -25,6 +27,7 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
 use crate::sources::replica::Replica;
 use crate::state::State;
+use front::Front;
 use listen::CheckListener;
 use reload::Reload;
 use supervisor::Supervisor;
@@ -73,20 +76,22 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             .register_encoded_file_descriptor_set(check::FILE_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let check_server = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
+    let others = Routes::new(health)
+        .add_service(reflection().build_v1().context("build gRPC reflection")?)
+        .add_service(reflection().build_v1alpha().context("build gRPC reflection")?)
+        .add_service(check_server.clone()); // For what is not its method.
+    let front = Front { check: check_server, others: others.prepare() };
     let grpc = tonic::transport::Server::builder()
         .max_concurrent_streams(limits.grpc_concurrent_streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_max_header_list_size(64 * 1024)
-        .add_service(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
-        .add_service(health)
-        .add_service(reflection().build_v1().context("build gRPC reflection")?)
-        .add_service(reflection().build_v1alpha().context("build gRPC reflection")?);
+        .http2_max_header_list_size(64 * 1024);
 
     let drain = CancellationToken::new();
     let bound = |http: &Option<TcpListener>| Some(http.as_ref()?.local_addr().ok()?.to_string());
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
-    servers.spawn("grpc", check.serve(grpc, tls.clone(), drain.clone()));
+    servers.spawn("grpc", check.serve(grpc, front, tls.clone(), drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,
         timeout: limits.http_timeout,

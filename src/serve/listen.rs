@@ -10,9 +10,11 @@ use anyhow::Context;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
+use super::front::Front;
 use super::tls::{Tls, TlsListener};
 use crate::config::CheckAddress;
 
@@ -54,19 +56,20 @@ impl CheckListener {
     /// Serves until `drain`, then lets what is in flight finish.
     ///
     /// `tls` is for TCP; a Unix socket is guarded by its mode.
-    pub(super) async fn serve(self, server: Router, tls: Option<Arc<Tls>>, drain: CancellationToken) {
+    pub(super) async fn serve(self, server: Server, front: Front, tls: Option<Arc<Tls>>, drain: CancellationToken) {
         let drained = drain.cancelled_owned();
         let served = match (self, tls) {
             (Self::Tcp(listener, address), Some(tls)) => {
                 let incoming = TlsListener::new(listener, address, tls).into_stream();
-                server.serve_with_incoming_shutdown(incoming, drained).await
+                server.serve_with_incoming_shutdown(front, incoming, drained).await
             }
             (Self::Tcp(listener, _), None) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                server.serve_with_incoming_shutdown(incoming, drained).await
+                server.serve_with_incoming_shutdown(front, incoming, drained).await
             }
             (Self::Unix(listener, path), _) => {
-                let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), drained).await;
+                let served =
+                    server.serve_with_incoming_shutdown(front, UnixListenerStream::new(listener), drained).await;
                 let _ = std::fs::remove_file(path); // The next start would remove it as well.
                 served
             }
