@@ -68,6 +68,17 @@ impl CheckServer {
     pub fn is_for<B>(request: &Request<B>) -> bool {
         request.uri().path() == CHECK
     }
+
+    /// The answer to a `CheckRequest`, as a gRPC message with its prefix; `None` stands for one that is too
+    /// large, cut off or compressed. It is refused like one that cannot be read. `wait`: how long the caller
+    /// waits.
+    pub async fn decide(&self, message: Option<&Bytes>, wait: Option<Duration>) -> Vec<u8> {
+        let Check { state, max_headers, .. } = &*self.0;
+        match message.map(|message| CheckRequest::read(message, *max_headers)) {
+            Some(Ok(request)) => decide(state, &request.view(), None, wait, respond).await,
+            Some(Err(_)) | None => refuse(state, Denial::BadRequest, respond),
+        }
+    }
 }
 
 impl Service<Request<Body>> for CheckServer {
@@ -83,22 +94,12 @@ impl Service<Request<Body>> for CheckServer {
         if !Self::is_for(&request) {
             return Box::pin(async { Ok(Status::unimplemented("the only method is Check").into_http()) });
         }
-        let check = self.0.clone();
+        let check = self.clone();
         Box::pin(async move {
             let wait = grpc_timeout(request.headers());
-            let message = read_message(request.into_body(), check.max_message_bytes).await;
-            Ok(reply(check.answer(message.as_ref(), wait).await))
+            let message = read_message(request.into_body(), check.0.max_message_bytes).await;
+            Ok(reply(check.decide(message.as_ref(), wait).await))
         })
-    }
-}
-
-impl Check {
-    async fn answer(&self, message: Option<&Bytes>, wait: Option<Duration>) -> Vec<u8> {
-        // What came was too large, cut off, compressed or no request: it is refused like one.
-        match message.map(|message| CheckRequest::read(message, self.max_headers)) {
-            Some(Ok(request)) => decide(&self.state, &request.view(), None, wait, respond).await,
-            Some(Err(_)) | None => refuse(&self.state, Denial::BadRequest, respond),
-        }
     }
 }
 

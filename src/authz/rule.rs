@@ -148,7 +148,11 @@ impl Match {
             let host = request.host.rsplit('@').next().unwrap_or_default();
             host_of(host).trim_end_matches('.').to_owned()
         };
-        self.method(&request.method.to_ascii_uppercase()) && (self.hosts.is_empty() || self.host(&host()))
+        let same = |allowed: &String| {
+            let method = request.method;
+            allowed.eq_ignore_ascii_case(method) || (allowed == "GET" && method.eq_ignore_ascii_case("HEAD"))
+        };
+        (self.methods.is_empty() || self.methods.iter().any(same)) && (self.hosts.is_empty() || self.host(&host()))
     }
 
     fn host(&self, host: &str) -> bool {
