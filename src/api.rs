@@ -53,7 +53,8 @@ async fn resolve<T>(
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
     if let Some(remembered) = decision.evidence.remembered {
-        state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
+        let metrics = &state.metrics;
+        if remembered { metrics.token_cache_hits.inc() } else { metrics.token_cache_misses.inc() }
     }
     if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
         let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;

@@ -30,7 +30,7 @@ const QUERY_PARAMETERS_TO_REMOVE: u8 = 8;
 /// The bytes of a large answer.
 const USUAL_LENGTH: usize = 2048;
 
-/// A gRPC message (length-prefixed, RFC-like framing of gRPC over HTTP/2) with the response in it.
+/// A gRPC message with the response in it: a byte for "not compressed", four of length, the message.
 pub(super) fn respond(responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL_LENGTH);
     bytes.extend_from_slice(&[0; 5]);
