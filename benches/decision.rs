@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use doorward::api::check;
+use doorward::api::{Caller, check};
 use doorward::authz::answer::Answer;
 use doorward::authz::api_key::{ApiKey, ApiKeys, digest_of};
 use doorward::authz::authorizer::{Authorizer, Outcome, View};
@@ -229,7 +229,7 @@ fn whole(yaml: &str, header: &str) {
     let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics));
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, None));
     let service = check::service(state, 1 << 20, 1_000);
     let mut headers: HashMap<String, String> =
         (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();
@@ -250,7 +250,7 @@ fn whole(yaml: &str, header: &str) {
         tokio::task::yield_now().await;
         let mut answers = 0;
         let whole = median(|| {
-            let answer = service.decide(Some(&message), None).now_or_never().expect("no waiting");
+            let answer = service.decide(Ok(message.clone()), Caller::default()).now_or_never().expect("no waiting");
             answers = answer.len();
             black_box(answer);
         });

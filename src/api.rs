@@ -15,25 +15,35 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
-use crate::authz::introspection::Testimony;
+use crate::authz::introspection::{Said, Testimony};
 use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, State};
+use crate::traces;
+
+/// What the one who asks says of itself.
+#[derive(Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// How long it waits for the answer.
+    pub wait: Option<Duration>,
+    /// Its span (W3C Trace Context); without one the request's own counts.
+    pub traceparent: Option<&'a [u8]>,
+}
 
 /// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
 /// recording of a sign-out, which comes before the answer. `put` puts the decision into the caller's words.
 ///
-/// `rule`: decide by this one instead of the configured rules. `wait`: how long the caller waits, if it
-/// says so. Should anything of it panic, this request is refused and the process goes on.
+/// `rule`: decide by this one instead of the configured rules. Should anything of it panic, this request
+/// is refused and the process goes on.
 pub async fn decide<T>(
     state: &State,
     request: &RequestView<'_>,
     rule: Option<&Rule>,
-    wait: Option<Duration>,
+    caller: Caller<'_>,
     put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
 ) -> T {
-    let decided = AssertUnwindSafe(resolve(state, request, rule, wait, &put)).catch_unwind().await;
+    let decided = AssertUnwindSafe(resolve(state, request, rule, caller, &put)).catch_unwind().await;
     decided.unwrap_or_else(|_| {
         error!("a decision panicked; its request is refused");
         refuse(state, Denial::InternalError, put)
@@ -44,28 +54,49 @@ async fn resolve<T>(
     state: &State,
     request: &RequestView<'_>,
     rule: Option<&Rule>,
-    wait: Option<Duration>,
+    caller: Caller<'_>,
     put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
 ) -> T {
     let started = Instant::now();
     let mut policy = state.policy();
-    let deadline = tokio::time::Instant::now() + wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
+    let deadline = tokio::time::Instant::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
     if let Some(remembered) = decision.evidence.remembered {
         let metrics = &state.metrics;
         if remembered { metrics.token_cache_hits.inc() } else { metrics.token_cache_misses.inc() }
     }
-    if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&decision.outcome, decision.evidence.issuer.clone()) {
-        let _ = tokio::time::timeout_at(deadline, state.keys().refresh(&issuer)).await;
-        drop(decision);
-        policy = state.policy();
-        decision = judge(&policy, request, rule, learned.view(state));
+    let (waits, max_waiting) = (&state.waits, policy.max_waiting);
+    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
+        (&decision.outcome, decision.evidence.issuer.clone())
+    {
+        if let Some(_place) = waits.keys.enter(max_waiting) {
+            let keys = state.keys();
+            let _ = match denial {
+                Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
+                // An issuer that a reload has brought, or moved: its keys are on the way.
+                _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
+            };
+            drop(decision);
+            policy = state.policy();
+            decision = judge(&policy, request, rule, learned.view(state));
+        } else {
+            crowded::<()>(state);
+            decision.outcome = Outcome::Denied(Denial::KeysUnavailable); // It may be a key that we do not know yet.
+        }
     }
     // What waits is boxed: its futures are large, and most decisions never come here.
     if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
-        let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
-        learned.testimony = asked.await.ok().flatten();
+        learned.testimony = match waits.introspection.enter(max_waiting) {
+            Some(_place) => {
+                let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
+                asked.await.ok().flatten()
+            }
+            None => crowded(state),
+        };
+        // That it says nothing is told to the decision as well: a shadow rule lets pass all the same.
+        let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
+        learned.testimony.get_or_insert_with(nothing);
         decision = judge(&policy, request, rule, learned.view(state));
     }
     if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
@@ -73,15 +104,27 @@ async fn resolve<T>(
             state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
         }
         let allow_list = policy.authorizer.freshness.allow_list;
-        let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
-        learned.answer = Some(lookup.await.unwrap_or(StoreAnswer::Unavailable));
+        let answer = match waits.store.enter(max_waiting) {
+            Some(_place) => {
+                let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
+                lookup.await.ok()
+            }
+            None => crowded(state),
+        };
+        learned.answer = Some(answer.unwrap_or(StoreAnswer::Unavailable));
         decision = judge(&policy, request, rule, learned.view(state));
     }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
     {
-        let recorded = tokio::time::timeout_at(deadline, state.replica.revoke(vec![revocation.clone()])).await;
-        if !matches!(recorded, Ok(Ok(_))) {
+        let recorded = match waits.store.enter(max_waiting) {
+            Some(_place) => {
+                let revoked = state.replica.revoke(vec![revocation.clone()]);
+                tokio::time::timeout_at(deadline, revoked).await.ok().and_then(Result::ok)
+            }
+            None => crowded(state),
+        };
+        if recorded.is_none() {
             // Refused here at once all the same; the client must retry until the store has it.
             decision.outcome = Outcome::Denied(Denial::StoreUnavailable);
         }
@@ -90,8 +133,15 @@ async fn resolve<T>(
     #[cfg(test)]
     tests::panic_if_asked(request, "answer");
     let answer = put(&policy.responder, &decision, request);
-    record(state, &policy, request, &decision, started.elapsed());
+    let traceparent = caller.traceparent.or_else(|| request.header("traceparent").next());
+    record(state, &policy, request, traceparent, &decision, started.elapsed());
     answer
+}
+
+/// Too many decisions wait for what this one would wait for: it is told at once that it is not to be had.
+fn crowded<T>(state: &State) -> Option<T> {
+    state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();
+    None
 }
 
 /// What was found out for one decision, beside what is known anyway.
@@ -157,8 +207,15 @@ pub fn refuse<T>(state: &State, denial: Denial, put: impl Fn(&Responder, &Decisi
     put(&policy.responder, &decision, &RequestView::NOTHING)
 }
 
-/// Counts a decision and logs it if it refused; a log line holds names of ours only.
-fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &Decision<'_>, took: Duration) {
+/// Counts and traces a decision, and logs it if it refused; a log line holds names of ours only.
+fn record(
+    state: &State,
+    policy: &Policy,
+    request: &RequestView<'_>,
+    traceparent: Option<&[u8]>,
+    decision: &Decision<'_>,
+    took: Duration,
+) {
     let metrics = &state.metrics;
     let rule = &*decision.rule.name;
     let (outcome, denial) = match &decision.outcome {
@@ -179,6 +236,10 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     if let Some(hit) = decision.evidence.hit {
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
     }
+    if let Some(traces) = &state.traces {
+        let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
+        traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
+    }
     let logged = match policy.decision_log {
         DecisionLog::None => false,
         DecisionLog::Denied => denial.is_some(),
@@ -187,7 +248,7 @@ fn record(state: &State, policy: &Policy, request: &RequestView<'_>, decision: &
     if logged {
         let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
         let request_id = request.header("x-request-id").next().and_then(uuid_like);
-        let trace_id = request.header("traceparent").next().and_then(trace_id);
+        let trace_id = traceparent.and_then(trace_id);
         let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
         info!(
             decision = outcome,
@@ -246,7 +307,7 @@ mod tests {
         let config = Config::load(&file, std::iter::empty()).unwrap().config;
         std::fs::remove_file(&file).unwrap();
         let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap())))
+        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()), None))
     }
 
     /// The HTTP status that Envoy would be told, over real gRPC.

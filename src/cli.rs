@@ -6,6 +6,7 @@ mod dev_token;
 mod explain;
 mod hash_key;
 mod healthcheck;
+mod lint;
 mod revoke;
 mod serve;
 mod server;
@@ -37,6 +38,7 @@ enum Command {
     DevToken(dev_token::DevTokenArgs),
     HashKey(hash_key::HashKeyArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
+    Lint(lint::LintArgs),
 }
 
 /// Which configuration a command works on.
@@ -66,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::DevToken(args) => dev_token::run(&args),
         Command::HashKey(args) => hash_key::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Lint(args) => lint::run(&args),
     }
 }
 

@@ -9,9 +9,14 @@ use crate::authz::claims::Timestamp;
 /// The wall clock, to the millisecond; a clock set before 1970 reads as 1970.
 #[must_use]
 pub fn now() -> Timestamp {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
-    let now = SystemTime::now();
-    Timestamp::default().plus(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    Timestamp::default().plus(precisely().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+}
+
+/// The wall clock as fine as it goes, for spans: decisions take microseconds.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+pub fn precisely() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Reads an instant; humantime knows only `Z`, RFC 3339 also offsets.

@@ -43,6 +43,7 @@ pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
 pub use service::{Errors, Limits, Log, Telemetry};
 pub use signals::{Poll, Transmitter};
+pub(crate) use source::Source;
 
 /// A configuration without faults.
 #[derive(Clone)]

@@ -10,11 +10,13 @@
 //! api       the faces: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! config    what is written → what is usable, all faults at once
 //! serve     wiring, supervision, reload, drain; the only module that spawns
-//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads
+//! lint      what is dangerous in an Envoy configuration; one function per trap
+//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads, `traces` what
+//!           an OTLP collector is sent
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → authz`, `clock → authz`.
+//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → authz`, `traces → clock → authz`.
 //!
 //! # One request
 //!
@@ -50,7 +52,9 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod lint;
 pub mod metrics;
 pub mod serve;
 pub mod sources;
 pub mod state;
+pub mod traces;

@@ -31,11 +31,20 @@ pub struct Metrics {
     pub degraded: IntCounterVec,
     pub revocation_lag: Histogram,
     store_operations: IntCounterVec,
+    store_gaps: IntCounter,
+    store_reseeded: IntCounter,
+    store_reseed_waiting: IntGauge,
+    store_unsaved: IntGauge,
+    store_unreadable: IntCounter,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// Batches of spans sent to the collector.
+    pub trace_exports: IntCounterVec,
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle.
+    pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,
     view_age: Gauge,
@@ -50,8 +59,18 @@ pub struct Reading<'a> {
     pub store_up: bool,
     /// What was asked of the store so far, by operation and result.
     pub store_operations: Vec<(&'static str, &'static str, u64)>,
+    pub losses: Losses,
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
+}
+
+/// What the store lost, refused or wrote unreadably, and how far that is made good.
+pub struct Losses {
+    pub gaps: u64,
+    pub reseeded: u64,
+    pub reseed_waiting: u64,
+    pub unsaved: u64,
+    pub unreadable: u64,
 }
 
 /// 10 µs to 1 s.
@@ -110,6 +129,31 @@ impl Metrics {
                 "Operations on the revocation store.",
                 &["operation", "result"],
             )?,
+            store_gaps: counter(
+                &registry,
+                "doorward_store_gaps_total",
+                "Times the log was found to have lost something, and was read again.",
+            )?,
+            store_reseeded: counter(
+                &registry,
+                "doorward_store_reseeded_total",
+                "Revocations that this process gave back to the store.",
+            )?,
+            store_reseed_waiting: integer(
+                &registry,
+                "doorward_store_reseed_waiting",
+                "Revocations that the store lost and was not given back yet.",
+            )?,
+            store_unsaved: integer(
+                &registry,
+                "doorward_store_unsaved",
+                "Revocations that hold here and the store refused so far.",
+            )?,
+            store_unreadable: counter(
+                &registry,
+                "doorward_store_unreadable_total",
+                "Entries of the log that could not be understood.",
+            )?,
             jwks_fetches: counters(
                 &registry,
                 "doorward_jwks_fetches_total",
@@ -134,19 +178,33 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["result"],
             )?,
-            revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
-            registrations: register(
+            trace_exports: counters(
                 &registry,
-                IntGauge::new("doorward_registrations", "Registered tokens held in this process (list: allow).")?,
+                "doorward_trace_exports_total",
+                "Batches of spans sent to the OTLP collector.",
+                &["result"],
+            )?,
+            connections: counters(
+                &registry,
+                "doorward_connections_total",
+                "Connections taken, refused at the limit, and closed because they were slow to begin, took no answers or were idle.",
+                &["listener", "result"],
+            )?,
+            revocations: gauges(&registry, "doorward_revocations", "Revoked targets held in this process.", &["kind"])?,
+            registrations: integer(
+                &registry,
+                "doorward_registrations",
+                "Registered tokens held in this process (list: allow).",
             )?,
             view_age: gauge(
                 &registry,
                 "doorward_view_age_seconds",
-                "Time since the start of the last completed read of the revocations; +Inf before the first, and while a gap is repaired.",
+                "Time since the start of the last completed read of the revocations; +Inf before the first.",
             )?,
-            store_up: register(
+            store_up: integer(
                 &registry,
-                IntGauge::new("doorward_store_up", "Whether the last operation on the revocation store succeeded.")?,
+                "doorward_store_up",
+                "Whether the last operation on the revocation store succeeded.",
             )?,
             jwks_age: register(
                 &registry,
@@ -194,6 +252,15 @@ impl Metrics {
             let counter = self.store_operations.with_label_values(&[operation, result]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        let Losses { gaps, reseeded, reseed_waiting, unsaved, unreadable } = reading.losses;
+        for (counter, count) in
+            [(&self.store_gaps, gaps), (&self.store_reseeded, reseeded), (&self.store_unreadable, unreadable)]
+        {
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        for (gauge, count) in [(&self.store_reseed_waiting, reseed_waiting), (&self.store_unsaved, unsaved)] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }
@@ -214,6 +281,14 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Res
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
     register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn integer(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(registry, IntGauge::new(name, help)?)
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {

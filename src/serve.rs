@@ -1,7 +1,8 @@
 //! Wiring: binds, builds, spawns and supervises; reloads and drains. The only module that spawns.
 
 pub mod assemble;
-mod front;
+mod budget;
+mod connections;
 mod listen;
 mod reload;
 mod supervisor;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -27,18 +27,20 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
 use crate::sources::replica::Replica;
 use crate::state::State;
-use front::Front;
-use listen::CheckListener;
+use crate::traces::Traces;
+use budget::Budget;
+use connections::{Protocol, Server};
+use listen::Listener;
 use reload::Reload;
 use supervisor::Supervisor;
-use tls::{Tls, TlsListener};
+use tls::Tls;
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     // Listening comes first: a taken port must show before anything is started.
-    let check = CheckListener::bind(&config.listen.check).await?;
+    let check = Listener::bind_check(&config.listen.check).await?;
     let http = bind_http("listen.http", config.listen.http).await?;
     let admin = bind_http("listen.admin", config.listen.admin).await?;
 
@@ -50,14 +52,17 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     if !config.transmitters.is_empty() {
         warn!("signals.transmitters has no effect in this version: no events are received");
     }
-    if config.telemetry.otlp_endpoint.is_some() {
-        warn!("telemetry.otlp.endpoint has no effect in this version: no traces are sent");
-    }
 
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let traces = match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => {
+            Some(Traces::new(endpoint, metrics.trace_exports.clone()).context("telemetry.otlp.endpoint")?)
+        }
+        None => None,
+    };
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics)));
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), traces));
     let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
     state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
@@ -77,21 +82,24 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let check_server = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
-    let others = Routes::new(health)
+    let grpc = Routes::new(check_server.clone())
+        .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?)
-        .add_service(check_server.clone()); // For what is not its method.
-    let front = Front { check: check_server, others: others.prepare() };
-    let grpc = tonic::transport::Server::builder()
-        .max_concurrent_streams(limits.grpc_concurrent_streams)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_max_header_list_size(64 * 1024);
+        .into_axum_router();
 
     let drain = CancellationToken::new();
-    let bound = |http: &Option<TcpListener>| Some(http.as_ref()?.local_addr().ok()?.to_string());
+    let bound = |http: &Option<Listener>| Some(http.as_ref()?.address());
     let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
-    servers.spawn("grpc", check.serve(grpc, front, tls.clone(), drain.clone()));
+    let budget = Budget::new(limits.buffered_bytes);
+    let server = |name, protocol, router| {
+        Server::new(name, protocol, router, &limits, budget.clone(), state.metrics.connections.clone())
+    };
+    // A Unix socket is guarded by its mode.
+    let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
+    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server).with_tls(check_tls);
+    servers.spawn("grpc", grpc.serve(check, drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,
         timeout: limits.http_timeout,
@@ -103,21 +111,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let part = if admin.is_some() { Part::Public } else { Part::All };
     for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
         let Some(listener) = listener else { continue };
-        let app = router(app.clone(), part);
-        let drained = drain.clone().cancelled_owned();
-        let address = listener.local_addr().with_context(|| format!("listen.{name}: read the bound address"))?;
-        let tls = tls.clone();
-        servers.spawn(name, async move {
-            let served = match tls {
-                Some(tls) => {
-                    axum::serve(TlsListener::new(listener, address, tls), app).with_graceful_shutdown(drained).await
-                }
-                None => axum::serve(listener, app).with_graceful_shutdown(drained).await,
-            };
-            if let Err(error) = served {
-                warn!(%error, name, "http server failed");
-            }
-        });
+        let http = server(name, Protocol::Http, router(app.clone(), part)).with_tls(tls.clone());
+        servers.spawn(name, http.serve(listener, drain.clone()));
     }
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -136,19 +131,30 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     info!("draining");
     readiness.drain();
+    // Who checks our health sends elsewhere before connections close; a second signal is in a hurry.
+    tokio::select! {
+        () = tokio::time::sleep(limits.drain_delay) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     drain.cancel();
     if !servers.finish(limits.drain).await {
         warn!(after = ?limits.drain, "requests still in flight are cut off");
     }
     stop.cancel();
     tasks.finish(limits.drain).await;
+    if state.traces.is_some() {
+        let _ = tokio::task::spawn_blocking(move || state.traces.as_ref().map(Traces::finish)).await;
+    }
     info!("stopped");
     Ok(())
 }
 
-async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
-    let Some(address) = address else { return Ok(None) };
-    Ok(Some(TcpListener::bind(address).await.with_context(|| format!("{key}: bind {address}"))?))
+async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<Listener>> {
+    match address {
+        Some(address) => Listener::bind(key, address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Keeps `grpc.health.v1` in step with `/readyz`, and says in the log when readiness changes and why.

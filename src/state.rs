@@ -1,5 +1,7 @@
 //! What every face reads: the policy in force, behind one pointer, and the revocations.
 
+mod waits;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::Position;
 pub use crate::sources::replica::{Peer, Replica};
+use crate::traces::Traces;
+pub use waits::{Waiting, Waits};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
 #[derive(Clone)]
@@ -25,6 +29,8 @@ pub struct Policy {
     pub admin_keys: AdminKeys,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
+    /// How many decisions may wait for one thing at once.
+    pub max_waiting: usize,
 }
 
 /// Which decisions are logged.
@@ -42,13 +48,16 @@ pub struct State {
     introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
+    pub waits: Waits,
+    /// `None`: no decision is traced.
+    pub traces: Option<Traces>,
 }
 
 impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
-    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>, traces: Option<Traces>) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -56,6 +65,8 @@ impl State {
             introspectors: ArcSwap::default(),
             replica,
             metrics,
+            waits: Waits::default(),
+            traces,
         }
     }
 

@@ -4,6 +4,7 @@ mod admin;
 mod commands;
 mod receipts;
 mod revocations;
+mod versions;
 
 use std::net::SocketAddr;
 

@@ -8,7 +8,7 @@ mod authorization;
 mod claims;
 mod encodings;
 mod envoy;
-mod forge;
+pub mod forge;
 mod headers;
 mod identities;
 mod keys;

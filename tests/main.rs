@@ -8,6 +8,7 @@
 
 mod support;
 
+mod abuse;
 mod allow_list;
 mod api;
 mod api_keys;
@@ -15,20 +16,28 @@ mod cli;
 mod corpus;
 mod costs;
 mod decisions;
+mod differential;
+mod doors;
+mod examples;
 mod forward_auth;
+mod fuzz;
 mod hostile_keys;
 mod identity;
 mod instances;
 mod introspection;
 mod keys;
+mod kubernetes;
 mod leaks;
 mod ledger;
 mod lifecycle;
+mod lint;
 mod model;
 mod paths;
 mod programs;
+mod reload;
 mod samples;
 mod story;
 mod tidy;
 mod tls;
 mod token_cache;
+mod traces;

@@ -53,6 +53,7 @@ fn network() -> Protocol {
         pauses: true,
         failing_writes: false,
         wait: false,
+        fills: false,
         narrow: false,
         survivors: false,
         ids_grow: true,
@@ -125,12 +126,13 @@ fn it_holds_over_a_faulty_network() {
     holds("network", network(), 12);
     holds("network, late replies", Protocol { late_replies: true, pauses: false, ..network() }, 11);
     holds("network, three instances", Protocol { instances: 3, ..network() }, 8);
+    holds("network, a full store", Protocol { fills: true, ..network() }, 10);
     holds("network, restarts", restarting(Protocol { left: quiet, ..network() }), 12);
 }
 
 #[test]
 fn it_holds_over_losses_of_the_store() {
-    for how in [&[Loss::Flush][..], &[Loss::Empty], &[Loss::Older], &[Loss::Restart]] {
+    for how in [&[Loss::Flush][..], &[Loss::Empty], &[Loss::Older], &[Loss::Restart], &[Loss::Demoted]] {
         holds(&format!("{how:?}"), loss(how), 10);
         // To the end: what takes many steps, with the fewest ways to take them.
         holds(&format!("{how:?}, narrow"), Protocol { narrow: true, ..loss(how) }, usize::MAX);
@@ -178,6 +180,8 @@ fn each_deliberate_bug_is_caught() {
         (Bug::SettledAfterRead, Protocol { narrow: true, ..loss(&[Loss::Flush]) }, "bound"),
         (Bug::SettledForGood, older(), "bound"),
         (Bug::OwnWritesForgotten, older(), "bound"),
+        (Bug::RoleNotAsked, loss(&[Loss::Demoted]), "bound"),
+        (Bug::NoLeaseWhenFull, Protocol { fills: true, pauses: false, ..network() }, "receipt"),
         (Bug::ReceiptIgnoresCutOff, quiet(), "receipt"),
         (Bug::ReceiptTrustsYoungStore, loss(&[Loss::Older]), "receipt"),
         (Bug::LeaseAfterRead, restarting(quiet()), "receipt"),

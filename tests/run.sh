@@ -3,8 +3,9 @@
 #
 #     ./tests/run.sh
 #
-# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, Python's
-# redis client, an OpenID provider and cargo-deny into .tools/; rustfmt and clippy through rustup.
+# Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
+# redis client, two verifiers of tokens, an OpenID provider and cargo-deny into .tools/; rustfmt and
+# clippy through rustup.
 # Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
 # their own.
 set -euo pipefail
@@ -39,9 +40,13 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v curl >/dev/null || packages+=(curl)
 command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
-# Debian's packages may start a Redis and an nginx of their own; the tests neither use nor touch them.
+# Debian's packages may start servers of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+# For k8s/: the image is built and run, the alerts are fired.
+command -v buildah >/dev/null || packages+=(buildah)
+command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
+command -v promtool >/dev/null || packages+=(prometheus)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
@@ -54,12 +59,18 @@ ENVOY=$(./envoy/get-envoy.sh 1.40.0)
 ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
 export ENVOY ENVOY_OLDEST
 
-# Another service's client, for the test of the data contract.
-if ! .tools/python/bin/python -c 'import redis' 2>/dev/null; then
+# Another service's client, for the test of the data contract, and another verifier of tokens.
+if ! .tools/python/bin/python -c 'import joserfc, redis' 2>/dev/null; then
   python3 -m venv .tools/python
-  .tools/python/bin/pip install --quiet --disable-pip-version-check redis==8.1.0 ||
-    echo "skipped: the test with Python's redis client, which could not be fetched"
+  .tools/python/bin/python -m pip install --quiet --disable-pip-version-check joserfc==1.8.0 redis==8.1.0 ||
+    echo "skipped: the tests with Python's redis client and joserfc, which could not be fetched"
 fi
+
+# A third verifier of tokens; without it (no npm, or no registry) the comparison says that it is skipped.
+jose=$PWD/.tools/jose
+[ -d "$jose/node_modules/jose" ] || { command -v npm >/dev/null &&
+  npm install --prefix "$jose" --no-audit --no-fund --silent jose@6.2.17; } ||
+  echo "skipped: the comparison with jose, which could not be fetched"
 
 # A real authorization server; without it (no npm, or no registry) its test says that it is skipped.
 provider=$PWD/.tools/oidc-provider
@@ -67,6 +78,10 @@ if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null 
   npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
   export OIDC_PROVIDER=$provider
 fi
+
+# kubectl, and the schemas that manifests are checked against.
+KUBECTL=$(./tests/kubernetes/tools.sh)
+export KUBECTL
 
 rustc --version
 redis-server --version
@@ -76,18 +91,14 @@ redis-server --version
 section "formatting"
 cargo fmt --check
 
-section "Envoy examples"
-for example in envoy/edge-*.yaml; do
-  for binary in "$ENVOY_OLDEST" "$ENVOY"; do
-    "$binary" --mode validate --log-level warn -c "$example"
-  done
-done
-
 section "clippy"
 cargo clippy --all-targets --locked -- -D warnings
 
 section "tests"
 cargo test --locked
+
+section "Kubernetes"
+./tests/kubernetes.sh
 
 section "HTTP API, driven from its own description"
 ./tests/schemathesis.sh

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each top-level module may use of this crate.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("authz", &[]),
     ("clock", &["authz"]),
     ("dev", &[]),
     ("metrics", &["authz"]),
+    ("traces", &["clock"]),
     ("sources", &["authz", "clock"]),
-    ("state", &["authz", "metrics", "sources"]),
+    ("state", &["authz", "metrics", "sources", "traces"]),
     ("config", &["authz", "clock", "sources", "state"]),
-    ("api", &["authz", "clock", "metrics", "state"]),
-    ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state"]),
-    ("cli", &["api", "authz", "clock", "config", "dev", "serve", "sources", "state"]),
+    ("lint", &["authz", "config"]),
+    ("api", &["authz", "clock", "metrics", "state", "traces"]),
+    ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
+    ("cli", &["api", "authz", "clock", "config", "dev", "lint", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];
 
@@ -146,6 +148,7 @@ fn each_library_has_one_place() {
         ("envoy_types", "api/check"),
         ("fred::", "sources/ledger/redis"),
         ("redb::", "sources/ledger/embedded"),
+        ("opentelemetry", "traces"),
         ("tokio::spawn", "serve"),
     ] {
         for (path, text) in sources() {

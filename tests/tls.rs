@@ -8,29 +8,39 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::doorward::Doorward;
 use crate::support::tokens::Tokens;
 use crate::support::{TempDir, eventually};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 /// A certificate for `localhost` and its key, both PEM.
-fn issue(authority: &Authority) -> (String, String) {
+pub(crate) fn issue(authority: &Authority) -> (String, String) {
+    issue_for(authority, "localhost")
+}
+
+pub(crate) fn issue_for(authority: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    // Without a name of its own it has the authority's, and BoringSSL takes it for self-signed.
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
-fn connector(authority: &Authority, client: Option<&(String, String)>) -> TlsConnector {
+fn connector(authorities: &[&Authority], client: Option<&(String, String)>) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    for authority in authorities {
+        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let builder = builder.with_root_certificates(roots);
@@ -47,9 +57,14 @@ fn connector(authority: &Authority, client: Option<&(String, String)>) -> TlsCon
     TlsConnector::from(Arc::new(config))
 }
 
-/// The status of a gRPC health check over TLS; an error when the handshake is refused.
-async fn health(address: &str, connector: TlsConnector) -> Result<i32, String> {
-    let address = address.to_owned();
+/// A connection over TLS by somebody who trusts these authorities and shows this certificate; an error when
+/// the handshake is refused.
+pub(crate) async fn channel(
+    address: &str,
+    authorities: &[&Authority],
+    client: Option<&(String, String)>,
+) -> Result<Channel, String> {
+    let (address, connector) = (address.to_owned(), connector(authorities, client));
     let connect = tower::service_fn(move |_| {
         let (connector, address) = (connector.clone(), address.clone());
         async move {
@@ -57,10 +72,14 @@ async fn health(address: &str, connector: TlsConnector) -> Result<i32, String> {
             connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.map(TokioIo::new)
         }
     });
-    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| error.to_string())?;
-    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
-    let answer = client.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await;
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connect).await.map_err(|error| error.to_string())
+}
+
+/// The status of a gRPC health check over TLS; an error when the handshake is refused.
+async fn health(address: &str, authority: &Authority, client: Option<&(String, String)>) -> Result<i32, String> {
+    let mut health = HealthClient::new(channel(address, &[authority], client).await?);
+    let answer = health.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await;
     answer.map(|answer| answer.into_inner().status).map_err(|error| error.to_string())
 }
 
@@ -82,7 +101,7 @@ async fn both_listeners_speak_tls_and_a_new_certificate_takes_effect() {
     let dir = TempDir::new();
     write(&dir, &issue(&first));
     let doorward = Doorward::launch_in(dir, &config(&tokens, "")).await;
-    eventually("serving", || async { health(&doorward.check, connector(&first, None)).await == Ok(1) }).await;
+    eventually("serving", || async { health(&doorward.check, &first, None).await == Ok(1) }).await;
     let http = |authority: &Authority| {
         let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], doorward.http.port()));
@@ -95,10 +114,8 @@ async fn both_listeners_speak_tls_and_a_new_certificate_takes_effect() {
     assert!(plain.is_err(), "no plain text");
 
     write(&doorward.dir, &issue(&second));
-    eventually("the new certificate is served", || async {
-        health(&doorward.check, connector(&second, None)).await == Ok(1)
-    })
-    .await;
+    eventually("the new certificate is served", || async { health(&doorward.check, &second, None).await == Ok(1) })
+        .await;
     assert_eq!(http(&second).await.unwrap().status(), 200);
 }
 
@@ -110,8 +127,7 @@ async fn a_client_must_show_a_certificate_where_that_is_asked() {
     std::fs::write(dir.path().join("ca.crt"), authority.pem()).unwrap();
     let doorward = Doorward::launch_in(dir, &config(&tokens, ", client_ca_file: DIR/ca.crt")).await;
     let envoy = issue(&authority);
-    eventually("serving", || async { health(&doorward.check, connector(&authority, Some(&envoy))).await == Ok(1) })
-        .await;
-    assert!(health(&doorward.check, connector(&authority, None)).await.is_err());
-    assert!(health(&doorward.check, connector(&authority, Some(&issue(&stranger)))).await.is_err());
+    eventually("serving", || async { health(&doorward.check, &authority, Some(&envoy)).await == Ok(1) }).await;
+    assert!(health(&doorward.check, &authority, None).await.is_err());
+    assert!(health(&doorward.check, &authority, Some(&issue(&stranger))).await.is_err());
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use doorward::api::check;
+use doorward::api::{Caller, check};
 use doorward::config::Config;
 use doorward::metrics::Metrics;
 use doorward::serve::assemble;
@@ -29,7 +29,7 @@ async fn main() {
     let config = Config::load(Path::new(&config), std::iter::empty()).expect("a good configuration").config;
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics));
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, None));
     tokio::spawn(replica.run(CancellationToken::new()));
     let service = check::service(state, config.limits.grpc_message_bytes, config.limits.request_headers);
 
@@ -58,7 +58,7 @@ async fn serve(stream: UnixStream, service: check::CheckServer) -> Option<()> {
                 std::fs::write(file, &message).ok()?;
             }
             let message = Bytes::from(message).slice(5..);
-            let answer = service.decide(Some(&message), None).await;
+            let answer = service.decide(Ok(message), Caller::default()).await;
             let mut response = Response::new(());
             response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
             let mut stream = respond.send_response(response, false).ok()?;

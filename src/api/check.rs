@@ -14,18 +14,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use http_body_util::BodyExt;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 use tower::Service;
 
-use super::{decide, refuse};
+use super::{Caller, decide, refuse};
 use crate::authz::denial::Denial;
 use crate::state::State;
 use request::CheckRequest;
@@ -69,16 +69,52 @@ impl CheckServer {
         request.uri().path() == CHECK
     }
 
-    /// The answer to a `CheckRequest`, as a gRPC message with its prefix; `None` stands for one that is too
-    /// large, cut off or compressed. It is refused like one that cannot be read. `wait`: how long the caller
-    /// waits.
-    pub async fn decide(&self, message: Option<&Bytes>, wait: Option<Duration>) -> Vec<u8> {
-        let Check { state, max_headers, .. } = &*self.0;
-        match message.map(|message| CheckRequest::read(message, *max_headers)) {
-            Some(Ok(request)) => decide(state, &request.view(), None, wait, respond).await,
-            Some(Err(_)) | None => refuse(state, Denial::BadRequest, respond),
-        }
+    /// Answers a call of the method; `arrived`: when its head had.
+    pub async fn answer<B>(&self, request: Request<B>, arrived: Instant) -> Response<Reply>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let (head, body) = request.into_parts();
+        let message = read_message(body, self.0.max_message_bytes).await;
+        let wait = grpc_timeout(&head.headers).map(|timeout| timeout.saturating_sub(arrived.elapsed()));
+        // Envoy's own span for this call; the request itself may carry the one before.
+        let traceparent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
+        reply(self.decide(message, Caller { wait, traceparent }).await)
     }
+
+    /// The answer to a `CheckRequest`, as a gRPC message with its prefix.
+    pub async fn decide(&self, message: Result<Bytes, Unread>, caller: Caller<'_>) -> Vec<u8> {
+        let Check { state, max_headers, .. } = &*self.0;
+        let degraded = |control| state.metrics.degraded.with_label_values(&[control, "refuse"]).inc();
+        match &message {
+            Err(Unread::NoRoom) => {
+                degraded("memory");
+                return refuse(state, Denial::StoreUnavailable, respond);
+            }
+            _ if caller.wait == Some(Duration::ZERO) => {
+                // Nobody waits any more; when there is too much to do, this is the work to leave undone.
+                degraded("deadline");
+                return refuse(state, Denial::StoreUnavailable, respond);
+            }
+            Err(Unread::Unusable) => {}
+            Ok(message) => {
+                if let Ok(request) = CheckRequest::read(message, *max_headers) {
+                    return decide(state, &request.view(), None, caller, respond).await;
+                }
+            }
+        }
+        refuse(state, Denial::BadRequest, respond)
+    }
+}
+
+/// Why there is no message to decide.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unread {
+    /// Too large, cut off, slow, compressed or not alone.
+    Unusable,
+    /// Too much is under way.
+    NoRoom,
 }
 
 impl Service<Request<Body>> for CheckServer {
@@ -94,12 +130,8 @@ impl Service<Request<Body>> for CheckServer {
         if !Self::is_for(&request) {
             return Box::pin(async { Ok(Status::unimplemented("the only method is Check").into_http()) });
         }
-        let check = self.clone();
-        Box::pin(async move {
-            let wait = grpc_timeout(request.headers());
-            let message = read_message(request.into_body(), check.0.max_message_bytes).await;
-            Ok(reply(check.decide(message.as_ref(), wait).await))
-        })
+        let (check, arrived) = (self.clone(), Instant::now());
+        Box::pin(async move { Ok(check.answer(request, arrived).await.map(Body::new)) })
     }
 }
 
@@ -107,14 +139,22 @@ impl Service<Request<Body>> for CheckServer {
 const PREFIX: usize = 5;
 
 /// The one message of a call, if it is whole, alone, not compressed and not too large.
-async fn read_message(mut body: Body, max_bytes: usize) -> Option<Bytes> {
+async fn read_message<B>(mut body: B, max_bytes: usize) -> Result<Bytes, Unread>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<tonic::codegen::StdError>,
+{
     let mut read = Bytes::new(); // Mostly all of it is in one frame.
     let mut more = BytesMut::new();
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };
-        let Ok(data) = frame.ok()?.into_data() else { continue };
+        let frame = frame.map_err(|error| match Status::try_from_error(error.into()) {
+            Ok(status) if status.code() == Code::ResourceExhausted => Unread::NoRoom,
+            _ => Unread::Unusable,
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
         if read.len() + more.len() + data.len() > PREFIX + max_bytes {
-            return None;
+            return Err(Unread::Unusable);
         }
         if read.is_empty() {
             read = data;
@@ -125,31 +165,34 @@ async fn read_message(mut body: Body, max_bytes: usize) -> Option<Bytes> {
     if !more.is_empty() {
         read = [read, more.freeze()].concat().into();
     }
-    let (prefix, message) = read.split_first_chunk::<PREFIX>()?;
+    let Some((prefix, message)) = read.split_first_chunk::<PREFIX>() else { return Err(Unread::Unusable) };
     let [compressed, length @ ..] = *prefix;
-    let whole = compressed == 0 && usize::try_from(u32::from_be_bytes(length)).ok()? == message.len();
-    whole.then(|| read.slice(PREFIX..))
+    if compressed != 0 || u32::from_be_bytes(length) as usize != message.len() {
+        return Err(Unread::Unusable);
+    }
+    Ok(read.slice(PREFIX..))
 }
 
 /// The HTTP response with a gRPC message, prefix included, and the status OK behind it.
-fn reply(message: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::new(Reply { message: Some(message.into()), ended: false }));
+fn reply(message: Vec<u8>) -> Response<Reply> {
+    let mut response = Response::new(Reply { message: Some(message.into()), ended: false });
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-struct Reply {
+/// A gRPC message and its trailers.
+pub struct Reply {
     message: Option<Bytes>,
     ended: bool,
 }
 
 impl http_body::Body for Reply {
     type Data = Bytes;
-    type Error = Status;
+    type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match self.message.take() {
             Some(message) => Some(Ok(Frame::data(message))),
             None if self.ended => None,

@@ -39,6 +39,8 @@ pub struct Http {
     limits: HttpLimits,
     /// Who may go through all revocations now.
     listing: Arc<Semaphore>,
+    /// Who may put all metrics into words now: whoever asks again and again must not keep decisions waiting.
+    scraping: Arc<Semaphore>,
 }
 
 /// Bounds of the HTTP API.
@@ -60,7 +62,8 @@ impl Http {
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-        Self { state, readiness, limits, listing }
+        let scraping = Arc::new(Semaphore::new(1));
+        Self { state, readiness, limits, listing, scraping }
     }
 }
 

@@ -361,7 +361,7 @@ fn fitting(text: Option<&str>) -> Option<Fact<'_>> {
 
 /// A name and every spelling of it with `_` or `.` for `-`: many back ends read them as one
 /// (`HTTP_X_USER_ID`), so a look-alike that passes is a spoofed identity.
-fn look_alikes(name: &str) -> Vec<String> {
+pub(crate) fn look_alikes(name: &str) -> Vec<String> {
     let mut spellings = vec![String::new()];
     for part in name.split_inclusive('-') {
         let (text, dash) = part.strip_suffix('-').map_or((part, false), |text| (text, true));

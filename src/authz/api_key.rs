@@ -43,6 +43,11 @@ impl ApiKeys {
         Self { header, platform_header, default, keys }
     }
 
+    /// The keys, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &ApiKey> {
+        self.keys.values()
+    }
+
     /// The client whose key the request carries; `None` when the rule does without one.
     pub fn check(
         &self,

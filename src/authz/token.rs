@@ -174,8 +174,9 @@ impl TrustedIssuer {
         if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
             return Err(Denial::LifetimeTooLong);
         }
-        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both.
-        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(Timestamp::MAX, |at| at.plus(longest)));
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
+        // that does not say when it was issued has had it on the lifetime.
+        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
         if expiry == Expiry::Refused && now >= dead_at {
             return Err(Denial::Expired);
         }
@@ -431,4 +432,60 @@ fn bytes_of(claim: &Value) -> usize {
             Value::Array(items) => items.iter().map(bytes_of).sum(),
             Value::Object(members) => members.iter().map(|(name, claim)| allocated(name.len()) + bytes_of(claim)).sum(),
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn issuer(leeway: u64, max_lifetime: u64) -> TrustedIssuer {
+        let path = |name: &str| vec![ClaimPath::new(name)];
+        TrustedIssuer {
+            name: IssuerName::parse("main").unwrap(),
+            issuer: "https://idp".into(),
+            audiences: Audiences::Any,
+            algorithms: vec![Algorithm::ES256],
+            token_types: TokenTypes::new(&[]).unwrap(),
+            leeway: Duration::from_millis(leeway),
+            max_lifetime: Duration::from_millis(max_lifetime),
+            claim_names: ClaimNames {
+                user_id: path("sub"),
+                email: path("email"),
+                session_id: path("sid"),
+                client_id: path("azp"),
+            },
+            keys: None,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever a revocation hits when it is made is refused until nobody would accept it anyway.
+        #[test]
+        fn retention_outlasts_every_token_that_the_revocation_hits(
+            leeway in 0..90_u64, lifetime in 1..600_u64, iat in prop::option::of(0..1000_u32), exp in 0..2000_u32,
+            revoked_at in 0..1_200_000_i64, later in 0..900_000_u64, kind in 0..3_usize,
+        ) {
+            let (issuer, kind) = (issuer(leeway * 500, lifetime * 1000), [Kind::Token, Kind::Session, Kind::User][kind]);
+            let mut claims = json!({"sub": "u", "sid": "s", "jti": "j", "exp": exp});
+            if let Some(iat) = iat {
+                claims["iat"] = json!(f64::from(iat) / 1.5);
+            }
+            let Value::Object(claims) = claims else { unreachable!() };
+            let revoked_at = Timestamp::from_millis(revoked_at);
+            let times = Times::read(&claims).unwrap();
+            if issuer.check_times(times, revoked_at, Expiry::Refused).is_err() {
+                return Ok(());
+            }
+            let token = issuer.identify(claims, || unreachable!(), None, times).unwrap();
+            let revocation = issuer.sign_out(&token, kind, revoked_at).expect("it is alive");
+            prop_assert!(revocation.watermark.covers(times.issued_at));
+            for forgotten in [revocation.expires_at, revocation.expires_at.plus(Duration::from_millis(later))] {
+                prop_assert!(issuer.check_times(times, forgotten, Expiry::Refused).is_err(), "accepted at {forgotten:?}");
+            }
+        }
+    }
 }

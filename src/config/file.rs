@@ -306,7 +306,8 @@ pub enum LogDecisions {
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OtlpFile {
-    /// The collector, as a URL; null turns traces off.
+    /// The collector's gRPC endpoint, such as `http://otel-collector:4317`; null turns traces off. Which
+    /// requests are traced is the proxy's choice (`traceparent`).
     pub endpoint: Option<String>,
 }
 

@@ -33,8 +33,19 @@ pub struct Log {
 /// Every bound of the process; each is described at [`LimitsFile`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
+    pub connections: usize,
+    pub handshake_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+    pub header_list_bytes: u32,
+    pub request_timeout: Duration,
+    pub buffered_bytes: usize,
+    pub waiting_decisions: usize,
     pub grpc_message_bytes: usize,
     pub grpc_concurrent_streams: u32,
+    pub grpc_pending_resets: usize,
+    pub http_concurrent_streams: u32,
     pub http_body_bytes: usize,
     pub http_timeout: Duration,
     pub request_headers: usize,
@@ -47,6 +58,7 @@ pub struct Limits {
     pub token_cache: TokenCacheLimits,
     pub introspection_cache: usize,
     pub introspection_waiting: usize,
+    pub drain_delay: Duration,
     pub drain: Duration,
 }
 
@@ -74,8 +86,19 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
     let mut span = |key: &str, span: &Span, range| check.duration(&at.key(key), span, range);
     let millis = Duration::from_millis;
     Limits {
+        connections: file.connections,
+        handshake_timeout: span("handshake_timeout", &file.handshake_timeout, millis(100)..=MINUTE),
+        idle_timeout: span("idle_timeout", &file.idle_timeout, millis(100)..=24 * HOUR),
+        keepalive_interval: span("keepalive_interval", &file.keepalive_interval, millis(100)..=HOUR),
+        keepalive_timeout: span("keepalive_timeout", &file.keepalive_timeout, millis(100)..=MINUTE),
+        header_list_bytes: file.header_list_bytes,
+        request_timeout: span("request_timeout", &file.request_timeout, millis(100)..=MINUTE),
+        buffered_bytes: file.buffered_bytes,
+        waiting_decisions: file.waiting_decisions,
         grpc_message_bytes: file.grpc_message_bytes,
         grpc_concurrent_streams: file.grpc_concurrent_streams,
+        grpc_pending_resets: file.grpc_pending_resets,
+        http_concurrent_streams: file.http_concurrent_streams,
         http_body_bytes: file.http_body_bytes,
         http_timeout: span("http_timeout", &file.http_timeout, millis(100)..=10 * MINUTE),
         request_headers: file.request_headers,
@@ -88,6 +111,7 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
         token_cache: TokenCacheLimits { tokens: file.token_cache, bytes: file.token_cache_bytes },
         introspection_cache: file.introspection_cache,
         introspection_waiting: file.introspection_waiting,
+        drain_delay: span("drain_delay", &file.drain_delay, Duration::ZERO..=HOUR),
         drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
     }
 }

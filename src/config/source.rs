@@ -12,19 +12,27 @@ use super::fault::{Fault, KeyPath, Place, Step};
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
+/// Deeper than any configuration of ours.
+const MAX_DEPTH: usize = 32;
+
 /// The values that were written and the places where they stand.
 #[derive(Default)]
-pub(super) struct Source {
-    pub(super) tree: Value,
+pub(crate) struct Source {
+    pub(crate) tree: Value,
     places: HashMap<KeyPath, Place>,
 }
 
 impl Source {
     /// Reads YAML; faults are syntax errors and duplicate keys.
     pub(super) fn parse(text: &str) -> (Self, Vec<Fault>) {
+        Self::parse_within(text, MAX_DEPTH)
+    }
+
+    /// As [`Self::parse`], for documents that nest deeper than ours.
+    pub(crate) fn parse_within(text: &str, max_depth: usize) -> (Self, Vec<Fault>) {
         let mut source = Self { tree: Value::Object(Map::new()), places: HashMap::new() };
         let mut faults = Vec::new();
-        match serde_saphyr::from_str_with_options::<Option<Spanned<Node>>>(text, options()) {
+        match serde_saphyr::from_str_with_options::<Option<Spanned<Node>>>(text, options(max_depth)) {
             Ok(Some(root)) => {
                 source.tree = source.take(root.value, &KeyPath::root(), &mut faults);
                 if source.tree.is_null() {
@@ -72,7 +80,7 @@ impl Source {
     }
 
     /// The place of a value, or of what it is missing from.
-    pub(super) fn place(&self, path: &KeyPath) -> Option<Place> {
+    pub(crate) fn place(&self, path: &KeyPath) -> Option<Place> {
         let mut path = path.clone();
         loop {
             if let Some(place) = self.places.get(&path) {
@@ -186,7 +194,7 @@ pub(super) fn parse_scalar(text: &str) -> Option<Value> {
     if text.trim().is_empty() {
         return Some(Value::Null);
     }
-    match serde_saphyr::from_str_with_options::<Node>(text, options()) {
+    match serde_saphyr::from_str_with_options::<Node>(text, options(MAX_DEPTH)) {
         Ok(Node::Scalar(value)) => Some(value),
         _ => None,
     }
@@ -200,10 +208,10 @@ fn syntax_fault(error: &serde_saphyr::Error) -> Fault {
 }
 
 /// YAML 1.2 and bounds that no honest configuration meets.
-fn options() -> Options {
+fn options(max_depth: usize) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: 32,
+            max_depth: max_depth,
             max_events: 2_000_000,
             max_nodes: 1_000_000,
             max_aliases: 1_000,

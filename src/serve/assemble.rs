@@ -25,8 +25,14 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::None => DecisionLog::None,
     };
     let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
-    let max_wait = config.limits.decision_timeout;
-    Policy { authorizer: config.authorizer(), responder: config.responder(), decision_log, admin_keys, max_wait }
+    Policy {
+        authorizer: config.authorizer(),
+        responder: config.responder(),
+        decision_log,
+        admin_keys,
+        max_wait: config.limits.decision_timeout,
+        max_waiting: config.limits.waiting_decisions,
+    }
 }
 
 fn admin_key(key: &config::AdminKey) -> AdminKey {

@@ -1,83 +1,87 @@
-//! The gRPC listener: TCP, or a Unix socket that is made afresh.
+//! Listeners: TCP, or a Unix socket that is made afresh.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tracing::warn;
 
-use super::front::Front;
-use super::tls::{Tls, TlsListener};
+use super::connections::Stream;
 use crate::config::CheckAddress;
 
-/// A bound listener for checks.
-pub(super) enum CheckListener {
+/// A bound listener.
+pub(super) enum Listener {
     Tcp(TcpListener, SocketAddr),
-    Unix(UnixListener, PathBuf),
+    /// With the file that was made.
+    Unix(UnixListener, PathBuf, Option<FileId>),
 }
 
-impl CheckListener {
-    pub(super) async fn bind(address: &CheckAddress) -> anyhow::Result<Self> {
+impl Listener {
+    /// For checks.
+    pub(super) async fn bind_check(address: &CheckAddress) -> anyhow::Result<Self> {
         match address {
-            CheckAddress::Tcp(address) => {
-                let listener =
-                    TcpListener::bind(address).await.with_context(|| format!("listen.check: bind {address}"))?;
-                let bound = listener.local_addr().context("listen.check: read the bound address")?;
-                Ok(Self::Tcp(listener, bound))
-            }
+            CheckAddress::Tcp(address) => Self::bind("listen.check", *address).await,
             CheckAddress::Unix { path, mode } => {
                 remove_stale(path).await.with_context(|| format!("listen.check: bind {}", path.display()))?;
-                let listener =
-                    UnixListener::bind(path).with_context(|| format!("listen.check: bind {}", path.display()))?;
-                let permissions = std::fs::Permissions::from_mode(*mode);
-                std::fs::set_permissions(path, permissions)
-                    .with_context(|| format!("listen.mode: set on {}", path.display()))?;
-                Ok(Self::Unix(listener, path.clone()))
+                // Made with its mode: until it were changed, anyone could connect whom the umask lets.
+                let before = umask(Mode::from_raw_mode(0o777 & !mode));
+                let bound = UnixListener::bind(path);
+                umask(before);
+                let listener = bound.with_context(|| format!("listen.check: bind {}", path.display()))?;
+                Ok(Self::Unix(listener, path.clone(), identity(path)))
             }
         }
+    }
+
+    /// `key` is where the address stands in the configuration.
+    pub(super) async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("{key}: bind {address}"))?;
+        let bound = listener.local_addr().with_context(|| format!("{key}: read the bound address"))?;
+        Ok(Self::Tcp(listener, bound))
     }
 
     /// As Envoy would be told it.
     pub(super) fn address(&self) -> String {
         match self {
             Self::Tcp(_, address) => address.to_string(),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, path, _) => format!("unix:{}", path.display()),
         }
     }
 
-    /// Serves until `drain`, then lets what is in flight finish.
-    ///
-    /// `tls` is for TCP; a Unix socket is guarded by its mode.
-    pub(super) async fn serve(self, server: Server, front: Front, tls: Option<Arc<Tls>>, drain: CancellationToken) {
-        let drained = drain.cancelled_owned();
-        let served = match (self, tls) {
-            (Self::Tcp(listener, address), Some(tls)) => {
-                let incoming = TlsListener::new(listener, address, tls).into_stream();
-                server.serve_with_incoming_shutdown(front, incoming, drained).await
+    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let _ = stream.set_nodelay(true); // A slower connection is still one.
+                Ok(Box::new(stream))
             }
-            (Self::Tcp(listener, _), None) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                server.serve_with_incoming_shutdown(front, incoming, drained).await
-            }
-            (Self::Unix(listener, path), _) => {
-                let served =
-                    server.serve_with_incoming_shutdown(front, UnixListenerStream::new(listener), drained).await;
-                let _ = std::fs::remove_file(path); // The next start would remove it as well.
-                served
-            }
-        };
-        if let Err(error) = served {
-            warn!(%error, "grpc server failed");
+            Self::Unix(listener, ..) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
+
+    /// Takes no more connections.
+    pub(super) fn close(self) {
+        // The next process may have put its own socket there.
+        if let Self::Unix(_, path, ours) = self
+            && ours.is_some()
+            && identity(&path) == ours
+        {
+            let _ = std::fs::remove_file(path); // The next start would remove it as well.
+        }
+    }
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// Which file stands there now.
+fn identity(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Removes a socket that nobody listens on; anything else in its place is an error.

@@ -1,6 +1,7 @@
 //! The configuration in force: policies made from it, keys kept for it, and its replacement when the
 //! file changes or on SIGHUP. A bad file never replaces a good one.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,7 @@ use super::tls::Tls;
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::Config;
+use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::state::State;
 
@@ -33,6 +35,13 @@ pub(super) struct Reload {
 }
 
 type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// All that a changed configuration brings, read and checked; putting it in force cannot fail.
+struct Next {
+    config: Config,
+    certificates: Option<Arc<rustls::ServerConfig>>,
+    introspectors: Introspectors,
+}
 
 impl Reload {
     pub(super) fn new(
@@ -53,77 +62,77 @@ impl Reload {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         let mut fetchers = JoinSet::new();
         self.start_fetchers(&mut fetchers);
-        let mut stamps = stamps(&self.watched);
+        let mut seen = stamps(&self.watched);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = hangup.recv() => {}
                 Some(_) = fetchers.join_next() => return, // A fetcher never ends: the process must.
                 () = tokio::time::sleep(POLL) => {
-                    if self::stamps(&self.watched) == stamps {
+                    if stamps(&self.watched) == seen {
                         continue;
                     }
                     tokio::time::sleep(POLL / 10).await; // A writer may be between two files.
                 }
             }
-            stamps = self::stamps(&self.watched);
-            if self.reload() {
-                stamps = self::stamps(&self.watched);
-                fetchers.abort_all();
-                while fetchers.join_next().await.is_some() {}
-                self.start_fetchers(&mut fetchers);
-            }
+            // Before they are read: what changes meanwhile will show as a change.
+            seen = stamps(&self.watched);
+            let next = match self.prepare() {
+                Ok(next) => next,
+                Err(error) => {
+                    self.state.metrics.config_reloads.with_label_values(&["refused"]).inc();
+                    error!(error = %format!("{error:#}"), "configuration not reloaded");
+                    continue;
+                }
+            };
+            // What they fetch may be from a place that the next configuration no longer names.
+            fetchers.shutdown().await;
+            self.put_in_force(next);
+            seen = stamps(&self.watched)
+                .into_iter()
+                .map(|(file, now)| (file.clone(), *seen.get(&file).unwrap_or(&now)))
+                .collect();
+            self.start_fetchers(&mut fetchers);
         }
     }
 
-    /// Puts the file's content in force; false if it has faults.
-    fn reload(&mut self) -> bool {
-        let reloads = &self.state.metrics.config_reloads;
-        let loaded = match Config::load(&self.file, crate::config::environment()) {
-            Ok(loaded) => loaded,
-            Err(faults) => {
-                reloads.with_label_values(&["refused"]).inc();
-                error!(faults = %faults, "configuration not reloaded");
-                return false;
-            }
-        };
-        let config = loaded.config;
-        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.reload()) {
-            reloads.with_label_values(&["refused"]).inc();
-            error!(error = format!("{error:#}"), "certificates not reloaded");
-            return false;
-        }
+    /// Reads everything anew; nothing changes yet.
+    fn prepare(&self) -> anyhow::Result<Next> {
+        let config = Config::load(&self.file, crate::config::environment())?.config;
+        let certificates = self.tls.as_ref().map(|tls| tls.read_again()).transpose()?;
+        let known = self.state.introspectors();
+        let introspectors = assemble::introspectors(&config, &known, &self.state.metrics.introspections)?;
+        Ok(Next { config, certificates, introspectors })
+    }
+
+    /// Replaces what is in force; a decision meets either all of the old or all of the new.
+    fn put_in_force(&mut self, next: Next) {
+        let Next { config, certificates, introspectors } = next;
         let later = self.started_with.needs_restart(&config);
         if !later.is_empty() {
             warn!(sections = ?later, "changed sections that take effect at the next start");
         }
-        let known = self.state.introspectors();
-        match assemble::introspectors(&config, &known, &self.state.metrics.introspections) {
-            // Before the policy that sends questions to them.
-            Ok(introspectors) => self.state.set_introspectors(introspectors),
-            Err(error) => {
-                reloads.with_label_values(&["refused"]).inc();
-                error!(error = %format!("{error:#}"), "configuration not reloaded");
-                return false;
-            }
+        if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
+            tls.put_in_force(certificates);
         }
         let sources = key_sources(&config, &self.client, &self.sources);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
-        // Keys that were loaded for the same settings stay in force; the others are fetched.
-        for source in sources.iter().filter(|source| self.sources.iter().any(|known| Arc::ptr_eq(known, source))) {
+        // Keys from the same place stay in force; the others are fetched.
+        for source in sources.iter().filter(|source| self.sources.iter().any(|known| source.continues(known))) {
             let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
             policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
         }
         self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
-        self.state.set_policy(policy);
+        // Who is asked comes before the policy that asks.
+        self.state.set_introspectors(introspectors);
         self.state.set_keys(KeySources::new(sources.clone()));
+        self.state.set_policy(policy);
         self.sources = sources;
         self.watched = config.watched_files().to_vec();
-        reloads.with_label_values(&["ok"]).inc();
+        self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
         info!("configuration reloaded");
-        true
     }
 
     fn start_fetchers(&self, fetchers: &mut JoinSet<()>) {
@@ -134,7 +143,8 @@ impl Reload {
     }
 }
 
-/// A source for every issuer whose keys are fetched; one with the same settings is kept.
+/// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
+/// from the same place goes on from what was read.
 fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource>]) -> Vec<Arc<KeySource>> {
     let fetched = config
         .issuers
@@ -142,7 +152,10 @@ fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource
         .filter_map(|issuer| Some((&issuer.trusted.name, assemble::key_settings(config, issuer)?)));
     let source = |(name, settings): (&IssuerName, KeySettings)| {
         let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
-        same.cloned().unwrap_or_else(|| Arc::new(KeySource::new(name.clone(), settings, client.clone())))
+        same.cloned().unwrap_or_else(|| {
+            let source = KeySource::new(name.clone(), settings, client.clone());
+            Arc::new(known.iter().fold(source, |source, known| source.continuing(known)))
+        })
     };
     fetched.map(source).collect()
 }
@@ -165,11 +178,12 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
     state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+/// What tells a changed file from the same one without reading it.
+fn stamps(files: &[PathBuf]) -> HashMap<PathBuf, Stamp> {
     use std::os::unix::fs::MetadataExt;
     let stamp = |file: &PathBuf| {
         let metadata = std::fs::metadata(file).ok()?;
         Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
     };
-    files.iter().map(stamp).collect()
+    files.iter().map(|file| (file.clone(), stamp(file))).collect()
 }

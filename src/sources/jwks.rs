@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,7 +73,7 @@ pub struct KeySource {
     demand: Mutex<Demand>,
     /// Counts the completed fetches that unknown keys asked for.
     served: watch::Sender<u64>,
-    tried: AtomicBool,
+    tried: watch::Sender<bool>,
     /// When keys were last loaded.
     loaded: Mutex<Option<Instant>>,
 }
@@ -124,7 +123,7 @@ impl KeySource {
             wanted: Notify::new(),
             demand: Mutex::default(),
             served: watch::Sender::new(0),
-            tried: AtomicBool::new(false),
+            tried: watch::Sender::new(false),
             loaded: Mutex::new(None),
         }
     }
@@ -136,7 +135,31 @@ impl KeySource {
 
     /// Whether an attempt to load keys has been completed.
     pub fn tried(&self) -> bool {
-        self.tried.load(Ordering::Acquire)
+        *self.tried.borrow()
+    }
+
+    /// Waits for the first attempt to load keys; returns at once when one was made.
+    pub async fn first_try(&self) {
+        let mut tried = self.tried.subscribe();
+        let _ = tokio::time::timeout(self.settings.timeout, tried.wait_for(|tried| *tried)).await;
+    }
+
+    /// Whether keys that were loaded by the other source are the ones that this one would load.
+    #[must_use]
+    pub fn continues(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+            && self.settings.location == other.settings.location
+            && self.settings.algorithms == other.settings.algorithms
+    }
+
+    /// Takes over when the other source's keys were loaded, if they go on being used.
+    #[must_use]
+    pub fn continuing(self, other: &Self) -> Self {
+        if self.continues(other) {
+            *lock(&self.loaded) = *lock(&other.loaded);
+            self.tried.send_replace(other.tried());
+        }
+        self
     }
 
     /// The time since the keys were last loaded.
@@ -170,7 +193,13 @@ impl KeySource {
     pub async fn run(&self, publish: impl Fn(&IssuerName, Update)) {
         let mut backoff = BACKOFF.0;
         let mut seen = None;
-        lock(&self.demand).stage = Stage::Idle; // An earlier run may have been cut off in a fetch.
+        {
+            // An earlier run may have been cut off in a fetch that somebody waits for.
+            let stage = &mut lock(&self.demand).stage;
+            if *stage == Stage::Fetching {
+                *stage = Stage::Asked;
+            }
+        }
         loop {
             let demanded = {
                 let mut demand = lock(&self.demand);
@@ -206,7 +235,7 @@ impl KeySource {
                     pause = pause.min(FILE_INTERVAL);
                 }
             }
-            self.tried.store(true, Ordering::Release);
+            self.tried.send_replace(true);
             if demanded {
                 lock(&self.demand).stage = Stage::Idle;
                 self.served.send_modify(|served| *served += 1);
@@ -363,6 +392,13 @@ impl KeySources {
     pub async fn refresh(&self, issuer: &IssuerName) {
         if let Some(source) = self.0.get(issuer) {
             source.refresh().await;
+        }
+    }
+
+    /// See [`KeySource::first_try`].
+    pub async fn first_try(&self, issuer: &IssuerName) {
+        if let Some(source) = self.0.get(issuer) {
+            source.first_try().await;
         }
     }
 }

@@ -48,8 +48,8 @@
 //! be taken back; the token is revoked instead.
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
-//! with a flush), `{r}:server` (which server instances have read from, and since when), `{r}:reseed`
-//! (short-lived, see `replica`), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` (who is
+//! putting back what the store lost), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
@@ -63,8 +63,10 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger};
-pub(super) use redis::{Epoch, Feed, FeedItem, Found, Leases, Report, ServerClock, Snapshot, StoreFacts, StreamInfo};
+pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
+pub(super) use redis::{
+    Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
+};
 
 /// Where revocations are kept so that they outlive this process.
 pub enum RevocationLedger {

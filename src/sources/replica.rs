@@ -9,10 +9,11 @@
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
 //!
-//! What remains: a new instance that starts after a failover to a lagging copy waits for the others
-//! to notice, for a fixed time (see `follow`). Others that are frozen or cut off for longer than that
-//! cannot tell it what the copy lacks; `min_replicas` keeps the copy from lacking anything that was
-//! answered 2xx.
+//! No instance relies on a store that it cannot tell to be whole: one that was emptied, restarted or failed
+//! over is given time first in which the others notice what it lacks and say so (see `follow`).
+//!
+//! What remains: others that are frozen or cut off for longer than that cannot tell what a lagging copy
+//! lacks; `min_replicas` keeps it from lacking anything that was answered 2xx.
 
 mod adopt;
 mod breaker;
@@ -23,6 +24,7 @@ mod health;
 mod lease;
 mod reseed;
 mod stats;
+mod unsaved;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +37,8 @@ use super::ledger::{LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use lease::Tenure;
-use reseed::{Loss, Unsaved};
+use reseed::Loss;
+use unsaved::Unsaved;
 
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
@@ -59,7 +62,7 @@ pub struct Replica {
     written: Mutex<Position>,
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
-    loss_known: Notify,
+    loss_noted: Notify,
     tenure: Tenure,
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
@@ -104,7 +107,7 @@ impl Replica {
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
-            loss_known: Notify::new(),
+            loss_noted: Notify::new(),
             tenure: Tenure::default(),
             name: lease::instance_name(),
         }
@@ -150,7 +153,10 @@ impl Replica {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
-        self.unsaved.insert(&revocations, now);
+        let is_shared = matches!(self.ledger, RevocationLedger::Redis(_));
+        if is_shared {
+            self.unsaved.insert(&revocations, now);
+        }
         for revocation in &revocations {
             self.index.apply(revocation, now);
         }
@@ -160,10 +166,11 @@ impl Replica {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = position.max(*newest);
             drop(newest);
-            if matches!(self.ledger, RevocationLedger::Embedded(_)) {
+            if is_shared {
+                self.unsaved.acknowledge(&revocations); // Only now may a repetition rely on it.
+            } else {
                 self.applied.send_replace(position); // Nothing comes back from a log.
             }
-            self.unsaved.remove(&revocations); // Only now may a repetition rely on it.
         }
         written
     }

@@ -10,5 +10,6 @@ mod figures;
 mod follow;
 mod frozen;
 mod lookup;
+mod losses;
 mod oracle;
 mod topologies;

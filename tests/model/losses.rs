@@ -11,14 +11,15 @@ impl Protocol {
         world.store = match how {
             Loss::Restart => Store { since: 0, ..old },
             Loss::Flush | Loss::Empty => Store::new(),
-            Loss::Older | Loss::Split => Store { since: 0, ..world.spare },
+            Loss::Older | Loss::Split | Loss::Demoted => Store { since: 0, ..world.spare },
         };
-        if how == Loss::Split {
-            world.isolated = Some(old);
+        let goes_on = matches!(how, Loss::Split | Loss::Demoted);
+        if goes_on {
+            world.isolated = Some(Store { is_primary: how == Loss::Split, ..old });
         }
         for (at, instance) in (0..).zip(&mut world.instances[..usize::from(self.instances)]) {
             instance.unaware = true;
-            if how == Loss::Split && at == misled {
+            if goes_on && at == misled {
                 instance.misled = true;
             } else if how != Loss::Flush {
                 self.hang_up(instance);

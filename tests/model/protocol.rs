@@ -23,6 +23,8 @@ pub struct Protocol {
     pub failing_writes: bool,
     /// A 2xx waits for the spare (`min_replicas`, WAIT).
     pub wait: bool,
+    /// The store may be full for a while.
+    pub fills: bool,
     /// Only other services write, the spare stays as it is, and nothing expires: enough for some
     /// counterexamples, and quicker.
     pub narrow: bool,
@@ -46,6 +48,8 @@ pub enum Loss {
     Older,
     /// A failover whose old primary goes on answering one of the instances.
     Split,
+    /// The same, but it has been told, and says so: a demotion under a connection that lives.
+    Demoted,
 }
 
 /// Deliberate mistakes; some of them are what `src` once did.
@@ -83,6 +87,10 @@ pub enum Bug {
     SettledForGood,
     /// What this process wrote and has not read back is not looked for.
     OwnWritesForgotten,
+    /// A read counts whatever the server says of its role.
+    RoleNotAsked,
+    /// A full store is read on without a lease.
+    NoLeaseWhenFull,
     /// A receipt does not wait for instances that did not renew of late.
     ReceiptIgnoresCutOff,
     /// A receipt trusts the leases of a store that may have lost some.

@@ -17,6 +17,8 @@ impl Read {
             added: 0,
             settled: false,
             after_loss: false,
+            by_primary: true,
+            leased: true,
             own,
         }
     }
@@ -32,13 +34,22 @@ impl Protocol {
         match read.phase {
             Phase::Sent => {
                 if read.kind == Kind::Replay && server.epoch == 0 {
+                    if server.is_full {
+                        return None;
+                    }
                     server.epoch = newest + 1;
                     server.founded = 0;
                 }
                 let base = instance.base.filter(|_| read.kind != Kind::Replay);
                 if !self.has(Bug::LeaseAfterRead) {
                     let applied = base.map_or((0, 0), |base| (base.epoch, base.last));
-                    server.leases[usize::from(at)] = Some(Lease { age: 0, applied });
+                    let lease = &mut server.leases[usize::from(at)];
+                    if !server.is_full {
+                        *lease = Some(Lease { age: 0, applied });
+                    } else if let Some(lease) = lease.as_mut().filter(|_| !self.has(Bug::NoLeaseWhenFull)) {
+                        lease.age = 0; // It goes on, and says what it said before.
+                    }
+                    read.leased = lease.is_some();
                 }
                 let after = base.map_or(0, |base| base.last);
                 let page = if read.kind == Kind::Replay { u8::MAX } else { self.page };
@@ -70,6 +81,7 @@ impl Protocol {
             read.epoch = world.server(at).epoch; // Nothing can come between.
             read.phase = Phase::Served;
         }
+        read.by_primary = world.server(at).is_primary;
         read.after_loss = instance.unaware && read.phase == Phase::Served;
         world.at(at).read = Some(read);
         Some(())
@@ -139,6 +151,12 @@ impl Protocol {
 
     /// The gap rule; then the freshness, or reading again.
     fn conclude(&self, instance: &mut Instance, read: &Read, settled_now: bool) -> Option<()> {
+        if !read.by_primary && !self.has(Bug::RoleNotAsked) {
+            self.hang_up(instance); // And connects to the primary.
+            instance.misled = false;
+            instance.unaware = true;
+            return None;
+        }
         if read.kind == Kind::Replay {
             let Read { epoch, last, added, .. } = *read;
             instance.base = Some(Base { epoch, last, added });
@@ -154,7 +172,6 @@ impl Protocol {
         let own_lost = read.complete && read.own & !read.tokens != 0 && !self.has(Bug::OwnWritesForgotten);
         instance.unaware &= !read.after_loss;
         if (other_epoch || behind || miscounted || own_lost) && !self.has(Bug::NoGapRule) {
-            instance.age = self.stale();
             instance.base = None;
             instance.checked = false;
             instance.own = 0;
@@ -168,7 +185,7 @@ impl Protocol {
         }
         instance.checked |= read.kind == Kind::Check;
         instance.settled |= if self.has(Bug::SettledAfterRead) { settled_now } else { read.settled };
-        if instance.settled {
+        if instance.settled && read.leased {
             instance.age = if self.has(Bug::FreshAsOfTheEnd) { 0 } else { read.age };
         }
         None

@@ -64,6 +64,8 @@ pub enum Step {
     },
     /// The oldest entry has expired and is trimmed.
     Trim,
+    /// The store is full, or has room again.
+    Fill(bool),
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -133,7 +135,7 @@ impl Protocol {
         }
         if world.left.losses > 0 {
             for &how in self.losses {
-                let misled = if how == Loss::Split { self.instances } else { 1 };
+                let misled = if matches!(how, Loss::Split | Loss::Demoted) { self.instances } else { 1 };
                 steps.extend((0..misled).map(|misled| Step::Lose { how, misled }));
             }
             if !self.narrow {
@@ -142,6 +144,9 @@ impl Protocol {
         }
         if !self.narrow {
             steps.push(Step::Trim);
+        }
+        if self.fills {
+            steps.push(Step::Fill(!world.store.is_full));
         }
     }
 
@@ -234,6 +239,12 @@ impl Protocol {
             Step::Copy => world.spare = world.store,
             Step::Lose { how, misled } => self.lose(world, how, misled)?,
             Step::Trim => self.trim(world)?,
+            Step::Fill(full) => {
+                if full {
+                    spend(&mut world.left.faults)?;
+                }
+                world.store.is_full = full;
+            }
         }
         Some(())
     }
@@ -315,7 +326,7 @@ impl Protocol {
     pub fn next_id(&self, world: &mut World, by: u8) -> Option<u8> {
         let misled = world.at(by).misled;
         let server = if misled { world.isolated.as_ref()? } else { &world.store };
-        if server.is_full() {
+        if server.takes_no_more() {
             return None;
         }
         let id = if self.ids_grow { world.newest.0 + 1 } else { server.last + 1 };

@@ -49,6 +49,10 @@ pub struct Store {
     pub founded: u8,
     /// Ticks since this server began to be the primary with this content.
     pub since: u8,
+    /// It says so itself when it is not.
+    pub is_primary: bool,
+    /// It takes no words, but lets leases go on.
+    pub is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -111,6 +115,7 @@ pub struct Base {
     pub added: u8,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Read {
     pub kind: Kind,
@@ -127,6 +132,10 @@ pub struct Read {
     pub settled: bool,
     /// It was executed after the loss.
     pub after_loss: bool,
+    /// By a server that said, after it, that it is the primary.
+    pub by_primary: bool,
+    /// The lease was there before it.
+    pub leased: bool,
     /// What was waited for when it was sent.
     pub own: Tokens,
 }
@@ -170,15 +179,25 @@ pub enum Promise {
 
 impl Store {
     pub fn new() -> Self {
-        Self { epoch: 0, log: [None; LOG], last: 0, added: 0, leases: [None; INSTANCES], founded: 0, since: 0 }
+        Self {
+            epoch: 0,
+            log: [None; LOG],
+            last: 0,
+            added: 0,
+            leases: [None; INSTANCES],
+            founded: 0,
+            since: 0,
+            is_primary: true,
+            is_full: false,
+        }
     }
 
     pub fn tokens(&self) -> Tokens {
         self.log.iter().flatten().fold(0, |tokens, entry| tokens | 1 << entry.token)
     }
 
-    pub fn is_full(&self) -> bool {
-        self.log.iter().all(Option::is_some)
+    pub fn takes_no_more(&self) -> bool {
+        self.is_full || !self.is_primary || self.log.iter().all(Option::is_some)
     }
 
     pub fn add(&mut self, id: u8, token: u8) {

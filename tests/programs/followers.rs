@@ -1,5 +1,5 @@
-//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, a short sleep after
-//! what they got, and a map that is written.
+//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, INFO replication, a short
+//! sleep after what they got, and a map that is written.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -69,14 +69,14 @@ async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, 
     let mut bytes = Vec::with_capacity(1 << 20);
     while !stop.is_cancelled() {
         let ask_epoch = asked.elapsed() >= Duration::from_millis(100);
-        let mut commands = format!("XREAD COUNT 1000 BLOCK 200 STREAMS doorward:{{r}}:log {last}\r\n");
+        let mut commands = format!("XREAD COUNT 1000 BLOCK 400 STREAMS doorward:{{r}}:log {last}\r\n");
         if ask_epoch {
-            commands += "GET doorward:{r}:meta\r\n";
+            commands += "GET doorward:{r}:meta\r\nINFO replication\r\n";
             asked = Instant::now();
         }
         stream.write_all(commands.as_bytes()).await.unwrap();
         let mut empty = true;
-        for _ in 0..=usize::from(ask_epoch) {
+        for _ in 0..=2 * usize::from(ask_epoch) {
             let reply = loop {
                 if let Some((reply, length)) = Reply::parse(&bytes).filter(|_| !bytes.is_empty()) {
                     bytes.drain(..length);

@@ -11,6 +11,7 @@ use super::{PATIENCE, Process, TempDir};
 pub struct Envoy {
     _process: Process,
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     pub dir: TempDir,
 }
 
@@ -23,21 +24,30 @@ pub fn binary() -> Option<String> {
     binary
 }
 
+/// One of our files (as seen from the root of the repository) with its well-known addresses replaced.
+pub fn text(file: &str, check: &str, upstream: SocketAddr) -> String {
+    let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = text
+        .replace("port_value: 10000", "port_value: 0")
+        .replace("port_value: 9901", "port_value: 0")
+        .replace("port_value: 8080", &format!("port_value: {}", upstream.port()));
+    if let Some(socket) = check.strip_prefix("unix:") {
+        return text.replace("/run/doorward/check.sock", socket);
+    }
+    let port = check.rsplit_once(':').unwrap().1;
+    text.replace("port_value: 9191", &format!("port_value: {port}"))
+}
+
+/// The newest and the oldest Envoy that the examples promise to run on.
+pub fn binaries() -> Vec<String> {
+    let oldest = std::env::var("ENVOY_OLDEST").ok().filter(|path| !path.is_empty());
+    binary().into_iter().chain(oldest).collect()
+}
+
 impl Envoy {
     /// Starts Envoy on one of the files in `envoy/`, in front of `upstream` and beside `check`.
     pub async fn start(binary: &str, file: &str, check: &str, upstream: SocketAddr) -> Self {
-        let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let mut text = text
-            .replace("port_value: 10000", "port_value: 0")
-            .replace("port_value: 9901", "port_value: 0")
-            .replace("port_value: 8080", &format!("port_value: {}", upstream.port()));
-        if let Some(socket) = check.strip_prefix("unix:") {
-            text = text.replace("/run/doorward/check.sock", socket);
-        } else {
-            let port = check.rsplit_once(':').unwrap().1;
-            text = text.replace("port_value: 9191", &format!("port_value: {port}"));
-        }
-        Self::start_text(binary, &text).await
+        Self::start_text(binary, &text(&format!("envoy/{file}"), check, upstream)).await
     }
 
     /// Starts Envoy on a configuration whose admin listener has port 0.
@@ -86,13 +96,18 @@ impl Envoy {
                 continue;
             };
             let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-            return Self { _process: process, address, dir };
+            return Self { _process: process, address, admin, dir };
         }
     }
 
     /// What it wrote: the access log among it.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    /// What its admin page answers.
+    pub async fn ask_admin(&self, path: &str) -> String {
+        reqwest::get(format!("http://{}{path}", self.admin)).await.unwrap().text().await.unwrap()
     }
 
     pub fn url(&self, path: &str) -> String {

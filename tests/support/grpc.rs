@@ -127,6 +127,11 @@ impl Checks {
         Self(AuthorizationClient::new(Endpoint::new(uri).unwrap().connect().await.unwrap()))
     }
 
+    /// Over a connection that stands.
+    pub fn over(channel: Channel) -> Self {
+        Self(AuthorizationClient::new(channel))
+    }
+
     pub async fn check(&self, ask: Ask) -> Verdict {
         let response = self.send(ask.message()).await;
         verdict(response.expect("a refusal is a denied response, never a gRPC error"))

@@ -85,10 +85,16 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         if !is_json(request.headers()) {
             return Err(Problem::new(Error::UnsupportedMediaType, "send `Content-Type: application/json`"));
         }
+        let too_large = || Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound");
+        let announced =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced
+            .is_some_and(|length: u64| usize::try_from(length).map_or(true, |length| length > http.limits.body_bytes))
+        {
+            return Err(too_large()); // Said at once, not after as much has come.
+        }
         let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             _ => Problem::new(Error::MalformedJson, "the body could not be read to its end"),
         })?;
         let mut reader = serde_json::Deserializer::from_slice(&body);

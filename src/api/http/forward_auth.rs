@@ -41,7 +41,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
-use crate::api::{decide, refuse};
+use crate::api::{Caller, decide, refuse};
 use crate::authz::answer::{Answer, Forward, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
@@ -67,7 +67,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
         Ok(original) => {
             let Original { method, target, host, by_path } = original;
             let view = RequestView { method, target, host, headers: &fields, rule: None };
-            decide(&http.state, &view, None, None, put(by_path)).await
+            decide(&http.state, &view, None, Caller::default(), put(by_path)).await
         }
         Err(denial) => refuse(&http.state, denial, put(false)),
     }

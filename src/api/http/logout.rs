@@ -2,12 +2,12 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, Response, header};
 
 use super::extract::Parameters;
 use super::problem::ProblemDetails;
 use super::{Http, respond};
-use crate::api::decide;
+use crate::api::{Caller, decide};
 use crate::authz::answer::{Answer, Respond, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::revocation::Kind;
@@ -23,7 +23,8 @@ pub(super) struct LogoutQuery {
 
 /// Signs out the holder of an access token.
 ///
-/// 204, also when the token has expired or is revoked already; a token that does not verify is refused.
+/// 204, also when the token has expired or is revoked already; a token that does not verify is refused. A token
+/// in a cookie is none: other sites could have it sent.
 #[utoipa::path(
     post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(
@@ -45,7 +46,9 @@ pub(super) async fn logout(
         api_key: Some(ApiKeyUse::Ignored),
         ..Rule::default()
     };
-    let fields: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    // A browser sends cookies with another site's form as well, and that must sign nobody out.
+    let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE);
+    let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
     let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
         .answer(decision, request)
@@ -53,5 +56,5 @@ pub(super) async fn logout(
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };
-    decide(&http.state, &request, Some(&rule), None, put).await
+    decide(&http.state, &request, Some(&rule), Caller::default(), put).await
 }

@@ -9,7 +9,7 @@ use axum::http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Http;
-use crate::metrics::Reading;
+use crate::metrics::{Losses, Reading};
 use crate::state::State as Shared;
 
 /// Whether this process wants traffic; off while it drains.
@@ -84,12 +84,21 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     responses((status = 200, description = "The text exposition, version 0.0.4.", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
+    let _turn = http.scraping.acquire().await;
     let state = &http.state;
+    let stats = state.replica.stats();
     let reading = Reading {
         index: state.replica.index(),
         view_age: state.replica.freshness().age(Instant::now()),
-        store_up: state.replica.stats().store_up(),
-        store_operations: state.replica.stats().operations().collect(),
+        store_up: stats.store_up(),
+        store_operations: stats.operations().collect(),
+        losses: Losses {
+            gaps: stats.gaps.load(Ordering::Relaxed),
+            reseeded: stats.reseeded.load(Ordering::Relaxed),
+            reseed_waiting: stats.reseed_waiting.load(Ordering::Relaxed),
+            unsaved: stats.unsaved.load(Ordering::Relaxed),
+            unreadable: stats.unreadable.load(Ordering::Relaxed),
+        },
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

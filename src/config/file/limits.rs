@@ -9,12 +9,46 @@ use super::Span;
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsFile {
+    /// Connections at once on each listener; one more is closed at once.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub connections: usize,
+    /// The longest time until a new connection has shown what it is: the TLS handshake, then HTTP/2's preface or
+    /// the head of a first request.
+    pub handshake_timeout: Span,
+    /// How long a connection on which nothing is asked or answered stays open.
+    pub idle_timeout: Span,
+    /// How often the peer of an HTTP/2 connection is asked whether it is still there.
+    pub keepalive_interval: Span,
+    /// How long it may take to say so.
+    pub keepalive_timeout: Span,
+    /// The most header fields that one request may have, in bytes as HTTP/2 counts them (RFC 9113 section 6.5.2).
+    #[schemars(range(min = 8192, max = 1_048_576))]
+    pub header_list_bytes: u32,
+    /// The longest time in which a request must have arrived, from its head to the end of its body, and in which
+    /// the peer must begin to take the answers that wait for it.
+    pub request_timeout: Span,
+    /// What all requests together may take while they arrive and are answered, in bytes, and
+    /// one connection a quarter of it; those beyond it are refused.
+    #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64))]
+    pub buffered_bytes: usize,
+    /// Decisions that wait at once: for keys, for introspection and for the store, so many each. More are
+    /// refused at once, with 503; those that need not wait are always made.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub waiting_decisions: usize,
     /// The largest CheckRequest, in bytes. Envoy sends up to 60 KiB of headers, and bodies if told to.
     #[schemars(range(min = 65_536, max = 67_108_864))]
     pub grpc_message_bytes: usize,
-    /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per worker.
+    /// Requests at once on one gRPC connection (HTTP/2 streams). Envoy opens one connection per
+    /// worker, and another when it has more to ask.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_concurrent_streams: u32,
+    /// Requests that the peer may take back on one gRPC connection before they were looked at; one more ends
+    /// the connection (CVE-2023-44487). Envoy takes many back at once when it has waited too long.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub grpc_pending_resets: usize,
+    /// Requests at once on one HTTP/2 connection of the HTTP listeners.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub http_concurrent_streams: u32,
     /// The largest body of an HTTP API request, in bytes.
     #[schemars(range(min = 1024, max = 16_777_216))]
     pub http_body_bytes: usize,
@@ -50,6 +84,10 @@ pub struct LimitsFile {
     /// Questions to an introspection endpoint at once.
     #[schemars(range(min = 1, max = 65_536))]
     pub introspection_waiting: usize,
+    /// How long to go on answering after SIGTERM while saying that it is not ready, so that whoever checks its
+    /// health sends elsewhere before connections close. Longer than their checks take to notice; none is
+    /// needed beside a single Envoy that ends first.
+    pub drain_delay: Span,
     /// How long requests in flight are waited for at the end.
     pub drain: Span,
 }
@@ -57,8 +95,19 @@ pub struct LimitsFile {
 impl Default for LimitsFile {
     fn default() -> Self {
         Self {
+            connections: 1024,
+            handshake_timeout: Span::new("5s"),
+            idle_timeout: Span::new("5m"),
+            keepalive_interval: Span::new("30s"),
+            keepalive_timeout: Span::new("10s"),
+            header_list_bytes: 65_536,
+            request_timeout: Span::new("5s"),
+            buffered_bytes: 33_554_432,
+            waiting_decisions: 1024,
             grpc_message_bytes: 1_048_576,
-            grpc_concurrent_streams: 2048,
+            grpc_concurrent_streams: 256,
+            grpc_pending_resets: 256,
+            http_concurrent_streams: 100,
             http_body_bytes: 65_536,
             http_timeout: Span::new("10s"),
             request_headers: 1000,
@@ -72,6 +121,7 @@ impl Default for LimitsFile {
             token_cache_bytes: 67_108_864,
             introspection_cache: 10_000,
             introspection_waiting: 256,
+            drain_delay: Span::new("0s"),
             drain: Span::new("10s"),
         }
     }

@@ -433,6 +433,7 @@ fn revocation_and_the_rest() {
         "must be `error`, `warn`, `info`, `debug` or `trace`",
     );
     check("telemetry: {otlp: {endpoint: collector}}", "2: telemetry.otlp.endpoint", "must be a URL");
+    check("limits: {drain_delay: soon}", "2: limits.drain_delay", "must be a duration");
     check("limits: {drain: 2h}", "2: limits.drain", "must be from 0s to 1h");
     let transmitter =
         |more: &str| format!("signals:\n  transmitters:\n  - {{issuer: https://i.test, audience: doorward, {more}}}");

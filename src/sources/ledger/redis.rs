@@ -8,6 +8,7 @@ mod feed;
 mod lease;
 mod lookup;
 mod session;
+mod store;
 mod wire;
 mod writer;
 
@@ -24,8 +25,10 @@ use wire::Keys;
 pub use adopt::Adopt;
 pub(in crate::sources) use adopt::Found;
 pub use config::{RedisConfig, RedisConfigError};
-pub(in crate::sources) use feed::{Epoch, Feed, FeedItem, Snapshot, StoreFacts, StreamInfo};
-pub(in crate::sources) use lease::{Leases, Report, ServerClock};
+pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
+pub(in crate::sources) use lease::{Leases, Report};
+pub(in crate::sources) use store::{Life, Server, ServerClock, StoreFacts};
+pub use wire::{fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///

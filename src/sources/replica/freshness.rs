@@ -27,8 +27,8 @@ impl Freshness {
 
     /// The view has everything that was written longer ago than this.
     ///
-    /// `None` until the first read is complete: nothing is known. While a gap in the log is being
-    /// repaired the view may lack anything, which is older than any bound: [`Duration::MAX`].
+    /// `None` until the first read is complete: nothing is known. [`Duration::MAX`]: nothing is known any more.
+    /// While a gap in the log is being repaired, the age goes on from the last read that found the log whole.
     #[must_use]
     pub fn age(&self, now: Instant) -> Option<Duration> {
         Some(self.log.age(now)?.max(self.adopted.age(now)?))
@@ -39,12 +39,12 @@ impl Freshness {
         self.log.age(now)
     }
 
-    /// A read that began at `start` is complete and applied.
+    /// A read that began at `start` is complete and applied, or the last that can be trusted.
     pub(super) fn publish(&self, start: Instant) {
         self.log.publish(start);
     }
 
-    /// The log turned out to have lost something.
+    /// Nothing is decided any more.
     pub(super) fn suspend(&self) {
         self.log.suspend();
     }

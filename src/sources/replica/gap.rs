@@ -2,11 +2,13 @@
 //!
 //! A stream loses silently: XREAD skips entries that were trimmed or deleted without an error, and
 //! after a flush or a failover to a server that lags it goes on as if nothing had happened. What
-//! those losses change is the epoch, the last id, or the count of entries ever added.
+//! those losses change is the epoch, the last id, the count of entries ever added, or how many there are.
 
 use std::fmt;
+use std::time::Instant;
 
-use super::super::ledger::{Epoch, Position, StreamInfo};
+use super::super::ledger::{Position, StreamInfo};
+use crate::authz::claims::Timestamp;
 
 /// The log as far as the view has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,6 +17,8 @@ pub(super) struct Baseline {
     pub(super) last: Position,
     /// Entries ever added when the view was last known complete, plus those read since.
     pub(super) added: u64,
+    /// What it said of itself when it was last found whole, and when the read began that found it so.
+    pub(super) whole: Option<(StreamInfo, Instant)>,
 }
 
 /// How the log differs from what an intact one would be.
@@ -28,6 +32,10 @@ pub(super) enum Gap {
     Behind { last: Position },
     /// Trimmed or deleted before they were read, or added to an older copy.
     Miscounted { expected: u64, added: u64 },
+    /// Trimmed or deleted while still in force, after they were read.
+    Shortened,
+    /// What was acknowledged to this process is not in it.
+    OwnLost,
 }
 
 impl Baseline {
@@ -37,28 +45,45 @@ impl Baseline {
         self.added += count as u64;
     }
 
-    pub(super) fn check_epoch(&self, epoch: &Epoch) -> Result<(), Gap> {
-        match epoch {
-            Epoch::Is(epoch) if *epoch == self.epoch => Ok(()),
-            Epoch::Is(_) | Epoch::Missing => Err(Gap::Epoch),
-            Epoch::NotAsked => Ok(()),
-        }
+    pub(super) fn check_epoch(&self, epoch: Option<&str>) -> Result<(), Gap> {
+        if epoch == Some(&*self.epoch) { Ok(()) } else { Err(Gap::Epoch) }
     }
 
     /// Judges the log's account of itself, taken in one step with a read that is already counted.
-    pub(super) fn check(&self, epoch: &Epoch, stream: Option<StreamInfo>, complete: bool) -> Result<(), Gap> {
-        self.check_epoch(epoch)?;
-        let Some(StreamInfo { last, added }) = stream else {
+    /// What was written before `alive` may have been trimmed.
+    pub(super) fn check(&self, stream: Option<StreamInfo>, complete: bool, alive: Timestamp) -> Result<(), Gap> {
+        let Some(stream) = stream else {
             return if self.added > 0 { Err(Gap::LogGone) } else { Ok(()) };
         };
+        let StreamInfo { last, added, .. } = stream;
         if last < self.last {
             return Err(Gap::Behind { last });
         }
         if complete && added != self.added {
             return Err(Gap::Miscounted { expected: self.added, added });
         }
-        Ok(())
+        match &self.whole {
+            Some((whole, _)) if is_shortened(whole, &stream, alive) => Err(Gap::Shortened),
+            _ => Ok(()),
+        }
     }
+
+    /// The log was found whole by a read that began at `start`.
+    pub(super) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Instant) {
+        self.whole = Some((stream.unwrap_or_default(), start));
+    }
+}
+
+/// Whether entries that are still in force are there no more.
+fn is_shortened(before: &StreamInfo, now: &StreamInfo, alive: Timestamp) -> bool {
+    let is_alive = |at: Position| i64::try_from(at.millis).is_ok_and(|millis| millis >= alive.as_millis());
+    if now.deleted != before.deleted {
+        return true;
+    }
+    if now.first == before.first || before.length == 0 {
+        return now.length < before.length + now.added.saturating_sub(before.added);
+    }
+    is_alive(before.first)
 }
 
 impl Gap {
@@ -68,6 +93,8 @@ impl Gap {
             Self::LogGone => "log_gone",
             Self::Behind { .. } => "behind",
             Self::Miscounted { .. } => "miscounted",
+            Self::Shortened => "shortened",
+            Self::OwnLost => "own_lost",
         }
     }
 }
@@ -81,6 +108,8 @@ impl fmt::Display for Gap {
             Self::Miscounted { expected, added } => {
                 write!(f, "the log counts {added} entries where {expected} were read")
             }
+            Self::Shortened => f.write_str("entries that are still in force were taken from the log"),
+            Self::OwnLost => f.write_str("what was written is not in the log"),
         }
     }
 }
@@ -95,39 +124,60 @@ mod tests {
 
     /// A view that had eight entries up to 5, and then read `count` more, up to `last`.
     #[track_caller]
-    fn check(
-        (last, count): (u64, usize),
-        epoch: Option<&str>,
-        stream: Option<(u64, u64)>,
-        complete: bool,
-        expected: Result<(), &str>,
-    ) {
-        let mut baseline = Baseline { epoch: "e".into(), last: at(5), added: 8 };
+    fn check((last, count): (u64, usize), stream: Option<(u64, u64)>, complete: bool, expected: Result<(), &str>) {
+        let mut baseline = Baseline { epoch: "e".into(), last: at(5), added: 8, whole: None };
         baseline.advance(at(last), count);
-        let stream = stream.map(|(last, added)| StreamInfo { last: at(last), added });
-        let epoch = epoch.map_or(Epoch::Missing, |epoch| Epoch::Is(epoch.into()));
-        let judged = baseline.check(&epoch, stream, complete);
+        let stream = stream.map(|(last, added)| StreamInfo { last: at(last), added, ..StreamInfo::default() });
+        let judged = baseline.check(stream, complete, Timestamp::default());
         assert_eq!(judged.as_ref().map_err(Gap::label), expected.as_ref().map(|()| &()).map_err(|label| *label));
     }
 
     #[test]
     fn every_loss_changes_something() {
         let (nothing, two) = ((5, 0), (9, 2));
-        check(nothing, Some("e"), Some((5, 8)), true, Ok(()));
-        check(two, Some("e"), Some((9, 10)), true, Ok(()));
-        check(nothing, None, Some((5, 8)), true, Err("epoch")); // Flushed.
-        check(nothing, Some("f"), Some((5, 8)), true, Err("epoch")); // Flushed, and founded again by a peer.
-        check(nothing, Some("e"), None, true, Err("log_gone"));
-        check(nothing, Some("e"), Some((3, 6)), true, Err("behind")); // A copy that lacks the last two.
-        check(two, Some("e"), Some((9, 8)), true, Err("miscounted")); // The same, and two more since.
-        check(nothing, Some("e"), Some((9, 10)), true, Err("miscounted")); // Two trimmed before they were read.
-        check(two, Some("e"), Some((12, 12)), false, Ok(())); // More to read: judged when it is read.
-        check(nothing, Some("e"), Some((3, 6)), false, Err("behind"));
+        check(nothing, Some((5, 8)), true, Ok(()));
+        check(two, Some((9, 10)), true, Ok(()));
+        check(nothing, None, true, Err("log_gone"));
+        check(nothing, Some((3, 6)), true, Err("behind")); // A copy that lacks the last two.
+        check(two, Some((9, 8)), true, Err("miscounted")); // The same, and two more since.
+        check(nothing, Some((9, 10)), true, Err("miscounted")); // Two trimmed before they were read.
+        check(two, Some((12, 12)), false, Ok(())); // More to read: judged when it is read.
+        check(nothing, Some((3, 6)), false, Err("behind"));
+        let baseline = Baseline { epoch: "e".into(), last: at(5), added: 8, whole: None };
+        assert_eq!(baseline.check_epoch(Some("e")), Ok(()));
+        assert_eq!(baseline.check_epoch(None), Err(Gap::Epoch)); // Flushed.
+        assert_eq!(baseline.check_epoch(Some("f")), Err(Gap::Epoch)); // Flushed, and founded again by a peer.
     }
 
     #[test]
     fn a_log_that_never_existed_is_no_gap() {
-        let baseline = Baseline { epoch: "e".into(), last: Position::default(), added: 0 };
-        assert_eq!(baseline.check(&Epoch::Is("e".into()), None, true), Ok(()));
+        let baseline = Baseline { epoch: "e".into(), last: Position::default(), added: 0, whole: None };
+        assert_eq!(baseline.check(None, true, Timestamp::default()), Ok(()));
+    }
+
+    #[test]
+    fn entries_are_missed_also_after_they_were_read() {
+        let info = |first, length, added, deleted| StreamInfo {
+            last: at(90),
+            added,
+            length,
+            first: at(first),
+            deleted: at(deleted),
+        };
+        let whole = info(10, 5, 8, 0);
+        for (now, alive, expected) in [
+            (info(10, 5, 8, 0), 0, false),
+            (info(10, 7, 10, 0), 0, false),
+            (info(10, 4, 8, 20), 0, true),  // XDEL.
+            (info(10, 6, 10, 0), 0, true),  // XDEL of one older than another that was deleted before.
+            (info(20, 4, 8, 0), 0, true),   // XTRIM, though what it took is in force.
+            (info(20, 4, 8, 0), 11, false), // Trimmed by age.
+            (info(0, 0, 8, 0), 11, false),
+        ] {
+            let alive = Timestamp::from_millis(alive);
+            assert_eq!(is_shortened(&whole, &now, alive), expected, "{now:?}");
+        }
+        assert!(!is_shortened(&info(0, 0, 8, 0), &info(95, 2, 10, 0), Timestamp::default()));
+        assert!(!is_shortened(&StreamInfo::default(), &info(10, 2, 2, 0), Timestamp::default()));
     }
 }

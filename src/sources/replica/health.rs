@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use super::super::ledger::{LedgerError, StoreFacts};
+use super::super::ledger::{LedgerError, Server, StoreFacts};
 
 /// Whether the replica can be decided with, and what it is doing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,7 +24,7 @@ pub enum ReplicaState {
     CatchingUp,
     /// Read to the end, but not yet the keys of another service.
     Adopting,
-    /// Read to the end, but a peer may be about to put back what the store lost.
+    /// Read to the end, but a peer may be about to put back what the store lost: it is not relied on yet.
     Settling,
     /// Current.
     Following,
@@ -75,6 +75,8 @@ pub(super) enum Obstacle {
     Ledger(#[from] LedgerError),
     #[error("the server is a {role}, not the primary")]
     NotPrimary { role: Box<str> },
+    #[error("the server began to be the primary anew")]
+    Changed,
     #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
     MayEvict { policy: Box<str> },
 }
@@ -83,6 +85,7 @@ impl Obstacle {
     pub(super) fn state(&self) -> ReplicaState {
         match self {
             Self::NotPrimary { .. } => ReplicaState::NotPrimary,
+            Self::Changed => ReplicaState::Unreachable,
             Self::MayEvict { .. } => ReplicaState::MayEvict,
             Self::Ledger(error) => match error {
                 LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } | LedgerError::BreakerOpen => {
@@ -102,11 +105,19 @@ impl Obstacle {
         matches!(self, Self::MayEvict { .. })
     }
 
+    /// Finds out whether a server is still the primary that it was at an earlier look.
+    pub(super) fn is_still(was: &Server, now: &Server) -> Result<(), Self> {
+        Self::is_primary(now)?;
+        if now.replication_id == was.replication_id { Ok(()) } else { Err(Self::Changed) }
+    }
+
+    fn is_primary(server: &Server) -> Result<(), Self> {
+        if &*server.role == "master" { Ok(()) } else { Err(Self::NotPrimary { role: server.role.clone() }) }
+    }
+
     /// Finds what makes a store unfit to keep revocations.
     pub(super) fn examine(facts: StoreFacts, allow_eviction: bool) -> Result<(), Self> {
-        if &*facts.role != "master" {
-            return Err(Self::NotPrimary { role: facts.role });
-        }
+        Self::is_primary(&facts.server)?;
         if facts.max_memory > 0 && &*facts.eviction_policy != "noeviction" && !allow_eviction {
             return Err(Self::MayEvict { policy: facts.eviction_policy });
         }
@@ -162,7 +173,8 @@ mod tests {
     #[test]
     fn stores_that_may_forget_are_unfit() {
         let judge = |role: &str, max_memory, policy: &str, allow| {
-            let facts = StoreFacts { role: role.into(), max_memory, eviction_policy: policy.into() };
+            let server = Server { role: role.into(), replication_id: "r".into() };
+            let facts = StoreFacts { server, max_memory, eviction_policy: policy.into() };
             Obstacle::examine(facts, allow).map_err(|obstacle| obstacle.state().as_str())
         };
         assert_eq!(judge("master", 0, "allkeys-lru", false), Ok(()), "no limit, nothing is evicted");

@@ -16,8 +16,10 @@
 //!
 //! It rests on: clocks that run at the same pace for the length of a lease, within the margin; a
 //! server clock that does not jump forward by more than a few seconds; a store that keeps the leases.
-//! When the store is found to have lost something, nobody confirms for the length of a lease, because
-//! leases may be among it. With `on_stale: allow` a cut-off instance accepts for ever, and a receipt
+//! A store that was emptied, restarted or failed over may have lost some, so the list of one that has not
+//! been the same for the length of a lease confirms nothing: by then, whoever it forgot has a new lease or no
+//! view. A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is
+//! waited for as long as it cannot say how far it is. With `on_stale: allow` a cut-off instance accepts for ever, and a receipt
 //! speaks of the others only. A decision that was being made while its process was frozen may end
 //! later; the proxy has given it up by then.
 
@@ -27,12 +29,15 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::super::ledger::{Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, ServerClock};
+use super::super::ledger::{
+    Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, Server, ServerClock,
+};
 use super::Replica;
+use super::health::Obstacle;
 use crate::authz::revocation::Revocation;
 
 /// Between renewals.
-const RENEW_EVERY: Duration = Duration::from_secs(1);
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How much longer than the longest `max_staleness` a lease runs: several renewals may be late or lost
 /// before the view stops being renewed.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -48,7 +53,8 @@ pub(super) struct Tenure {
     hold_ms: AtomicU64,
     /// Somebody waits to hear how far this instance is.
     asked: AtomicBool,
-    lost: Mutex<Option<Instant>>,
+    /// The server that the log is read from.
+    follows: Mutex<Server>,
 }
 
 impl Default for Tenure {
@@ -57,7 +63,7 @@ impl Default for Tenure {
             started: Instant::now(),
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
-            lost: Mutex::new(None),
+            follows: Mutex::default(),
         }
     }
 }
@@ -107,9 +113,8 @@ impl Tenure {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
     }
 
-    /// The store lost something: leases may be among it.
-    pub(super) fn note_loss(&self) {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    pub(super) fn note_server(&self, server: &Server) {
+        server.clone_into(&mut self.follows.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// An entry that asks for a receipt has been applied.
@@ -119,10 +124,6 @@ impl Tenure {
 
     pub(super) fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
-    }
-
-    fn loss_age(&self) -> Option<Duration> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).map(|lost| lost.elapsed())
     }
 }
 
@@ -137,20 +138,22 @@ impl Replica {
     }
 
     /// Renews the lease if it is time, or if somebody waits to hear from us.
-    pub(super) async fn keep_lease(&self, feed: &mut Feed<'_>, held: &mut Held) -> Result<(), LedgerError> {
+    pub(super) async fn keep_lease(
+        &self,
+        feed: &mut Feed<'_>,
+        clock: ServerClock,
+        held: &mut Held,
+    ) -> Result<(), LedgerError> {
         let tenure = &self.tenure;
         let due = held.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEW_EVERY);
         if !tenure.asked.swap(false, Ordering::AcqRel) && !due {
             return Ok(());
         }
-        let clock = match held.clock {
-            Some(clock) => clock,
-            None => feed.clock().await?,
-        };
         let hold = tenure.hold();
-        let renewed = Instant::now();
+        let clock = held.clock.unwrap_or(clock);
         let (clock, runs_until) = feed.renew(&self.name, clock, hold + MARGIN, self.report()).await?;
-        *held = Held { clock: Some(clock), renewed: Some(renewed), covers: runs_until.checked_sub(hold) };
+        let covers = runs_until.and_then(|until| until.checked_sub(hold));
+        *held = Held { clock: Some(clock), renewed: Some(Instant::now()), covers };
         Ok(())
     }
 
@@ -160,7 +163,6 @@ impl Replica {
             // While the log is being repaired the view may lack anything: it has no age.
             view_age: self.freshness.age(Instant::now()).filter(|age| *age < Duration::MAX),
             uptime: self.tenure.started.elapsed(),
-            loss_age: self.tenure.loss_age(),
             state: self.health.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             ..Report::default()
@@ -186,8 +188,8 @@ impl Replica {
     pub async fn peers(&self) -> Result<Vec<Peer>, LedgerError> {
         let mut peers = vec![self.this()];
         if let RevocationLedger::Redis(ledger) = &self.ledger {
-            let Leases { now, leases } = ledger.leases().await?;
-            let others = leases.iter().filter(|lease| lease.name != self.name);
+            let Leases { now, running, .. } = ledger.leases().await?;
+            let others = running.iter().filter(|lease| lease.name != self.name);
             peers.extend(others.map(|lease| peer(&lease.name, &lease.report.clone().unwrap_or_default(), now)));
         }
         Ok(peers)
@@ -223,21 +225,29 @@ impl Replica {
 
     async fn leases(&self, ledger: &RedisLedger) -> Result<Leases, LedgerError> {
         let leases = ledger.leases().await?;
-        let own = leases.leases.iter().any(|lease| lease.name == self.name);
+        let own = leases.running.iter().any(|lease| lease.name == self.name);
         // A store without our own lease has forgotten it, and maybe others'.
         if own { Ok(leases) } else { Err(LedgerError::Unavailable { cause: "this instance has no lease".into() }) }
     }
 
-    fn receipt(&self, Leases { leases, .. }: &Leases, wanted: Position) -> Receipt {
+    fn receipt(&self, listed: &Leases, wanted: Position) -> Receipt {
+        let leases = &listed.running;
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(|report| report.position < wanted));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
-        let length = self.tenure.hold() + MARGIN;
-        let losses = leases.iter().filter_map(|lease| lease.report.as_ref()?.loss_age).chain(self.tenure.loss_age());
-        if losses.min().is_some_and(|age| age < length) {
+        if !self.lists_all(listed) {
             waiting.push(FORGOTTEN.to_owned());
         }
         Receipt { instances: leases.len(), applied, waiting }
+    }
+
+    /// Whether the store has kept every lease that may still run: it has been the primary that we read,
+    /// with these data, for as long as a lease is.
+    fn lists_all(&self, listed: &Leases) -> bool {
+        let follows = self.tenure.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = self.tenure.hold() + MARGIN;
+        Obstacle::is_still(&follows, &listed.server).is_ok()
+            && listed.whole_since.is_some_and(|since| listed.now.since(since) >= length)
     }
 }
 

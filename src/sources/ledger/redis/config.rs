@@ -64,7 +64,7 @@ impl RedisConfig {
             command_deadline: Duration::from_millis(500),
             write_deadline: Duration::from_secs(1),
             lookup_deadline: Duration::from_millis(100),
-            block: Duration::from_millis(200),
+            block: Duration::from_millis(400),
         }
     }
 

@@ -2,21 +2,21 @@
 //!
 //! ```text
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
-//! doorward:{r}:instance:NAME  what it says of itself, in words
+//! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
 //! ```
 //!
-//! A lease is written on the connection that reads the log, so an instance that reads one server never
-//! has its lease at another.
+//! A lease runs while either says so. It is written on the connection that reads the log, so an instance
+//! that reads one server never has its lease at another. A full server lets no word be written, but still a
+//! time to live be set: a lease that is there goes on, and says what it said before.
 
 use std::time::{Duration, Instant};
-
-use fred::types::Value;
 
 use super::super::{LedgerError, Position};
 use super::RedisLedger;
 use super::answer::{self, Answer, short};
 use super::feed::Feed;
 use super::session::Command;
+use super::store::{self, Server, ServerClock};
 use super::wire;
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
@@ -30,8 +30,6 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) position: Position,
     pub(in crate::sources) view_age: Option<Duration>,
     pub(in crate::sources) uptime: Duration,
-    /// How long ago it found that the store had lost something.
-    pub(in crate::sources) loss_age: Option<Duration>,
     pub(in crate::sources) state: Box<str>,
     pub(in crate::sources) version: Box<str>,
 }
@@ -48,51 +46,44 @@ pub(in crate::sources) struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(in crate::sources) struct Leases {
     pub(in crate::sources) now: Timestamp,
-    pub(in crate::sources) leases: Vec<Lease>,
-}
-
-/// The server's clock, and the moment before it was asked: the server showed this no earlier than then.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::sources) struct ServerClock {
-    asked: Instant,
-    showed: Timestamp,
-}
-
-impl ServerClock {
-    /// What the server's clock shows about now; it may show more.
-    fn now(&self) -> Timestamp {
-        self.showed.plus(self.asked.elapsed())
-    }
+    pub(in crate::sources) running: Vec<Lease>,
+    pub(in crate::sources) server: Server,
+    /// Since when it has kept the leases it was given; `None` if that is not known.
+    pub(in crate::sources) whole_since: Option<Timestamp>,
 }
 
 impl Feed<'_> {
-    pub(in crate::sources) async fn clock(&mut self) -> Result<ServerClock, LedgerError> {
-        let asked = Instant::now();
-        Ok(ServerClock { asked, showed: self.time().await? })
-    }
-
-    /// Renews a lease by `length`, counted from the clock's reading, and reads the clock anew.
+    /// Renews a lease by `length`, and reads the clock anew.
     ///
     /// The moment returned with it is the earliest at which the lease can run out: instances count on
-    /// their own monotonic clock, the lease on the server's.
+    /// their own monotonic clock, the lease on the server's. `None`: there is no lease, and no room for one.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
         clock: ServerClock,
         length: Duration,
         report: Report,
-    ) -> Result<(ServerClock, Instant), LedgerError> {
+    ) -> Result<(ServerClock, Option<Instant>), LedgerError> {
         let report = Report { at: clock.now(), ..report };
-        let keys = &self.ledger.keys;
-        let until = clock.showed.plus(length).as_millis();
+        let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
+        let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
-        let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report));
-        let says = says.arg("PX").arg(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
+        let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
         let asked = Instant::now();
-        let commands = vec![lease, says, Command::new("TIME")];
-        let answers = self.session.pipeline(commands, self.ledger.deadline()).await?;
-        let [_, _, time] = answers.as_slice() else { return Err(short()) };
-        Ok((ServerClock { asked, showed: answer::time(time)? }, clock.asked + length))
+        match self.session.pipeline(vec![lease, says, Command::new("TIME")], deadline).await {
+            Ok(answers) => {
+                let [_, _, time] = answers.as_slice() else { return Err(short()) };
+                Ok((ServerClock { asked, showed: answer::time(time)? }, Some(asked + length)))
+            }
+            Err(error) if error.label() == "out_of_memory" => {
+                let asked = Instant::now();
+                let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
+                let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
+                Ok((clock, extended.then(|| asked + length)))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -103,34 +94,40 @@ impl RedisLedger {
 
     /// Every lease that runs.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
-        // The clock first: a lease that had run out by then, and is read later, has run out.
-        let now = answer::time(&self.shared.call(self, Command::new("TIME"), self.deadline()).await?)?;
+        let get = |key: &str| Command::new("GET").arg(key);
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
-        let all = self.shared.call(self, all, self.deadline()).await?;
-        let pairs = all.parts().unwrap_or_default().chunks_exact(2);
-        let (mut names, mut forgotten) = (Vec::new(), false);
-        for pair in pairs {
-            let name = pair[0].text().ok_or_else(short)?;
-            #[expect(clippy::cast_possible_truncation, reason = "milliseconds of this age: far below 2^53")]
-            let until = pair[1].as_f64().map(|until| Timestamp::from_millis(until as i64)).ok_or_else(short)?;
-            if until > now {
-                names.push(Box::<str>::from(name));
-            }
-            forgotten |= until.plus(Self::KEPT) < now;
+        // Whatever took leases away before they were read shows in what is asked after them.
+        let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
+        let ask = vec![all, meta, server, Command::new("TIME"), Server::ask()];
+        let answers = self.shared.pipeline(self, ask).await?;
+        let [all, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
+        let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info)?);
+        let noted = noted.text().unwrap_or_default();
+        let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
+        if all.is_empty() {
+            return Ok(Leases { now, running: Vec::new(), server, whole_since });
         }
-        if forgotten {
+        // A lease that has run out by now leaves its holder without a view by now.
+        let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
+        let says = self.shared.call(self, says, self.deadline()).await?;
+        let says = says.parts().unwrap_or_default();
+        let (mut some_old, mut old_are_gone) = (false, true);
+        let mut running = Vec::new();
+        for ((name, until), says) in all.into_iter().zip(says) {
+            let is_old = until.plus(Self::KEPT) < now;
+            some_old |= is_old;
+            old_are_gone &= !is_old || says.is_nil();
+            if until > now || !says.is_nil() {
+                running.push(Lease { name, report: says.text().and_then(read) });
+            }
+        }
+        // One of them that comes back must write its name anew first, which makes it young.
+        if some_old && old_are_gone {
             let before = now.minus(Self::KEPT).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
         }
-        if names.is_empty() {
-            return Ok(Leases { now, leases: Vec::new() });
-        }
-        let says = Command::new("MGET").args(names.iter().map(|name| self.keys.instance(name)));
-        let says = self.shared.call(self, says, self.deadline()).await?;
-        let says = says.parts().unwrap_or_default().iter().map(|text| text.text().and_then(read));
-        let leases = names.into_iter().zip(says).map(|(name, report)| Lease { name, report }).collect();
-        Ok(Leases { now, leases })
+        Ok(Leases { now, running, server, whole_since })
     }
 
     /// Ends a lease at once; whoever held it decides no more.
@@ -148,30 +145,26 @@ impl RedisLedger {
         let fields = wire::fields(revocation);
         let add = fields.into_iter().fold(add, |add, (name, value)| add.arg(name).arg(value));
         let answer = self.shared.call(self, add.args([wire::RECEIPT, "1"]), self.deadline()).await?;
-        answer::position::<Value>(&answer)
+        answer::position(&answer)
     }
 }
 
 /// Space-separated; later versions may add words at the end.
 fn words(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, loss_age, state, version } = report;
-    let millis = |age: &Option<Duration>| age.map_or("-".to_owned(), |age| age.as_millis().to_string());
-    let (at, view_age, loss_age) = (at.as_millis(), millis(view_age), millis(loss_age));
-    format!("{position} {at} {view_age} {} {loss_age} {state} {version}", uptime.as_secs())
+    let Report { at, position, view_age, uptime, state, version } = report;
+    let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
+    format!("{position} {} {view_age} {} {state} {version}", at.as_millis(), uptime.as_secs())
 }
 
 fn read(text: &str) -> Option<Report> {
     let words: Vec<_> = text.split(' ').collect();
-    let [position, at, view_age, uptime, loss_age, state, version, ..] = words.as_slice() else { return None };
-    let millis = |word: &str| {
-        if word == "-" { Some(None) } else { word.parse().ok().map(|age| Some(Duration::from_millis(age))) }
-    };
+    let [position, at, view_age, uptime, state, version, ..] = words.as_slice() else { return None };
+    let view_age = if *view_age == "-" { None } else { Some(Duration::from_millis(view_age.parse().ok()?)) };
     Some(Report {
         at: Timestamp::from_millis(at.parse().ok()?),
         position: position.parse().ok()?,
-        view_age: millis(view_age)?,
+        view_age,
         uptime: Duration::from_secs(uptime.parse().ok()?),
-        loss_age: millis(loss_age)?,
         state: (*state).into(),
         version: (*version).into(),
     })
@@ -188,13 +181,12 @@ mod tests {
             position: Position { millis: 1_700_000_000_000, sequence: 7 },
             view_age: Some(Duration::from_millis(12)),
             uptime: Duration::from_secs(3600),
-            loss_age: None,
             state: "following".into(),
             version: "0.1.0".into(),
         };
         assert_eq!(read(&words(&report)), Some(report.clone()));
         assert_eq!(read(&format!("{} more", words(&report))), Some(report));
-        for odd in ["", "1-1 2 3", "x 2 3 4 - s v"] {
+        for odd in ["", "1-1 2 3", "x 2 3 4 s v"] {
             assert_eq!(read(odd), None, "{odd:?}");
         }
     }

@@ -89,15 +89,34 @@ impl Shared {
         command: Command,
         deadline: Duration,
     ) -> Result<Value, LedgerError> {
-        let call = async {
+        self.within(ledger, deadline, async |session| session.call(command, deadline).await).await
+    }
+
+    /// Commands in one round trip on the shared connection, answered in order.
+    pub(super) async fn pipeline(
+        &self,
+        ledger: &RedisLedger,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Value>, LedgerError> {
+        let deadline = ledger.deadline();
+        self.within(ledger, deadline, async |session| session.pipeline(commands, deadline).await).await
+    }
+
+    async fn within<T>(
+        &self,
+        ledger: &RedisLedger,
+        deadline: Duration,
+        ask: impl AsyncFnOnce(&Session) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let asked = async {
             let session = self.session(ledger).await?;
-            let answer = session.call(command, deadline).await;
+            let answer = ask(&session).await;
             if answer.is_err() {
                 self.discard(&session).await;
             }
             answer
         };
-        if let Ok(answer) = timeout(deadline, call).await {
+        if let Ok(answer) = timeout(deadline, asked).await {
             return answer;
         }
         if let Ok(mut state) = self.state.try_lock() {

@@ -12,7 +12,7 @@ pub(super) struct Keys {
     stem: Box<str>,
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
-    pub(super) reseed: Box<str>,
+    pub(super) repairing: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
 }
@@ -21,8 +21,8 @@ impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
-        let [reseed, instances, server] = ["reseed", "instances", "server"].map(key);
-        Self { stem, log, meta, reseed, instances, server }
+        let [repairing, instances, server] = ["repairing", "instances", "server"].map(key);
+        Self { stem, log, meta, repairing, instances, server }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
@@ -45,7 +45,11 @@ fn origin_name(kind: Kind, origin: Origin) -> &'static str {
 }
 
 fn instant(watermark: Watermark) -> String {
-    if watermark == Watermark::FOREVER { "*".to_owned() } else { watermark.instant().as_millis().to_string() }
+    if watermark == Watermark::FOREVER {
+        return "*".to_owned();
+    }
+    // No token is older; a smaller number would be read as seconds, or as none.
+    watermark.instant().as_millis().max(SECONDS_BELOW).to_string()
 }
 
 /// Reads a key's value, as leniently as an entry: `None` if it is no instant at all.
@@ -56,7 +60,8 @@ pub(super) fn parse_value(text: &str) -> Option<(Watermark, Origin)> {
 }
 
 /// The fields of a log entry, in the order in which they are written.
-pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
+#[must_use]
+pub fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
     let Revocation { target, watermark, expires_at, origin, reason } = revocation;
     [
         ("issuer", target.issuer.to_string()),
@@ -67,6 +72,17 @@ pub(super) fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
         ("origin", origin_name(target.kind, *origin).to_owned()),
         ("reason", reason.as_deref().unwrap_or_default().to_owned()),
     ]
+}
+
+/// Reads one log entry as every instance reads it; `Err` names the field at fault.
+///
+/// `position` is the entry's id, `retention` how long an entry is kept that does not say it readably.
+pub fn read_entry<'a>(
+    position: Position,
+    fields: impl Iterator<Item = (&'a str, &'a str)>,
+    retention: Duration,
+) -> Result<Revocation, &'static str> {
+    Decoder::default().revocation(position, fields, retention)
 }
 
 /// A field of an entry whose writer waits to hear who has applied it.
@@ -123,7 +139,10 @@ impl Decoder {
             let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
             from.plus(retention)
         });
-        let origin = Origin::parse(origin).unwrap_or(Origin::Revoked);
+        let origin = match kind {
+            Kind::Registration => Origin::SignedOut, // Nobody's; as [`Revocation::registering`] has it.
+            _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
+        };
         let reason = Some(truncated(reason)).filter(|reason| !reason.is_empty()).map(Into::into);
         Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, reason })
     }

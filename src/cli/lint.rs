@@ -1,0 +1,94 @@
+//! `doorward lint`: what is dangerous in an Envoy configuration.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::json;
+
+use super::{FAILED, INVALID};
+use crate::config::{self, Config};
+use crate::lint::{self, Document, Expected, Finding, Severity, TRAPS};
+
+/// Checks an Envoy configuration for what lets somebody in, forges an identity or hides an outage.
+///
+/// FILE is a static configuration (YAML or JSON), a /config_dump, or a file of `resources`; `-` is
+/// standard input.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  doorward lint envoy.yaml --config doorward.yaml\n  \
+    curl -s http://127.0.0.1:9901/config_dump | doorward lint -\n\n\
+    Exit codes: 0 nothing found, 1 findings, 2 the file cannot be read.")]
+pub(super) struct LintArgs {
+    /// The file, or `-` for standard input.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Doorward's configuration: its rules, identity headers and what it reads are then known.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A rule that is not looked for; may be repeated.
+    #[arg(long, value_name = "RULE", value_parser = PossibleValuesParser::new(TRAPS.map(|trap| trap.name)), hide_possible_values = true)]
+    allow: Vec<String>,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &LintArgs) -> ExitCode {
+    let name = args.file.display().to_string();
+    let findings = match find(args) {
+        Ok(findings) => findings,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return ExitCode::from(INVALID);
+        }
+    };
+    if args.json {
+        println!("{:#}", json!({"file": name, "findings": findings}));
+    } else {
+        print_text(&name, &findings);
+    }
+    if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+fn find(args: &LintArgs) -> Result<Vec<Finding>, String> {
+    let expected = match &args.config {
+        Some(file) => {
+            let loaded = Config::load(file, config::environment());
+            Expected::from(&loaded.map_err(|faults| format!("--config is not valid:\n{faults}"))?.config)
+        }
+        None => Expected::default(),
+    };
+    let document = Document::parse(&read(&args.file).map_err(|error| format!("cannot be read: {error}"))?)?;
+    let mut findings = lint::lint(&document, &expected)?;
+    findings.retain(|finding| !args.allow.iter().any(|allowed| allowed == finding.rule));
+    Ok(findings)
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let most = Document::MAX_BYTES as u64 + 1; // One more, so that what is too large shows as such.
+    if file == Path::new("-") {
+        std::io::stdin().take(most).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(file)?.take(most).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+fn print_text(name: &str, findings: &[Finding]) {
+    for Finding { line, path, rule, severity, message, fix, source } in findings {
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        let severity = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        println!("{name}{line}: {severity}: {rule}: {message}\n    at  {path}\n    fix {fix}\n    see {source}\n");
+    }
+    match findings {
+        [] => println!("{name}: nothing found of {} rules", TRAPS.len()),
+        [_] => println!("{name}: 1 finding"),
+        _ => println!("{name}: {} findings", findings.len()),
+    }
+}

@@ -1,0 +1,147 @@
+//! `doorward lint`: what in an Envoy configuration lets somebody in, passes a forged identity on, or turns
+//! an outage into a refusal.
+//!
+//! [`Document`] is the text as values with their lines: a static file, a `/config_dump`, or a file of
+//! `resources`. [`scene`] is what matters of it: connection managers with their filters and routes, and
+//! clusters. [`TRAPS`] is the list of what is looked for; each trap is one function over the scene.
+//! Nothing here is asked of a running Envoy, and nothing is guessed: what the document leaves to another
+//! (RDS or CDS that is not in it) is not judged.
+
+mod document;
+mod matching;
+mod scene;
+mod traps;
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::authz::authorizer::TokenSource;
+use crate::config::{Config, KeyPath};
+pub use document::Document;
+use scene::{Node, Scene};
+pub use traps::TRAPS;
+
+/// What a finding costs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Somebody gets in, an identity can be forged, a token leaks, or nothing works.
+    Error,
+    /// An outage, a cost or a surprise.
+    Warning,
+}
+
+/// One thing to look for.
+pub struct Trap {
+    /// Stable: reports, `--allow` and the documentation name it.
+    pub name: &'static str,
+    pub severity: Severity,
+    /// What to write instead.
+    pub fix: &'static str,
+    /// Where it is documented, or the report that it was learnt from.
+    pub source: &'static str,
+    check: fn(&Scene<'_>, &mut Found),
+}
+
+/// A trap that was found.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Finding {
+    /// From 1; a JSON document has none.
+    pub line: Option<u64>,
+    /// Where it stands, or where something is missing.
+    pub path: String,
+    pub rule: &'static str,
+    pub severity: Severity,
+    /// What goes wrong.
+    pub message: String,
+    pub fix: &'static str,
+    pub source: &'static str,
+}
+
+/// Where a trap was met.
+#[derive(Default)]
+struct Found(BTreeSet<(KeyPath, String)>);
+
+impl Found {
+    fn at(&mut self, node: &Node<'_>, message: impl Into<String>) {
+        self.0.insert((node.path.clone(), message.into()));
+    }
+}
+
+/// What the Doorward behind this Envoy does, as far as it is known.
+pub struct Expected {
+    /// The headers it sets: its identity headers.
+    identity: Vec<String>,
+    /// Groups of request headers it reads; of each group one must be sent.
+    reads: Vec<Vec<String>>,
+    /// The names of its rules; `None` when its configuration was not given.
+    rules: Option<BTreeSet<String>>,
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        Self {
+            identity: names(&["x-user-id", "x-user-email"]),
+            reads: vec![names(&["authorization", "cookie"])],
+            rules: None,
+        }
+    }
+}
+
+impl From<&Config> for Expected {
+    fn from(config: &Config) -> Self {
+        let payload = config.identity.payload.iter().map(|payload| payload.header.clone());
+        let identity = config.identity.headers.iter().map(|(name, _)| name.clone()).chain(payload);
+        let token = config.token.settings.from.iter().filter_map(|source| match source {
+            TokenSource::Header { name, .. } => Some(vec![name.clone()]),
+            TokenSource::Cookie(_) => Some(vec!["cookie".to_owned()]),
+            TokenSource::Query(_) => None, // The path is always sent.
+        });
+        let keys = &config.api_keys;
+        let mut reads: Vec<_> = token.collect();
+        if keys.iter().next().is_some() {
+            reads.push(vec![keys.header.clone()]);
+        }
+        if keys.iter().any(|key| !key.platforms.is_empty()) {
+            reads.push(vec![keys.platform_header.clone()]);
+        }
+        if keys.iter().any(|key| !key.domains.is_empty()) {
+            reads.push(vec!["origin".to_owned(), "referer".to_owned()]);
+        }
+        let rules = config.rules.iter().map(|rule| rule.name.to_string()).collect();
+        Self { identity: identity.collect(), reads, rules: Some(rules) }
+    }
+}
+
+/// Looks for every trap; findings stand in the order of the document.
+///
+/// An error says why there is nothing to look at.
+pub fn lint(document: &Document, expected: &Expected) -> Result<Vec<Finding>, String> {
+    let scene = Scene::of(document, expected);
+    if scene.managers.is_empty() {
+        return Err(
+            "there is no HTTP connection manager in it: a static configuration, a /config_dump or listeners are needed"
+                .to_owned(),
+        );
+    }
+    let mut findings: Vec<_> = TRAPS
+        .iter()
+        .flat_map(|trap| {
+            let mut found = Found::default();
+            (trap.check)(&scene, &mut found);
+            found.0.into_iter().map(|(path, message)| Finding {
+                line: document.line(&path),
+                path: path.to_string(),
+                rule: trap.name,
+                severity: trap.severity,
+                message,
+                fix: trap.fix,
+                source: trap.source,
+            })
+        })
+        .collect();
+    findings.sort();
+    Ok(findings)
+}

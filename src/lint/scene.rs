@@ -1,0 +1,352 @@
+//! What matters of a configuration: connection managers with their filters and routes, and clusters.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Document, Expected, matching};
+use crate::config::KeyPath;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Node<'a> {
+    pub(super) path: KeyPath,
+    pub(super) value: &'a Value,
+}
+
+impl<'a> Node<'a> {
+    /// A field by its name in the API; JSON may write it in camel case.
+    pub(super) fn get(&self, field: &str) -> Option<Self> {
+        let written = |name: &str| {
+            let value = self.value.get(name).filter(|value| !value.is_null())?;
+            Some(Self { path: self.path.key(name), value })
+        };
+        written(field).or_else(|| field.contains('_').then(|| written(&camel_case(field)))?)
+    }
+
+    /// A field of a field: `grpc_service.timeout`.
+    pub(super) fn at(&self, fields: &str) -> Option<Self> {
+        fields.split('.').try_fold(self.clone(), |node, field| node.get(field))
+    }
+
+    pub(super) fn items(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let path = self.path.clone();
+        let items = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().enumerate().map(move |(at, value)| Self { path: path.index(at), value })
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
+        let path = self.path.clone();
+        let entries = self.value.as_object().into_iter().flatten();
+        entries.map(move |(name, value)| (name.as_str(), Self { path: path.key(name), value }))
+    }
+
+    /// The items of a field; none if it is missing.
+    pub(super) fn list(&self, fields: &str) -> impl Iterator<Item = Self> + use<'a> {
+        self.at(fields).into_iter().flat_map(|list| list.items())
+    }
+
+    pub(super) fn text(&self, fields: &str) -> Option<&'a str> {
+        self.at(fields)?.value.as_str()
+    }
+
+    /// A number, which JSON may write as a string.
+    pub(super) fn number(&self, fields: &str) -> Option<f64> {
+        let value = self.at(fields)?.value;
+        value.as_f64().or_else(|| value.as_str()?.parse().ok())
+    }
+
+    pub(super) fn is(&self, fields: &str) -> bool {
+        self.at(fields).is_some_and(|node| node.is_true())
+    }
+
+    pub(super) fn is_true(&self) -> bool {
+        self.value.as_bool() == Some(true)
+    }
+
+    pub(super) fn is_false(&self) -> bool {
+        self.value.as_bool() == Some(false)
+    }
+
+    /// A duration in seconds, as protobuf's JSON writes it: `0.25s`.
+    pub(super) fn seconds(&self, fields: &str) -> Option<f64> {
+        self.text(fields)?.strip_suffix('s')?.parse().ok()
+    }
+
+    /// The last word of the type: `ExtAuthz`; empty without one.
+    pub(super) fn kind(&self) -> &'a str {
+        let url = self.value.get("@type").and_then(Value::as_str).unwrap_or_default();
+        url.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether a test holds for this value or any within it.
+    pub(super) fn any(&self, test: &mut dyn FnMut(&Self) -> bool) -> bool {
+        test(self) || self.items().any(|item| item.any(test)) || self.entries().any(|(_, value)| value.any(test))
+    }
+}
+
+fn camel_case(field: &str) -> String {
+    let mut words = field.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (head, tail) = word.split_at(word.len().min(1));
+        name + &head.to_ascii_uppercase() + tail
+    })
+}
+
+/// All that is judged.
+pub(super) struct Scene<'a> {
+    pub(super) managers: Vec<Manager<'a>>,
+    pub(super) clusters: BTreeMap<&'a str, Node<'a>>,
+    /// Clusters may come from elsewhere.
+    pub(super) more_clusters: bool,
+    pub(super) expected: &'a Expected,
+}
+
+/// An HTTP connection manager.
+pub(super) struct Manager<'a> {
+    pub(super) node: Node<'a>,
+    pub(super) filters: Vec<Filter<'a>>,
+    pub(super) routes: Vec<Route<'a>>,
+}
+
+/// An entry of `http_filters`.
+pub(super) struct Filter<'a> {
+    pub(super) node: Node<'a>,
+    pub(super) name: &'a str,
+    /// Its `typed_config`; the entry itself when it has none.
+    pub(super) config: Node<'a>,
+}
+
+/// A route with all that holds for it, the most specific first: weighted cluster, route, virtual host,
+/// route configuration.
+pub(super) struct Route<'a> {
+    pub(super) node: Node<'a>,
+    pub(super) levels: Vec<Node<'a>>,
+    pub(super) cluster: Option<&'a str>,
+}
+
+/// An ext_authz filter in its chain.
+pub(super) struct Check<'s, 'a> {
+    pub(super) manager: &'s Manager<'a>,
+    pub(super) at: usize,
+    pub(super) filter: &'s Filter<'a>,
+}
+
+/// Who is asked: a `GrpcService` or, over HTTP, an `HttpUri`.
+pub(super) struct Service<'a> {
+    pub(super) node: Node<'a>,
+    pub(super) cluster: Option<Node<'a>>,
+    pub(super) grpc: bool,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn of(document: &'a Document, expected: &'a Expected) -> Self {
+        let root = Node { path: KeyPath::default(), value: &document.root };
+        let found = Resources::of(&root);
+        let clusters = found.clusters.into_iter().filter_map(|cluster| Some((cluster.text("name")?, cluster)));
+        let managers = found.listeners.iter().flat_map(|listener| {
+            let chains = listener.list("filter_chains").chain(listener.get("default_filter_chain"));
+            chains.flat_map(|chain| chain.list("filters")).filter_map(|filter| filter.get("typed_config"))
+        });
+        let managers = managers.filter(|config| config.kind() == "HttpConnectionManager");
+        let managers = managers.map(|node| Manager::of(node, &found.route_configs)).collect();
+        Self { managers, clusters: clusters.collect(), more_clusters: found.more_clusters, expected }
+    }
+
+    /// Every ext_authz filter.
+    pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
+        self.managers.iter().flat_map(Manager::checks)
+    }
+
+    /// Every connection manager that has one.
+    pub(super) fn checked(&self) -> impl Iterator<Item = &Manager<'a>> {
+        self.managers.iter().filter(|manager| manager.checks().next().is_some())
+    }
+
+    /// The clusters that are asked, each once; those that are not in the document are left out.
+    pub(super) fn asked(&self) -> BTreeMap<&'a str, (Node<'a>, bool)> {
+        let services = self.checks().flat_map(|check| check.services());
+        let cluster = |service: Service<'a>| {
+            let name = service.cluster?.value.as_str()?;
+            Some((name, (self.clusters.get(name)?.clone(), service.grpc)))
+        };
+        services.filter_map(cluster).collect()
+    }
+}
+
+/// The resources of a document, whatever its form.
+#[derive(Default)]
+struct Resources<'a> {
+    listeners: Vec<Node<'a>>,
+    clusters: Vec<Node<'a>>,
+    route_configs: Vec<Node<'a>>,
+    more_clusters: bool,
+}
+
+impl<'a> Resources<'a> {
+    fn of(root: &Node<'a>) -> Self {
+        let mut found = Self::default();
+        if root.get("configs").is_some() {
+            for config in root.list("configs") {
+                found.dumped(&config);
+            }
+        } else if root.get("resources").is_some() {
+            found.more_clusters = true;
+            for resource in root.list("resources") {
+                match resource.kind() {
+                    "Listener" => found.listeners.push(resource),
+                    "Cluster" => found.clusters.push(resource),
+                    "RouteConfiguration" => found.route_configs.push(resource),
+                    _ => {}
+                }
+            }
+        } else {
+            found.listeners.extend(root.list("static_resources.listeners"));
+            found.clusters.extend(root.list("static_resources.clusters"));
+            found.more_clusters = root.at("dynamic_resources.cds_config").is_some();
+        }
+        found
+    }
+
+    /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: what it has, the others have as
+    /// well, as it is in force.
+    fn dumped(&mut self, config: &Node<'a>) {
+        let state = |entry: Node<'a>| entry.get("active_state").or_else(|| entry.get("warming_state")).unwrap_or(entry);
+        let within = |lists: [&str; 3], field: &str| {
+            let entries = lists.into_iter().flat_map(|list| config.list(list));
+            entries.filter_map(|entry| state(entry).get(field)).collect::<Vec<_>>()
+        };
+        match config.kind() {
+            "ListenersConfigDump" => {
+                self.listeners.extend(within(["static_listeners", "dynamic_listeners", ""], "listener"));
+            }
+            "ClustersConfigDump" => {
+                let lists = ["static_clusters", "dynamic_active_clusters", "dynamic_warming_clusters"];
+                self.clusters.extend(within(lists, "cluster"));
+            }
+            "RoutesConfigDump" => {
+                let lists = ["static_route_configs", "dynamic_route_configs", ""];
+                self.route_configs.extend(within(lists, "route_config"));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'a> Manager<'a> {
+    fn of(node: Node<'a>, route_configs: &[Node<'a>]) -> Self {
+        let filter = |node: Node<'a>| Filter {
+            name: node.text("name").unwrap_or_default(),
+            config: node.get("typed_config").unwrap_or_else(|| node.clone()),
+            node,
+        };
+        let filters = node.list("http_filters").map(filter).collect();
+        let inline = node.get("route_config");
+        let named = || {
+            let name = node.text("rds.route_config_name")?;
+            route_configs.iter().find(|config| config.text("name") == Some(name)).cloned()
+        };
+        let routes = inline.or_else(named).map(|config| routes(&config)).unwrap_or_default();
+        Self { node, filters, routes }
+    }
+
+    pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
+        let filters = self.filters.iter().enumerate();
+        let checks = filters.filter(|(_, filter)| filter.config.kind() == "ExtAuthz");
+        checks.map(|(at, filter)| Check { manager: self, at, filter })
+    }
+
+    /// Whether a request header is removed before anything reads it: by an early header mutation, or by a
+    /// `header_mutation` filter before place `end`.
+    pub(super) fn strips(&self, name: &str, end: usize) -> bool {
+        let early = self.node.list("early_header_mutation_extensions").filter_map(|e| e.get("typed_config"));
+        let filters =
+            self.filters[..end].iter().filter(|f| f.config.kind() == "HeaderMutation" && !f.node.is("disabled"));
+        early.into_iter().any(|early| matching::removes(early.list("mutations"), name))
+            || filters.into_iter().any(|f| matching::removes(f.config.list("mutations.request_mutations"), name))
+            || name.contains('_') && self.drops_underscores()
+    }
+
+    fn drops_underscores(&self) -> bool {
+        let action = self.node.text("common_http_protocol_options.headers_with_underscores_action");
+        matches!(action, Some("DROP_HEADER" | "REJECT_REQUEST"))
+    }
+}
+
+fn routes<'a>(config: &Node<'a>) -> Vec<Route<'a>> {
+    let mut found = Vec::new();
+    for host in config.list("virtual_hosts") {
+        for node in host.list("routes") {
+            let above = [node.clone(), host.clone(), config.clone()];
+            let weighted: Vec<_> = node.list("route.weighted_clusters.clusters").collect();
+            if weighted.is_empty() {
+                let cluster = node.text("route.cluster");
+                found.push(Route { levels: above.to_vec(), cluster, node });
+                continue;
+            }
+            for part in weighted {
+                let levels = [vec![part.clone()], above.to_vec()].concat();
+                found.push(Route { node: node.clone(), levels, cluster: part.text("name") });
+            }
+        }
+    }
+    found
+}
+
+impl<'a> Route<'a> {
+    /// What the route says of a filter, the most specific first.
+    pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
+        let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
+        configs.filter_map(move |config| Some(Node { path: config.path.key(name), value: config.value.get(name)? }))
+    }
+
+    /// Whether a request header is removed on the way to the upstream; this acts after all filters.
+    pub(super) fn removes(&self, name: &str) -> Option<Node<'a>> {
+        let removed = self.levels.iter().flat_map(|level| level.list("request_headers_to_remove"));
+        removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
+    }
+
+    /// Whether it goes to an upstream, not to a redirect or an answer of Envoy's own.
+    pub(super) fn forwards(&self) -> bool {
+        self.node.get("route").is_some()
+    }
+}
+
+impl<'a> Check<'_, 'a> {
+    /// The node that takes this filter away from a route: the most specific word counts.
+    pub(super) fn disabled_on(&self, route: &Route<'a>) -> Option<Node<'a>> {
+        let Some(word) = route.per_filter(self.filter.name).next() else {
+            return self.filter.node.get("disabled").filter(Node::is_true);
+        };
+        let within = word.get("config").unwrap_or_else(|| word.clone());
+        word.get("disabled").or_else(|| within.get("disabled")).filter(Node::is_true)
+    }
+
+    /// What routes say of this filter.
+    pub(super) fn per_route(&self) -> impl Iterator<Item = Node<'a>> {
+        self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name))
+    }
+
+    /// The `check_settings` of routes.
+    pub(super) fn settings(&self) -> impl Iterator<Item = Node<'a>> {
+        self.per_route().filter_map(|word| word.get("config").unwrap_or(word).get("check_settings"))
+    }
+
+    /// Everyone who is asked: by the filter, or by a route in its place.
+    pub(super) fn services(&self) -> Vec<Service<'a>> {
+        let of = |config: Node<'a>| {
+            let grpc = config.get("grpc_service").map(|node| Service {
+                cluster: node.at("envoy_grpc.cluster_name"),
+                node,
+                grpc: true,
+            });
+            let http = || {
+                let node = config.at("http_service.server_uri")?;
+                Some(Service { cluster: node.get("cluster"), node, grpc: false })
+            };
+            grpc.or_else(http)
+        };
+        std::iter::once(self.filter.config.clone()).chain(self.settings()).filter_map(of).collect()
+    }
+}

@@ -1,0 +1,234 @@
+//! The ext_authz filter itself, and what stands around it in the chain.
+
+use super::super::Found;
+use super::super::matching::any_matches;
+use super::super::scene::{Check, Node, Scene};
+
+/// Longer, and a stuck Doorward piles requests up; its own bound for a decision is a second.
+const LONGEST_TIMEOUT: f64 = 5.0;
+
+pub(super) fn no_ext_authz(scene: &Scene<'_>, found: &mut Found) {
+    if scene.checks().next().is_none() {
+        for manager in &scene.managers {
+            found.at(
+                &manager.node,
+                "no connection manager here has an ext_authz filter: nobody is asked about any request",
+            );
+        }
+    }
+}
+
+pub(super) fn unchecked_listener(scene: &Scene<'_>, found: &mut Found) {
+    let behind = |name: &str| {
+        let routes = scene.checked().flat_map(|manager| &manager.routes);
+        routes.into_iter().any(|route| route.cluster == Some(name))
+    };
+    for manager in scene.managers.iter().filter(|manager| manager.checks().next().is_none()) {
+        for route in &manager.routes {
+            if let Some(cluster) = route.cluster.filter(|name| behind(name)) {
+                found.at(
+                    &route.node,
+                    format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without"),
+                );
+            }
+        }
+    }
+}
+
+pub(super) fn fail_open(scene: &Scene<'_>, found: &mut Found) {
+    for node in scene.checks().filter_map(|check| check.filter.config.get("failure_mode_allow")) {
+        if node.is_true() {
+            found.at(
+                &node,
+                "whoever can make a check fail is let in without one, with identity headers of their own choice",
+            );
+        }
+    }
+}
+
+pub(super) fn ext_authz_switch(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let config = &check.filter.config;
+        if let Some(part) = config.get("filter_enabled") {
+            let whole = part.number("default_value.numerator") == Some(100.0)
+                && part.text("default_value.denominator").is_none_or(|text| text == "HUNDRED")
+                && part.text("runtime_key").unwrap_or_default().is_empty();
+            if !whole {
+                found.at(&part, "only a part of the requests is checked, or a runtime key can say so while Envoy runs");
+            }
+        }
+        if let Some(part) = config.get("filter_enabled_metadata") {
+            found.at(&part, "whether a request is checked depends on metadata that another filter sets");
+        }
+    }
+}
+
+pub(super) fn ext_authz_disabled(scene: &Scene<'_>, found: &mut Found) {
+    for node in scene.checks().filter_map(|check| check.filter.node.get("disabled")) {
+        if node.is_true() {
+            found.at(&node, "the filter is off unless a route turns it on: a route that forgets to is open");
+        }
+    }
+}
+
+pub(super) fn upgrade_bypass(scene: &Scene<'_>, found: &mut Found) {
+    for manager in scene.checked() {
+        for filters in manager.node.list("upgrade_configs").filter_map(|upgrade| upgrade.get("filters")) {
+            let kinds = || filters.items().filter_map(|filter| filter.get("typed_config"));
+            if !kinds().any(|config| config.kind() == "ExtAuthz") {
+                found.at(
+                    &filters,
+                    "an upgrade with filters of its own skips http_filters, and these do not ask: it is not checked",
+                );
+            }
+        }
+    }
+}
+
+pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        for filter in &check.manager.filters[..check.at] {
+            if matches!(filter.config.kind(), "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
+                found.at(
+                    &filter.node,
+                    "what the cache answers or fetches never reaches ext_authz: without `authorization`, as with a token in a cookie, it is open to everyone",
+                );
+            }
+        }
+    }
+}
+
+pub(super) fn status_on_error(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let Some(code) = check.filter.config.at("status_on_error.code") else {
+            found.at(
+                &check.filter.config,
+                "without status_on_error an outage of Doorward is answered 403, as a refusal is",
+            );
+            continue;
+        };
+        let outage = match code.value.as_str() {
+            Some(name) => {
+                matches!(name, "InternalServerError" | "BadGateway" | "ServiceUnavailable" | "GatewayTimeout")
+            }
+            None => code.value.as_u64().is_some_and(|code| code >= 500),
+        };
+        if !outage {
+            found.at(&code, "an outage of Doorward is answered as if the client were at fault: it drops good tokens, or does not retry");
+        }
+    }
+}
+
+pub(super) fn timeout_missing(scene: &Scene<'_>, found: &mut Found) {
+    for service in services(scene) {
+        if service.get("timeout").is_none() {
+            found.at(&service, "the default is 200 ms: the first token after a key rotation, which waits for one fetch of the keys, is answered with an error");
+        }
+    }
+}
+
+pub(super) fn timeout_unbounded(scene: &Scene<'_>, found: &mut Found) {
+    for service in services(scene) {
+        let Some((node, seconds)) = service.get("timeout").zip(service.seconds("timeout")) else { continue };
+        if seconds == 0.0 {
+            found.at(&node, "zero is no limit: a Doorward that hangs holds every request for ever");
+        } else if seconds > LONGEST_TIMEOUT {
+            found.at(
+                &node,
+                format!(
+                    "a Doorward that hangs holds every request for {seconds} s; it answers within one second itself"
+                ),
+            );
+        }
+    }
+}
+
+pub(super) fn retry_cuts_timeout(scene: &Scene<'_>, found: &mut Found) {
+    for node in services(scene).filter_map(|service| service.get("retry_policy")) {
+        found.at(&node, "the back-off's max_interval becomes the timeout of each try, and a Doorward that is away is only waited for longer");
+    }
+}
+
+pub(super) fn request_body(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let bodies = std::iter::once(check.filter.config.clone()).chain(check.settings());
+        for node in bodies.filter_map(|config| config.get("with_request_body")) {
+            found.at(&node, "Doorward reads no bodies, and every request is held until its body is here");
+        }
+    }
+}
+
+pub(super) fn validate_mutations(scene: &Scene<'_>, found: &mut Found) {
+    for config in unvalidated(scene).filter(|config| config.get("decoder_header_mutation_rules").is_none()) {
+        found.at(&config, "a header value that cannot be sent is noticed late, or not at all");
+    }
+}
+
+pub(super) fn mutation_dropped(scene: &Scene<'_>, found: &mut Found) {
+    for node in unvalidated(scene).filter_map(|config| config.get("decoder_header_mutation_rules")) {
+        found.at(&node, "with these rules and without validate_mutations a header that may not be set is dropped silently, and the client's own goes upstream");
+    }
+}
+
+pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let config = &check.filter.config;
+        match config.get("transport_api_version") {
+            Some(version) if version.value == "V3" => {}
+            Some(version) => found.at(&version, "V3 is the only version that Envoy and Doorward speak"),
+            None => found.at(config, "without it an Envoy before 1.36 may refuse the file or speak v2"),
+        }
+    }
+}
+
+pub(super) fn all_headers_sent(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let config = &check.filter.config;
+        if config.get("grpc_service").is_some() && config.get("allowed_headers").is_none() {
+            found.at(
+                config,
+                "every request header is copied into every check, which is most of what ext_authz costs Envoy",
+            );
+        }
+    }
+}
+
+pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        let config = &check.filter.config;
+        let allowed = config.get("allowed_headers");
+        let withheld = config.get("disallowed_headers");
+        let is_allowed = |name: &str| {
+            let over_http = || config.get("http_service").is_some() && name == "authorization";
+            allowed.as_ref().is_none_or(|list| any_matches(list, name) || over_http())
+        };
+        let is_withheld = |name: &str| withheld.as_ref().is_some_and(|list| any_matches(list, name));
+        for group in &scene.expected.reads {
+            if !group.iter().any(|name| is_allowed(name) && !is_withheld(name)) {
+                let taken_out = withheld.as_ref().filter(|_| group.iter().any(|name| is_allowed(name)));
+                let place = taken_out.or(allowed.as_ref()).unwrap_or(config);
+                let names = group.join("` or `");
+                found.at(place, format!("Doorward reads `{names}`, and it is not sent: it counts as absent"));
+            }
+        }
+    }
+}
+
+pub(super) fn cors_after_check(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        for filter in &check.manager.filters[check.at..] {
+            if filter.config.kind() == "Cors" {
+                found.at(&filter.node, "a preflight carries no token and is refused; no refusal has the headers without which a page cannot read it");
+            }
+        }
+    }
+}
+
+fn services<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
+    scene.checks().flat_map(|check| check.services()).map(|service| service.node)
+}
+
+fn unvalidated<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
+    let config = |check: Check<'_, 'a>| check.filter.config.clone();
+    scene.checks().map(config).filter(|config| !config.is("validate_mutations"))
+}

@@ -1,0 +1,122 @@
+//! The cluster that is asked.
+
+use std::net::IpAddr;
+
+use super::super::Found;
+use super::super::scene::{Node, Scene};
+
+const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Fewer at once than this, and a burst of requests is answered 503 by Envoy itself.
+const ENOUGH_REQUESTS: f64 = 4096.0;
+
+pub(super) fn cluster_unknown(scene: &Scene<'_>, found: &mut Found) {
+    if scene.more_clusters || scene.clusters.is_empty() {
+        return;
+    }
+    for node in scene.checks().flat_map(|check| check.services()).filter_map(|service| service.cluster) {
+        let name = node.value.as_str().unwrap_or_default();
+        if !scene.clusters.contains_key(name) {
+            found.at(&node, format!("there is no cluster `{name}`: no check is ever answered"));
+        }
+    }
+}
+
+pub(super) fn cluster_http1(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, grpc) in scene.asked().into_values() {
+        if grpc && http2(&cluster).is_none() {
+            found.at(&cluster, "gRPC needs HTTP/2, and this cluster speaks HTTP/1.1: every check fails");
+        }
+    }
+}
+
+pub(super) fn cluster_keepalive(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, _) in scene.asked().into_values() {
+        if let Some(options) = http2(&cluster).filter(|options| options.get("connection_keepalive").is_none()) {
+            found.at(
+                &options,
+                "a Doorward that is frozen, or gone without a FIN, is asked until TCP gives up: minutes of 503",
+            );
+        }
+    }
+}
+
+pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, _) in scene.asked().into_values() {
+        let is_default = |t: &Node<'_>| t.text("priority").is_none_or(|priority| priority == "DEFAULT");
+        let threshold = cluster.list("circuit_breakers.thresholds").find(is_default);
+        let limit = |field: &str| threshold.as_ref().and_then(|t| t.number(field)).unwrap_or(1024.0);
+        let limit = limit("max_requests").min(limit("max_pending_requests"));
+        if limit < ENOUGH_REQUESTS {
+            let place = threshold.as_ref().unwrap_or(&cluster);
+            found.at(
+                place,
+                format!(
+                    "max_requests or max_pending_requests is {limit}: one more check at once, in a burst or while Doorward is slow, is an error"
+                ),
+            );
+        }
+    }
+}
+
+pub(super) fn cluster_plaintext(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, _) in scene.asked().into_values() {
+        if cluster.get("transport_socket").is_some() || cluster.get("transport_socket_matches").is_some() {
+            continue;
+        }
+        let far = |address: &Node<'_>| {
+            let host = address.text("socket_address.address").unwrap_or_default();
+            !host.is_empty() && host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        if let Some(address) = addresses(&cluster).find(far) {
+            found
+                .at(&address, "tokens cross a network in clear, and whoever sits on it can answer in Doorward's place");
+        }
+    }
+}
+
+pub(super) fn cluster_outlier(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, _) in scene.asked().into_values() {
+        if let Some(node) =
+            cluster.get("outlier_detection").filter(|_| addresses(&cluster).count() == 1 && is_static(&cluster))
+        {
+            found.at(
+                &node,
+                "there is one Doorward here: ejecting it turns a few slow answers into an outage, or does nothing",
+            );
+        }
+    }
+}
+
+pub(super) fn cluster_health(scene: &Scene<'_>, found: &mut Found) {
+    for (cluster, _) in scene.asked().into_values() {
+        let several = addresses(&cluster).count() > 1 || matches!(cluster.text("type"), Some("STRICT_DNS"));
+        if several && cluster.list("health_checks").next().is_none() {
+            found.at(&cluster, "without health checks a Doorward that is stopping, or not ready, is asked on: a rolling restart is answered with errors");
+        }
+    }
+}
+
+/// The HTTP/2 options of a cluster, if it speaks it.
+fn http2<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
+    let fields = [
+        "explicit_http_config.http2_protocol_options",
+        "use_downstream_protocol_config.http2_protocol_options",
+        "auto_config.http2_protocol_options",
+    ];
+    // The name of the options has dots of its own.
+    let options = cluster
+        .get("typed_extension_protocol_options")
+        .and_then(|options| Some(Node { path: options.path.key(HTTP), value: options.value.get(HTTP)? }));
+    let written = options.and_then(|options| fields.into_iter().find_map(|field| options.at(field)));
+    written.or_else(|| cluster.get("http2_protocol_options")) // As it was written before Envoy 1.17.
+}
+
+fn addresses<'a>(cluster: &Node<'a>) -> impl Iterator<Item = Node<'a>> + use<'a> {
+    let localities = cluster.list("load_assignment.endpoints");
+    localities.flat_map(|locality| locality.list("lb_endpoints")).filter_map(|endpoint| endpoint.at("endpoint.address"))
+}
+
+fn is_static(cluster: &Node<'_>) -> bool {
+    matches!(cluster.text("type"), None | Some("STATIC"))
+}

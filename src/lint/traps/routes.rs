@@ -1,0 +1,179 @@
+//! Identity headers on the way to the upstream, and what routes change about a check.
+
+use super::super::Found;
+use super::super::scene::{Check, Filter, Node, Route, Scene};
+use crate::authz::answer::look_alikes;
+
+/// Under this key a route names one of Doorward's rules.
+const RULE: &str = "doorward.rule";
+
+/// What of an identity header can reach an upstream on a route that Doorward is not asked about.
+enum Passes {
+    Nothing,
+    /// One of its spellings with `_` or `.`, which back ends fold onto it.
+    LookAlike(String),
+    Itself(String),
+}
+
+fn passes(scene: &Scene<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes {
+    let stripped =
+        |name: &str| check.manager.strips(name, check.manager.filters.len()) || route.removes(name).is_some();
+    let names = &scene.expected.identity;
+    if let Some(name) = names.iter().find(|name| !stripped(name)) {
+        return Passes::Itself(name.clone());
+    }
+    let look_alike = names.iter().flat_map(|name| look_alikes(name)).find(|name| !stripped(name));
+    look_alike.map_or(Passes::Nothing, Passes::LookAlike)
+}
+
+/// Every route that Doorward is not asked about, with the node that says so.
+fn unasked<'s, 'a>(scene: &'s Scene<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
+    scene.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
+        |(manager, route)| {
+            let mut words = manager.checks().map(|check| check.disabled_on(route).map(|node| (check, node)));
+            // With two filters, a route is exempt only if both are off.
+            let (check, node) = words.try_fold(None, |_, word| word.map(Some))??;
+            route.forwards().then_some((check, route, node))
+        },
+    )
+}
+
+pub(super) fn identity_not_stripped(scene: &Scene<'_>, found: &mut Found) {
+    for (check, route, node) in unasked(scene) {
+        if let Passes::Itself(name) = passes(scene, &check, route) {
+            found.at(&node, format!("Doorward is not asked here, so a client's own `{name}` reaches the upstream"));
+        }
+    }
+}
+
+pub(super) fn look_alike_not_stripped(scene: &Scene<'_>, found: &mut Found) {
+    for (check, route, node) in unasked(scene) {
+        if let Passes::LookAlike(name) = passes(scene, &check, route) {
+            found.at(&node, format!("Doorward is not asked here, and a client's `{name}` passes, which many back ends take for the identity header"));
+        }
+    }
+}
+
+pub(super) fn no_early_strip(scene: &Scene<'_>, found: &mut Found) {
+    let open = |check: &Check<'_, '_>| {
+        unasked(scene).any(|(other, route, _)| {
+            other.filter.node.path == check.filter.node.path && !matches!(passes(scene, &other, route), Passes::Nothing)
+        })
+    };
+    for check in scene.checks() {
+        let kept = |name: &&String| !check.manager.strips(name, check.at);
+        if let Some(name) = scene.expected.identity.iter().find(kept)
+            && !open(&check)
+        {
+            found.at(&check.manager.node, format!("nothing takes a client's `{name}` away before ext_authz: should a check ever be skipped or fail open, it is believed"));
+        }
+    }
+}
+
+pub(super) fn identity_removed(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        for route in check.manager.routes.iter().filter(|route| check.disabled_on(route).is_none()) {
+            for node in scene.expected.identity.iter().filter_map(|name| route.removes(name)) {
+                found.at(&node, "this acts after ext_authz: it takes away what Doorward has set");
+            }
+        }
+    }
+}
+
+pub(super) fn unknown_rule(scene: &Scene<'_>, found: &mut Found) {
+    let extensions = scene.checks().flat_map(|check| check.settings().collect::<Vec<_>>());
+    let entries = extensions.filter_map(|settings| settings.get("context_extensions"));
+    for (key, node) in entries.flat_map(|extensions| extensions.entries().collect::<Vec<_>>()) {
+        if key != RULE {
+            if key.to_ascii_lowercase().contains("doorward") {
+                found.at(&node, format!("Doorward reads `{RULE}` and nothing else: this names no rule"));
+            }
+            continue;
+        }
+        let name = node.value.as_str().unwrap_or_default();
+        if let Some(rules) = scene.expected.rules.as_ref().filter(|rules| !rules.contains(name)) {
+            let known = rules.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            found.at(&node, format!("Doorward has no rule `{name}` and answers 400; it has: {known}"));
+        }
+    }
+}
+
+/// Whether what Doorward decides depends on Envoy's choice of the route; the node that makes it so.
+fn depends_on_route<'a>(check: &Check<'_, 'a>) -> Option<Node<'a>> {
+    check.per_route().next()
+}
+
+pub(super) fn rerouted_after_check(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        if depends_on_route(&check).is_none() {
+            continue;
+        }
+        for filter in check.manager.filters[check.at + 1..].iter().filter(|filter| may_reroute(filter)) {
+            found.at(&filter.node, "it may clear the route after ext_authz has decided by another one: a request is checked as one route and served by the next");
+        }
+    }
+}
+
+/// Whether a filter can make Envoy choose the route anew.
+fn may_reroute(filter: &Filter<'_>) -> bool {
+    let config = &filter.config;
+    if filter.node.is("disabled") {
+        return false;
+    }
+    match config.kind() {
+        "Lua" => config.get("clear_route_cache").is_none_or(|node| !node.is_false()),
+        "ExternalProcessor" => {
+            config.text("route_cache_action") != Some("RETAIN") && !config.is("disable_clear_route_cache")
+        }
+        "GrpcJsonTranscoder" => !config.is("match_incoming_request_route"),
+        "Wasm" | "Config" | "DynamicModuleFilter" | "Composite" => {
+            config.kind() != "Config" || filter.name.contains("golang")
+        }
+        _ => config.any(&mut |node| node.is("clear_route_cache")),
+    }
+}
+
+pub(super) fn rerouted_by_check(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        if let Some(node) = check.filter.config.get("clear_route_cache").filter(Node::is_true)
+            && depends_on_route(&check).is_some()
+        {
+            found.at(&node, "routes say how a request is checked, and the route is chosen anew after the check: it may be one that asks for more");
+        }
+    }
+}
+
+pub(super) fn route_not_chosen_anew(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks().filter(|check| !check.filter.config.is("clear_route_cache")) {
+        for header in check.manager.routes.iter().flat_map(|route| route.node.list("match.headers")) {
+            let name = header.text("name").unwrap_or_default().to_ascii_lowercase();
+            if scene.expected.identity.contains(&name) {
+                found.at(
+                    &header,
+                    format!("the route is chosen before Doorward sets `{name}`, and not again: this never matches"),
+                );
+            }
+        }
+    }
+}
+
+pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
+    for manager in scene.checked() {
+        if manager.node.at("common_http_protocol_options.max_stream_duration").is_some() {
+            continue;
+        }
+        for route in manager.routes.iter().filter(|route| route.forwards()) {
+            let own = route.node.list("route.upgrade_configs").filter(is_websocket).last();
+            let general = manager.node.list("upgrade_configs").filter(is_websocket).last();
+            let Some(upgrade) = own.or(general) else { continue };
+            let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
+            if enabled && route.node.at("route.max_stream_duration.max_stream_duration").is_none() {
+                found.at(&route.node, "an upgraded connection is checked once, and a sign-out does not end it: without a longest duration it stays open");
+            }
+        }
+    }
+}
+
+fn is_websocket(upgrade: &Node<'_>) -> bool {
+    upgrade.text("upgrade_type").is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"))
+}

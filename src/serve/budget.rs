@@ -1,0 +1,175 @@
+//! What requests may take together while they arrive and are answered.
+//!
+//! Each connection and each request has bounds of its own, but a peer chooses how many there are: one
+//! connection with a thousand messages that never end would take a gigabyte. So all of them draw on one
+//! budget, and a request that it is not enough for is refused.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+/// Bytes that are left to requests: those of all connections, or those of one.
+pub(super) struct Budget {
+    left: AtomicUsize,
+    /// What this is a part of.
+    whole: Option<Arc<Self>>,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(bytes), whole: None })
+    }
+
+    /// What one connection may take of it: no peer takes everything.
+    pub(super) fn part(self: &Arc<Self>, bytes: usize) -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(bytes), whole: Some(self.clone()) })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let taken = |left: usize| left.checked_sub(bytes);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_err() {
+            return false;
+        }
+        let taken = self.whole.as_ref().is_none_or(|whole| whole.take(bytes));
+        if !taken {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
+    }
+}
+
+/// What one request has taken of the budget; given back when the request has been answered.
+pub(super) struct Share {
+    budget: Arc<Budget>,
+    bytes: AtomicUsize,
+}
+
+/// Beside its text, each field takes about as much again where it is kept (RFC 9113 section 6.5.2 says 32).
+const PER_FIELD: usize = 96;
+
+impl Share {
+    pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { budget: budget.clone(), bytes: AtomicUsize::new(0) })
+    }
+
+    /// Takes what a request's head needs.
+    pub(super) fn take_head(&self, headers: &HeaderMap) -> bool {
+        self.take(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD).sum())
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let taken = self.budget.take(bytes);
+        if taken {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give_back(*self.bytes.get_mut());
+    }
+}
+
+/// A request's body that must arrive in time and within the budget.
+pub(super) struct Arriving {
+    body: Incoming,
+    share: Arc<Share>,
+    /// The budget was not enough for the head.
+    refused: bool,
+    by: Instant,
+    /// Made when the body is first waited for: mostly it is there.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Arriving {
+    pub(super) fn new(body: Incoming, share: Arc<Share>, refused: bool, within: Duration) -> Self {
+        Self { body, share, refused, by: Instant::now() + within, timer: None }
+    }
+}
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        // The status tells the service what to say; what is not gRPC sees an error like any other.
+        let full = || Poll::Ready(Some(Err(Status::resource_exhausted("too much is under way").into())));
+        if self.refused {
+            return full();
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) if !self.share.take(data.len()) => full(),
+                _ => Poll::Ready(Some(Ok(frame))),
+            },
+            Poll::Ready(other) => Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending => {
+                let by = self.by;
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(Some(Err(Status::deadline_exceeded("the body did not arrive in time").into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.refused && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_comes_back_and_no_more_than_all_is_taken() {
+        let budget = Budget::new(1000);
+        let (first, second) = (Share::new(&budget), Share::new(&budget));
+        assert!(first.take(400) && first.take(300));
+        assert!(!second.take(301) && second.take(300));
+        assert!(!first.take(1));
+        drop(first);
+        assert!(second.take(700));
+        drop(second);
+        let left = || budget.left.load(Ordering::Relaxed);
+        assert_eq!(left(), 1000);
+        let connection = budget.part(600);
+        let (own, other) = (Share::new(&connection), Share::new(&budget));
+        assert!(!own.take(601) && own.take(500));
+        assert!(!other.take(501) && other.take(450));
+        assert!(!own.take(60), "there is nothing left of the whole");
+        assert!(own.take(50));
+        drop((own, other));
+        assert_eq!((left(), connection.left.load(Ordering::Relaxed)), (1000, 600));
+        let mut headers = HeaderMap::new();
+        headers.append("a", axum::http::HeaderValue::from_static("b"));
+        let share = Share::new(&budget);
+        assert!(share.take_head(&headers));
+        assert_eq!(left(), 1000 - 2 - PER_FIELD);
+    }
+}

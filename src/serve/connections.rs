@@ -1,0 +1,408 @@
+//! Connections: how many, how long, and what one may do. Both listeners serve through this.
+//!
+//! A peer that does nothing, or everything very slowly, must not hold what others need. So a listener has
+//! so many connections and closes one more at once; a connection shows in time what it is, asks something
+//! now and then, answers a ping, and has so many requests at once; and a request arrives in time, within
+//! the budget of all (see [`super::budget`]).
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::{BoxError, Router};
+use http_body_util::Either;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use prometheus::IntCounterVec;
+use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use tracing::debug;
+
+use super::budget::{Arriving, Budget, Share};
+use super::listen::Listener;
+use super::tls::Tls;
+use crate::api::check::{CheckServer, Reply};
+use crate::config::Limits;
+
+/// A listener's service and its bounds.
+pub(super) struct Server {
+    name: &'static str,
+    router: Router,
+    /// Asked before the router, which is a detour for nearly all requests.
+    check: Option<CheckServer>,
+    builder: auto::Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
+    /// TLS handshakes under way.
+    handshakes: Semaphore,
+    budget: Arc<Budget>,
+    /// What one connection may take of the budget.
+    part: usize,
+    max_connections: usize,
+    handshake_timeout: Duration,
+    idle_timeout: Duration,
+    request_timeout: Duration,
+    /// By listener and result.
+    counted: IntCounterVec,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Protocol {
+    /// HTTP/2 only.
+    Grpc,
+    /// HTTP/1 and HTTP/2.
+    Http,
+}
+
+/// TLS handshakes at once: each computes a signature, and more wait for their turn.
+const MAX_HANDSHAKES: usize = 256;
+/// After an accept that failed for want of file descriptors, for instance.
+const PAUSE: Duration = Duration::from_millis(50);
+/// One connection may take this part of the budget, or what two of the largest messages need.
+const PARTS: usize = 4;
+/// What a stream may receive before it is read, and a connection in all; messages are small.
+const WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
+
+impl Server {
+    /// `name` stands in metrics and logs.
+    pub(super) fn new(
+        name: &'static str,
+        protocol: Protocol,
+        router: Router,
+        limits: &Limits,
+        budget: Arc<Budget>,
+        counted: IntCounterVec,
+    ) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let streams = match protocol {
+            Protocol::Grpc => limits.grpc_concurrent_streams,
+            Protocol::Http => limits.http_concurrent_streams,
+        };
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(streams)
+            .max_header_list_size(limits.header_list_bytes)
+            .max_pending_accept_reset_streams(limits.grpc_pending_resets)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout);
+        // The head of a request in HTTP/1 must fit.
+        builder.http1().max_buf_size(limits.header_list_bytes as usize);
+        let builder = if protocol == Protocol::Grpc { builder.http2_only() } else { builder };
+        for result in ["accepted", "refused", "slow", "stuck", "idle"] {
+            counted.with_label_values(&[name, result]);
+        }
+        Self {
+            name,
+            router: router.with_state(()),
+            check: None,
+            builder,
+            tls: None,
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            budget,
+            part: (limits.buffered_bytes / PARTS).max(limits.grpc_message_bytes.max(limits.http_body_bytes) * 2),
+            max_connections: limits.connections,
+            handshake_timeout: limits.handshake_timeout,
+            // What is being answered is not idle.
+            idle_timeout: limits.idle_timeout.max(limits.http_timeout + limits.request_timeout),
+            request_timeout: limits.request_timeout,
+            counted,
+        }
+    }
+
+    pub(super) fn with_check(self, check: CheckServer) -> Self {
+        Self { check: Some(check), ..self }
+    }
+
+    pub(super) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Serves until `drain`, then lets what is in flight finish.
+    pub(super) async fn serve(self, listener: Listener, drain: CancellationToken) {
+        let server = Arc::new(self);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => {
+                    while connections.try_join_next().is_some() {}
+                    match accepted {
+                        Ok(stream) if connections.len() < server.max_connections => {
+                            server.count("accepted");
+                            connections.spawn(server.clone().converse(stream, drain.clone()));
+                        }
+                        Ok(_) => server.count("refused"), // Closed by being dropped.
+                        Err(error) => {
+                            debug!(%error, listener = server.name, "accept failed");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                }
+            }
+        }
+        listener.close();
+        while connections.join_next().await.is_some() {}
+    }
+
+    fn count(&self, result: &str) {
+        self.counted.with_label_values(&[self.name, result]).inc();
+    }
+
+    /// One connection from beginning to end.
+    async fn converse(self: Arc<Self>, stream: Box<dyn Stream>, drain: CancellationToken) {
+        let pulse = Arc::new(Pulse::new());
+        let stream = match &self.tls {
+            None => stream,
+            Some(tls) => {
+                let handshake = async {
+                    let _turn = self.handshakes.acquire().await;
+                    tls.accept(stream).await
+                };
+                match tokio::time::timeout_at(pulse.born + self.handshake_timeout, handshake).await {
+                    Ok(Ok(stream)) => Box::new(stream) as Box<dyn Stream>,
+                    Ok(Err(error)) => return debug!(%error, "tls handshake failed"),
+                    Err(_) => return self.count("slow"),
+                }
+            }
+        };
+        let budget = self.budget.part(self.part);
+        let service = service_fn(|request| self.clone().answer(request, pulse.clone(), Share::new(&budget)));
+        let stream = TokioIo::new(Watched { stream, matched: 0, pulse: pulse.clone() });
+        let mut connection = pin!(self.builder.serve_connection(stream, service));
+        let mut leaving: Option<Instant> = None;
+        loop {
+            let due = leaving.unwrap_or_else(|| self.due(&pulse).min(Instant::now() + self.request_timeout));
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        debug!(error = &*error, listener = self.name, "connection failed");
+                    }
+                    return;
+                }
+                () = drain.cancelled(), if leaving.is_none() => {
+                    // The supervisor says when waiting ends.
+                    connection.as_mut().graceful_shutdown();
+                    leaving = Some(Instant::now() + Duration::from_secs(86_400));
+                }
+                () = tokio::time::sleep_until(due) => {
+                    if leaving.is_some() {
+                        return; // It was asked to go.
+                    }
+                    if pulse.is_stuck(self.request_timeout) {
+                        return self.count("stuck");
+                    }
+                    if Instant::now() < self.due(&pulse) {
+                        continue;
+                    }
+                    if !pulse.greeted() {
+                        return self.count("slow");
+                    }
+                    self.count("idle");
+                    connection.as_mut().graceful_shutdown();
+                    leaving = Some(Instant::now() + self.handshake_timeout);
+                }
+            }
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: hyper::Request<Incoming>,
+        pulse: Arc<Pulse>,
+        share: Arc<Share>,
+    ) -> Result<hyper::Response<Leaving>, Infallible> {
+        pulse.beat();
+        let refused = !share.take_head(request.headers());
+        let within = self.request_timeout;
+        let request = request.map(|body| Arriving::new(body, share.clone(), refused, within));
+        let answer = match &self.check {
+            Some(check) if CheckServer::is_for(&request) => {
+                let answer = check.answer(request, std::time::Instant::now()).await;
+                answer.map(Either::Left)
+            }
+            _ => self.router.clone().call(request.map(Body::new)).await?.map(Either::Right),
+        };
+        drop(share);
+        pulse.beat();
+        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse)) }))
+    }
+
+    /// When a connection will have been silent for too long.
+    fn due(&self, pulse: &Pulse) -> Instant {
+        if pulse.greeted() { pulse.at(&pulse.last) + self.idle_timeout } else { pulse.born + self.handshake_timeout }
+    }
+}
+
+/// When a connection last showed life. Times are milliseconds since it was born.
+struct Pulse {
+    born: Instant,
+    /// HTTP/2's preface came, or a request.
+    greeted: AtomicBool,
+    /// When a request came or was answered.
+    last: AtomicU64,
+    /// Answers of which the peer has taken nothing yet.
+    untaken: AtomicUsize,
+    /// When one of them was taken, or was the first.
+    taken: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            greeted: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            untaken: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+        }
+    }
+
+    fn beat(&self) {
+        self.greet();
+        self.mark(&self.last);
+    }
+
+    fn greet(&self) {
+        self.greeted.store(true, Ordering::Relaxed);
+    }
+
+    fn greeted(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
+    }
+
+    fn mark(&self, time: &AtomicU64) {
+        time.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn at(&self, time: &AtomicU64) -> Instant {
+        self.born + Duration::from_millis(time.load(Ordering::Relaxed))
+    }
+
+    /// Whether the peer takes none of its answers: each is kept until it does.
+    fn is_stuck(&self, limit: Duration) -> bool {
+        self.untaken.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
+    }
+}
+
+/// An answer of which the peer has taken nothing yet.
+struct Untaken(Arc<Pulse>);
+
+impl Untaken {
+    fn new(pulse: Arc<Pulse>) -> Self {
+        if pulse.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
+            pulse.mark(&pulse.taken);
+        }
+        Self(pulse)
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.0.untaken.fetch_sub(1, Ordering::Relaxed);
+        self.0.mark(&self.0.taken);
+    }
+}
+
+/// An answer's body; it is first polled when the peer's window has room for it.
+struct Leaving {
+    body: Either<Reply, Body>,
+    untaken: Option<Untaken>,
+}
+
+impl http_body::Body for Leaving {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        self.untaken = None;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection's bytes, whatever carries them.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Sees HTTP/2's preface come in: Envoy may open a connection before it has something to ask.
+struct Watched {
+    stream: Box<dyn Stream>,
+    /// How much of the preface has come; all of it when there is nothing more to see.
+    matched: usize,
+    pulse: Arc<Pulse>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let rest = &PREFACE[self.matched..];
+        if !rest.is_empty() {
+            let came = &buffer.filled()[before..];
+            let common = came.len().min(rest.len());
+            if came[..common] == rest[..common] {
+                self.matched += common;
+                if self.matched == PREFACE.len() {
+                    self.pulse.greet();
+                }
+            } else {
+                self.matched = PREFACE.len(); // HTTP/1: its first request counts.
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,220 @@
+//! Which store this is: the server, the life of its data, and who is making good a loss.
+//!
+//! ```text
+//! doorward:{r}:meta       the epoch of the log: who founded it, and when; it vanishes with a flush
+//! doorward:{r}:server     the replication id of the server that instances read from, and since when
+//! doorward:{r}:repairing  sorted set: instances that found a loss, until when they are to be waited for
+//! ```
+//!
+//! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts
+//! or begins to be the primary: one that is still what it was at an earlier look has been the primary, in
+//! the same process, all the time between.
+
+use std::time::{Duration, Instant};
+
+use fred::types::Value;
+
+use super::super::LedgerError;
+use super::RedisLedger;
+use super::answer::{self, Answer, short};
+use super::feed::Feed;
+use super::session::{Command, unexpected};
+use crate::authz::claims::Timestamp;
+
+/// A server in its present role.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(in crate::sources) struct Server {
+    /// `master`, as Redis says, or not to be used.
+    pub(in crate::sources) role: Box<str>,
+    pub(in crate::sources) replication_id: Box<str>,
+}
+
+/// What makes a store unfit to keep revocations.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(in crate::sources) struct StoreFacts {
+    pub(in crate::sources) server: Server,
+    pub(in crate::sources) max_memory: u64,
+    pub(in crate::sources) eviction_policy: Box<str>,
+}
+
+/// One life of the store, at one server.
+#[derive(Clone, Debug)]
+pub(in crate::sources) struct Life {
+    pub(in crate::sources) epoch: Box<str>,
+    /// Since when it has been this one; `None` if that could not be noted, because the server is full.
+    pub(in crate::sources) since: Option<Timestamp>,
+    pub(in crate::sources) clock: ServerClock,
+}
+
+/// The server's clock, and the moment before it was asked: the server showed this no earlier than then.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sources) struct ServerClock {
+    pub(super) asked: Instant,
+    pub(super) showed: Timestamp,
+}
+
+impl ServerClock {
+    /// What the server's clock shows about now; it may show more.
+    pub(super) fn now(&self) -> Timestamp {
+        self.showed.plus(self.asked.elapsed())
+    }
+}
+
+/// How long an instance that says it is repairing is waited for, unless it says so again.
+const REPAIR: Duration = Duration::from_secs(5);
+
+impl Server {
+    pub(super) fn ask() -> Command {
+        Command::new("INFO").arg("replication")
+    }
+
+    /// From the answer to [`Self::ask`].
+    pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
+        let info = info.text().ok_or_else(|| unexpected("text", info))?;
+        Ok(Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() })
+    }
+}
+
+impl StoreFacts {
+    pub(super) fn ask() -> Command {
+        Command::new("INFO").args(["memory", "replication"])
+    }
+
+    /// From the answer to [`Self::ask`].
+    pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
+        let server = Server::read(info)?;
+        let info = info.text().unwrap_or_default();
+        Ok(Self {
+            server,
+            max_memory: fact(info, "maxmemory").parse().unwrap_or(0),
+            eviction_policy: fact(info, "maxmemory_policy").into(),
+        })
+    }
+}
+
+fn fact<'a>(info: &'a str, name: &str) -> &'a str {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
+}
+
+/// Since when a store has been this one at this server, by what it says in `meta` and `server`; `None`
+/// if another server is noted.
+pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Option<Timestamp> {
+    let (id, since) = noted.split_once(' ')?;
+    if id != replication_id || id.is_empty() {
+        return None;
+    }
+    let founded = epoch.rsplit_once(' ').and_then(|(_, millis)| millis.parse().ok()).unwrap_or_default();
+    Some(Timestamp::from_millis(since.parse::<i64>().ok()?.max(founded)))
+}
+
+/// Names in a sorted set with the instants that are their scores.
+pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, LedgerError> {
+    let pairs = answer.parts().unwrap_or_default().chunks_exact(2);
+    let scored = pairs.map(|pair| {
+        #[expect(clippy::cast_possible_truncation, reason = "milliseconds of this age: far below 2^53")]
+        let at = pair[1].as_f64().map(|at| Timestamp::from_millis(at as i64));
+        Ok((pair[0].text().ok_or_else(short)?.into(), at.ok_or_else(short)?))
+    });
+    scored.collect()
+}
+
+impl Feed<'_> {
+    /// What kind of store this is; to be asked first on a connection.
+    pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
+        let facts = StoreFacts::read(&self.session.call(StoreFacts::ask(), self.ledger.deadline()).await?)?;
+        self.server = facts.server.clone();
+        Ok(facts)
+    }
+
+    /// The life of the store that this connection reads; founds an epoch, named by `name`, if there is none,
+    /// and notes the server if it is another one.
+    pub(in crate::sources) async fn life(&mut self, name: &str) -> Result<Life, LedgerError> {
+        let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
+        let get = |key: &str| Command::new("GET").arg(key);
+        let asked = Instant::now();
+        let ask = vec![get(&keys.meta), get(&keys.server), Command::new("TIME")];
+        let answers = self.session.pipeline(ask, deadline).await?;
+        let [epoch, noted, time] = answers.as_slice() else { return Err(short()) };
+        let now = answer::time(time)?;
+        let clock = ServerClock { asked, showed: now };
+        let epoch: Box<str> = if let Some(epoch) = epoch.text() {
+            epoch.into()
+        } else {
+            let found = Command::new("SET").arg(&*keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
+            let answers = self.session.pipeline(vec![found, get(&keys.meta)], deadline).await?;
+            answers.get(1).and_then(Answer::text).ok_or_else(short)?.into()
+        };
+        let id = &self.server.replication_id;
+        if let Some(since) = whole_since(&epoch, noted.text().unwrap_or_default(), id) {
+            return Ok(Life { epoch, since: Some(since), clock });
+        }
+        let note = Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()));
+        match self.session.call(note, deadline).await {
+            Ok(_) => Ok(Life { epoch, since: Some(now), clock }),
+            Err(error) if error.label() == "out_of_memory" => Ok(Life { epoch, since: None, clock }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks others to wait for `name` until it has put back what the store lost.
+    pub(in crate::sources) async fn mark_repairing(
+        &mut self,
+        name: &str,
+        clock: ServerClock,
+    ) -> Result<(), LedgerError> {
+        let mark = mark(self.ledger, name, clock.now());
+        match self.session.call(mark, self.ledger.deadline()).await {
+            Err(error) if error.label() != "out_of_memory" => Err(error),
+            _ => Ok(()), // A full server can be given back nothing, and nobody relies on it before it can.
+        }
+    }
+
+    /// The server's clock, and whether an instance other than `name` is to be waited for.
+    pub(in crate::sources) async fn repairing(&mut self, name: &str) -> Result<(Timestamp, bool), LedgerError> {
+        let marks = Command::new("ZRANGE").arg(&*self.ledger.keys.repairing).args(["0", "-1", "WITHSCORES"]);
+        let answers = self.session.pipeline(vec![Command::new("TIME"), marks], self.ledger.deadline()).await?;
+        let [time, marks] = answers.as_slice() else { return Err(short()) };
+        let now = answer::time(time)?;
+        Ok((now, scores(marks)?.iter().any(|(marked, until)| **marked != *name && *until > now)))
+    }
+}
+
+impl RedisLedger {
+    /// Goes on asking others to wait, and tells whether it is for `name` to put back: the first of those who
+    /// are repairing, so that they do not all do it at once.
+    pub(in crate::sources) async fn keep_repairing(&self, name: &str) -> Result<bool, LedgerError> {
+        let key = &*self.keys.repairing;
+        let now = answer::time(&self.shared.call(self, Command::new("TIME"), self.deadline()).await?)?;
+        let forget = Command::new("ZREMRANGEBYSCORE").arg(key).arg("-inf").arg(now.as_millis());
+        let marks = Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
+        let answers = self.shared.pipeline(self, vec![mark(self, name, now), forget, marks]).await?;
+        let marked = scores(answers.get(2).ok_or_else(short)?)?;
+        Ok(marked.iter().map(|(marked, _)| marked).min().is_none_or(|first| **first == *name))
+    }
+
+    /// Whoever waits for `name` need not any more.
+    pub(in crate::sources) async fn end_repairing(&self, name: &str) -> Result<(), LedgerError> {
+        let end = Command::new("ZADD").arg(&*self.keys.repairing).arg("0").arg(name);
+        self.shared.call(self, end, self.deadline()).await.map(drop)
+    }
+}
+
+fn mark(ledger: &RedisLedger, name: &str, now: Timestamp) -> Command {
+    Command::new("ZADD").arg(&*ledger.keys.repairing).arg(now.plus(REPAIR).as_millis()).arg(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_as_old_as_its_server_and_its_epoch() {
+        let since = |epoch, noted, id| whole_since(epoch, noted, id).map(Timestamp::as_millis);
+        assert_eq!(since("host.1 1000", "a 3000", "a"), Some(3000));
+        assert_eq!(since("host.1 5000", "a 3000", "a"), Some(5000), "flushed since");
+        assert_eq!(since("by-hand", "a 3000", "a"), Some(3000));
+        for (noted, id) in [("", "a"), ("b 3000", "a"), ("a", "a"), ("a x", "a"), (" 3000", "")] {
+            assert_eq!(since("host.1 1000", noted, id), None, "{noted:?}");
+        }
+    }
+}

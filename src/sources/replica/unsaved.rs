@@ -1,0 +1,199 @@
+//! What this process wants to be in the store and has not seen there: being written, refused, or
+//! acknowledged and still to be read back.
+//!
+//! A 2xx is a promise. Until the log shows the entry, only this process knows of it and can tell that the
+//! store lost it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::authz::claims::Timestamp;
+use crate::authz::revocation::{Origin, Revocation, Target};
+
+/// Revocations of this process that were not seen in the log yet.
+#[derive(Default)]
+pub(super) struct Unsaved {
+    state: Mutex<Waiting>,
+    /// Some did not fit: nothing is known to be stored any more by not being here.
+    overflowed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_target: HashMap<(Target, Origin), Entry>,
+    /// How many of them are acknowledged.
+    acknowledged: usize,
+}
+
+struct Entry {
+    revocation: Revocation,
+    since: Instant,
+    /// The log has shown it.
+    is_read: bool,
+    acknowledged: Option<Instant>,
+}
+
+impl Entry {
+    fn is_in(&self, stored: &Revocation) -> bool {
+        self.revocation.watermark <= stored.watermark && self.revocation.expires_at <= stored.expires_at
+    }
+}
+
+impl Unsaved {
+    /// Beyond this many the newest are not kept for another try; their callers were told so.
+    const MAX: usize = 100_000;
+
+    pub(super) fn insert(&self, revocations: &[Revocation], now: Timestamp) {
+        let mut state = self.lock();
+        if state.by_target.len() + revocations.len() > Self::MAX {
+            state.retain(|entry| entry.revocation.expires_at > now);
+        }
+        let Waiting { by_target, acknowledged } = &mut *state;
+        for revocation in revocations.iter().filter(|revocation| revocation.expires_at > now) {
+            let key = (revocation.target.clone(), revocation.origin);
+            let Some(entry) = by_target.get_mut(&key) else {
+                if by_target.len() < Self::MAX {
+                    let revocation = revocation.clone();
+                    let entry = Entry { revocation, since: Instant::now(), is_read: false, acknowledged: None };
+                    by_target.insert(key, entry);
+                } else {
+                    self.overflowed.store(true, Ordering::Relaxed);
+                }
+                continue;
+            };
+            let known = &mut entry.revocation;
+            if revocation.watermark > known.watermark || revocation.expires_at > known.expires_at {
+                known.watermark = known.watermark.max(revocation.watermark);
+                known.expires_at = known.expires_at.max(revocation.expires_at);
+                entry.is_read = false;
+                *acknowledged -= usize::from(entry.acknowledged.take().is_some());
+            }
+        }
+    }
+
+    /// They were written; what a later call added for the same target was not.
+    pub(super) fn acknowledge(&self, written: &[Revocation]) {
+        self.lock().change(written.iter(), |entry| entry.acknowledged = Some(Instant::now()));
+    }
+
+    /// The log shows them.
+    pub(super) fn read_back<'a>(&self, revocations: impl Iterator<Item = &'a Revocation>) {
+        self.lock().change(revocations, |entry| entry.is_read = true);
+    }
+
+    /// Whether anything is missing from a log that was read to its end, beginning at `start`: it was
+    /// acknowledged before then.
+    pub(super) fn lacks(&self, start: Instant, now: Timestamp) -> bool {
+        let state = self.lock();
+        let is_lost =
+            |entry: &Entry| entry.acknowledged.is_some_and(|at| at < start) && entry.revocation.expires_at > now;
+        state.acknowledged > 0 && state.by_target.values().any(is_lost)
+    }
+
+    pub(super) fn forget_acknowledged(&self) {
+        self.lock().retain(|entry| entry.acknowledged.is_none());
+    }
+
+    /// Whether the store is not known to have it.
+    pub(super) fn holds(&self, revocation: &Revocation) -> bool {
+        let key = (revocation.target.clone(), revocation.origin);
+        self.overflowed.load(Ordering::Relaxed)
+            || self.lock().by_target.get(&key).is_some_and(|entry| entry.acknowledged.is_none())
+    }
+
+    /// What has waited longer than a write takes.
+    pub(super) fn waiting(&self, longer_than: Duration, now: Timestamp) -> Vec<Revocation> {
+        let mut state = self.lock();
+        state.retain(|entry| entry.revocation.expires_at > now);
+        let waits = |entry: &&Entry| entry.acknowledged.is_none() && entry.since.elapsed() > longer_than;
+        state.by_target.values().filter(waits).map(|entry| entry.revocation.clone()).collect()
+    }
+
+    /// How many are not known to be stored.
+    pub(super) fn len(&self) -> usize {
+        let state = self.lock();
+        state.by_target.len() - state.acknowledged
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Changes those that are in one of these; what is acknowledged and read needs no more care.
+    fn change<'a>(&mut self, stored: impl Iterator<Item = &'a Revocation>, change: impl Fn(&mut Entry)) {
+        for stored in stored {
+            if self.by_target.is_empty() {
+                return; // Nearly always, and then nothing is hashed.
+            }
+            let key = (stored.target.clone(), stored.origin);
+            let Some(entry) = self.by_target.get_mut(&key).filter(|entry| entry.is_in(stored)) else { continue };
+            let was_acknowledged = entry.acknowledged.is_some();
+            change(entry);
+            match (entry.acknowledged.is_some(), entry.is_read) {
+                (true, true) => {
+                    self.by_target.remove(&key);
+                    self.acknowledged -= usize::from(was_acknowledged);
+                }
+                (is_acknowledged, _) => self.acknowledged += usize::from(is_acknowledged && !was_acknowledged),
+            }
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        self.by_target.retain(|_, entry| keep(entry));
+        self.acknowledged = self.by_target.values().filter(|entry| entry.acknowledged.is_some()).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::claims::IssuerName;
+    use crate::authz::revocation::{Kind, TargetId, Watermark};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn sign_out(expires: i64) -> [Revocation; 1] {
+        let target = Target::new(IssuerName::parse("main").unwrap(), Kind::Token, TargetId::new("j"));
+        let expires_at = Timestamp::from_millis(expires);
+        let origin = Origin::SignedOut;
+        [Revocation { target, watermark: Watermark::FOREVER, expires_at, origin, reason: None }]
+    }
+
+    #[test]
+    fn a_write_is_forgotten_only_after_it_was_acknowledged_and_read_back() {
+        let (later, soon) = (sign_out(3_000_000), sign_out(2_000_000));
+        let unsaved = Unsaved::default();
+        let lacks = || unsaved.lacks(Instant::now() + Duration::from_secs(1), NOW);
+        unsaved.insert(&later, NOW);
+        assert!(unsaved.holds(&later[0]) && !lacks(), "nobody was promised anything yet");
+        unsaved.acknowledge(&later);
+        assert!(!unsaved.holds(&later[0]) && lacks());
+        assert!(!unsaved.lacks(Instant::now().checked_sub(Duration::from_secs(1)).unwrap(), NOW), "read before");
+        unsaved.read_back(soon.iter());
+        assert!(lacks(), "an entry that ends earlier is not it");
+        unsaved.read_back(later.iter());
+        assert!(!lacks() && unsaved.len() == 0);
+        // Read before the acknowledgement arrives here.
+        unsaved.insert(&soon, NOW);
+        unsaved.read_back(soon.iter());
+        assert!(unsaved.holds(&soon[0]), "stored, but perhaps not on as many replicas as are needed");
+        unsaved.acknowledge(&soon);
+        assert!(!lacks() && !unsaved.holds(&soon[0]));
+        // Revoked again, for longer, while the first entry is on its way.
+        unsaved.insert(&soon, NOW);
+        unsaved.acknowledge(&soon);
+        unsaved.insert(&later, NOW);
+        unsaved.read_back(soon.iter());
+        assert!(unsaved.holds(&later[0]) && !lacks());
+        unsaved.forget_acknowledged();
+        assert_eq!(unsaved.len(), 1);
+        assert!(unsaved.waiting(Duration::ZERO, NOW.plus(Duration::from_secs(5000))).is_empty(), "expired");
+        unsaved.insert(&sign_out(999_999), NOW);
+        assert_eq!(unsaved.len(), 0, "never written, never read");
+    }
+}

@@ -1,0 +1,109 @@
+//! Two versions side by side on one log, which is what a rolling upgrade is: this one, and what an older or
+//! a newer one may have written.
+
+use serde_json::json;
+
+use super::{READER, admin_keys, post, read, reason};
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::Checks;
+use crate::support::tokens::Tokens;
+
+fn config(tokens: &Tokens, redis: &RedisServer, mode: &str) -> String {
+    tokens.config(&format!(
+        "revocation: {{store: redis, read: {mode}, max_staleness: 2s, redis: {{url: \"{}\"}}}}\n{}",
+        redis.url(),
+        admin_keys()
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_other_versions_revoke_what_they_name_and_stop_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let here = Doorward::start(&config(&tokens, &redis, "replica")).await;
+    let checks = Checks::connect(&here.check).await;
+    let users = ["newer-field", "newer-origin", "newer-kind", "older", "unreadable", "last"];
+    let of: Vec<_> = users.iter().map(|user| tokens.with(json!({"jti": user, "sub": user, "sid": user}))).collect();
+    let add = |fields: &str| redis.script(&format!("XADD doorward:{{r}}:log * {fields}\n"));
+    let expires = format!("{}000", crate::support::tokens::now() + 630);
+    // Of a newer version: one more field, an origin that is not known here, a kind that is not known here.
+    add(&format!(
+        "issuer dev kind token id newer-field at * expires {expires} origin revoked reason \"\" sealed_by hsm tenant 7"
+    ));
+    add(&format!("issuer dev kind session id newer-origin at * expires {expires} origin guardian reason \"\""));
+    add(&format!("issuer dev kind device id newer-kind at * expires {expires} origin revoked reason \"\" form 2"));
+    // Of an older one: nothing but the target.
+    add("issuer dev kind user id older");
+    add("what is this");
+    add(&format!("issuer dev kind token id last at * expires {expires} origin signed_out reason \"\""));
+
+    let later = Doorward::start(&config(&tokens, &redis, "replica")).await;
+    for (doorward, when) in [(&here, "followed"), (&later, "read from the start")] {
+        let checks = Checks::connect(&doorward.check).await;
+        eventually("the last entry is applied", || async { reason(&checks, &of[5]).await == "signed_out" }).await;
+        for (user, token) in users.iter().zip(&of) {
+            let expected = match *user {
+                // What names nothing that this version knows cannot be applied by it: see envoy/README.md.
+                "newer-kind" | "unreadable" => "ok",
+                "last" => "signed_out",
+                _ => "revoked",
+            };
+            assert_eq!(reason(&checks, token).await, expected, "{user}, {when}");
+        }
+        assert!(doorward.logged("log entry not understood"), "{when}");
+        assert_eq!(doorward.get("/readyz?fresh").await.0, 200, "{when}");
+    }
+    // And this version's own revocation reaches both, behind all that.
+    assert_eq!(here.post("/logout", &of[2]).await.0, 204);
+    let there = Checks::connect(&later.check).await;
+    eventually("followed past what is not known", || async { reason(&there, &of[2]).await == "signed_out" }).await;
+    assert_eq!(reason(&checks, &of[2]).await, "signed_out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_other_versions_are_read_in_lookup_mode() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let doorward = Doorward::start(&config(&tokens, &redis, "lookup")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    for (id, value) in [("more-words", "* revoked sealed v2"), ("one-word", "*"), ("new-origin", "* guardian")] {
+        let token = tokens.with(json!({"jti": id}));
+        assert_eq!(reason(&checks, &token).await, "ok");
+        redis.cli(&["SET", &format!("doorward:{{r}}:dev:token:{id}"), value, "EX", "600"]);
+        assert_eq!(reason(&checks, &token).await, "revoked", "{value}");
+    }
+    // A value that is no instant at all is no reason to let the token in.
+    let token = tokens.with(json!({"jti": "odd"}));
+    redis.cli(&["SET", "doorward:{r}:dev:token:odd", "{\"v\": 2}", "EX", "600"]);
+    assert_eq!(reason(&checks, &token).await, "revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let doorward = Doorward::start(&config(&tokens, &redis, "replica")).await;
+    let lease = |name: &str, says: &str| {
+        let now: i64 = redis.cli(&["TIME"]).lines().next().unwrap().parse().unwrap();
+        let until = (now + 60) * 1000;
+        let says = says.replace("NOW", &format!("{now}000"));
+        redis.cli(&["SET", &format!("doorward:{{r}}:instance:{name}"), &says, "EX", "60"]);
+        redis.cli(&["ZADD", "doorward:{r}:instances", &until.to_string(), name]);
+    };
+    // A newer version says more than this one reads; it has applied everything.
+    lease("newer", "9999999999999-0 NOW 3 60 - following 9.9.9 zone-b canary");
+    let revoke = async |user: &str| {
+        let reply = post(&doorward, "/v1/revocations?wait=all&timeout=3s", &json!({"kind": "user", "id": user})).await;
+        (reply.status, reply.body)
+    };
+    let (status, body) = revoke("alice").await;
+    assert_eq!((status, &body["confirmed"], &body["instances"]), (201, &json!(true), &json!(2)), "{body}");
+    let listed = read(&doorward, "/v1/instances", READER).await.body["instances"].clone();
+    let newer = listed.as_array().unwrap().iter().find(|one| one["name"] == "newer").unwrap().clone();
+    assert_eq!(newer["version"], "9.9.9", "{newer}");
+
+    lease("stranger", "{\"position\": \"9999999999999-0\"}");
+    let (status, body) = revoke("bob").await;
+    assert_eq!((status, &body["confirmed"], &body["waiting"]), (202, &json!(false), &json!(["stranger"])), "{body}");
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(reason(&checks, &tokens.of("bob")).await, "revoked", "it is stored all the same");
+}

@@ -1,0 +1,178 @@
+//! The files of `envoy/`, each in the oldest and the newest Envoy, doing what it is there for.
+//! `story` tells the main one through edge-tcp.yaml and edge-uds.yaml.
+
+mod rolling;
+mod streams;
+
+use serde_json::Value;
+
+use crate::support::doorward::Doorward;
+use crate::support::envoy::{self, Envoy};
+use crate::support::eventually;
+use crate::support::tokens::Tokens;
+use crate::support::upstream::Upstream;
+
+/// What clients make up; every spelling that a back end may take for an identity header.
+const SPOOFED: [&str; 9] = [
+    "x-user-id",
+    "x_user_id",
+    "x.user.id",
+    "x-user_id",
+    "x.user-email",
+    "x_user_email",
+    "x-identity",
+    "x_identity",
+    "x.doorward.stale",
+];
+
+async fn ask(envoy: &Envoy, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {
+    let request = reqwest::Client::new().request(method.parse().unwrap(), envoy.url(path));
+    let request = SPOOFED.iter().fold(request, |request, name| request.header(*name, "root"));
+    let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap_or_default())
+}
+
+/// Nothing of what [`ask`] made up.
+#[track_caller]
+fn not_spoofed(shown: &Value) {
+    let headers = shown["headers"].as_object().unwrap();
+    let passed: Vec<_> = headers.iter().filter(|(_, value)| *value == "root").collect();
+    assert!(passed.is_empty(), "{passed:?} in {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_asks_again_and_says_in_its_log_who_was_refused_and_why() {
+    for binary in envoy::binaries() {
+        for (file, listen) in [
+            ("sidecar-tcp.yaml", ""),
+            ("sidecar-uds.yaml", "listen: {check: \"unix:DIR/check.sock\", http: \"127.0.0.1:0\"}\n"),
+        ] {
+            let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+            let rules = "rules: [{name: logout, match: {path: /auth/logout, methods: [POST]}, access: sign_out}]\n";
+            let doorward = Doorward::start(&tokens.config(&format!("{listen}{rules}"))).await;
+            let envoy = Envoy::start(&binary, file, &doorward.check, upstream.address).await;
+            let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
+            assert_eq!(ask(&envoy, "GET", "/", None).await.0, 401, "{file}");
+            let (status, shown) = ask(&envoy, "GET", "/", Some(&alice)).await;
+            assert_eq!((status, &shown["headers"]["x-user-id"]), (200, &"alice".into()), "{file}");
+            not_spoofed(&shown);
+            assert_eq!(ask(&envoy, "POST", "/auth/logout", Some(&alice)).await.0, 200);
+            assert_eq!(ask(&envoy, "GET", "/", Some(&alice)).await.0, 401);
+            assert_eq!(ask(&envoy, "GET", "/", Some(&bob)).await.0, 200);
+
+            // What the gateway says of the client and the request is kept.
+            let request = reqwest::Client::new().get(envoy.url("/from-outside")).bearer_auth(&bob);
+            let request = request.header("x-forwarded-for", "203.0.113.7").header("x-request-id", "of-the-gateway");
+            let shown: Value = request.send().await.unwrap().json().await.unwrap();
+            assert_eq!(shown["headers"]["x-request-id"], "of-the-gateway", "{shown}");
+            let logged = |expected: &'static [(&'static str, &'static str)]| {
+                let envoy = &envoy;
+                eventually("a line of the access log", move || async move {
+                    let log = envoy.log();
+                    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                    lines.any(|line| expected.iter().all(|(name, value)| line[*name] == *value))
+                })
+            };
+            logged(&[("path", "/from-outside"), ("client", "203.0.113.7"), ("user_id", "bob"), ("reason", "ok")]).await;
+            let refused =
+                [("reason", "signed_out"), ("user_id", "alice"), ("details", "ext_authz_denied"), ("rule", "default")];
+            logged(Box::leak(Box::new(refused))).await;
+            logged(&[("reason", "missing_token"), ("details", "ext_authz_denied")]).await;
+            let log = envoy.log();
+            assert!(!log.contains(&alice) && !log.contains(&bob), "no token in the access log");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_name_rules_turn_the_check_off_and_sign_out() {
+    for binary in envoy::binaries() {
+        let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+        let text = std::fs::read_to_string(format!("{}/envoy/routes.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        // The rules that the file's head asks for.
+        let rules: String = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#     "))
+            .skip_while(|l| *l != "rules:")
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let doorward = Doorward::start(&tokens.config(&rules)).await;
+        let text = envoy::text("envoy/routes.yaml", &doorward.check, upstream.address);
+        let text = text.replace("port_value: 9192", &format!("port_value: {}", doorward.http.port()));
+        let envoy = Envoy::start_text(&binary, &text).await;
+        let (alice, root) = (tokens.of("alice"), tokens.with(serde_json::json!({"sub": "root", "scope": "admin"})));
+        for (method, path, token, status, user) in [
+            ("GET", "/healthz", None, 200, None),
+            ("GET", "/healthz/deep", None, 401, None),
+            ("GET", "/admin/users", None, 401, None),
+            ("GET", "/admin/users", Some(&alice), 403, None),
+            ("GET", "/admin/users", Some(&root), 200, Some("root")),
+            ("GET", "/assets/logo.svg", None, 200, None),
+            ("GET", "/assets/../admin", None, 401, None),
+            ("GET", "/orders", None, 401, None),
+            ("GET", "/orders", Some(&alice), 200, Some("alice")),
+            // Nothing of Doorward's HTTP API but the sign-out.
+            ("GET", "/logout", None, 401, None),
+            ("GET", "/metrics", Some(&alice), 200, Some("alice")),
+            ("POST", "/logout", None, 401, None),
+            ("POST", "/logout", Some(&alice), 204, None),
+            ("GET", "/orders", Some(&alice), 401, None),
+            ("GET", "/orders", Some(&root), 200, Some("root")),
+        ] {
+            let before = upstream.seen();
+            let (answer, shown) = ask(&envoy, method, path, token.map(String::as_str)).await;
+            assert_eq!(answer, status, "{method} {path}: {shown}");
+            assert_eq!(upstream.seen() - before, usize::from(status == 200), "{method} {path}");
+            if status == 200 {
+                let seen = shown["headers"]["x-user-id"].as_str();
+                assert_eq!(seen, user, "{method} {path}: {shown}");
+                let spoofed = shown["headers"]
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .filter(|(name, value)| *value == "root" && *name != "x-user-id");
+                assert_eq!(spoofed.count(), 0, "{shown}");
+            }
+        }
+        // Everywhere, by its query.
+        let mallory = [tokens.of("mallory"), tokens.of("mallory")];
+        assert_eq!(ask(&envoy, "POST", "/logout?all=true", Some(&mallory[0])).await.0, 204);
+        assert_eq!(ask(&envoy, "GET", "/orders", Some(&mallory[1])).await.0, 401);
+    }
+}
+
+/// With Doorward gone and `failure_mode_allow`, which no file has, requests pass; their made-up identity does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn identity_headers_are_stripped_even_when_ext_authz_fails_open() {
+    for binary in envoy::binaries() {
+        for file in ["edge-tcp.yaml", "sidecar-tcp.yaml", "routes.yaml", "streams.yaml"] {
+            let upstream = Upstream::start().await;
+            let text = envoy::text(&format!("envoy/{file}"), "127.0.0.1:9", upstream.address);
+            assert!(text.contains("failure_mode_allow: false"), "{file}");
+            let envoy = Envoy::start_text(&binary, &text).await;
+            assert_eq!(ask(&envoy, "GET", "/orders", None).await.0, 503, "{file}: as it is shipped");
+            let open = text.replace("failure_mode_allow: false", "failure_mode_allow: true");
+            let envoy = Envoy::start_text(&binary, &open).await;
+            let (status, shown) = ask(&envoy, "GET", "/orders", None).await;
+            assert_eq!(status, 200, "{file}");
+            not_spoofed(&shown);
+        }
+    }
+}
+
+/// Two files of one kind differ in the way to Doorward only.
+#[test]
+fn the_pairs_differ_in_their_transport_only() {
+    let body = |file: &str| {
+        let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let lines = text.lines().skip_while(|line| *line != "admin:").map(str::to_owned);
+        let lines: Vec<_> = lines.collect();
+        let socket = lines.iter().rposition(|line| line.trim() == "address:").unwrap();
+        assert!(lines.len() <= socket + 4, "{file}: the way to Doorward stands last");
+        lines[..=socket].to_vec()
+    };
+    for kind in ["edge", "sidecar"] {
+        assert_eq!(body(&format!("{kind}-uds.yaml")), body(&format!("{kind}-tcp.yaml")));
+    }
+}

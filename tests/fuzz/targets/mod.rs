@@ -1,0 +1,23 @@
+//! What the fuzzers call, and the ordinary tests with every seed: each takes any bytes and panics where
+//! what must always hold does not.
+
+pub mod check;
+pub mod configuration;
+pub mod jwks;
+pub mod log_entry;
+pub mod path;
+pub mod signer;
+pub mod token;
+
+/// A target takes any bytes.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their folders under `seeds`.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("check", check::run),
+    ("configuration", configuration::run),
+    ("jwks", jwks::run),
+    ("log_entry", log_entry::run),
+    ("path", path::run),
+    ("token", token::run),
+];

@@ -1,0 +1,95 @@
+//! What `k8s/` puts into a cluster, run for real: each configuration of the overlays is accepted by the
+//! program it is for, a pod's worth of them signs users out, and Prometheus finds what the dashboard and
+//! the alerts name. The manifests themselves are checked by `tests/kubernetes.sh`.
+
+mod monitoring;
+mod sidecar;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::TempDir;
+use crate::support::doorward;
+use crate::support::envoy;
+
+const OVERLAYS: [&str; 4] = ["shop", "gateway", "node", "injected"];
+
+/// What `kubectl apply -k` would send; `None` when the test must say that it is skipped.
+fn build(folder: &str) -> Option<Vec<Value>> {
+    let Some(kubectl) = std::env::var("KUBECTL").ok().filter(|path| !path.is_empty()) else {
+        eprintln!("SKIPPED: KUBECTL does not name a kubectl; ./tests/run.sh fetches one");
+        return None;
+    };
+    let folder = format!("{}/k8s/{folder}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(kubectl).args(["kustomize", &folder]).output().unwrap();
+    assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap())
+}
+
+/// A file of a ConfigMap, whose name may carry a hash of its content.
+fn config(objects: &[Value], map: &str, file: &str) -> String {
+    let named = |object: &&Value| {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let hash = name.strip_prefix(map).is_some_and(|hash| hash.is_empty() || hash.len() == 11);
+        object["kind"] == "ConfigMap" && hash && object["data"][file].is_string()
+    };
+    let found = objects.iter().find(named).unwrap_or_else(|| panic!("no ConfigMap {map} with {file}"));
+    found["data"][file].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn doorward_accepts_every_doorward_yaml() {
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join("password"), "0123456789abcdef").unwrap();
+    for overlay in OVERLAYS {
+        let Some(objects) = build(&format!("overlays/{overlay}")) else { return };
+        let text = config(&objects, "doorward", "doorward.yaml");
+        let file = dir.path().join(format!("{overlay}.yaml"));
+        std::fs::write(&file, text.replace("/etc/doorward-redis", &dir.path().display().to_string())).unwrap();
+        let env: Vec<_> = if overlay == "node" { environment(&objects) } else { Vec::new() };
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(env.is_empty(), overlay != "node");
+        let (code, _, error) = doorward::run_with(&env, &["validate", "--config", file.to_str().unwrap()], "");
+        assert_eq!(code, 0, "{overlay}: {error}");
+    }
+}
+
+/// What the DaemonSet sets beside the file.
+fn environment(objects: &[Value]) -> Vec<(String, String)> {
+    let daemons = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let env = &daemons["spec"]["template"]["spec"]["containers"][0]["env"];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    env.as_array().unwrap().iter().map(|entry| (text(&entry["name"]), text(&entry["value"]))).collect()
+}
+
+#[test]
+fn envoy_accepts_every_envoy_yaml() {
+    let Some(newest) = envoy::binary() else { return };
+    let oldest = std::env::var("ENVOY_OLDEST").ok().filter(|path| !path.is_empty());
+    let dir = TempDir::new();
+    for overlay in ["shop", "gateway", "injected"] {
+        let Some(objects) = build(&format!("overlays/{overlay}")) else { return };
+        let file = dir.path().join(format!("{overlay}.yaml")).display().to_string();
+        std::fs::write(&file, config(&objects, "envoy", "envoy.yaml")).unwrap();
+        let mut args: Vec<_> =
+            envoy_args(&objects).iter().map(|arg| arg.replace("/etc/envoy/envoy.yaml", &file)).collect();
+        if overlay == "injected" {
+            args = vec!["-c".to_owned(), file.clone()]; // Its pods are made by the policy.
+        }
+        assert!(args.contains(&file), "{args:?}");
+        for binary in std::iter::once(&newest).chain(&oldest) {
+            let output = Command::new(binary).args(["--mode", "validate"]).args(&args).output().unwrap();
+            assert!(output.status.success(), "{overlay}, {binary}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// How the pods start Envoy; nothing where there are no pods.
+fn envoy_args(objects: &[Value]) -> Vec<String> {
+    let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
+    let containers = pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]).filter_map(Value::as_array);
+    let envoy = containers.flatten().find(|container| container["name"] == "envoy");
+    let args = envoy.and_then(|envoy| envoy["args"].as_array());
+    args.into_iter().flatten().map(|arg| arg.as_str().unwrap().to_owned()).collect()
+}

@@ -1,0 +1,216 @@
+//! Metrics: what the dashboard, the alerts and the pages name exists, what exists is named somewhere, and a
+//! real Prometheus scrapes it.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use regex::Regex;
+use serde_json::{Value, json};
+
+use crate::support::authorization_server::AuthorizationServer;
+use crate::support::doorward::Doorward;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::Tokens;
+use crate::support::{Process, TempDir, eventually};
+
+/// The metrics that were promised, whether this build has them yet or not.
+const PROMISED: [&str; 15] = [
+    "doorward_checks_total",
+    "doorward_check_duration_seconds",
+    "doorward_shadow_refusals_total",
+    "doorward_revoked_presented_total",
+    "doorward_token_cache_total",
+    "doorward_revocations",
+    "doorward_view_age_seconds",
+    "doorward_revocation_lag_seconds",
+    "doorward_store_up",
+    "doorward_store_operations_total",
+    "doorward_degraded_total",
+    "doorward_jwks_age_seconds",
+    "doorward_jwks_fetches_total",
+    "doorward_config_reloads_total",
+    "doorward_build_info",
+];
+
+fn file(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The names of metrics in a text; a histogram's series are under its name.
+fn named(text: &str) -> BTreeSet<String> {
+    let name = Regex::new(r"\b(?:doorward|process)_[a-z_]+[a-z]\b").unwrap();
+    let plain = |name: &str| {
+        let series = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        series.unwrap_or(name).to_owned()
+    };
+    name.find_iter(text).map(|found| plain(found.as_str())).collect()
+}
+
+/// The queries of the dashboard.
+fn dashboard() -> String {
+    fn expressions(value: &Value, found: &mut String) {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    match value.as_str().filter(|_| name == "expr" || name == "query") {
+                        Some(text) => *found += &format!("{text}\n"),
+                        None => expressions(value, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| expressions(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = String::new();
+    expressions(&serde_json::from_str(&file("k8s/monitoring/doorward.json")).unwrap(), &mut found);
+    found
+}
+
+fn alerts() -> Value {
+    serde_saphyr::from_str::<Value>(&file("k8s/monitoring/rules.yaml")).unwrap()["spec"].clone()
+}
+
+/// The expressions of the alerts.
+fn expressions(alerts: &Value) -> String {
+    let rules = alerts["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    rules.map(|rule| format!("{}\n", rule["expr"].as_str().unwrap())).collect()
+}
+
+/// A Doorward that has met everything a metric counts: a labelled one shows only then.
+async fn experienced(tokens: &Tokens, server: &AuthorizationServer) -> Doorward {
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join("keys.json"), tokens.issuer.jwks().to_string()).unwrap();
+    let config = format!(
+        "revocation: {{store: embedded}}
+issuers:
+  - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_file: DIR/keys.json}}, {}}}
+  - {{name: other, issuer: https://other.example, audiences: [demo], keys: {{jwks_url: \"http://{}/none\"}}}}
+rules:
+  - {{name: shadow, match: {{path: /shadow}}, enforce: false}}
+  - {{name: out, match: {{path: /out}}, access: sign_out}}
+",
+        doorward::dev::ISSUER,
+        server.settings(""),
+        server.address,
+    );
+    let doorward = Doorward::launch_in(dir, &config).await;
+    doorward.ready().await;
+    let checks = Checks::connect(&doorward.check).await;
+    let alice = tokens.of("alice");
+    assert!(checks.check(get("/").token(&alice)).await.allowed());
+    assert!(checks.check(get("/shadow")).await.allowed());
+    assert!(checks.check(get("/out").token(&alice)).await.allowed());
+    assert_eq!(checks.check(get("/").token(&alice)).await.reason(), "signed_out");
+    checks.check(get("/").token("opaque-token")).await;
+    doorward
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_name_of_a_metric_is_that_of_a_metric() {
+    let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);
+    let doorward = experienced(&tokens, &server).await;
+    let (_, text) = doorward.get("/metrics").await;
+    let exported: BTreeSet<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()).map(str::to_owned).collect();
+    let helped = |name: &&String| text.contains(&format!("# TYPE {name} "));
+    assert_eq!(exported.iter().find(|name| !helped(name)), None, "each has a type");
+    let promised: BTreeSet<_> = PROMISED.iter().map(|name| (*name).to_owned()).collect();
+    let known: BTreeSet<_> = exported.union(&promised).cloned().collect();
+
+    let (dashboard, alerts) = (named(&dashboard()), named(&expressions(&alerts())));
+    let page = file("k8s/README.md");
+    let table = named(page.split("## Metrics").nth(1).unwrap().split("\n## ").next().unwrap());
+    for (place, names) in [
+        ("the dashboard", &dashboard),
+        ("the alerts", &alerts),
+        ("the table of k8s/README.md", &table),
+        ("README.md", &named(&file("README.md"))),
+    ] {
+        let unknown: Vec<_> = names.iter().filter(|name| !known.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{place} names {unknown:?}, which is no metric");
+    }
+    let undocumented: Vec<_> =
+        known.iter().filter(|name| name.starts_with("doorward_") && !table.contains(*name)).collect();
+    assert!(undocumented.is_empty(), "not in the table of k8s/README.md: {undocumented:?}");
+    // Those of this build are seen by whoever looks at the dashboard.
+    let unseen: Vec<_> =
+        exported.iter().filter(|name| name.starts_with("doorward_") && !dashboard.contains(*name)).collect();
+    assert!(unseen.is_empty(), "not on the dashboard: {unseen:?}");
+}
+
+#[test]
+fn every_alert_is_explained() {
+    let (alerts, page) = (alerts(), file("k8s/README.md"));
+    let rules = alerts["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let names: BTreeSet<_> = rules.filter_map(|rule| rule["alert"].as_str()).collect();
+    let explained = Regex::new(r"\bDoorward[A-Z][A-Za-z]+\b").unwrap();
+    let explained: BTreeSet<_> = explained.find_iter(&page).map(|found| found.as_str()).collect();
+    assert_eq!(names, explained, "the alerts, and those that k8s/README.md names");
+    let tested = file("tests/kubernetes/rules_test.yaml");
+    for name in names {
+        assert!(tested.contains(&format!("alertname: {name}\n")), "{name} never fires in a test");
+    }
+}
+
+/// Prometheus with our alerts, asked every 200 ms.
+async fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("rules.yaml"), alerts().to_string()).unwrap();
+    // The labels that a PodMonitor gives.
+    let config = json!({
+        "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
+        "rule_files": [path("rules.yaml")],
+        "scrape_configs": [{"job_name": "shop/doorward", "static_configs": [{
+            "targets": [doorward.http.to_string()],
+            "labels": {"namespace": "shop", "pod": "a", "container": "doorward"}}]}],
+    });
+    std::fs::write(path("prometheus.yaml"), config.to_string()).unwrap();
+    // It cannot tell its port: one that was free a moment ago must do.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let child = Command::new("prometheus")
+        .arg(format!("--config.file={}", path("prometheus.yaml").display()))
+        .arg(format!("--storage.tsdb.path={}", path("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(path("log")).unwrap())
+        .spawn();
+    let Ok(child) = child else {
+        eprintln!("SKIPPED: prometheus is not installed; ./tests/run.sh installs it");
+        return None;
+    };
+    Some((Process(child), format!("http://{address}/api/v1")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_scrapes_it_and_the_alerts_see_it() {
+    let (tokens, server, dir) = (Tokens::new(), AuthorizationServer::start().await, TempDir::new());
+    let doorward = experienced(&tokens, &server).await;
+    let Some((_prometheus, api)) = prometheus(&dir, &doorward).await else { return };
+    let query = async |query: &str| {
+        let url = url::Url::parse_with_params(&format!("{api}/query"), [("query", query)]).unwrap();
+        let answer: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
+        let text = answer["data"]["result"][0]["value"][1].as_str()?;
+        text.parse::<f64>().ok()
+    };
+    eventually("it is scraped", || async { query("up{container=\"doorward\"}").await == Some(1.0) }).await;
+    let series = "doorward_checks_total{decision=\"denied\", reason=\"signed_out\", namespace=\"shop\"}";
+    eventually("a query answers", || async { query(series).await == Some(1.0) }).await;
+    eventually("the missing keys are seen", || async {
+        query("ALERTS{alertname=\"DoorwardKeysMissing\", issuer=\"other\"}").await == Some(1.0)
+    })
+    .await;
+    // Each query of the dashboard is one that Prometheus understands.
+    for expression in dashboard().lines().filter(|line| !line.starts_with("label_values")) {
+        let expression = expression.replace("$namespace", "shop").replace("$__rate_interval", "1m");
+        let url = url::Url::parse_with_params(&format!("{api}/query"), [("query", &expression)]).unwrap();
+        let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        assert_eq!(answer["status"], "success", "{expression}: {answer}");
+    }
+    drop(doorward);
+    eventually("its end is seen", || async {
+        query("ALERTS{alertname=\"DoorwardDown\", alertstate=\"pending\"}").await == Some(1.0)
+    })
+    .await;
+}

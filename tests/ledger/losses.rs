@@ -1,0 +1,248 @@
+//! Stores that lose what some instances do not know: nobody relies on one that may lack something.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use doorward::sources::ledger::RedisConfig;
+use doorward::sources::replica::Receipt;
+use tokio::time::sleep;
+
+use super::oracle::{Judged, Oracle};
+use super::support::*;
+use crate::support::proxy::Proxy;
+
+const REPAIRING: &str = "doorward:{r}:repairing";
+
+/// How many instances say that they are repairing.
+fn repairing(redis: &RedisServer) -> String {
+    redis.cli(&["ZCOUNT", REPAIRING, "1", "+inf"])
+}
+
+fn gaps(instance: &Instance) -> u64 {
+    instance.replica.stats().gaps.load(Ordering::Relaxed)
+}
+
+/// The start of the read that its view is from.
+fn as_of(instance: &Instance) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(instance.age().expect("it was complete once")).unwrap()
+}
+
+async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
+    let proxy = Proxy::start(redis.port);
+    let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
+    instance.becomes_ready().await;
+    (proxy, instance)
+}
+
+/// An instance that was cut off while a token was revoked comes back to a store that lost the entry, before
+/// the one that knows it does: it sees nothing amiss, and must not take the store for whole.
+#[tokio::test]
+async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries() {
+    let mut redis = RedisServer::start(&[]).await;
+    let ((near, knows), (far, away)) = (behind(&redis).await, behind(&redis).await);
+    let oracle = Oracle::default();
+    for how in ["restarted with an older copy", "flushed"] {
+        let saved = format!("{how}: saved");
+        knows.replica.revoke(vec![sign_out(&saved)]).await.unwrap();
+        away.comes_to_refuse(&token(&saved)).await;
+        redis.cli(&["SAVE"]);
+        far.refuse();
+        let lost = format!("{how}: lost");
+        knows.replica.revoke(vec![sign_out(&lost)]).await.unwrap();
+        oracle.acknowledge(lost.clone());
+        if how == "flushed" {
+            redis.cli(&["FLUSHALL"]);
+        } else {
+            redis.kill();
+            near.refuse();
+            redis.run().await;
+        }
+        far.heal();
+        let mut judged = Judged::default();
+        eventually("it waits", || {
+            oracle.judge(&away, &mut judged);
+            away.replica.status().state.as_str() == "settling"
+        })
+        .await;
+        near.heal();
+        oracle.catches_up(&away, &mut judged).await;
+        eventually("whole", || repairing(&redis) == "0").await;
+        let new = Instance::start(&redis).await;
+        assert!(new.refuses(&token(&saved)) && new.refuses(&token(&lost)), "{how}");
+        new.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_ordinary_reconnection_waits_for_nobody() {
+    let redis = RedisServer::start(&[]).await;
+    let (proxy, instance) = behind(&redis).await;
+    for _ in 0..5 {
+        proxy.cut();
+        let cut = Instant::now();
+        let mut states = Vec::new();
+        eventually("fresh again", || {
+            let state = instance.replica.status().state.as_str();
+            if states.last() != Some(&state) {
+                states.push(state);
+            }
+            as_of(&instance) > cut
+        })
+        .await;
+        assert!(!states.contains(&"settling") && !states.contains(&"catching_up"), "{states:?}");
+    }
+    assert_eq!(gaps(&instance), 0);
+}
+
+/// Answered 2xx, and gone with the server before this process read it back: nobody else knows it.
+#[tokio::test]
+async fn what_was_acknowledged_and_never_read_back_is_looked_for() {
+    let mut redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    instance.replica.revoke(vec![sign_out("saved")]).await.unwrap();
+    eventually("read back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == "1").await;
+    redis.cli(&["SAVE"]);
+    redis.cli(&["ACL", "SETUSER", "default", "-xread"]);
+    eventually("it cannot read", || instance.replica.status().state.as_str() == "access_denied").await;
+    instance.replica.revoke(vec![sign_out("lost")]).await.unwrap();
+    redis.kill();
+    redis.run().await; // The copy looks just as the instance left it.
+    eventually("given back", || redis.cli(&["EXISTS", "doorward:{r}:main:token:lost"]) == "1").await;
+    assert_eq!(gaps(&instance), 1);
+    let new = Instance::start(&redis).await;
+    assert!(new.refuses(&token("saved")) && new.refuses(&token("lost")));
+}
+
+#[tokio::test]
+async fn a_read_of_a_server_that_was_demoted_does_not_count() {
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::start(&redis).await;
+    let entry = "XADD doorward:{r}:log * issuer main kind token id busy\n".repeat(50);
+    for round in 0..6 {
+        // Between two reads, so that none is told that it was unblocked.
+        redis.script(&format!("{entry}REPLICAOF 127.0.0.1 1\n"));
+        let demoted = Instant::now();
+        eventually("noticed", || {
+            assert!(as_of(&instance) < demoted, "round {round}: fresh by a server that is a replica");
+            demoted.elapsed() > Duration::from_millis(500) && instance.replica.status().state.as_str() == "not_primary"
+        })
+        .await;
+        redis.cli(&["REPLICAOF", "NO", "ONE"]);
+        eventually("fresh again", || as_of(&instance) > demoted).await;
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back() {
+    let redis = RedisServer::start(&[]).await;
+    let one = Instance::start(&redis).await;
+    let length = |expected: &'static str| {
+        let redis = &redis;
+        eventually("put back", move || redis.cli(&["XLEN", "doorward:{r}:log"]) == expected)
+    };
+    let last = one.replica.revoke((0..20).map(|n| sign_out(&format!("t-{n}"))).collect()).await.unwrap();
+    one.replica.applied().wait_for(|applied| *applied >= last).await.unwrap();
+    sleep(Duration::from_secs(3)).await; // It has been looked at since.
+    let sixth = format!("{}-{}", last.millis, last.sequence - 14);
+    redis.cli(&["XDEL", "doorward:{r}:log", &sixth]);
+    eventually("noticed", || gaps(&one) == 1).await;
+    length("20").await;
+    sleep(Duration::from_secs(3)).await;
+    redis.cli(&["XTRIM", "doorward:{r}:log", "MAXLEN", "5"]);
+    eventually("noticed", || gaps(&one) == 2).await;
+    length("20").await;
+    let two = Instance::start(&redis).await;
+    assert!((0..20).all(|n| two.refuses(&token(&format!("t-{n}")))));
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() {
+    let redis = RedisServer::start(&[]).await;
+    let log = (0..20_000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{n}\n"));
+    redis.script(&log.collect::<String>());
+    let proxy = Proxy::start(redis.port);
+    proxy.delay(Duration::from_millis(10));
+    let reader = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
+    eventually("it reads", || reader.replica.stats().entries.load(Ordering::Relaxed) >= 2000).await;
+    redis.cli(&["FLUSHALL"]);
+    proxy.heal();
+    reader.becomes_ready().await;
+    let known = reader.replica.index().entries().count();
+    assert!((2000..20_000).contains(&known), "{known}");
+    eventually("put back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == known.to_string()).await;
+}
+
+async fn confirm(instance: &Instance, id: &str, patience: Duration) -> Receipt {
+    let written = instance.replica.revoke(vec![sign_out(id)]).await.unwrap();
+    instance.replica.confirm(&sign_out(id), written, patience).await
+}
+
+/// The copy that comes up lacks the lease of an instance that is cut off, and nothing else.
+#[tokio::test]
+async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have_run_out() {
+    let hold = Duration::from_secs(2);
+    let mut redis = RedisServer::start(&[]).await;
+    let one = Instance::start(&redis).await;
+    one.replica.hold_for(hold);
+    let waited = Instant::now();
+    let receipt = confirm(&one, "first", PATIENCE).await;
+    assert_eq!((receipt.applied, receipt.waiting), (1, vec![]));
+    println!("a new store confirms after {:?}", waited.elapsed());
+    redis.cli(&["SAVE"]);
+    let (proxy, away) = behind(&redis).await;
+    away.replica.hold_for(hold);
+    eventually("both are listed", || redis.cli(&["ZCARD", "doorward:{r}:instances"]) == "2").await;
+    proxy.stall();
+    redis.kill();
+    redis.run().await;
+    let restarted = Instant::now();
+    eventually("back", || one.replica.stats().store_up()).await;
+    let receipt = confirm(&one, "second", Duration::from_millis(500)).await;
+    assert_eq!((receipt.instances, receipt.applied), (1, 1), "the other is not listed");
+    assert_eq!(receipt.waiting, ["instances that the store may have forgotten"]);
+    if away.age().is_some_and(|age| age < hold) {
+        assert!(!away.refuses(&token("second")), "which is why");
+    }
+    let receipt = confirm(&one, "third", PATIENCE).await;
+    assert_eq!((receipt.instances, receipt.waiting), (1, vec![]));
+    println!("and one that was restarted after {:?}", restarted.elapsed());
+    assert!(away.age().is_some_and(|age| age > hold), "it has no view any more");
+}
+
+/// A full server refuses new words, but not that a lease goes on: who reads on is listed, and waited for.
+#[tokio::test]
+async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
+    let redis = RedisServer::start(&[]).await;
+    let (one, (proxy, two)) = (Instance::start(&redis).await, behind(&redis).await);
+    for instance in [&one, &two] {
+        instance.replica.hold_for(Duration::from_secs(1)); // Leases of six seconds.
+    }
+    one.replica.revoke(vec![sign_out("before")]).await.unwrap();
+    two.comes_to_refuse(&token("before")).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(one.replica.revoke(vec![sign_out("full")]).await.unwrap_err().label(), "out_of_memory");
+    let new = Instance::launch(redis.config());
+    let full = Instant::now();
+    while full.elapsed() < Duration::from_secs(9) {
+        for instance in [&one, &two] {
+            let age = instance.age().unwrap();
+            assert!(age < Duration::from_secs(3), "{age:?} after {:?}", full.elapsed());
+            assert!(instance.refuses(&token("before")));
+        }
+        assert!(!new.replica.status().ready, "no room for its lease, so it decides nothing");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(one.refuses(&token("full")), "a refused write holds here");
+    assert_eq!(one.replica.peers().await.unwrap().len(), 2);
+    // It has room again; two, with a view of a moment ago, cannot say anything.
+    proxy.stall();
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let receipt = confirm(&one, "after", Duration::from_millis(300)).await;
+    assert!(receipt.waiting.contains(&two.replica.name().to_owned()), "{receipt:?}");
+    proxy.heal();
+    two.comes_to_refuse(&token("full")).await;
+    new.becomes_ready().await;
+    let receipt = confirm(&one, "at last", PATIENCE).await;
+    assert_eq!((receipt.instances, receipt.waiting), (3, vec![]));
+}

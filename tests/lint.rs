@@ -1,0 +1,203 @@
+//! `doorward lint`: silent on what we ship, loud on every file with one thing wrong, whatever the form.
+
+mod claims;
+mod dumps;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use doorward::lint::TRAPS;
+use serde_json::Value;
+
+use crate::support::TempDir;
+use crate::support::doorward::run;
+use crate::support::envoy;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Rules and identity headers as the files here expect them.
+const CONFIG: &str = r#"
+issuers: [{name: main, issuer: "https://auth.example.com", audiences: [shop], keys: {jwks_url: "https://auth.example.com/jwks"}}]
+rules: [{name: assets, match: {path_prefix: /assets}, access: public}]
+"#;
+
+/// The YAML files of a folder and below, sorted.
+fn files(folder: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(ROOT).join(folder), &mut found);
+    found.sort();
+    found
+}
+
+fn bad_files() -> Vec<(String, PathBuf)> {
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().split('.').next().unwrap().to_owned();
+    files("tests/lint").into_iter().map(|path| (name(&path), path)).filter(|(rule, _)| rule != "clean").collect()
+}
+
+/// Runs the command; the exit code and the findings.
+#[track_caller]
+fn lint(args: &[&str], stdin: &str) -> (i32, Vec<Value>) {
+    let (code, out, error) = run(&[&["lint", "--json"], args].concat(), stdin);
+    assert!(code < 2, "{args:?}: {error}");
+    let findings = serde_json::from_str::<Value>(&out).unwrap()["findings"].as_array().unwrap().clone();
+    assert_eq!(code, i32::from(!findings.is_empty()));
+    (code, findings)
+}
+
+/// The rules that were found, each once.
+fn rules(findings: &[Value]) -> Vec<&str> {
+    let mut rules: Vec<_> = findings.iter().map(|finding| finding["rule"].as_str().unwrap()).collect();
+    rules.sort_unstable();
+    rules.dedup();
+    rules
+}
+
+#[test]
+fn each_bad_file_has_exactly_its_finding_on_the_marked_line() {
+    let dir = TempDir::new();
+    let config = dir.path().join("doorward.yaml");
+    std::fs::write(&config, CONFIG).unwrap();
+    let mut wrong = Vec::new();
+    for (rule, path) in bad_files() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let marked = text.lines().position(|line| line.ends_with("# <-")).unwrap() + 1;
+        let file = path.to_str().unwrap();
+        let (_, findings) = lint(&["--config", config.to_str().unwrap(), file], "");
+        let found: Vec<_> = findings.iter().map(|f| (f["rule"].as_str(), f["line"].as_u64())).collect();
+        if found != [(Some(rule.as_str()), Some(marked as u64))] {
+            wrong.push(format!("{file}: {found:?}, not {rule} on line {marked}"));
+        }
+        let trap = TRAPS.iter().find(|trap| trap.name == rule).unwrap();
+        for (name, text) in [("fix", trap.fix), ("source", trap.source)] {
+            assert_eq!(findings[0][name], text, "{file}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_rule_has_a_bad_file_and_a_line_in_the_readme() {
+    let readme = std::fs::read_to_string(format!("{ROOT}/envoy/README.md")).unwrap();
+    let bad = bad_files();
+    assert!(bad.len() >= 40, "{}", bad.len());
+    for trap in &TRAPS {
+        assert!(bad.iter().any(|(rule, _)| rule == trap.name), "{} has no file in tests/lint", trap.name);
+        assert!(readme.contains(&format!("`{}`", trap.name)), "{} is not in envoy/README.md", trap.name);
+    }
+}
+
+/// Envoy does not say any of this itself: to it, each of these files is fine.
+#[test]
+fn envoy_loads_every_bad_file() {
+    for binary in envoy::binaries() {
+        for (_, path) in bad_files() {
+            let mut command = Command::new(&binary);
+            let output =
+                command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{binary} {}: {said}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_we_ship_is_clean() {
+    let shipped = ["envoy", "k8s"].into_iter().flat_map(files).filter(|path| {
+        std::fs::read_to_string(path).unwrap().lines().any(|line| line.starts_with("static_resources:"))
+    });
+    let clean = Path::new(ROOT).join("tests/lint/clean.yaml");
+    let shipped: Vec<_> = shipped.chain([clean]).collect();
+    assert!(shipped.len() > 2);
+    for path in shipped {
+        let (_, findings) = lint(&[path.to_str().unwrap()], "");
+        assert!(findings.is_empty(), "{}: {findings:#?}", path.display());
+    }
+}
+
+#[test]
+fn the_command_says_what_it_found_and_what_it_could_not_read() {
+    let file = format!("{ROOT}/tests/lint/fail-open.yaml");
+    let (code, text, _) = run(&["lint", &file], "");
+    assert_eq!(code, 1);
+    for part in [
+        "fail-open.yaml:38: error: fail-open: ",
+        "at  static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0].typed_config.failure_mode_allow",
+        "fix failure_mode_allow: false",
+        "see CVE-2024-23324",
+        "1 finding",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let (code, text, _) = run(&["lint", &file, "--allow", "fail-open"], "");
+    assert!(code == 0 && text.contains("nothing found"), "{text}");
+    for (args, stdin, expected) in [
+        (&["lint", "/no/such/file"][..], "", "cannot be read"),
+        (&["lint", "-"], "a: [", "line 1"),
+        (&["lint", "-"], "a: 1\na: 2\n", "written twice"),
+        (&["lint", "-"], "admin: {}\n", "no HTTP connection manager"),
+        (&["lint", "-"], "", "no HTTP connection manager"),
+        (&["lint", "-"], "{\"configs\": []}", "no HTTP connection manager"),
+        (&["lint", &file, "--allow", "fail-opne"], "", "fail-opne"),
+        (&["lint", &file, "--config", "/no/such/file"], "", "--config"),
+    ] {
+        let (code, out, error) = run(args, stdin);
+        assert!(code == 2 && out.is_empty() && error.contains(expected), "{args:?}: {code} {out} {error}");
+    }
+}
+
+/// What Doorward's own configuration says decides which headers are identity, and which must be sent.
+#[test]
+fn a_configuration_of_doorward_makes_it_exact() {
+    let dir = TempDir::new();
+    let config = dir.path().join("doorward.yaml");
+    let digest = "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
+    std::fs::write(
+        &config,
+        format!("{CONFIG}identity: {{headers: {{x-caller: user_id}}}}\napi_keys: {{keys: [{{id: web, sha256: {digest}, domains: [shop.example.com]}}]}}\n"),
+    )
+    .unwrap();
+    let clean = format!("{ROOT}/tests/lint/clean.yaml");
+    let (_, findings) = lint(&[&clean, "--config", config.to_str().unwrap()], "");
+    assert_eq!(rules(&findings), ["header-not-sent", "no-early-strip"]);
+    let said = serde_json::to_string(&findings).unwrap();
+    for part in ["`x-caller`", "`x-api-key`", "`origin` or `referer`"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+/// Envoy's API takes fields in camel case as well, and JSON for YAML.
+#[test]
+fn json_and_camel_case_are_read_alike() {
+    fn camel(value: Value) -> Value {
+        match value {
+            Value::Object(map) => map.into_iter().map(|(name, value)| (camel_name(&name), camel(value))).collect(),
+            Value::Array(items) => items.into_iter().map(camel).collect(),
+            other => other,
+        }
+    }
+    fn camel_name(name: &str) -> String {
+        if name.contains('.') {
+            return name.to_owned(); // The key of a map, such as the name of a filter.
+        }
+        let mut words = name.split('_');
+        let first = words.next().unwrap().to_owned();
+        words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+    }
+    for (rule, path) in bad_files().into_iter().filter(|(rule, _)| rule != "unknown-rule") {
+        let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let text = camel(value).to_string();
+        let (_, findings) = lint(&["-"], &text);
+        assert_eq!(rules(&findings), [rule.as_str()], "{}", path.display());
+        assert!(findings[0]["line"].is_null());
+    }
+}

@@ -1,0 +1,198 @@
+//! Configuration, keys and certificates replaced under load, as Kubernetes replaces what it mounts: the
+//! folder behind a symlink, all files at once. Not one decision fails, and none is half old, half new.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::support::doorward::Doorward;
+use crate::support::grpc::{Checks, get};
+use crate::support::jwks_server::JwksServer;
+use crate::support::tokens::Tokens;
+use crate::support::{TempDir, eventually};
+use crate::tls::{Authority, authority, channel, issue};
+
+/// A mounted folder: `doorward.yaml -> ..data/doorward.yaml`, `..data -> ..v1`.
+struct Mount {
+    path: std::path::PathBuf,
+    version: usize,
+}
+
+const FILES: [&str; 5] = ["doorward.yaml", "jwks.json", "tls.crt", "tls.key", "ca.crt"];
+
+impl Mount {
+    fn new(path: &Path) -> Self {
+        let path = path.to_owned();
+        FILES.iter().for_each(|name| symlink(format!("..data/{name}"), path.join(name)).unwrap());
+        Self { path, version: 0 }
+    }
+
+    /// Puts a new version of all files in place by one rename, and removes the old one.
+    fn swap(&mut self, files: &[(&str, String)]) {
+        let old = self.path.join(format!("..v{}", self.version));
+        self.version += 1;
+        let new = self.path.join(format!("..v{}", self.version));
+        std::fs::create_dir(&new).unwrap();
+        for name in FILES {
+            let text = files.iter().find(|(changed, _)| *changed == name).map(|(_, text)| text.clone());
+            let text = text.unwrap_or_else(|| std::fs::read_to_string(old.join(name)).unwrap());
+            std::fs::write(new.join(name), text).unwrap();
+        }
+        symlink(&new, self.path.join("..next")).unwrap();
+        std::fs::rename(self.path.join("..next"), self.path.join("..data")).unwrap();
+        let _ = std::fs::remove_dir_all(old);
+    }
+}
+
+/// What the clients met.
+#[derive(Default)]
+struct Met {
+    decisions: AtomicUsize,
+    handshakes: AtomicUsize,
+    /// The newest version by which one was decided.
+    newest: AtomicUsize,
+    over: AtomicBool,
+}
+
+/// Asks with every token in turn, and holds each answer against the version that it says it is of.
+async fn ask(checks: &Checks, tokens: &[String], met: &Met) {
+    for token in tokens {
+        let before = met.newest.load(Ordering::SeqCst);
+        let verdict = checks.check(get("/which").token(token)).await;
+        assert!(verdict.allowed(), "{verdict:?}");
+        let version: usize = verdict.metadata["rule"].trim_start_matches('v').parse().unwrap();
+        let named: Vec<_> = verdict.headers.keys().filter(|name| name.starts_with("x-v")).collect();
+        assert_eq!(named, [&format!("x-v{version}")], "the rule and the identity are of one version");
+        assert!(version >= before, "no version comes back: {version} after {before}");
+        met.newest.fetch_max(version, Ordering::SeqCst);
+        met.decisions.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The configuration of a version: its rule and identity header carry its number, and how the keys are kept
+/// changes with it.
+fn config(version: usize, remote: &str) -> String {
+    let issuer = doorward::dev::ISSUER;
+    let (refresh, max_stale) = (60 + version, 3600 + version);
+    format!(
+        "listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:0\", tls: {{cert_file: tls.crt, key_file: tls.key, client_ca_file: ca.crt}}}}
+issuers:
+  - {{name: dev, issuer: \"{issuer}\", audiences: [demo], keys: {{jwks_file: jwks.json, max_stale: {max_stale}s}}}}
+  - {{name: remote, issuer: \"https://remote.test\", audiences: [demo], keys: {{jwks_url: \"{remote}\", refresh: {refresh}s}}}}
+revocation: {{store: embedded}}
+identity: {{headers: {{x-v{version}: user_id}}}}
+rules: [{{name: v{version}, match: {{path: /which}}}}]\n"
+    )
+}
+
+fn key_set(of: &[&Tokens]) -> String {
+    json!({"keys": of.iter().map(|tokens| tokens.issuer.jwks()["keys"][0].clone()).collect::<Vec<_>>()}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_folder_is_swapped_under_load_without_one_failed_decision() {
+    let (stable, remote) = (Tokens::new(), Tokens::new());
+    let provider = JwksServer::start(remote.issuer.jwks()).await;
+    let dir = TempDir::new();
+    let mut mount = Mount::new(dir.path());
+    let authorities: Arc<[Authority; 2]> = Arc::new([authority(), authority()]);
+    let both = authorities.each_ref().map(|authority| authority.pem()).concat();
+    let (certificate, key) = issue(&authorities[0]);
+    mount.swap(&[
+        ("doorward.yaml", config(1, &provider.url())),
+        ("jwks.json", key_set(&[&stable])),
+        ("tls.crt", certificate),
+        ("tls.key", key),
+        ("ca.crt", both.clone()),
+    ]);
+    let written = config(1, &provider.url());
+    let doorward = Doorward::launch_in(dir, &written).await;
+    let address = doorward.check.clone();
+    let tokens: Arc<[String]> =
+        [stable.of("alice"), remote.with(json!({"iss": "https://remote.test"}))].into_iter().collect();
+    let client = issue(&authorities[0]);
+    let connect = {
+        let (authorities, client) = (authorities.clone(), client.clone());
+        async move || channel(&address, &[&authorities[0], &authorities[1]], Some(&client)).await
+    };
+    let first = Checks::over(connect().await.unwrap());
+    eventually("both issuers' keys are there", || async {
+        first.check(get("/which").token(&tokens[0])).await.allowed()
+            && first.check(get("/which").token(&tokens[1])).await.allowed()
+    })
+    .await;
+
+    // Who holds a connection, and who makes a new one each time.
+    let (met, mut clients) = (Arc::new(Met::default()), JoinSet::new());
+    for _ in 0..4 {
+        let (checks, tokens, met) = (first.clone(), tokens.clone(), met.clone());
+        clients.spawn(async move {
+            while !met.over.load(Ordering::SeqCst) {
+                ask(&checks, &tokens, &met).await;
+            }
+        });
+    }
+    let (tokens_again, met_again) = (tokens.clone(), met.clone());
+    clients.spawn(async move {
+        while !met_again.over.load(Ordering::SeqCst) {
+            ask(&Checks::over(connect().await.unwrap()), &tokens_again, &met_again).await;
+            met_again.handshakes.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+
+    // The provider is away for all of it: what was loaded must be kept.
+    let away = provider.hold().await;
+    let in_force = async |version: usize| {
+        eventually("the next version is in force", || async { met.newest.load(Ordering::SeqCst) == version }).await;
+    };
+    for version in 2..=6 {
+        let rotated = Tokens::new();
+        let (certificate, key) = issue(&authorities[version % 2]);
+        let token = rotated.of("bob");
+        assert_eq!(first.check(get("/which").token(&token)).await.reason(), "unknown_key");
+        mount.swap(&[
+            ("doorward.yaml", config(version, &provider.url())),
+            ("jwks.json", key_set(&[&stable, &rotated])),
+            ("tls.crt", certificate),
+            ("tls.key", key),
+        ]);
+        in_force(version).await;
+        eventually("the new key is in force", || async { first.check(get("/which").token(&token)).await.allowed() })
+            .await;
+        // A bad version in between changes nothing.
+        mount.swap(&[("doorward.yaml", "issuers: []\n".to_owned())]);
+        eventually("it is refused", || async { refused(&doorward) == version - 1 }).await;
+        assert!(first.check(get("/which").token(&token)).await.allowed());
+    }
+    // The keys move: decisions wait for them.
+    drop(away);
+    mount.swap(&[("doorward.yaml", config(7, &format!("{}?moved", provider.url())))]);
+    in_force(7).await;
+    // Only those of the second authority may ask: who is connected stays, others must show its certificate.
+    met.over.store(true, Ordering::SeqCst);
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    mount.swap(&[("ca.crt", authorities[1].pem())]);
+    let all = [&authorities[0], &authorities[1]];
+    let (address, second) = (&doorward.check, issue(&authorities[1]));
+    let is_served = async |client: &(String, String)| match channel(address, &all, Some(client)).await {
+        Ok(channel) => Checks::over(channel).send(get("/which").message()).await.is_ok(),
+        Err(_) => false,
+    };
+    eventually("the old authority is no longer trusted", || async { !is_served(&client).await }).await;
+    assert!(is_served(&second).await);
+    assert!(first.check(get("/which").token(&tokens[0])).await.allowed(), "who is connected stays");
+    let (decisions, handshakes) = (met.decisions.load(Ordering::SeqCst), met.handshakes.load(Ordering::SeqCst));
+    println!("{decisions} decisions, {handshakes} handshakes, {} swaps, none failed", mount.version);
+    assert!(handshakes > 5);
+}
+
+/// How many versions were refused, by the log.
+fn refused(doorward: &Doorward) -> usize {
+    doorward.log.lock().unwrap().iter().filter(|line| line.contains("configuration not reloaded")).count()
+}
