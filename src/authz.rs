@@ -17,3 +17,4 @@ pub mod rules;
 pub mod signing;
 pub mod token;
 pub mod token_cache;
+pub mod written;

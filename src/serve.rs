@@ -82,7 +82,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             .register_encoded_file_descriptor_set(check::FILE_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let grpc = Routes::new(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
+    let check_server = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
+    let grpc = Routes::new(check_server.clone())
         .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?)
@@ -98,7 +99,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     };
     // A Unix socket is guarded by its mode.
     let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
-    let grpc = server("check", Protocol::Grpc, grpc).with_tls(check_tls);
+    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server).with_tls(check_tls);
     servers.spawn("grpc", grpc.serve(check, drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,

@@ -21,15 +21,18 @@ pub struct RequestView<'a> {
     pub target: &'a str,
     /// `:authority` or `Host`, with its port.
     pub host: &'a str,
-    /// Lower-case names; a repeated field stands repeatedly.
+    /// Names in any case; a repeated field stands repeatedly.
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
 }
 
 impl<'a> RequestView<'a> {
+    /// Of a request that could not be read.
+    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None };
+
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |(field, _)| *field == name).map(|(_, value)| *value)
+        self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 }
 
@@ -145,7 +148,11 @@ impl Match {
             let host = request.host.rsplit('@').next().unwrap_or_default();
             host_of(host).trim_end_matches('.').to_owned()
         };
-        self.method(&request.method.to_ascii_uppercase()) && (self.hosts.is_empty() || self.host(&host()))
+        let same = |allowed: &String| {
+            let method = request.method;
+            allowed.eq_ignore_ascii_case(method) || (allowed == "GET" && method.eq_ignore_ascii_case("HEAD"))
+        };
+        (self.methods.is_empty() || self.methods.iter().any(same)) && (self.hosts.is_empty() || self.host(&host()))
     }
 
     fn host(&self, host: &str) -> bool {

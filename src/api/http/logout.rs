@@ -8,7 +8,8 @@ use super::extract::Parameters;
 use super::problem::ProblemDetails;
 use super::{Http, respond};
 use crate::api::{Caller, decide};
-use crate::authz::answer::{Answer, Respond};
+use crate::authz::answer::{Answer, Respond, Responder};
+use crate::authz::authorizer::Decision;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 
@@ -49,8 +50,11 @@ pub(super) async fn logout(
     let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE);
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
-    match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
+    let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
+        .answer(decision, request)
+    {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
-    }
+    };
+    decide(&http.state, &request, Some(&rule), Caller::default(), put).await
 }
