@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use doorward::api::decide;
+use doorward::api::{Caller, decide};
 use doorward::authz::api_key::digest_of;
 use doorward::authz::rule::RequestView;
 use doorward::config::Config;
-use doorward::metrics::{Metrics, Reading};
+use doorward::metrics::{Losses, Metrics, Reading};
 use doorward::serve::assemble;
 use doorward::state::{Replica, State};
 use serde_json::{Value, json};
@@ -427,7 +427,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
     std::fs::write(&file, tokens.config(rules)).unwrap();
     let config = Config::load(&file, std::iter::empty()).unwrap().config;
     let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-    let state = State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()));
+    let state = State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()), None);
     let series = || {
         let reading = Reading {
             index: state.replica.index(),
@@ -435,6 +435,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
             store_up: true,
             store_operations: Vec::new(),
             jwks_age: Vec::new(),
+            losses: Losses::default(),
         };
         let text = String::from_utf8(state.metrics.render(&reading).unwrap()).unwrap();
         assert!(!text.contains("canary"), "{text}");
@@ -465,7 +466,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
         let authorization = format!("Bearer {token}");
         let headers = [("authorization", authorization.as_bytes())];
         let view = RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None };
-        decide(&state, &view, None, None).await
+        decide(&state, &view, None, Caller::default()).await
     };
     for n in 0..3 {
         for what in 0..3 {
