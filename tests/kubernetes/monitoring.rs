@@ -87,12 +87,14 @@ async fn experienced(tokens: &Tokens, server: &AuthorizationServer) -> Doorward 
 issuers:
   - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_file: DIR/keys.json}}, {}}}
   - {{name: other, issuer: https://other.example, audiences: [demo], keys: {{jwks_url: \"http://{}/none\"}}}}
+telemetry: {{otlp: {{endpoint: \"http://{}\"}}}}
 rules:
   - {{name: shadow, match: {{path: /shadow}}, enforce: false}}
   - {{name: out, match: {{path: /out}}, access: sign_out}}
 ",
         doorward::dev::ISSUER,
         server.settings(""),
+        server.address,
         server.address,
     );
     let doorward = Doorward::launch_in(dir, &config).await;
@@ -104,6 +106,13 @@ rules:
     assert!(checks.check(get("/out").token(&alice)).await.allowed());
     assert_eq!(checks.check(get("/").token(&alice)).await.reason(), "signed_out");
     checks.check(get("/").token("opaque-token")).await;
+    // No collector is there: the batch fails, and is counted.
+    let traced = get("/").header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    checks.check(traced).await;
+    eventually("a batch of spans is counted", || async {
+        doorward.get("/metrics").await.1.contains("doorward_trace_exports_total{")
+    })
+    .await;
     doorward
 }
 
