@@ -65,6 +65,7 @@ pub struct Reading<'a> {
 }
 
 /// What the store lost, refused or wrote unreadably, and how far that is made good.
+#[derive(Default)]
 pub struct Losses {
     pub gaps: u64,
     pub reseeded: u64,

@@ -436,8 +436,8 @@ async fn fifty_thousand_of_anything_make_no_series() {
             view_age: None,
             store_up: true,
             store_operations: Vec::new(),
-            losses: Losses { gaps: 0, reseeded: 0, reseed_waiting: 0, unsaved: 0, unreadable: 0 },
             jwks_age: Vec::new(),
+            losses: Losses::default(),
         };
         let text = String::from_utf8(state.metrics.render(&reading).unwrap()).unwrap();
         assert!(!text.contains("canary"), "{text}");
