@@ -50,10 +50,6 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         None => None,
     };
 
-    if !config.transmitters.is_empty() {
-        warn!("signals.transmitters has no effect in this version: no events are received");
-    }
-
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = match &config.telemetry.otlp_endpoint {
         Some(endpoint) => {
@@ -63,7 +59,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     };
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), traces));
+    let (alarm, ringer) = assemble::alarm(&config, &metrics)?;
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), alarm, traces));
     let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
     state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
@@ -72,7 +69,16 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
+    if let Some(ringer) = ringer {
+        let stopped = stop.clone();
+        tasks.spawn("alarm", async move {
+            tokio::select! {
+                () = ringer.run() => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone())?;
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -106,8 +112,9 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         timeout: limits.http_timeout,
         list_page: limits.list_page,
         receipt_timeout: limits.receipt_timeout,
+        inlet_requests: limits.inlet_requests,
     };
-    let app = Http::new(state.clone(), readiness.clone(), http_limits);
+    let app = Http::new(state.clone(), readiness.clone(), http_limits, &config.listen.cors_origins);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };
     for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {

@@ -1,6 +1,8 @@
 //! Nothing leaks: no token, key, secret or password stands in a log, a metric or an answer; log lines
 //! are JSON objects whatever is asked; and nothing that clients choose makes a series.
 
+mod inlets;
+
 use std::sync::Arc;
 
 use base64::Engine;
@@ -83,13 +85,15 @@ const API_KEY: &str = "canary-api-key-0123456789";
 const ADMIN_KEY: &str = "canary-admin-key-0123456789";
 const CLIENT_SECRET: &str = "canary-client-secret-0123456789";
 const SHARED_SECRET: &str = "canary-shared-secret-0123456789-0123456789-0123456789-0123456789";
+const PUSH_TOKEN: &str = "canary-push-token-0123456789";
+const ALARM_TOKEN: &str = "canary-alarm-token-0123456789";
 /// What no log, metric or answer may hold.
-const SECRETS: [&str; 5] = [PASSWORD, API_KEY, ADMIN_KEY, CLIENT_SECRET, SHARED_SECRET];
+const SECRETS: [&str; 7] = [PASSWORD, API_KEY, ADMIN_KEY, CLIENT_SECRET, SHARED_SECRET, PUSH_TOKEN, ALARM_TOKEN];
 
 fn config(tokens: &Tokens, redis: &str, jwks: &str) -> String {
     format!(
         r#"
-telemetry: {{log: {{level: trace, decisions: all}}}}
+telemetry: {{log: {{level: trace, decisions: all}}, replay_alarm: {{url: "http://127.0.0.1:9/canary-hook", token: {ALARM_TOKEN}}}}}
 issuers:
   - {{name: dev, issuer: "{issuer}", audiences: [demo], keys: {{jwks: {keys}}}}}
   - {{name: remote, issuer: "https://remote.test", audiences: any, keys: {{jwks_url: "{jwks}", refresh: 1s, cooldown: 1s}}}}
@@ -101,9 +105,10 @@ rules:
 api_keys: {{keys: [{{id: shop, sha256: {api_key}}}]}}
 admin: {{keys: [{{name: operator, sha256: {admin_key}, may: [revoke, read]}}]}}
 revocation: {{store: redis, redis: {{url: "{redis}"}}}}
-"#,
+{signals}"#,
         issuer = doorward::dev::ISSUER,
         keys = tokens.issuer.jwks(),
+        signals = inlets::config(tokens),
         api_key = sha256(API_KEY),
         admin_key = sha256(ADMIN_KEY),
     )
@@ -252,6 +257,18 @@ async fn no_secret_is_told_at_any_level() {
                     .concat(),
             );
         }
+    }
+    let signature = |token: &str| token.rsplit_once('.').map(|(_, signature)| signature.to_owned());
+    for (path, media_type, body, credential) in inlets::requests(&tokens) {
+        let request = reqwest::Client::new().post(format!("{base}{path}")).bearer_auth(&credential);
+        let response = request.header("content-type", media_type).body(body.clone()).send().await.unwrap();
+        let headers = format!("{:?}", response.headers());
+        let text = headers + &response.text().await.unwrap();
+        // What introspection says of a good token is for who may ask.
+        let told = path == "/oauth2/introspect" && text.contains("\"active\":true");
+        let marks: &[&str] = if told { &SECRETS } else { &[MARK] };
+        holds_none(path, &text, marks);
+        assert!(signature(&body).is_none_or(|signature| signature.len() < 10 || !text.contains(&signature)), "{path}");
     }
     // What fails is told as well: the store, and a provider of keys.
     provider.answer(500, "canary-answer-of-a-provider");
@@ -429,7 +446,9 @@ async fn fifty_thousand_of_anything_make_no_series() {
     std::fs::write(&file, tokens.config(rules)).unwrap();
     let config = Config::load(&file, std::iter::empty()).unwrap().config;
     let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-    let state = State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()), None);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
+    let state = State::new(assemble::policy(&config), replica, metrics, alarm, None);
     let series = || {
         let reading = Reading {
             index: state.replica.index(),
@@ -467,7 +486,8 @@ async fn fifty_thousand_of_anything_make_no_series() {
         };
         let authorization = format!("Bearer {token}");
         let headers = [("authorization", authorization.as_bytes())];
-        let view = RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None };
+        let view =
+            RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None, source: None };
         let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
             drop(responder.answer(decision, request));
         };

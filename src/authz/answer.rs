@@ -437,7 +437,8 @@ mod tests {
     fn one_cookie_is_taken_out_and_the_others_stay() {
         let check = |cookie: &str, expected: Option<&str>| {
             let headers = [("cookie", cookie.as_bytes())];
-            let request = RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None };
+            let request =
+                RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
             assert_eq!(cookies_without(&request, "token").as_deref(), expected, "{cookie}");
         };
         check("a=1; token=x; b=2", Some("a=1; b=2"));

@@ -1,6 +1,7 @@
 //! Rules: which policy a request meets. The first that matches wins; none means protected.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +26,13 @@ pub struct RequestView<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
+    /// The client's address, as the proxy says; decides nothing.
+    pub source: Option<IpAddr>,
 }
 
 impl<'a> RequestView<'a> {
     /// Of a request that could not be read.
-    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None };
+    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None, source: None };
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
