@@ -1,24 +1,44 @@
-//! What one decision costs: by the number of rules and of API keys, beyond verifying the token.
+//! What one decision costs: with a token that was verified before and with one never seen, from a message
+//! to its answer, and by the number of revocations, issuers, rules and API keys.
 //!
 //!     cargo bench --bench decision
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints figures, and stops where it cannot make them")]
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use doorward::api::{Caller, check};
 use doorward::authz::answer::Answer;
 use doorward::authz::api_key::{ApiKey, ApiKeys, digest_of};
 use doorward::authz::authorizer::{Authorizer, Outcome, View};
-use doorward::authz::revocation::RevocationIndex;
+use doorward::authz::claims::IssuerName;
+use doorward::authz::revocation::{Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
 use doorward::authz::rule::{Access, ApiKeyUse, Match, PathMatch, RequestView, Rule};
 use doorward::authz::rules::Rules;
-use doorward::authz::token::{BearerToken, Expiry, UnverifiedToken};
+use doorward::authz::signing::PayloadSigner;
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
+use doorward::metrics::Metrics;
+use doorward::serve::assemble;
+use doorward::sources::replica::Replica;
+use doorward::state::State;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use futures_util::FutureExt;
+use jsonwebtoken::Algorithm;
+use prost::Message;
 use regex::Regex;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // As Doorward has.
 
 fn main() {
     let dev = DevIssuer::generate().expect("a key");
@@ -38,13 +58,9 @@ fn main() {
     let index = RevocationIndex::new();
     let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
 
-    let issuer = plain.issuer(ISSUER).expect("the issuer");
-    let verification = median(|| {
-        let bearer = BearerToken::parse(token.as_bytes(), 16_384).expect("a token");
-        let parsed = UnverifiedToken::parse(bearer).expect("a token");
-        black_box(issuer.verify(parsed, now, Expiry::Refused).expect("a good token"));
-    });
-    println!("verification          {:>9} (ES256, parsing included)", micros(verification));
+    rs256();
+    growth(&dev, &header);
+    whole(&yaml, &header);
 
     let key = "key-5000".to_owned();
     let headers: [(&str, &[u8]); 2] = [("authorization", header.as_bytes()), ("x-api-key", key.as_bytes())];
@@ -118,6 +134,130 @@ fn main() {
         assert!(matches!(responder.answer(&decision, &request), Answer::Forward(_)));
         println!("{what:<45} {:>9}", micros(median(|| drop(black_box(responder.answer(&decision, &request))))));
     }
+}
+
+/// A token never seen, against nothing but one verification with a key that was read before.
+fn rs256() {
+    let pem = include_bytes!("../src/config/testdata/sign-rsa2048.pem");
+    let signer = PayloadSigner::from_pem(&String::from_utf8_lossy(pem), Duration::from_secs(60)).expect("a key");
+    let jwks = json!({"keys": [signer.public()]});
+    let yaml = format!(
+        "revocation: {{store: embedded}}\nlimits: {{token_cache: 0}}\n\
+         issuers: [{{name: dev, issuer: \"{ISSUER}\", audiences: [{AUDIENCE}], keys: {{jwks: {jwks}}}}}]\n"
+    );
+    let config = Config::parse(&yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
+    let (authorizer, now) = (config.authorizer(), doorward::clock::now());
+    let claims = json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "3f2b8c1e-7a0d-4f6e-9b1c-5d2e8f4a6b7c", "email": "alice@example.com",
+        "jti": "9e107d9d-372b-4826-a1d8-3542a419d6d2", "sid": "b6d81b36-0a4f-4a7e-8a56-8b8a3c1d2e3f",
+        "azp": "shop-web", "scope": "openid profile email orders:read", "auth_time": now.as_secs() - 120,
+        "iat": now.as_secs() - 60, "exp": now.as_secs() + 600, "roles": ["customer", "reviewer"],
+    });
+    let header = jsonwebtoken::Header {
+        kid: signer.public()["kid"].as_str().map(str::to_owned),
+        ..jsonwebtoken::Header::new(Algorithm::RS256)
+    };
+    let key = jsonwebtoken::EncodingKey::from_rsa_pem(pem).expect("a key");
+    let token = jsonwebtoken::encode(&header, &claims, &key).expect("a token");
+    let issuer = authorizer.issuer(ISSUER).expect("the issuer");
+    let (input, signature) = token.rsplit_once('.').expect("a token");
+    let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+    let keys = issuer.keys.as_ref().expect("keys").candidates(None, Algorithm::RS256).expect("a key");
+    let alone = median(|| assert!(black_box(keys[0].verifies(black_box(input), &signature))));
+    let index = RevocationIndex::new();
+    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    let field = format!("Bearer {token}");
+    let headers: [(&str, &[u8]); 1] = [("authorization", field.as_bytes())];
+    let request = request("/orders/17", &headers);
+    let unseen = median(|| drop(black_box(authorizer.authorize(black_box(&request), view, now))));
+    println!(
+        "never seen   {:>9} RS256, {} bytes, whole decision; one verification {} ({:.2} ×)",
+        micros(unseen),
+        token.len(),
+        micros(alone),
+        unseen.as_secs_f64() / alone.as_secs_f64()
+    );
+}
+
+/// A token verified before: with many revocations, many issuers.
+fn growth(dev: &DevIssuer, header: &str) {
+    let now = doorward::clock::now();
+    let one = |more: &str| {
+        let yaml = format!(
+            "revocation: {{store: embedded}}\nissuers:\n{more}  - {{name: dev, issuer: \"{ISSUER}\", audiences: [{AUDIENCE}], keys: {{jwks: {}}}}}\n",
+            dev.jwks()
+        );
+        Config::parse(&yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config.authorizer()
+    };
+    let others: String = (0..19)
+        .map(|at| {
+            let jwks = DevIssuer::generate().expect("a key").jwks().to_string();
+            format!("  - {{name: other-{at}, issuer: \"https://{at}.test\", audiences: any, keys: {{jwks: {jwks}}}}}\n")
+        })
+        .collect();
+    let few = RevocationIndex::new();
+    let many = RevocationIndex::new();
+    for number in 0..1_000_000_u64 {
+        let id = format!("{:016x}{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
+        let revocation = Revocation {
+            target: Target::new(IssuerName::parse("dev").expect("a name"), Kind::Token, TargetId::new(&id)),
+            watermark: Watermark::FOREVER,
+            expires_at: now.plus(Duration::from_secs(3600)),
+            origin: Origin::SignedOut,
+            reason: None,
+        };
+        many.apply(&revocation, now);
+        if number < 10 {
+            few.apply(&revocation, now);
+        }
+    }
+    let headers: [(&str, &[u8]); 1] = [("authorization", header.as_bytes())];
+    let request = request("/orders/17", &headers);
+    for (what, authorizer, index) in [
+        ("seen before", one(""), &few),
+        ("with 1,000,000 revocations", one(""), &many),
+        ("with 20 issuers", one(&others), &few),
+    ] {
+        let view = View { index, age: Some(Duration::ZERO), answer: None, testimony: None };
+        let decision = median(|| drop(black_box(authorizer.authorize(black_box(&request), view, now))));
+        println!("{what:<30} {:>9}, the pure decision", micros(decision));
+    }
+}
+
+/// From the bytes of a CheckRequest to those of its answer, on one thread.
+fn whole(yaml: &str, header: &str) {
+    let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
+    let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (alarm, _) = assemble::alarm(&config, &metrics).expect("an alarm");
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, alarm, None));
+    let service = check::service(state, 1 << 20, 1_000);
+    let mut headers: HashMap<String, String> =
+        (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();
+    headers.insert("authorization".to_owned(), header.to_owned());
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: "/orders/17".to_owned(),
+        host: "shop.example.com".to_owned(),
+        headers,
+        ..HttpRequest::default()
+    };
+    let request = Some(Request { http: Some(http), ..Request::default() });
+    let attributes = Some(AttributeContext { request, ..AttributeContext::default() });
+    let message = Bytes::from(CheckRequest { attributes }.encode_to_vec());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let run = tokio::spawn(replica.run(CancellationToken::new()));
+        tokio::task::yield_now().await;
+        let mut answers = 0;
+        let whole = median(|| {
+            let answer = service.decide(Ok(message.clone()), Caller::default()).now_or_never().expect("no waiting");
+            answers = answer.len();
+            black_box(answer);
+        });
+        println!("message to answer              {:>9}, {} bytes to {answers}", micros(whole), message.len());
+        run.abort();
+    });
 }
 
 /// Half exact paths and prefixes, half patterns; the last is for [`target`], and a public one stands first.

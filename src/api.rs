@@ -13,27 +13,17 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tracing::{error, info, warn};
 
-use crate::authz::answer::{Answer, metadata};
+use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::introspection::{Said, Testimony};
 use crate::authz::revocation::{Hit, Kind};
-use crate::authz::rule::{RequestView, Requirements, Rule};
+use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{DecisionLog, Policy, Presented, State};
 use crate::traces;
-
-/// When the head of a request had arrived, beside its other extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrived(pub Instant);
-
-/// A decision in words, with what access logs may know of it.
-pub struct Decided {
-    pub answer: Answer,
-    pub metadata: serde_json::Map<String, serde_json::Value>,
-}
 
 /// What the one who asks says of itself.
 #[derive(Clone, Copy, Default)]
@@ -45,19 +35,24 @@ pub struct Caller<'a> {
 }
 
 /// Decides a request, resolving what the pure decision cannot: unknown keys, introspection, lookups, and the
-/// recording of a sign-out, which comes before the answer.
+/// recording of a sign-out, which comes before the answer. `put` puts the decision into the caller's words.
 ///
 /// `rule`: decide by this one instead of the configured rules. Should anything of it panic, this request
 /// is refused and the process goes on.
-pub async fn decide(state: &State, request: &RequestView<'_>, rule: Option<&Rule>, caller: Caller<'_>) -> Decided {
+pub async fn decide<T>(
+    state: &State,
+    request: &RequestView<'_>,
+    rule: Option<&Rule>,
+    caller: Caller<'_>,
+    put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
+) -> T {
     let read = |policy: &Policy, decision: &Decision<'_>| {
         #[cfg(test)]
         tests::panic_if_asked(request, "answer");
-        let answer = policy.responder.answer(decision, request);
-        Decided { answer, metadata: metadata(decision.rule, &decision.outcome, &decision.evidence) }
+        put(&policy.responder, decision, request)
     };
     let decided = consider(state, request, rule, caller, read).await;
-    decided.unwrap_or_else(|| refuse(state, Denial::InternalError))
+    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, put))
 }
 
 /// As [`decide`], for faces that answer in other words: `read` takes what they need of the decision. `None`
@@ -86,7 +81,8 @@ async fn resolve<T>(
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
     if let Some(remembered) = decision.evidence.remembered {
-        state.metrics.token_cache.with_label_values(&[if remembered { "hit" } else { "miss" }]).inc();
+        let metrics = &state.metrics;
+        if remembered { metrics.token_cache_hits.inc() } else { metrics.token_cache_misses.inc() }
     }
     let (waits, max_waiting) = (&state.waits, policy.max_waiting);
     if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
@@ -219,13 +215,12 @@ fn judge<'a>(policy: &'a Policy, request: &RequestView<'_>, rule: Option<&'a Rul
 }
 
 /// Refuses what cannot even be asked about, such as a message without a request.
-pub fn refuse(state: &State, denial: Denial) -> Decided {
+pub fn refuse<T>(state: &State, denial: Denial, put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T) -> T {
     let policy = state.policy();
-    let outcome = Outcome::Denied(denial);
-    let rule = &policy.authorizer.default_rule;
-    let metadata = metadata(rule, &outcome, &Evidence::default());
+    let rule = &*policy.authorizer.default_rule;
+    let decision = Decision { rule, outcome: Outcome::Denied(denial), evidence: Evidence::default() };
     state.metrics.checks.with_label_values(&["denied", denial.label(), &rule.name]).inc();
-    Decided { answer: Answer::Respond(policy.responder.refuse(denial, &Requirements::default())), metadata }
+    put(&policy.responder, &decision, &RequestView::NOTHING)
 }
 
 /// Counts and traces a decision, and logs it if it refused; a log line holds names of ours only.

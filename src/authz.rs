@@ -21,3 +21,4 @@ pub mod signals;
 pub mod signing;
 pub mod token;
 pub mod token_cache;
+pub mod written;

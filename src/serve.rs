@@ -39,6 +39,7 @@ use tls::Tls;
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    allow_many_files();
     // Listening comes first: a taken port must show before anything is started.
     let check = Listener::bind_check(&config.listen.check).await?;
     let http = bind_http("listen.http", config.listen.http).await?;
@@ -87,7 +88,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             .register_encoded_file_descriptor_set(check::FILE_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let grpc = Routes::new(check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers))
+    let check_server = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
+    let grpc = Routes::new(check_server.clone())
         .add_service(health)
         .add_service(reflection().build_v1().context("build gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("build gRPC reflection")?)
@@ -103,7 +105,7 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     };
     // A Unix socket is guarded by its mode.
     let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
-    let grpc = server("check", Protocol::Grpc, grpc).with_tls(check_tls);
+    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server).with_tls(check_tls);
     servers.spawn("grpc", grpc.serve(check, drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,
@@ -154,6 +156,20 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// Each connection is an open file, and the usual soft limit of 1,024 is there for programs that use `select`.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 65_536;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(ENOUGH, |maximum| maximum.min(ENOUGH));
+    if current.is_some_and(|current| current < wanted) {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+        if let Err(error) = raised {
+            warn!(%error, "the limit of open files is not raised");
+        }
+    }
 }
 
 async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<Listener>> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::authz::answer::{Answer, metadata};
+use crate::authz::answer::Answer;
 use crate::authz::authorizer::{Decision, Outcome, StoreAnswer, View};
 use crate::authz::claims::Timestamp;
+use crate::authz::denial::Denial;
 use crate::authz::revocation::{Hit, Watermark};
 use crate::authz::rule::{Access, OnStale, RequestView, Requirements, Rule};
 use crate::authz::token::UnverifiedToken;
@@ -32,14 +33,13 @@ pub fn explain(
     now: Timestamp,
 ) -> Value {
     let allowed = matches!(decision.outcome, Outcome::Allowed(_));
-    let summary = metadata(decision.rule, &decision.outcome, &decision.evidence);
     let shadowed = match &decision.outcome {
-        Outcome::Allowed(grant) => grant.shadowed.map(crate::authz::denial::Denial::label),
+        Outcome::Allowed(grant) => grant.shadowed.map(Denial::label),
         _ => None,
     };
     json!({
         "decision": if allowed { "allowed" } else { "denied" },
-        "reason": summary.get("reason"),
+        "reason": shadowed.or(decision.outcome.denial().map(Denial::label)).unwrap_or("ok"),
         "would_refuse": shadowed,
         "rule": &*decision.rule.name,
         "access": access(decision.rule.access),
@@ -166,13 +166,13 @@ fn requirements(require: &Requirements) -> Value {
     Value::Object(listed)
 }
 
-fn answer(answer: Answer) -> Value {
+fn answer(answer: Answer<'_>) -> Value {
     match answer {
         Answer::Forward(forward) => {
-            let set = forward.set.into_iter().map(|(name, value)| (name, json!(without_signature(&value))));
+            let set = forward.all_set().map(|(name, value)| (name.to_owned(), json!(without_signature(&value))));
             json!({
                 "set": Value::Object(set.collect()),
-                "remove": forward.remove,
+                "remove": forward.all_removed().collect::<Vec<_>>(),
                 "remove_query": forward.remove_query,
             })
         }

@@ -4,14 +4,18 @@
 //! allowed request each header that Doorward owns is either set or removed, never both and never
 //! neither: a client's own `x-user-id` that slips through is a stolen identity.
 
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::sync::Arc;
 
-use super::authorizer::{Decision, Evidence, Grant, Outcome, TokenSettings, TokenSource};
-use super::claims::{Timestamp, fits_header, scopes};
+use serde_json::{Value, json};
+
+use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal, TokenSettings, TokenSource};
+use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
-use super::rule::{RequestView, Requirements, Rule, Then};
+use super::rule::{RequestView, Requirements, Then};
 use super::token::VerifiedToken;
+use super::written::Written;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
@@ -21,8 +25,8 @@ pub const STALE_HEADER: &str = "x-doorward-stale";
 pub struct Responder {
     identity: Vec<(String, IdentityField)>,
     payload: Option<PayloadHeader>,
-    /// All names we own with all their look-alikes.
-    owned: Vec<String>,
+    /// The look-alikes of all names we own, never set.
+    look_alikes: Arc<Written<Vec<String>>>,
     errors: ErrorSettings,
     /// Where tokens are taken off the request; empty when they are forwarded.
     withheld: Vec<TokenSource>,
@@ -39,18 +43,74 @@ pub struct ErrorSettings {
 
 /// An answer to a request, for any protocol.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Answer<'a> {
     /// The request goes on, changed.
-    Forward(Forward),
+    Forward(Forward<'a>),
     /// The client is answered.
     Respond(Respond),
 }
 
+/// How a request is changed: by this request's own part, the part of its token, which never changes, and
+/// the look-alikes, which are always removed. No name is in two of them.
+#[derive(Clone, Debug)]
+pub struct Forward<'a> {
+    responder: &'a Responder,
+    principal: Option<&'a Principal>,
+    pub set: Vec<(&'a str, Cow<'a, str>)>,
+    pub remove: Vec<&'a str>,
+    pub remove_query: Vec<&'a str>,
+}
+
+/// What a token alone says of the headers that we own.
 #[derive(Clone, Debug, Default)]
-pub struct Forward {
-    pub set: Vec<(String, String)>,
-    pub remove: Vec<String>,
-    pub remove_query: Vec<String>,
+pub struct Identity<'a> {
+    pub set: Vec<(&'a str, String)>,
+    pub remove: Vec<&'a str>,
+}
+
+impl<'a> Forward<'a> {
+    /// The part of the token; without a principal, all of it is removed.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'a> {
+        let mut identity = Identity::default();
+        let mut tell = |name: &'a str, value: Option<String>| match value {
+            Some(value) => identity.set.push((name, value)),
+            None => identity.remove.push(name),
+        };
+        let token = self.principal.map(Principal::token);
+        for (name, field) in &self.responder.identity {
+            if *field != IdentityField::ApiClient {
+                tell(name, token.and_then(|token| field.of_token(token)).filter(|value| fits_header(value)));
+            }
+        }
+        if let Some(payload) = self.responder.payload.as_ref().filter(|payload| payload.signer.is_none()) {
+            tell(&payload.name, self.principal.and_then(|principal| payload.write(principal)));
+        }
+        identity
+    }
+
+    /// What a face makes of the part of the token, made once for each token and responder; `None` without a
+    /// principal.
+    pub fn kept(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&'a [u8]> {
+        self.principal?.token().kept(&self.responder.look_alikes, make)
+    }
+
+    #[must_use]
+    pub fn always_removed(&self) -> &'a Written<Vec<String>> {
+        &self.responder.look_alikes
+    }
+
+    /// Every header that is set.
+    pub fn all_set(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
+        let of_token = self.identity().set.into_iter().map(|(name, value)| (name, Cow::Owned(value)));
+        of_token.chain(self.set.clone())
+    }
+
+    /// Every header that is removed.
+    pub fn all_removed(&self) -> impl Iterator<Item = &'a str> {
+        let always = self.always_removed().iter().map(String::as_str);
+        always.chain(self.identity().remove).chain(self.remove.clone())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -74,12 +134,14 @@ impl Responder {
         forward_token: bool,
     ) -> Self {
         let payload_name = payload.as_ref().map(|payload| payload.name.as_str());
-        let names = identity.iter().map(|(name, _)| name.as_str()).chain(payload_name).chain([STALE_HEADER]);
-        let mut owned: Vec<String> = names.flat_map(look_alikes).collect();
-        owned.sort();
-        owned.dedup();
+        let settable: Vec<&str> =
+            identity.iter().map(|(name, _)| name.as_str()).chain(payload_name).chain([STALE_HEADER]).collect();
+        let mut never_set: Vec<String> = settable.iter().flat_map(|name| look_alikes(name)).collect();
+        never_set.retain(|name| !settable.contains(&name.as_str()));
+        never_set.sort();
+        never_set.dedup();
         let withheld = if forward_token { Vec::new() } else { tokens.from.clone() };
-        Self { identity, payload, owned, errors, withheld }
+        Self { look_alikes: Arc::new(Written::new(never_set)), identity, payload, errors, withheld }
     }
 
     /// The realm that challenges name.
@@ -107,12 +169,14 @@ impl Responder {
     #[must_use]
     pub fn unsigned(&self) -> Self {
         let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
-        Self { payload, ..self.clone() }
+        // What was kept of a token is another's.
+        let look_alikes = Arc::new(Written::new(self.look_alikes.to_vec()));
+        Self { payload, look_alikes, ..self.clone() }
     }
 
     /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.
     #[must_use]
-    pub fn answer(&self, decision: &Decision<'_>, request: &RequestView<'_>) -> Answer {
+    pub fn answer<'a>(&'a self, decision: &'a Decision<'_>, request: &RequestView<'_>) -> Answer<'a> {
         match &decision.outcome {
             Outcome::Allowed(grant) => match grant.sign_out {
                 Some((_, Then::Respond)) => Answer::Respond(signed_out()),
@@ -125,33 +189,33 @@ impl Responder {
         }
     }
 
-    fn forward(&self, grant: &Grant, evidence: &Evidence, request: &RequestView<'_>) -> Forward {
-        let mut set: Vec<(String, String)> = Vec::new();
-        for (name, field) in &self.identity {
-            let value = field.read(grant.principal.as_ref(), evidence).filter(|value| fits_header(value));
-            set.extend(value.map(|value| (name.clone(), value)));
+    fn forward<'a>(&'a self, grant: &'a Grant, evidence: &'a Evidence, request: &RequestView<'_>) -> Forward<'a> {
+        let principal = grant.principal.as_ref();
+        let (set, remove, remove_query) = (Vec::new(), Vec::new(), Vec::new());
+        let mut forward = Forward { responder: self, principal, set, remove, remove_query };
+        let mut tell = |name: &'a str, value: Option<Cow<'a, str>>| match value {
+            Some(value) => forward.set.push((name, value)),
+            None => forward.remove.push(name),
+        };
+        for (name, _) in self.identity.iter().filter(|(_, field)| *field == IdentityField::ApiClient) {
+            tell(name, evidence.api_client.as_deref().filter(|id| fits_header(id)).map(Cow::Borrowed));
         }
-        if let (Some(payload), Some(principal)) = (&self.payload, &grant.principal) {
-            set.extend(payload.write(principal).map(|value| (payload.name.clone(), value)));
+        if let Some(payload) = self.payload.as_ref().filter(|payload| payload.signer.is_some()) {
+            tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
         }
-        if grant.stale {
-            set.push((STALE_HEADER.to_owned(), "true".to_owned()));
-        }
-        let mut remove: Vec<String> =
-            self.owned.iter().filter(|name| !set.iter().any(|(ours, _)| ours == *name)).cloned().collect();
-        let mut remove_query = Vec::new();
+        tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
         for source in &self.withheld {
             match source {
-                TokenSource::Header { name, .. } => remove.push(name.clone()),
-                TokenSource::Query(name) => remove_query.push(name.clone()),
+                TokenSource::Header { name, .. } => forward.remove.push(name),
+                TokenSource::Query(name) => forward.remove_query.push(name),
                 TokenSource::Cookie(name) => match cookies_without(request, name) {
-                    Some(cookies) if cookies.is_empty() => remove.push("cookie".to_owned()),
-                    Some(cookies) => set.push(("cookie".to_owned(), cookies)),
+                    Some(cookies) if cookies.is_empty() => forward.remove.push("cookie"),
+                    Some(cookies) => forward.set.push(("cookie", Cow::Owned(cookies))),
                     None => {}
                 },
             }
         }
-        Forward { set, remove, remove_query }
+        forward
     }
 
     /// The refusal of SPEC section 3 for a reason; `require` names what a challenge must tell.
@@ -249,34 +313,50 @@ fn signed_out() -> Respond {
     Respond { status: 204, headers: vec![("cache-control", "no-store".to_owned())], body: String::new() }
 }
 
-/// What access logs and later filters can read of a decision, allowed or refused.
-///
-/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
-/// write lines of its own into a text access log.
-#[must_use]
-pub fn metadata(rule: &Rule, outcome: &Outcome, evidence: &Evidence) -> Map<String, Value> {
-    let (decision, reason) = match outcome {
+/// One thing that access logs and later filters can read of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact<'a> {
+    Text(&'a str),
+    /// Since the Unix epoch.
+    Seconds(i64),
+    Texts(Vec<String>),
+}
+
+/// What there is to know of a decision itself, allowed or refused.
+pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'static str, Fact<'a>)> {
+    let (outcome, denial) = match &decision.outcome {
         Outcome::Allowed(grant) => (if grant.shadowed.is_some() { "shadow" } else { "allowed" }, grant.shadowed),
         refused => ("denied", refused.denial()),
     };
-    let token = evidence.token.as_ref();
-    let fitting = |text: Option<&str>| text.filter(|text| fits_header(text)).map(Value::from);
-    let scopes =
-        |token: &VerifiedToken| scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
-    let fields = [
-        ("decision", Some(json!(decision))),
-        ("rule", Some(json!(&*rule.name))),
-        ("reason", Some(json!(reason.map_or("ok", Denial::label)))),
-        ("issuer", evidence.issuer.as_ref().map(|issuer| json!(issuer.as_str()))),
-        ("user_id", fitting(token.and_then(VerifiedToken::user_id))),
-        ("token_id", fitting(token.map(VerifiedToken::token_id))),
-        ("session_id", fitting(token.and_then(VerifiedToken::session_id))),
-        ("client_id", fitting(token.and_then(VerifiedToken::client_id))),
-        ("api_client", evidence.api_client.as_deref().map(Value::from)),
-        ("scopes", token.map(scopes)),
-        ("expires_at", token.map(|token| json!(token.expires_at().as_secs()))),
+    let facts = [
+        ("decision", Some(outcome)),
+        ("rule", Some(&*decision.rule.name)),
+        ("reason", Some(denial.map_or("ok", Denial::label))),
+        ("issuer", decision.evidence.issuer.as_ref().map(IssuerName::as_str)),
+        ("api_client", decision.evidence.api_client.as_deref()),
     ];
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    facts.into_iter().filter_map(|(name, text)| Some((name, Fact::Text(text?))))
+}
+
+/// What there is to know of a token, whatever becomes of it.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
+pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
+    let scopes = scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
+    let facts = [
+        ("user_id", fitting(token.user_id())),
+        ("token_id", fitting(Some(token.token_id()))),
+        ("session_id", fitting(token.session_id())),
+        ("client_id", fitting(token.client_id())),
+        ("scopes", Some(Fact::Texts(scopes))),
+        ("expires_at", Some(Fact::Seconds(token.expires_at().as_secs()))),
+    ];
+    facts.into_iter().filter_map(|(name, fact)| Some((name, fact?)))
+}
+
+fn fitting(text: Option<&str>) -> Option<Fact<'_>> {
+    text.filter(|text| fits_header(text)).map(Fact::Text)
 }
 
 /// A name and every spelling of it with `_` or `.` for `-`: many back ends read them as one
@@ -296,7 +376,8 @@ pub(crate) fn look_alikes(name: &str) -> Vec<String> {
 fn cookies_without(request: &RequestView<'_>, name: &str) -> Option<String> {
     let fields: Vec<_> = request.header("cookie").filter_map(|field| std::str::from_utf8(field).ok()).collect();
     let pairs: Vec<_> = fields.iter().flat_map(|field| field.split(';')).map(str::trim).collect();
-    let kept: Vec<_> = pairs.iter().filter(|pair| pair.split('=').next() != Some(name)).copied().collect();
+    let kept: Vec<_> =
+        pairs.iter().filter(|pair| pair.split('=').next().map(str::trim_end) != Some(name)).copied().collect();
     (kept.len() < pairs.len()).then(|| kept.join("; "))
 }
 

@@ -8,6 +8,7 @@ use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
+use super::readings::decode_once;
 use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
@@ -461,50 +462,54 @@ impl TokenSettings {
     /// The one token of the request; the same token in two places is one, two tokens are refused.
     pub fn find<'a>(&self, request: &RequestView<'a>) -> Result<Option<BearerToken<'a>>, Denial> {
         let mut found: Option<BearerToken<'a>> = None;
+        let mut take = |token: BearerToken<'a>| match found.replace(token) {
+            Some(other) if other != token => Err(Denial::MultipleTokens),
+            _ => Ok(()),
+        };
         for source in &self.from {
-            for token in self.read(source, request) {
-                let Some(token) = token? else { continue };
-                if found.is_some_and(|other| other != token) {
-                    return Err(Denial::MultipleTokens);
+            match source {
+                TokenSource::Header { name, scheme } => {
+                    let mut fields = request.header(name);
+                    let Some(field) = fields.next() else { continue };
+                    if fields.next().is_some() {
+                        return Err(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
+                    }
+                    let token = match scheme {
+                        Some(scheme) => BearerToken::from_credentials(field, scheme, self.max_bytes)?,
+                        None => Some(BearerToken::parse(field, self.max_bytes)?),
+                    };
+                    token.map_or(Ok(()), &mut take)?;
                 }
-                found = Some(token);
+                TokenSource::Cookie(name) => {
+                    let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
+                    for value in pairs.filter_map(|pair| value_of(pair.trim_ascii(), name, <[u8]>::trim_ascii_end)) {
+                        take(BearerToken::parse(value?, self.max_bytes)?)?;
+                    }
+                }
+                TokenSource::Query(name) => {
+                    let query = request.target.split_once('?').map_or("", |(_, query)| query);
+                    let query = query.split('#').next().unwrap_or_default();
+                    for value in query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name, decode_once)) {
+                        take(BearerToken::parse(value?, self.max_bytes)?)?;
+                    }
+                }
             }
         }
         Ok(found)
     }
-
-    fn read<'a>(
-        &self,
-        source: &TokenSource,
-        request: &RequestView<'a>,
-    ) -> Vec<Result<Option<BearerToken<'a>>, Denial>> {
-        match source {
-            TokenSource::Header { name, scheme } => {
-                let fields: Vec<_> = request.header(name).collect();
-                if fields.len() > 1 {
-                    return vec![Err(Denial::MultipleTokens)]; // RFC 9110 section 5.3: not a list field.
-                }
-                let read = |field| match scheme {
-                    Some(scheme) => BearerToken::from_credentials(field, scheme, self.max_bytes),
-                    None => BearerToken::parse(field, self.max_bytes).map(Some),
-                };
-                fields.into_iter().map(read).collect()
-            }
-            TokenSource::Cookie(name) => {
-                let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
-                let values = pairs.filter_map(|pair| value_of(pair.trim_ascii(), name));
-                values.map(|value| BearerToken::parse(value, self.max_bytes).map(Some)).collect()
-            }
-            TokenSource::Query(name) => {
-                let query = request.target.split_once('?').map_or("", |(_, query)| query);
-                let query = query.split('#').next().unwrap_or_default();
-                let values = query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name));
-                values.map(|value| BearerToken::parse(value, self.max_bytes).map(Some)).collect()
-            }
-        }
-    }
 }
 
-fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+/// The value of a pair of this name. One whose name is so only when it is read leniently is malformed: the
+/// upstream may well find a token there, and another one than ours.
+fn value_of<'a, R: AsRef<[u8]>>(
+    pair: &'a [u8],
+    name: &str,
+    lenient: impl Fn(&'a [u8]) -> R,
+) -> Option<Result<&'a [u8], Denial>> {
+    let (spelled, value) = pair.split_at(pair.iter().position(|b| *b == b'=')?);
+    match spelled {
+        exact if exact == name.as_bytes() => Some(Ok(&value[1..])),
+        odd if lenient(odd).as_ref() == name.as_bytes() => Some(Err(Denial::MalformedToken)),
+        _ => None,
+    }
 }

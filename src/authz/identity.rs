@@ -6,9 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::authorizer::{Evidence, Principal};
+use super::authorizer::Principal;
 use super::claims::{ClaimPath, Timestamp, scopes};
 use super::signing::PayloadSigner;
+use super::token::VerifiedToken;
 
 /// What an identity header says.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,11 +32,8 @@ pub enum IdentityField {
 }
 
 impl IdentityField {
-    pub(super) fn read(&self, principal: Option<&Principal>, evidence: &Evidence) -> Option<String> {
-        if *self == Self::ApiClient {
-            return evidence.api_client.as_deref().map(str::to_owned);
-        }
-        let token = principal?.token();
+    /// What a token says of it; nothing for what is of the request.
+    pub(super) fn of_token(&self, token: &VerifiedToken) -> Option<String> {
         match self {
             Self::UserId => token.user_id().map(str::to_owned),
             Self::Email => token.email().map(str::to_owned),

@@ -22,7 +22,7 @@ pub struct RequestView<'a> {
     pub target: &'a str,
     /// `:authority` or `Host`, with its port.
     pub host: &'a str,
-    /// Lower-case names; a repeated field stands repeatedly.
+    /// Names in any case; a repeated field stands repeatedly.
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
@@ -31,8 +31,11 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
+    /// Of a request that could not be read.
+    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None, source: None };
+
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |(field, _)| *field == name).map(|(_, value)| *value)
+        self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 }
 
@@ -148,7 +151,11 @@ impl Match {
             let host = request.host.rsplit('@').next().unwrap_or_default();
             host_of(host).trim_end_matches('.').to_owned()
         };
-        self.method(&request.method.to_ascii_uppercase()) && (self.hosts.is_empty() || self.host(&host()))
+        let same = |allowed: &String| {
+            let method = request.method;
+            allowed.eq_ignore_ascii_case(method) || (allowed == "GET" && method.eq_ignore_ascii_case("HEAD"))
+        };
+        (self.methods.is_empty() || self.methods.iter().any(same)) && (self.hosts.is_empty() || self.host(&host()))
     }
 
     fn host(&self, host: &str) -> bool {
@@ -299,7 +306,8 @@ impl Requirements {
         // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
         let recent = |max_age: Duration| {
             let signed_in = token.claims().get("auth_time").and_then(Timestamp::from_numeric_date);
-            signed_in.is_some_and(|at| now <= at.plus(max_age).plus(leeway))
+            // A sign-in that is still to come would stay recent for as long as it likes.
+            signed_in.is_some_and(|at| at <= now.plus(leeway) && now <= at.plus(max_age).plus(leeway))
         };
         let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());
         if self.max_age.is_some_and(|max_age| !recent(max_age))

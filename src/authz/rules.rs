@@ -10,9 +10,8 @@ use std::ops::Deref;
 
 use super::denial::Denial;
 use super::path::Path;
-use super::readings::without_case;
 use super::rule::{Match, PathMatch, RequestView, Rule};
-use index::{Index, beginning};
+use index::Index;
 
 /// The rules, found by their paths: the cost does not grow with their number.
 #[derive(Clone, Debug)]
@@ -47,8 +46,8 @@ impl Rules {
     pub fn new(rules: Vec<Rule>) -> Self {
         let folded_path = |rule: &Rule| rule.matches.as_ref().filter(|_| !rule.loosens()).map(|m| m.path.folded());
         let folded_paths: Vec<_> = rules.iter().map(folded_path).collect();
-        let literal = Index::new(rules.iter().map(|rule| Some(beginning(&rule.matches.as_ref()?.path))));
-        let folded = Index::new(folded_paths.iter().map(|path| Some(without_case(&beginning(path.as_ref()?)))));
+        let literal = Index::new(rules.iter().map(|rule| Some(&rule.matches.as_ref()?.path)), false);
+        let folded = Index::new(folded_paths.iter().map(Option::as_ref), true);
         Self { all: rules, literal, folded, folded_paths }
     }
 
@@ -296,7 +295,9 @@ mod tests {
     /// The same rules, every one of them looked at.
     fn linear(rules: &Rules) -> Rules {
         let all = |known: &Index| {
-            let mut anywhere: Vec<_> = known.by_path.values().flatten().chain(&known.anywhere).copied().collect();
+            let patterns = known.patterns.iter().flat_map(|patterns| &patterns.rules);
+            let found = known.by_path.values().flatten().chain(&known.anywhere).chain(patterns);
+            let mut anywhere: Vec<_> = found.copied().collect();
             anywhere.sort_unstable();
             Index { anywhere, ..Index::default() }
         };
@@ -336,7 +337,7 @@ mod tests {
     proptest! {
         #[test]
         fn looking_rules_up_finds_what_reading_them_all_finds(
-            rules in prop::collection::vec(any_rule(), 0..12),
+            rules in prop::collection::vec(any_rule(), 0..30),
             paths in prop::collection::vec(any_path(), 1..12),
         ) {
             let named = |(at, rule): (usize, Rule)| Rule { name: at.to_string().into(), ..rule };

@@ -19,6 +19,7 @@ use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::Jwks;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use super::written::{Kept, Written};
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
@@ -131,6 +132,7 @@ struct Facts {
     client_id: Option<String>,
     email: Option<String>,
     targets: Vec<Target>,
+    kept: Kept<Written<Vec<String>>>,
 }
 
 /// When a token may be used.
@@ -247,6 +249,7 @@ impl TrustedIssuer {
             client_id,
             email,
             targets,
+            kept: Kept::default(),
         })))
     }
 
@@ -382,14 +385,22 @@ impl VerifiedToken {
         Self(Arc::new(facts))
     }
 
+    /// What a face made of this token once for `maker`; `None` if it was made for another.
+    pub(super) fn kept(&self, maker: &Arc<Written<Vec<String>>>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
+        self.0.kept.get_or_make(maker, make)
+    }
+
     /// About how much memory it takes, so that a cache can be bounded.
     #[must_use]
     pub(super) fn bytes(&self) -> usize {
+        /// What a face mostly keeps of a token: two headers and the metadata.
+        const KEPT: usize = 512;
         let facts = &*self.0;
         let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
         let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
         let targets: usize = facts.targets.iter().map(|target| allocated(target.id.as_str().len())).sum();
         size_of::<Facts>()
+            + KEPT
             + allocated(facts.token_id.len())
             + named
             + targets

@@ -5,14 +5,16 @@
 //! now and then, answers a ping, and has so many requests at once; and a request arrives in time, within
 //! the budget of all (see [`super::budget`]).
 
+use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::{BoxError, Router};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,13 +31,15 @@ use tracing::debug;
 use super::budget::{Arriving, Budget, Share};
 use super::listen::Listener;
 use super::tls::Tls;
-use crate::api::Arrived;
+use crate::api::check::{CheckServer, Reply};
 use crate::config::Limits;
 
 /// A listener's service and its bounds.
 pub(super) struct Server {
     name: &'static str,
     router: Router,
+    /// Asked before the router, which is a detour for nearly all requests.
+    check: Option<CheckServer>,
     builder: auto::Builder<TokioExecutor>,
     tls: Option<Arc<Tls>>,
     /// TLS handshakes under way.
@@ -103,6 +107,7 @@ impl Server {
         Self {
             name,
             router: router.with_state(()),
+            check: None,
             builder,
             tls: None,
             handshakes: Semaphore::new(MAX_HANDSHAKES),
@@ -115,6 +120,10 @@ impl Server {
             request_timeout: limits.request_timeout,
             counted,
         }
+    }
+
+    pub(super) fn with_check(self, check: CheckServer) -> Self {
+        Self { check: Some(check), ..self }
     }
 
     pub(super) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
@@ -215,16 +224,21 @@ impl Server {
         request: hyper::Request<Incoming>,
         pulse: Arc<Pulse>,
         share: Arc<Share>,
-    ) -> Result<hyper::Response<Body>, std::convert::Infallible> {
+    ) -> Result<hyper::Response<Leaving>, Infallible> {
         pulse.beat();
         let refused = !share.take_head(request.headers());
         let within = self.request_timeout;
-        let mut request = request.map(|body| Body::new(Arriving::new(body, share.clone(), refused, within)));
-        request.extensions_mut().insert(Arrived(std::time::Instant::now()));
-        let answer = self.router.clone().call(request).await;
+        let request = request.map(|body| Arriving::new(body, share.clone(), refused, within));
+        let answer = match &self.check {
+            Some(check) if CheckServer::is_for(&request) => {
+                let answer = check.answer(request, std::time::Instant::now()).await;
+                answer.map(Either::Left)
+            }
+            _ => self.router.clone().call(request.map(Body::new)).await?.map(Either::Right),
+        };
         drop(share);
         pulse.beat();
-        answer.map(|answer| answer.map(|body| Body::new(Leaving { body, untaken: Some(Untaken::new(pulse)) })))
+        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse)) }))
     }
 
     /// When a connection will have been silent for too long.
@@ -305,18 +319,18 @@ impl Drop for Untaken {
 
 /// An answer's body; it is first polled when the peer's window has room for it.
 struct Leaving {
-    body: Body,
+    body: Either<Reply, Body>,
     untaken: Option<Untaken>,
 }
 
 impl http_body::Body for Leaving {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         self.untaken = None;
         Pin::new(&mut self.body).poll_frame(cx)
     }

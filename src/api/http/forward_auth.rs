@@ -44,7 +44,8 @@ use axum::http::{HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
 use crate::api::{Caller, decide, refuse};
-use crate::authz::answer::{Answer, Forward};
+use crate::authz::answer::{Answer, Forward, Responder};
+use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, host_of};
 
@@ -56,34 +57,35 @@ const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remo
 pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts(); // The body is the upstream's.
     let fields: Vec<_> = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let (decided, by_path) = match Original::read(&parts) {
+    let put = |by_path: bool| {
+        move |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
+            .answer(decision, request)
+        {
+            Answer::Respond(answer) => respond(answer),
+            Answer::Forward(forward) => leave(&forward, by_path),
+        }
+    };
+    match Original::read(&parts) {
         Ok(original) => {
             let Original { method, target, host, by_path } = original;
             let view = RequestView { method, target, host, headers: &fields, rule: None, source: source(&parts) };
-            (decide(&http.state, &view, None, Caller::default()).await, by_path)
+            decide(&http.state, &view, None, Caller::default(), put(by_path)).await
         }
-        Err(denial) => (refuse(&http.state, denial), false),
-    };
-    match decided.answer {
-        Answer::Respond(answer) => respond(answer),
-        Answer::Forward(forward) => leave(forward, by_path),
+        Err(denial) => refuse(&http.state, denial, put(false)),
     }
 }
 
 /// 200, with what the proxy is to set, and for Envoy what it is to remove.
-fn leave(forward: Forward, for_envoy: bool) -> Response<Body> {
+fn leave(forward: &Forward<'_>, for_envoy: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    for (name, value) in forward.set {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+    for (name, value) in forward.all_set() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(&value)) {
             headers.insert(name, value);
         }
     }
-    if for_envoy
-        && !forward.remove.is_empty()
-        && let Ok(names) = HeaderValue::try_from(forward.remove.join(","))
-    {
+    if for_envoy && let Ok(names) = HeaderValue::try_from(forward.all_removed().collect::<Vec<_>>().join(",")) {
         headers.insert(REMOVE, names);
     }
     response

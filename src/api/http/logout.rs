@@ -10,8 +10,8 @@ use super::origin::Site;
 use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
 use crate::api::{Caller, decide};
-use crate::authz::answer::{Answer, Respond};
-use crate::authz::authorizer::TokenSource;
+use crate::authz::answer::{Answer, Respond, Responder};
+use crate::authz::authorizer::{Decision, TokenSource};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 
@@ -56,10 +56,13 @@ pub(super) async fn logout(
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request =
         RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
-    let answer = match decide(&http.state, &request, Some(&rule), Caller::default()).await.answer {
+    let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
+        .answer(decision, request)
+    {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };
+    let answer = decide(&http.state, &request, Some(&rule), Caller::default(), put).await;
     Ok(site.admit(answer))
 }
 

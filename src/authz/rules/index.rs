@@ -1,9 +1,10 @@
 //! Rules by what their paths begin with, so that a request is not held against all of them.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
+use regex::{RegexSet, RegexSetBuilder};
 use regex_syntax::hir::{Hir, HirKind, Look};
 
+use crate::authz::readings::without_case;
 use crate::authz::rule::PathMatch;
 
 /// Rules by what every path they match begins with.
@@ -13,22 +14,50 @@ pub(super) struct Index {
     pub(super) by_path: HashMap<Box<str>, Vec<usize>>,
     /// Those that may match anywhere.
     pub(super) anywhere: Vec<usize>,
+    /// Those of them that are patterns, if there are many.
+    pub(super) patterns: Option<Patterns>,
     /// The most segments of a key: a longer path has no more keys to be looked up.
     pub(super) depth: usize,
 }
 
+/// Patterns that are looked for all at once.
+#[derive(Clone, Debug)]
+pub(super) struct Patterns {
+    joint: RegexSet,
+    /// Whose they are, in the order of the rules.
+    pub(super) rules: Vec<usize>,
+}
+
+/// Fewer patterns are faster tried one by one.
+const FEW_PATTERNS: usize = 4;
+
 impl Index {
-    /// From the beginning of each rule's path; `None` for a rule that is not looked for by path.
-    pub(super) fn new(beginnings: impl Iterator<Item = Option<String>>) -> Self {
+    /// From each rule's path; `None` for a rule that is not looked for by path. `folded`: the paths have no
+    /// letter case.
+    pub(super) fn new<'a>(paths: impl Iterator<Item = Option<&'a PathMatch>>, folded: bool) -> Self {
         let mut index = Self::default();
-        for (at, key) in beginnings.enumerate() {
-            match key {
-                None => {}
-                Some(key) if key.is_empty() => index.anywhere.push(at),
-                Some(key) => {
+        let (mut patterns, mut rules) = (Vec::new(), Vec::new());
+        for (at, path) in paths.enumerate() {
+            let Some(path) = path else { continue };
+            let key = if folded { without_case(&beginning(path)) } else { beginning(path) };
+            match path {
+                _ if !key.is_empty() => {
                     index.depth = index.depth.max(key.matches('/').count());
                     index.by_path.entry(key.into()).or_default().push(at);
                 }
+                PathMatch::Regex(regex) => {
+                    patterns.push(regex.as_str());
+                    rules.push(at);
+                }
+                _ => index.anywhere.push(at),
+            }
+        }
+        let joint = || RegexSetBuilder::new(&patterns).case_insensitive(folded).size_limit(usize::MAX).build().ok();
+        match (patterns.len() > FEW_PATTERNS).then(joint).flatten() {
+            Some(joint) => index.patterns = Some(Patterns { joint, rules }),
+            None => {
+                index.anywhere.extend(rules);
+                index.anywhere.sort_unstable();
             }
         }
         index
@@ -49,6 +78,13 @@ impl Index {
             }
         }
         search(&self.anywhere);
+        if let Some(patterns) = &self.patterns {
+            let matching = patterns.joint.matches(path);
+            let rules = matching.iter().map(|at| patterns.rules[at]);
+            if let Some(at) = rules.take_while(|at| *at < best).find(|at| fits(*at)) {
+                best = at;
+            }
+        }
         (best < end).then_some(best)
     }
 }

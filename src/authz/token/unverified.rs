@@ -181,12 +181,12 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(Denial::MalformedToken),
     };
-    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
-    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
-    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
-    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
+    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11), and `b64` changes what is
+    // signed and may not stand without it (RFC 7797 section 6); `enc` and `zip` are of encrypted tokens,
+    // `cty: JWT` of nested ones.
+    let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(*name));
     let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
-    if foreign || detached || nested {
+    if foreign || nested {
         return Err(Denial::MalformedToken);
     }
     let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;

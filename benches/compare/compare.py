@@ -1,0 +1,439 @@
+"""Starts the servers of compare.sh, loads them, and compares their CPU time per request."""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARIES = {
+    "doorward": Path(os.environ.get("DOORWARD_BINARY", TARGET / "release/doorward")),
+    "noop": TARGET / "release/examples/compare-noop",
+    "h2": TARGET / "release/examples/compare-h2",
+    "tools": TARGET / "release/examples/compare-tools",
+}
+KEY = ROOT / "src/config/testdata/sign-rsa2048.pem"
+ENVOY = os.environ.get("ENVOY", "envoy")
+TICKS = os.sysconf("SC_CLK_TCK")
+CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
+REVOCATIONS = 1_000_000
+PATIENCE = 60
+
+# What a browser sends beside the token; with it and Envoy's own, 22 fields.
+BROWSER = {
+    "accept": "application/json, text/plain, */*",
+    "accept-encoding": "gzip, deflate, br, zstd",
+    "accept-language": "en-GB,en;q=0.9,de;q=0.8",
+    "cache-control": "no-cache",
+    "cookie": "consent=yes; theme=dark; _ga=GA1.1.1234567890.1700000000",
+    "origin": "https://shop.example.com",
+    "priority": "u=1, i",
+    "referer": "https://shop.example.com/orders?page=2",
+    "sec-ch-ua": '"Chromium";v="140", "Not=A?Brand";v="24"',
+    "sec-ch-ua-mobile": "?0",
+    "sec-ch-ua-platform": '"Linux"',
+    "sec-fetch-dest": "empty",
+    "sec-fetch-mode": "cors",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0 Safari/537.36",
+}
+
+
+class Server:
+    """A process that was started here, and is ended here."""
+
+    def __init__(self, *args, env=None, log=None):
+        output = open(log, "wb") if log else subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            [str(arg) for arg in args], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(env or {})}
+        )
+
+    def cpu(self):
+        """Seconds of CPU so far, of all its threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def resident(self):
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, ready):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.02)
+    sys.exit(f"error: {what} does not start")
+
+
+def connects(address):
+    kind, where = (socket.AF_UNIX, address[5:]) if address.startswith("unix:") else (socket.AF_INET, ("127.0.0.1", int(address.rpartition(":")[2])))
+    with socket.socket(kind) as probe:
+        probe.connect(where)
+        return True
+
+
+def is_ready(url):
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return response.status == 200
+    except urllib.error.HTTPError:
+        return False
+
+
+def h2load(*args):
+    """Requests that succeeded; ends the run if any did not."""
+    done = subprocess.run(["h2load", *map(str, args)], capture_output=True, text=True, check=False)
+    found = re.search(r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed", done.stdout, re.S)
+    statuses = re.search(r"status codes: (\d+) 2xx", done.stdout)
+    if not found or int(found[3]) or not statuses or statuses[1] != found[1]:
+        sys.exit(f"error: h2load {args}:\n{done.stdout[-1500:]}{done.stderr[-500:]}")
+    return int(found[2])
+
+
+class Bench:
+    def __init__(self, directory, rounds, scale):
+        self.directory = Path(directory)
+        self.rounds, self.scale = rounds, scale
+        self.token = self.tool("token", KEY)
+        self.jwks = self.tool("jwks", KEY)
+        self.store = self.directory / "revocations.redb"
+        self.message = self.directory / "check-request.bin"
+        self.servers = []
+
+    @staticmethod
+    def tool(*args):
+        return subprocess.run([BINARIES["tools"], *map(str, args)], check=True, capture_output=True, text=True).stdout.strip()
+
+    def start(self, *args, **kwargs):
+        server = Server(*args, **kwargs)
+        self.servers.append(server)
+        return server
+
+    def end(self):
+        while self.servers:
+            self.servers.pop().end()
+
+    # Doorward
+
+    def config(self, name, revocation, issuer_more=""):
+        http = free_port()
+        check = f"unix:{self.directory}/{name}.sock"
+        file = self.directory / f"{name}.yaml"
+        file.write_text(
+            f"listen: {{check: \"{check}\", http: \"127.0.0.1:{http}\"}}\n"
+            f"issuers: [{{name: main, issuer: \"https://auth.example.com\", audiences: [shop], keys: {{jwks: {self.jwks}}}{issuer_more}}}]\n"
+            f"revocation: {revocation}\n"
+        )
+        return file, check, http
+
+    def filled(self, name):
+        """An embedded store of its own with all revocations in it."""
+        if not self.store.exists():
+            self.tool("revocations", self.store, REVOCATIONS)
+        own = self.directory / f"{name}.redb"
+        own.write_bytes(self.store.read_bytes())
+        return f"{{store: embedded, embedded: {{path: {own}}}}}"
+
+    def doorward(self, name, revocation, issuer_more=""):
+        file, check, http = self.config(name, revocation, issuer_more)
+        server = self.start(BINARIES["doorward"], "serve", "--config", file, log=self.directory / f"{name}.log")
+        wait_for(name, lambda: is_ready(f"http://127.0.0.1:{http}/readyz"))
+        return server, check
+
+    # Straight over a Unix socket
+
+    def capture(self):
+        """The CheckRequest that Envoy makes of a browser's request, all its headers in it."""
+        file, check, _ = self.config("capture", "{store: embedded}")
+        server = self.start(BINARIES["h2"], check, file, env={"DUMP": str(self.message)})
+        wait_for("compare-h2", lambda: connects(check))
+        envoy, port = self.envoy("capture", ext_authz(check, everything=True))
+        h2load("--h1", "-n", 1, "-c", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
+        self.end()
+        return self.message.stat().st_size - 5
+
+    def check_load(self, address, streams, requests):
+        args = ["-n", requests, "-c", 1, "-m", streams, "-t", 1, "-d", self.message]
+        args += ["-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "grpc-timeout: 1000m"]
+        return h2load(*args, "-B", address, CHECK)
+
+    def direct(self):
+        noop_socket = f"unix:{self.directory}/noop.sock"
+        servers = {}
+        servers["doorward"] = self.doorward("doorward", self.filled("doorward"))
+        servers["noop"] = (self.start(BINARIES["noop"], noop_socket), noop_socket)
+        file, check, _ = self.config("h2", self.filled("h2"))
+        servers["h2"] = (self.start(BINARIES["h2"], check, file), check)
+        for name, (_, address) in servers.items():
+            wait_for(name, lambda address=address: connects(address))
+        time.sleep(4)  # The stores are read.
+        requests = int(100_000 * self.scale)
+        taken = {(name, streams): [] for name in servers for streams in (64, 8)}
+        for server, address in servers.values():
+            self.check_load(address, 64, requests // 4)
+        for _ in range(self.rounds):
+            for name, (server, address) in servers.items():
+                for streams in (64, 8):
+                    before = server.cpu()
+                    done = self.check_load(address, streams, requests)
+                    taken[name, streams].append((server.cpu() - before) / done * 1e6)
+        memory = servers["doorward"][0].resident()
+        self.end()
+        return taken, memory
+
+    # Through Envoy
+
+    def browser(self):
+        headers = {**BROWSER, "authorization": f"Bearer {self.token}"}
+        return [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+
+    def envoy(self, name, filters):
+        """The shipped configuration with other filters in ext_authz's place, and its own answer for an upstream."""
+        text = (ROOT / "envoy/edge-uds.yaml").read_text()
+        port, admin = free_port(), free_port()
+        text = text.replace("port_value: 10000", f"port_value: {port}").replace("port_value: 9901", f"port_value: {admin}")
+        start = text.index("                  - name: envoy.filters.http.ext_authz")
+        end = text.index("                  - name: envoy.filters.http.router")
+        block = text[start:end]
+        cluster_start = text.index("    - name: doorward\n")
+        cluster = text[cluster_start:]
+        block, cluster = filters(block, cluster)
+        text = text[:start] + block + text[end:cluster_start] + cluster
+        text = text.replace("route: {cluster: upstream}", 'direct_response: {status: 200, body: {inline_string: "ok"}}')
+        file = self.directory / f"envoy-{name}.yaml"
+        file.write_text(text)
+        server = self.start(ENVOY, "--use-dynamic-base-id", "--concurrency", 1, "--log-level", "error", "-c", file)
+        wait_for(f"Envoy ({name})", lambda: is_ready(f"http://127.0.0.1:{admin}/ready"))
+        return server, port
+
+    def through_envoy(self):
+        noop_port = free_port()
+        noop = self.start(BINARIES["noop"], f"127.0.0.1:{noop_port}")
+        wait_for("compare-noop", lambda: connects(f":{noop_port}"))
+        doorward, check = self.doorward("behind", self.filled("behind"))
+        redis_socket = self.directory / "redis.sock"
+        redis = self.start("redis-server", "--port", 0, "--unixsocket", redis_socket, "--save", "", "--maxmemory-policy", "noeviction", log=self.directory / "redis.log")
+        wait_for("redis-server", lambda: connects(f"unix:{redis_socket}"))
+        lookup, lookup_check = self.doorward("lookup", f"{{store: redis, read: lookup, redis: {{url: \"redis+unix://{redis_socket}\"}}}}")
+        asked = self.introspection()
+        asking, asking_check = self.doorward("asking", "{store: embedded}", asked)
+        variants = {
+            "nothing": ((), lambda block, cluster: ("", "")),
+            "jwt_authn": ((), jwt_authn(self.jwks, cache=False)),
+            "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
+            "no-op, TCP, all headers": ((noop,), ext_authz(f"127.0.0.1:{noop_port}", everything=True)),
+            "no-op, TCP, allowed headers": ((noop,), ext_authz(f"127.0.0.1:{noop_port}", everything=False)),
+            "Doorward, UDS, all headers": ((doorward,), ext_authz(check, everything=True)),
+            "Doorward": ((doorward,), ext_authz(check, everything=False)),
+            "Doorward, read: lookup": ((lookup, redis), ext_authz(lookup_check, everything=False)),
+            "Doorward, introspection": ((asking,), ext_authz(asking_check, everything=False)),
+        }
+        envoys = {name: self.envoy(f"{at}", filters) for at, (name, (_, filters)) in enumerate(variants.items())}
+        requests = int(40_000 * self.scale)
+        taken = {name: [] for name in variants}
+
+        def load(name, requests):
+            envoy, port = envoys[name]
+            beside = variants[name][0]
+            before = (envoy.cpu(), sum(server.cpu() for server in beside))
+            done = h2load("--h1", "-n", requests, "-c", 64, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
+            return [(envoy.cpu() - before[0]) / done * 1e6, (sum(server.cpu() for server in beside) - before[1]) / done * 1e6]
+
+        for name in variants:
+            load(name, requests // 4)
+        for _ in range(self.rounds):
+            for name in variants:
+                taken[name].append(load(name, requests))
+        self.end()
+        return taken
+
+    def introspection(self):
+        """An authorization server that calls every token active; its own CPU is not counted."""
+        port = free_port()
+        answer = json.dumps({"active": True, "sub": "3f2b8c1e-7a0d-4f6e-9b1c-5d2e8f4a6b7c"})
+        text = (
+            "import http.server,sys\n"
+            "class H(http.server.BaseHTTPRequestHandler):\n"
+            "    protocol_version='HTTP/1.1'\n"
+            "    def do_POST(self):\n"
+            "        self.rfile.read(int(self.headers['content-length']))\n"
+            f"        body={answer!r}.encode()\n"
+            "        self.send_response(200); self.send_header('content-type','application/json')\n"
+            "        self.send_header('content-length',str(len(body))); self.end_headers(); self.wfile.write(body)\n"
+            "    def log_message(self,*a): pass\n"
+            f"http.server.ThreadingHTTPServer(('127.0.0.1',{port}),H).serve_forever()\n"
+        )
+        self.start(sys.executable, "-c", text)
+        wait_for("the authorization server", lambda: connects(f":{port}"))
+        secret = self.directory / "client-secret"
+        secret.write_text("secret")
+        return f", introspection: {{url: \"http://127.0.0.1:{port}/\", client_id: a, client_secret_file: {secret}, cache: 1s, when: always}}"
+
+
+def ext_authz(address, everything):
+    def filters(block, cluster):
+        if everything:  # Without allowed_headers.
+            block = re.sub(r" {22}# What Doorward reads.*", "", block, flags=re.S)
+        if address.startswith("unix:"):
+            return block, cluster.replace("/run/doorward/check.sock", address[5:])
+        port = address.rpartition(":")[2]
+        socket_address = f"address:\n                    socket_address: {{address: 127.0.0.1, port_value: {port}}}\n"
+        return block, re.sub(r"address:\n\s+pipe:\n\s+path: \S+\n", socket_address, cluster)
+
+    return filters
+
+
+def jwt_authn(jwks, cache):
+    provider = {
+        "issuer": "https://auth.example.com",
+        "audiences": ["shop"],
+        "local_jwks": {"inline_string": jwks},
+        "forward": True,
+        "claim_to_headers": [{"header_name": "x-user-id", "claim_name": "sub"}, {"header_name": "x-user-email", "claim_name": "email"}],
+    }
+    if cache:
+        provider["jwt_cache_config"] = {"jwt_cache_size": 1000}
+    config = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        "providers": {"main": provider},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "main"}}],
+    }
+    block = f"                  - name: envoy.filters.http.jwt_authn\n                    typed_config: {json.dumps(config)}\n\n"
+    return lambda _block, _cluster: (block, "")
+
+
+# The report
+
+
+def spread(values):
+    return f"{statistics.median(values):7.1f}  ({min(values):.1f} – {max(values):.1f})"
+
+
+def machine():
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{os.cpu_count()} × {model[1] if model else 'unknown processor'}, Linux {os.uname().release.split('-')[0]}"
+
+
+def ratio_of(ours, theirs):
+    return round(statistics.median(ours) / statistics.median(theirs), 3)
+
+
+def report_direct(taken, memory, message, ratios):
+    names = {
+        "doorward": "Doorward, whole decision",
+        "noop": "no-op: tonic + envoy-types, decides nothing",
+        "h2": "the same decision behind bare h2",
+    }
+    print(f"\nStraight over a Unix socket, a {message}-byte CheckRequest, {REVOCATIONS:,} revocations; CPU µs per request")
+    print(f"{'':46} {'64 streams':>24} {'8 streams':>24}")
+    for name, title in names.items():
+        print(f"{title:46} {spread(taken[name, 64]):>24} {spread(taken[name, 8]):>24}")
+    print(f"Doorward's resident memory: {memory:.1f} MiB")
+    ratios["decision_vs_noop_64"] = ratio_of(taken["doorward", 64], taken["noop", 64])
+    ratios["decision_vs_noop_8"] = ratio_of(taken["doorward", 8], taken["noop", 8])
+    ratios["decision_vs_h2_64"] = ratio_of(taken["doorward", 64], taken["h2", 64])
+    ratios["decision_vs_h2_8"] = ratio_of(taken["doorward", 8], taken["h2", 8])
+
+
+def report_envoy(taken, ratios):
+    nothing = statistics.median(envoy for envoy, _ in taken["nothing"])
+    added = {name: [envoy - nothing + service for envoy, service in rounds] for name, rounds in taken.items()}
+    print(f"\nThrough Envoy, one worker, 64 connections, the shipped configuration; CPU µs added per request to {nothing:.1f}")
+    print(f"{'':34} {'Envoy':>8} {'service':>8} {'together':>30}")
+    for name, rounds in taken.items():
+        envoy = statistics.median(envoy for envoy, _ in rounds) - nothing
+        print(f"{name:34} {envoy:8.1f} {statistics.median(service for _, service in rounds):8.1f} {spread(added[name]):>30}")
+    ratios["envoy_added_vs_jwt_authn"] = ratio_of(added["Doorward"], added["jwt_authn"])
+    ratios["envoy_added_vs_noop_tcp"] = ratio_of(added["Doorward"], added["no-op, TCP, all headers"])
+    return {name: statistics.median(values) for name, values in added.items() if name != "nothing"}
+
+
+def chart(direct, added, file, caption):
+    """Two groups of bars: what is lower is better."""
+    groups = []
+    if direct:
+        rows = [("Doorward, 64 streams", direct["doorward", 64], True), ("no-op gRPC server", direct["noop", 64], False), ("bare h2, same decision", direct["h2", 64], False)]
+        rows += [("Doorward, 8 streams", direct["doorward", 8], True), ("no-op gRPC server", direct["noop", 8], False), ("bare h2, same decision", direct["h2", 8], False)]
+        groups.append(("The service alone: CPU µs per decision", [(name, statistics.median(values), ours) for name, values, ours in rows]))
+    if added:
+        groups.append(("With Envoy: CPU µs added per request, Envoy and service", [(name, value, name.startswith("Doorward")) for name, value in added.items()]))
+    width, left, bar, gap = 760, 230, 18, 8
+    parts, y = [], 16
+    for title, rows in groups:
+        most = max(value for _, value, _ in rows)
+        parts.append(f'<text x="0" y="{y + 4}" font-weight="600">{title}</text>')
+        y += 18
+        for name, value, ours in rows:
+            length = max(1, value / most * (width - left - 70))
+            parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
+            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar}" rx="2" fill="{"#2f6f4f" if ours else "#9aa5ad"}"/>')
+            parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 13}">{value:.1f}</text>')
+            y += bar + gap
+        y += 18
+    parts.append(f'<text x="0" y="{y}" fill="#666" font-size="11">{caption}</text>')
+    style = 'font-family="system-ui, sans-serif" font-size="13" fill="#222"'
+    body = "\n".join(parts)
+    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 0 {width + 20} {y + 12}" {style}>\n<rect x="-10" width="{width + 20}" height="{y + 12}" fill="#fff"/>\n{body}\n</svg>\n')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--json", action="store_true", help="write target/compare.json")
+    parser.add_argument("--only", choices=["direct", "envoy"])
+    args = parser.parse_args()
+    caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
+    ratios, direct, added = {}, None, None
+    with tempfile.TemporaryDirectory(prefix="doorward-compare-") as directory:
+        bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
+        try:
+            message = bench.capture()
+            if args.only != "envoy":
+                direct, memory = bench.direct()
+                report_direct(direct, memory, message, ratios)
+            if args.only != "direct":
+                added = report_envoy(bench.through_envoy(), ratios)
+        finally:
+            bench.end()
+    print(f"\n{'ratio':34}\n" + "\n".join(f"{name:34} {ratio:.2f}" for name, ratio in ratios.items()))
+    print(caption)
+    if not args.only:
+        chart(direct, added, ROOT / "benches/compare.svg", caption)
+    if args.json:
+        rows = {f"{name}_{streams}": statistics.median(values) for (name, streams), values in (direct or {}).items()}
+        result = {"date": str(datetime.date.today()), "machine": machine(), "ratios": ratios, "cpu_us": rows, "envoy_added_us": added or {}}
+        (ROOT / "target").mkdir(exist_ok=True)
+        (ROOT / "target/compare.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+//! Protocol Buffers' wire format, written: only what a `CheckResponse` needs.
+
+/// A message that is being written; it begins where its parent put its length.
+pub(super) struct Message<'a>(&'a mut Vec<u8>);
+
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const BYTES: u8 = 2;
+
+impl<'a> Message<'a> {
+    pub(super) fn new(bytes: &'a mut Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// What was written elsewhere, complete fields of this very message.
+    pub(super) fn fields(&mut self, written: &[u8]) {
+        self.0.extend_from_slice(written);
+    }
+
+    pub(super) fn text(&mut self, number: u8, text: &str) {
+        self.key(number, BYTES);
+        varint(self.0, text.len());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    pub(super) fn number(&mut self, number: u8, value: u16) {
+        self.key(number, VARINT);
+        varint(self.0, usize::from(value));
+    }
+
+    pub(super) fn double(&mut self, number: u8, value: f64) {
+        self.key(number, FIXED64);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// A message in this one. Its length goes before it, so it is moved once that is known, if one byte was
+    /// not enough.
+    pub(super) fn message(&mut self, number: u8, write: impl FnOnce(&mut Message<'_>)) {
+        self.key(number, BYTES);
+        let start = self.0.len();
+        self.0.push(0);
+        write(&mut Message(self.0));
+        let length = self.0.len() - start - 1;
+        if let (true, Ok(byte)) = (length < 0x80, u8::try_from(length)) {
+            self.0[start] = byte;
+            return;
+        }
+        let mut prefix = Vec::with_capacity(4);
+        varint(&mut prefix, length);
+        self.0.splice(start..=start, prefix);
+    }
+
+    /// Field numbers up to 15 are one byte with their type; no other is needed.
+    fn key(&mut self, number: u8, wire_type: u8) {
+        debug_assert!((1..=15).contains(&number));
+        self.0.push(number << 3 | wire_type);
+    }
+}
+
+fn varint(bytes: &mut Vec<u8>, mut number: usize) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push((number & 0x7f) as u8);
+}

@@ -1,0 +1,62 @@
+//! Room for what a face makes of a value that does not change: its bytes on that face's wire, made once.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+/// A value, and what was made of it.
+pub struct Written<T> {
+    value: T,
+    bytes: OnceLock<Box<[u8]>>,
+}
+
+impl<T> Written<T> {
+    #[must_use]
+    pub const fn new(value: T) -> Self {
+        Self { value, bytes: OnceLock::new() }
+    }
+
+    /// What was made of the value the first time. There is one face that asks, so there is one form.
+    pub fn written(&self, make: impl FnOnce(&T) -> Box<[u8]>) -> &[u8] {
+        self.bytes.get_or_init(|| make(&self.value))
+    }
+}
+
+impl<T> Deref for Written<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Written<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+/// Room beside a value for what is made of it together with another one, `M`, once.
+#[derive(Debug)]
+pub struct Kept<M>(OnceLock<(Arc<M>, Box<[u8]>)>);
+
+impl<M> Default for Kept<M> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+/// Of a copy nothing is made yet: it may be about to be changed.
+impl<M> Clone for Kept<M> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<M> Kept<M> {
+    /// What was made with this very `maker`, the first that asked; `None` for any other.
+    pub fn get_or_make(&self, maker: &Arc<M>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
+        let (first, bytes) = self.0.get_or_init(|| (maker.clone(), make()));
+        Arc::ptr_eq(first, maker).then_some(&**bytes)
+    }
+}
