@@ -124,7 +124,9 @@ fn facts<'a>(response: &mut Message<'_>, facts: impl IntoIterator<Item = (&'stat
                         value.double(2, seconds as f64);
                     }
                     Fact::Texts(texts) => value.message(6, |list| {
-                        texts.iter().for_each(|text| list.message(1, |item| item.text(3, text)));
+                        for text in &texts {
+                            list.message(1, |item| item.text(3, text));
+                        }
                     }),
                 });
             });
