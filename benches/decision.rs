@@ -229,7 +229,8 @@ fn whole(yaml: &str, header: &str) {
     let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, None));
+    let (alarm, _) = assemble::alarm(&config, &metrics).expect("an alarm");
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, alarm, None));
     let service = check::service(state, 1 << 20, 1_000);
     let mut headers: HashMap<String, String> =
         (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();
@@ -276,7 +277,7 @@ fn target(count: usize) -> String {
 }
 
 fn request<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
-    RequestView { method: "GET", target, host: "shop.example.com", headers, rule: None }
+    RequestView { method: "GET", target, host: "shop.example.com", headers, rule: None, source: None }
 }
 
 fn rule(number: usize, access: Access, path: PathMatch) -> Rule {

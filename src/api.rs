@@ -3,23 +3,26 @@
 pub mod check;
 pub mod explain;
 pub mod http;
+pub mod inlet;
+mod present;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::introspection::{Said, Testimony};
+use crate::authz::revocation::{Hit, Kind};
 use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
-use crate::state::{DecisionLog, Policy, State};
+use crate::state::{DecisionLog, Policy, Presented, State};
 use crate::traces;
 
 /// What the one who asks says of itself.
@@ -43,11 +46,26 @@ pub async fn decide<T>(
     caller: Caller<'_>,
     put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
 ) -> T {
-    let decided = AssertUnwindSafe(resolve(state, request, rule, caller, &put)).catch_unwind().await;
-    decided.unwrap_or_else(|_| {
-        error!("a decision panicked; its request is refused");
-        refuse(state, Denial::InternalError, put)
-    })
+    let read = |policy: &Policy, decision: &Decision<'_>| {
+        #[cfg(test)]
+        tests::panic_if_asked(request, "answer");
+        put(&policy.responder, decision, request)
+    };
+    let decided = consider(state, request, rule, caller, read).await;
+    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, put))
+}
+
+/// As [`decide`], for faces that answer in other words: `read` takes what they need of the decision. `None`
+/// if anything of it panicked.
+async fn consider<T>(
+    state: &State,
+    request: &RequestView<'_>,
+    rule: Option<&Rule>,
+    caller: Caller<'_>,
+    read: impl FnOnce(&Policy, &Decision<'_>) -> T,
+) -> Option<T> {
+    let decided = AssertUnwindSafe(resolve(state, request, rule, caller, read)).catch_unwind().await;
+    decided.inspect_err(|_| error!("a decision panicked; its request is refused")).ok()
 }
 
 async fn resolve<T>(
@@ -55,7 +73,7 @@ async fn resolve<T>(
     request: &RequestView<'_>,
     rule: Option<&Rule>,
     caller: Caller<'_>,
-    put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
+    read: impl FnOnce(&Policy, &Decision<'_>) -> T,
 ) -> T {
     let started = Instant::now();
     let mut policy = state.policy();
@@ -130,9 +148,7 @@ async fn resolve<T>(
         }
     }
 
-    #[cfg(test)]
-    tests::panic_if_asked(request, "answer");
-    let answer = put(&policy.responder, &decision, request);
+    let answer = read(&policy, &decision);
     let traceparent = caller.traceparent.or_else(|| request.header("traceparent").next());
     record(state, &policy, request, traceparent, &decision, started.elapsed());
     answer
@@ -235,6 +251,7 @@ fn record(
     }
     if let Some(hit) = decision.evidence.hit {
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
+        sound_alarm(state, request, decision, hit);
     }
     if let Some(traces) = &state.traces {
         let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
@@ -260,6 +277,34 @@ fn record(
             "decided"
         );
     }
+}
+
+/// Says that a revoked token was presented, unless that was said too often in this minute.
+fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>, hit: Hit) {
+    let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
+    let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
+    let issuer = decision.evidence.issuer.as_ref();
+    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let source = request.source.map(tracing::field::display);
+    let shown = issuer.map(tracing::field::display);
+    warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
+    state.alarm.ring(|| {
+        let token = decision.evidence.token.as_ref();
+        let named = token.and_then(|token| token.targets().iter().find(|target| target.kind == Kind::Token));
+        Presented {
+            event: "revoked_token_presented",
+            at: clock::format_rfc3339(clock::now()),
+            kind,
+            origin,
+            rule: rule.to_owned(),
+            issuer: issuer.map(ToString::to_string),
+            user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
+            token_id: named.map(|target| target.id.to_string()),
+            request_id: request_id.map(str::to_owned),
+            source: request.source,
+            suppressed,
+        }
+    });
 }
 
 /// A request id that is nothing but one: what a client can choose must not shape a log line.
@@ -307,7 +352,9 @@ mod tests {
         let config = Config::load(&file, std::iter::empty()).unwrap().config;
         std::fs::remove_file(&file).unwrap();
         let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-        Arc::new(State::new(assemble::policy(&config), replica, Arc::new(Metrics::new().unwrap()), None))
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
+        Arc::new(State::new(assemble::policy(&config), replica, metrics, alarm, None))
     }
 
     /// The HTTP status that Envoy would be told, over real gRPC.

@@ -41,8 +41,8 @@ pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};
 pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
-pub use service::{Errors, Limits, Log, Telemetry};
-pub use signals::{Poll, Transmitter};
+pub use service::{Errors, Limits, Log, ReplayAlarm, Telemetry};
+pub use signals::{Poll, Stream, Transmitter};
 pub(crate) use source::Source;
 
 /// A configuration without faults.
@@ -209,7 +209,12 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
-    let issuers = issuers::issuers(check, &file.issuers);
+    let mut issuers = issuers::issuers(check, &file.issuers);
+    let transmitters = signals::transmitters(check, file);
+    for issuer in &mut issuers {
+        let by_email = |from: &Transmitter| from.trusted.target == issuer.trusted.name && from.trusted.subjects.email;
+        issuer.trusted.revocable_by_email = transmitters.iter().any(by_email);
+    }
     let retention = issuers.iter().map(|issuer| issuer.trusted.retention()).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
     let config = Config {
@@ -223,7 +228,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         revocation,
         errors: service::errors(check, &file.errors),
         admin_keys: access::admin_keys(check, &file.admin),
-        transmitters: signals::transmitters(check, file),
+        transmitters,
         telemetry: service::telemetry(check, &file.telemetry),
         limits: service::limits(check, &file.limits),
         watched: Vec::new(),

@@ -40,6 +40,12 @@ pub struct Metrics {
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
     pub introspections: IntCounterVec,
+    /// Messages to the ways in for other servers, and what came of them.
+    pub inlet_events: IntCounterVec,
+    /// Requests to transmitters of signals.
+    pub signal_requests: IntCounterVec,
+    /// What became of alarms about revoked tokens.
+    pub replay_alarms: IntCounterVec,
     pub config_reloads: IntCounterVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
@@ -65,6 +71,7 @@ pub struct Reading<'a> {
 }
 
 /// What the store lost, refused or wrote unreadably, and how far that is made good.
+#[derive(Default)]
 pub struct Losses {
     pub gaps: u64,
     pub reseeded: u64,
@@ -171,6 +178,24 @@ impl Metrics {
                 "doorward_introspections_total",
                 "Questions to an issuer about a token; `suspended` and `busy` ones were not asked.",
                 &["issuer", "result"],
+            )?,
+            inlet_events: counters(
+                &registry,
+                "doorward_inlet_events_total",
+                "Revocation requests, logout tokens and security events, and what came of them.",
+                &["inlet", "result"],
+            )?,
+            signal_requests: counters(
+                &registry,
+                "doorward_signals_requests_total",
+                "Requests to transmitters of security events.",
+                &["operation", "result"],
+            )?,
+            replay_alarms: counters(
+                &registry,
+                "doorward_replay_alarms_total",
+                "Alarms about revoked tokens that were presented, and what became of them.",
+                &["result"],
             )?,
             config_reloads: counters(
                 &registry,

@@ -39,6 +39,7 @@ use tls::Tls;
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    allow_many_files();
     // Listening comes first: a taken port must show before anything is started.
     let check = Listener::bind_check(&config.listen.check).await?;
     let http = bind_http("listen.http", config.listen.http).await?;
@@ -49,10 +50,6 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         None => None,
     };
 
-    if !config.transmitters.is_empty() {
-        warn!("signals.transmitters has no effect in this version: no events are received");
-    }
-
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = match &config.telemetry.otlp_endpoint {
         Some(endpoint) => {
@@ -62,7 +59,8 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     };
     let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
     let client = jwks::client().context("build the HTTP client")?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), traces));
+    let (alarm, ringer) = assemble::alarm(&config, &metrics)?;
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), alarm, traces));
     let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
     state.set_introspectors(introspectors);
     let readiness = Arc::new(Readiness::default());
@@ -71,7 +69,16 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", replica.run(stop.clone()));
-    let reload = Reload::new(file, &config, state.clone(), client, tls.clone());
+    if let Some(ringer) = ringer {
+        let stopped = stop.clone();
+        tasks.spawn("alarm", async move {
+            tokio::select! {
+                () = ringer.run() => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
+    let reload = Reload::new(file, &config, state.clone(), client, tls.clone())?;
     tasks.spawn("reload", reload.run(stop.clone()));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -105,8 +112,9 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         timeout: limits.http_timeout,
         list_page: limits.list_page,
         receipt_timeout: limits.receipt_timeout,
+        inlet_requests: limits.inlet_requests,
     };
-    let app = Http::new(state.clone(), readiness.clone(), http_limits);
+    let app = Http::new(state.clone(), readiness.clone(), http_limits, &config.listen.cors_origins);
     // Without an address of its own, what needs an admin key is served beside the rest.
     let part = if admin.is_some() { Part::Public } else { Part::All };
     for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
@@ -148,6 +156,20 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// Each connection is an open file, and the usual soft limit of 1,024 is there for programs that use `select`.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 65_536;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(ENOUGH, |maximum| maximum.min(ENOUGH));
+    if current.is_some_and(|current| current < wanted) {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+        if let Err(error) = raised {
+            warn!(%error, "the limit of open files is not raised");
+        }
+    }
 }
 
 async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<Listener>> {

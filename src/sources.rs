@@ -1,7 +1,9 @@
 //! What keeps state fresh: it reads the outside world and hands the decision something that is
 //! already in memory.
 
+pub mod alarm;
 pub mod introspection;
 pub mod jwks;
 pub mod ledger;
 pub mod replica;
+pub mod signals;

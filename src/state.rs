@@ -12,10 +12,14 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
+use crate::authz::replay::Replays;
+use crate::authz::signals::Transmitter;
 use crate::metrics::Metrics;
+use crate::sources::alarm::Alarm;
+pub use crate::sources::alarm::Presented;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
-pub use crate::sources::ledger::Position;
+pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Replica};
 use crate::traces::Traces;
 pub use waits::{Waiting, Waits};
@@ -27,10 +31,38 @@ pub struct Policy {
     pub responder: Responder,
     pub decision_log: DecisionLog,
     pub admin_keys: AdminKeys,
+    /// Whose security events are applied.
+    pub transmitters: Vec<Arc<Transmitter>>,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
     /// How many decisions may wait for one thing at once.
     pub max_waiting: usize,
+}
+
+impl Policy {
+    /// This policy with other keys for one issuer or transmitter.
+    #[must_use]
+    pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
+        let replace = |transmitter: &Arc<Transmitter>| {
+            if transmitter.name == *name {
+                Arc::new(Transmitter { keys: keys.cloned(), ..(**transmitter).clone() })
+            } else {
+                transmitter.clone()
+            }
+        };
+        let transmitters = self.transmitters.iter().map(replace).collect();
+        Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
+    }
+
+    /// The keys in force of an issuer or a transmitter.
+    #[must_use]
+    pub fn keys_of(&self, name: &IssuerName) -> Option<&Jwks> {
+        let transmitter = || self.transmitters.iter().find(|transmitter| transmitter.name == *name);
+        match self.authorizer.issuer_named(name) {
+            Some(issuer) => issuer.keys.as_ref(),
+            None => transmitter()?.keys.as_ref(),
+        }
+    }
 }
 
 /// Which decisions are logged.
@@ -48,6 +80,10 @@ pub struct State {
     introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
+    /// Messages that had their effect already.
+    pub replays: Replays,
+    /// Rings when a revoked token is presented.
+    pub alarm: Alarm,
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
@@ -57,7 +93,13 @@ impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
     /// until [`Self::set_introspectors`] says how.
     #[must_use]
-    pub fn new(policy: Policy, replica: Arc<Replica>, metrics: Arc<Metrics>, traces: Option<Traces>) -> Self {
+    pub fn new(
+        policy: Policy,
+        replica: Arc<Replica>,
+        metrics: Arc<Metrics>,
+        alarm: Alarm,
+        traces: Option<Traces>,
+    ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -65,6 +107,8 @@ impl State {
             introspectors: ArcSwap::default(),
             replica,
             metrics,
+            replays: Replays::default(),
+            alarm,
             waits: Waits::default(),
             traces,
         }
@@ -98,10 +142,9 @@ impl State {
         self.policy.load_full()
     }
 
-    /// Puts new keys of an issuer in force; `None` withdraws them.
+    /// Puts new keys of an issuer or a transmitter in force; `None` withdraws them.
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
-        self.policy
-            .rcu(|policy| Policy { authorizer: policy.authorizer.with_keys(issuer, keys), ..(**policy).clone() });
+        self.policy.rcu(|policy| policy.with_keys(issuer, keys));
     }
 
     /// What is known to be revoked, as of now.

@@ -2,6 +2,7 @@
 //!
 //! The figures (memory, p99) are printed: `cargo test --test main abuse:: -- --nocapture --test-threads 1`.
 
+mod costly;
 mod floods;
 mod full;
 mod messages;

@@ -152,6 +152,11 @@ async fn every_reason_is_reached_with_its_status() {
             401,
             "insufficient_authentication",
         ),
+        (
+            get("/recent").token(&tokens.with(json!({"auth_time": now() + 3600, "acr": "mfa"}))),
+            401,
+            "insufficient_authentication",
+        ),
         (get("/").token(&good).rule("by-route"), 403, "insufficient_scope"),
         (get("/").token(&good).rule("no-such-rule"), 400, "bad_request"),
         (partner(), 401, "api_key_missing"),
@@ -315,4 +320,71 @@ async fn users_sign_themselves_out_over_http() {
     assert_eq!(fixture.doorward.post("/logout?all=true", &first).await.0, 204, "with a dead token");
     assert_eq!(reason(&second).await, "signed_out");
     assert_eq!(fixture.doorward.get("/logout").await.0, 405);
+}
+
+/// A token that another reader finds in a place, or does not, is no token for anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_and_queries_are_read_in_one_way() {
+    let fixture = Fixture::start().await;
+    let (good, other) = (fixture.tokens.of("alice"), fixture.tokens.of("bob"));
+    let cookie = |field: String| get("/").header("cookie", field);
+    let escaped = good.replacen('.', "%2E", 1);
+    for (what, ask) in [
+        ("a cookie", cookie(format!("token={good}"))),
+        ("the same cookie twice", cookie(format!("token={good}; token={good}"))),
+        ("among others", cookie(format!("a=b;token={good};tokens=x; Token=y; xtoken=z"))),
+        ("fields that stand apart", cookie("a=b".to_owned()).header("cookie", format!("token={good}")).raw()),
+        ("a cookie without a value", cookie(format!("token; token={good}"))),
+        ("the query", get(&format!("/?a=b&access_token={good}&c"))),
+        ("twice in the query", get(&format!("/?access_token={good}&access_token={good}"))),
+        (
+            "names that are others",
+            get(&format!("/?Access_Token=x&access_token[]=y&access_token={good}&access%5ftokens=z")),
+        ),
+        ("an escape in another value", get(&format!("/?x=%61ccess_token=y&access_token={good}"))),
+    ] {
+        let verdict = fixture.check(ask).await;
+        assert!(verdict.allowed(), "{what}: {verdict:?}");
+        assert_eq!(verdict.headers["x-user-id"], "alice", "{what}");
+    }
+    for (what, ask, status, reason) in [
+        ("two cookies", cookie(format!("token={good}; token={other}")), 400, "multiple_tokens"),
+        (
+            "two fields",
+            cookie(format!("token={good}")).header("cookie", format!("token={other}")).raw(),
+            400,
+            "multiple_tokens",
+        ),
+        ("two in the query", get(&format!("/?access_token={good}&access_token={other}")), 400, "multiple_tokens"),
+        (
+            "a cookie and the query",
+            get(&format!("/?access_token={good}")).header("cookie", format!("token={other}")),
+            400,
+            "multiple_tokens",
+        ),
+        ("an empty cookie", cookie("token=".to_owned()), 401, "malformed_token"),
+        ("an empty cookie beside one", cookie(format!("token={good}; token=")), 401, "malformed_token"),
+        ("quotes", cookie(format!("token=\"{good}\"")), 401, "malformed_token"),
+        ("a space after the name", cookie(format!("token ={good}")), 401, "malformed_token"),
+        ("a tab after the name", cookie(format!("token={good}; token\t={other}")), 401, "malformed_token"),
+        ("a space after the sign", cookie(format!("token= {good}")), 401, "malformed_token"),
+        ("an escape in a cookie", cookie(format!("token={escaped}")), 401, "malformed_token"),
+        ("a comma", cookie(format!("token={good},token={other}")), 401, "malformed_token"),
+        ("an escape in the query", get(&format!("/?access_token={escaped}")), 401, "malformed_token"),
+        ("an escape in the name", get(&format!("/?access%5Ftoken={good}")), 401, "malformed_token"),
+        (
+            "an escape in the name of a second",
+            get(&format!("/?access_token={good}&%61ccess_token={other}")),
+            401,
+            "malformed_token",
+        ),
+        ("an empty one in the query", get("/?access_token="), 401, "malformed_token"),
+        ("a scheme in the query", get(&format!("/?access_token=Bearer%20{good}")), 401, "malformed_token"),
+        ("another separator", get(&format!("/?access_token={good};access_token={other}")), 401, "malformed_token"),
+        ("the name alone", get("/?access_token"), 401, "missing_token"),
+        ("a name in another case", get(&format!("/?ACCESS_TOKEN={good}")), 401, "missing_token"),
+    ] {
+        let verdict = fixture.check(ask).await;
+        assert_eq!((verdict.status, verdict.reason()), (status, reason), "{what}: {verdict:?}");
+    }
 }

@@ -91,12 +91,8 @@ async fn routes_name_rules_turn_the_check_off_and_sign_out() {
         let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
         let text = std::fs::read_to_string(format!("{}/envoy/routes.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
         // The rules that the file's head asks for.
-        let rules: String = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("#     "))
-            .skip_while(|l| *l != "rules:")
-            .map(|l| format!("{l}\n"))
-            .collect();
+        let head = text.lines().filter_map(|line| line.strip_prefix("#     "));
+        let rules = head.skip_while(|line| *line != "rules:").collect::<Vec<_>>().join("\n") + "\n";
         let doorward = Doorward::start(&tokens.config(&rules)).await;
         let text = envoy::text("envoy/routes.yaml", &doorward.check, upstream.address);
         let text = text.replace("port_value: 9192", &format!("port_value: {}", doorward.http.port()));

@@ -147,3 +147,39 @@ async fn a_view_that_is_too_old_refuses_and_recovers() {
     redis.signal("-CONT");
     eventually("fresh again", || async { reason(&checks, &bob).await == "ok" }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfit_store_is_named_by_readyz_and_the_log_and_heals_without_a_restart() {
+    let evicting = ["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"];
+    for (options, state, detail, cure) in [
+        (&evicting[..], "may_evict", "volatile-lru", &["CONFIG", "SET", "maxmemory-policy", "noeviction"][..]),
+        (&["--requirepass", "right"], "access_denied", "NOAUTH", &["-a", "right", "CONFIG", "SET", "requirepass", ""]),
+        (&["--replicaof", "127.0.0.1", "1"], "not_primary", "slave", &["REPLICAOF", "NO", "ONE"]),
+    ] {
+        let (tokens, redis) = (Tokens::new(), RedisServer::start(options).await);
+        let doorward = Doorward::launch(&tokens.config(&shared(&redis))).await;
+        eventually("named by /readyz", || async {
+            let (status, body) = doorward.get("/readyz").await;
+            status == 503 && body.contains(state) && body.contains(detail)
+        })
+        .await;
+        assert!(doorward.logged(state), "{state} in the log");
+        redis.cli(cure);
+        doorward.ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_of_the_store_and_its_repair_are_metrics() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let doorward = Doorward::start(&tokens.config(&shared(&redis))).await;
+    for user in ["alice", "bob"] {
+        assert_eq!(doorward.post("/logout", &tokens.of(user)).await.0, 204);
+    }
+    let metric = async |name: &str| doorward.metric(&format!("doorward_store_{name}")).await;
+    assert_eq!((metric("gaps_total").await, metric("reseeded_total").await), (Some(0.0), Some(0.0)));
+    redis.cli(&["FLUSHALL"]);
+    eventually("given back", || async { metric("reseeded_total").await == Some(2.0) }).await;
+    assert_eq!((metric("gaps_total").await, metric("unsaved").await), (Some(1.0), Some(0.0)));
+    eventually("nothing waits", || async { metric("reseed_waiting").await == Some(0.0) }).await;
+}

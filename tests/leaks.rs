@@ -1,9 +1,21 @@
 //! Nothing leaks: no token, key, secret or password stands in a log, a metric or an answer; log lines
 //! are JSON objects whatever is asked; and nothing that clients choose makes a series.
 
+mod inlets;
+
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use doorward::api::{Caller, decide};
+use doorward::authz::answer::Responder;
 use doorward::authz::api_key::digest_of;
+use doorward::authz::authorizer::Decision;
+use doorward::authz::rule::RequestView;
+use doorward::config::Config;
+use doorward::metrics::{Losses, Metrics, Reading};
+use doorward::serve::assemble;
+use doorward::state::{Replica, State};
 use serde_json::{Value, json};
 
 use crate::ledger::support::RedisServer;
@@ -73,13 +85,15 @@ const API_KEY: &str = "canary-api-key-0123456789";
 const ADMIN_KEY: &str = "canary-admin-key-0123456789";
 const CLIENT_SECRET: &str = "canary-client-secret-0123456789";
 const SHARED_SECRET: &str = "canary-shared-secret-0123456789-0123456789-0123456789-0123456789";
+const PUSH_TOKEN: &str = "canary-push-token-0123456789";
+const ALARM_TOKEN: &str = "canary-alarm-token-0123456789";
 /// What no log, metric or answer may hold.
-const SECRETS: [&str; 5] = [PASSWORD, API_KEY, ADMIN_KEY, CLIENT_SECRET, SHARED_SECRET];
+const SECRETS: [&str; 7] = [PASSWORD, API_KEY, ADMIN_KEY, CLIENT_SECRET, SHARED_SECRET, PUSH_TOKEN, ALARM_TOKEN];
 
 fn config(tokens: &Tokens, redis: &str, jwks: &str) -> String {
     format!(
         r#"
-telemetry: {{log: {{level: trace, decisions: all}}}}
+telemetry: {{log: {{level: trace, decisions: all}}, replay_alarm: {{url: "http://127.0.0.1:9/canary-hook", token: {ALARM_TOKEN}}}}}
 issuers:
   - {{name: dev, issuer: "{issuer}", audiences: [demo], keys: {{jwks: {keys}}}}}
   - {{name: remote, issuer: "https://remote.test", audiences: any, keys: {{jwks_url: "{jwks}", refresh: 1s, cooldown: 1s}}}}
@@ -91,9 +105,10 @@ rules:
 api_keys: {{keys: [{{id: shop, sha256: {api_key}}}]}}
 admin: {{keys: [{{name: operator, sha256: {admin_key}, may: [revoke, read]}}]}}
 revocation: {{store: redis, redis: {{url: "{redis}"}}}}
-"#,
+{signals}"#,
         issuer = doorward::dev::ISSUER,
         keys = tokens.issuer.jwks(),
+        signals = inlets::config(tokens),
         api_key = sha256(API_KEY),
         admin_key = sha256(ADMIN_KEY),
     )
@@ -242,6 +257,18 @@ async fn no_secret_is_told_at_any_level() {
                     .concat(),
             );
         }
+    }
+    let signature = |token: &str| token.rsplit_once('.').map(|(_, signature)| signature.to_owned());
+    for (path, media_type, body, credential) in inlets::requests(&tokens) {
+        let request = reqwest::Client::new().post(format!("{base}{path}")).bearer_auth(&credential);
+        let response = request.header("content-type", media_type).body(body.clone()).send().await.unwrap();
+        let headers = format!("{:?}", response.headers());
+        let text = headers + &response.text().await.unwrap();
+        // What introspection says of a good token is for who may ask.
+        let told = path == "/oauth2/introspect" && text.contains("\"active\":true");
+        let marks: &[&str] = if told { &SECRETS } else { &[MARK] };
+        holds_none(path, &text, marks);
+        assert!(signature(&body).is_none_or(|signature| signature.len() < 10 || !text.contains(&signature)), "{path}");
     }
     // What fails is told as well: the store, and a provider of keys.
     provider.answer(500, "canary-answer-of-a-provider");
@@ -407,6 +434,84 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
     }
     let decided = lines.iter().filter(|line| line.contains("\"decided\"")).count();
     assert_eq!(decided, 701 * 8, "one line for each decision");
+}
+
+/// 50,000 of everything that a client can choose, asked of the decision that all faces share.
+#[tokio::test]
+async fn fifty_thousand_of_anything_make_no_series() {
+    const MANY: usize = 50_000;
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let file = dir.path().join("doorward.yaml");
+    let rules = "rules:\n  - {name: public, match: {path_prefix: /public}, access: public}\n  - {name: shadow, match: {path_prefix: /shadow}, enforce: false}\n";
+    std::fs::write(&file, tokens.config(rules)).unwrap();
+    let config = Config::load(&file, std::iter::empty()).unwrap().config;
+    let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
+    let state = State::new(assemble::policy(&config), replica, metrics, alarm, None);
+    let series = || {
+        let reading = Reading {
+            index: state.replica.index(),
+            view_age: None,
+            store_up: true,
+            store_operations: Vec::new(),
+            jwks_age: Vec::new(),
+            losses: Losses::default(),
+        };
+        let text = String::from_utf8(state.metrics.render(&reading).unwrap()).unwrap();
+        assert!(!text.contains("canary"), "{text}");
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let unsigned = |header: Value, claims: Value| format!("{}.{}.{}", part(&header), part(&claims), "A".repeat(86));
+    let decide_on = async |n: usize, what: usize| {
+        let name = format!("canary-{n}");
+        let mut claims = json!({"iss": doorward::dev::ISSUER, "aud": "demo", "exp": now() + 600, "sub": name});
+        let mut header = json!({"alg": "ES256", "kid": tokens.issuer.key_id()});
+        let (mut method, mut path, mut host) = ("GET".to_owned(), "/".to_owned(), "shop.test".to_owned());
+        let token = match what {
+            0 => {
+                header["kid"] = json!(name);
+                unsigned(header, claims)
+            }
+            1 => {
+                claims["iss"] = json!(format!("https://{name}.test"));
+                unsigned(header, claims)
+            }
+            _ => {
+                path = format!("{}/{name}", ["", "/public", "/shadow"][n % 3]);
+                (method, host) = (name.to_uppercase(), format!("{name}.test"));
+                tokens.issuer.sign_raw(&header.to_string(), claims.to_string().as_bytes()).unwrap()
+            }
+        };
+        let authorization = format!("Bearer {token}");
+        let headers = [("authorization", authorization.as_bytes())];
+        let view =
+            RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None, source: None };
+        let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
+            drop(responder.answer(decision, request));
+        };
+        decide(&state, &view, None, Caller::default(), put).await;
+    };
+    for n in 0..3 {
+        for what in 0..3 {
+            decide_on(n, what).await;
+        }
+    }
+    let before = series();
+    for n in 3..MANY + 3 {
+        for what in 0..3 {
+            decide_on(n, what).await;
+        }
+    }
+    assert_eq!(series(), before);
+    let count = |decision: &str, reason: &str, rule: &str| {
+        usize::try_from(state.metrics.checks.with_label_values(&[decision, reason, rule]).get()).unwrap()
+    };
+    assert_eq!(count("denied", "unknown_key", "default"), MANY + 3, "each was refused for what it was");
+    assert_eq!(count("denied", "unknown_issuer", "default"), MANY + 3);
+    let allowed: usize = ["default", "public", "shadow"].map(|rule| count("allowed", "ok", rule)).iter().sum();
+    assert_eq!(allowed, MANY + 3);
 }
 
 #[test]

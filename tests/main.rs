@@ -23,6 +23,7 @@ mod forward_auth;
 mod fuzz;
 mod hostile_keys;
 mod identity;
+mod inlets;
 mod instances;
 mod introspection;
 mod keys;

@@ -27,7 +27,9 @@ const FILES: [&str; 5] = ["doorward.yaml", "jwks.json", "tls.crt", "tls.key", "c
 impl Mount {
     fn new(path: &Path) -> Self {
         let path = path.to_owned();
-        FILES.iter().for_each(|name| symlink(format!("..data/{name}"), path.join(name)).unwrap());
+        for name in FILES {
+            symlink(format!("..data/{name}"), path.join(name)).unwrap();
+        }
         Self { path, version: 0 }
     }
 
@@ -100,7 +102,7 @@ async fn a_mounted_folder_is_swapped_under_load_without_one_failed_decision() {
     let dir = TempDir::new();
     let mut mount = Mount::new(dir.path());
     let authorities: Arc<[Authority; 2]> = Arc::new([authority(), authority()]);
-    let both = authorities.each_ref().map(|authority| authority.pem()).concat();
+    let both = [authorities[0].pem(), authorities[1].pem()].concat();
     let (certificate, key) = issue(&authorities[0]);
     mount.swap(&[
         ("doorward.yaml", config(1, &provider.url())),

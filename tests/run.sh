@@ -4,8 +4,8 @@
 #     ./tests/run.sh
 #
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
-# redis client, two verifiers of tokens, an OpenID provider and cargo-deny into .tools/; rustfmt and
-# clippy through rustup.
+# redis client, two verifiers of tokens, schemathesis, an OpenID provider and cargo-deny into .tools/;
+# rustfmt and clippy through rustup.
 # Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
 # their own.
 set -euo pipefail
@@ -72,7 +72,14 @@ jose=$PWD/.tools/jose
   npm install --prefix "$jose" --no-audit --no-fund --silent jose@6.2.17; } ||
   echo "skipped: the comparison with jose, which could not be fetched"
 
-# A real authorization server; without it (no npm, or no registry) its test says that it is skipped.
+# What drives the HTTP API from its own description.
+if [ ! -x .tools/schemathesis/bin/st ]; then
+  python3 -m venv .tools/schemathesis
+  .tools/schemathesis/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5 ||
+    echo "skipped: schemathesis could not be fetched"
+fi
+
+# A real OpenID provider; without it (no npm, or no registry) its tests say that they are skipped.
 provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
   npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then

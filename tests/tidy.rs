@@ -21,7 +21,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 18] = [
+const AUTHZ_ORDER: [&str; 22] = [
     "claims",
     "denial",
     "written",
@@ -29,8 +29,12 @@ const AUTHZ_ORDER: [&str; 18] = [
     "readings",
     "path",
     "revocation",
+    "replay",
     "token",
     "token_cache",
+    "logout_token",
+    "refresh_token",
+    "signals",
     "introspection",
     "rule",
     "rules",

@@ -29,7 +29,8 @@ async fn main() {
     let config = Config::load(Path::new(&config), std::iter::empty()).expect("a good configuration").config;
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, None));
+    let (alarm, _) = assemble::alarm(&config, &metrics).expect("an alarm");
+    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, alarm, None));
     tokio::spawn(replica.run(CancellationToken::new()));
     let service = check::service(state, config.limits.grpc_message_bytes, config.limits.request_headers);
 

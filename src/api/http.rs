@@ -2,15 +2,21 @@
 
 mod explain;
 mod extract;
+mod form;
 mod forward_auth;
+mod global_revocation;
 mod instances;
 mod jwks;
 mod logout;
+mod oauth2;
+mod oidc;
 mod openapi;
+mod origin;
 mod probes;
 mod problem;
 mod registrations;
 mod revocations;
+mod signals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +45,10 @@ pub struct Http {
     limits: HttpLimits,
     /// Who may go through all revocations now.
     listing: Arc<Semaphore>,
+    /// Messages of other servers that are worked on now.
+    inlets: Arc<Semaphore>,
+    /// Other sites whose pages may sign out.
+    origins: Arc<[String]>,
     /// Who may put all metrics into words now: whoever asks again and again must not keep decisions waiting.
     scraping: Arc<Semaphore>,
 }
@@ -53,6 +63,8 @@ pub struct HttpLimits {
     pub list_page: usize,
     /// The longest that `wait=all` may wait.
     pub receipt_timeout: Duration,
+    /// The most messages of other servers that are worked on at once.
+    pub inlet_requests: usize,
 }
 
 impl Http {
@@ -60,10 +72,11 @@ impl Http {
     const LISTS: usize = 2;
 
     #[must_use]
-    pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits) -> Self {
+    pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
+        let inlets = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraping = Arc::new(Semaphore::new(1));
-        Self { state, readiness, limits, listing, scraping }
+        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraping }
     }
 }
 
@@ -81,6 +94,8 @@ pub enum Part {
 pub fn router(http: Http, part: Part) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
+    let (inlets, _) = inlets().split_for_parts();
+    let public = public.merge(inlets.layer(axum::middleware::map_response(uncached)));
     let (admin, _) = admin().split_for_parts();
     let admin = admin.layer(axum::middleware::map_response(uncached));
     let routes = match part {
@@ -108,10 +123,19 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))
         .routes(routes!(jwks::jwks))
-        .routes(routes!(logout::logout))
+        .routes(routes!(logout::logout, logout::preflight))
         .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
         .route("/auth/", any(forward_auth::forward_auth))
         .route("/auth/{*path}", any(forward_auth::forward_auth))
+}
+
+/// The ways in for other servers; each checks by itself who asks.
+fn inlets() -> OpenApiRouter<Http> {
+    OpenApiRouter::new()
+        .routes(routes!(oauth2::revocation))
+        .routes(routes!(oidc::backchannel_logout))
+        .routes(routes!(signals::events))
+        .routes(routes!(global_revocation::global_token_revocation))
 }
 
 /// The endpoints that need an admin key: every handler here takes `MayRead`, `MayRevoke` or `MayRegister`.
@@ -121,9 +145,10 @@ fn admin() -> OpenApiRouter<Http> {
         .routes(routes!(registrations::create))
         .routes(routes!(instances::instances))
         .routes(routes!(explain::explain))
+        .routes(routes!(oauth2::introspection))
 }
 
-/// What an admin key was needed for stays out of caches.
+/// What is about tokens stays out of caches.
 async fn uncached(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

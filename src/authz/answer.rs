@@ -376,7 +376,8 @@ pub(crate) fn look_alikes(name: &str) -> Vec<String> {
 fn cookies_without(request: &RequestView<'_>, name: &str) -> Option<String> {
     let fields: Vec<_> = request.header("cookie").filter_map(|field| std::str::from_utf8(field).ok()).collect();
     let pairs: Vec<_> = fields.iter().flat_map(|field| field.split(';')).map(str::trim).collect();
-    let kept: Vec<_> = pairs.iter().filter(|pair| pair.split('=').next() != Some(name)).copied().collect();
+    let kept: Vec<_> =
+        pairs.iter().filter(|pair| pair.split('=').next().map(str::trim_end) != Some(name)).copied().collect();
     (kept.len() < pairs.len()).then(|| kept.join("; "))
 }
 
@@ -436,7 +437,8 @@ mod tests {
     fn one_cookie_is_taken_out_and_the_others_stay() {
         let check = |cookie: &str, expected: Option<&str>| {
             let headers = [("cookie", cookie.as_bytes())];
-            let request = RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None };
+            let request =
+                RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
             assert_eq!(cookies_without(&request, "token").as_deref(), expected, "{cookie}");
         };
         check("a=1; token=x; b=2", Some("a=1; b=2"));

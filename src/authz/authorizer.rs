@@ -8,6 +8,7 @@ use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
+use super::readings::decode_once;
 use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
@@ -481,15 +482,15 @@ impl TokenSettings {
                 }
                 TokenSource::Cookie(name) => {
                     let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
-                    for value in pairs.filter_map(|pair| value_of(pair.trim_ascii(), name)) {
-                        take(BearerToken::parse(value, self.max_bytes)?)?;
+                    for value in pairs.filter_map(|pair| value_of(pair.trim_ascii(), name, <[u8]>::trim_ascii_end)) {
+                        take(BearerToken::parse(value?, self.max_bytes)?)?;
                     }
                 }
                 TokenSource::Query(name) => {
                     let query = request.target.split_once('?').map_or("", |(_, query)| query);
                     let query = query.split('#').next().unwrap_or_default();
-                    for value in query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name)) {
-                        take(BearerToken::parse(value, self.max_bytes)?)?;
+                    for value in query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name, decode_once)) {
+                        take(BearerToken::parse(value?, self.max_bytes)?)?;
                     }
                 }
             }
@@ -498,6 +499,17 @@ impl TokenSettings {
     }
 }
 
-fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+/// The value of a pair of this name. One whose name is so only when it is read leniently is malformed: the
+/// upstream may well find a token there, and another one than ours.
+fn value_of<'a, R: AsRef<[u8]>>(
+    pair: &'a [u8],
+    name: &str,
+    lenient: impl Fn(&'a [u8]) -> R,
+) -> Option<Result<&'a [u8], Denial>> {
+    let (spelled, value) = pair.split_at(pair.iter().position(|b| *b == b'=')?);
+    match spelled {
+        exact if exact == name.as_bytes() => Some(Ok(&value[1..])),
+        odd if lenient(odd).as_ref() == name.as_bytes() => Some(Err(Denial::MalformedToken)),
+        _ => None,
+    }
 }

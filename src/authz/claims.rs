@@ -97,6 +97,13 @@ impl IssuerName {
         fits.then(|| Self(name.into()))
     }
 
+    /// The name of a sender of signals, by its place in the configuration, from 1; no issuer can be
+    /// configured by it.
+    #[must_use]
+    pub fn of_transmitter(place: usize) -> Self {
+        Self(format!("signals.{place}").into())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -91,7 +91,7 @@ impl TrustedIssuer {
         self.check_word(claims)?;
         let times = Times::read(claims)?;
         self.check_times(times, now, expiry)?;
-        self.check_audience(claims)?;
+        self.audiences.check(claims)?;
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
         self.identify(claims.clone(), unnamed, None, times)
@@ -121,7 +121,7 @@ impl TrustedIssuer {
             return Err(Denial::Expired);
         }
         if claims.contains_key("aud") {
-            self.check_audience(claims)?;
+            self.audiences.check(claims)?;
         }
         let named = self.named(claims)?;
         Ok(token.also_targeted_by(self.targets(&named)))

@@ -48,7 +48,7 @@ pub struct Key {
 enum Material {
     /// Knows its algorithm, and which sizes and encodings of a signature that allows.
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 /// Public keys are equal when they verify the same. A secret is equal to none, not even itself: that only
@@ -191,7 +191,11 @@ impl Jwks {
                 Algorithm::HS512 => hmac::HMAC_SHA512,
                 _ => return None, // A secret verifies nothing else.
             };
-            Some(Key { id: None, algorithm: *algorithm, material: Material::Secret(hmac::Key::new(hash, secret)) })
+            Some(Key {
+                id: None,
+                algorithm: *algorithm,
+                material: Material::Secret(Box::new(hmac::Key::new(hash, secret))),
+            })
         };
         Self { keys: algorithms.iter().filter_map(key).collect() }
     }

@@ -11,7 +11,7 @@ use super::readings::{decode_once, escaped, loosest, readings};
 pub struct Path<'a> {
     text: &'a str,
     normal: bool,
-    /// Odd and too long to be read in every way.
+    /// Too long to be read in every way.
     too_odd: bool,
     /// The loosest first; empty where all servers read the text as it is.
     readings: Vec<String>,
@@ -20,6 +20,10 @@ pub struct Path<'a> {
 /// The longest path, in bytes, that is read in other ways than one: each costs time, and a client chooses
 /// how many there are.
 pub const MAX_ODD: usize = 2048;
+
+/// The same for a path in normal form with escapes or capitals, which has few readings: as long as servers
+/// are asked to take a whole target (RFC 9110 section 4.1).
+pub const MAX_READ: usize = 8000;
 
 impl<'a> Path<'a> {
     /// Takes a request target (RFC 9112 section 3.2.1); the query and a plain fragment are dropped.
@@ -30,11 +34,12 @@ impl<'a> Path<'a> {
         // A server that takes `#` literally must not find a path behind it.
         let plain_fragment = fragment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
         let normal = plain_fragment && is_normal(text);
-        let too_odd = !normal && before_query.len() > MAX_ODD;
+        let plain = normal && is_plain(text);
+        let too_odd = !plain && before_query.len() > if normal { MAX_READ } else { MAX_ODD };
         let readings = match normal {
-            true if is_plain(text) => Vec::new(),
+            _ if too_odd => vec![loosest(before_query)],
+            true if plain => Vec::new(),
             true => readings(text),
-            false if too_odd => vec![loosest(before_query)],
             false => readings(before_query),
         };
         Self { text, normal, too_odd, readings }
@@ -64,7 +69,7 @@ impl<'a> Path<'a> {
         itself.into_iter().chain(self.readings.iter().map(String::as_str))
     }
 
-    /// Whether it is odd, and too long to be read in every way.
+    /// Whether it is too long to be read in every way that it has.
     #[must_use]
     pub const fn is_too_odd(&self) -> bool {
         self.too_odd
@@ -216,6 +221,11 @@ mod tests {
         assert!(Path::new(&long).is_too_odd());
         assert_eq!(Path::new(&long).readings().count(), 1);
         assert!(!Path::new(&format!("/{}", "a".repeat(MAX_ODD))).is_too_odd());
+        for normal in ["/A", "/%C3%A9"] {
+            assert!(!Path::new(&normal.repeat(MAX_READ / normal.len())).is_too_odd());
+            assert!(Path::new(&normal.repeat(MAX_READ / normal.len() + 1)).is_too_odd());
+        }
+        assert!(!Path::new(&"/a".repeat(MAX_READ)).is_too_odd(), "plain paths cost nothing");
     }
 
     proptest! {

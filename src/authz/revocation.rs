@@ -182,6 +182,13 @@ impl Target {
         Self { issuer, kind: Kind::Issuer, id }
     }
 
+    /// A user by an address, as signals may name one: the digest of it in lower case, which no user id is.
+    #[must_use]
+    pub fn email(issuer: IssuerName, address: &str) -> Self {
+        let id = TargetId::digest(format!("email\0{}", address.to_ascii_lowercase()).as_bytes());
+        Self { issuer, kind: Kind::User, id }
+    }
+
     /// What registers a token, by the id that would revoke it.
     #[must_use]
     pub fn registration(issuer: IssuerName, token: TargetId) -> Self {

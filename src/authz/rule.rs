@@ -1,5 +1,6 @@
 //! Rules: which policy a request meets. The first that matches wins; none means protected.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +26,13 @@ pub struct RequestView<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
+    /// The client's address, as the proxy says; decides nothing.
+    pub source: Option<IpAddr>,
 }
 
 impl<'a> RequestView<'a> {
     /// Of a request that could not be read.
-    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None };
+    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None, source: None };
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
@@ -303,7 +306,8 @@ impl Requirements {
         // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
         let recent = |max_age: Duration| {
             let signed_in = token.claims().get("auth_time").and_then(Timestamp::from_numeric_date);
-            signed_in.is_some_and(|at| now <= at.plus(max_age).plus(leeway))
+            // A sign-in that is still to come would stay recent for as long as it likes.
+            signed_in.is_some_and(|at| at <= now.plus(leeway) && now <= at.plus(max_age).plus(leeway))
         };
         let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());
         if self.max_age.is_some_and(|max_age| !recent(max_age))

@@ -17,7 +17,7 @@ pub(super) use self::unverified::parse_object;
 pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
-use super::jwks::{Jwks, algorithm_named};
+use super::jwks::Jwks;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::written::{Kept, Written};
 
@@ -33,8 +33,19 @@ pub struct TrustedIssuer {
     pub leeway: Duration,
     pub max_lifetime: Duration,
     pub claim_names: ClaimNames,
+    pub logout: LogoutPolicy,
+    /// Whether events name users by their address, so that tokens must be found by it.
+    pub revocable_by_email: bool,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
+}
+
+/// What the issuer's logout tokens must name, and whom they sign out.
+#[derive(Clone, Debug)]
+pub struct LogoutPolicy {
+    pub audiences: Audiences,
+    /// The user even if a session is named, for issuers whose access tokens name none.
+    pub always_user: bool,
 }
 
 /// Which `aud` a token must name.
@@ -42,6 +53,25 @@ pub struct TrustedIssuer {
 pub enum Audiences {
     Any,
     OneOf(Vec<String>),
+}
+
+impl Audiences {
+    pub(super) fn check(&self, claims: &ClaimSet) -> Result<(), Denial> {
+        let named: Vec<&str> = match claims.get("aud") {
+            Some(Value::String(audience)) => vec![audience],
+            Some(Value::Array(items)) => {
+                items.iter().map(|item| item.as_str().ok_or(Denial::InvalidClaim)).collect::<Result<_, _>>()?
+            }
+            Some(_) => return Err(Denial::InvalidClaim),
+            None => Vec::new(),
+        };
+        match self {
+            Audiences::Any => Ok(()),
+            Audiences::OneOf(_) if !claims.contains_key("aud") => Err(Denial::MissingClaim),
+            Audiences::OneOf(ours) if named.iter().any(|audience| ours.iter().any(|our| our == audience)) => Ok(()),
+            Audiences::OneOf(_) => Err(Denial::WrongAudience),
+        }
+    }
 }
 
 /// Which `typ` a token may name.
@@ -108,9 +138,9 @@ struct Facts {
 /// When a token may be used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    issued_at: Option<Timestamp>,
+    pub(super) issued_at: Option<Timestamp>,
     not_before: Option<Timestamp>,
-    expires_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 impl Times {
@@ -123,9 +153,9 @@ impl Times {
 
 /// The user, the session and the client that a token names.
 pub(super) struct Named {
-    user: Option<String>,
-    session: Option<String>,
-    client: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) client: Option<String>,
 }
 
 impl TrustedIssuer {
@@ -138,23 +168,13 @@ impl TrustedIssuer {
 
     /// Checks everything about a token but its revocation.
     pub fn verify(&self, token: UnverifiedToken<'_>, now: Timestamp, expiry: Expiry) -> Result<VerifiedToken, Denial> {
-        let keys = self.keys.as_ref().ok_or(Denial::KeysUnavailable)?;
-        let algorithm = algorithm_named(&token.header.algorithm)
-            .or((token.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
-            .filter(|algorithm| self.algorithms.contains(algorithm))
-            .ok_or(Denial::AlgorithmNotAllowed)?;
-        let key = keys
-            .candidates(token.header.key_id.as_deref(), algorithm)?
-            .into_iter()
-            .find(|key| key.verifies(token.signing_input, &token.signature))
-            .ok_or(Denial::BadSignature)?;
-        let key_id = key.id().map(str::to_owned);
+        let key_id = token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
         let times = Times::read(&token.claims)?;
         self.check_times(times, now, expiry)?;
-        self.check_audience(&token.claims)?;
+        self.audiences.check(&token.claims)?;
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         self.identify(token.claims, unnamed, key_id, times)
     }
@@ -181,23 +201,6 @@ impl TrustedIssuer {
             return Err(Denial::Expired);
         }
         Ok(())
-    }
-
-    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        let named: Vec<&str> = match claims.get("aud") {
-            Some(Value::String(audience)) => vec![audience],
-            Some(Value::Array(items)) => {
-                items.iter().map(|item| item.as_str().ok_or(Denial::InvalidClaim)).collect::<Result<_, _>>()?
-            }
-            Some(_) => return Err(Denial::InvalidClaim),
-            None => Vec::new(),
-        };
-        match &self.audiences {
-            Audiences::Any => Ok(()),
-            Audiences::OneOf(_) if !claims.contains_key("aud") => Err(Denial::MissingClaim),
-            Audiences::OneOf(ours) if named.iter().any(|audience| ours.iter().any(|our| our == audience)) => Ok(()),
-            Audiences::OneOf(_) => Err(Denial::WrongAudience),
-        }
     }
 
     /// `unnamed` names a token that has no `jti`.
@@ -230,6 +233,8 @@ impl TrustedIssuer {
         let mut targets =
             vec![Target::new(self.name.clone(), Kind::Token, token_target), Target::issuer(self.name.clone())];
         targets.extend(self.targets(&named));
+        let address = email.as_deref().filter(|_| self.revocable_by_email);
+        targets.extend(address.map(|address| Target::email(self.name.clone(), address)));
         let key = key_id.as_deref().map(TargetId::new);
         targets.extend(key.map(|id| Target::new(self.name.clone(), Kind::Key, id)));
         let Named { user: user_id, session: session_id, client: client_id } = named;
@@ -456,6 +461,8 @@ mod tests {
                 session_id: path("sid"),
                 client_id: path("azp"),
             },
+            logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
+            revocable_by_email: false,
             keys: None,
         }
     }

@@ -91,6 +91,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
         host: &args.host,
         headers: &headers,
         rule: args.rule.as_deref(),
+        source: None,
     };
 
     let mut policy = assemble::policy(config);

@@ -16,7 +16,8 @@ mod revocation;
 mod signals;
 
 pub use issuers::{
-    AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, OneOrMany, When,
+    AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany,
+    When,
 };
 pub use limits::LimitsFile;
 pub use requests::{
@@ -24,7 +25,7 @@ pub use requests::{
     ThenFile,
 };
 pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
-pub use signals::{PollFile, SignalsFile, SubjectFormat, TransmitterFile};
+pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};
 
 /// The configuration of Doorward.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
@@ -73,6 +74,9 @@ pub struct ListenFile {
     /// An address of its own for what needs an admin key: `IP:PORT`; null serves it on `http`.
     #[schemars(example = "127.0.0.1:9193")]
     pub admin: Option<String>,
+    /// Other sites whose pages may call `/logout`, such as `https://shop.example.com`. A browser's request
+    /// from a site that is neither listed nor the one it asks is refused.
+    pub cors_origins: Vec<String>,
     /// TLS on all TCP listeners; off by default.
     pub tls: Option<TlsFile>,
 }
@@ -84,6 +88,7 @@ impl Default for ListenFile {
             mode: "0660".to_owned(),
             http: Some("127.0.0.1:9192".to_owned()),
             admin: None,
+            cors_origins: Vec::new(),
             tls: None,
         }
     }
@@ -256,6 +261,33 @@ pub struct TelemetryFile {
     pub log: LogFile,
     /// Traces.
     pub otlp: OtlpFile,
+    /// Tells a webhook when a revoked token is presented; null tells only log and metrics.
+    pub replay_alarm: Option<ReplayAlarmFile>,
+}
+
+/// Who is told of revoked tokens that are presented.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(transform = Required(&["url"]))]
+pub struct ReplayAlarmFile {
+    /// Where a JSON object is posted to.
+    pub url: String,
+    /// The bearer token for it; better in a file.
+    #[serde(skip_serializing)]
+    pub token: Option<String>,
+    /// The file that holds the bearer token.
+    pub token_file: Option<String>,
+    /// The most alarms in a minute, in the log as well; more are counted in the next one.
+    #[schemars(range(min = 1, max = 6000))]
+    pub per_minute: u32,
+    /// Allows plain http to other hosts than this one.
+    pub insecure: bool,
+}
+
+impl Default for ReplayAlarmFile {
+    fn default() -> Self {
+        Self { url: String::new(), token: None, token_file: None, per_minute: 60, insecure: false }
+    }
 }
 
 /// The log.

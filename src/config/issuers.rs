@@ -9,10 +9,10 @@ use secrecy::SecretString;
 
 use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
 use super::fault::KeyPath;
-use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, OneOrMany, When};
+use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, When};
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
-use crate::authz::token::{Audiences, ClaimNames, TokenTypes, TrustedIssuer};
+use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
 
 /// One issuer, and what keeps its keys fresh.
 #[derive(Clone)]
@@ -20,8 +20,6 @@ pub struct IssuerConfig {
     /// Its `keys` are there unless they come from the network.
     pub trusted: TrustedIssuer,
     pub keys: KeySource,
-    /// Which `aud` its logout tokens must name.
-    pub logout_audiences: Audiences,
     pub introspection: Option<Introspection>,
 }
 
@@ -59,6 +57,8 @@ pub enum KeyLocation {
     Jwks(String),
     /// The issuer whose discovery document names it.
     Discovery(String),
+    /// The transmitter whose `/.well-known/ssf-configuration` names it.
+    SignalsDiscovery(String),
 }
 
 /// How an issuer is asked about tokens (RFC 7662).
@@ -112,9 +112,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
     let algorithms = algorithms(check, &at.key("algorithms"), file);
     let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &algorithms);
     let introspection = file.introspection.as_ref().map(|file| introspection(check, &at.key("introspection"), file));
-    let logout_audiences = file.backchannel_logout.as_ref().map(|file| {
+    let logout = file.backchannel_logout.clone().unwrap_or_default();
+    let logout_audiences = logout.audiences.map(|list| {
         let at = at.key("backchannel_logout").key("audiences");
-        Audiences::OneOf(texts(check, &at, &file.audiences))
+        Audiences::OneOf(texts(check, &at, &list))
     });
     let trusted = TrustedIssuer {
         token_types: token_types(check, &at.key("token_types"), &file.token_types)?,
@@ -128,12 +129,16 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         },
         name: IssuerName::parse(&file.name)?,
         issuer: file.issuer.clone(),
-        audiences: audiences.clone(),
+        logout: LogoutPolicy {
+            audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),
+            always_user: logout.scope == LogoutScope::User,
+        },
+        audiences,
         algorithms,
+        revocable_by_email: false,
         keys: loaded,
     };
-    let logout_audiences = logout_audiences.unwrap_or(audiences);
-    Some(IssuerConfig { trusted, keys, logout_audiences, introspection })
+    Some(IssuerConfig { trusted, keys, introspection })
 }
 
 fn texts(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {

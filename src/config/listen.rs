@@ -14,6 +14,8 @@ pub struct Listen {
     pub http: Option<SocketAddr>,
     /// `None`: what needs an admin key is served on `http`.
     pub admin: Option<SocketAddr>,
+    /// As browsers write them in `Origin`.
+    pub cors_origins: Vec<String>,
     pub tls: Option<Tls>,
 }
 
@@ -57,7 +59,19 @@ pub(super) fn listen(check: &mut Check<'_>, file: &ListenFile) -> Listen {
         check.fault(&at.key("admin"), "must be an address of its own; leave it out to serve it on `listen.http`");
     }
     let tls = file.tls.as_ref().map(|file| tls(check, &at.key("tls"), file));
-    Listen { check: address, http, admin, tls }
+    let cors_origins = origins(check, &at.key("cors_origins"), &file.cors_origins);
+    Listen { check: address, http, admin, cors_origins, tls }
+}
+
+/// Checks that each is written as a browser writes it (RFC 6454 section 6.2): anything else never fits.
+fn origins(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {
+    for (index, text) in list.iter().enumerate() {
+        let written = url::Url::parse(text).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);
+        if written.is_none_or(|origin| origin.ascii_serialization() != *text) {
+            check.fault(&at.index(index), "must be scheme and host as in `https://shop.example.com`, no path, no `*`");
+        }
+    }
+    list.to_vec()
 }
 
 fn socket_address(check: &mut Check<'_>, at: &KeyPath, text: &str) -> SocketAddr {

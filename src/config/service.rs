@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::check::{Check, HOUR, MINUTE};
 use super::fault::KeyPath;
 use super::file::{Detail, ErrorsFile, LimitsFile, LogFile, Span, TelemetryFile};
@@ -20,6 +22,24 @@ pub struct Errors {
 pub struct Telemetry {
     pub log: Log,
     pub otlp_endpoint: Option<String>,
+    pub replay_alarm: Option<ReplayAlarm>,
+}
+
+/// Who is told of revoked tokens that are presented.
+#[derive(Clone, Debug)]
+pub struct ReplayAlarm {
+    pub url: String,
+    pub token: Option<SecretString>,
+    pub per_minute: u32,
+}
+
+impl Eq for ReplayAlarm {}
+
+impl PartialEq for ReplayAlarm {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |token: &Option<SecretString>| token.as_ref().map(|token| token.expose_secret().to_owned());
+        (&self.url, text(&self.token), self.per_minute) == (&other.url, text(&other.token), other.per_minute)
+    }
 }
 
 /// The log.
@@ -58,6 +78,7 @@ pub struct Limits {
     pub token_cache: TokenCacheLimits,
     pub introspection_cache: usize,
     pub introspection_waiting: usize,
+    pub inlet_requests: usize,
     pub drain_delay: Duration,
     pub drain: Duration,
 }
@@ -78,7 +99,13 @@ pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetr
         // The collector is usually a neighbour without TLS, and traces hold no secrets.
         check.url(&KeyPath::root().key("telemetry").key("otlp").key("endpoint"), endpoint, true);
     }
-    Telemetry { log: Log { format, level, decisions }, otlp_endpoint: file.otlp.endpoint.clone() }
+    let replay_alarm = file.replay_alarm.as_ref().map(|file| {
+        let at = KeyPath::root().key("telemetry").key("replay_alarm");
+        check.url(&at.key("url"), &file.url, file.insecure);
+        let token = check.secret(&at, "token", file.token.as_ref(), file.token_file.as_ref());
+        ReplayAlarm { url: file.url.clone(), token, per_minute: file.per_minute }
+    });
+    Telemetry { log: Log { format, level, decisions }, otlp_endpoint: file.otlp.endpoint.clone(), replay_alarm }
 }
 
 pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
@@ -111,6 +138,7 @@ pub(super) fn limits(check: &mut Check<'_>, file: &LimitsFile) -> Limits {
         token_cache: TokenCacheLimits { tokens: file.token_cache, bytes: file.token_cache_bytes },
         introspection_cache: file.introspection_cache,
         introspection_waiting: file.introspection_waiting,
+        inlet_requests: file.inlet_requests,
         drain_delay: span("drain_delay", &file.drain_delay, Duration::ZERO..=HOUR),
         drain: span("drain", &file.drain, Duration::ZERO..=HOUR),
     }

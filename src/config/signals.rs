@@ -3,40 +3,53 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::check::{Check, HOUR, SECOND};
+use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
 use super::fault::KeyPath;
-use super::file::{ConfigFile, PollFile, SubjectFormat, TransmitterFile};
-use super::issuers::{KeySource, key_source};
+use super::file::{ConfigFile, PollFile, StreamFile, SubjectFormat, TransmitterFile};
+use super::issuers::{KeyLocation, KeySource, key_source};
 use super::rules::known_issuer;
+use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
-use crate::authz::jwks::{ASYMMETRIC, Jwks};
+use crate::authz::jwks::ASYMMETRIC;
+use crate::authz::signals::{self, StreamKey, SubjectFormats};
 
-/// Someone whose security event tokens are applied.
+/// Someone whose security event tokens are applied, and how they come.
 #[derive(Clone)]
 pub struct Transmitter {
-    /// Compared with `iss`, byte by byte.
-    pub issuer: String,
-    pub audience: String,
+    /// Its `keys` are there unless they come from the network.
+    pub trusted: signals::Transmitter,
     pub keys: KeySource,
-    /// Those that can be had without the network.
-    pub loaded_keys: Option<Jwks>,
-    /// Whose tokens the events revoke.
-    pub target_issuer: IssuerName,
     /// `None`: events are pushed.
     pub poll: Option<Poll>,
-    pub subjects: Vec<SubjectFormat>,
+    pub stream: Option<Stream>,
+    /// What the transmitter sends along when it pushes.
+    pub push_token: Option<SecretString>,
 }
 
 /// How events are fetched (RFC 8936).
 #[derive(Clone, Debug)]
 pub struct Poll {
-    pub url: String,
+    /// `None`: the stream's configuration says it.
+    pub url: Option<String>,
     pub token: Option<SecretString>,
     pub interval: Duration,
     pub insecure: bool,
 }
+
+/// How a stream is set up (SSF 1.0 section 8).
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// `None`: events are polled for.
+    pub push_url: Option<String>,
+    pub token: Option<SecretString>,
+    pub verify: Duration,
+    pub insecure: bool,
+}
+
+/// The clock skew allowed on what transmitters sign.
+const LEEWAY: Duration = Duration::from_secs(30);
 
 pub(super) fn transmitters(check: &mut Check<'_>, whole: &ConfigFile) -> Vec<Transmitter> {
     let at = KeyPath::root().key("signals").key("transmitters");
@@ -47,40 +60,96 @@ pub(super) fn transmitters(check: &mut Check<'_>, whole: &ConfigFile) -> Vec<Tra
         if !file.issuer.is_empty() && !issuers.insert((&file.issuer, &file.audience)) {
             check.fault(&at.key("issuer"), "another entry has this issuer and audience");
         }
-        found.extend(transmitter(check, &at, file, whole));
+        found.extend(transmitter(check, &at, IssuerName::of_transmitter(index + 1), file, whole));
     }
     found
 }
 
-fn transmitter(check: &mut Check<'_>, at: &KeyPath, file: &TransmitterFile, whole: &ConfigFile) -> Option<Transmitter> {
+fn transmitter(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    name: IssuerName,
+    file: &TransmitterFile,
+    whole: &ConfigFile,
+) -> Option<Transmitter> {
     check.text(&at.key("issuer"), &file.issuer);
     check.text(&at.key("audience"), &file.audience);
     if file.keys.secret_file.is_some() {
         check
             .fault(&at.key("keys").key("secret_file"), "must not be used here: whoever checks events could forge them");
     }
-    let (keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &ASYMMETRIC);
+    let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &ASYMMETRIC);
+    if let KeySource::Remote(remote) = &mut keys
+        && let KeyLocation::Discovery(issuer) = &remote.location
+    {
+        remote.location = KeyLocation::SignalsDiscovery(issuer.clone());
+    }
     known_issuer(check, &at.key("target_issuer"), &file.target_issuer, whole);
     check.list(&at.key("subjects"), &file.subjects, "; leave it out for the default");
     let poll = file.poll.as_ref().map(|file| poll(check, &at.key("poll"), file));
-    let target_issuer = IssuerName::parse(&file.target_issuer)?;
-    Some(Transmitter {
+    let push_token = file.push.as_ref().and_then(|file| {
+        let at = at.key("push");
+        let token = check.secret(&at, "token", file.token.as_ref(), file.token_file.as_ref());
+        if file.token.is_none() && file.token_file.is_none() {
+            check.fault(&at.key("token_file"), "is missing; it must be the name of the file that holds the token");
+        }
+        token
+    });
+    let stream = file.stream.as_ref().map(|file| stream(check, &at.key("stream"), file));
+    match (&file.poll, &file.stream) {
+        (Some(poll), None) if poll.url.is_none() => {
+            check.fault(&at.key("poll").key("url"), "is missing; it must be the poll endpoint, or `stream` be set");
+        }
+        (None, Some(stream)) if stream.push_url.is_none() => {
+            let at = at.key("stream").key("push_url");
+            check.fault(&at, "is missing; it must be the URL of `/signals/events`, or `poll` be set");
+        }
+        _ => {}
+    }
+    let token = stream.as_ref().and_then(|stream| stream.token.as_ref());
+    let formats = |format| file.subjects.contains(&format);
+    let trusted = signals::Transmitter {
+        name,
         issuer: file.issuer.clone(),
         audience: file.audience.clone(),
-        keys,
-        loaded_keys,
-        target_issuer,
-        poll,
-        subjects: file.subjects.clone(),
-    })
+        target: IssuerName::parse(&file.target_issuer)?,
+        subjects: SubjectFormats {
+            iss_sub: formats(SubjectFormat::IssSub),
+            opaque: formats(SubjectFormat::Opaque),
+            email: formats(SubjectFormat::Email),
+        },
+        algorithms: ASYMMETRIC.to_vec(),
+        leeway: LEEWAY,
+        keys: loaded_keys,
+        push_token: push_token.as_ref().map(|token| digest_of(token.expose_secret().as_bytes())),
+        stream_key: token.map(|token| StreamKey::new(token.expose_secret().as_bytes())),
+    };
+    Some(Transmitter { trusted, keys, poll, stream, push_token })
 }
 
 fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> Poll {
-    check.url(&at.key("url"), &file.url, file.insecure);
+    if let Some(url) = &file.url {
+        check.url(&at.key("url"), url, file.insecure);
+    }
     Poll {
         url: file.url.clone(),
         token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
         interval: check.duration(&at.key("interval"), &file.interval, SECOND..=HOUR),
+        insecure: file.insecure,
+    }
+}
+
+fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> Stream {
+    if let Some(url) = &file.push_url {
+        check.url(&at.key("push_url"), url, file.insecure);
+    }
+    if file.token.is_none() && file.token_file.is_none() {
+        check.fault(&at.key("token_file"), "is missing; it must be the name of the file that holds the token");
+    }
+    Stream {
+        push_url: file.push_url.clone(),
+        token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
+        verify: check.duration(&at.key("verify"), &file.verify, MINUTE..=30 * DAY),
         insecure: file.insecure,
     }
 }

@@ -51,7 +51,7 @@ fn the_example_of_the_specification_loads() {
     assert_eq!(issuer.trusted.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
     assert_eq!(issuer.trusted.claim_names.client_id, [ClaimPath::new("azp"), ClaimPath::new("client_id")]);
     assert!(matches!(&issuer.trusted.audiences, Audiences::OneOf(list) if *list == ["shop"]));
-    assert!(matches!(&issuer.logout_audiences, Audiences::OneOf(list) if *list == ["shop-web"]));
+    assert!(matches!(&issuer.trusted.logout.audiences, Audiences::OneOf(list) if *list == ["shop-web"]));
     assert!(issuer.trusted.keys.is_none());
     let KeySource::Remote(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
     assert_eq!(keys.location, KeyLocation::Jwks("https://auth.example.com/jwks".to_owned()));

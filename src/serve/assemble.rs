@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use jsonwebtoken::Algorithm;
 use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 
@@ -11,9 +12,12 @@ use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::metrics::Metrics;
+use crate::sources::alarm::{Alarm, AlarmSettings, Ringer, Webhook};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::signals::{PollSettings, Receiver, ReceiverSettings, StreamSettings};
 use crate::state::{DecisionLog, Policy};
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -25,11 +29,13 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::None => DecisionLog::None,
     };
     let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
+    let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
     Policy {
         authorizer: config.authorizer(),
         responder: config.responder(),
         decision_log,
         admin_keys,
+        transmitters,
         max_wait: config.limits.decision_timeout,
         max_waiting: config.limits.waiting_decisions,
     }
@@ -47,9 +53,23 @@ fn admin_key(key: &config::AdminKey) -> AdminKey {
 /// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
+    fetched(config, &issuer.keys, &issuer.trusted.algorithms)
+}
+
+/// As [`key_settings`], of issuers and of transmitters, by name.
+pub fn all_key_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, KeySettings)> {
+    let issuers = config.issuers.iter().map(|issuer| (&issuer.trusted.name, key_settings(config, issuer)));
+    let transmitters = config
+        .transmitters
+        .iter()
+        .map(|from| (&from.trusted.name, fetched(config, &from.keys, &from.trusted.algorithms)));
+    issuers.chain(transmitters).filter_map(|(name, settings)| Some((name, settings?)))
+}
+
+fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Option<KeySettings> {
     let settings = |location| KeySettings {
         location,
-        algorithms: issuer.trusted.algorithms.clone(),
+        algorithms: algorithms.to_vec(),
         refresh_interval: Duration::from_secs(300),
         cooldown: Duration::from_secs(1),
         max_stale: Duration::MAX,
@@ -57,13 +77,14 @@ pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySetting
         max_bytes: config.limits.jwks_bytes,
         insecure: false,
     };
-    match &issuer.keys {
+    match keys {
         KeySource::Inline | KeySource::Secret(_) => None,
         KeySource::File(path) => Some(settings(Location::File(path.clone()))),
         KeySource::Remote(remote) => {
             let location = match &remote.location {
                 KeyLocation::Jwks(url) => Location::Url(url.clone()),
                 KeyLocation::Discovery(issuer) => Location::Discovery(issuer.clone()),
+                KeyLocation::SignalsDiscovery(issuer) => Location::SignalsDiscovery(issuer.clone()),
             };
             Some(KeySettings {
                 refresh_interval: remote.refresh,
@@ -100,6 +121,45 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
         Some((&issuer.trusted.name, settings))
     });
     asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
+}
+
+/// What rings when a revoked token is presented.
+pub fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(Alarm, Option<Ringer>)> {
+    let configured = config.telemetry.replay_alarm.as_ref();
+    let webhook = configured.map(|alarm| Webhook { url: alarm.url.clone(), token: alarm.token.clone() });
+    let per_minute = configured.map_or(DEFAULT_ALARMS, |alarm| alarm.per_minute);
+    let settings = AlarmSettings { per_minute, webhook };
+    Alarm::new(settings, metrics.replay_alarms.clone()).context("build the HTTP client for telemetry.replay_alarm")
+}
+
+/// Lines of the log in a minute about revoked tokens, when nothing is configured.
+const DEFAULT_ALARMS: u32 = 60;
+
+/// What is polled for, and which streams are set up.
+pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Receiver>> {
+    let receiver = |from: &config::Transmitter| {
+        let settings = ReceiverSettings {
+            name: from.trusted.name.clone(),
+            issuer: from.trusted.issuer.clone(),
+            poll: from.poll.as_ref().map(|poll| PollSettings {
+                url: poll.url.clone(),
+                token: poll.token.clone(),
+                interval: poll.interval,
+                insecure: poll.insecure,
+            }),
+            stream: from.stream.as_ref().map(|stream| StreamSettings {
+                push_url: stream.push_url.clone(),
+                token: stream.token.clone(),
+                verify: stream.verify,
+                insecure: stream.insecure,
+                key: from.trusted.stream_key.clone(),
+            }),
+            push_token: from.push_token.clone(),
+        };
+        Receiver::new(settings, metrics.signal_requests.clone()).context("build the HTTP client for signals")
+    };
+    let active = config.transmitters.iter().filter(|from| from.poll.is_some() || from.stream.is_some());
+    active.map(receiver).collect()
 }
 
 /// The store of the revocations, opened or about to be connected.

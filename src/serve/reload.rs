@@ -13,11 +13,13 @@ use tracing::{error, info, warn};
 
 use super::assemble;
 use super::tls::Tls;
+use crate::api::inlet::events;
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::Config;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
+use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
@@ -29,6 +31,7 @@ pub(super) struct Reload {
     watched: Vec<PathBuf>,
     started_with: Config,
     sources: Vec<Arc<KeySource>>,
+    receivers: Vec<Arc<Receiver>>,
     state: Arc<State>,
     client: reqwest::Client,
     tls: Option<Arc<Tls>>,
@@ -41,6 +44,7 @@ struct Next {
     config: Config,
     certificates: Option<Arc<rustls::ServerConfig>>,
     introspectors: Introspectors,
+    receivers: Vec<Arc<Receiver>>,
 }
 
 impl Reload {
@@ -50,11 +54,12 @@ impl Reload {
         state: Arc<State>,
         client: reqwest::Client,
         tls: Option<Arc<Tls>>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let sources = key_sources(config, &client, &[]);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().to_vec();
-        Self { file, watched, started_with: config.clone(), sources, state, client, tls }
+        let receivers = receivers(config, &state)?;
+        Ok(Self { file, watched, started_with: config.clone(), sources, receivers, state, client, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -102,12 +107,13 @@ impl Reload {
         let certificates = self.tls.as_ref().map(|tls| tls.read_again()).transpose()?;
         let known = self.state.introspectors();
         let introspectors = assemble::introspectors(&config, &known, &self.state.metrics.introspections)?;
-        Ok(Next { config, certificates, introspectors })
+        let receivers = receivers(&config, &self.state)?;
+        Ok(Next { config, certificates, introspectors, receivers })
     }
 
     /// Replaces what is in force; a decision meets either all of the old or all of the new.
     fn put_in_force(&mut self, next: Next) {
-        let Next { config, certificates, introspectors } = next;
+        let Next { config, certificates, introspectors, receivers } = next;
         let later = self.started_with.needs_restart(&config);
         if !later.is_empty() {
             warn!(sections = ?later, "changed sections that take effect at the next start");
@@ -115,13 +121,13 @@ impl Reload {
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
             tls.put_in_force(certificates);
         }
+        self.receivers = receivers;
         let sources = key_sources(&config, &self.client, &self.sources);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
         // Keys from the same place stay in force; the others are fetched.
         for source in sources.iter().filter(|source| self.sources.iter().any(|known| source.continues(known))) {
-            let keys = old.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.keys.clone());
-            policy.authorizer = policy.authorizer.with_keys(&source.issuer, keys.as_ref());
+            policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
         self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
@@ -140,16 +146,35 @@ impl Reload {
             let (source, state) = (source.clone(), self.state.clone());
             fetchers.spawn(async move { source.run(|issuer, update| publish(&state, issuer, update)).await });
         }
+        for receiver in &self.receivers {
+            let (receiver, state) = (receiver.clone(), self.state.clone());
+            let name = receiver.name().clone();
+            fetchers.spawn(async move {
+                receiver.run(|id, set| take(state.clone(), name.clone(), id, set)).await;
+            });
+        }
+    }
+}
+
+/// Receivers hold nothing that must outlive a reload: what they have not acknowledged comes again.
+fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
+    Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
+}
+
+/// What becomes of an event that was polled for.
+async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> Verdict {
+    match events::take(&state, &set, events::Delivery::Polled(&from, &id)).await {
+        Ok(()) => Verdict::Acknowledged,
+        Err(error) => match error.code() {
+            Some(code) => Verdict::Refused { code, description: error.description() },
+            None => Verdict::Later,
+        },
     }
 }
 
 /// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
 /// from the same place goes on from what was read.
 fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource>]) -> Vec<Arc<KeySource>> {
-    let fetched = config
-        .issuers
-        .iter()
-        .filter_map(|issuer| Some((&issuer.trusted.name, assemble::key_settings(config, issuer)?)));
     let source = |(name, settings): (&IssuerName, KeySettings)| {
         let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
         same.cloned().unwrap_or_else(|| {
@@ -157,7 +182,7 @@ fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource
             Arc::new(known.iter().fold(source, |source, known| source.continuing(known)))
         })
     };
-    fetched.map(source).collect()
+    assemble::all_key_settings(config).map(source).collect()
 }
 
 fn publish(state: &State, issuer: &IssuerName, update: Update) {

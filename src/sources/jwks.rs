@@ -21,6 +21,8 @@ pub enum Location {
     Url(String),
     /// OpenID Connect Discovery 1.0 at this issuer; its `jwks_uri` is followed.
     Discovery(String),
+    /// Shared Signals discovery (SSF 1.0 section 7) of this transmitter; its `jwks_uri` is followed.
+    SignalsDiscovery(String),
     /// A file that is read again when it changes.
     File(PathBuf),
 }
@@ -261,8 +263,11 @@ impl KeySource {
                 let (document, max_age) = self.read_url(url).await?;
                 (url.clone(), document, max_age)
             }
-            Location::Discovery(issuer) => {
-                let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+            Location::Discovery(issuer) | Location::SignalsDiscovery(issuer) => {
+                let url = match &self.settings.location {
+                    Location::SignalsDiscovery(_) => ssf_configuration(issuer),
+                    _ => format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')),
+                };
                 let (configuration, _) = self.read_url(&url).await?;
                 let jwks_uri = jwks_uri(&configuration, issuer).map_err(|reason| FetchError::Discovery(url, reason))?;
                 let (document, max_age) = self.read_url(&jwks_uri).await?;
@@ -340,6 +345,17 @@ pub fn is_secure(url: &str) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+/// Where a transmitter describes itself: the well-known name stands before the issuer's own path (SSF 1.0
+/// section 7.2).
+#[must_use]
+pub fn ssf_configuration(issuer: &str) -> String {
+    const NAME: &str = "/.well-known/ssf-configuration";
+    let issuer = issuer.trim_end_matches('/');
+    let path = issuer.find("://").and_then(|at| issuer[at + 3..].find('/').map(|slash| at + 3 + slash));
+    let (host, path) = issuer.split_at(path.unwrap_or(issuer.len()));
+    format!("{host}{NAME}{path}")
 }
 
 fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, &'static str> {

@@ -21,7 +21,7 @@ async fn trickle(mut stream: Box<dyn Stream>, bytes: Vec<u8>) {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let reading = async {
         use tokio::io::AsyncReadExt;

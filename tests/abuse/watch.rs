@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::PATIENCE;
 use crate::support::doorward::Doorward;
-use crate::support::grpc::{Checks, get};
+use crate::support::grpc::{Checks, Verdict, get};
 use crate::support::tokens::Tokens;
 
 /// Memory that an abuse may cost, in bytes.
@@ -107,7 +107,7 @@ async fn client(doorward: &Doorward, tokens: &Tokens, over: Arc<AtomicBool>, lea
             while took.len() < least || !over.load(Ordering::SeqCst) {
                 let asked = Instant::now();
                 let verdict = tokio::time::timeout(PATIENCE, checks.check(get("/").token(&good))).await;
-                assert!(verdict.as_ref().is_ok_and(|verdict| verdict.allowed()), "{verdict:?}");
+                assert!(verdict.as_ref().is_ok_and(Verdict::allowed), "{verdict:?}");
                 took.push(asked.elapsed());
                 assert!(began.elapsed() < PATIENCE * 2, "the abuse does not end");
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -78,7 +78,9 @@ async fn every_refusal_is_a_problem() {
         (Method::DELETE, "/v1/revocations", "POST,GET,HEAD"),
         (Method::PUT, "/v1/explain", "POST"),
         (Method::POST, "/v1/instances", "GET,HEAD"),
-        (Method::GET, "/logout", "POST"),
+        (Method::GET, "/logout", "OPTIONS,POST"),
+        (Method::GET, "/oauth2/revoke", "POST"),
+        (Method::GET, "/signals/events", "POST"),
     ] {
         let reply = send(to(method, path)).await;
         reply.is_problem(405, "method-not-allowed", None);
@@ -153,7 +155,17 @@ async fn the_description_covers_every_route() {
         assert!(operation["responses"]["401"].is_object(), "{method} {path}");
         assert_eq!(operation["security"], json!([{"admin_key": []}]));
     }
-    for (method, path) in [("get", "/livez"), ("get", "/readyz"), ("get", "/metrics"), ("post", "/logout")] {
+    for (method, path) in [
+        ("get", "/livez"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+        ("post", "/logout"),
+        ("post", "/oauth2/revoke"),
+        ("post", "/oauth2/introspect"),
+        ("post", "/oidc/backchannel-logout"),
+        ("post", "/signals/events"),
+        ("post", "/global-token-revocation"),
+    ] {
         assert!(document["paths"][path][method].is_object(), "{path}");
     }
     let request = &document["components"]["schemas"]["RevocationRequest"];

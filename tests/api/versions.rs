@@ -12,7 +12,7 @@ use crate::support::tokens::Tokens;
 
 fn config(tokens: &Tokens, redis: &RedisServer, mode: &str) -> String {
     tokens.config(&format!(
-        "revocation: {{store: redis, read: {mode}, max_staleness: 2s, redis: {{url: \"{}\"}}}}\n{}",
+        "revocation: {{store: redis, read: {mode}, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
         redis.url(),
         admin_keys()
     ))
@@ -90,19 +90,24 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
         redis.cli(&["ZADD", "doorward:{r}:instances", &until.to_string(), name]);
     };
     // A newer version says more than this one reads; it has applied everything.
-    lease("newer", "9999999999999-0 NOW 3 60 - following 9.9.9 zone-b canary");
-    let revoke = async |user: &str| {
-        let reply = post(&doorward, "/v1/revocations?wait=all&timeout=3s", &json!({"kind": "user", "id": user})).await;
+    lease("newer", "9999999999999-0 NOW 3 60 following 9.9.9 zone-b canary");
+    let revoke = async |user: &str, timeout: &str| {
+        let reply = post(
+            &doorward,
+            &format!("/v1/revocations?wait=all&timeout={timeout}"),
+            &json!({"kind": "user", "id": user}),
+        )
+        .await;
         (reply.status, reply.body)
     };
-    let (status, body) = revoke("alice").await;
+    let (status, body) = revoke("alice", "20s").await;
     assert_eq!((status, &body["confirmed"], &body["instances"]), (201, &json!(true), &json!(2)), "{body}");
     let listed = read(&doorward, "/v1/instances", READER).await.body["instances"].clone();
     let newer = listed.as_array().unwrap().iter().find(|one| one["name"] == "newer").unwrap().clone();
     assert_eq!(newer["version"], "9.9.9", "{newer}");
 
     lease("stranger", "{\"position\": \"9999999999999-0\"}");
-    let (status, body) = revoke("bob").await;
+    let (status, body) = revoke("bob", "500ms").await;
     assert_eq!((status, &body["confirmed"], &body["waiting"]), (202, &json!(false), &json!(["stranger"])), "{body}");
     let checks = Checks::connect(&doorward.check).await;
     assert_eq!(reason(&checks, &tokens.of("bob")).await, "revoked", "it is stored all the same");

@@ -30,6 +30,7 @@ async fn extensions_are_refused_and_keys_of_tokens_ignored() {
         r#""crit":["crit"]"#,
         r#""\u0063rit":["x"]"#,
         r#""b64":false"#,
+        r#""b64":true"#,
         r#""b64":null"#,
         r#""b64":"true""#,
         r#""b64":0"#,

@@ -1,14 +1,14 @@
-// Judges tokens with jose, which JOSE names a folder of: `verify.mjs POLICY < TOKENS`.
+// Judges tokens with jose, which is installed in FOLDER: `verify.mjs FOLDER POLICY < TOKENS`.
 //
 // One token a line, in base64; answers one line each: `allow`, or why not.
 import { createRequire } from 'node:module'
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 
-const require = createRequire(`${process.env.JOSE}/`)
+const require = createRequire(`${process.argv[2]}/`)
 const { createLocalJWKSet, errors, jwtVerify } = require('jose')
 
-const policy = JSON.parse(readFileSync(process.argv[2], 'utf8'))
+const policy = JSON.parse(readFileSync(process.argv[3], 'utf8'))
 
 const issuers = policy.issuers.map((issuer) => ({
   key: issuer.symmetric

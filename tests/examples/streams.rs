@@ -25,15 +25,14 @@ async fn echo_server(tasks: &mut JoinSet<()>) -> SocketAddr {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             connections.spawn(async move {
-                let mut user = String::new();
+                let mut user = None;
                 #[expect(clippy::result_large_err, reason = "the library's callback")]
                 let name = |request: &Request, response: Response| {
-                    let header = request.headers().get("x-user-id");
-                    user = header.map_or("nobody", |value| value.to_str().unwrap()).to_owned();
+                    user = request.headers().get("x-user-id").map(|value| value.to_str().unwrap().to_owned());
                     Ok(response)
                 };
                 let mut socket = tokio_tungstenite::accept_hdr_async(stream, name).await.unwrap();
-                socket.send(Message::text(user)).await.unwrap();
+                socket.send(Message::text(user.unwrap_or_default())).await.unwrap();
                 while let Some(Ok(message)) = socket.next().await {
                     if message.is_text() && socket.send(message).await.is_err() {
                         return;

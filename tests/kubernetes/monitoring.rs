@@ -48,13 +48,13 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 /// The queries of the dashboard.
-fn dashboard() -> String {
-    fn expressions(value: &Value, found: &mut String) {
+fn dashboard() -> Vec<String> {
+    fn expressions(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Object(members) => {
                 for (name, value) in members {
                     match value.as_str().filter(|_| name == "expr" || name == "query") {
-                        Some(text) => *found += &format!("{text}\n"),
+                        Some(text) => found.push(text.to_owned()),
                         None => expressions(value, found),
                     }
                 }
@@ -63,7 +63,7 @@ fn dashboard() -> String {
             _ => {}
         }
     }
-    let mut found = String::new();
+    let mut found = Vec::new();
     expressions(&serde_json::from_str(&file("k8s/monitoring/doorward.json")).unwrap(), &mut found);
     found
 }
@@ -75,7 +75,7 @@ fn alerts() -> Value {
 /// The expressions of the alerts.
 fn expressions(alerts: &Value) -> String {
     let rules = alerts["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
-    rules.map(|rule| format!("{}\n", rule["expr"].as_str().unwrap())).collect()
+    rules.map(|rule| rule["expr"].as_str().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
 /// A Doorward that has met everything a metric counts: a labelled one shows only then.
@@ -87,12 +87,14 @@ async fn experienced(tokens: &Tokens, server: &AuthorizationServer) -> Doorward 
 issuers:
   - {{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_file: DIR/keys.json}}, {}}}
   - {{name: other, issuer: https://other.example, audiences: [demo], keys: {{jwks_url: \"http://{}/none\"}}}}
+telemetry: {{otlp: {{endpoint: \"http://{}\"}}}}
 rules:
   - {{name: shadow, match: {{path: /shadow}}, enforce: false}}
   - {{name: out, match: {{path: /out}}, access: sign_out}}
 ",
         doorward::dev::ISSUER,
         server.settings(""),
+        server.address,
         server.address,
     );
     let doorward = Doorward::launch_in(dir, &config).await;
@@ -104,6 +106,13 @@ rules:
     assert!(checks.check(get("/out").token(&alice)).await.allowed());
     assert_eq!(checks.check(get("/").token(&alice)).await.reason(), "signed_out");
     checks.check(get("/").token("opaque-token")).await;
+    // No collector is there: the batch fails, and is counted.
+    let traced = get("/").header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    checks.check(traced).await;
+    eventually("a batch of spans is counted", || async {
+        doorward.get("/metrics").await.1.contains("doorward_trace_exports_total{")
+    })
+    .await;
     doorward
 }
 
@@ -119,7 +128,7 @@ async fn every_name_of_a_metric_is_that_of_a_metric() {
     let promised: BTreeSet<_> = PROMISED.iter().map(|name| (*name).to_owned()).collect();
     let known: BTreeSet<_> = exported.union(&promised).cloned().collect();
 
-    let (dashboard, alerts) = (named(&dashboard()), named(&expressions(&alerts())));
+    let (dashboard, alerts) = (named(&dashboard().join("\n")), named(&expressions(&alerts())));
     let page = file("k8s/README.md");
     let table = named(page.split("## Metrics").nth(1).unwrap().split("\n## ").next().unwrap());
     for (place, names) in [
@@ -155,7 +164,7 @@ fn every_alert_is_explained() {
 }
 
 /// Prometheus with our alerts, asked every 200 ms.
-async fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
+fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("rules.yaml"), alerts().to_string()).unwrap();
     // The labels that a PodMonitor gives.
@@ -187,7 +196,7 @@ async fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, Stri
 async fn prometheus_scrapes_it_and_the_alerts_see_it() {
     let (tokens, server, dir) = (Tokens::new(), AuthorizationServer::start().await, TempDir::new());
     let doorward = experienced(&tokens, &server).await;
-    let Some((_prometheus, api)) = prometheus(&dir, &doorward).await else { return };
+    let Some((_prometheus, api)) = prometheus(&dir, &doorward) else { return };
     let query = async |query: &str| {
         let url = url::Url::parse_with_params(&format!("{api}/query"), [("query", query)]).unwrap();
         let answer: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
@@ -202,7 +211,7 @@ async fn prometheus_scrapes_it_and_the_alerts_see_it() {
     })
     .await;
     // Each query of the dashboard is one that Prometheus understands.
-    for expression in dashboard().lines().filter(|line| !line.starts_with("label_values")) {
+    for expression in dashboard().iter().filter(|query| !query.starts_with("label_values")) {
         let expression = expression.replace("$namespace", "shop").replace("$__rate_interval", "1m");
         let url = url::Url::parse_with_params(&format!("{api}/query"), [("query", &expression)]).unwrap();
         let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();

@@ -159,8 +159,10 @@ async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back()
 #[tokio::test]
 async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() {
     let redis = RedisServer::start(&[]).await;
-    let log = (0..20_000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{n}\n"));
-    redis.script(&log.collect::<String>());
+    for part in 0..20 {
+        let log = (0..1000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{part}-{n}\n"));
+        redis.script(&log.collect::<String>());
+    }
     let proxy = Proxy::start(redis.port);
     proxy.delay(Duration::from_millis(10));
     let reader = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));

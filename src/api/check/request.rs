@@ -17,6 +17,8 @@ pub(super) struct CheckRequest<'a> {
     /// there, and values are bytes.
     headers: Vec<(&'a str, &'a [u8])>,
     rule: Option<&'a str>,
+    /// The downstream address: the client's, when Envoy is told whose `x-forwarded-for` to trust.
+    source: &'a str,
 }
 
 /// The route's choice of a rule.
@@ -56,7 +58,8 @@ impl<'a> CheckRequest<'a> {
     }
 
     pub(super) fn view(&self) -> RequestView<'_> {
-        RequestView { method: self.method, target: self.path, host: self.host, headers: &self.headers, rule: self.rule }
+        let Self { method, path: target, host, ref headers, rule, source } = *self;
+        RequestView { method, target, host, headers, rule, source: source.parse().ok() }
     }
 }
 
@@ -77,6 +80,7 @@ impl<'a> Reader<'a> {
     fn attributes(&mut self, mut message: Fields<'a>) -> Result<(), Unusable> {
         while let Some((number, value)) = message.next()? {
             match number {
+                1 => self.source(value.message()?)?,
                 4 => self.request(value.message()?)?,
                 10 => {
                     let (name, rule) = entry(value.message()?)?;
@@ -85,6 +89,35 @@ impl<'a> Reader<'a> {
                     }
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `envoy.service.auth.v3.AttributeContext.Peer`, then `Address` and `SocketAddress` of
+    /// `envoy.config.core.v3`.
+    fn source(&mut self, mut peer: Fields<'a>) -> Result<(), Unusable> {
+        while let Some((number, value)) = peer.next()? {
+            if number == 1 {
+                self.address(value.message()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, mut address: Fields<'a>) -> Result<(), Unusable> {
+        while let Some((number, value)) = address.next()? {
+            if number == 1 {
+                self.socket_address(value.message()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn socket_address(&mut self, mut message: Fields<'a>) -> Result<(), Unusable> {
+        while let Some((number, value)) = message.next()? {
+            if number == 2 {
+                self.read.source = value.text()?;
             }
         }
         Ok(())

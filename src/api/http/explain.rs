@@ -79,6 +79,7 @@ pub(super) async fn explain(
         host: &asked.host,
         headers: &headers,
         rule: asked.rule.as_deref(),
+        source: None,
     };
     let mut policy = state.policy();
     let mut learned = Learned::recall(state, &policy, &request);

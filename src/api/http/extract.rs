@@ -26,7 +26,7 @@ impl FromRequestParts<Http> for MayRevoke {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
-        authenticate(http, &parts.headers, Permission::Revoke).map(Self)
+        admin_key(http, &parts.headers, Permission::Revoke).map(Self)
     }
 }
 
@@ -34,7 +34,7 @@ impl FromRequestParts<Http> for MayRegister {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
-        authenticate(http, &parts.headers, Permission::Register).map(Self)
+        admin_key(http, &parts.headers, Permission::Register).map(Self)
     }
 }
 
@@ -42,12 +42,12 @@ impl FromRequestParts<Http> for MayRead {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
-        authenticate(http, &parts.headers, Permission::Read).map(|_| Self)
+        admin_key(http, &parts.headers, Permission::Read).map(|_| Self)
     }
 }
 
 /// The name of the caller's admin key (RFC 6750 section 2.1), if it has the permission.
-fn authenticate(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
+pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
     let policy = http.state.policy();
     if policy.admin_keys.is_empty() {
         return Err(Problem::new(Error::NoAdminKeys, "set admin.keys in the configuration"));
@@ -68,7 +68,7 @@ fn authenticate(http: &Http, headers: &HeaderMap, permission: Permission) -> Res
 }
 
 /// The credentials of the one `Authorization: Bearer` field.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let field = fields.next().filter(|_| fields.next().is_none())?.as_bytes();
     let (scheme, key) = field.split_at_checked("Bearer ".len())?;

@@ -35,6 +35,8 @@
 //! and for all but Envoy a 204 (`sign_out: {then: respond}`) is leave to go on: the token is revoked, and
 //! the request still reaches the upstream.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
@@ -66,7 +68,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
     match Original::read(&parts) {
         Ok(original) => {
             let Original { method, target, host, by_path } = original;
-            let view = RequestView { method, target, host, headers: &fields, rule: None };
+            let view = RequestView { method, target, host, headers: &fields, rule: None, source: source(&parts) };
             decide(&http.state, &view, None, Caller::default(), put(by_path)).await
         }
         Err(denial) => refuse(&http.state, denial, put(false)),
@@ -87,6 +89,12 @@ fn leave(forward: &Forward<'_>, for_envoy: bool) -> Response<Body> {
         headers.insert(REMOVE, names);
     }
     response
+}
+
+/// The client's address: the last in `X-Forwarded-For`, which the asking proxy wrote.
+fn source(parts: &Parts) -> Option<IpAddr> {
+    let field = parts.headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+    field.rsplit(',').next()?.trim().parse().ok()
 }
 
 /// The request that is asked about.

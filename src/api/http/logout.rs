@@ -2,14 +2,16 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use axum::response::IntoResponse;
 
 use super::extract::Parameters;
-use super::problem::ProblemDetails;
+use super::origin::Site;
+use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
 use crate::api::{Caller, decide};
 use crate::authz::answer::{Answer, Respond, Responder};
-use crate::authz::authorizer::Decision;
+use crate::authz::authorizer::{Decision, TokenSource};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 
@@ -30,6 +32,7 @@ pub(super) struct LogoutQuery {
     responses(
         (status = 204, description = "Signed out."),
         (status = 400, description = "More than one token, or a request that cannot be understood.", content((Object = "application/json"), (ProblemDetails = "application/problem+json"))),
+        (status = 403, description = "A page of a site that is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 401, description = "No token, or one that does not verify.", body = Object),
         (status = 503, description = "The store did not take it; try again after `Retry-After`.", body = Object),
     )
@@ -37,8 +40,10 @@ pub(super) struct LogoutQuery {
 pub(super) async fn logout(
     State(http): State<Http>,
     Parameters(query): Parameters<LogoutQuery>,
+    uri: Uri,
     headers: HeaderMap,
-) -> Response<Body> {
+) -> Result<Response<Body>, Problem> {
+    let site = Site::of(&http, &uri, &headers)?;
     let scope = if query.all { Kind::User } else { Kind::Token };
     let rule = Rule {
         name: "logout".into(),
@@ -47,14 +52,47 @@ pub(super) async fn logout(
         ..Rule::default()
     };
     // A browser sends cookies with another site's form as well, and that must sign nobody out.
-    let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE);
+    let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE || site.is_proven());
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request = RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None };
+    let request =
+        RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
     let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
         .answer(decision, request)
     {
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };
-    decide(&http.state, &request, Some(&rule), Caller::default(), put).await
+    let answer = decide(&http.state, &request, Some(&rule), Caller::default(), put).await;
+    Ok(site.admit(answer))
+}
+
+/// Tells a browser that the pages of a configured site may sign out.
+#[utoipa::path(
+    options, path = "/logout", tag = "sign-out",
+    responses(
+        (status = 204, description = "They may."),
+        (status = 403, description = "A page of a site that is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn preflight(
+    State(http): State<Http>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let site = Site::of(&http, &uri, &headers)?;
+    let mut response = site.admit(StatusCode::NO_CONTENT.into_response());
+    let policy = http.state.policy();
+    let named = policy.authorizer.tokens.from.iter().filter_map(|source| match source {
+        TokenSource::Header { name, .. } => Some(name.as_str()),
+        TokenSource::Cookie(_) | TokenSource::Query(_) => None,
+    });
+    let allowed = named.collect::<Vec<_>>().join(", ");
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    Ok(response)
 }

@@ -23,9 +23,13 @@ pub(super) enum Error {
     TooLarge,
     UnsupportedMediaType,
     InvalidField,
+    InvalidSubject,
+    UnknownUser,
+    ForeignOrigin,
     Busy,
     KeysUnavailable,
     StoreUnavailable,
+    NotTaken,
     TimedOut,
 }
 
@@ -48,6 +52,9 @@ impl Error {
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not JSON")
             }
+            Self::InvalidSubject => ("invalid-subject", StatusCode::BAD_REQUEST, "The subject cannot be used"),
+            Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "There is no such user here"),
+            Self::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this site may not call this"),
             Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
             Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too much of this at once"),
             Self::KeysUnavailable => {
@@ -56,6 +63,7 @@ impl Error {
             Self::StoreUnavailable => {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take it")
             }
+            Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "It could not be applied now"),
             Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
         }
     }
@@ -117,6 +125,16 @@ impl Problem {
     pub(super) fn challenging(mut self, challenge: String) -> Self {
         self.challenge = Some(challenge.into());
         self
+    }
+
+    /// The name of the error, for metrics; the reason where that says more.
+    pub(super) fn label(&self) -> &'static str {
+        self.reason.unwrap_or(self.error.describe().0)
+    }
+
+    /// Whether other credentials might do.
+    pub(super) fn is_about_credentials(&self) -> bool {
+        matches!(self.error, Error::MissingCredentials | Error::UnknownCredentials | Error::NoAdminKeys)
     }
 
     /// A field of the body that cannot be used.

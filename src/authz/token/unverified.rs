@@ -6,12 +6,15 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::BearerToken;
 use crate::authz::claims::ClaimSet;
 use crate::authz::denial::Denial;
+use crate::authz::jwks::{Jwks, algorithm_named};
+use crate::authz::revocation::TargetId;
 
 /// What a token says before its signature is checked: used only to choose the key.
 #[derive(Clone)]
@@ -58,6 +61,49 @@ impl<'a> UnverifiedToken<'a> {
             Some(_) => Err(Denial::InvalidClaim),
             None => Err(Denial::MissingClaim),
         }
+    }
+
+    /// The audiences of `aud`: for whom the token says it is.
+    pub fn unverified_audiences(&self) -> impl Iterator<Item = &str> {
+        let (one, many) = match self.claims.get("aud") {
+            Some(Value::Array(many)) => (None, many.as_slice()),
+            one => (one, &[][..]),
+        };
+        one.into_iter().chain(many).filter_map(Value::as_str)
+    }
+
+    /// Finds the key that made the signature, and returns its `kid`: the one place that checks signatures.
+    pub(in crate::authz) fn check_signature(
+        &self,
+        keys: Option<&Jwks>,
+        algorithms: &[Algorithm],
+    ) -> Result<Option<String>, Denial> {
+        let keys = keys.ok_or(Denial::KeysUnavailable)?;
+        let algorithm = algorithm_named(&self.header.algorithm)
+            .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
+            .filter(|algorithm| algorithms.contains(algorithm))
+            .ok_or(Denial::AlgorithmNotAllowed)?;
+        let key = keys
+            .candidates(self.header.key_id.as_deref(), algorithm)?
+            .into_iter()
+            .find(|key| key.verifies(self.signing_input, &self.signature))
+            .ok_or(Denial::BadSignature)?;
+        Ok(key.id().map(str::to_owned))
+    }
+
+    /// What names it if it does not name itself: never the whole text, for a signature can be varied.
+    pub(in crate::authz) fn digest(&self) -> TargetId {
+        TargetId::digest(self.signing_input.as_bytes())
+    }
+
+    /// What it says, once its signature was checked.
+    pub(in crate::authz) fn into_claims(self) -> ClaimSet {
+        self.claims
+    }
+
+    /// Its `typ` as a media type in lower case; a token without one is a plain `jwt` (RFC 7519 section 5.1).
+    pub(in crate::authz) fn token_type(&self) -> String {
+        media_type(self.header.token_type.as_deref().unwrap_or("JWT"))
     }
 }
 
@@ -135,12 +181,12 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(Denial::MalformedToken),
     };
-    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11) and `b64: false` changes
-    // what is signed (RFC 7797); `enc` and `zip` are of encrypted tokens, `cty: JWT` of nested ones.
-    let foreign = ["crit", "enc", "zip"].iter().any(|name| header.contains_key(*name));
-    let detached = header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true));
+    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11), and `b64` changes what is
+    // signed and may not stand without it (RFC 7797 section 6); `enc` and `zip` are of encrypted tokens,
+    // `cty: JWT` of nested ones.
+    let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(*name));
     let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
-    if foreign || detached || nested {
+    if foreign || nested {
         return Err(Denial::MalformedToken);
     }
     let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;

@@ -147,10 +147,22 @@ pub enum OneOrMany {
 /// OpenID Connect Back-Channel Logout 1.0.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["audiences"]))]
 pub struct BackchannelLogoutFile {
-    /// The client ids that logout tokens may name.
-    pub audiences: Vec<String>,
+    /// The client ids that logout tokens may name; without it the `audiences`.
+    pub audiences: Option<Vec<String>>,
+    /// Whom a logout token signs out.
+    pub scope: LogoutScope,
+}
+
+/// Whom a logout token signs out.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogoutScope {
+    /// The session that it names, else the user.
+    #[default]
+    Session,
+    /// The user everywhere, if it names one: for issuers whose access tokens name no session.
+    User,
 }
 
 /// RFC 7662.

@@ -84,6 +84,9 @@ pub struct LimitsFile {
     /// Questions to an introspection endpoint at once.
     #[schemars(range(min = 1, max = 65_536))]
     pub introspection_waiting: usize,
+    /// Logout tokens, security events and OAuth requests that are taken in at once; more are answered 429.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub inlet_requests: usize,
     /// How long to go on answering after SIGTERM while saying that it is not ready, so that whoever checks its
     /// health sends elsewhere before connections close. Longer than their checks take to notice; none is
     /// needed beside a single Envoy that ends first.
@@ -121,6 +124,7 @@ impl Default for LimitsFile {
             token_cache_bytes: 67_108_864,
             introspection_cache: 10_000,
             introspection_waiting: 256,
+            inlet_requests: 64,
             drain_delay: Span::new("0s"),
             drain: Span::new("10s"),
         }

@@ -26,8 +26,12 @@ pub struct TransmitterFile {
     pub keys: KeysFile,
     /// The name of the issuer whose tokens the events revoke.
     pub target_issuer: String,
-    /// Fetches events (RFC 8936); without it they are pushed (RFC 8935).
+    /// Fetches events (RFC 8936); without it they are pushed (RFC 8935) to `/signals/events`.
     pub poll: Option<PollFile>,
+    /// What the transmitter must send along when it pushes; null asks for nothing but its signature.
+    pub push: Option<PushFile>,
+    /// Sets the stream up and keeps it verified; null leaves that to the operator.
+    pub stream: Option<StreamFile>,
     /// The subject formats that are understood.
     pub subjects: Vec<SubjectFormat>,
 }
@@ -40,18 +44,54 @@ impl Default for TransmitterFile {
             keys: KeysFile::default(),
             target_issuer: String::new(),
             poll: None,
+            push: None,
+            stream: None,
             subjects: vec![SubjectFormat::IssSub, SubjectFormat::Opaque],
         }
+    }
+}
+
+/// What comes with pushed events.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushFile {
+    /// The bearer token that it sends; better in a file.
+    #[serde(skip_serializing)]
+    pub token: Option<String>,
+    /// The file that holds the bearer token.
+    pub token_file: Option<String>,
+}
+
+/// Setting a stream up by the transmitter's `/.well-known/ssf-configuration` (SSF 1.0 section 8).
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamFile {
+    /// Where the transmitter reaches `/signals/events` of this service; needed unless `poll` is set.
+    #[schemars(example = "https://doorward.example.com/signals/events")]
+    pub push_url: Option<String>,
+    /// The bearer token for the transmitter's management API; better in a file.
+    #[serde(skip_serializing)]
+    pub token: Option<String>,
+    /// The file that holds the bearer token.
+    pub token_file: Option<String>,
+    /// How often a verification event is asked for, and the stream's status looked at.
+    pub verify: Span,
+    /// Allows plain http to other hosts than this one.
+    pub insecure: bool,
+}
+
+impl Default for StreamFile {
+    fn default() -> Self {
+        Self { push_url: None, token: None, token_file: None, verify: Span::new("1h"), insecure: false }
     }
 }
 
 /// Polling for events.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["url"]))]
 pub struct PollFile {
-    /// The poll endpoint.
-    pub url: String,
+    /// The poll endpoint; with `stream` the transmitter says it.
+    pub url: Option<String>,
     /// The bearer token for it; better in a file.
     #[serde(skip_serializing)]
     pub token: Option<String>,
@@ -65,7 +105,7 @@ pub struct PollFile {
 
 impl Default for PollFile {
     fn default() -> Self {
-        Self { url: String::new(), token: None, token_file: None, interval: Span::new("10s"), insecure: false }
+        Self { url: None, token: None, token_file: None, interval: Span::new("10s"), insecure: false }
     }
 }
 

@@ -151,9 +151,9 @@ fn issuers() {
         "must be the name of a claim",
     );
     check_issuer(
-        &[("backchannel_logout", "{}")],
+        &[("backchannel_logout", "{audiences: []}")],
         "7: issuers[0].backchannel_logout.audiences",
-        "is missing; it must be a list",
+        "must not be empty",
     );
     check_issuer(
         &[("introspection", "{url: 'https://a.test', client_id: x}")],
@@ -452,4 +452,17 @@ fn revocation_and_the_rest() {
         "4: signals.transmitters[0].poll.url",
         "must be https",
     );
+    let usual = |more: &str| transmitter(&format!("keys: {{discovery: true}}, target_issuer: main, {more}"));
+    check(&usual("poll: {}"), "4: signals.transmitters[0].poll.url", "is missing");
+    check(&usual("push: {}"), "4: signals.transmitters[0].push.token_file", "is missing");
+    check(&usual("stream: {token: x}"), "4: signals.transmitters[0].stream.push_url", "is missing");
+    check(
+        &usual("stream: {push_url: 'https://a.test/signals/events'}"),
+        "4: signals.transmitters[0].stream.token_file",
+        "is missing",
+    );
+    check("listen: {cors_origins: ['https://a.test/']}", "2: listen.cors_origins[0]", "must be scheme and host");
+    check("listen: {cors_origins: ['*']}", "2: listen.cors_origins[0]", "must be scheme and host");
+    check("telemetry: {replay_alarm: {url: 'http://a.test'}}", "2: telemetry.replay_alarm.url", "must be https");
+    check("telemetry: {replay_alarm: {}}", "2: telemetry.replay_alarm.url", "is missing");
 }

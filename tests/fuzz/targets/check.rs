@@ -10,6 +10,7 @@ use doorward::authz::token::TrustedIssuer;
 use doorward::config::Config;
 use doorward::metrics::Metrics;
 use doorward::serve::assemble;
+use doorward::sources::alarm::{Alarm, AlarmSettings};
 use doorward::sources::ledger::EmbeddedLedger;
 use doorward::sources::replica::Replica;
 use doorward::state::{Policy, State};
@@ -90,7 +91,9 @@ pub fn run(data: &[u8]) {
 
 async fn ask(message: &[u8]) -> CheckResponse {
     let replica = Replica::new(EmbeddedLedger::in_memory().into(), None); // What one input revokes is not the next one's.
-    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), None);
+    let bell = AlarmSettings { per_minute: 60, webhook: None };
+    let (alarm, _) = Alarm::new(bell, METRICS.replay_alarms.clone()).expect("no client to build");
+    let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), alarm, None);
     let service = check::service(Arc::new(state), 1 << 20, 100);
     let length = u32::try_from(message.len()).expect("a fuzzer's input").to_be_bytes();
     let body = [&[0], length.as_slice(), message].concat();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata, Node};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, HeaderMap, HeaderValue, Metadata, Node, SocketAddress, address,
+};
 use envoy_types::pb::envoy::service::auth::v3 as envoy;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context as context;
 use proptest::prelude::*;
@@ -21,10 +23,30 @@ mod known {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Attributes {
+        #[prost(message, optional, tag = "1")]
+        pub source: Option<Peer>,
         #[prost(message, optional, tag = "4")]
         pub request: Option<Request>,
         #[prost(message, repeated, tag = "10")]
         pub context_extensions: Vec<Entry>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Peer {
+        #[prost(message, optional, tag = "1")]
+        pub address: Option<Address>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Address {
+        #[prost(message, optional, tag = "1")]
+        pub socket_address: Option<SocketAddress>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct SocketAddress {
+        #[prost(string, tag = "2")]
+        pub address: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -76,6 +98,7 @@ mod known {
 #[derive(Debug, Eq, PartialEq)]
 struct Owned {
     line: [String; 3],
+    source: String,
     rule: Option<String>,
     map: BTreeMap<String, Vec<u8>>,
     raw: Vec<(String, Vec<u8>)>,
@@ -87,6 +110,7 @@ fn ours(message: &[u8], of_map: usize) -> Result<Owned, Unusable> {
     let (map, raw) = read.headers.split_at(of_map.min(read.headers.len()));
     Ok(Owned {
         line: [read.method, read.path, read.host].map(str::to_owned),
+        source: read.source.to_owned(),
         rule: read.rule.map(str::to_owned),
         map: map.iter().map(owned).collect(),
         raw: raw.iter().map(owned).collect(),
@@ -96,6 +120,7 @@ fn ours(message: &[u8], of_map: usize) -> Result<Owned, Unusable> {
 fn prost(message: &[u8]) -> Result<Owned, Unusable> {
     let message = known::CheckRequest::decode(message).map_err(|_| Unusable::Malformed)?;
     let attributes = message.attributes.ok_or(Unusable::NoRequest)?;
+    let address = attributes.source.and_then(|peer| peer.address).and_then(|address| address.socket_address);
     let mut extensions = attributes.context_extensions.into_iter();
     let rule = extensions.rfind(|entry| entry.key == RULE_EXTENSION).map(|entry| entry.value);
     let http = attributes.request.and_then(|request| request.http).ok_or(Unusable::NoRequest)?;
@@ -105,6 +130,7 @@ fn prost(message: &[u8]) -> Result<Owned, Unusable> {
     };
     Ok(Owned {
         line: [http.method, http.path, http.host],
+        source: address.unwrap_or_default().address,
         rule,
         map: http.headers.into_iter().map(|entry| (entry.key, entry.value.into_bytes())).collect(),
         raw: http.header_map.into_iter().flat_map(|map| map.headers).map(value).collect(),
@@ -122,8 +148,10 @@ fn check(message: &[u8]) -> bool {
 /// A message with every field that Envoy fills, and what it does not.
 fn full(http: context::HttpRequest, rule: Option<&str>) -> envoy::CheckRequest {
     let extensions = [("doorward.rule", rule), ("other", Some("x"))];
-    let peer =
-        context::Peer { service: "service".to_owned(), principal: "spiffe://a".to_owned(), ..context::Peer::default() };
+    let socket = SocketAddress { address: "192.0.2.7".to_owned(), ..SocketAddress::default() };
+    let address = Some(Address { address: Some(address::Address::SocketAddress(socket)) });
+    let (service, principal) = ("service".to_owned(), "spiffe://a".to_owned());
+    let peer = context::Peer { address, service, principal, ..context::Peer::default() };
     envoy::CheckRequest {
         attributes: Some(envoy::AttributeContext {
             source: Some(peer.clone()),

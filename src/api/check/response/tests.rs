@@ -148,7 +148,7 @@ proptest! {
         for path in ["/", "/shadow", "/scoped", "/stale", "/public", "/", "/shadow", "/stale"] {
             for with_token in [true, false] {
                 let headers: &[(&str, &[u8])] = if with_token { &[("Authorization", token.as_bytes())] } else { &[] };
-                let request = RequestView { method: "GET", target: path, host: "a", headers, rule: None };
+                let request = RequestView { method: "GET", target: path, host: "a", headers, rule: None, source: None };
                 let age = Duration::from_secs(if path == "/stale" { 2 } else { 0 });
                 let view = View { index: &index, age: Some(age), answer: None, testimony: None };
                 let decision = authorizer.authorize(&request, view, now);

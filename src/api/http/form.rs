@@ -1,0 +1,161 @@
+//! Bodies of forms, and the errors of OAuth 2.0 (RFC 6749 section 5.2), which these endpoints share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
+
+use super::Http;
+use crate::api::inlet::Inlet;
+use crate::authz::admin_key::Permission;
+
+/// What went wrong, in the words of OAuth 2.0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum OAuthError {
+    /// The form lacks this, or has it twice, or is none.
+    InvalidRequest(&'static str),
+    TooLarge,
+    /// No credentials, or wrong ones.
+    InvalidClient(&'static str),
+    /// The key is known, but may not do this.
+    UnauthorizedClient,
+    UnsupportedTokenType,
+    /// Too much at once.
+    Busy,
+    /// What it needs is not there now.
+    Unavailable(&'static str),
+}
+
+/// An error of OAuth 2.0 (RFC 6749 section 5.2).
+#[derive(Serialize, ToSchema)]
+pub(super) struct OAuthErrorBody {
+    error: &'static str,
+    error_description: &'static str,
+}
+
+impl OAuthError {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::TooLarge => "too_large",
+            Self::InvalidClient(_) => "invalid_client",
+            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnsupportedTokenType => "unsupported_token_type",
+            Self::Busy => "busy",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    const fn describe(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::InvalidRequest(detail) => (StatusCode::BAD_REQUEST, "invalid_request", detail),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large"),
+            Self::InvalidClient(detail) => (StatusCode::UNAUTHORIZED, "invalid_client", detail),
+            Self::UnauthorizedClient => {
+                (StatusCode::FORBIDDEN, "unauthorized_client", "`may` of this key in admin.keys does not list it")
+            }
+            Self::UnsupportedTokenType => {
+                (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
+            }
+            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too much of this at once"),
+            Self::Unavailable(detail) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", detail),
+        }
+    }
+}
+
+impl IntoResponse for OAuthError {
+    fn into_response(self) -> Response<Body> {
+        let (status, error, error_description) = self.describe();
+        let mut response = (status, axum::Json(OAuthErrorBody { error, error_description })).into_response();
+        if matches!(self, Self::Busy | Self::Unavailable(_)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if matches!(self, Self::InvalidClient(_)) {
+            let challenge = HeaderValue::from_static("Basic realm=\"doorward\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// Leave to be worked on, among a bounded number; asked for once the body is there, or whoever sends one
+/// slowly would take the place of others.
+pub(super) fn admit(http: &Http) -> Option<OwnedSemaphorePermit> {
+    http.inlets.clone().try_acquire_owned().ok()
+}
+
+/// Counts how a request ended.
+pub(super) fn count(http: &Http, inlet: Inlet, result: Result<&'static str, &'static str>) {
+    inlet.count(&http.state, result.unwrap_or_else(|error| error));
+}
+
+/// The parameters of a form (RFC 6749 appendix B), each there once at most.
+pub(super) async fn read(http: &Http, request: Request) -> Result<HashMap<String, String>, OAuthError> {
+    if media_type(request.headers()).as_deref() != Some("application/x-www-form-urlencoded") {
+        return Err(OAuthError::InvalidRequest("send `Content-Type: application/x-www-form-urlencoded`"));
+    }
+    let body = read_body(http, request).await?;
+    let mut form = HashMap::new();
+    for (name, value) in url::form_urlencoded::parse(&body) {
+        if form.insert(name.into_owned(), value.into_owned()).is_some() {
+            return Err(OAuthError::InvalidRequest("a parameter stands twice"));
+        }
+    }
+    Ok(form)
+}
+
+/// A body within the bounds of `limits.http_body_bytes`.
+pub(super) async fn read_body(http: &Http, request: Request) -> Result<Bytes, OAuthError> {
+    Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => OAuthError::TooLarge,
+        _ => OAuthError::InvalidRequest("the body could not be read to its end"),
+    })
+}
+
+/// The media type of the body, in lower case and without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let field = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    field.split(';').next().map(|media_type| media_type.trim().to_ascii_lowercase())
+}
+
+/// The name of the client's admin key, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section 2.3.1); `None`
+/// when it does not say who it is.
+pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Option<Arc<str>>, OAuthError> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    let wrong = OAuthError::InvalidClient("this is none of the keys in admin.keys");
+    if fields.next().is_some() {
+        return Err(OAuthError::InvalidClient("more than one Authorization header"));
+    }
+    let (name, key) = credentials(field.as_bytes()).ok_or(wrong)?;
+    let policy = http.state.policy();
+    let found =
+        policy.admin_keys.find(&key).filter(|found| name.is_none_or(|name| name == *found.name)).ok_or(wrong)?;
+    if found.may(permission) { Ok(Some(found.name.clone())) } else { Err(OAuthError::UnauthorizedClient) }
+}
+
+fn credentials(field: &[u8]) -> Option<(Option<String>, Vec<u8>)> {
+    let space = field.iter().position(|byte| *byte == b' ')?;
+    let (scheme, rest) = (&field[..space], field[space..].trim_ascii());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some((None, rest.to_vec()));
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+    let (name, key) = pair.split_once(':')?;
+    // Both are form-encoded; a plus sign is a space.
+    let decode = |text: &str| {
+        url::form_urlencoded::parse(format!("x={text}").as_bytes()).next().map(|(_, text)| text.into_owned())
+    };
+    Some((Some(decode(name)?), decode(key)?.into_bytes()))
+}

@@ -1,0 +1,171 @@
+//! `POST /global-token-revocation` (draft-parecki-oauth-global-token-revocation), which Okta calls Universal
+//! Logout: an identity provider or a security tool asks for everything of a user to end.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, Response, StatusCode};
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::Http;
+use super::extract::{Json, admin_key, bearer};
+use super::form::admit;
+use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
+use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::authz::admin_key::Permission;
+use crate::authz::denial::Denial;
+use crate::authz::replay::MessageId;
+use crate::authz::revocation::Target;
+use crate::authz::signals::{Transmitter, user_targets};
+use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
+use crate::clock;
+use crate::state::Policy;
+
+/// Whose tokens end.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct GlobalRevocationRequest {
+    /// A subject identifier (RFC 9493): `format` is `iss_sub`, `opaque`, `email` or `aliases`.
+    #[schema(value_type = Object)]
+    sub_id: Map<String, Value>,
+}
+
+/// Who asks.
+enum Caller {
+    /// With an admin key of this name.
+    Operator(Arc<str>),
+    /// With a JWT of its own.
+    Transmitter(Arc<Transmitter>, MessageId),
+}
+
+/// Ends everything of a user: all tokens issued up to now.
+///
+/// Credentials: an admin key that may `revoke`, or a JWT of a configured transmitter whose `audience` is the
+/// URL of this endpoint, with `iss`, `sub`, `aud`, `iat`, `exp` and a `jti` that is used once.
+#[utoipa::path(
+    post, path = "/global-token-revocation", tag = "sign-out", security(("admin_key" = []), ("assertion" = [])),
+    request_body = GlobalRevocationRequest,
+    responses(
+        (status = 204, description = "Revoked, and in the store."),
+        (status = 401, description = "No credentials, or not valid ones.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 403, description = "The key may not revoke.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "The subject is not of an issuer that is configured.", body = ProblemDetails, content_type = "application/problem+json"),
+        BodyErrors,
+        (status = 429, description = "Too much of this at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "Not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn global_token_revocation(
+    State(http): State<Http>,
+    request: Request,
+) -> Result<StatusCode, Response<Body>> {
+    let done = revoke_user(&http, request).await;
+    let label = done.as_ref().map_or_else(Problem::label, |()| "applied");
+    Inlet::GlobalRevocation.count(&http.state, label);
+    done.map(|()| StatusCode::NO_CONTENT).map_err(IntoResponse::into_response)
+}
+
+async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
+    let caller = authenticate(http, request.headers()).await?;
+    let Json(asked) = Json::<GlobalRevocationRequest>::from_request(request, http).await?;
+    let _permit = admit(http)
+        .ok_or_else(|| Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound"))?;
+    let policy = http.state.policy();
+    let (target, users) = match &caller {
+        Caller::Operator(_) => by_operator(&policy, &asked.sub_id)?,
+        Caller::Transmitter(from, _) => {
+            let target = policy.authorizer.issuer_named(&from.target);
+            let target =
+                target.ok_or_else(|| Problem::new(Error::UnknownUser, "its target issuer is not configured"))?;
+            (
+                target,
+                from.user(&asked.sub_id, target)
+                    .map_err(|_| unmapped(&asked.sub_id, &[&from.issuer, &target.issuer]))?,
+            )
+        }
+    };
+    let now = clock::now();
+    let revocations = users.into_iter().map(|user| target.closing_user(user, now)).collect();
+    revoke(&http.state, Inlet::GlobalRevocation, revocations).await.map_err(|error| {
+        let detail = "it holds in this instance, other instances may not know it: try again";
+        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+    })?;
+    match caller {
+        Caller::Operator(by) => info!(%by, "a user's tokens revoked"),
+        Caller::Transmitter(from, id) => {
+            http.state.replays.remember(id, now);
+            info!(transmitter = %from.name, "a user's tokens revoked");
+        }
+    }
+    Ok(())
+}
+
+/// An operator names the issuer by `iss`; other names are looked for with the only issuer there is.
+fn by_operator<'a>(
+    policy: &'a Policy,
+    subject: &Map<String, Value>,
+) -> Result<(&'a Arc<TrustedIssuer>, Vec<Target>), Problem> {
+    let issuers = &policy.authorizer.issuers;
+    let target = match (subject.get("iss").and_then(Value::as_str), issuers.as_slice()) {
+        (Some(iss), _) => policy.authorizer.issuer(iss).ok(),
+        (None, [only]) => Some(only),
+        (None, _) => {
+            let detail = "more than one issuer is configured: use the format `iss_sub`";
+            return Err(Problem::new(Error::InvalidSubject, detail).at("/sub_id"));
+        }
+    };
+    let known: Vec<_> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    let target = target.ok_or_else(|| unmapped(subject, &known))?;
+    let users = user_targets(subject, target).map_err(|_| unmapped(subject, &known))?;
+    Ok((target, users))
+}
+
+/// Why a subject leads nowhere: it is of another issuer (404), or cannot be used (400).
+fn unmapped(subject: &Map<String, Value>, issuers: &[&str]) -> Problem {
+    let named = subject.get("iss").and_then(Value::as_str);
+    if named.is_some_and(|iss| !issuers.contains(&iss)) {
+        return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for it").at("/sub_id/iss");
+    }
+    let detail = "must be a subject identifier (RFC 9493) in a format that is configured, with all its members";
+    Problem::new(Error::InvalidSubject, detail).at("/sub_id")
+}
+
+async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Problem> {
+    // A JWT has two dots, an admin key may have as many as it likes: the key is looked for first.
+    let by_key = admin_key(http, headers, Permission::Revoke);
+    let problem = match by_key {
+        Ok(name) => return Ok(Caller::Operator(name)),
+        Err(problem) if !problem.is_about_credentials() => return Err(problem),
+        Err(problem) => problem,
+    };
+    let Some(token) = bearer(headers).and_then(|token| std::str::from_utf8(token).ok()) else { return Err(problem) };
+    if token.split('.').count() != 3 {
+        return Err(problem);
+    }
+    let refused = |denial: Denial| match denial {
+        Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
+        _ => Problem::new(Error::UnknownCredentials, "the JWT is not one that may revoke here")
+            .because(denial.label())
+            .challenging("Bearer realm=\"doorward\", error=\"invalid_token\"".to_owned()),
+    };
+    let verify = |policy: &Policy| {
+        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = unverified.unverified_issuer()?;
+        let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
+        theirs.peek().ok_or(Denial::UnknownIssuer)?;
+        let from = theirs.find(|from| from.is_named_by(&unverified)).ok_or(Denial::WrongAudience)?;
+        let refused = |denial| Refused { denial, issuer: Some(from.name.clone()) };
+        let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
+        Ok((from.clone(), id))
+    };
+    let (from, id) = verified(&http.state, verify).await.map_err(refused)?;
+    if http.state.replays.knows(&id) {
+        return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));
+    }
+    Ok(Caller::Transmitter(from, id))
+}

@@ -1,0 +1,193 @@
+//! `POST /oauth2/revoke` (RFC 7009) and `POST /oauth2/introspect` (RFC 7662).
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use serde_json::{Map, Value, json};
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::Http;
+use super::form::{OAuthError, OAuthErrorBody, admit, client, count, read};
+use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::api::present::present;
+use crate::authz::admin_key::Permission;
+use crate::authz::authorizer::{Decision, Outcome};
+use crate::authz::claims::scopes;
+use crate::authz::denial::Denial;
+use crate::authz::introspection::is_opaque;
+use crate::authz::revocation::Kind;
+use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
+use crate::authz::token::{BearerToken, UnverifiedToken, VerifiedToken};
+use crate::clock;
+use crate::state::Policy;
+
+/// The form of both endpoints.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) struct TokenForm {
+    token: String,
+    /// `access_token` or `refresh_token`.
+    token_type_hint: Option<String>,
+}
+
+/// Revokes a token: an access token, or a JWT refresh token with the session it belongs to.
+///
+/// The token proves itself by its signature and may have expired. 200 also for a token that is not known, so
+/// that nothing can be learned from the answer. Credentials are not needed; those that are sent must be an
+/// admin key that may `revoke`, as `Bearer KEY` or `Basic NAME:KEY`.
+#[utoipa::path(
+    post, path = "/oauth2/revoke", tag = "sign-out", security((), ("admin_key" = []), ("client" = [])),
+    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "Whatever it was, it is not accepted any more."),
+        (status = 400, description = "Not such a form, or a token of a kind that cannot be revoked here.", body = OAuthErrorBody),
+        (status = 401, description = "The credentials are not known.", body = OAuthErrorBody),
+        (status = 403, description = "The key may not revoke.", body = OAuthErrorBody),
+        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
+        (status = 429, description = "Too much of this at once; nothing was applied.", body = OAuthErrorBody),
+        (status = 503, description = "Not stored; try again after `Retry-After`.", body = OAuthErrorBody),
+    )
+)]
+pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
+    let done = revoke_token(&http, request).await;
+    count(&http, Inlet::Revoke, done.map_err(OAuthError::label));
+    match done {
+        Ok(_) => StatusCode::OK.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAuthError> {
+    let by = client(http, request.headers(), Permission::Revoke)?;
+    let form = read(http, request).await?;
+    let _permit = admit(http).ok_or(OAuthError::Busy)?;
+    let token = form.get("token").filter(|token| !token.is_empty());
+    let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
+    let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
+    let policy = http.state.policy();
+    let opaque = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes).is_ok_and(is_opaque);
+    if opaque && policy.authorizer.introspection.opaque.is_none() {
+        return Err(OAuthError::UnsupportedTokenType); // It says nothing itself, and nobody can be asked.
+    }
+    let rule = Rule {
+        name: Inlet::Revoke.label().into(),
+        access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
+        api_key: Some(ApiKeyUse::Ignored),
+        ..Rule::default()
+    };
+    let read = |_: &Policy, decision: &Decision<'_>| decision.outcome.denial();
+    let denial = present(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
+    let Some(denial) = denial else {
+        info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
+        return Ok("applied");
+    };
+    if let Some(detail) = passing(denial) {
+        return Err(OAuthError::Unavailable(detail));
+    }
+    match revoke_refresh_token(http, token, hinted).await {
+        Ok(()) => Ok("applied"),
+        Err(RefreshError::Store) => Err(OAuthError::Unavailable(STORE)),
+        Err(RefreshError::Denied(Denial::WrongType)) if denial == Denial::WrongType => {
+            Err(OAuthError::UnsupportedTokenType)
+        }
+        Err(RefreshError::Denied(_)) => Ok("unknown"), // RFC 7009 section 2.2: no error for an invalid token.
+    }
+}
+
+enum RefreshError {
+    Denied(Denial),
+    Store,
+}
+
+async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<(), RefreshError> {
+    let verify = |policy: &Policy| {
+        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
+        issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
+    };
+    let revocation = verified(&http.state, verify).await.map_err(RefreshError::Denied)?;
+    revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
+}
+
+const STORE: &str = "the store did not take it";
+
+/// What passes by itself, and why.
+const fn passing(denial: Denial) -> Option<&'static str> {
+    match denial {
+        Denial::StoreUnavailable => Some(STORE),
+        Denial::KeysUnavailable => Some("the issuer's keys are not available"),
+        Denial::RevocationsStale => Some("the list of revocations is not current"),
+        Denial::IntrospectionUnavailable => Some("the authorization server cannot be asked"),
+        Denial::InternalError => Some("the decision failed"),
+        _ => None,
+    }
+}
+
+/// Says whether a token is good here, by the same decision as a request that carries it.
+///
+/// `active: false` alone is the answer for every token that is not, whatever the cause (RFC 7662 section
+/// 2.2). Credentials: an admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
+#[utoipa::path(
+    post, path = "/oauth2/introspect", tag = "operation", security(("admin_key" = []), ("client" = [])),
+    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "`active`, and what the token says if it is.", body = Object),
+        (status = 400, description = "Not such a form.", body = OAuthErrorBody),
+        (status = 401, description = "No credentials, or unknown ones.", body = OAuthErrorBody),
+        (status = 403, description = "The key may not read.", body = OAuthErrorBody),
+        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
+        (status = 429, description = "Too much of this at once.", body = OAuthErrorBody),
+        (status = 503, description = "It cannot be told now; try again after `Retry-After`.", body = OAuthErrorBody),
+    )
+)]
+pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
+    let said = introspect(&http, request).await;
+    let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
+    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(|error| error.label()));
+    match said {
+        Ok(said) => Json(said).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> {
+    let by = client(http, request.headers(), Permission::Read)?;
+    by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is needed"))?;
+    let form = read(http, request).await?;
+    let _permit = admit(http).ok_or(OAuthError::Busy)?;
+    let token = form.get("token").filter(|token| !token.is_empty());
+    let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
+    let rule = Rule { name: Inlet::Introspect.label().into(), api_key: Some(ApiKeyUse::Ignored), ..Rule::default() };
+    let read = |_: &Policy, decision: &Decision<'_>| match &decision.outcome {
+        Outcome::Allowed(grant) => Ok(grant.principal.as_ref().map(|principal| describe(principal.token()))),
+        refused => Err(refused.denial().unwrap_or(Denial::InternalError)),
+    };
+    match present(&http.state, token, &rule, read).await.unwrap_or(Err(Denial::InternalError)) {
+        Ok(Some(active)) => Ok(active),
+        Ok(None) => Ok(json!({"active": false})),
+        Err(denial) => match passing(denial) {
+            Some(detail) => Err(OAuthError::Unavailable(detail)),
+            None => Ok(json!({"active": false})),
+        },
+    }
+}
+
+/// The members of RFC 7662 section 2.2 that the token has.
+fn describe(token: &VerifiedToken) -> Value {
+    let mut said = Map::new();
+    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time"] {
+        said.extend(token.claims().get(name).map(|value| (name.to_owned(), value.clone())));
+    }
+    let scopes = scopes(token.claims()).join(" ");
+    let text = [("client_id", token.client_id()), ("username", token.email()), ("scope", Some(&*scopes))];
+    let text = text.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
+    said.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
+    said.insert("active".to_owned(), json!(true));
+    said.insert("token_type".to_owned(), json!("Bearer"));
+    Value::Object(said)
+}

@@ -1,0 +1,74 @@
+//! `POST /oidc/backchannel-logout`: OpenID Connect Back-Channel Logout 1.0.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use utoipa::ToSchema;
+
+use super::Http;
+use super::form::{OAuthError, OAuthErrorBody, admit, count, read};
+use crate::api::inlet::{Inlet, LogoutError, log_out};
+use crate::authz::denial::Denial;
+
+/// The form that an OpenID provider sends (section 2.5).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) struct LogoutForm {
+    logout_token: String,
+}
+
+/// An OpenID provider says that a session, or all of a user's, has ended.
+///
+/// The logout token proves itself: signed by a configured issuer, for one of `backchannel_logout.audiences`.
+/// Its session is signed out if it names one, else its user.
+#[utoipa::path(
+    post, path = "/oidc/backchannel-logout", tag = "sign-out",
+    request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "Signed out."),
+        (status = 400, description = "Not such a form, not a valid logout token, or one that was used before.", body = OAuthErrorBody),
+        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
+        (status = 429, description = "Too much of this at once; nothing was applied.", body = OAuthErrorBody),
+        (status = 503, description = "Not stored; send it again after `Retry-After`.", body = OAuthErrorBody),
+    )
+)]
+pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
+    let done = take(&http, request).await;
+    count(&http, Inlet::BackchannelLogout, done.map(|()| "applied").map_err(|(label, _)| label));
+    match done {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err((_, error)) => error.into_response(),
+    }
+}
+
+async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthError)> {
+    let told = |error: OAuthError| (error.label(), error);
+    let form = read(http, request).await.map_err(told)?;
+    let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
+    let token = form.get("logout_token").filter(|token| !token.is_empty());
+    let token = token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
+    log_out(&http.state, token).await.map_err(|error| match error {
+        LogoutError::Denied(denial) => (denial.label(), explain(denial)),
+        LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),
+        LogoutError::Store => ("store_unavailable", OAuthError::Unavailable("the store did not take it")),
+    })
+}
+
+const fn explain(denial: Denial) -> OAuthError {
+    OAuthError::InvalidRequest(match denial {
+        Denial::KeysUnavailable => return OAuthError::Unavailable("the issuer's keys are not available"),
+        Denial::UnknownIssuer => "the issuer of the logout token is not configured here",
+        Denial::UnknownKey => "the logout token is signed by a key that its issuer does not publish",
+        Denial::AlgorithmNotAllowed => "the algorithm of the logout token is not allowed",
+        Denial::BadSignature => "the signature of the logout token is not valid",
+        Denial::WrongType => "this is not a logout token",
+        Denial::WrongAudience => "the logout token is meant for another audience",
+        Denial::MissingClaim => "the logout token lacks a claim: iss, aud, iat, exp, jti, and sid or sub",
+        Denial::InvalidClaim => "a claim of the logout token is not valid, or is `nonce`",
+        Denial::Expired => "the logout token has expired",
+        Denial::NotYetValid => "the logout token is of the future",
+        Denial::LifetimeTooLong => "the logout token lives too long",
+        _ => "the logout token is not well-formed",
+    })
+}

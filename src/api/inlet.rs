@@ -1,0 +1,97 @@
+//! The ways in for other servers: each is verified, parsed to revocations, and appended by the one function
+//! that appends ([`Replica::revoke`](crate::state::Replica::revoke)).
+//!
+//! What was answered as taken is in the store. What the store did not take is answered as a passing failure
+//! and not remembered, so that the sender's next attempt counts.
+
+pub mod events;
+mod logout;
+
+use tracing::{info, warn};
+
+pub(super) use logout::{LogoutError, log_out};
+
+use crate::authz::claims::IssuerName;
+use crate::authz::denial::Denial;
+use crate::authz::revocation::Revocation;
+use crate::clock;
+use crate::state::{LedgerError, Policy, State};
+
+/// A way in; a closed set of labels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Inlet {
+    Revoke,
+    Introspect,
+    BackchannelLogout,
+    Push,
+    Poll,
+    GlobalRevocation,
+}
+
+impl Inlet {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Revoke => "oauth2_revoke",
+            Self::Introspect => "oauth2_introspect",
+            Self::BackchannelLogout => "backchannel_logout",
+            Self::Push => "signals_push",
+            Self::Poll => "signals_poll",
+            Self::GlobalRevocation => "global_token_revocation",
+        }
+    }
+
+    /// Counts one message; `result` is of a closed set, the labels of [`Denial`] among them.
+    pub(super) fn count(self, state: &State, result: &'static str) {
+        state.metrics.inlet_events.with_label_values(&[self.label(), result]).inc();
+    }
+}
+
+/// Why a message is not taken, and whose keys might help.
+pub(super) struct Refused {
+    pub(super) denial: Denial,
+    pub(super) issuer: Option<IssuerName>,
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self { denial, issuer: None }
+    }
+}
+
+/// Verifies by the keys in force; a key that is not among them is fetched once, within the bounds of
+/// `keys.cooldown`, before it counts as unknown.
+pub(super) async fn verified<T>(state: &State, attempt: impl Fn(&Policy) -> Result<T, Refused>) -> Result<T, Denial> {
+    let policy = state.policy();
+    let refused = match attempt(&policy) {
+        Ok(verified) => return Ok(verified),
+        Err(refused) => refused,
+    };
+    let (Denial::UnknownKey, Some(issuer)) = (refused.denial, refused.issuer) else { return Err(refused.denial) };
+    let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(&issuer)).await;
+    attempt(&state.policy()).map_err(|refused| refused.denial)
+}
+
+/// Puts revocations into the store, those that can still hit anything.
+pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
+    let now = clock::now();
+    let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > now).collect();
+    let inlet = inlet.label();
+    if alive.is_empty() {
+        return Ok(());
+    }
+    let kinds: Vec<_> =
+        alive.iter().map(|revocation| (revocation.target.kind, revocation.target.issuer.clone())).collect();
+    match state.replica.revoke(alive).await {
+        Ok(position) => {
+            for (kind, issuer) in kinds {
+                info!(inlet, %kind, %issuer, %position, "revoked");
+            }
+            Ok(())
+        }
+        Err(error) => {
+            warn!(inlet, error = error.label(), "revocation not stored");
+            Err(error)
+        }
+    }
+}

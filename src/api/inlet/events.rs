@@ -1,0 +1,206 @@
+//! Security event tokens, pushed or polled: from the text to revocations in the store.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use tracing::{info, warn};
+
+use super::{Inlet, Refused, revoke, verified};
+use crate::authz::api_key::digest_of;
+use crate::authz::claims::IssuerName;
+use crate::authz::denial::Denial;
+use crate::authz::revocation::Revocation;
+use crate::authz::signals::{EventToken, Heard, Refusal, Transmitter};
+use crate::authz::token::{BearerToken, UnverifiedToken};
+use crate::clock;
+use crate::state::{Policy, State};
+
+/// Why an event token is not taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EventError {
+    Denied(Denial),
+    /// A verification event that nobody asked for.
+    InvalidState,
+    /// The transmitter did not send along what it was told to.
+    Unauthenticated,
+    /// The id under which it came is not its own.
+    AnotherId,
+    /// To be sent again.
+    Store,
+}
+
+impl EventError {
+    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for what passes by itself.
+    #[must_use]
+    pub const fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Denied(denial) => match denial {
+                Denial::UnknownKey | Denial::BadSignature | Denial::AlgorithmNotAllowed => Some("invalid_key"),
+                Denial::UnknownIssuer => Some("invalid_issuer"),
+                Denial::WrongAudience => Some("invalid_audience"),
+                Denial::KeysUnavailable | Denial::StoreUnavailable => None,
+                _ => Some("invalid_request"),
+            },
+            Self::InvalidState => Some("invalid_state"),
+            Self::Unauthenticated => Some("authentication_failed"),
+            Self::AnotherId => Some("invalid_request"),
+            Self::Store => None,
+        }
+    }
+
+    /// For whoever runs the transmitter; says nothing that the token said.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Denied(Denial::MalformedToken) => "the security event token is not a well-formed signed JWT",
+            Self::Denied(Denial::UnknownIssuer) => "the issuer of the security event token is not configured here",
+            Self::Denied(Denial::UnknownKey) => "the security event token is signed by a key that is not published",
+            Self::Denied(Denial::AlgorithmNotAllowed) => "the algorithm does not fit the key",
+            Self::Denied(Denial::BadSignature) => "the signature is not valid",
+            Self::Denied(Denial::WrongAudience) => "the security event token is meant for another audience",
+            Self::Denied(Denial::WrongType) => "the type of the token is not secevent+jwt",
+            Self::Denied(Denial::MissingClaim) => "a claim is missing: iss, aud, iat, jti, events or the subject",
+            Self::Denied(Denial::InvalidClaim) => "a claim has an invalid value",
+            Self::Denied(Denial::Expired) => "the security event token has expired",
+            Self::Denied(Denial::NotYetValid) => "the security event token is of the future",
+            Self::Denied(Denial::KeysUnavailable) => "the transmitter's keys are not available",
+            Self::Denied(_) => "the security event token is not valid",
+            Self::InvalidState => "the verification event bears a state that was not asked for",
+            Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
+            Self::AnotherId => "the token is not the one that it came as",
+            Self::Store => "the store did not take it",
+        }
+    }
+
+    pub(in crate::api) const fn label(self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial.label(),
+            Self::InvalidState => "invalid_state",
+            Self::Unauthenticated => "unauthenticated",
+            Self::AnotherId => "another_id",
+            Self::Store => "store_unavailable",
+        }
+    }
+}
+
+/// How an event token came.
+#[derive(Clone, Copy)]
+pub enum Delivery<'a> {
+    /// With this credential.
+    Pushed(Option<&'a [u8]>),
+    /// From this transmitter, under this id.
+    Polled(&'a IssuerName, &'a str),
+}
+
+/// Applies an event token. `Ok`: it may be acknowledged, whether or not there was anything to do; one that
+/// was known already is among these (RFC 8935 section 2.2).
+pub async fn take(state: &State, text: &str, delivery: Delivery<'_>) -> Result<(), EventError> {
+    let inlet = match delivery {
+        Delivery::Pushed(_) => Inlet::Push,
+        Delivery::Polled(..) => Inlet::Poll,
+    };
+    let taken = apply(state, text, delivery, inlet).await;
+    let labels = match &taken {
+        Ok(labels) => labels.clone(),
+        Err(error) => vec![error.label()],
+    };
+    for label in labels {
+        inlet.count(state, label);
+    }
+    taken.map(|_| ())
+}
+
+async fn apply(
+    state: &State,
+    text: &str,
+    delivery: Delivery<'_>,
+    inlet: Inlet,
+) -> Result<Vec<&'static str>, EventError> {
+    let verify = |policy: &Policy| {
+        let bearer = BearerToken::parse(text.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let from = sender(policy, &unverified, delivery)?;
+        let refused = |denial| Refused { denial, issuer: Some(from.name.clone()) };
+        let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
+        let now = clock::now();
+        let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
+        let heard = from.hear(&token, target, now);
+        Ok((from.clone(), token, heard))
+    };
+    let (from, token, heard) = verified(state, verify).await.map_err(EventError::Denied)?;
+    authenticate(&from, &token, delivery)?;
+    let heard = heard.map_err(|refusal| match refusal {
+        Refusal::Denied(denial) => EventError::Denied(denial),
+        Refusal::InvalidState => EventError::InvalidState,
+    })?;
+    if state.replays.knows(&token.id) {
+        return Ok(vec!["replayed"]);
+    }
+    let (labels, revocations) = outcome(&from, heard);
+    revoke(state, inlet, revocations).await.map_err(|_| EventError::Store)?;
+    state.replays.remember(token.id, clock::now());
+    Ok(labels)
+}
+
+/// Whom a token is from: of several entries with one issuer, the one whose audience it names.
+fn sender<'a>(
+    policy: &'a Policy,
+    token: &UnverifiedToken<'_>,
+    delivery: Delivery<'_>,
+) -> Result<&'a Arc<Transmitter>, Denial> {
+    let issuer = token.unverified_issuer()?;
+    let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
+    if theirs.peek().is_none() {
+        return Err(Denial::UnknownIssuer);
+    }
+    let fits = |from: &&Arc<Transmitter>| match delivery {
+        Delivery::Pushed(_) => from.is_named_by(token),
+        Delivery::Polled(name, _) => from.name == *name,
+    };
+    theirs.find(fits).ok_or(Denial::WrongAudience)
+}
+
+fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) -> Result<(), EventError> {
+    match delivery {
+        Delivery::Polled(_, id) if id != token.jti => Err(EventError::AnotherId),
+        Delivery::Polled(..) => Ok(()),
+        Delivery::Pushed(sent) => match (&from.push_token, sent) {
+            (None, _) => Ok(()),
+            (Some(expected), Some(sent)) if bool::from(expected.ct_eq(&digest_of(sent))) => Ok(()),
+            (Some(_), _) => Err(EventError::Unauthenticated),
+        },
+    }
+}
+
+/// What is counted and what is revoked.
+fn outcome(from: &Transmitter, heard: Vec<Heard>) -> (Vec<&'static str>, Vec<Revocation>) {
+    let (mut labels, mut revocations) = (Vec::new(), Vec::new());
+    let transmitter = &from.name;
+    for heard in heard {
+        labels.push(match heard {
+            Heard::Revocations(found) => {
+                revocations.extend(found);
+                "applied"
+            }
+            Heard::Verified => {
+                info!(%transmitter, "signals stream verified");
+                "verified"
+            }
+            Heard::StreamUpdated { enabled: true } => {
+                info!(%transmitter, "signals stream enabled");
+                "stream_updated"
+            }
+            Heard::StreamUpdated { enabled: false } => {
+                warn!(%transmitter, "signals stream paused or disabled by its transmitter");
+                "stream_updated"
+            }
+            Heard::Ignored => "ignored",
+            Heard::Stale => "stale",
+            Heard::Unmapped => {
+                warn!(%transmitter, "a security event names nobody that tokens could be found by");
+                "unmapped"
+            }
+        });
+    }
+    (labels, revocations)
+}

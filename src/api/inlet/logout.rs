@@ -1,0 +1,33 @@
+//! Logout tokens: from the text to a revocation in the store.
+
+use super::{Inlet, Refused, revoke, verified};
+use crate::authz::denial::Denial;
+use crate::authz::token::{BearerToken, UnverifiedToken};
+use crate::clock;
+use crate::state::{Policy, State};
+
+/// Why a logout token is not taken.
+pub(in crate::api) enum LogoutError {
+    Denied(Denial),
+    Replayed,
+    Store,
+}
+
+/// Applies a logout token (OpenID Connect Back-Channel Logout 1.0 section 2.6).
+pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), LogoutError> {
+    let verify = |policy: &Policy| {
+        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
+        issuer.verify_logout(unverified, clock::now()).map_err(refused)
+    };
+    let token = verified(state, verify).await.map_err(LogoutError::Denied)?;
+    if state.replays.knows(&token.id) {
+        return Err(LogoutError::Replayed);
+    }
+    let revocations = token.revocation.into_iter().collect();
+    revoke(state, Inlet::BackchannelLogout, revocations).await.map_err(|_| LogoutError::Store)?;
+    state.replays.remember(token.id, clock::now());
+    Ok(())
+}

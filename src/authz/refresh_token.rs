@@ -1,0 +1,66 @@
+//! Refresh tokens that are JWTs: taken only to be revoked (RFC 7009), never for access.
+
+use serde_json::Value;
+
+use super::claims::{ClaimSet, Timestamp};
+use super::denial::Denial;
+use super::logout_token::{filled, made_at};
+use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
+
+/// How issuers mark one: in `typ` of the header, or in a claim as Keycloak, Hydra and Cognito do.
+const TYPES: [&str; 4] = ["rt+jwt", "refresh+jwt", "refresh_token+jwt", "refresh"];
+const MARKS: [&str; 3] = ["refresh", "refresh_token", "urn:ietf:params:oauth:token-type:refresh_token"];
+/// What only an ID token has (OpenID Connect Core 1.0): it is known to more parties than a refresh token.
+const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
+
+impl TrustedIssuer {
+    /// What signs out the session that a refresh token belongs to; the token itself when it names none.
+    ///
+    /// Its issuer must have signed it. Its audience is the issuer, its lifetime is its own affair, and it
+    /// may have expired. `hinted`: the client says that it is one (`token_type_hint`); without that it must
+    /// say so itself.
+    pub fn sign_out_by_refresh_token(
+        &self,
+        token: UnverifiedToken<'_>,
+        hinted: bool,
+        now: Timestamp,
+    ) -> Result<Revocation, Denial> {
+        let unnamed = token.digest();
+        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
+        let token_type = token.token_type();
+        let claims = token.into_claims();
+        if !is_refresh_token(&token_type, &claims, hinted && self.may_be_refreshed_by(&claims)) {
+            return Err(Denial::WrongType);
+        }
+        if claims.contains_key("iat") {
+            made_at(&claims, now.plus(self.leeway))?;
+        }
+        let session = self.named(&claims)?.session;
+        let retained = now.plus(self.retention());
+        let (kind, id, expires_at) = if let Some(session) = session {
+            (Kind::Session, TargetId::new(&session), retained)
+        } else {
+            let expires_at = numeric_date(&claims, "exp")?.unwrap_or(retained).plus(self.leeway);
+            let jti = filled(&claims, "jti")?;
+            (Kind::Token, jti.map_or(unnamed, |jti| TargetId::new(&jti)), expires_at.min(retained))
+        };
+        let target = Target::new(self.name.clone(), kind, id);
+        Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None })
+    }
+
+    /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.
+    fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
+        let issuer = Audiences::OneOf(vec![self.issuer.clone()]);
+        let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.audiences.check(claims).is_ok();
+        !claims.contains_key("aud") || ours || issuer.check(claims).is_ok()
+    }
+}
+
+fn is_refresh_token(token_type: &str, claims: &ClaimSet, hinted: bool) -> bool {
+    let marks = ["typ", "token_use", "token_type"].map(|name| claims.get(name).and_then(Value::as_str));
+    let marked = marks.iter().flatten().any(|mark| MARKS.contains(&mark.to_ascii_lowercase().as_str()));
+    let plain = token_type == "jwt" && marks.iter().flatten().all(|mark| mark.eq_ignore_ascii_case("bearer"));
+    let of_another_kind = OF_ID_TOKENS.iter().any(|name| claims.contains_key(*name)) || claims.contains_key("events");
+    TYPES.contains(&token_type) || token_type == "jwt" && marked || hinted && plain && !of_another_kind
+}

@@ -1,0 +1,50 @@
+//! What a receiver sends along when it asks for a verification event (SSF 1.0 section 8.1.4.2), so that
+//! whichever instance gets that event can tell that one of them asked for it.
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Made of a secret that all instances have in their configuration.
+#[derive(Clone, Debug)]
+pub struct StreamKey(hmac::Key);
+
+impl StreamKey {
+    const NONCE: usize = 16;
+
+    #[must_use]
+    pub fn new(secret: &[u8]) -> Self {
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"doorward verification state");
+        Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+
+    /// A state that [`Self::made`] knows again; the nonce is the caller's to draw.
+    #[must_use]
+    pub fn state(&self, nonce: [u8; Self::NONCE]) -> String {
+        let tag = hmac::sign(&self.0, &nonce);
+        URL_SAFE_NO_PAD.encode([&nonce, tag.as_ref()].concat())
+    }
+
+    /// Whether it made this state, in constant time.
+    #[must_use]
+    pub fn made(&self, state: &str) -> bool {
+        let Ok(bytes) = URL_SAFE_NO_PAD.decode(state) else { return false };
+        let Some((nonce, tag)) = bytes.split_at_checked(Self::NONCE) else { return false };
+        hmac::verify(&self.0, nonce, tag).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_state_of_the_same_secret_is_known() {
+        let (key, other) = (StreamKey::new(b"one"), StreamKey::new(b"two"));
+        let state = key.state([7; 16]);
+        assert!(StreamKey::new(b"one").made(&state));
+        for wrong in [other.state([7; 16]).as_str(), "", "AAAA", &state[1..], &state[..20]] {
+            assert!(!key.made(wrong), "{wrong}");
+        }
+    }
+}

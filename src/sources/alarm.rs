@@ -1,0 +1,171 @@
+//! Tells somebody that a revoked token was presented: in the log, and at a webhook.
+//!
+//! A decision waits for nothing of it: it counts, and puts a note into a bounded queue.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounterVec;
+use reqwest::header::CONTENT_TYPE;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Who is told, and how often.
+#[derive(Clone, Debug)]
+pub struct AlarmSettings {
+    /// The most alarms in a minute.
+    pub per_minute: u32,
+    pub webhook: Option<Webhook>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub url: String,
+    pub token: Option<SecretString>,
+}
+
+/// A revoked token that was presented; never its text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Presented {
+    pub event: &'static str,
+    /// RFC 3339.
+    pub at: String,
+    /// The kind of revocation that hit.
+    pub kind: &'static str,
+    pub origin: &'static str,
+    pub rule: String,
+    pub issuer: Option<String>,
+    pub user_id: Option<String>,
+    /// As it stands in the store: a plain `jti`, else a digest.
+    pub token_id: Option<String>,
+    pub request_id: Option<String>,
+    /// Of the client, as the proxy says.
+    pub source: Option<IpAddr>,
+    /// Alarms that were left out since the last, because there were too many.
+    pub suppressed: u64,
+}
+
+/// The bell.
+pub struct Alarm {
+    per_minute: u32,
+    window: Mutex<(Instant, u32)>,
+    suppressed: AtomicU64,
+    queue: Option<mpsc::Sender<Presented>>,
+    /// By result.
+    rung: IntCounterVec,
+}
+
+/// The one that carries the notes to the webhook.
+pub struct Ringer {
+    webhook: Webhook,
+    client: reqwest::Client,
+    queue: mpsc::Receiver<Presented>,
+    rung: IntCounterVec,
+}
+
+/// Notes that wait for the webhook: what is more is dropped, and counted.
+const QUEUE: usize = 256;
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Alarm {
+    /// The bell, and who rings it, if there is a webhook. Fails only if the HTTP client cannot be built.
+    pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<Ringer>), reqwest::Error> {
+        let (queue, ringer) = match settings.webhook {
+            None => (None, None),
+            Some(webhook) => {
+                let client = reqwest::Client::builder()
+                    .redirect(reqwest::redirect::Policy::none()) // Or our token would go wherever it says.
+                    .timeout(Duration::from_secs(5))
+                    .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
+                    .build()?;
+                let (sender, queue) = mpsc::channel(QUEUE);
+                (Some(sender), Some(Ringer { webhook, client, queue, rung: rung.clone() }))
+            }
+        };
+        let window = Mutex::new((Instant::now(), 0));
+        Ok((Self { per_minute: settings.per_minute, window, suppressed: AtomicU64::new(0), queue, rung }, ringer))
+    }
+
+    /// Whether to raise an alarm now: how many were left out before it, or `None` to leave this one out.
+    pub fn admit(&self, now: Instant) -> Option<u64> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(window.0) >= MINUTE {
+            *window = (now, 0);
+        }
+        if window.1 >= self.per_minute {
+            drop(window);
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            self.rung.with_label_values(&["suppressed"]).inc();
+            return None;
+        }
+        window.1 += 1;
+        Some(self.suppressed.swap(0, Ordering::Relaxed))
+    }
+
+    /// Leaves a note for the webhook, if there is one and room.
+    pub fn ring(&self, note: impl FnOnce() -> Presented) {
+        let Some(queue) = &self.queue else { return };
+        if queue.try_send(note()).is_err() {
+            self.rung.with_label_values(&["dropped"]).inc();
+        }
+    }
+}
+
+impl Ringer {
+    const ATTEMPTS: u32 = 3;
+
+    /// Carries notes for ever.
+    pub async fn run(mut self) {
+        let mut failing = false;
+        while let Some(note) = self.queue.recv().await {
+            let delivered = self.deliver(&note).await;
+            self.rung.with_label_values(&[if delivered.is_ok() { "delivered" } else { "failed" }]).inc();
+            if let Err(error) = &delivered
+                && !failing
+            {
+                warn!(%error, "replay alarm not delivered");
+            }
+            failing = delivered.is_err();
+        }
+    }
+
+    async fn deliver(&self, note: &Presented) -> Result<(), String> {
+        let body = serde_json::to_vec(note).map_err(|error| error.to_string())?;
+        let mut last = String::new();
+        for attempt in 0..Self::ATTEMPTS {
+            let request = self.client.post(&self.webhook.url).header(CONTENT_TYPE, "application/json");
+            let token = self.webhook.token.as_ref();
+            let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token.expose_secret()));
+            match request.body(body.clone()).send().await {
+                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) => last = format!("answered {}", response.status().as_u16()),
+                Err(error) => last = error.without_url().to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+        }
+        Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Opts;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_rings_no_more_often_than_allowed_and_is_counted() {
+        let rung = IntCounterVec::new(Opts::new("rung", "x"), &["result"]).unwrap();
+        let (alarm, ringer) = Alarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();
+        assert!(ringer.is_none());
+        let now = Instant::now();
+        let admitted: Vec<_> = (0..10).map(|_| alarm.admit(now)).collect();
+        assert_eq!(admitted[..4], [Some(0), Some(0), Some(0), None]);
+        assert_eq!(alarm.admit(now + MINUTE), Some(7));
+        assert_eq!(rung.with_label_values(&["suppressed"]).get(), 7);
+    }
+}

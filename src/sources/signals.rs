@@ -1,0 +1,216 @@
+//! Receives security events that are not simply pushed: polls for them (RFC 8936), and sets streams up and
+//! keeps them verified by the transmitter's own description (SSF 1.0 sections 7 and 8).
+//!
+//! Every instance does so for itself. Whichever gets an event writes its revocation into the shared log, and
+//! what two of them get changes nothing twice.
+
+mod poll;
+mod stream;
+
+use std::future::Future;
+use std::time::Duration;
+
+use prometheus::IntCounterVec;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::jwks::is_secure;
+use crate::authz::claims::IssuerName;
+use crate::authz::signals::StreamKey;
+
+/// What to receive from one transmitter, and how.
+#[derive(Clone, Debug)]
+pub struct ReceiverSettings {
+    pub name: IssuerName,
+    /// Whose description is read.
+    pub issuer: String,
+    pub poll: Option<PollSettings>,
+    pub stream: Option<StreamSettings>,
+    /// What the transmitter is told to send along when it pushes.
+    pub push_token: Option<SecretString>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PollSettings {
+    /// `None`: as the stream says.
+    pub url: Option<String>,
+    pub token: Option<SecretString>,
+    /// Between two polls that brought nothing.
+    pub interval: Duration,
+    pub insecure: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    pub push_url: Option<String>,
+    pub token: Option<SecretString>,
+    /// Between two verifications.
+    pub verify: Duration,
+    pub insecure: bool,
+    pub key: Option<StreamKey>,
+}
+
+/// What becomes of one event.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    Acknowledged,
+    Refused {
+        code: &'static str,
+        description: &'static str,
+    },
+    /// Neither: the transmitter is to send it again.
+    Later,
+}
+
+/// Why a transmitter could not be spoken to.
+#[derive(Debug, thiserror::Error)]
+enum SignalError {
+    #[error("request: {0}")]
+    Request(#[from] reqwest::Error),
+    #[error("answered {0}")]
+    Status(u16),
+    #[error("sent more than {0} bytes")]
+    TooLarge(usize),
+    #[error("answer not understood: {0}")]
+    Answer(&'static str),
+    #[error("https is required (or `insecure: true`)")]
+    Insecure,
+}
+
+/// One transmitter's events on their way here.
+pub struct Receiver {
+    settings: ReceiverSettings,
+    client: reqwest::Client,
+    /// By operation and result.
+    requests: IntCounterVec,
+}
+
+/// How fast a failed request is repeated: doubled from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+impl Receiver {
+    /// The largest answer that is read, in bytes: one poll's worth of tokens.
+    const MAX_BODY: usize = 1 << 20;
+
+    /// Fails only if the HTTP client cannot be built.
+    pub fn new(settings: ReceiverSettings, requests: IntCounterVec) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            // A redirect would carry our token to wherever it says.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { settings, client, requests })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &IssuerName {
+        &self.settings.name
+    }
+
+    /// Receives for ever; `take` says what becomes of an event, given its id and its text.
+    pub async fn run<F>(&self, take: impl Fn(String, String) -> F + Sync)
+    where
+        F: Future<Output = Verdict> + Send,
+    {
+        loop {
+            let stream = match &self.settings.stream {
+                Some(settings) => Some((settings, self.set_up_patiently(settings).await)),
+                None => None,
+            };
+            let polled = async {
+                let Some(poll) = &self.settings.poll else { return std::future::pending().await };
+                let offered = stream.as_ref().and_then(|(_, stream)| stream.poll_url.as_ref());
+                let Some(url) = poll.url.as_ref().or(offered) else {
+                    warn!(transmitter = %self.settings.name, "the stream names no endpoint to poll");
+                    return std::future::pending().await;
+                };
+                self.poll(url, poll, &take).await;
+            };
+            let verified = async {
+                match &stream {
+                    Some((settings, stream)) => self.keep_verified(settings, stream).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = polled => {}
+                () = verified => {} // The stream is gone: another is set up.
+            }
+        }
+    }
+
+    /// One request with its answer in JSON; `None` for an empty one.
+    async fn ask(&self, operation: &'static str, request: RequestBuilder) -> Result<Option<Value>, SignalError> {
+        let answer = self.send(request).await;
+        let result = if answer.is_ok() { "ok" } else { "failed" };
+        self.requests.with_label_values(&[operation, result]).inc();
+        answer
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Option<Value>, SignalError> {
+        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+        if !response.status().is_success() {
+            return Err(SignalError::Status(response.status().as_u16()));
+        }
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+            if body.len() + chunk.len() > Self::MAX_BODY {
+                return Err(SignalError::TooLarge(Self::MAX_BODY));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if body.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&body).map(Some).map_err(|_| SignalError::Answer("no JSON"))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        url: &str,
+        token: Option<&SecretString>,
+        insecure: bool,
+    ) -> Result<RequestBuilder, SignalError> {
+        if !insecure && !is_secure(url) {
+            return Err(SignalError::Insecure);
+        }
+        let request = self.client.request(method, url).header("accept", "application/json");
+        Ok(token.into_iter().fold(request, |request, token| request.bearer_auth(token.expose_secret())))
+    }
+
+    fn failed(&self, doing: &'static str, error: &SignalError, pause: Duration) {
+        let cause = std::error::Error::source(error).and_then(std::error::Error::source).map(ToString::to_string);
+        warn!(transmitter = %self.settings.name, doing, %error, cause, ?pause, "signals transmitter fails");
+    }
+
+    fn works_again(&self, doing: &'static str) {
+        info!(transmitter = %self.settings.name, doing, "signals transmitter works again");
+    }
+}
+
+/// Doubles, and says where it began.
+struct Backoff(Duration);
+
+impl Backoff {
+    const fn new() -> Self {
+        Self(BACKOFF.0)
+    }
+
+    fn failed(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(BACKOFF.1);
+        pause
+    }
+
+    /// True if it had failed before.
+    fn succeeded(&mut self) -> bool {
+        std::mem::replace(&mut self.0, BACKOFF.0) > BACKOFF.0
+    }
+}

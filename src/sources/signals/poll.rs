@@ -1,0 +1,102 @@
+//! Polling (RFC 8936): every poll acknowledges what the one before brought.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Backoff, PollSettings, Receiver, SignalError, Verdict};
+
+/// Tokens that one poll may bring; a token has 16 KiB at most.
+const MAX_EVENTS: usize = 32;
+/// Tokens of one poll that are worked on at once.
+const IN_FLIGHT: usize = 8;
+/// How long a transmitter may hold a poll; most hold it for half of that.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What the transmitter is to be told with the next poll.
+#[derive(Default)]
+struct Report {
+    acknowledged: Vec<String>,
+    refused: BTreeMap<String, Value>,
+}
+
+impl Receiver {
+    /// Polls for ever. What could not be told is told again; what was lost on the way comes again.
+    pub(super) async fn poll<F>(&self, url: &str, settings: &PollSettings, take: &(impl Fn(String, String) -> F + Sync))
+    where
+        F: Future<Output = Verdict> + Send,
+    {
+        let (mut report, mut backoff) = (Report::default(), Backoff::new());
+        loop {
+            let started = Instant::now();
+            let (sets, more) = match self.poll_once(url, settings, &report).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let pause = backoff.failed();
+                    self.failed("poll", &error, pause);
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            report = Report::default();
+            let brought = sets.len();
+            let verdicts = stream::iter(sets)
+                .map(|(id, set)| async move { (id.clone(), take(id, set).await) })
+                .buffer_unordered(IN_FLIGHT)
+                .collect::<Vec<_>>()
+                .await;
+            let mut later = false;
+            for (id, verdict) in verdicts {
+                match verdict {
+                    Verdict::Acknowledged => report.acknowledged.push(id),
+                    Verdict::Refused { code, description } => {
+                        report.refused.insert(id, json!({"err": code, "description": description}));
+                    }
+                    Verdict::Later => later = true,
+                }
+            }
+            if later {
+                tokio::time::sleep(backoff.failed()).await; // The store has no room, or does not answer.
+            } else {
+                if backoff.succeeded() {
+                    self.works_again("poll");
+                }
+                if brought == 0 && !more {
+                    // A transmitter that holds the poll has waited already.
+                    tokio::time::sleep(settings.interval.saturating_sub(started.elapsed())).await;
+                }
+            }
+        }
+    }
+
+    /// The tokens by their ids, and whether there are more.
+    async fn poll_once(
+        &self,
+        url: &str,
+        settings: &PollSettings,
+        report: &Report,
+    ) -> Result<(Vec<(String, String)>, bool), SignalError> {
+        let mut body = json!({"maxEvents": MAX_EVENTS, "returnImmediately": false});
+        if !report.acknowledged.is_empty() {
+            body["ack"] = json!(report.acknowledged);
+        }
+        if !report.refused.is_empty() {
+            body["setErrs"] = json!(report.refused);
+        }
+        let request = self.request(Method::POST, url, settings.token.as_ref(), settings.insecure)?;
+        let answer = self.ask("poll", request.timeout(LONGEST).json(&body)).await?;
+        let Some(answer) = answer else { return Ok((Vec::new(), false)) };
+        let more = answer.get("moreAvailable").and_then(Value::as_bool).unwrap_or(false);
+        let sets = match answer.get("sets") {
+            None => return Ok((Vec::new(), more)),
+            Some(sets) => sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?,
+        };
+        // What is no text is refused as what it is: no token.
+        let text = |set: &Value| set.as_str().unwrap_or_default().to_owned();
+        Ok((sets.iter().take(MAX_EVENTS).map(|(id, set)| (id.clone(), text(set))).collect(), more))
+    }
+}

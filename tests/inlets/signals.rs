@@ -1,0 +1,331 @@
+//! `/signals/events`: what each event does, and what is refused (RFC 8935, CAEP and RISC 1.0).
+
+use serde_json::{Value, json};
+
+use super::{Edge, changed, fresh_id};
+use crate::api::{Reply, send};
+use crate::ledger::support::RedisServer;
+use crate::support::tokens::{Tokens, now};
+
+const PATH: &str = "/signals/events";
+const TYPE: &str = "application/secevent+jwt";
+const SIGNALS: &str = "https://signals.test";
+const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
+const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
+const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
+
+/// An edge that hears a transmitter, whose key is this one.
+pub async fn edge(transmitter: &Tokens, more: &str, beside: &str) -> Edge {
+    Edge::start(&format!("{beside}{}", section(transmitter, more))).await
+}
+
+pub fn section(transmitter: &Tokens, more: &str) -> String {
+    let keys = transmitter.issuer.jwks();
+    format!(
+        "signals: {{transmitters: [{{issuer: \"{SIGNALS}\", audience: doorward, target_issuer: dev, keys: {{jwks: {keys}}}{more}}}]}}\n"
+    )
+}
+
+pub fn claims(uri: &str, event: Value, changes: &Value) -> Value {
+    let claims = json!({"iss": SIGNALS, "aud": "doorward", "iat": now(), "jti": fresh_id(), "events": {uri: event}});
+    changed(&claims, changes)
+}
+
+fn iss_sub(sub: &str) -> Value {
+    json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": sub})
+}
+
+fn set(transmitter: &Tokens, claims: &Value) -> String {
+    super::sign(transmitter, Some("secevent+jwt"), claims)
+}
+
+async fn push(edge: &Edge, set: &str) -> Reply {
+    send(edge.post(PATH, TYPE, set)).await
+}
+
+#[track_caller]
+fn is_taken(reply: &Reply) {
+    assert_eq!((reply.status, reply.header("cache-control")), (202, "no-store"), "{reply:?}");
+}
+
+#[track_caller]
+fn is_refused(what: &str, reply: &Reply, status: u16, code: &str) {
+    assert_eq!((reply.status, reply.body["err"].as_str()), (status, Some(code)), "{what}: {reply:?}");
+    assert_eq!((reply.header("content-type"), reply.header("cache-control")), ("application/json", "no-store"));
+    assert!(reply.body["description"].as_str().is_some_and(|text| !text.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_that_ends_something_does() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, ", subjects: [iss_sub, opaque, email]", "").await;
+    let of_user = [
+        (CAEP, "credential-change"),
+        (CAEP, "token-claims-change"),
+        (RISC, "account-disabled"),
+        (RISC, "account-purged"),
+        (RISC, "account-credential-change-required"),
+        (RISC, "credential-compromise"),
+        (RISC, "identifier-changed"),
+        (RISC, "identifier-recycled"),
+        (RISC, "sessions-revoked"),
+        (CAEP, "session-revoked"),
+    ];
+    for (base, name) in of_user {
+        let user = format!("user-of-{name}");
+        let (mine, beside) = (edge.tokens.of(&user), edge.tokens.of("bystander"));
+        let message = claims(&format!("{base}{name}"), json!({"subject": iss_sub(&user)}), &json!({}));
+        is_taken(&edge.ends(name, &mine, push(&edge, &set(&transmitter, &message))).await);
+        assert_eq!((edge.reason(&mine).await.as_str(), edge.reason(&beside).await.as_str()), ("revoked", "ok"));
+    }
+    assert_eq!(edge.counted("signals_push", "applied").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subjects_are_understood_in_each_format() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, ", subjects: [iss_sub, opaque, email]", "").await;
+    let change = format!("{CAEP}credential-change");
+    let session = format!("{CAEP}session-revoked");
+    let at_top = |subject: Value| claims(&change, json!({}), &json!({"sub_id": subject}));
+    let named = |uri: &str, subject: Value| claims(uri, json!({"subject": subject}), &json!({}));
+    for (what, message) in [
+        ("iss_sub beside the events", at_top(iss_sub("alice"))),
+        ("the transmitter's own sub", named(&change, json!({"format": "iss_sub", "iss": SIGNALS, "sub": "alice"}))),
+        ("opaque", named(&change, json!({"format": "opaque", "id": "alice"}))),
+        ("email", named(&change, json!({"format": "email", "email": "Alice@Example.com"}))),
+        ("an old spelling", named(&change, json!({"subject_type": "iss-sub", "iss": SIGNALS, "sub": "alice"}))),
+        (
+            "aliases",
+            named(
+                &change,
+                json!({"format": "aliases", "identifiers": [{"format": "phone_number", "phone_number": "+1"}, iss_sub("alice")]}),
+            ),
+        ),
+        ("complex, user", named(&change, json!({"user": iss_sub("alice"), "tenant": {"format": "opaque", "id": "t"}}))),
+        ("complex with its format", named(&change, json!({"format": "complex", "user": iss_sub("alice")}))),
+        (
+            "complex, session",
+            named(&session, json!({"session": {"format": "opaque", "id": "session-of-alice"}, "user": iss_sub("x")})),
+        ),
+        ("opaque session", named(&session, json!({"format": "opaque", "id": "session-of-alice"}))),
+    ] {
+        // Issued after what an earlier row revoked.
+        let edge = if what.contains("session") {
+            self::edge(&transmitter, "", "").await
+        } else {
+            self::edge(&transmitter, ", subjects: [iss_sub, opaque, email]", "").await
+        };
+        let token = edge.tokens.of("alice");
+        is_taken(&edge.ends(what, &token, push(&edge, &set(&transmitter, &message))).await);
+    }
+    let token = edge.tokens.of("alice");
+    let jti = json!({"format": "jwt_id", "iss": doorward::dev::ISSUER, "jti": jti_of(&token)});
+    let message = named(&change, jti);
+    is_taken(&edge.ends("jwt_id", &token, push(&edge, &set(&transmitter, &message))).await);
+
+    // Nobody is named in a way that is configured, or that leads anywhere: taken, counted, nothing done.
+    let edge = self::edge(&transmitter, "", "").await;
+    let token = edge.tokens.of("alice");
+    let foreign = json!({"format": "iss_sub", "iss": "https://other.test", "sub": "alice"});
+    for (number, subject) in [
+        foreign,
+        json!({"format": "email", "email": "alice@example.com"}),
+        json!({"format": "phone_number", "phone_number": "+1"}),
+        json!({"format": "iss_sub", "iss": SIGNALS}),
+        json!({"format": "opaque", "id": ""}),
+        json!({"device": {"format": "opaque", "id": "alice"}}),
+        json!({"user": "alice"}),
+        json!("alice"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        is_taken(&push(&edge, &set(&transmitter, &named(&change, subject))).await);
+        assert_eq!(edge.counted("signals_push", "unmapped").await, u64::try_from(number).unwrap() + 1);
+    }
+    assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
+}
+
+fn jti_of(token: &str) -> String {
+    use base64::Engine;
+    let claims = token.split('.').nth(1).unwrap();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).unwrap();
+    serde_json::from_slice::<Value>(&claims).unwrap()["jti"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_counts_from_when_it_happened() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, "", "").await;
+    let uri = format!("{CAEP}token-claims-change");
+    let at = |user: &str, when: Value, changes: Value| {
+        claims(&uri, json!({"subject": iss_sub(user), "event_timestamp": when}), &changes)
+    };
+    let token = |user: &str, ago: i64| edge.tokens.with(json!({"sub": user, "iat": now() - ago, "sid": fresh_id()}));
+    for (user, message, older, newer) in [
+        ("seconds", at("seconds", json!(now() - 100), json!({})), 101, 90),
+        ("millis", at("millis", json!((now() - 100) * 1000), json!({})), 101, 90),
+        ("toe", at("toe", Value::Null, json!({"toe": now() - 100})), 101, 90),
+        ("iat", claims(&uri, json!({"subject": iss_sub("iat")}), &json!({"iat": now() - 100})), 101, 90),
+    ] {
+        let mut message = message;
+        if message["events"][&uri]["event_timestamp"].is_null() {
+            message["events"][&uri].as_object_mut().unwrap().remove("event_timestamp");
+        }
+        is_taken(&push(&edge, &set(&transmitter, &message)).await);
+        assert_eq!(edge.reason(&token(user, older)).await, "revoked", "{user}");
+        assert_eq!(edge.reason(&token(user, newer)).await, "ok", "{user}: it has the new claims already");
+    }
+    // Never later than now, whatever it says.
+    is_taken(&push(&edge, &set(&transmitter, &at("future", json!(now() + 9999), json!({})))).await);
+    let soon = edge.tokens.with(json!({"sub": "future", "iat": now() + 3, "sid": fresh_id()}));
+    assert_eq!((edge.reason(&token("future", 1)).await.as_str(), edge.reason(&soon).await.as_str()), ("revoked", "ok"));
+    // So old that no token is left that it could mean.
+    is_taken(&push(&edge, &set(&transmitter, &at("old", json!(now() - 90_000), json!({"iat": now() - 90_000})))).await);
+    assert_eq!(edge.counted("signals_push", "stale").await, 1);
+    assert_eq!(edge.revocations().await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_for_us_does_nothing() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, "", "limits: {http_body_bytes: 20000}\n").await;
+    let token = edge.tokens.of("alice");
+    let uri = format!("{CAEP}credential-change");
+    let good = |changes: Value| claims(&uri, json!({"subject": iss_sub("alice")}), &changes);
+    let signed = |changes: Value| set(&transmitter, &good(changes));
+    let typed = |typ: Option<&str>| super::sign(&transmitter, typ, &good(json!({})));
+    let whole = signed(json!({}));
+    let (input, _) = whole.rsplit_once('.').unwrap();
+    for (what, message, code, label) in [
+        ("a stranger's", set(&Tokens::new(), &good(json!({}))), "invalid_key", "unknown_key"),
+        ("signed by the issuer of the tokens", set(&edge.tokens, &good(json!({}))), "invalid_key", "unknown_key"),
+        ("wrongly signed", format!("{input}.{}", "A".repeat(86)), "invalid_key", "bad_signature"),
+        (
+            "unsigned",
+            format!("eyJhbGciOiJub25lIiwidHlwIjoic2VjZXZlbnQrand0In0.{}.", input.split('.').nth(1).unwrap()),
+            "invalid_key",
+            "algorithm_not_allowed",
+        ),
+        ("of another issuer", signed(json!({"iss": "https://other.test"})), "invalid_issuer", "unknown_issuer"),
+        (
+            "of the issuer of the tokens",
+            signed(json!({"iss": doorward::dev::ISSUER})),
+            "invalid_issuer",
+            "unknown_issuer",
+        ),
+        ("for another audience", signed(json!({"aud": "other"})), "invalid_audience", "wrong_audience"),
+        ("for nobody", signed(json!({"aud": null})), "invalid_audience", "wrong_audience"),
+        ("without a type", typed(None), "invalid_request", "wrong_type"),
+        ("of type JWT", typed(Some("JWT")), "invalid_request", "wrong_type"),
+        ("a logout token", typed(Some("logout+jwt")), "invalid_request", "wrong_type"),
+        ("an access token", token.clone(), "invalid_issuer", "unknown_issuer"),
+        ("without jti", signed(json!({"jti": null})), "invalid_request", "missing_claim"),
+        ("without iat", signed(json!({"iat": null})), "invalid_request", "missing_claim"),
+        ("without events", signed(json!({"events": null})), "invalid_request", "missing_claim"),
+        ("with no event", signed(json!({"events": {}})), "invalid_request", "invalid_claim"),
+        ("an event that is none", signed(json!({"events": {(uri.clone()): 1}})), "invalid_request", "invalid_claim"),
+        ("about nobody", signed(json!({"events": {(uri.clone()): {}}})), "invalid_request", "missing_claim"),
+        ("expired", signed(json!({"iat": now() - 600, "exp": now() - 300})), "invalid_request", "expired"),
+        ("of the future", signed(json!({"iat": now() + 600})), "invalid_request", "not_yet_valid"),
+        (
+            "at a time that is none",
+            signed(json!({"events": {(uri.clone()): {"subject": iss_sub("alice"), "event_timestamp": "x"}}})),
+            "invalid_request",
+            "invalid_claim",
+        ),
+        (
+            "larger than a token may be",
+            signed(json!({"padding": "x".repeat(13_000)})),
+            "invalid_request",
+            "malformed_token",
+        ),
+        ("no JWT", "x".to_owned(), "invalid_request", "malformed_token"),
+        ("nothing", String::new(), "invalid_request", "malformed_token"),
+        ("two", format!("{whole}\n{whole}"), "invalid_request", "malformed_token"),
+    ] {
+        let before = edge.counted("signals_push", label).await;
+        is_refused(what, &push(&edge, &message).await, 400, code);
+        assert_eq!(edge.counted("signals_push", label).await, before + 1, "{what}");
+    }
+    is_refused("too large", &push(&edge, &"x".repeat(30_000)).await, 413, "invalid_request");
+    for media_type in ["application/jwt", "application/json", "application/x-www-form-urlencoded"] {
+        is_refused(media_type, &send(edge.post(PATH, media_type, whole.clone())).await, 415, "invalid_request");
+    }
+    assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
+
+    // What asks for nothing is taken, known or not, and counted.
+    for uri in [format!("{CAEP}device-compliance-change"), format!("{RISC}account-enabled"), "urn:example:x".to_owned()]
+    {
+        is_taken(
+            &push(&edge, &set(&transmitter, &claims(&uri, json!({"subject": iss_sub("alice")}), &json!({})))).await,
+        );
+    }
+    assert_eq!(edge.counted("signals_push", "ignored").await, 3);
+    for (uri, event, label) in [
+        (format!("{SSF}verification"), json!({"state": "what the operator asked with"}), "verified"),
+        (format!("{SSF}stream-updated"), json!({"status": "paused"}), "stream_updated"),
+    ] {
+        is_taken(&push(&edge, &set(&transmitter, &claims(&uri, event, &json!({})))).await);
+        assert_eq!(edge.counted("signals_push", label).await, 1);
+    }
+    assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
+    is_taken(&edge.ends("credential-change", &token, push(&edge, &whole)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_applied_once_and_acknowledged_again() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, "", "").await;
+    let uri = format!("{CAEP}credential-change");
+    let message = set(&transmitter, &claims(&uri, json!({"subject": iss_sub("alice")}), &json!({"iat": now() - 5})));
+    let before = edge.tokens.of("alice");
+    is_taken(&edge.ends("credential-change", &before, push(&edge, &message)).await);
+    let after = edge.tokens.with(json!({"iat": now() - 2}));
+    is_taken(&push(&edge, &message).await);
+    assert_eq!((edge.reason(&after).await.as_str(), edge.counted("signals_push", "replayed").await), ("ok", 1));
+    // Several events in one token.
+    let both = json!({"events": {
+        (uri.clone()): {"subject": iss_sub("bob")}, (format!("{RISC}account-disabled")): {"subject": iss_sub("carol")},
+    }});
+    is_taken(&push(&edge, &set(&transmitter, &claims(&uri, json!({}), &both))).await);
+    for user in ["bob", "carol"] {
+        assert_eq!(edge.reason(&edge.tokens.of(user)).await, "revoked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transmitter_that_was_told_a_token_must_send_it() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, ", push: {token: push-secret-0123456789}", "").await;
+    let (token, uri) = (edge.tokens.of("alice"), format!("{CAEP}credential-change"));
+    let message = set(&transmitter, &claims(&uri, json!({"subject": iss_sub("alice")}), &json!({})));
+    for wrong in [None, Some("Bearer push-secret-012345678"), Some("Basic push-secret-0123456789")] {
+        let request = edge.post(PATH, TYPE, message.clone());
+        let request = wrong.into_iter().fold(request, |request, wrong| request.header("authorization", wrong));
+        let reply = send(request).await;
+        is_refused("no or another token", &reply, 401, "authentication_failed");
+        assert!(reply.header("www-authenticate").starts_with("Bearer "));
+    }
+    assert_eq!(edge.reason(&token).await, "ok");
+    let right = edge.post(PATH, TYPE, message).bearer_auth("push-secret-0123456789");
+    is_taken(&edge.ends("credential-change", &token, send(right)).await);
+    assert!(!edge.doorward.logged("push-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transmitter_sends_again_what_the_store_did_not_take() {
+    let (transmitter, mut redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
+    let edge = edge(&transmitter, "", &store).await;
+    let uri = format!("{CAEP}credential-change");
+    let message = set(&transmitter, &claims(&uri, json!({"subject": iss_sub("alice")}), &json!({})));
+    redis.kill();
+    let reply = push(&edge, &message).await;
+    reply.is_problem(503, "not-taken", None);
+    assert_eq!(reply.header("retry-after"), "1");
+    redis.run().await;
+    crate::support::eventually("the same token is taken", || async { push(&edge, &message).await.status == 202 }).await;
+    assert_eq!(edge.counted("signals_push", "applied").await, 1);
+}

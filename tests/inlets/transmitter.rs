@@ -1,0 +1,120 @@
+//! Against a transmitter of its own process, whose signatures another library makes: streams set up,
+//! verified, pushed and polled.
+
+use serde_json::{Value, json};
+
+use super::{Edge, NodeProcess};
+use crate::support::eventually;
+
+const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
+
+/// The transmitter, and the way to tell it what to do.
+struct Transmitter(NodeProcess);
+
+impl Transmitter {
+    fn start() -> Option<Self> {
+        NodeProcess::start("transmitter.mjs", &[]).map(Self)
+    }
+
+    fn tell(&self, command: &Value) -> Value {
+        self.0.tell(command)
+    }
+
+    fn state(&self) -> Value {
+        self.tell(&json!({"state": true}))
+    }
+
+    /// Sends an event about a user; its id.
+    fn sends(&self, event: &str, user: &str) -> String {
+        let subject = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": user});
+        let event = json!({"event": {"sub_id": subject, "events": {(format!("{CAEP}{event}")): {}}}});
+        self.tell(&event).as_str().unwrap().to_owned()
+    }
+
+    /// An edge that hears it; keys are found by its own description.
+    async fn edge(&self, how: &str, listen: &str) -> Edge {
+        let issuer = format!("http://127.0.0.1:{}/tenant", self.0.port);
+        let section = format!(
+            "signals: {{transmitters: [{{issuer: \"{issuer}\", audience: doorward, target_issuer: dev, keys: {{discovery: true}}, {how}}}]}}\n"
+        );
+        Edge::start(&format!("{listen}{section}")).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_set_up_verified_and_pushes() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    // The transmitter must be told where Doorward listens before it does.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:{port}\"}}\n");
+    let how = format!(
+        "push: {{token: push-secret-0123456789}}, stream: {{push_url: \"http://127.0.0.1:{port}/signals/events\", token: management-token-0123456789}}"
+    );
+    let edge = transmitter.edge(&how, &listen).await;
+    eventually("the stream is verified", || async { edge.counted("signals_push", "verified").await >= 1 }).await;
+    let state = transmitter.state();
+    assert_eq!((&state["created"], &state["verifications"]), (&json!(1), &json!(1)), "{state}");
+    assert_eq!(state["stream"]["delivery"]["authorization_header"], "Bearer push-secret-0123456789");
+    assert_eq!(state["stream"]["events_requested"].as_array().unwrap().len(), 10);
+    // The password change and the permission update of whoever uses the service.
+    for event in ["credential-change", "token-claims-change", "session-revoked"] {
+        let token = edge.tokens.of(event);
+        edge.ends(&format!("{event}, pushed"), &token, async { transmitter.sends(event, event) }).await;
+        assert_eq!(edge.reason(&token).await, "revoked");
+        let renewed = edge.tokens.with(json!({"sub": event, "iat": crate::support::tokens::now() + 2}));
+        assert_eq!(edge.reason(&renewed).await, "ok", "the new token, with the new claims");
+    }
+    // A verification that nobody here asked for.
+    let verification = "https://schemas.openid.net/secevent/ssf/event-type/verification";
+    transmitter.tell(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
+    assert_eq!(edge.counted("signals_push", "invalid_state").await, 1);
+    let pushes = transmitter.state()["pushes"].as_array().unwrap().clone();
+    assert_eq!((pushes.last(), pushes.iter().filter(|status| **status == 202).count()), (Some(&json!(400)), 4));
+    // A second start finds the stream.
+    edge.doorward.process.signal("HUP");
+    eventually("it is verified anew", || async { edge.counted("signals_push", "verified").await >= 2 }).await;
+    assert_eq!(transmitter.state()["created"], 1);
+    for secret in ["push-secret", "management-token"] {
+        assert!(!edge.doorward.logged(secret));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_polled_for_acknowledged_and_refused() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    let how = "poll: {token: polling-token-0123456789, interval: 1s}, stream: {token: management-token-0123456789}";
+    let edge = transmitter.edge(how, "").await;
+    eventually("the stream is verified", || async { edge.counted("signals_poll", "verified").await >= 1 }).await;
+    for event in ["credential-change", "token-claims-change"] {
+        let token = edge.tokens.of(event);
+        let id = edge.ends_soon(&format!("{event}, polled"), &token, async { transmitter.sends(event, event) }).await;
+        eventually("it is acknowledged", || async {
+            transmitter.state()["acknowledged"].as_array().unwrap().contains(&json!(id))
+        })
+        .await;
+    }
+    // Many at once; one that is none among them holds up nobody.
+    transmitter.tell(&json!({"paused": true}));
+    transmitter.tell(&json!({"poison": "no token"}));
+    let users: Vec<String> = (0..60).map(|number| format!("user-{number}")).collect();
+    let ids: Vec<_> = users.iter().map(|user| transmitter.sends("credential-change", user)).collect();
+    let fails = "doorward_signals_requests_total{operation=\"poll\",result=\"failed\"}";
+    eventually("polling fails", || async { edge.doorward.metric(fails).await.is_some_and(|count| count > 0.0) }).await;
+    transmitter.tell(&json!({"paused": false}));
+    eventually("all are acknowledged, and none is left", || async { transmitter.state()["queued"] == 0 }).await;
+    let state = transmitter.state();
+    for id in ids {
+        assert!(state["acknowledged"].as_array().unwrap().contains(&json!(id)));
+    }
+    assert_eq!(state["refused"].as_object().unwrap().values().collect::<Vec<_>>(), [&json!("invalid_request")]);
+    assert_eq!(state["largest"], 32, "several in flight, and no more than asked for");
+    for user in &users {
+        assert_eq!(edge.reason(&edge.tokens.of(user)).await, "revoked");
+    }
+    assert!(
+        edge.doorward.logged("signals transmitter fails") && edge.doorward.logged("signals transmitter works again")
+    );
+    for secret in ["polling-token", "management-token"] {
+        assert!(!edge.doorward.logged(secret));
+    }
+}
