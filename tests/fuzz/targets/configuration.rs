@@ -15,10 +15,13 @@ pub fn run(data: &[u8]) {
         || variables.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned()));
     let parse = || Config::parse(yaml, "fuzz.yaml", Path::new("/nonexistent"), variables());
     let first = parse();
-    match (&first, parse()) {
-        (Ok(first), Ok(second)) => assert_eq!(first.warnings, second.warnings),
-        (Err(first), Err(second)) => assert_eq!(first.faults, second.faults),
-        _ => panic!("the same text is right or wrong"),
+    // Most of the time goes by in parsing: of eight texts one is parsed again.
+    if data.len() % 8 == 0 {
+        match (&first, parse()) {
+            (Ok(first), Ok(second)) => assert_eq!(first.warnings, second.warnings),
+            (Err(first), Err(second)) => assert_eq!(first.faults, second.faults),
+            _ => panic!("the same text is right or wrong"),
+        }
     }
     match first {
         Err(faults) => {

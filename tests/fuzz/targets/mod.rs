@@ -5,7 +5,9 @@ pub mod check;
 pub mod configuration;
 pub mod jwks;
 pub mod log_entry;
+pub mod logout_token;
 pub mod path;
+pub mod security_event;
 pub mod signer;
 pub mod token;
 
@@ -13,11 +15,13 @@ pub mod token;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders under `seeds`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("check", check::run),
     ("configuration", configuration::run),
     ("jwks", jwks::run),
     ("log_entry", log_entry::run),
+    ("logout_token", logout_token::run),
     ("path", path::run),
+    ("security_event", security_event::run),
     ("token", token::run),
 ];

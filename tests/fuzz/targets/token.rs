@@ -45,7 +45,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn issuer() -> &'static TrustedIssuer {
+pub(super) fn issuer() -> &'static TrustedIssuer {
     AUTHORIZER.issuer(ISSUER).expect("it is configured")
 }
 
