@@ -56,12 +56,11 @@ pub const TABLE: [Row; 14] = [
         concerns: |seen| seen.objects().any(repeats),
     },
     Row {
-        rule: "no `crit`, `enc`, `zip`, no `b64` but true, no nested token (`cty: JWT`)",
+        rule: "no `crit`, `enc`, `zip`, `b64`, no nested token (`cty: JWT`)",
         reasons: &["malformed_token"],
         concerns: |seen| {
             let nested = |cty: &Value| cty.as_str().is_some_and(|cty| cty.to_ascii_lowercase().ends_with("jwt"));
-            ["crit", "enc", "zip"].iter().any(|name| seen.header.contains_key(*name))
-                || seen.header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true))
+            ["crit", "enc", "zip", "b64"].iter().any(|name| seen.header.contains_key(*name))
                 || seen.header.get("cty").is_some_and(nested)
         },
     },
