@@ -189,12 +189,11 @@ fn growth(dev: &DevIssuer, header: &str) {
         );
         Config::parse(&yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config.authorizer()
     };
-    let others: String = (0..19)
-        .map(|at| {
-            let jwks = DevIssuer::generate().expect("a key").jwks().to_string();
-            format!("  - {{name: other-{at}, issuer: \"https://{at}.test\", audiences: any, keys: {{jwks: {jwks}}}}}\n")
-        })
-        .collect();
+    let other = |at: usize| {
+        let jwks = DevIssuer::generate().expect("a key").jwks().to_string();
+        format!("  - {{name: other-{at}, issuer: \"https://{at}.test\", audiences: any, keys: {{jwks: {jwks}}}}}\n")
+    };
+    let others = (0..19).map(other).collect::<Vec<_>>().concat();
     let few = RevocationIndex::new();
     let many = RevocationIndex::new();
     for number in 0..1_000_000_u64 {
@@ -247,6 +246,7 @@ fn whole(yaml: &str, header: &str) {
     let message = Bytes::from(CheckRequest { attributes }.encode_to_vec());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
+        #[expect(clippy::disallowed_methods, reason = "ended with the benchmark")]
         let run = tokio::spawn(replica.run(CancellationToken::new()));
         tokio::task::yield_now().await;
         let mut answers = 0;

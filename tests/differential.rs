@@ -102,9 +102,10 @@ fn policy(signers: &[Signer], now: i64) -> Value {
     let issuer = |issuer: &str, symmetric: bool, algorithms: &[&str]| {
         let keys = signers.iter().filter(|signer| signer.is_symmetric() == symmetric).map(Signer::jwk);
         // One secret serves all three; as a JWK it would be bound to one.
-        let keys: Vec<Value> = match symmetric {
-            true => keys.take(1).map(|key| json!({"kty": "oct", "k": key["k"]})).collect(),
-            false => keys.collect(),
+        let keys: Vec<Value> = if symmetric {
+            keys.take(1).map(|key| json!({"kty": "oct", "k": key["k"]})).collect()
+        } else {
+            keys.collect()
         };
         let both_names = (!symmetric).then_some("Ed25519"); // RFC 9864.
         let algorithms: Vec<_> = algorithms.iter().copied().chain(both_names).collect();

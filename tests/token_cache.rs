@@ -59,6 +59,7 @@ fn keys(issuers: &[&DevIssuer]) -> Jwks {
     Jwks::from_value(&json!({ "keys": keys }), &ASYMMETRIC).unwrap().0
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a decision says it")]
 fn alice() -> Result<String, Denial> {
     Ok("alice".to_owned())
 }

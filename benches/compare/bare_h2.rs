@@ -2,7 +2,11 @@
 //! hyper, tonic, limits and time-outs. With `DUMP` it writes the first message to a file and allows all.
 //!
 //!     compare-h2 unix:PATH doorward.yaml
-#![expect(clippy::expect_used, reason = "it stops where it cannot measure")]
+#![expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it stops where it cannot measure, and ends when told"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -275,14 +275,12 @@ impl TrustedIssuer {
     #[must_use]
     pub fn sign_out(&self, token: &VerifiedToken, kind: Kind, now: Timestamp) -> Option<Revocation> {
         let target = token.targets().iter().find(|target| target.kind == kind)?.clone();
+        // An issuer whose clock runs ahead may have dated this very token later than now; it lives by its date.
+        let instant = token.issued_at().map_or(now, |at| at.max(now));
         let (watermark, expires_at) = match kind {
             Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
-            Kind::Session => (Watermark::FOREVER, now.plus(self.retention())),
-            // An issuer whose clock runs ahead may have dated this very token later than now.
-            _ => {
-                let instant = token.issued_at().map_or(now, |at| at.max(now));
-                (Watermark::at(instant), instant.plus(self.retention()))
-            }
+            Kind::Session => (Watermark::FOREVER, instant.plus(self.retention())),
+            _ => (Watermark::at(instant), instant.plus(self.retention())),
         };
         (expires_at > now).then_some(Revocation {
             target,

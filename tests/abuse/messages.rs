@@ -1,10 +1,11 @@
 //! Messages that are wrong in size, and many of them at once.
 
 use prost::Message;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use super::watch::{LASTS, Target};
-use super::wire::{END_HEADERS, HEADERS, Stream, check_head, data, frame, greet, message};
+use super::wire::{END_HEADERS, HEADERS, Stream, WINDOW_UPDATE, check_head, data, frame, greet, message};
 use crate::support::PATIENCE;
 use crate::support::grpc::get;
 
@@ -76,8 +77,7 @@ async fn messages_of_every_wrong_size() {
 }
 
 /// Reads until a frame ends stream 1, or the connection.
-async fn until_answered(reader: &mut (impl tokio::io::AsyncRead + Unpin)) {
-    use tokio::io::AsyncReadExt;
+async fn until_answered(reader: &mut (impl AsyncRead + Unpin)) {
     let mut head = [0; 9];
     while reader.read_exact(&mut head).await.is_ok() {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -106,18 +106,25 @@ async fn messages_that_do_not_end() {
             // More than one connection may take; heads first, so that each stream gets its share of the window.
             let flood: Vec<_> = (1..1024).step_by(2).map(|id| frame(HEADERS, END_HEADERS, id, &check_head())).collect();
             let bodies: Vec<_> = (1..1024).step_by(2).map(|id| data(id, &part, false)).collect();
+            // Within the connection's window, or it would be closed for that.
+            let window = Semaphore::new(65_535);
             let _ = tokio::time::timeout(PATIENCE, async {
                 let (mut reader, mut writer) = tokio::io::split(&mut stream);
                 tokio::select! {
                     () = async {
-                        for bytes in flood.iter().chain(&bodies) {
+                        for bytes in &flood {
+                            let _ = writer.write_all(bytes).await;
+                        }
+                        for bytes in &bodies {
+                            let length = u32::try_from(bytes.len()).unwrap();
+                            window.acquire_many(length).await.unwrap().forget();
                             if writer.write_all(bytes).await.is_err() {
                                 return;
                             }
                             sent += bytes.len();
                         }
                     } => {}
-                    () = until_closed(&mut reader) => {}
+                    () = widen(&mut reader, &window) => {}
                 }
             })
             .await;
@@ -131,8 +138,16 @@ async fn messages_that_do_not_end() {
     assert!(refused.is_some_and(|count| count > 0.0), "{refused:?}");
 }
 
-async fn until_closed(reader: &mut (impl tokio::io::AsyncRead + Unpin)) {
-    use tokio::io::AsyncReadExt;
-    let mut bytes = vec![0; 65_536];
-    while let Ok(1..) = reader.read(&mut bytes).await {}
+/// Reads frames until the connection is closed; what the peer takes of the connection's window it gives back.
+async fn widen(reader: &mut (impl AsyncRead + Unpin), window: &Semaphore) {
+    let mut head = [0; 9];
+    while reader.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        if reader.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        if head[3] == WINDOW_UPDATE && head[5..] == [0; 4] {
+            window.add_permits(u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize);
+        }
+    }
 }

@@ -75,7 +75,12 @@ impl Target {
         assert!(grown < MEMORY, "{what}: +{:.1} MB", mb(grown));
         assert!(p99 < Duration::from_secs(5), "{what}: p99 {p99:?}");
         assert_eq!(self.doorward.get("/livez").await.0, 200, "{what}");
-        assert!(!self.doorward.logged("panicked"), "{what}");
+        let log = self.doorward.log.lock().unwrap().clone();
+        // One of h2's own `debug_assert`s takes a connection that ends in the middle of its streams for a mistake
+        // (hyperium/h2#907); releases do not have it.
+        let is_ours = |line: &&String| line.contains("panicked") && !line.contains("proto/streams/counts.rs");
+        let panicked = log.iter().find(is_ours);
+        assert_eq!(panicked, None, "{what}");
     }
 
     /// Resident memory in bytes.

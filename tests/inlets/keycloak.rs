@@ -39,6 +39,7 @@ impl Keycloak {
             .args([format!("--http-port={port}"), format!("--http-management-port={management}")])
             .envs([("KC_BOOTSTRAP_ADMIN_USERNAME", "admin"), ("KC_BOOTSTRAP_ADMIN_PASSWORD", "admin")])
             .env("JAVA_OPTS_KC_HEAP", "-Xmx512m")
+            .env("KC_RUN_IN_CONTAINER", "true") // The script becomes the server, and ends with the test.
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

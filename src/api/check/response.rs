@@ -27,8 +27,8 @@ const HEADERS: u8 = 2;
 const HEADERS_TO_REMOVE: u8 = 5;
 const QUERY_PARAMETERS_TO_REMOVE: u8 = 8;
 
-/// The bytes of a large answer.
-const USUAL_LENGTH: usize = 2048;
+/// The bytes of most answers; one that its client does not take is kept as large as it was made.
+const USUAL_LENGTH: usize = 1024;
 
 /// A gRPC message with the response in it: a byte for "not compressed", four of length, the message.
 pub(super) fn respond(responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>) -> Vec<u8> {
@@ -124,7 +124,9 @@ fn facts<'a>(response: &mut Message<'_>, facts: impl IntoIterator<Item = (&'stat
                         value.double(2, seconds as f64);
                     }
                     Fact::Texts(texts) => value.message(6, |list| {
-                        texts.iter().for_each(|text| list.message(1, |item| item.text(3, text)));
+                        for text in &texts {
+                            list.message(1, |item| item.text(3, text));
+                        }
                     }),
                 });
             });

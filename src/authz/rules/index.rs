@@ -53,12 +53,11 @@ impl Index {
             }
         }
         let joint = || RegexSetBuilder::new(&patterns).case_insensitive(folded).size_limit(usize::MAX).build().ok();
-        match (patterns.len() > FEW_PATTERNS).then(joint).flatten() {
-            Some(joint) => index.patterns = Some(Patterns { joint, rules }),
-            None => {
-                index.anywhere.extend(rules);
-                index.anywhere.sort_unstable();
-            }
+        if let Some(joint) = (patterns.len() > FEW_PATTERNS).then(joint).flatten() {
+            index.patterns = Some(Patterns { joint, rules });
+        } else {
+            index.anywhere.extend(rules);
+            index.anywhere.sort_unstable();
         }
         index
     }

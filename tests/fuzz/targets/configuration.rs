@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
     let parse = || Config::parse(yaml, "fuzz.yaml", Path::new("/nonexistent"), variables());
     let first = parse();
     // Most of the time goes by in parsing: of eight texts one is parsed again.
-    if data.len() % 8 == 0 {
+    if data.len().is_multiple_of(8) {
         match (&first, parse()) {
             (Ok(first), Ok(second)) => assert_eq!(first.warnings, second.warnings),
             (Err(first), Err(second)) => assert_eq!(first.faults, second.faults),

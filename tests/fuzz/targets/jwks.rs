@@ -15,7 +15,6 @@ pub fn run(data: &[u8]) {
     let document: Value = serde_json::from_slice(document).expect("it was read");
     let members = document["keys"].as_array().expect("it was read");
     assert!(members.len() <= Jwks::MAX_KEYS && jwks.len() + unfit.len() <= members.len(), "each key counts once");
-    assert_eq!(jwks.is_empty(), jwks.len() == 0);
 
     let ids = members.iter().filter_map(|member| member["kid"].as_str()).map(Some);
     for id in ids.chain([None, Some("")]) {

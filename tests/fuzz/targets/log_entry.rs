@@ -51,7 +51,7 @@ fn read(text: &str) -> Option<Revocation> {
     let fields = || fields.split('\n').map(|line| line.split_once(' ').unwrap_or((line, "")));
     let entry = read_entry(position, fields(), RETENTION).ok()?;
 
-    let said = |name: &str| fields().filter(|(field, _)| *field == name).last().map_or("", |(_, value)| value);
+    let said = |name: &str| fields().rfind(|(field, _)| *field == name).map_or("", |(_, value)| value);
     assert_eq!(IssuerName::parse(said("issuer")).as_ref(), Some(&entry.target.issuer));
     assert_eq!(said("kind"), entry.target.kind.as_str());
     let id = entry.target.id.as_str();

@@ -90,7 +90,7 @@ struct Server {
 
 fn servers() -> impl Iterator<Item = Server> {
     (0..4 * 3 * 2 * 4 * 2).map(|number: usize| {
-        let bit = |at: usize| number / 12 >> at & 1 == 1;
+        let bit = |at: usize| ((number / 12) >> at) & 1 == 1;
         Server {
             decodes: number % 4,
             parameters: [None, Some(false), Some(true)][number / 4 % 3],

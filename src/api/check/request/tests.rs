@@ -297,7 +297,7 @@ fn wire_types_numbers_and_groups_are_those_of_prost() {
     ] {
         check(message);
     }
-    assert_eq!(CheckRequest::read(&[0x7b; 100_000], 10), Err(Unusable::Malformed), "groups without end");
+    assert_eq!(CheckRequest::read(&vec![0x7b; 100_000], 10), Err(Unusable::Malformed), "groups without end");
 }
 
 #[test]
