@@ -24,10 +24,7 @@ use doorward::authz::rules::Rules;
 use doorward::authz::signing::PayloadSigner;
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
-use doorward::metrics::Metrics;
 use doorward::serve::assemble;
-use doorward::sources::replica::Replica;
-use doorward::state::State;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use futures_util::FutureExt;
@@ -226,10 +223,8 @@ fn growth(dev: &DevIssuer, header: &str) {
 /// From the bytes of a CheckRequest to those of its answer, on one thread.
 fn whole(yaml: &str, header: &str) {
     let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
-    let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let (alarm, _) = assemble::alarm(&config, &metrics).expect("an alarm");
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, alarm, None));
+    let (state, _) = assemble::state(&config).expect("what it asks for");
+    let replica = state.replica.clone();
     let service = check::service(state, 1 << 20, 1_000);
     let mut headers: HashMap<String, String> =
         (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();

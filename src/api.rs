@@ -5,25 +5,26 @@ pub mod explain;
 pub mod http;
 pub mod inlet;
 mod present;
+mod record;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::introspection::{Said, Testimony};
-use crate::authz::revocation::{Hit, Kind};
+use crate::authz::revocation::Revocation;
 use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
-use crate::state::{DecisionLog, Policy, Presented, State};
-use crate::traces;
+use crate::state::{Policy, State, Waiting};
+use record::record;
 
 /// What the one who asks says of itself.
 #[derive(Clone, Copy, Default)]
@@ -68,6 +69,7 @@ async fn consider<T>(
     decided.inspect_err(|_| error!("a decision panicked; its request is refused")).ok()
 }
 
+/// Decides, finds out what that lacks and decides again; records a sign-out, and the decision.
 async fn resolve<T>(
     state: &State,
     request: &RequestView<'_>,
@@ -77,75 +79,28 @@ async fn resolve<T>(
 ) -> T {
     let started = Instant::now();
     let mut policy = state.policy();
-    let deadline = tokio::time::Instant::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
+    let by = Deadline::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
-    if let Some(remembered) = decision.evidence.remembered {
-        let metrics = &state.metrics;
-        if remembered { metrics.token_cache_hits.inc() } else { metrics.token_cache_misses.inc() }
+    match decision.evidence.remembered {
+        Some(true) => state.metrics.token_cache_hits.inc(),
+        Some(false) => state.metrics.token_cache_misses.inc(),
+        None => {}
     }
-    let (waits, max_waiting) = (&state.waits, policy.max_waiting);
-    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
-        (&decision.outcome, decision.evidence.issuer.clone())
-    {
-        if let Some(_place) = waits.keys.enter(max_waiting) {
-            let keys = state.keys();
-            let _ = match denial {
-                Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
-                // An issuer that a reload has brought, or moved: its keys are on the way.
-                _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
-            };
-            drop(decision);
-            policy = state.policy();
-            decision = judge(&policy, request, rule, learned.view(state));
-        } else {
-            crowded::<()>(state);
+    // What waits is boxed: its futures are large, and most decisions never come here.
+    if decision.outcome.lacks_something() {
+        drop(decision);
+        Box::pin(find_out(state, request, rule, by, &mut policy, &mut learned)).await;
+        decision = judge(&policy, request, rule, learned.view(state));
+        if learned.is_key_unasked && matches!(decision.outcome, Outcome::Denied(Denial::UnknownKey)) {
             decision.outcome = Outcome::Denied(Denial::KeysUnavailable); // It may be a key that we do not know yet.
         }
     }
-    // What waits is boxed: its futures are large, and most decisions never come here.
-    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
-        learned.testimony = match waits.introspection.enter(max_waiting) {
-            Some(_place) => {
-                let asked = Box::pin(tokio::time::timeout_at(deadline, ask(state, &policy, request, issuer)));
-                asked.await.ok().flatten()
-            }
-            None => crowded(state),
-        };
-        // That it says nothing is told to the decision as well: a shadow rule lets pass all the same.
-        let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
-        learned.testimony.get_or_insert_with(nothing);
-        decision = judge(&policy, request, rule, learned.view(state));
-    }
-    if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        if !policy.authorizer.freshness.always_lookup {
-            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
-        }
-        let allow_list = policy.authorizer.freshness.allow_list;
-        let answer = match waits.store.enter(max_waiting) {
-            Some(_place) => {
-                let lookup = Box::pin(tokio::time::timeout_at(deadline, look_up(state, token, allow_list)));
-                lookup.await.ok()
-            }
-            None => crowded(state),
-        };
-        learned.answer = Some(answer.unwrap_or(StoreAnswer::Unavailable));
-        decision = judge(&policy, request, rule, learned.view(state));
-    }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
+        && !Box::pin(sign_out(state, &policy, revocation, by)).await
     {
-        let recorded = match waits.store.enter(max_waiting) {
-            Some(_place) => {
-                let revoked = state.replica.revoke(vec![revocation.clone()]);
-                tokio::time::timeout_at(deadline, revoked).await.ok().and_then(Result::ok)
-            }
-            None => crowded(state),
-        };
-        if recorded.is_none() {
-            // Refused here at once all the same; the client must retry until the store has it.
-            decision.outcome = Outcome::Denied(Denial::StoreUnavailable);
-        }
+        decision.outcome = Outcome::Denied(Denial::StoreUnavailable); // The client must retry until the store has it.
     }
 
     let answer = read(&policy, &decision);
@@ -154,16 +109,13 @@ async fn resolve<T>(
     answer
 }
 
-/// Too many decisions wait for what this one would wait for: it is told at once that it is not to be had.
-fn crowded<T>(state: &State) -> Option<T> {
-    state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();
-    None
-}
-
 /// What was found out for one decision, beside what is known anyway.
+#[derive(Default)]
 struct Learned {
     answer: Option<StoreAnswer>,
     testimony: Option<Arc<Testimony>>,
+    /// Too many waited for keys to ask for this one's.
+    is_key_unasked: bool,
 }
 
 impl Learned {
@@ -172,7 +124,7 @@ impl Learned {
         let introspectors = state.introspectors();
         let asked = !introspectors.is_empty();
         let token = asked.then(|| policy.authorizer.tokens.find(request).ok().flatten()).flatten();
-        Self { answer: None, testimony: token.and_then(|token| introspectors.recall(token.as_str())) }
+        Self { testimony: token.and_then(|token| introspectors.recall(token.as_str())), ..Self::default() }
     }
 
     fn view<'a>(&'a self, state: &'a State) -> View<'a> {
@@ -180,27 +132,117 @@ impl Learned {
     }
 }
 
-/// What an issuer says of the request's token; `None` if there is none.
-async fn ask(state: &State, policy: &Policy, request: &RequestView<'_>, issuer: &IssuerName) -> Option<Arc<Testimony>> {
-    let token = policy.authorizer.tokens.find(request).ok()??;
-    Some(state.introspectors().ask(issuer, token.as_str()).await)
+/// Finds out what a decision lacks: first keys, with them a new policy; then the issuer's word; then the
+/// store's.
+async fn find_out(
+    state: &State,
+    request: &RequestView<'_>,
+    rule: Option<&Rule>,
+    by: Deadline,
+    policy: &mut Arc<Policy>,
+    learned: &mut Learned,
+) {
+    let mut decision = judge(policy, request, rule, learned.view(state));
+    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
+        (&decision.outcome, decision.evidence.issuer.as_ref())
+    {
+        learned.is_key_unasked = !await_keys(state, policy, *denial, issuer, by).await;
+        drop(decision);
+        *policy = state.policy();
+        decision = judge(policy, request, rule, learned.view(state));
+    }
+    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
+        learned.testimony = Some(introspect(state, policy, request, issuer, by).await);
+        decision = judge(policy, request, rule, learned.view(state));
+    }
+    if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
+        learned.answer = Some(look_up(state, policy, token, by).await);
+    }
+}
+
+/// Waits until an issuer's keys were asked for; false if too many wait for keys already.
+async fn await_keys(state: &State, policy: &Policy, denial: Denial, issuer: &IssuerName, by: Deadline) -> bool {
+    let keys = state.keys();
+    let waited = within(state, &state.waits.keys, policy, by, async {
+        match denial {
+            Denial::UnknownKey => keys.refresh(issuer).await,
+            // An issuer that a reload has brought, or moved: its keys are on the way.
+            _ => keys.first_try(issuer).await,
+        }
+    });
+    !matches!(waited.await, Err(NoAnswer::Crowded))
+}
+
+/// What an issuer says of the request's token. That it says nothing is an answer, too: the decision must know
+/// of it, for a shadow rule lets pass all the same.
+async fn introspect(
+    state: &State,
+    policy: &Policy,
+    request: &RequestView<'_>,
+    issuer: &IssuerName,
+    by: Deadline,
+) -> Arc<Testimony> {
+    let asked = within(state, &state.waits.introspection, policy, by, async {
+        let token = policy.authorizer.tokens.find(request).ok()??;
+        Some(state.introspectors().ask(issuer, token.as_str()).await)
+    });
+    let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
+    asked.await.ok().flatten().unwrap_or_else(nothing)
 }
 
 /// What the store says of a token, in one round trip.
-async fn look_up(state: &State, token: &VerifiedToken, allow_list: bool) -> StoreAnswer {
+async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Deadline) -> StoreAnswer {
+    let freshness = policy.authorizer.freshness;
+    if !freshness.always_lookup {
+        state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+    }
     let revoked = state.replica.lookup(token.targets(), token.issued_at());
     let registered = async {
-        match token.registration().filter(|_| allow_list) {
+        match token.registration().filter(|_| freshness.allow_list) {
             Some(target) => state.replica.is_registered(&target, token.issued_at()).await,
             None => Ok(true),
         }
     };
-    match tokio::join!(revoked, registered) {
-        (Ok(Some(hit)), _) => StoreAnswer::Hit(hit),
-        (Ok(None), Ok(true)) => StoreAnswer::Clear,
-        (Ok(None), Ok(false)) => StoreAnswer::Unregistered,
-        (Err(_), _) | (_, Err(_)) => StoreAnswer::Unavailable,
+    let both = Box::pin(async { tokio::join!(revoked, registered) });
+    let asked = within(state, &state.waits.store, policy, by, both);
+    match asked.await {
+        Ok((Ok(Some(hit)), _)) => StoreAnswer::Hit(hit),
+        Ok((Ok(None), Ok(true))) => StoreAnswer::Clear,
+        Ok((Ok(None), Ok(false))) => StoreAnswer::Unregistered,
+        Ok((Err(_), _) | (_, Err(_))) | Err(_) => StoreAnswer::Unavailable,
     }
+}
+
+/// Whether the store took a sign-out in time. Unless too many wait for the store, it holds in this process
+/// at once whatever the store says.
+async fn sign_out(state: &State, policy: &Policy, revocation: &Revocation, by: Deadline) -> bool {
+    let revoked = Box::pin(state.replica.revoke(vec![revocation.clone()]));
+    let recorded = within(state, &state.waits.store, policy, by, revoked);
+    matches!(recorded.await, Ok(Ok(_)))
+}
+
+type Deadline = tokio::time::Instant;
+
+/// Why something that a decision waits for has not come.
+enum NoAnswer {
+    /// Too many decisions wait for the same: it is told at once that it is not to be had.
+    Crowded,
+    Late,
+}
+
+/// Waits for something, in one of the places that there are for those who wait for it.
+async fn within<T>(
+    state: &State,
+    waiting: &Waiting,
+    policy: &Policy,
+    by: Deadline,
+    wanted: impl Future<Output = T>,
+) -> Result<T, NoAnswer> {
+    let Some(_place) = waiting.enter(policy.max_waiting) else {
+        state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();
+        return Err(NoAnswer::Crowded);
+    };
+    tokio::time::timeout_at(by, wanted).await.map_err(|_| NoAnswer::Late)
 }
 
 /// The pure decision.
@@ -223,104 +265,9 @@ pub fn refuse<T>(state: &State, denial: Denial, put: impl Fn(&Responder, &Decisi
     put(&policy.responder, &decision, &RequestView::NOTHING)
 }
 
-/// Counts and traces a decision, and logs it if it refused; a log line holds names of ours only.
-fn record(
-    state: &State,
-    policy: &Policy,
-    request: &RequestView<'_>,
-    traceparent: Option<&[u8]>,
-    decision: &Decision<'_>,
-    took: Duration,
-) {
-    let metrics = &state.metrics;
-    let rule = &*decision.rule.name;
-    let (outcome, denial) = match &decision.outcome {
-        Outcome::Allowed(grant) => ("allowed", grant.shadowed),
-        refused => ("denied", refused.denial()),
-    };
-    let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
-    metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
-    metrics.check_duration.observe(took.as_secs_f64());
-    if let Outcome::Allowed(grant) = &decision.outcome {
-        if let Some(would_be) = grant.shadowed {
-            metrics.shadow_refusals.with_label_values(&[would_be.label(), rule]).inc();
-        }
-        if grant.stale {
-            metrics.degraded.with_label_values(&["revocations", "stale_view"]).inc();
-        }
-    }
-    if let Some(hit) = decision.evidence.hit {
-        metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
-        sound_alarm(state, request, decision, hit);
-    }
-    if let Some(traces) = &state.traces {
-        let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
-        traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
-    }
-    let logged = match policy.decision_log {
-        DecisionLog::None => false,
-        DecisionLog::Denied => denial.is_some(),
-        DecisionLog::All => true,
-    };
-    if logged {
-        let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
-        let request_id = request.header("x-request-id").next().and_then(uuid_like);
-        let trace_id = traceparent.and_then(trace_id);
-        let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
-        info!(
-            decision = outcome,
-            reason = denial.map_or("ok", Denial::label),
-            rule,
-            issuer,
-            request_id,
-            trace_id,
-            "decided"
-        );
-    }
-}
-
-/// Says that a revoked token was presented, unless that was said too often in this minute.
-fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>, hit: Hit) {
-    let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
-    let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
-    let issuer = decision.evidence.issuer.as_ref();
-    let request_id = request.header("x-request-id").next().and_then(uuid_like);
-    let source = request.source.map(tracing::field::display);
-    let shown = issuer.map(tracing::field::display);
-    warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
-    state.alarm.ring(|| {
-        let token = decision.evidence.token.as_ref();
-        let named = token.and_then(|token| token.targets().iter().find(|target| target.kind == Kind::Token));
-        Presented {
-            event: "revoked_token_presented",
-            at: clock::format_rfc3339(clock::now()),
-            kind,
-            origin,
-            rule: rule.to_owned(),
-            issuer: issuer.map(ToString::to_string),
-            user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
-            token_id: named.map(|target| target.id.to_string()),
-            request_id: request_id.map(str::to_owned),
-            source: request.source,
-            suppressed,
-        }
-    });
-}
-
-/// A request id that is nothing but one: what a client can choose must not shape a log line.
-fn uuid_like(field: &[u8]) -> Option<&str> {
-    let fits = (1..=64).contains(&field.len()) && field.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
-    std::str::from_utf8(field).ok().filter(|_| fits)
-}
-
-/// The trace id of a W3C `traceparent`: 32 hex digits after the version.
-fn trace_id(field: &[u8]) -> Option<&str> {
-    let id = std::str::from_utf8(field).ok()?.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
@@ -331,9 +278,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::metrics::Metrics;
     use crate::serve::assemble;
-    use crate::sources::replica::Replica;
 
     /// Only in a test build: a request may ask for a panic in the middle of its decision.
     pub(super) fn panic_if_asked(request: &RequestView<'_>, place: &str) {
@@ -347,14 +292,8 @@ mod tests {
             "revocation: {{store: embedded}}\nissuers: [{{name: dev, issuer: \"https://a.test\", audiences: any, keys: {{jwks: {jwks}}}}}]\n\
              rules: [{{name: public, match: {{path_prefix: /public}}, access: public}}]\n"
         );
-        let file = std::env::temp_dir().join(format!("doorward-panic-{:016x}.yaml", rand::random::<u64>()));
-        std::fs::write(&file, text).unwrap();
-        let config = Config::load(&file, std::iter::empty()).unwrap().config;
-        std::fs::remove_file(&file).unwrap();
-        let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
-        Arc::new(State::new(assemble::policy(&config), replica, metrics, alarm, None))
+        let config = Config::parse(&text, "test", Path::new(""), std::iter::empty()).unwrap().config;
+        assemble::state(&config).unwrap().0
     }
 
     /// The HTTP status that Envoy would be told, over real gRPC.

@@ -21,4 +21,5 @@ pub mod signals;
 pub mod signing;
 pub mod token;
 pub mod token_cache;
+pub mod token_source;
 pub mod written;

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::authz::authorizer::TokenSource;
+use crate::authz::token_source::TokenSource;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
 use scene::{Node, Scene};

@@ -4,11 +4,11 @@ pub mod assemble;
 mod budget;
 mod connections;
 mod listen;
+mod listeners;
 mod reload;
 mod supervisor;
 mod tls;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +16,17 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::api::check;
-use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
+use crate::api::http::Readiness;
 use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::sources::introspection::Introspectors;
 use crate::sources::jwks;
-use crate::sources::replica::Replica;
 use crate::state::State;
 use crate::traces::Traces;
-use budget::Budget;
-use connections::{Protocol, Server};
-use listen::Listener;
+use listeners::Listeners;
 use reload::Reload;
 use supervisor::Supervisor;
-use tls::Tls;
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -41,34 +34,14 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     allow_many_files();
     // Listening comes first: a taken port must show before anything is started.
-    let check = Listener::bind_check(&config.listen.check).await?;
-    let http = bind_http("listen.http", config.listen.http).await?;
-    let admin = bind_http("listen.admin", config.listen.admin).await?;
-
-    let tls = match &config.listen.tls {
-        Some(files) => Some(Arc::new(Tls::load(files)?)),
-        None => None,
-    };
-
-    let metrics = Arc::new(Metrics::new().context("register metrics")?);
-    let traces = match &config.telemetry.otlp_endpoint {
-        Some(endpoint) => {
-            Some(Traces::new(endpoint, metrics.trace_exports.clone()).context("telemetry.otlp.endpoint")?)
-        }
-        None => None,
-    };
-    let replica = Arc::new(Replica::new(assemble::ledger(&config)?, Some(metrics.revocation_lag.clone())));
-    let client = jwks::client().context("build the HTTP client")?;
-    let (alarm, ringer) = assemble::alarm(&config, &metrics)?;
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), Arc::clone(&metrics), alarm, traces));
-    let introspectors = assemble::introspectors(&config, &Introspectors::default(), &metrics.introspections)?;
-    state.set_introspectors(introspectors);
+    let listeners = Listeners::bind(&config.listen).await?;
+    let (state, ringer) = assemble::state(&config)?;
     let readiness = Arc::new(Readiness::default());
     let limits = config.limits;
 
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
-    tasks.spawn("replica", replica.run(stop.clone()));
+    tasks.spawn("replica", state.replica.clone().run(stop.clone()));
     if let Some(ringer) = ringer {
         let stopped = stop.clone();
         tasks.spawn("alarm", async move {
@@ -78,58 +51,16 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
             }
         });
     }
-    let reload = Reload::new(file, &config, state.clone(), client, tls.clone())?;
+    let client = jwks::client().context("build the HTTP client")?;
+    let reload = Reload::new(file, &config, state.clone(), client, listeners.tls.clone())?;
     tasks.spawn("reload", reload.run(stop.clone()));
-
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_service_status(check::SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(check::FILE_DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let check_server = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
-    let grpc = Routes::new(check_server.clone())
-        .add_service(health)
-        .add_service(reflection().build_v1().context("build gRPC reflection")?)
-        .add_service(reflection().build_v1alpha().context("build gRPC reflection")?)
-        .into_axum_router();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status(check::SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
+    tasks.spawn("health", report_health(state.clone(), readiness.clone(), reporter, stop.clone()));
 
     let drain = CancellationToken::new();
-    let bound = |http: &Option<Listener>| Some(http.as_ref()?.address());
-    let addresses = (check.address(), bound(&http), bound(&admin));
     let mut servers = Supervisor::new(drain.clone());
-    let budget = Budget::new(limits.buffered_bytes);
-    let server = |name, protocol, router| {
-        Server::new(name, protocol, router, &limits, budget.clone(), state.metrics.connections.clone())
-    };
-    // A Unix socket is guarded by its mode.
-    let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
-    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server).with_tls(check_tls);
-    servers.spawn("grpc", grpc.serve(check, drain.clone()));
-    let http_limits = HttpLimits {
-        body_bytes: limits.http_body_bytes,
-        timeout: limits.http_timeout,
-        list_page: limits.list_page,
-        receipt_timeout: limits.receipt_timeout,
-        inlet_requests: limits.inlet_requests,
-    };
-    let app = Http::new(state.clone(), readiness.clone(), http_limits, &config.listen.cors_origins);
-    // Without an address of its own, what needs an admin key is served beside the rest.
-    let part = if admin.is_some() { Part::Public } else { Part::All };
-    for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
-        let Some(listener) = listener else { continue };
-        let http = server(name, Protocol::Http, router(app.clone(), part)).with_tls(tls.clone());
-        servers.spawn(name, http.serve(listener, drain.clone()));
-    }
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        check = addresses.0,
-        http = addresses.1,
-        admin = addresses.2,
-        "listening"
-    );
-    tasks.spawn("health", report_health(state.clone(), readiness.clone(), health_reporter, stop.clone()));
+    listeners.serve(&config, &state, &readiness, health, &mut servers, &drain)?;
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -169,13 +100,6 @@ fn allow_many_files() {
         if let Err(error) = raised {
             warn!(%error, "the limit of open files is not raised");
         }
-    }
-}
-
-async fn bind_http(key: &'static str, address: Option<SocketAddr>) -> anyhow::Result<Option<Listener>> {
-    match address {
-        Some(address) => Listener::bind(key, address).await.map(Some),
-        None => Ok(None),
     }
 }
 

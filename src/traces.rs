@@ -40,6 +40,8 @@ pub struct Decided<'a> {
 impl Traces {
     /// How long the last spans may take when the process ends.
     const FAREWELL: Duration = Duration::from_secs(2);
+    /// Of a `traceparent`, which has 55 bytes today and may have more in a later version.
+    const LONGEST_PARENT: usize = 256;
 
     /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a
     /// bounded queue on a thread of its own and are dropped when it is full: a decision never waits for the
@@ -64,6 +66,7 @@ impl Traces {
 
     /// Writes down a decision that ended now, under the caller's span.
     pub fn record(&self, traceparent: Option<&[u8]>, decided: &Decided<'_>) {
+        let traceparent = traceparent.filter(|field| field.len() <= Self::LONGEST_PARENT);
         let Some(traceparent) = traceparent.and_then(|field| std::str::from_utf8(field).ok()) else { return };
         let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
         let parent = self.propagator.extract_with_context(&Context::new(), &carrier);

@@ -3,7 +3,7 @@
 
 mod inlets;
 
-use std::sync::Arc;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -13,9 +13,8 @@ use doorward::authz::api_key::digest_of;
 use doorward::authz::authorizer::Decision;
 use doorward::authz::rule::RequestView;
 use doorward::config::Config;
-use doorward::metrics::{Losses, Metrics, Reading};
+use doorward::metrics::{Losses, Reading};
 use doorward::serve::assemble;
-use doorward::state::{Replica, State};
 use serde_json::{Value, json};
 
 use crate::ledger::support::RedisServer;
@@ -440,15 +439,10 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
 #[tokio::test]
 async fn fifty_thousand_of_anything_make_no_series() {
     const MANY: usize = 50_000;
-    let (tokens, dir) = (Tokens::new(), TempDir::new());
-    let file = dir.path().join("doorward.yaml");
+    let tokens = Tokens::new();
     let rules = "rules:\n  - {name: public, match: {path_prefix: /public}, access: public}\n  - {name: shadow, match: {path_prefix: /shadow}, enforce: false}\n";
-    std::fs::write(&file, tokens.config(rules)).unwrap();
-    let config = Config::load(&file, std::iter::empty()).unwrap().config;
-    let replica = Arc::new(Replica::new(assemble::ledger(&config).unwrap(), None));
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let (alarm, _) = assemble::alarm(&config, &metrics).unwrap();
-    let state = State::new(assemble::policy(&config), replica, metrics, alarm, None);
+    let parsed = Config::parse(&tokens.config(rules), "test", Path::new(""), std::iter::empty()).unwrap();
+    let (state, _) = assemble::state(&parsed.config).unwrap();
     let series = || {
         let reading = Reading {
             index: state.replica.index(),

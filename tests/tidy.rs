@@ -21,7 +21,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 22] = [
+const AUTHZ_ORDER: [&str; 23] = [
     "claims",
     "denial",
     "written",
@@ -37,6 +37,7 @@ const AUTHZ_ORDER: [&str; 22] = [
     "signals",
     "introspection",
     "rule",
+    "token_source",
     "rules",
     "api_key",
     "admin_key",

@@ -9,15 +9,11 @@
 )]
 
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use doorward::api::{Caller, check};
 use doorward::config::Config;
-use doorward::metrics::Metrics;
 use doorward::serve::assemble;
-use doorward::sources::replica::Replica;
-use doorward::state::State;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -31,11 +27,8 @@ async fn main() {
     let address = args.next().expect("where to listen");
     let config = args.next().expect("a configuration");
     let config = Config::load(Path::new(&config), std::iter::empty()).expect("a good configuration").config;
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let replica = Arc::new(Replica::new(assemble::ledger(&config).expect("a store"), None));
-    let (alarm, _) = assemble::alarm(&config, &metrics).expect("an alarm");
-    let state = Arc::new(State::new(assemble::policy(&config), replica.clone(), metrics, alarm, None));
-    tokio::spawn(replica.run(CancellationToken::new()));
+    let (state, _) = assemble::state(&config).expect("what it asks for");
+    tokio::spawn(state.replica.clone().run(CancellationToken::new()));
     let service = check::service(state, config.limits.grpc_message_bytes, config.limits.request_headers);
 
     let path = address.strip_prefix("unix:").expect("a Unix socket");

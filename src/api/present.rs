@@ -1,8 +1,9 @@
 //! A token by itself, asked about as if a request carried it: by the same decision as Check.
 
 use super::{Caller, consider};
-use crate::authz::authorizer::{Decision, TokenSource};
+use crate::authz::authorizer::Decision;
 use crate::authz::rule::{RequestView, Rule};
+use crate::authz::token_source::TokenSource;
 use crate::state::{Policy, State};
 
 /// Decides about a token by a rule; `read` takes what is needed of the decision. `None` if it panicked.

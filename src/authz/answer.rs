@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal, TokenSettings, TokenSource};
+use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal};
 use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Then};
 use super::token::VerifiedToken;
+use super::token_source::{TokenSettings, TokenSource};
 use super::written::Written;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.

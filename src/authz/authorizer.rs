@@ -8,12 +8,12 @@ use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
-use super::readings::decode_once;
 use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use super::token_cache::TokenCache;
+use super::token_source::TokenSettings;
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
@@ -27,24 +27,6 @@ pub struct Authorizer {
     pub introspection: Arc<IntrospectionPolicy>,
     /// Shared with the authorizers that follow this one by [`Authorizer::with_keys`].
     pub verified: Arc<TokenCache>,
-}
-
-/// Where tokens stand in requests.
-#[derive(Clone, Debug)]
-pub struct TokenSettings {
-    pub from: Vec<TokenSource>,
-    pub max_bytes: usize,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum TokenSource {
-    /// A header field; with a scheme (RFC 9110 section 11.4) or bare.
-    Header {
-        name: String,
-        scheme: Option<String>,
-    },
-    Cookie(String),
-    Query(String),
 }
 
 /// How old the view of the revocations may be, and what happens when it is older.
@@ -125,6 +107,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether it could be another one with what only the network knows: keys, the issuer's word, the store's.
+    #[must_use]
+    pub const fn lacks_something(&self) -> bool {
+        matches!(
+            self,
+            Self::NeedsLookup
+                | Self::NeedsIntrospection(_)
+                | Self::Denied(Denial::UnknownKey | Denial::KeysUnavailable)
+        )
+    }
+
     /// What refuses the request; one that still needs something is refused as if that had failed.
     #[must_use]
     pub const fn denial(&self) -> Option<Denial> {
@@ -455,61 +448,5 @@ impl MaxByOrigin for Option<Hit> {
 impl Grant {
     fn anonymous() -> Self {
         Self { principal: None, sign_out: None, stale: false, shadowed: None }
-    }
-}
-
-impl TokenSettings {
-    /// The one token of the request; the same token in two places is one, two tokens are refused.
-    pub fn find<'a>(&self, request: &RequestView<'a>) -> Result<Option<BearerToken<'a>>, Denial> {
-        let mut found: Option<BearerToken<'a>> = None;
-        let mut take = |token: BearerToken<'a>| match found.replace(token) {
-            Some(other) if other != token => Err(Denial::MultipleTokens),
-            _ => Ok(()),
-        };
-        for source in &self.from {
-            match source {
-                TokenSource::Header { name, scheme } => {
-                    let mut fields = request.header(name);
-                    let Some(field) = fields.next() else { continue };
-                    if fields.next().is_some() {
-                        return Err(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
-                    }
-                    let token = match scheme {
-                        Some(scheme) => BearerToken::from_credentials(field, scheme, self.max_bytes)?,
-                        None => Some(BearerToken::parse(field, self.max_bytes)?),
-                    };
-                    token.map_or(Ok(()), &mut take)?;
-                }
-                TokenSource::Cookie(name) => {
-                    let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
-                    for value in pairs.filter_map(|pair| value_of(pair.trim_ascii(), name, <[u8]>::trim_ascii_end)) {
-                        take(BearerToken::parse(value?, self.max_bytes)?)?;
-                    }
-                }
-                TokenSource::Query(name) => {
-                    let query = request.target.split_once('?').map_or("", |(_, query)| query);
-                    let query = query.split('#').next().unwrap_or_default();
-                    for value in query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name, decode_once)) {
-                        take(BearerToken::parse(value?, self.max_bytes)?)?;
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// The value of a pair of this name. One whose name is so only when it is read leniently is malformed: the
-/// upstream may well find a token there, and another one than ours.
-fn value_of<'a, R: AsRef<[u8]>>(
-    pair: &'a [u8],
-    name: &str,
-    lenient: impl Fn(&'a [u8]) -> R,
-) -> Option<Result<&'a [u8], Denial>> {
-    let (spelled, value) = pair.split_at(pair.iter().position(|b| *b == b'=')?);
-    match spelled {
-        exact if exact == name.as_bytes() => Some(Ok(&value[1..])),
-        odd if lenient(odd).as_ref() == name.as_bytes() => Some(Err(Denial::MalformedToken)),
-        _ => None,
     }
 }

@@ -9,8 +9,8 @@ use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFil
 use super::issuers::claim_path;
 use super::schema::either;
 use crate::authz::answer::IdentityField;
-use crate::authz::authorizer::{TokenSettings, TokenSource};
 use crate::authz::signing::PayloadSigner;
+use crate::authz::token_source::{TokenSettings, TokenSource};
 
 /// Where tokens stand, and whether the upstream sees them.
 #[derive(Clone, Debug)]

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::authz::authorizer::TokenSource;
 use crate::authz::claims::{ClaimPath, Timestamp};
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, HostPattern, OnStale, PathMatch, SignOut, Then};
 use crate::authz::token::Audiences;
+use crate::authz::token_source::TokenSource;
 
 mod environment;
 mod faults;

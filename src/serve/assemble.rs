@@ -17,8 +17,24 @@ use crate::sources::alarm::{Alarm, AlarmSettings, Ringer, Webhook};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::replica::Replica;
 use crate::sources::signals::{PollSettings, Receiver, ReceiverSettings, StreamSettings};
-use crate::state::{DecisionLog, Policy};
+use crate::state::{DecisionLog, Policy, State};
+use crate::traces::Traces;
+
+/// The state that a configuration asks for, with nothing read or fetched yet; and what rings its alarms, if
+/// that is to run. To be called within the runtime.
+pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
+    let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
+    let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
+    let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
+    let (alarm, ringer) = alarm(config, &metrics)?;
+    let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
+    let state = State::new(policy(config), replica, metrics, alarm, traces);
+    state.set_introspectors(introspectors);
+    Ok((Arc::new(state), ringer))
+}
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
 #[must_use]
@@ -124,7 +140,7 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
 }
 
 /// What rings when a revoked token is presented.
-pub fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(Alarm, Option<Ringer>)> {
+fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(Alarm, Option<Ringer>)> {
     let configured = config.telemetry.replay_alarm.as_ref();
     let webhook = configured.map(|alarm| Webhook { url: alarm.url.clone(), token: alarm.token.clone() });
     let per_minute = configured.map_or(DEFAULT_ALARMS, |alarm| alarm.per_minute);

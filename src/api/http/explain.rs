@@ -9,9 +9,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRead};
 use super::problem::{AdminErrors, BodyErrors, Problem};
-use crate::api::{Learned, ask, explain, look_up};
-use crate::authz::authorizer::Outcome;
-use crate::authz::denial::Denial;
+use crate::api::{Deadline, Learned, explain, find_out};
 use crate::authz::rule::RequestView;
 use crate::clock;
 
@@ -83,25 +81,10 @@ pub(super) async fn explain(
     };
     let mut policy = state.policy();
     let mut learned = Learned::recall(state, &policy, &request);
-    let first = policy.authorizer.authorize(&request, learned.view(state), clock::now());
-    if let (Outcome::Denied(Denial::UnknownKey), Some(issuer)) = (&first.outcome, first.evidence.issuer.clone()) {
-        drop(first);
-        let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(&issuer)).await;
-        policy = state.policy();
-    }
-    let mut now = clock::now();
-    let mut decision = policy.authorizer.authorize(&request, learned.view(state), now);
-    if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
-        learned.testimony = Box::pin(ask(state, &policy, &request, issuer)).await;
-        now = clock::now();
-        decision = policy.authorizer.authorize(&request, learned.view(state), now);
-    }
-    if let (Outcome::NeedsLookup, Some(token)) = (&decision.outcome, decision.evidence.token.as_ref()) {
-        let allow_list = policy.authorizer.freshness.allow_list;
-        learned.answer = Some(Box::pin(look_up(state, token, allow_list)).await);
-        now = clock::now();
-        decision = policy.authorizer.authorize(&request, learned.view(state), now);
-    }
+    let by = Deadline::now() + policy.max_wait;
+    Box::pin(find_out(state, &request, None, by, &mut policy, &mut learned)).await;
+    let now = clock::now();
+    let decision = policy.authorizer.authorize(&request, learned.view(state), now);
     let view = learned.view(state);
     Ok(axum::Json(explain::explain(&policy, &request, &decision, Some(view), now)))
 }

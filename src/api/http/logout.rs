@@ -11,9 +11,10 @@ use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
 use crate::api::{Caller, decide};
 use crate::authz::answer::{Answer, Respond, Responder};
-use crate::authz::authorizer::{Decision, TokenSource};
+use crate::authz::authorizer::Decision;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
+use crate::authz::token_source::TokenSource;
 
 #[derive(serde::Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -1,0 +1,114 @@
+//! What is kept of a decision: its count, its span, its line in the log, and the alarm for a revoked token.
+//!
+//! Everything here holds names of ours only, never anything that a request said as it said it.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::authz::authorizer::{Decision, Outcome};
+use crate::authz::claims::IssuerName;
+use crate::authz::denial::Denial;
+use crate::authz::revocation::{Hit, Kind};
+use crate::authz::rule::RequestView;
+use crate::clock;
+use crate::state::{DecisionLog, Policy, Presented, State};
+use crate::traces;
+
+/// Counts and traces a decision, and logs it if the configuration says so.
+///
+/// `traceparent` is that of the caller's span; `took`, the time from the request to its answer.
+pub(super) fn record(
+    state: &State,
+    policy: &Policy,
+    request: &RequestView<'_>,
+    traceparent: Option<&[u8]>,
+    decision: &Decision<'_>,
+    took: Duration,
+) {
+    let metrics = &state.metrics;
+    let rule = &*decision.rule.name;
+    let (outcome, denial) = match &decision.outcome {
+        Outcome::Allowed(grant) => ("allowed", grant.shadowed),
+        refused => ("denied", refused.denial()),
+    };
+    let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
+    metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
+    metrics.check_duration.observe(took.as_secs_f64());
+    if let Outcome::Allowed(grant) = &decision.outcome {
+        if let Some(would_be) = grant.shadowed {
+            metrics.shadow_refusals.with_label_values(&[would_be.label(), rule]).inc();
+        }
+        if grant.stale {
+            metrics.degraded.with_label_values(&["revocations", "stale_view"]).inc();
+        }
+    }
+    if let Some(hit) = decision.evidence.hit {
+        metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
+        sound_alarm(state, request, decision, hit);
+    }
+    if let Some(traces) = &state.traces {
+        let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
+        traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
+    }
+    let logged = match policy.decision_log {
+        DecisionLog::None => false,
+        DecisionLog::Denied => denial.is_some(),
+        DecisionLog::All => true,
+    };
+    if logged {
+        let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
+        let request_id = request.header("x-request-id").next().and_then(uuid_like);
+        let trace_id = traceparent.and_then(trace_id);
+        let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
+        info!(
+            decision = outcome,
+            reason = denial.map_or("ok", Denial::label),
+            rule,
+            issuer,
+            request_id,
+            trace_id,
+            "decided"
+        );
+    }
+}
+
+/// Says that a revoked token was presented, unless that was said too often in this minute.
+fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>, hit: Hit) {
+    let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
+    let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
+    let issuer = decision.evidence.issuer.as_ref();
+    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let source = request.source.map(tracing::field::display);
+    let shown = issuer.map(tracing::field::display);
+    warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
+    state.alarm.ring(|| {
+        let token = decision.evidence.token.as_ref();
+        let named = token.and_then(|token| token.targets().iter().find(|target| target.kind == Kind::Token));
+        Presented {
+            event: "revoked_token_presented",
+            at: clock::format_rfc3339(clock::now()),
+            kind,
+            origin,
+            rule: rule.to_owned(),
+            issuer: issuer.map(ToString::to_string),
+            user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
+            token_id: named.map(|target| target.id.to_string()),
+            request_id: request_id.map(str::to_owned),
+            source: request.source,
+            suppressed,
+        }
+    });
+}
+
+/// A request id that is nothing but one: what a client can choose must not shape a log line.
+fn uuid_like(field: &[u8]) -> Option<&str> {
+    let fits = (1..=64).contains(&field.len()) && field.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+    std::str::from_utf8(field).ok().filter(|_| fits)
+}
+
+/// The trace id of a W3C `traceparent`: 32 hex digits after the version.
+fn trace_id(field: &[u8]) -> Option<&str> {
+    let id = std::str::from_utf8(field).ok()?.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
