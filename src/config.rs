@@ -42,7 +42,7 @@ pub use requests::{Identity, Payload, TokenConfig};
 pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
 pub use service::{Errors, Limits, Log, ReplayAlarm, Telemetry};
-pub use signals::{Poll, Stream, Transmitter};
+pub use signals::Transmitter;
 pub(crate) use source::Source;
 
 /// A configuration without faults.

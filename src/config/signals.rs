@@ -14,6 +14,7 @@ use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::ASYMMETRIC;
 use crate::authz::signals::{self, StreamKey, SubjectFormats};
+use crate::sources::signals::{PollSettings, StreamSettings};
 
 /// Someone whose security event tokens are applied, and how they come.
 #[derive(Clone)]
@@ -22,30 +23,10 @@ pub struct Transmitter {
     pub trusted: signals::Transmitter,
     pub keys: KeySource,
     /// `None`: events are pushed.
-    pub poll: Option<Poll>,
-    pub stream: Option<Stream>,
+    pub poll: Option<PollSettings>,
+    pub stream: Option<StreamSettings>,
     /// What the transmitter sends along when it pushes.
     pub push_token: Option<SecretString>,
-}
-
-/// How events are fetched (RFC 8936).
-#[derive(Clone, Debug)]
-pub struct Poll {
-    /// `None`: the stream's configuration says it.
-    pub url: Option<String>,
-    pub token: Option<SecretString>,
-    pub interval: Duration,
-    pub insecure: bool,
-}
-
-/// How a stream is set up (SSF 1.0 section 8).
-#[derive(Clone, Debug)]
-pub struct Stream {
-    /// `None`: events are polled for.
-    pub push_url: Option<String>,
-    pub token: Option<SecretString>,
-    pub verify: Duration,
-    pub insecure: bool,
 }
 
 /// The clock skew allowed on what transmitters sign.
@@ -127,11 +108,11 @@ fn transmitter(
     Some(Transmitter { trusted, keys, poll, stream, push_token })
 }
 
-fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> Poll {
+fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> PollSettings {
     if let Some(url) = &file.url {
         check.url(&at.key("url"), url, file.insecure);
     }
-    Poll {
+    PollSettings {
         url: file.url.clone(),
         token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
         interval: check.duration(&at.key("interval"), &file.interval, SECOND..=HOUR),
@@ -139,14 +120,14 @@ fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> Poll {
     }
 }
 
-fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> Stream {
+fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> StreamSettings {
     if let Some(url) = &file.push_url {
         check.url(&at.key("push_url"), url, file.insecure);
     }
     if file.token.is_none() && file.token_file.is_none() {
         check.fault(&at.key("token_file"), "is missing; it must be the name of the file that holds the token");
     }
-    Stream {
+    StreamSettings {
         push_url: file.push_url.clone(),
         token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
         verify: check.duration(&at.key("verify"), &file.verify, MINUTE..=30 * DAY),

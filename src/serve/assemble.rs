@@ -18,7 +18,7 @@ use crate::sources::introspection::{IntrospectionSettings, Introspector, Introsp
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
-use crate::sources::signals::{PollSettings, Receiver, ReceiverSettings, StreamSettings};
+use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
 
@@ -157,19 +157,8 @@ pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Recei
         let settings = ReceiverSettings {
             name: from.trusted.name.clone(),
             issuer: from.trusted.issuer.clone(),
-            poll: from.poll.as_ref().map(|poll| PollSettings {
-                url: poll.url.clone(),
-                token: poll.token.clone(),
-                interval: poll.interval,
-                insecure: poll.insecure,
-            }),
-            stream: from.stream.as_ref().map(|stream| StreamSettings {
-                push_url: stream.push_url.clone(),
-                token: stream.token.clone(),
-                verify: stream.verify,
-                insecure: stream.insecure,
-                key: from.trusted.stream_key.clone(),
-            }),
+            poll: from.poll.clone(),
+            stream: from.stream.clone(),
             push_token: from.push_token.clone(),
         };
         Receiver::new(settings, metrics.signal_requests.clone()).context("build the HTTP client for signals")

@@ -18,7 +18,6 @@ use tracing::{info, warn};
 
 use super::jwks::is_secure;
 use crate::authz::claims::IssuerName;
-use crate::authz::signals::StreamKey;
 
 /// What to receive from one transmitter, and how.
 #[derive(Clone, Debug)]
@@ -32,6 +31,7 @@ pub struct ReceiverSettings {
     pub push_token: Option<SecretString>,
 }
 
+/// How events are fetched (RFC 8936).
 #[derive(Clone, Debug)]
 pub struct PollSettings {
     /// `None`: as the stream says.
@@ -42,14 +42,15 @@ pub struct PollSettings {
     pub insecure: bool,
 }
 
+/// How a stream is set up (SSF 1.0 section 8).
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
+    /// `None`: events are polled for.
     pub push_url: Option<String>,
     pub token: Option<SecretString>,
     /// Between two verifications.
     pub verify: Duration,
     pub insecure: bool,
-    pub key: Option<StreamKey>,
 }
 
 /// What becomes of one event.

@@ -1,4 +1,4 @@
-//! Figures, not assertions: `cargo test --release --test ledger figures -- --ignored --nocapture`.
+//! Figures, not assertions: `cargo test --release --test main ledger::figures -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 

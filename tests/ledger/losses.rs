@@ -22,6 +22,17 @@ fn gaps(instance: &Instance) -> u64 {
     instance.replica.stats().gaps.load(Ordering::Relaxed)
 }
 
+/// Waits until an instance has compared the log with what it should be, beginning after now.
+async fn compared(instance: &Instance) {
+    let count = || {
+        let mut done = instance.replica.stats().operations();
+        done.find_map(|(operation, result, count)| ((operation, result) == ("check", "ok")).then_some(count))
+    };
+    let before = count().unwrap_or_default();
+    // The first may have begun before.
+    eventually("compared", || count().unwrap_or_default() >= before + 2).await;
+}
+
 /// The start of the read that its view is from.
 fn as_of(instance: &Instance) -> Instant {
     let now = Instant::now();
@@ -143,12 +154,12 @@ async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back()
     };
     let last = one.replica.revoke((0..20).map(|n| sign_out(&format!("t-{n}"))).collect()).await.unwrap();
     one.replica.applied().wait_for(|applied| *applied >= last).await.unwrap();
-    sleep(Duration::from_secs(3)).await; // It has been looked at since.
+    compared(&one).await;
     let sixth = format!("{}-{}", last.millis, last.sequence - 14);
     redis.cli(&["XDEL", "doorward:{r}:log", &sixth]);
     eventually("noticed", || gaps(&one) == 1).await;
     length("20").await;
-    sleep(Duration::from_secs(3)).await;
+    compared(&one).await;
     redis.cli(&["XTRIM", "doorward:{r}:log", "MAXLEN", "5"]);
     eventually("noticed", || gaps(&one) == 2).await;
     length("20").await;

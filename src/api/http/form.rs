@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::Http;
 use crate::api::inlet::Inlet;
@@ -39,6 +39,36 @@ pub(super) enum OAuthError {
 pub(super) struct OAuthErrorBody {
     error: &'static str,
     error_description: &'static str,
+}
+
+/// What every endpoint with such a form may answer, for the OpenAPI document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) enum FormErrors {
+    /// Not such a form, or nothing in it that can be taken.
+    #[response(status = 400)]
+    Invalid(OAuthErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(OAuthErrorBody),
+    /// Too much of this at once; nothing was applied.
+    #[response(status = 429)]
+    Busy(OAuthErrorBody),
+    /// Not done; try again after `Retry-After`.
+    #[response(status = 503)]
+    Unavailable(OAuthErrorBody),
+}
+
+/// What credentials may lead to.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+pub(super) enum ClientErrors {
+    /// The credentials are missing or not known.
+    #[response(status = 401)]
+    Unknown(OAuthErrorBody),
+    /// The key may not do this.
+    #[response(status = 403)]
+    NotPermitted(OAuthErrorBody),
 }
 
 impl OAuthError {

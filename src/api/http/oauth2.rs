@@ -10,7 +10,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::Http;
-use super::form::{OAuthError, OAuthErrorBody, admit, client, count, read};
+use super::form::{ClientErrors, FormErrors, OAuthError, admit, client, count, read};
 use crate::api::inlet::{Inlet, Refused, revoke, verified};
 use crate::api::present::present;
 use crate::authz::admin_key::Permission;
@@ -43,12 +43,8 @@ pub(super) struct TokenForm {
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "Whatever it was, it is not accepted any more."),
-        (status = 400, description = "Not such a form, or a token of a kind that cannot be revoked here.", body = OAuthErrorBody),
-        (status = 401, description = "The credentials are not known.", body = OAuthErrorBody),
-        (status = 403, description = "The key may not revoke.", body = OAuthErrorBody),
-        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
-        (status = 429, description = "Too much of this at once; nothing was applied.", body = OAuthErrorBody),
-        (status = 503, description = "Not stored; try again after `Retry-After`.", body = OAuthErrorBody),
+        FormErrors,
+        ClientErrors,
     )
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
@@ -137,12 +133,8 @@ const fn passing(denial: Denial) -> Option<&'static str> {
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "`active`, and what the token says if it is.", body = Object),
-        (status = 400, description = "Not such a form.", body = OAuthErrorBody),
-        (status = 401, description = "No credentials, or unknown ones.", body = OAuthErrorBody),
-        (status = 403, description = "The key may not read.", body = OAuthErrorBody),
-        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
-        (status = 429, description = "Too much of this at once.", body = OAuthErrorBody),
-        (status = 503, description = "It cannot be told now; try again after `Retry-After`.", body = OAuthErrorBody),
+        FormErrors,
+        ClientErrors,
     )
 )]
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {

@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use utoipa::ToSchema;
 
 use super::Http;
-use super::form::{OAuthError, OAuthErrorBody, admit, count, read};
+use super::form::{FormErrors, OAuthError, admit, count, read};
 use crate::api::inlet::{Inlet, LogoutError, log_out};
 use crate::authz::denial::Denial;
 
@@ -27,10 +27,7 @@ pub(super) struct LogoutForm {
     request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "Signed out."),
-        (status = 400, description = "Not such a form, not a valid logout token, or one that was used before.", body = OAuthErrorBody),
-        (status = 413, description = "The body is too large.", body = OAuthErrorBody),
-        (status = 429, description = "Too much of this at once; nothing was applied.", body = OAuthErrorBody),
-        (status = 503, description = "Not stored; send it again after `Retry-After`.", body = OAuthErrorBody),
+        FormErrors,
     )
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Backoff, Receiver, SignalError, StreamSettings};
-use crate::authz::signals::REQUESTED;
+use crate::authz::signals::{REQUESTED, StreamKey};
 use crate::sources::jwks::ssf_configuration;
 
 /// A stream of ours at its transmitter.
@@ -163,7 +163,8 @@ impl Receiver {
         }
         let Some(verification) = &stream.verification else { return Ok(()) };
         let mut body = json!({"stream_id": stream.id});
-        if let Some(key) = &settings.key {
+        if let Some(token) = &settings.token {
+            let key = StreamKey::new(token.expose_secret().as_bytes());
             body["state"] = json!(key.state(rand::random()));
         }
         let request = ask(Method::POST, verification)?.timeout(TIMEOUT).json(&body);

@@ -11,9 +11,7 @@ const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 /// A header, a line feed, a payload.
 pub fn run(data: &[u8]) {
-    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
-    let (header, payload) = (&data[..at], data.get(at + 1..).unwrap_or_default());
-    let text = signer::sign(header, payload);
+    let (header, payload, text) = signer::sign_parts(data);
     let read = || UnverifiedToken::parse(BearerToken::parse(text.as_bytes(), usize::MAX)?);
     let Ok(token) = read() else { return };
     if token.unverified_issuer() != Ok(ISSUER) {

@@ -29,9 +29,7 @@ static TRANSMITTER: LazyLock<Transmitter> = LazyLock::new(|| Transmitter {
 
 /// A header, a line feed, a payload.
 pub fn run(data: &[u8]) {
-    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
-    let (header, payload) = (&data[..at], data.get(at + 1..).unwrap_or_default());
-    let text = signer::sign(header, payload);
+    let (header, payload, text) = signer::sign_parts(data);
     let read = || UnverifiedToken::parse(BearerToken::parse(text.as_bytes(), usize::MAX)?);
     let Ok(token) = read() else { return };
     let Ok(token) = TRANSMITTER.verify(token, issuer().retention(), NOW) else { return };

@@ -33,6 +33,13 @@ pub fn sign(header: &[u8], payload: &[u8]) -> String {
     format!("{input}.{signature}")
 }
 
+/// A header and a payload with a line feed between them, and the JWS over them.
+pub fn sign_parts(data: &[u8]) -> (&[u8], &[u8], String) {
+    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (header, payload) = (&data[..at], data.get(at + 1..).unwrap_or_default());
+    (header, payload, sign(header, payload))
+}
+
 pub const HEADER: &str = r#"{"alg":"EdDSA","typ":"at+jwt","kid":"ed"}"#;
 
 /// The tokens that were ever signed, beside those that a target signs itself: nobody can make another.
