@@ -1,0 +1,103 @@
+//! Machines that are network namespaces, with cables between them and switches to plug them into.
+//!
+//! Nothing of it has a name or an address in the namespace that the tests run in, and nothing outlives them:
+//! a namespace goes with the last process in it and the last file that is open on it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Output};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// One network stack. Whatever runs on it shares the files and the clock of this machine.
+pub(super) struct Machine {
+    namespace: File,
+}
+
+impl Machine {
+    /// A machine that has only its loopback; the error says why this system allows none.
+    pub(super) fn new() -> Result<Self, String> {
+        let name = format!("doorward-test-{}-{:016x}", std::process::id(), rand::random::<u64>());
+        succeeded(Command::new("ip").args(["netns", "add", &name]).output())?;
+        let namespace = File::open(format!("/run/netns/{name}"));
+        // The open file keeps it; without a name it cannot be left behind.
+        succeeded(Command::new("ip").args(["netns", "delete", &name]).output())?;
+        let machine = Self { namespace: namespace.map_err(|error| error.to_string())? };
+        machine.try_ip("link set lo up")?;
+        Ok(machine)
+    }
+
+    /// Does something on a thread of this machine: its sockets are here, and so are those of the threads
+    /// and processes that it starts.
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let enter = || {
+            move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        let done = std::thread::scope(|scope| scope.spawn(enter).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// As [`Self::inside`], for what awaits something.
+    pub(super) fn run<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
+        self.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(work())
+        })
+    }
+
+    #[track_caller]
+    pub(super) fn ip(&self, arguments: &str) {
+        self.try_ip(arguments).unwrap_or_else(|error| panic!("ip {arguments}: {error}"));
+    }
+
+    fn try_ip(&self, arguments: &str) -> Result<(), String> {
+        self.inside(|| succeeded(Command::new("ip").args(arguments.split(' ')).output()))
+    }
+
+    /// Lays a cable to another machine; both ends are up, and have no address.
+    pub(super) fn cable(&self, here: &str, other: &Self, there: &str) {
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), other.namespace.as_raw_fd());
+        self.ip(&format!("link add {here} type veth peer name {there} netns {namespace}"));
+        self.ip(&format!("link set {here} up"));
+        other.ip(&format!("link set {there} up"));
+    }
+
+    /// `address` as `10.0.0.1/24`: what is in this network is reached, and nothing else.
+    pub(super) fn address(&self, interface: &str, address: &str) {
+        self.ip(&format!("address add {address} dev {interface}"));
+    }
+}
+
+/// Machines plugged into it reach each other. Each has a port named as the machine is.
+pub(super) struct Switch(Machine);
+
+impl Switch {
+    pub(super) fn new() -> Result<Self, String> {
+        let machine = Machine::new()?;
+        machine.try_ip("link add switch type bridge")?;
+        machine.ip("link set switch up");
+        Ok(Self(machine))
+    }
+
+    pub(super) fn plug(&self, port: &str, machine: &Machine, interface: &str, address: &str) {
+        self.0.cable(port, machine, interface);
+        machine.address(interface, address);
+        self.forward(port);
+    }
+
+    pub(super) fn forward(&self, port: &str) {
+        self.0.ip(&format!("link set {port} master switch"));
+    }
+
+    /// Drops whatever comes through this port, in both directions: the machine sees a link that is up, and
+    /// no answer.
+    pub(super) fn swallow(&self, port: &str) {
+        self.0.ip(&format!("link set {port} nomaster"));
+    }
+}
+
+fn succeeded(output: std::io::Result<Output>) -> Result<(), String> {
+    let output = output.map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}
