@@ -28,6 +28,7 @@ fn on_machines_of_their_own_all_refuse_and_one_that_is_cut_off_refuses_in_time()
         Ok(desk) => desk,
         Err(reason) => return eprintln!("SKIPPED: no network namespaces here (they take root and iproute2): {reason}"),
     };
+    super::support::binary(); // Built before: none of the machines reaches a registry.
     let desk = desk.start(&binary);
     desk.client.run(async || {
         let client = Client::new(&desk);
@@ -36,7 +37,7 @@ fn on_machines_of_their_own_all_refuse_and_one_that_is_cut_off_refuses_in_time()
             four_steps(&client, &desk, at).await;
         }
         let [_, a, b, _] = &desk.hosts;
-        let (down, up) = (|| a.machine.ip("link set store down"), || a.machine.ip("link set store up"));
+        let (down, up) = (|| a.machine.ip("link set dev store down"), || a.machine.ip("link set dev store up"));
         cut_off(&client, &desk, a, "without a link", down, up).await;
         let (swallow, forward) = (|| desk.store.swallow("b"), || desk.store.forward("b"));
         cut_off(&client, &desk, b, "with a link that swallows all", swallow, forward).await;

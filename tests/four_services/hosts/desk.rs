@@ -5,17 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::network::{Machine, Switch};
-use crate::four_services::support::Service;
+use super::network::{Machine, Settled, Switch};
+use crate::four_services::support::Program;
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::Envoy;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, TempDir, eventually};
 
 /// Small, since the test waits for it; large enough that a busy machine stays below it.
 pub(super) const MAX_STALENESS: Duration = Duration::from_secs(3);
-
-const SIDECARS: [&str; 3] = ["a", "b", "c"];
 
 /// A machine with Envoy and Doorward, and a pod that only it reaches, with the service.
 pub(super) struct Host {
@@ -28,7 +26,7 @@ pub(super) struct Host {
     /// What a client calls here.
     path: &'static str,
     /// Whatever runs here.
-    running: Option<(Service, Doorward, Envoy)>,
+    running: Option<(Program, Doorward, Envoy, Settled)>,
 }
 
 impl Host {
@@ -57,13 +55,13 @@ impl Host {
     /// Runs the service, then Doorward, then Envoy.
     fn start(&mut self, service: &[&str], doorward: &str, binary: &str, envoy: &str) {
         let listen = self.service.to_string();
-        let service = self.pod.run(async || Service::start(&[service, &["--listen", &listen]].concat()).await);
-        // Envoy finds it where its files say.
+        let service = self.pod.run(async || Program::start(&[service, &["--listen", &listen]].concat()).await);
+        // Where Envoy's file says.
         let doorward = format!("listen: {{check: \"127.0.0.1:9191\", http: \"127.0.0.1:9192\"}}\n{doorward}");
-        let (doorward, envoy) = self
-            .machine
-            .run(async || (Doorward::start(&doorward).await, Envoy::start_text(binary, envoy).await));
-        self.running = Some((service, doorward, envoy));
+        let (binary, envoy) = (binary.to_owned(), envoy.to_owned());
+        let beside = async move || (Doorward::start(&doorward).await, Envoy::start_text(&binary, &envoy).await);
+        let ((doorward, envoy), settled) = self.machine.settle(beside);
+        self.running = Some((service, doorward, envoy, settled));
     }
 }
 
@@ -76,6 +74,7 @@ pub(super) struct Desk {
     redis_machine: Machine,
     redis_server: Option<RedisServer>,
     _front: Switch,
+    files: TempDir,
 }
 
 impl Desk {
@@ -88,7 +87,7 @@ impl Desk {
         let host = |name, number| Host::new(name, number, &front, &store);
         let hosts = [host("gateway", 10)?, host("a", 11)?, host("b", 12)?, host("c", 13)?];
         let redis = SocketAddr::from(([10, 91, 0, 1], 0));
-        Ok(Self { client, store, hosts, redis, redis_machine, redis_server: None, _front: front })
+        Ok(Self { client, store, hosts, redis, redis_machine, redis_server: None, _front: front, files: TempDir::new() })
     }
 
     pub(super) fn start(mut self, binary: &str) -> Self {
@@ -96,15 +95,19 @@ impl Desk {
         let redis = self.redis_machine.run(async || RedisServer::start(&open).await);
         self.redis.set_port(redis.port);
         self.redis_server = Some(redis);
-        let store = format!("revocation: {{store: redis, max_staleness: 3s, redis: {{url: \"redis://{}\"}}}}\n", self.redis);
+        let store =
+            format!("revocation: {{store: redis, max_staleness: 3s, redis: {{url: \"redis://{}\"}}}}\n", self.redis);
         let issuer = |jwks: String| {
-            format!("issuers: [{{name: main, issuer: https://accounts.example, audiences: [shop], keys: {{jwks_url: {jwks}, insecure: true}}}}]\n")
+            format!(
+                "issuers: [{{name: main, issuer: https://accounts.example, audiences: [shop], keys: {{jwks_url: {jwks}, insecure: true}}}}]\n"
+            )
         };
         let [gateway, sidecars @ ..] = &mut self.hosts;
         let from_accounts = issuer(format!("http://{}/.well-known/jwks.json", gateway.service));
         let to: Vec<_> = sidecars.iter().map(|host| (host.name, host.front)).collect();
         let edge = edge(gateway.service, &to);
-        gateway.start(&["accounts"], &format!("{store}{from_accounts}{RULES}"), binary, &edge);
+        let database = format!("sqlite:{}/accounts.db", self.files.path().display());
+        gateway.start(&["accounts", "--database", &database], &format!("{store}{from_accounts}{RULES}"), binary, &edge);
         let config = format!("{store}{}", issuer(format!("http://{}/.well-known/jwks.json", gateway.front)));
         std::thread::scope(|scope| {
             for host in sidecars {
@@ -118,6 +121,7 @@ impl Desk {
 }
 
 const RULES: &str = "
+identity: {payload: {header: x-identity}}
 rules:
   - {name: keys, match: {path: /.well-known/jwks.json, methods: [GET]}, access: public}
   - {name: login, match: {path: /auth/login, methods: [POST]}, access: public}
@@ -148,7 +152,9 @@ fn edge(accounts: SocketAddr, sidecars: &[(&str, SocketAddr)]) -> String {
     let (mut routes, mut clusters) = (String::new(), String::new());
     for (name, address) in sidecars {
         let (ip, port) = (address.ip(), address.port());
-        routes += &format!("- {{match: {{path_separated_prefix: /{name}}}, route: {{cluster: {name}}}}}\n                        ");
+        routes += &format!(
+            "- {{match: {{path_separated_prefix: /{name}}}, route: {{cluster: {name}}}}}\n                        "
+        );
         clusters += &format!(
             "    - {{name: {name}, type: STATIC, connect_timeout: 1s, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}]}}]}}}}\n"
         );
@@ -229,12 +235,12 @@ impl Client {
         .await;
     }
 
-    /// In the end, and not accepted later than the bound; how long after the sign-out that is.
+    /// In the end, and not accepted later than the bound; how long after the sign-out the refusal came.
     pub(super) async fn is_refused(&self, at: &Host, gone: &SignedOut) -> Duration {
         loop {
             let sent = gone.at.elapsed();
             match self.calls(at, &gone.token).await {
-                Answer::SignedOut => return sent,
+                Answer::SignedOut => return gone.at.elapsed(),
                 Answer::Served => assert!(sent <= MAX_STALENESS, "{} accepted {sent:?} after the sign-out", at.name),
                 Answer::Stale => assert!(sent < PATIENCE, "{} stays behind", at.name),
                 other @ Answer::Other(..) => panic!("{} answered {other:?}", at.name),

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
+use std::sync::mpsc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -23,27 +24,46 @@ impl Machine {
         // The open file keeps it; without a name it cannot be left behind.
         succeeded(Command::new("ip").args(["netns", "delete", &name]).output())?;
         let machine = Self { namespace: namespace.map_err(|error| error.to_string())? };
-        machine.try_ip("link set lo up")?;
+        machine.try_ip("link set dev lo up")?;
         Ok(machine)
     }
 
     /// Does something on a thread of this machine: its sockets are here, and so are those of the threads
     /// and processes that it starts.
     pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let enter = || {
-            move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let work = || {
+            self.enter();
             work()
         };
-        let done = std::thread::scope(|scope| scope.spawn(enter).join());
+        let done = std::thread::scope(|scope| scope.spawn(work).join());
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// As [`Self::inside`], for what awaits something.
-    pub(super) fn run<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
+    pub(super) fn run<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         self.inside(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(work())
         })
+    }
+
+    /// As [`Self::run`], on a thread that stays until the returned value is dropped: an Envoy ends with the
+    /// thread that started it (it asks for that by `PR_SET_PDEATHSIG`).
+    pub(super) fn settle<T: Send + 'static>(&self, work: impl AsyncFnOnce() -> T + Send + 'static) -> (T, Settled) {
+        let machine = Self { namespace: self.namespace.try_clone().unwrap() };
+        let ((done, result), (stay, left)) = (mpsc::channel(), mpsc::channel::<()>());
+        std::thread::spawn(move || {
+            machine.enter();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _ = done.send(runtime.block_on(work()));
+            let _ = left.recv();
+        });
+        (result.recv().expect("what is started starts"), Settled { _stay: stay })
+    }
+
+    /// The calling thread is on this machine from now on.
+    fn enter(&self) {
+        move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
     }
 
     #[track_caller]
@@ -58,9 +78,9 @@ impl Machine {
     /// Lays a cable to another machine; both ends are up, and have no address.
     pub(super) fn cable(&self, here: &str, other: &Self, there: &str) {
         let namespace = format!("/proc/{}/fd/{}", std::process::id(), other.namespace.as_raw_fd());
-        self.ip(&format!("link add {here} type veth peer name {there} netns {namespace}"));
-        self.ip(&format!("link set {here} up"));
-        other.ip(&format!("link set {there} up"));
+        self.ip(&format!("link add name {here} type veth peer name {there} netns {namespace}"));
+        self.ip(&format!("link set dev {here} up"));
+        other.ip(&format!("link set dev {there} up"));
     }
 
     /// `address` as `10.0.0.1/24`: what is in this network is reached, and nothing else.
@@ -69,14 +89,19 @@ impl Machine {
     }
 }
 
+/// What [`Machine::settle`] started may stay.
+pub(super) struct Settled {
+    _stay: mpsc::Sender<()>,
+}
+
 /// Machines plugged into it reach each other. Each has a port named as the machine is.
 pub(super) struct Switch(Machine);
 
 impl Switch {
     pub(super) fn new() -> Result<Self, String> {
         let machine = Machine::new()?;
-        machine.try_ip("link add switch type bridge")?;
-        machine.ip("link set switch up");
+        machine.try_ip("link add name switch type bridge")?;
+        machine.ip("link set dev switch up");
         Ok(Self(machine))
     }
 
@@ -87,13 +112,13 @@ impl Switch {
     }
 
     pub(super) fn forward(&self, port: &str) {
-        self.0.ip(&format!("link set {port} master switch"));
+        self.0.ip(&format!("link set dev {port} master switch"));
     }
 
     /// Drops whatever comes through this port, in both directions: the machine sees a link that is up, and
     /// no answer.
     pub(super) fn swallow(&self, port: &str) {
-        self.0.ip(&format!("link set {port} nomaster"));
+        self.0.ip(&format!("link set dev {port} nomaster"));
     }
 }
 
