@@ -84,6 +84,7 @@ async fn resolve<T>(
         let metrics = &state.metrics;
         if remembered { metrics.token_cache_hits.inc() } else { metrics.token_cache_misses.inc() }
     }
+    // What waits is boxed: its futures are large, and most decisions never come here.
     let (waits, max_waiting) = (&state.waits, policy.max_waiting);
     if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
         (&decision.outcome, decision.evidence.issuer.clone())
@@ -91,9 +92,9 @@ async fn resolve<T>(
         if let Some(_place) = waits.keys.enter(max_waiting) {
             let keys = state.keys();
             let _ = match denial {
-                Denial::UnknownKey => tokio::time::timeout_at(deadline, keys.refresh(&issuer)).await,
+                Denial::UnknownKey => Box::pin(tokio::time::timeout_at(deadline, keys.refresh(&issuer))).await,
                 // An issuer that a reload has brought, or moved: its keys are on the way.
-                _ => tokio::time::timeout_at(deadline, keys.first_try(&issuer)).await,
+                _ => Box::pin(tokio::time::timeout_at(deadline, keys.first_try(&issuer))).await,
             };
             drop(decision);
             policy = state.policy();
@@ -103,7 +104,6 @@ async fn resolve<T>(
             decision.outcome = Outcome::Denied(Denial::KeysUnavailable); // It may be a key that we do not know yet.
         }
     }
-    // What waits is boxed: its futures are large, and most decisions never come here.
     if let Outcome::NeedsIntrospection(issuer) = &decision.outcome {
         learned.testimony = match waits.introspection.enter(max_waiting) {
             Some(_place) => {

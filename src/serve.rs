@@ -7,6 +7,7 @@ mod listen;
 mod reload;
 mod supervisor;
 mod tls;
+mod workers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ use listen::Listener;
 use reload::Reload;
 use supervisor::Supervisor;
 use tls::Tls;
+use workers::Workers;
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
 pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -103,9 +105,11 @@ pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let server = |name, protocol, router| {
         Server::new(name, protocol, router, &limits, budget.clone(), state.metrics.connections.clone())
     };
+    let (workers, workers_ended) = Workers::start(&stop)?;
+    tasks.spawn("connections", workers_ended);
     // A Unix socket is guarded by its mode.
     let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
-    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server).with_tls(check_tls);
+    let grpc = server("check", Protocol::Grpc, grpc).with_check(check_server, workers).with_tls(check_tls);
     servers.spawn("grpc", grpc.serve(check, drain.clone()));
     let http_limits = HttpLimits {
         body_bytes: limits.http_body_bytes,
