@@ -1,5 +1,7 @@
-//! The example that a new user copies from: Accounts, three services, a page.
+//! The example `examples/four-services`, for real: Accounts and a service behind Envoy and Doorward.
 
-pub(crate) mod support;
-
+mod accounts;
 mod hosts;
+mod operation;
+mod shop;
+pub mod support;

@@ -20,6 +20,8 @@ const IDLE: Duration = Duration::from_secs(14 * 24 * 3600);
 const FAMILY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Sessions that one user may have; the next login ends the oldest.
 const FAMILIES: i64 = 50;
+/// Used tokens that a family remembers, the latest; an older one is refused, and ends nothing.
+const USED: i64 = 1000;
 /// How long a request waits for a connection, and a statement runs, before it fails.
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -114,7 +116,8 @@ impl Store {
     /// or a session opened with the old one would outlive the change.
     pub async fn begin_family(&self, user: &User, sid: &str, hash: &str, now: Timestamp) -> sqlx::Result<bool> {
         const LOG_IN: &str = "UPDATE users SET last_login_at = $1 WHERE login = $2 AND password_hash = $3";
-        const FORGET: &str = "DELETE FROM families WHERE login = $1 AND expires_at <= $2";
+        // Nothing of them is alive any more, not even an access token.
+        const FORGET: &str = "DELETE FROM families WHERE login = $1 AND (expires_at <= $2 OR ended_at <= $3)";
         const CAP: &str = "UPDATE families SET ended_at = $1 WHERE sid IN
              (SELECT sid FROM families WHERE login = $2 AND ended_at IS NULL ORDER BY started_at DESC LIMIT 50 OFFSET $3)";
         const BEGIN: &str = "INSERT INTO families (sid, login, started_at, expires_at) VALUES ($1, $2, $3, $4)";
@@ -125,7 +128,8 @@ impl Store {
             if login.execute(&mut *tx).await?.rows_affected() == 0 {
                 return Ok(false);
             }
-            sqlx::query(FORGET).bind(&user.login).bind(at).execute(&mut *tx).await?;
+            let forget = sqlx::query(FORGET).bind(&user.login).bind(at).bind(dead(now));
+            forget.execute(&mut *tx).await?;
             sqlx::query(CAP).bind(at).bind(&user.login).bind(FAMILIES - 1).execute(&mut *tx).await?;
             sqlx::query(BEGIN).bind(sid).bind(&user.login).bind(at).bind(ends).execute(&mut *tx).await?;
             let expires_at = now.plus(IDLE).secs();
@@ -148,34 +152,28 @@ impl Store {
         const SESSION: &str = "SELECT f.sid, u.login, u.email, u.permissions, f.started_at
              FROM families f JOIN users u ON u.login = f.login
              WHERE f.sid = $1 AND f.ended_at IS NULL AND f.expires_at > $2";
-        const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND expires_at <= $2";
+        const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND (expires_at <= $2 OR hash IN
+             (SELECT hash FROM refresh_tokens WHERE sid = $1 ORDER BY used_at DESC LIMIT 50 OFFSET $3))";
         let at = now.secs();
         on!(self, pool => {
             let mut tx = pool.begin().await?;
-            let used = sqlx::query_as(USE).bind(at).bind(hash).fetch_optional(&mut *tx).await?;
-            let rotation = if let Some((sid, expires_at)) = used {
-                let session = sqlx::query_as(SESSION).bind::<String>(sid).bind(at).fetch_optional(&mut *tx).await?;
-                match session.filter(|_| at < expires_at) {
-                    Some(session) => {
-                        let session: Session = session;
-                        sqlx::query(FORGET).bind(&session.sid).bind(at).execute(&mut *tx).await?;
-                        let expires_at: i64 = now.plus(IDLE).secs();
-                        let add = sqlx::query(ADD_TOKEN).bind(next).bind(&session.sid).bind(expires_at);
-                        add.execute(&mut *tx).await?;
-                        Rotation::Rotated(session)
-                    }
-                    None => Rotation::Invalid,
-                }
-            } else {
-                let alive_since = at - ACCESS_LIFETIME.as_secs().cast_signed();
-                let end = sqlx::query_as(END).bind(at).bind(hash).bind(alive_since);
-                match end.fetch_optional(&mut *tx).await? {
-                    Some((sid,)) => Rotation::Reused { sid },
-                    None => Rotation::Invalid,
-                }
+            let used: Option<(String, i64)> =
+                sqlx::query_as(USE).bind(at).bind(hash).fetch_optional(&mut *tx).await?;
+            let Some((sid, expires_at)) = used else {
+                let end = sqlx::query_as(END).bind(at).bind(hash).bind(dead(now));
+                let ended: Option<(String,)> = end.fetch_optional(&mut *tx).await?;
+                tx.commit().await?;
+                return Ok(ended.map_or(Rotation::Invalid, |(sid,)| Rotation::Reused { sid }));
             };
+            let session = sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
+            let Some(session) = session.filter(|_| at < expires_at) else {
+                return Ok(Rotation::Invalid); // Nothing is committed: it was not used.
+            };
+            sqlx::query(FORGET).bind(&sid).bind(at).bind(USED).execute(&mut *tx).await?;
+            let expires_at = now.plus(IDLE).secs();
+            sqlx::query(ADD_TOKEN).bind(next).bind(&sid).bind(expires_at).execute(&mut *tx).await?;
             tx.commit().await?;
-            Ok(rotation)
+            Ok(Rotation::Rotated(session))
         })
     }
 
@@ -216,5 +214,13 @@ impl Store {
     }
 }
 
+/// A family that ended by then has no access token left that lives.
+fn dead(now: Timestamp) -> i64 {
+    now.secs() - ACCESS_LIFETIME.as_secs().cast_signed()
+}
+
 const ADD_TOKEN: &str = "INSERT INTO refresh_tokens (hash, sid, expires_at) VALUES ($1, $2, $3)";
 const END_ALL: &str = "UPDATE families SET ended_at = $1 WHERE login = $2 AND ended_at IS NULL";
+
+#[cfg(test)]
+mod tests;
