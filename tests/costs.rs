@@ -1,130 +1,79 @@
-//! Figures, not assertions: what each way of knowing whether a token is alive costs.
+//! Figures, not assertions: what each way of knowing that a token is dead costs, in one table.
 //!
 //!     cargo test --release --test main costs -- --ignored --nocapture
 //!
-//! The seeds' claims that they measure: asking the Accounts service on every request is slow; a blacklist
-//! stores less than a whitelist, an instant per user still less.
+//! Every way decides on the same tokens, from logins at the example's Accounts. All of them run at once, each
+//! with a Redis and a Doorward of its own, and are measured in turn, round by round: a moment in which the
+//! machine is slow is one for all of them.
 
-use std::time::{Duration, Instant};
+mod list;
+mod way;
 
-use doorward::authz::claims::IssuerName;
-use doorward::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use serde_json::json;
+use std::time::Duration;
 
-use crate::ledger::support::{Instance, RedisServer, now};
-use crate::support::authorization_server::AuthorizationServer;
-use crate::support::doorward::Doorward;
-use crate::support::grpc::{Checks, get};
-use crate::support::tokens::Tokens;
+use self::list::List;
+use self::way::{ADMIN_KEY, Design, Way};
+use crate::four_services::introspection::Accounts;
+use crate::support::doorward;
 
-const RUNS: usize = 5;
-const CHECKS: usize = 1000;
+const ROUNDS: usize = 7;
+/// Presented at once when throughput is measured: each caller has its own, or questions about it would be
+/// shared. They live for 5 minutes, which the rounds must not exceed.
+const TOKENS: usize = 32;
+const IDLE: Duration = Duration::from_secs(3);
 
-/// Prints the medians over the runs of p50 and p99 of one check at a time, as Envoy would see them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
 #[expect(clippy::print_stdout, reason = "a measurement prints")]
-async fn measure(what: &str, config: &str, token: &str) {
-    let doorward = Doorward::start(config).await;
-    let checks = Checks::connect(&doorward.check).await;
-    for _ in 0..200 {
-        let verdict = checks.check(get("/").token(token)).await;
-        assert!(verdict.allowed(), "{what}: {verdict:?}");
+async fn costs() {
+    let accounts = Accounts::start().await;
+    let mut ways = Vec::new();
+    for design in designs(&accounts) {
+        ways.push(Way::start(design).await);
     }
-    let (mut p50, mut p99, mut refused) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..RUNS {
-        let mut took = Vec::with_capacity(CHECKS);
-        for _ in 0..CHECKS {
-            let began = Instant::now();
-            let verdict = checks.check(get("/").token(token)).await;
-            took.push(began.elapsed());
-            refused += usize::from(!verdict.allowed()); // A deadline that a busy machine missed.
+    let before: Vec<_> = ways.iter().map(Way::commands).collect();
+    tokio::time::sleep(IDLE).await;
+    for (way, before) in ways.iter_mut().zip(before) {
+        way.idled(IDLE, before);
+    }
+    for way in &mut ways {
+        way.write_entries().await;
+    }
+    let mut tokens = Vec::new();
+    for n in 0..TOKENS {
+        tokens.push(accounts.access_token(["alice", "bob"][n % 2]).await);
+    }
+    for way in &ways {
+        way.meets(&tokens).await;
+    }
+    for _ in 0..ROUNDS {
+        for way in &mut ways {
+            way.round(&tokens).await;
         }
-        took.sort();
-        p50.push(took[CHECKS / 2]);
-        p99.push(took[CHECKS * 99 / 100]);
     }
-    p50.sort();
-    p99.sort();
-    println!("{what:<46} p50 {:>9.1?}  p99 {:>9.1?}  refused {refused}", p50[RUNS / 2], p99[RUNS / 2]);
+    println!("\n{}", way::HEADER);
+    for way in &ways {
+        println!("{}", way.row());
+    }
+    for line in ways.iter().filter_map(Way::remark) {
+        println!("{line}");
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn costs_of_a_decision() {
-    let (tokens, redis, server) = (Tokens::new(), RedisServer::start(&[]).await, AuthorizationServer::start().await);
-    let token = tokens.with(json!({"jti": "measured"}));
-    let (_, digest, _) = crate::support::doorward::run(&["hash-key"], "a-key-for-the-measurement");
-    let redis_config = |read: &str, list: &str| {
-        tokens.config(&format!(
-            "revocation: {{store: redis, read: {read}, list: {list}, redis: {{url: \"{}\"}}}}\nadmin: {{keys: [{{name: auth, {}, may: [register]}}]}}\n",
-            redis.url(),
-            digest.trim()
-        ))
-    };
-    measure("replica, deny-list", &redis_config("replica", "deny"), &token).await;
-    measure("lookup, deny-list", &redis_config("lookup", "deny"), &token).await;
-    let registering = Doorward::start(&redis_config("replica", "allow")).await;
-    let request = reqwest::Client::new().post(format!("http://{}/v1/registrations", registering.http));
-    let response = request.bearer_auth("a-key-for-the-measurement").json(&json!({"token": token})).send().await;
-    assert_eq!(response.unwrap().status(), 201);
-    drop(registering);
-    measure("replica, allow-list", &redis_config("replica", "allow"), &token).await;
-    measure("lookup, allow-list", &redis_config("lookup", "allow"), &token).await;
-
-    server.says("opaque", &AuthorizationServer::active("alice"));
-    let asking = |cache: &str| {
-        let settings = server.settings(&format!(", cache: {cache}"));
-        tokens.config("").replace("keys: {jwks", &format!("{settings}, keys: {{jwks"))
-    };
-    measure("introspection, remembered (cache: 1h)", &asking("1h"), "opaque").await;
-    measure("introspection, every time, server takes 0 ms", &asking("0s"), "opaque").await;
-    server.takes(Duration::from_millis(5));
-    measure("introspection, every time, server takes 5 ms", &asking("0s"), "opaque").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn costs_of_the_lists() {
-    const MANY: u32 = 50_000;
-    let hour = Duration::from_secs(3600);
-    let issuer = IssuerName::parse("main").unwrap();
-    let id = |n: u32| TargetId::new(&format!("3f2b8c1e-0000-4000-8000-{n:012}"));
-    let revoked = |n: u32| Revocation {
-        target: Target::new(issuer.clone(), Kind::Token, id(n)),
-        watermark: Watermark::FOREVER,
-        expires_at: now().plus(hour),
-        origin: Origin::SignedOut,
-        reason: None,
-    };
-    let registered = |n: u32| Revocation::registering(issuer.clone(), id(n), now().plus(hour));
-    let everywhere = |n: u32| Revocation {
-        target: Target::new(issuer.clone(), Kind::User, id(n)),
-        watermark: Watermark::at(now()),
-        ..revoked(n)
-    };
-    let entries: [(&str, &dyn Fn(u32) -> Revocation); 3] = [
-        ("deny-list, one signed-out token", &revoked),
-        ("deny-list, one user signed out everywhere", &everywhere),
-        ("allow-list, one live token", &registered),
-    ];
-    for (what, entry) in entries {
-        let redis = RedisServer::start(&[]).await;
-        let memory = || {
-            let info = redis.cli(&["INFO", "memory"]);
-            let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().to_owned();
-            used.parse::<u64>().unwrap()
-        };
-        let writer = Instance::start(&redis).await;
-        let before = memory();
-        let began = Instant::now();
-        for batch in (0..MANY).collect::<Vec<_>>().chunks(256) {
-            writer.replica.revoke(batch.iter().map(|n| entry(*n)).collect()).await.unwrap();
-        }
-        let took = began.elapsed();
-        writer.end().await;
-        println!(
-            "{what:<44} {} bytes in Redis (key and log), {:.0} written/s",
-            (memory() - before) / u64::from(MANY),
-            f64::from(MANY) / took.as_secs_f64()
-        );
-    }
+fn designs(accounts: &Accounts) -> [Design; 6] {
+    let (_, key, _) = doorward::run(&["hash-key"], ADMIN_KEY);
+    let admin = format!("admin: {{keys: [{{name: auth, {}, may: [revoke, register]}}]}}\n", key.trim());
+    let config = |issuer: String, revocation: &str| format!("{issuer}{admin}revocation: {{{revocation}}}\n");
+    let asking = |cache: &str| config(accounts.issuer(&accounts.asked(cache)), "store: embedded");
+    let redis =
+        |settings: &str| config(accounts.issuer(""), &format!("store: redis, redis: {{url: \"REDIS\"}}{settings}"));
+    let design = |name, config, list| Design { name, config, list };
+    [
+        design("Accounts asked about each request", asking("0s"), None),
+        design("Accounts asked, its answer kept for 10 s", asking("10s"), None),
+        design("Redis asked about each request", redis(", read: lookup"), Some(List::SignedOut)),
+        design("blacklist in memory (the default)", redis(""), Some(List::SignedOut)),
+        design("whitelist in memory", redis(", list: allow"), Some(List::Live)),
+        design("an instant per user, in memory", redis(""), Some(List::Users)),
+    ]
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod hosts;
+pub mod introspection;
 mod operation;
 mod shop;
 pub mod support;

@@ -8,12 +8,14 @@
 //! keys       what signs them, and its rotation
 //! error      what can fail, and its answers
 //! events     telling Doorward, each event in another of its ways
+//! introspection  being asked about a token instead (RFC 7662)
 //! page       the files of the page
 //! ```
 
 mod error;
 mod events;
 mod http;
+mod introspection;
 mod keys;
 mod page;
 mod passwords;
@@ -55,6 +57,12 @@ pub struct Args {
     key_lifetime: Duration,
     #[command(flatten)]
     doorward: DoorwardArgs,
+    /// The client that may ask `/oauth2/introspect` about tokens, and the file with its secret. Without it
+    /// nobody may.
+    #[arg(long, value_name = "ID", default_value = "doorward")]
+    introspection_client: String,
+    #[arg(long, value_name = "FILE")]
+    introspection_secret_file: Option<PathBuf>,
 }
 
 /// How Doorward is told; what is left out is not told, and its tokens live to their end.
@@ -95,6 +103,7 @@ pub struct Accounts {
     passwords: Passwords,
     minter: Minter,
     doorward: Doorward,
+    introspection: Option<introspection::Client>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -107,8 +116,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let keys = SigningKeys::generate(args.key_lifetime, clock::now()).context("make a signing key")?;
     let minter = Minter { keys, issuer: args.issuer, audience: args.audience };
     let doorward = Doorward::new(args.doorward)?;
+    let client = |file: PathBuf| introspection::Client::read(&args.introspection_client, &file);
+    let introspection = args.introspection_secret_file.map(client).transpose()?;
     info!(database = store.kind(), "accounts");
-    let accounts = Arc::new(Accounts { store, passwords, minter, doorward });
+    let accounts = Arc::new(Accounts { store, passwords, minter, doorward, introspection });
     server::serve(args.listen, http::routes(accounts)).await
 }
 

@@ -87,7 +87,16 @@ impl Desk {
         let host = |name, number| Host::new(name, number, &front, &store);
         let hosts = [host("gateway", 10)?, host("a", 11)?, host("b", 12)?, host("c", 13)?];
         let redis = SocketAddr::from(([10, 91, 0, 1], 0));
-        Ok(Self { client, store, hosts, redis, redis_machine, redis_server: None, _front: front, files: TempDir::new() })
+        Ok(Self {
+            client,
+            store,
+            hosts,
+            redis,
+            redis_machine,
+            redis_server: None,
+            _front: front,
+            files: TempDir::new(),
+        })
     }
 
     pub(super) fn start(mut self, binary: &str) -> Self {

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::http::header::{CACHE_CONTROL, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -20,6 +20,8 @@ pub enum Error {
     TooManyGuesses,
     #[error("the refresh token is unknown, used, expired, or of a session that ended")]
     InvalidRefreshToken,
+    #[error("client authentication failed")]
+    UnknownClient,
     #[error("no identity: this is reached through Envoy and Doorward")]
     Unauthenticated,
     #[error("the permission `admin` is needed")]
@@ -53,6 +55,7 @@ impl IntoResponse for Error {
             Self::WrongPassword => (StatusCode::UNAUTHORIZED, "invalid_grant"),
             Self::InvalidRefreshToken => (StatusCode::BAD_REQUEST, "invalid_grant"),
             Self::WrongOldPassword => (StatusCode::FORBIDDEN, "access_denied"),
+            Self::UnknownClient => (StatusCode::UNAUTHORIZED, "invalid_client"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::NotAdmin => (StatusCode::FORBIDDEN, "insufficient_scope"),
             Self::UnknownLogin => (StatusCode::NOT_FOUND, "unknown_login"),
@@ -67,6 +70,7 @@ impl IntoResponse for Error {
         let mut headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
         match &self {
             Self::TooManyGuesses => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("60"))),
+            Self::UnknownClient => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"))),
             Self::Busy => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("2"))),
             Self::NotTold(cause) | Self::Internal(cause) => error!(error = format!("{cause:#}"), "{self}"),
             Self::Database(cause) => error!(error = %cause, "{self}"),

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::error::Error;
 use super::store::{Rotation, Session, User};
 use super::tokens::{ACCESS_LIFETIME, random, sha256_hex};
-use super::{Accounts, page, passwords};
+use super::{Accounts, introspection, page, passwords};
 use crate::clock::{self, Timestamp};
 use crate::service::identity;
 
@@ -34,6 +34,7 @@ pub fn routes(accounts: Arc<Accounts>) -> Router {
         .route("/auth/logout-everywhere", post(logout_everywhere))
         .route("/auth/password", post(change_password))
         .route("/auth/permissions", post(change_permissions))
+        .route("/oauth2/introspect", post(introspection::introspect))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(accounts)

@@ -78,6 +78,14 @@ impl SigningKeys {
         })
     }
 
+    /// The public key of this id, while it is published.
+    pub fn public(&self, id: &str, now: Timestamp) -> anyhow::Result<Option<Value>> {
+        self.at(now, |keys| {
+            let published = [&keys.current, &keys.next].into_iter().chain(keys.retired.iter().map(|(key, _)| key));
+            Ok(published.into_iter().find(|key| key.id == id).map(|key| key.public.clone()))
+        })
+    }
+
     /// The keys as they stand at `now`. After an idle time it is still the published key that comes next.
     fn at<T>(&self, now: Timestamp, use_them: impl FnOnce(&Keys) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut keys = self.keys.lock().map_err(|_| anyhow!("the lock of the keys is poisoned"))?;

@@ -149,9 +149,6 @@ impl Store {
         // Once its last access token has expired there is nothing left to end.
         const END: &str = "UPDATE families SET ended_at = COALESCE(ended_at, $1)
              WHERE sid = (SELECT sid FROM refresh_tokens WHERE hash = $2) AND COALESCE(ended_at, $1) > $3 RETURNING sid";
-        const SESSION: &str = "SELECT f.sid, u.login, u.email, u.permissions, f.started_at
-             FROM families f JOIN users u ON u.login = f.login
-             WHERE f.sid = $1 AND f.ended_at IS NULL AND f.expires_at > $2";
         const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND (expires_at <= $2 OR hash IN
              (SELECT hash FROM refresh_tokens WHERE sid = $1 ORDER BY used_at DESC LIMIT 50 OFFSET $3))";
         let at = now.secs();
@@ -175,6 +172,11 @@ impl Store {
             tx.commit().await?;
             Ok(Rotation::Rotated(session))
         })
+    }
+
+    /// A session that lives.
+    pub async fn session(&self, sid: &str, now: Timestamp) -> sqlx::Result<Option<Session>> {
+        on!(self, pool => sqlx::query_as(SESSION).bind(sid).bind(now.secs()).fetch_optional(pool).await)
     }
 
     /// Ends one family; one that has ended stays so.
@@ -219,6 +221,9 @@ fn dead(now: Timestamp) -> i64 {
     now.secs() - ACCESS_LIFETIME.as_secs().cast_signed()
 }
 
+const SESSION: &str = "SELECT f.sid, u.login, u.email, u.permissions, f.started_at
+     FROM families f JOIN users u ON u.login = f.login
+     WHERE f.sid = $1 AND f.ended_at IS NULL AND f.expires_at > $2";
 const ADD_TOKEN: &str = "INSERT INTO refresh_tokens (hash, sid, expires_at) VALUES ($1, $2, $3)";
 const END_ALL: &str = "UPDATE families SET ended_at = $1 WHERE login = $2 AND ended_at IS NULL";
 
