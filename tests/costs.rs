@@ -69,11 +69,11 @@ fn designs(accounts: &Accounts) -> [Design; 6] {
         |settings: &str| config(accounts.issuer(""), &format!("store: redis, redis: {{url: \"REDIS\"}}{settings}"));
     let design = |name, config, list| Design { name, config, list };
     [
-        design("Accounts asked about each request", asking("0s"), None),
-        design("Accounts asked, its answer kept for 10 s", asking("10s"), None),
-        design("Redis asked about each request", redis(", read: lookup"), Some(List::SignedOut)),
-        design("blacklist in memory (the default)", redis(""), Some(List::SignedOut)),
-        design("whitelist in memory", redis(", list: allow"), Some(List::Live)),
-        design("an instant per user, in memory", redis(""), Some(List::Users)),
+        design("Accounts is asked each time (`introspection`, `cache: 0s`)", asking("0s"), None),
+        design("Accounts is asked, its answer kept (`cache: 10s`)", asking("10s"), None),
+        design("Redis is asked each time (`read: lookup`)", redis(", read: lookup"), Some(List::SignedOut)),
+        design("a blacklist in memory (the default)", redis(""), Some(List::SignedOut)),
+        design("a whitelist in memory (`list: allow`)", redis(", list: allow"), Some(List::Live)),
+        design("an instant per user in memory (kind `user`)", redis(""), Some(List::Users)),
     ]
 }

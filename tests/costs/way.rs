@@ -53,7 +53,7 @@ struct Round {
 }
 
 pub(super) const HEADER: &str = "\
-| how it is known that a token is dead | p50 | p99 | checks/s | an entry is | bytes in Redis | bytes in Doorward | Redis commands a check | commands an entry |
+| what a decision asks | p50 | p99 | checks/s | an entry is | in Redis | in Doorward | commands a check | commands an entry |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 impl Way {
@@ -163,7 +163,7 @@ impl Way {
         let of = |value: fn(&Round) -> f64| median(self.rounds.iter().map(value).collect());
         let milliseconds = |value: fn(&Round) -> f64| format!("{:.2} ms", 1000.0 * of(value));
         let entry = self.store.as_ref().zip(self.sizes).map(|((list, _), (redis, doorward))| {
-            (list.an_entry_is(), format!("{redis:.0}"), format!("{doorward:.0}"), self.commands_an_entry)
+            (list.an_entry_is(), format!("{redis:.0} B"), format!("{doorward:.0} B"), self.commands_an_entry)
         });
         let entry = entry.map_or_else(
             || "– | – | – | 0 | 0".to_owned(),
