@@ -42,6 +42,8 @@ command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 # Debian's packages may start servers of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
+# For machines of their own: network namespaces.
+command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages+=(iproute2)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 # For k8s/: the image is built and run, the alerts are fired.
 command -v buildah >/dev/null || packages+=(buildah)

@@ -76,11 +76,12 @@ impl Machine {
     }
 
     /// Lays a cable to another machine; both ends are up, and have no address.
-    pub(super) fn cable(&self, here: &str, other: &Self, there: &str) {
+    pub(super) fn cable(&self, here: &str, other: &Self, there: &str) -> Result<(), String> {
         let namespace = format!("/proc/{}/fd/{}", std::process::id(), other.namespace.as_raw_fd());
-        self.ip(&format!("link add name {here} type veth peer name {there} netns {namespace}"));
+        self.try_ip(&format!("link add name {here} type veth peer name {there} netns {namespace}"))?;
         self.ip(&format!("link set dev {here} up"));
         other.ip(&format!("link set dev {there} up"));
+        Ok(())
     }
 
     /// `address` as `10.0.0.1/24`: what is in this network is reached, and nothing else.
@@ -105,10 +106,11 @@ impl Switch {
         Ok(Self(machine))
     }
 
-    pub(super) fn plug(&self, port: &str, machine: &Machine, interface: &str, address: &str) {
-        self.0.cable(port, machine, interface);
+    pub(super) fn plug(&self, port: &str, machine: &Machine, interface: &str, address: &str) -> Result<(), String> {
+        self.0.cable(port, machine, interface)?;
         machine.address(interface, address);
         self.forward(port);
+        Ok(())
     }
 
     pub(super) fn forward(&self, port: &str) {
