@@ -161,23 +161,20 @@ impl Way {
     /// The medians of its rounds.
     pub(super) fn row(&self) -> String {
         let of = |value: fn(&Round) -> f64| median(self.rounds.iter().map(value).collect());
-        let milliseconds = |value: fn(&Round) -> f64| format!("{:.2} ms", 1000.0 * of(value));
-        let entry = self.store.as_ref().zip(self.sizes).map(|((list, _), (redis, doorward))| {
-            (list.an_entry_is(), format!("{redis:.0} B"), format!("{doorward:.0} B"), self.commands_an_entry)
-        });
-        let entry = entry.map_or_else(
-            || "– | – | – | 0 | 0".to_owned(),
-            |(what, redis, doorward, commands)| {
-                format!("{what} | {redis} | {doorward} | {:.2} | {commands:.1}", of(|round| round.commands_a_check))
-            },
-        );
-        format!(
-            "| {} | {} | {} | {:.0} | {entry} |",
-            self.name,
-            milliseconds(|round| round.p50.as_secs_f64()),
-            milliseconds(|round| round.p99.as_secs_f64()),
-            of(|round| round.checks_a_second),
-        )
+        let milliseconds = |value: fn(&Round) -> Duration| {
+            1000.0 * median(self.rounds.iter().map(|round| value(round).as_secs_f64()).collect())
+        };
+        let (p50, p99) = (milliseconds(|round| round.p50), milliseconds(|round| round.p99));
+        let stored = match (&self.store, self.sizes) {
+            (Some((list, _)), Some((redis, doorward))) => format!(
+                "{} | {redis:.0} B | {doorward:.0} B | {:.2} | {:.1}",
+                list.an_entry_is(),
+                of(|round| round.commands_a_check),
+                self.commands_an_entry
+            ),
+            _ => "– | – | – | 0 | 0".to_owned(),
+        };
+        format!("| {} | {p50:.2} ms | {p99:.2} ms | {:.0} | {stored} |", self.name, of(|round| round.checks_a_second))
     }
 
     /// What does not fit the table.
