@@ -24,7 +24,6 @@ const IDLE: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-#[expect(clippy::print_stdout, reason = "a measurement prints")]
 async fn costs() {
     let accounts = Accounts::start().await;
     let mut ways = Vec::new();

@@ -63,6 +63,7 @@ fn nobody_goes_around(desk: &Desk) {
 }
 
 /// Log in, call, log out, call again and be refused; then nobody else accepts the token either.
+#[expect(clippy::print_stdout, reason = "how long it took, for whoever wants to see")]
 async fn four_steps(client: &Client, desk: &Desk, at: &Host) {
     let (token, other) = (client.logs_in("alice").await, client.logs_in("alice").await);
     for token in [&token, &other] {
@@ -79,6 +80,7 @@ async fn four_steps(client: &Client, desk: &Desk, at: &Host) {
 
 /// Sign-outs while a host has lost Redis: everybody else knows at once, it accepts nothing later than
 /// `max_staleness` after them, and knows them all when it is back.
+#[expect(clippy::print_stdout, reason = "how long it took, for whoever wants to see")]
 async fn cut_off(client: &Client, desk: &Desk, at: &Host, how: &str, cut: impl Fn(), mend: impl Fn()) {
     let (live, mut tokens) = (client.logs_in("bob").await, Vec::new());
     for user in ["alice", "bob", "alice"] {

@@ -159,16 +159,17 @@ fn replaced(text: &str, old: &str, new: &str) -> String {
 fn edge(accounts: SocketAddr, sidecars: &[(&str, SocketAddr)]) -> String {
     let text = replaced(&file("edge-tcp.yaml"), SERVICE, &socket_address(accounts));
     let text = replaced(&text, "127.0.0.1\n          port_value: 10000", "0.0.0.0\n          port_value: 10000");
-    let (mut routes, mut clusters) = (String::new(), String::new());
-    for (name, address) in sidecars {
+    let route = |(name, _): &(&str, SocketAddr)| {
+        format!("- {{match: {{path_separated_prefix: /{name}}}, route: {{cluster: {name}}}}}\n                        ")
+    };
+    let cluster = |(name, address): &(&str, SocketAddr)| {
         let (ip, port) = (address.ip(), address.port());
-        routes += &format!(
-            "- {{match: {{path_separated_prefix: /{name}}}, route: {{cluster: {name}}}}}\n                        "
-        );
-        clusters += &format!(
+        format!(
             "    - {{name: {name}, type: STATIC, connect_timeout: 1s, load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}]}}]}}}}\n"
-        );
-    }
+        )
+    };
+    let routes: String = sidecars.iter().map(route).collect();
+    let clusters: String = sidecars.iter().map(cluster).collect();
     let text = replaced(&text, "- match: {prefix: /}\n", &format!("{routes}- match: {{prefix: /}}\n"));
     replaced(&text, "\n  clusters:\n", &format!("\n  clusters:\n{clusters}"))
 }
