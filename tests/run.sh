@@ -6,8 +6,8 @@
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
 # redis client, two verifiers of tokens, schemathesis, an OpenID provider and cargo-deny into .tools/;
 # rustfmt and clippy through rustup.
-# Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
-# their own.
+# Running it again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy,
+# on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -47,6 +47,8 @@ command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 command -v buildah >/dev/null || packages+=(buildah)
 command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
 command -v promtool >/dev/null || packages+=(prometheus)
+# For examples/four-services: the server's programs; its tests make clusters of their own.
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
@@ -96,13 +98,15 @@ redis-server --version
 "$ENVOY_OLDEST" --version
 
 section "formatting"
-cargo fmt --check
+cargo fmt --all --check
 
 section "clippy"
-cargo clippy --all-targets --locked -- -D warnings
+cargo clippy --workspace --all-targets --locked -- -D warnings
 
 section "tests"
+cargo build --locked -p four-services
 cargo test --locked
+cargo test --locked -p four-services
 
 section "Kubernetes"
 ./tests/kubernetes.sh
@@ -116,9 +120,9 @@ if [ ! -x "$deny" ]; then
   echo "building cargo-deny into .tools/ (once, some minutes)"
   cargo install cargo-deny --locked --quiet --root .tools/cargo-deny
 fi
-"$deny" --locked check --hide-inclusion-graph bans licenses sources
+"$deny" --locked --workspace check --hide-inclusion-graph bans licenses sources
 if timeout 120 "$deny" --locked fetch db >.tools/advisories.log 2>&1; then
-  "$deny" --locked --offline check --hide-inclusion-graph advisories
+  "$deny" --locked --workspace --offline check --hide-inclusion-graph advisories
 else
   echo "skipped: known vulnerabilities; the advisory database could not be fetched:"
   tail -n 3 .tools/advisories.log

@@ -31,6 +31,12 @@ fail() {
 
 # --- the image ------------------------------------------------------------------------
 
+# What the stage `build` copies is all that cargo asks for, the members of the workspace included.
+mkdir "$dir/source"
+sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' k8s/Dockerfile |
+  xargs cp --recursive --parents --target-directory "$dir/source"
+(cd "$dir/source" && cargo tree --locked --offline) >"$dir/log" 2>&1 || fail "k8s/Dockerfile copies too little"
+
 mkdir -p "$dir/build/image/etc/ssl/certs"
 strip -o "$dir/build/image/doorward" "$binary"
 cp /etc/ssl/certs/ca-certificates.crt "$dir/build/image/etc/ssl/certs/"

@@ -1,0 +1,224 @@
+// The page: a user who signs in and out, three services that are asked all the time, and a thief with a copy
+// of the user's token.
+
+import { ask, post } from "./accounts.js";
+import { Session } from "./session.js";
+import { Tile, reason, verdict } from "./tiles.js";
+import { tell } from "./timeline.js";
+
+const SERVICES = ["A", "B", "C"];
+/** How often each service is asked, and how long a revocation may take before the page gives up, in milliseconds. */
+const EVERY = 1000;
+const LIMIT = 10_000;
+
+const find = (id) => document.getElementById(id);
+const tiles = new Map(SERVICES.map((service) => [service, new Tile(service, find("tiles"))]));
+/** What the demo's users begin with; a change of password is remembered here, in this window. */
+const passwords = { alice: "wonderland", bob: "builder" };
+
+let session = null; // who is signed in here
+let stolen = null; // {token, login, endsAt}: the thief's copy
+let measuring = false; // while a revocation is measured, nothing else is asked
+const looking = new Map(); // whose answer is awaited, and with which token
+const named = (login) => login.charAt(0).toUpperCase() + login.slice(1);
+
+// --- asking the services --------------------------------------------------------------
+
+/** The token in use: the user's own, else the copy that the thief still has, else none. */
+function credential() {
+  if (session) return { which: "own", token: session.token };
+  return stolen ? { which: "stolen", token: stolen.token } : { which: "none" };
+}
+
+async function look(service) {
+  const { which, token } = credential();
+  if (measuring || looking.get(service) === which) return;
+  const asking = session;
+  looking.set(service, which);
+  const answer = await ask(service, token);
+  if (looking.get(service) === which) looking.delete(service);
+  if (measuring || credential().token !== token) return; // Another token is in use by now.
+  tiles.get(service).show(answer, which);
+  if (which === "own" && typeof answer.body.email === "string") find("email").textContent = answer.body.email;
+  if (which === "own" && answer.status === 401) await renew(asking);
+}
+
+/** As every client does on a 401: new tokens, or the end of the session. */
+async function renew(renewing) {
+  const alive = await renewing.renew();
+  if (session !== renewing) return;
+  if (alive) return steal();
+  leave();
+  tell({ kind: "warning", text: `${named(renewing.login)}’s session was ended elsewhere.` });
+  await lookAtAll();
+}
+
+const lookAtAll = () => Promise.all(SERVICES.map(look));
+
+// --- the user -------------------------------------------------------------------------
+
+async function signIn(event) {
+  event.preventDefault();
+  const login = new FormData(find("sign-in")).get("login");
+  const { session: begun, answer } = await Session.begin(login, find("password").value);
+  complain(begun ? "" : answer.status === 401 ? "That password is wrong." : `Accounts answered ${reason(answer)}.`);
+  if (!begun) return find("password").focus();
+  session = begun;
+  steal();
+  show();
+  tell({ kind: "info", text: `${named(login)} signed in, and a thief copied the token.` });
+  await lookAtAll();
+}
+
+/** The session is over here; the thief keeps the copy. */
+function leave() {
+  session = null;
+  show();
+}
+
+const signOut = (token) => post("/auth/logout", { token });
+const signOutEverywhere = (token) => post("/auth/logout-everywhere", { token });
+
+async function changePassword(event) {
+  if (event.submitter?.value !== "change") return;
+  const [old, next] = [find("old-password").value, find("new-password").value];
+  const { login } = session;
+  const done = await end("changed the password", (token) => post("/auth/password", { token, body: { old, new: next } }));
+  if (done) passwords[login] = next;
+  show();
+}
+
+/**
+ * Ends the session by `call`, while the thief tries the copy at every service again and again.
+ * Measured is the time from the call, and from its answer, to the first refusal at each.
+ */
+async function end(what, call) {
+  if (!session || measuring) return false;
+  const { login, token } = session;
+  measuring = true;
+  complain("");
+  const attempt = { token, failed: false, began: performance.now() };
+  const trying = SERVICES.map((service) => tryUntilRefused(service, attempt));
+  const answer = await call(token);
+  attempt.failed = answer.status !== 204;
+  if (!attempt.failed) leave();
+  const tried = await Promise.all(trying);
+  measuring = false;
+  if (attempt.failed) {
+    complain(answer.status === 403 ? "The old password is wrong." : `Accounts answered ${reason(answer)}.`);
+    return false;
+  }
+  report(`${named(login)} ${what}.`, attempt.began, answer, tried);
+  return true;
+}
+
+/** The first answer that refuses the token; `null` when none came, or when the revocation failed. */
+async function tryUntilRefused(service, attempt) {
+  while (!attempt.failed && performance.now() - attempt.began < LIMIT) {
+    const answer = await ask(service, attempt.token);
+    if (attempt.failed) return null;
+    tiles.get(service).show(answer, "stolen");
+    if (verdict(answer) === "refused") return answer;
+  }
+  return null;
+}
+
+function report(what, began, answer, tried) {
+  tell({ kind: "info", text: what, figure: `answered in ${answer.ms.toFixed(1)} ms` });
+  for (const [index, service] of SERVICES.entries()) {
+    const refused = tried[index];
+    if (!refused) {
+      tell({ kind: "bad", text: `${service} still lets the stolen token in after ${LIMIT / 1000} s.` });
+      continue;
+    }
+    const after = Math.max(0, refused.at - answer.at);
+    const data = { event: "refused", service, sinceAnswer: after.toFixed(1), sinceCall: (refused.at - began).toFixed(1) };
+    const text = `${service} refused the stolen token: ${reason(refused)}`;
+    tell({ kind: "good", text, figure: `${(refused.at - began).toFixed(1)} ms after the click`, data });
+  }
+  if (!tried.every(Boolean)) return;
+  const last = Math.max(...tried.map((refused) => refused.at));
+  const figure = `${(last - began).toFixed(1)} ms`;
+  const data = { event: "dead", sinceAnswer: Math.max(0, last - answer.at).toFixed(1) };
+  tell({ kind: "good", text: "From the click to the last refusal: dead everywhere.", figure, data });
+}
+
+// --- the thief ------------------------------------------------------------------------
+
+function steal() {
+  stolen = { token: session.token, login: session.login, endsAt: session.endsAt };
+  const { token } = stolen;
+  const code = document.createElement("code");
+  code.textContent = `${token.slice(0, 14)}…${token.slice(-8)}`;
+  find("loot").replaceChildren(`Has ${named(stolen.login)}’s token: `, code);
+  find("try-stolen").disabled = false;
+}
+
+async function tryStolen() {
+  const { token, login } = stolen;
+  const answers = await Promise.all(SERVICES.map((service) => ask(service, token)));
+  for (const [index, answer] of answers.entries()) tiles.get(SERVICES[index]).show(answer, "stolen");
+  const inside = SERVICES.filter((_, index) => verdict(answers[index]) === "allowed");
+  const said = SERVICES.map((service, index) => `${service} ${reason(answers[index])}`).join(", ");
+  const data = { event: "tried", inside: inside.length };
+  const text = inside.length ? `The thief came in as ${named(login)}: ${said}` : `The thief stays outside: ${said}`;
+  tell({ kind: inside.length ? "warning" : "good", text, data });
+}
+
+// --- what is shown --------------------------------------------------------------------
+
+function show() {
+  const focusWasHere = find("signed-in").contains(document.activeElement) || find("sign-in").contains(document.activeElement);
+  find("sign-in").hidden = session !== null;
+  find("signed-in").hidden = session === null;
+  if (session) {
+    find("user").textContent = named(session.login);
+    find("email").textContent = "";
+  }
+  suggest();
+  tick();
+  // What had the focus may be hidden by now; the keyboard goes on in the same place.
+  if (focusWasHere) find(session ? "sign-out" : "submit-sign-in").focus();
+}
+
+function suggest() {
+  const known = passwords[new FormData(find("sign-in")).get("login")];
+  find("password").value = known;
+  find("password-known").textContent = known;
+}
+
+const complain = (text) => {
+  find("problem").textContent = text;
+};
+
+function left(endsAt) {
+  const seconds = Math.max(0, Math.round((endsAt - Date.now()) / 1000));
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+function tick() {
+  if (session) find("own-left").textContent = left(session.endsAt);
+  find("loot-left").hidden = stolen === null;
+  if (stolen) find("loot-left").querySelector(".figure").textContent = left(stolen.endsAt);
+}
+
+// --- start ----------------------------------------------------------------------------
+
+find("sign-in").addEventListener("submit", signIn);
+find("sign-in").addEventListener("change", (event) => event.target.name === "login" && suggest());
+find("sign-out").addEventListener("click", () => end("signed out", signOut));
+find("sign-out-everywhere").addEventListener("click", () => end("signed out everywhere", signOutEverywhere));
+find("change-password").addEventListener("click", () => {
+  find("password-form").reset();
+  find("password-dialog").showModal();
+});
+find("password-form").addEventListener("submit", changePassword);
+find("try-stolen").addEventListener("click", tryStolen);
+
+setInterval(() => {
+  tick();
+  if (session?.isDue) renew(session);
+  lookAtAll();
+}, EVERY);
+show();
+lookAtAll();

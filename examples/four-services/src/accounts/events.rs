@@ -1,0 +1,165 @@
+//! Telling Doorward that something ended. Each event goes another of its documented ways, to show them; an
+//! auth service of your own needs one.
+//!
+//! | event | way |
+//! | --- | --- |
+//! | sign-out | none: Doorward's rule `access: sign_out` recorded it before the request came here |
+//! | a refresh token came twice | `POST /v1/revocations`, kind `session` |
+//! | sign-out everywhere | `POST /v1/revocations`, kind `user` |
+//! | password changed | Redis: `MULTI`, `SET`, `XADD`, `EXEC`, kind `user` |
+//! | permissions changed | a security event token (CAEP `token-claims-change`) at `/signals/events` |
+//!
+//! The instant `at` comes from the clock that also writes `iat`, after the change is stored: tokens minted
+//! before it are refused, those after it are not.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use reqwest::{Client, RequestBuilder, Url};
+use serde_json::{Value, json};
+
+use super::DoorwardArgs;
+use super::tokens::{Minter, random, sha256_hex};
+use crate::clock::Timestamp;
+
+/// Beyond it the change is stored, and the caller told that Doorward does not know.
+const WAIT: Duration = Duration::from_secs(3);
+
+pub struct Doorward {
+    http: Client,
+    url: Option<Url>,
+    issuer_name: String,
+    admin_key: Option<String>,
+    redis: Option<redis::Client>,
+    redis_prefix: String,
+    retention: Duration,
+    audience: String,
+    push_token: Option<String>,
+}
+
+impl Doorward {
+    pub fn new(args: DoorwardArgs) -> anyhow::Result<Self> {
+        let read = |file: &std::path::Path| {
+            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            Ok::<_, anyhow::Error>(text.trim().to_owned())
+        };
+        let admin_key = args.admin_key_file.as_deref().map(read).transpose()?.or(args.admin_key);
+        ensure!(args.url.is_none() || admin_key.is_some(), "--doorward needs --admin-key-file or DOORWARD_ADMIN_KEY");
+        Ok(Self {
+            http: Client::builder().timeout(WAIT).redirect(reqwest::redirect::Policy::none()).build()?,
+            url: args.url,
+            issuer_name: args.issuer_name,
+            admin_key,
+            // Its own error might repeat the URL, which may hold a password.
+            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is no URL `redis://…`")?,
+            redis_prefix: args.redis_prefix,
+            retention: args.retention,
+            audience: args.transmitter_audience,
+            push_token: args.transmitter_token_file.as_deref().map(read).transpose()?,
+        })
+    }
+
+    /// Ends a session for good.
+    pub async fn session_ended(&self, sid: &str) -> anyhow::Result<()> {
+        self.revoke(json!({"kind": "session", "id": sid, "reason": "refresh token reused"})).await
+    }
+
+    /// Ends what a user was issued up to `at`.
+    pub async fn signed_out_everywhere(&self, login: &str, at: Timestamp) -> anyhow::Result<()> {
+        self.revoke(json!({"kind": "user", "id": login, "at": at.rfc3339(), "reason": "signed out everywhere"})).await
+    }
+
+    /// As [`Self::signed_out_everywhere`], written into Doorward's Redis by its data contract.
+    pub async fn password_changed(&self, login: &str, at: Timestamp) -> anyhow::Result<()> {
+        let Some(redis) = &self.redis else {
+            let event = json!({"kind": "user", "id": login, "at": at.rfc3339(), "reason": "password"});
+            return self.revoke(event).await;
+        };
+        let (prefix, issuer, id, millis) = (&self.redis_prefix, &self.issuer_name, stored_id(login), at.millis());
+        let expires = at.plus(self.retention);
+        let write = async {
+            let mut connection = redis.get_multiplexed_async_connection().await?;
+            redis::pipe()
+                .atomic()
+                .cmd("SET")
+                .arg(format!("{prefix}{{r}}:{issuer}:user:{id}"))
+                .arg(format!("{millis} revoked"))
+                .arg("PXAT")
+                .arg(expires.millis())
+                .cmd("XADD")
+                .arg(format!("{prefix}{{r}}:log"))
+                .arg("*")
+                .arg(&[("issuer", issuer.as_str()), ("kind", "user"), ("id", &id)])
+                .arg(&[("at", millis), ("expires", expires.millis())])
+                .arg(&[("origin", "revoked"), ("reason", "password")])
+                .exec_async(&mut connection)
+                .await
+        };
+        tokio::time::timeout(WAIT, write).await.context("write to Redis in time")?.context("write to Redis")
+    }
+
+    /// Ends what a user was issued up to `at`, so that it is refreshed with the new permissions (CAEP 1.0
+    /// section 3.2, pushed as of RFC 8935).
+    pub async fn permissions_changed(
+        &self,
+        minter: &Minter,
+        login: &str,
+        permissions: &[String],
+        at: Timestamp,
+    ) -> anyhow::Result<()> {
+        let Some(url) = &self.url else { return Ok(()) };
+        let event = json!({"event_timestamp": at.numeric_date(), "claims": {"permissions": permissions}});
+        let claims = json!({
+            "iss": minter.issuer,
+            "aud": self.audience,
+            "iat": at.secs(),
+            "jti": random::<16>()?,
+            "sub_id": {"format": "iss_sub", "iss": minter.issuer, "sub": login},
+            "events": {"https://schemas.openid.net/secevent/caep/event-type/token-claims-change": event},
+        });
+        let token = minter.keys.sign("secevent+jwt", &claims, at)?;
+        let request = self.http.post(url.join("/signals/events")?).header("content-type", "application/secevent+jwt");
+        let request = match &self.push_token {
+            Some(push_token) => request.bearer_auth(push_token),
+            None => request,
+        };
+        send("push a security event", request.body(token)).await
+    }
+
+    async fn revoke(&self, mut what: Value) -> anyhow::Result<()> {
+        let (Some(url), Some(admin_key)) = (&self.url, &self.admin_key) else { return Ok(()) };
+        what["issuer"] = json!(self.issuer_name);
+        let request = self.http.post(url.join("/v1/revocations")?).bearer_auth(admin_key);
+        send("post a revocation", request.json(&what)).await
+    }
+}
+
+/// An id as Doorward's data contract writes it: no character of a login shapes a key.
+fn stored_id(id: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~@|+=-".contains(&byte);
+    let fits = (1..=128).contains(&id.len()) && id.bytes().all(plain);
+    if fits { id.to_owned() } else { format!("sha256:{}", sha256_hex(id)) }
+}
+
+/// Anything but 2xx is no success: Doorward answers only after the store has it.
+async fn send(what: &'static str, request: RequestBuilder) -> anyhow::Result<()> {
+    let response = request.send().await.context(what)?;
+    ensure!(response.status().is_success(), "{what}: Doorward answered {}", response.status());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_odd_id_is_written_as_its_digest() {
+        for plain in ["alice", "alice@example.com", "a+b=c|d.e_f~g-1"] {
+            assert_eq!(stored_id(plain), plain);
+        }
+        for odd in ["", "a b", "a:b", "{r}", "é", "a\nb", &"x".repeat(129)] {
+            let id = stored_id(odd);
+            assert!(id.starts_with("sha256:") && id.len() == 71, "{odd:?}: {id}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The files of the page, built in.
+
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::routing::get;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
+
+const FILES: [(&str, &str, &str); 8] = [
+    ("/", HTML, include_str!("../../page/index.html")),
+    ("/page/page.css", CSS, include_str!("../../page/page.css")),
+    ("/page/icon.svg", IMAGE, include_str!("../../page/icon.svg")),
+    ("/page/page.js", SCRIPT, include_str!("../../page/page.js")),
+    ("/page/accounts.js", SCRIPT, include_str!("../../page/accounts.js")),
+    ("/page/session.js", SCRIPT, include_str!("../../page/session.js")),
+    ("/page/tiles.js", SCRIPT, include_str!("../../page/tiles.js")),
+    ("/page/timeline.js", SCRIPT, include_str!("../../page/timeline.js")),
+];
+
+/// Nothing of another origin, nothing inline, in nobody's frame.
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+pub fn routes() -> Router {
+    FILES.into_iter().fold(Router::new(), |router, (path, kind, text)| {
+        let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache"), (CONTENT_SECURITY_POLICY, POLICY)];
+        router.route(path, get(move || async move { (headers, text) }))
+    })
+}
