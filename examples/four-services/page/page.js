@@ -124,23 +124,21 @@ async function tryUntilRefused(service, attempt) {
 }
 
 function report(what, began, answer, tried) {
+  const after = (from, to) => Math.max(0, to - from).toFixed(1);
   tell({ kind: "info", text: what, figure: `answered in ${answer.ms.toFixed(1)} ms` });
-  for (const [index, service] of SERVICES.entries()) {
-    const refused = tried[index];
-    if (!refused) {
-      tell({ kind: "bad", text: `${service} still lets the stolen token in after ${LIMIT / 1000} s.` });
-      continue;
-    }
-    const after = Math.max(0, refused.at - answer.at);
-    const data = { event: "refused", service, sinceAnswer: after.toFixed(1), sinceCall: (refused.at - began).toFixed(1) };
-    const text = `${service} refused the stolen token: ${reason(refused)}`;
-    tell({ kind: "good", text, figure: `${(refused.at - began).toFixed(1)} ms after the click`, data });
+  const refusals = SERVICES.map((service, index) => ({ service, refused: tried[index] }));
+  for (const { service } of refusals.filter(({ refused }) => !refused)) {
+    tell({ kind: "bad", text: `${service} still let the stolen token in after ${LIMIT / 1000} s.`, data: { event: "alive" } });
   }
-  if (!tried.every(Boolean)) return;
-  const last = Math.max(...tried.map((refused) => refused.at));
-  const figure = `${(last - began).toFixed(1)} ms`;
-  const data = { event: "dead", sinceAnswer: Math.max(0, last - answer.at).toFixed(1) };
-  tell({ kind: "good", text: "From the click to the last refusal: dead everywhere.", figure, data });
+  const dead = refusals.filter(({ refused }) => refused).sort((a, b) => a.refused.at - b.refused.at);
+  for (const { service, refused } of dead) {
+    const text = `${service} refused the stolen token: ${reason(refused)}`;
+    tell({ kind: "good", text, figure: `${after(began, refused.at)} ms`, data: { event: "refused", service } });
+  }
+  if (dead.length < SERVICES.length) return;
+  const last = dead.at(-1).refused.at;
+  const data = { event: "dead", sinceAnswer: after(answer.at, last), sinceClick: after(began, last) };
+  tell({ kind: "good", text: "Dead everywhere: click to last refusal", figure: `${after(began, last)} ms`, data });
 }
 
 // --- the thief ------------------------------------------------------------------------
@@ -159,7 +157,8 @@ async function tryStolen() {
   const answers = await Promise.all(SERVICES.map((service) => ask(service, token)));
   for (const [index, answer] of answers.entries()) tiles.get(SERVICES[index]).show(answer, "stolen");
   const inside = SERVICES.filter((_, index) => verdict(answers[index]) === "allowed");
-  const said = SERVICES.map((service, index) => `${service} ${reason(answers[index])}`).join(", ");
+  const reasons = [...new Set(answers.map(reason))];
+  const said = reasons.length === 1 ? `${reasons[0]} at ${SERVICES.join(", ")}` : reasons.join(", ");
   const data = { event: "tried", inside: inside.length };
   const text = inside.length ? `The thief came in as ${named(login)}: ${said}` : `The thief stays outside: ${said}`;
   tell({ kind: inside.length ? "warning" : "good", text, data });
@@ -168,7 +167,7 @@ async function tryStolen() {
 // --- what is shown --------------------------------------------------------------------
 
 function show() {
-  const focusWasHere = find("signed-in").contains(document.activeElement) || find("sign-in").contains(document.activeElement);
+  const focusWasHere = document.querySelector(".you").contains(document.activeElement);
   find("sign-in").hidden = session !== null;
   find("signed-in").hidden = session === null;
   if (session) {

@@ -39,7 +39,7 @@ export class Tile {
     this.#text(".latency .figure", answer.ms.toFixed(1));
     this.#text(".reason", reason(answer));
     this.#text(".with", TOKENS[which]);
-    this.#text(".told", told(answer, state));
+    this.#text(".saw", saw(answer, state));
     this.#mark(answer.ms, state);
   }
 
@@ -65,7 +65,8 @@ export function reason({ status, body }) {
   return `${status} ${named}`.trim();
 }
 
-function told({ body }, state) {
-  if (state !== "allowed") return "nothing: it never saw the request";
-  return typeof body.user === "string" ? body.user : "nobody’s name";
+/** Whom Envoy and Doorward named to the service. */
+function saw({ body }, state) {
+  if (state !== "allowed") return "nothing at all";
+  return typeof body.user === "string" ? `x-user-id: ${body.user}` : "nobody’s name";
 }
