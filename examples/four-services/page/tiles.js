@@ -58,11 +58,11 @@ export class Tile {
   }
 }
 
-/** The status and the reason, which only a refusal names. */
+/** The status and the reason, which only a refusal names: Doorward a `reason`, Accounts an `error`. */
 export function reason({ status, body }) {
   if (status === 0) return "no answer";
-  const named = typeof body.reason === "string" ? body.reason : status < 300 ? "ok" : "";
-  return `${status} ${named}`.trim();
+  const named = [body.reason, body.error].find((text) => typeof text === "string");
+  return `${status} ${named ?? (status < 300 ? "ok" : "")}`.trim();
 }
 
 /** Whom Envoy and Doorward named to the service. */
