@@ -20,6 +20,7 @@ mod differential;
 mod doors;
 mod examples;
 mod forward_auth;
+mod four_services;
 mod fuzz;
 mod hostile_keys;
 mod identity;
