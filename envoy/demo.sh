@@ -175,11 +175,13 @@ doorward_of() {
   started curl -fs "http://127.0.0.1:$2/readyz"
 }
 
-# envoy_of NAME PORT CONFIG SED...: beside the Doorward on NAME.sock, if it asks one.
+# envoy_of NAME PORT CONFIG SED...: beside the Doorward on NAME.sock, if it asks one. Without reuse_port it
+# says so when another program has taken its port in between, instead of sharing it.
 envoy_of() {
   sed -e "s/port_value: 10000\$/port_value: $2/" \
     -e "s/port_value: 9901\$/port_value: 0/" \
     -e "s/address: 0\.0\.0\.0\$/address: 127.0.0.1/" \
+    -e "s/^\( *\)filter_chains:/\1enable_reuse_port: false\n&/" \
     -e "s|/run/doorward/check.sock|$dir/$1.sock|" \
     "${@:4}" "$3" >"$dir/$1.yaml"
   start "envoy-$1" "$envoy" -c "$dir/$1.yaml" --use-dynamic-base-id --concurrency 1 \

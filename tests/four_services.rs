@@ -2,5 +2,6 @@
 
 mod accounts;
 mod operation;
+mod page;
 mod shop;
 pub mod support;

@@ -46,7 +46,7 @@ fn bad_files() -> Vec<(String, PathBuf)> {
 
 /// Runs the command; the exit code and the findings.
 #[track_caller]
-fn lint(args: &[&str], stdin: &str) -> (i32, Vec<Value>) {
+pub fn lint(args: &[&str], stdin: &str) -> (i32, Vec<Value>) {
     let (code, out, error) = run(&[&["lint", "--json"], args].concat(), stdin);
     assert!(code < 2, "{args:?}: {error}");
     let findings = serde_json::from_str::<Value>(&out).unwrap()["findings"].as_array().unwrap().clone();
@@ -121,7 +121,8 @@ fn what_we_ship_is_clean() {
     for path in shipped {
         // What a file leaves out on purpose, it says in its head.
         let text = std::fs::read_to_string(&path).unwrap();
-        let allowed = text.lines().find_map(|line| line.strip_prefix("#     doorward lint --allow ")?.split(' ').next());
+        let allowed =
+            text.lines().find_map(|line| line.strip_prefix("#     doorward lint --allow ")?.split(' ').next());
         let allowed = allowed.map(|rule| ["--allow", rule]);
         let args: Vec<_> = allowed.iter().flatten().copied().chain([path.to_str().unwrap()]).collect();
         let (_, findings) = lint(&args, "");

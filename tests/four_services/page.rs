@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use super::support;
@@ -17,6 +17,12 @@ const VARIANTS: [&[&str]; 2] = [&[], &["--sidecars"]];
 
 /// With `--sidecars` eleven programs start, on a machine that is busy with other tests.
 const START: Duration = Duration::from_mins(2);
+
+/// Two demos that start at the same time would wish for the same port.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// `envoy/demo.sh` on the binaries that are tested; `None` without Envoy. All that it makes is in `dir`.
 fn demo(dir: &TempDir, services: &Path) -> Option<Command> {
@@ -48,9 +54,11 @@ impl Demo {
         // Read to the end, or the script would fail to write the rest.
         let (stdout, mut stderr) = (demo.script.stdout.take().unwrap(), demo.script.stderr.take().unwrap());
         let (lines, heard) = mpsc::channel();
-        std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| {
-            let _ = lines.send(line);
-        }));
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| {
+                let _ = lines.send(line);
+            })
+        });
         let (began, mut said) = (Instant::now(), String::new());
         while let Ok(line) = heard.recv_timeout(START.saturating_sub(began.elapsed())) {
             said += &format!("{line}\n");
@@ -109,6 +117,7 @@ fn once(args: &[&str], services: &Path) -> Option<Output> {
 
 #[test]
 fn the_demo_shows_what_it_says_and_leaves_nothing() {
+    let _alone = alone();
     for args in VARIANTS {
         let Some(output) = once(args, support::binary()) else { return };
         let said = String::from_utf8(output.stdout).unwrap();
@@ -130,6 +139,7 @@ fn the_demo_fails_when_an_answer_is_not_the_expected_one() {
     );
     std::fs::write(&services, script).unwrap();
     std::fs::set_permissions(&services, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _alone = alone();
     let Some(output) = once(&[], &services) else { return };
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -159,6 +169,7 @@ fn its_configurations_are_valid_and_fit_each_other() {
 #[test]
 fn the_page_shows_a_stolen_token_die() {
     let Some((playwright, chromium)) = browser() else { return };
+    let _alone = alone();
     for (args, picture) in VARIANTS.into_iter().zip([std::env::var("DOORWARD_PICTURE").ok(), None]) {
         let Some(demo) = Demo::start(args) else { return };
         let output = Command::new("node")
