@@ -8,6 +8,7 @@ mod listeners;
 mod reload;
 mod supervisor;
 mod tls;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -199,7 +199,7 @@ async fn ten_thousand_made_up_key_ids_cost_one_fetch_a_cooldown_and_delay_nobody
             assert!(good.check(get("/").token(&token)).await.allowed());
             slowest = slowest.max(asked.elapsed());
             // Generous: the machine is busy with the flood itself.
-            assert!(slowest < Duration::from_secs(2), "a good client waited {slowest:?}");
+            assert!(slowest < Duration::from_secs(10), "a good client waited {slowest:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // As Doorward has.
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")] // As Doorward keeps a connection on one thread.
 async fn main() {
     let mut args = std::env::args().skip(1);
     let address = args.next().expect("where to listen");

@@ -187,10 +187,12 @@ class Bench:
         return h2load(*args, "-B", address, CHECK)
 
     def direct(self):
-        noop_socket = f"unix:{self.directory}/noop.sock"
+        noop_socket, single_socket = (f"unix:{self.directory}/{name}.sock" for name in ("noop", "single"))
         servers = {}
         servers["doorward"] = self.doorward("doorward", self.filled("doorward"))
         servers["noop"] = (self.start(BINARIES["noop"], noop_socket), noop_socket)
+        single = self.start(BINARIES["noop"], single_socket, env={"TOKIO_WORKER_THREADS": "1"})
+        servers["noop_one_thread"] = (single, single_socket)
         file, check, _ = self.config("h2", self.filled("h2"))
         servers["h2"] = (self.start(BINARIES["h2"], check, file), check)
         for name, (_, address) in servers.items():
@@ -351,7 +353,8 @@ def report_direct(taken, memory, message, ratios):
     names = {
         "doorward": "Doorward, whole decision",
         "noop": "no-op: tonic + envoy-types, decides nothing",
-        "h2": "the same decision behind bare h2",
+        "noop_one_thread": "the no-op with one worker thread",
+        "h2": "the same decision behind bare h2, one thread",
     }
     print(f"\nStraight over a Unix socket, a {message}-byte CheckRequest, {REVOCATIONS:,} revocations; CPU µs per request")
     print(f"{'':46} {'64 streams':>24} {'8 streams':>24}")
@@ -360,6 +363,8 @@ def report_direct(taken, memory, message, ratios):
     print(f"Doorward's resident memory: {memory:.1f} MiB")
     ratios["decision_vs_noop_64"] = ratio_of(taken["doorward", 64], taken["noop", 64])
     ratios["decision_vs_noop_8"] = ratio_of(taken["doorward", 8], taken["noop", 8])
+    ratios["decision_vs_noop_one_thread_64"] = ratio_of(taken["doorward", 64], taken["noop_one_thread", 64])
+    ratios["decision_vs_noop_one_thread_8"] = ratio_of(taken["doorward", 8], taken["noop_one_thread", 8])
     ratios["decision_vs_h2_64"] = ratio_of(taken["doorward", 64], taken["h2", 64])
     ratios["decision_vs_h2_8"] = ratio_of(taken["doorward", 8], taken["h2", 8])
 

@@ -29,8 +29,9 @@ use tower::Service;
 use tracing::debug;
 
 use super::budget::{Arriving, Budget, Share};
-use super::listen::Listener;
+use super::listen::{Accepted, Listener};
 use super::tls::Tls;
+use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
 use crate::config::Limits;
 
@@ -40,6 +41,8 @@ pub(super) struct Server {
     router: Router,
     /// Asked before the router, which is a detour for nearly all requests.
     check: Option<CheckServer>,
+    /// `None`: connections are served where they are accepted.
+    workers: Option<Workers>,
     builder: auto::Builder<TokioExecutor>,
     tls: Option<Arc<Tls>>,
     /// TLS handshakes under way.
@@ -108,6 +111,7 @@ impl Server {
             name,
             router: router.with_state(()),
             check: None,
+            workers: None,
             builder,
             tls: None,
             handshakes: Semaphore::new(MAX_HANDSHAKES),
@@ -122,8 +126,9 @@ impl Server {
         }
     }
 
-    pub(super) fn with_check(self, check: CheckServer) -> Self {
-        Self { check: Some(check), ..self }
+    /// Serves checks, on threads of their own.
+    pub(super) fn with_check(self, check: CheckServer, workers: Workers) -> Self {
+        Self { check: Some(check), workers: Some(workers), ..self }
     }
 
     pub(super) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
@@ -143,7 +148,17 @@ impl Server {
                     match accepted {
                         Ok(stream) if connections.len() < server.max_connections => {
                             server.count("accepted");
-                            connections.spawn(server.clone().converse(stream, drain.clone()));
+                            let connection = server.clone().converse(stream, drain.clone());
+                            match server.workers.as_ref().map(Workers::place) {
+                                None => connections.spawn(connection),
+                                Some((worker, place)) => connections.spawn_on(
+                                    async move {
+                                        connection.await;
+                                        drop(place);
+                                    },
+                                    &worker,
+                                ),
+                            };
                         }
                         Ok(_) => server.count("refused"), // Closed by being dropped.
                         Err(error) => {
@@ -163,7 +178,11 @@ impl Server {
     }
 
     /// One connection from beginning to end.
-    async fn converse(self: Arc<Self>, stream: Box<dyn Stream>, drain: CancellationToken) {
+    async fn converse(self: Arc<Self>, stream: Accepted, drain: CancellationToken) {
+        let stream = match stream.adopt() {
+            Ok(stream) => stream,
+            Err(error) => return debug!(%error, listener = self.name, "accept failed"),
+        };
         let pulse = Arc::new(Pulse::new());
         let stream = match &self.tls {
             None => stream,
@@ -180,7 +199,8 @@ impl Server {
             }
         };
         let budget = self.budget.part(self.part);
-        let service = service_fn(|request| self.clone().answer(request, pulse.clone(), Share::new(&budget)));
+        // Boxed: hyper and tokio move it about before they poll it, and it is large.
+        let service = service_fn(|request| Box::pin(self.clone().answer(request, pulse.clone(), Share::new(&budget))));
         let stream = TokioIo::new(Watched { stream, matched: 0, pulse: pulse.clone() });
         let mut connection = pin!(self.builder.serve_connection(stream, service));
         let mut leaving: Option<Instant> = None;

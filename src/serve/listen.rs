@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::connections::Stream;
 use crate::config::CheckAddress;
@@ -52,14 +52,14 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let _ = stream.set_nodelay(true); // A slower connection is still one.
-                Ok(Box::new(stream))
+                stream.into_std().map(Accepted::Tcp)
             }
-            Self::Unix(listener, ..) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener, ..) => listener.accept().await?.0.into_std().map(Accepted::Unix),
         }
     }
 
@@ -72,6 +72,22 @@ impl Listener {
         {
             let _ = std::fs::remove_file(path); // The next start would remove it as well.
         }
+    }
+}
+
+/// A connection that no runtime knows yet.
+pub(super) enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// The runtime that this is called in is the one that wakes the connection.
+    pub(super) fn adopt(self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use super::connections::{Protocol, Server};
 use super::listen::Listener;
 use super::supervisor::Supervisor;
 use super::tls::Tls;
+use super::workers::Workers;
 use crate::api::check::{self, CheckServer};
 use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
 use crate::config::{Config, Listen};
@@ -59,7 +60,8 @@ impl Listeners {
         // A Unix socket is guarded by its mode.
         let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
         let grpc = server("check", Protocol::Grpc, grpc(check_server.clone(), health)?);
-        servers.spawn("grpc", grpc.with_check(check_server).with_tls(check_tls).serve(check, drain.clone()));
+        let grpc = grpc.with_check(check_server, Workers::start()?).with_tls(check_tls);
+        servers.spawn("grpc", grpc.serve(check, drain.clone()));
 
         let http_limits = HttpLimits {
             body_bytes: limits.http_body_bytes,

@@ -48,8 +48,8 @@
 //! be taken back; the token is revoked instead.
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
-//! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` (who is
-//! putting back what the store lost), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
+//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;

@@ -102,13 +102,13 @@ async fn a_frozen_instance_is_named_and_never_accepts_again() {
     assert_eq!((reason(&checks, &alice).await, reason(&checks, &bob).await), ("ok".into(), "ok".into()));
 
     frozen.process.signal("STOP");
-    let (status, body) = fleet.revoke("alice", "500ms").await;
+    let (status, body) = fleet.revoke("alice", "2s").await;
     assert_eq!((status, &body["confirmed"]), (202, &json!(false)), "{body}");
     assert_eq!((&body["applied"], &body["instances"]), (&json!(2), &json!(3)), "{body}");
     assert_eq!(body["waiting"], json!([fleet.names[2]]));
     assert!(body["position"].is_string() && body.get("took_ms").is_none());
     frozen.process.signal("CONT");
-    let (status, body) = fleet.revoke("alice", "5s").await;
+    let (status, body) = fleet.revoke("alice", "20s").await;
     assert_eq!((status, &body["instances"]), (201, &json!(3)), "{body}");
     assert_eq!(reason(&checks, &alice).await, "revoked");
 
@@ -186,15 +186,15 @@ async fn a_killed_instance_counts_until_its_lease_has_run_out() {
     let mut fleet = Fleet::start(3).await;
     fleet.instances[1].process.signal("KILL");
     let killed = Instant::now();
-    let (status, body) = fleet.revoke("alice", "300ms").await;
+    let (status, body) = fleet.revoke("alice", "2s").await;
     assert_eq!((status, &body["waiting"]), (202, &json!([fleet.names[1]])), "{body}");
     let (status, body) = fleet.revoke("alice", "20s").await;
     println!("confirmed {:?} after the kill", killed.elapsed());
     assert_eq!((status, &body["instances"]), (201, &json!(2)), "{body}");
-    assert!((STALENESS..Duration::from_secs(15)).contains(&killed.elapsed()), "{:?}", killed.elapsed());
+    assert!((STALENESS..Duration::from_secs(25)).contains(&killed.elapsed()), "{:?}", killed.elapsed());
     // One that ends in peace is not waited for.
     assert_eq!(fleet.instances[2].stop().await, Some(0));
-    let (status, body) = fleet.revoke("bob", "1s").await;
+    let (status, body) = fleet.revoke("bob", "5s").await;
     assert_eq!((status, &body["instances"]), (201, &json!(1)), "{body}");
 }
 
@@ -216,7 +216,7 @@ async fn a_single_node_confirms_at_once_and_commands_wait() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let user = json!({"kind": "user", "id": "alice"});
-    let reply = post(&doorward, "/v1/revocations?wait=all&timeout=2s", &user).await;
+    let reply = post(&doorward, "/v1/revocations?wait=all&timeout=10s", &user).await;
     assert_eq!((reply.status, &reply.body["confirmed"], &reply.body["instances"]), (201, &json!(true), &json!(1)));
     for (query, pointer) in [
         ("wait=some", Some("wait")),
@@ -237,7 +237,7 @@ async fn a_single_node_confirms_at_once_and_commands_wait() {
     let (code, out, error) = run_with(&env, &["revoke", "--user", "alice", "--wait", "all"], "");
     assert!(code == 0 && out.contains("confirmed by 2 instances"), "{code} {out} {error}");
     fleet.instances[1].process.signal("STOP");
-    let args = ["revoke", "--user", "bob", "--wait", "all", "--timeout", "300ms"];
+    let args = ["revoke", "--user", "bob", "--wait", "all", "--timeout", "2s"];
     let (code, out, error) = run_with(&env, &args, "");
     assert!(
         code == 1 && out.starts_with("revoked user bob") && error.contains(&fleet.names[1]),

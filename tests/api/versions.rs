@@ -107,7 +107,7 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
     assert_eq!(newer["version"], "9.9.9", "{newer}");
 
     lease("stranger", "{\"position\": \"9999999999999-0\"}");
-    let (status, body) = revoke("bob", "500ms").await;
+    let (status, body) = revoke("bob", "2s").await;
     assert_eq!((status, &body["confirmed"], &body["waiting"]), (202, &json!(false), &json!(["stranger"])), "{body}");
     let checks = Checks::connect(&doorward.check).await;
     assert_eq!(reason(&checks, &tokens.of("bob")).await, "revoked", "it is stored all the same");

@@ -211,7 +211,7 @@ async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have
     redis.run().await;
     let restarted = Instant::now();
     eventually("back", || one.replica.stats().store_up()).await;
-    let receipt = confirm(&one, "second", Duration::from_millis(500)).await;
+    let receipt = confirm(&one, "second", Duration::from_secs(2)).await;
     assert_eq!((receipt.instances, receipt.applied), (1, 1), "the other is not listed");
     assert_eq!(receipt.waiting, ["instances that the store may have forgotten"]);
     if away.age().is_some_and(|age| age < hold) {
@@ -240,7 +240,7 @@ async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     while full.elapsed() < Duration::from_secs(9) {
         for instance in [&one, &two] {
             let age = instance.age().unwrap();
-            assert!(age < Duration::from_secs(3), "{age:?} after {:?}", full.elapsed());
+            assert!(age < Duration::from_secs(6), "{age:?} after {:?}", full.elapsed());
             assert!(instance.refuses(&token("before")));
         }
         assert!(!new.replica.status().ready, "no room for its lease, so it decides nothing");

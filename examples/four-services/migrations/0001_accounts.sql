@@ -27,4 +27,4 @@ CREATE TABLE refresh_tokens (
     used_at BIGINT                    -- set once; whoever comes with it again has stolen it, or was stolen from
 );
 
-CREATE INDEX refresh_tokens_of_family ON refresh_tokens (sid);
+CREATE INDEX refresh_tokens_of_family ON refresh_tokens (sid, used_at);

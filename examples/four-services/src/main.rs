@@ -27,7 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Accounts(accounts::Args),
+    Accounts(Box<accounts::Args>),
     Service(service::Args),
 }
 
@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let ended = match Cli::parse().command {
-        Command::Accounts(args) => accounts::run(args).await,
+        Command::Accounts(args) => accounts::run(*args).await,
         Command::Service(args) => service::run(args).await,
     };
     match ended {

@@ -85,7 +85,7 @@ impl Replica {
                 }
                 return;
             }
-            match ledger.keep_repairing(&self.name).await {
+            match ledger.is_repairer(&self.name).await {
                 Ok(true) => match self.write_missing(ledger, seen).await {
                     Ok(written) => {
                         put_back += written;
@@ -108,7 +108,9 @@ impl Replica {
         let mut assured = Instant::now();
         for (done, batch) in missing.chunks(BATCH).enumerate() {
             if assured.elapsed() >= ASSURE_EVERY {
-                ledger.keep_repairing(&self.name).await?;
+                if !ledger.is_repairer(&self.name).await? {
+                    return Ok(done * BATCH); // We were so slow that another does it now.
+                }
                 assured = Instant::now();
             }
             let written = ledger.append(batch).await;

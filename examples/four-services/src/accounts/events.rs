@@ -19,7 +19,7 @@ use reqwest::{Client, RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::DoorwardArgs;
-use super::tokens::{Minter, random};
+use super::tokens::{Minter, random, sha256_hex};
 use crate::clock::Timestamp;
 
 /// Beyond it the change is stored, and the caller told that Doorward does not know.
@@ -50,8 +50,8 @@ impl Doorward {
             url: args.url,
             issuer_name: args.issuer_name,
             admin_key,
-            // Its error would repeat the URL, which may hold a password.
-            redis: args.redis.map(redis::Client::open).transpose().ok().context("read the URL of --redis")?,
+            // Its own error might repeat the URL, which may hold a password.
+            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is no URL `redis://…`")?,
             redis_prefix: args.redis_prefix,
             retention: args.retention,
             audience: args.transmitter_audience,
@@ -75,21 +75,21 @@ impl Doorward {
             let event = json!({"kind": "user", "id": login, "at": at.rfc3339(), "reason": "password"});
             return self.revoke(event).await;
         };
-        let (prefix, issuer, millis) = (&self.redis_prefix, &self.issuer_name, at.millis());
+        let (prefix, issuer, id, millis) = (&self.redis_prefix, &self.issuer_name, stored_id(login), at.millis());
         let expires = at.plus(self.retention);
         let write = async {
             let mut connection = redis.get_multiplexed_async_connection().await?;
             redis::pipe()
                 .atomic()
                 .cmd("SET")
-                .arg(format!("{prefix}{{r}}:{issuer}:user:{login}"))
+                .arg(format!("{prefix}{{r}}:{issuer}:user:{id}"))
                 .arg(format!("{millis} revoked"))
                 .arg("PXAT")
                 .arg(expires.millis())
                 .cmd("XADD")
                 .arg(format!("{prefix}{{r}}:log"))
                 .arg("*")
-                .arg(&[("issuer", issuer.as_str()), ("kind", "user"), ("id", login)])
+                .arg(&[("issuer", issuer.as_str()), ("kind", "user"), ("id", &id)])
                 .arg(&[("at", millis), ("expires", expires.millis())])
                 .arg(&[("origin", "revoked"), ("reason", "password")])
                 .exec_async(&mut connection)
@@ -134,9 +134,32 @@ impl Doorward {
     }
 }
 
+/// An id as Doorward's data contract writes it: no character of a login shapes a key.
+fn stored_id(id: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~@|+=-".contains(&byte);
+    let fits = (1..=128).contains(&id.len()) && id.bytes().all(plain);
+    if fits { id.to_owned() } else { format!("sha256:{}", sha256_hex(id)) }
+}
+
 /// Anything but 2xx is no success: Doorward answers only after the store has it.
 async fn send(what: &'static str, request: RequestBuilder) -> anyhow::Result<()> {
     let response = request.send().await.context(what)?;
     ensure!(response.status().is_success(), "{what}: Doorward answered {}", response.status());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_odd_id_is_written_as_its_digest() {
+        for plain in ["alice", "alice@example.com", "a+b=c|d.e_f~g-1"] {
+            assert_eq!(stored_id(plain), plain);
+        }
+        for odd in ["", "a b", "a:b", "{r}", "é", "a\nb", &"x".repeat(129)] {
+            let id = stored_id(odd);
+            assert!(id.starts_with("sha256:") && id.len() == 71, "{odd:?}: {id}");
+        }
+    }
 }

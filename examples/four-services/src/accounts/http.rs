@@ -3,26 +3,25 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
+use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tracing::warn;
 
 use super::error::Error;
 use super::store::{Rotation, Session, User};
-use super::tokens::{ACCESS_LIFETIME, random, stored};
+use super::tokens::{ACCESS_LIFETIME, random, sha256_hex};
 use super::{Accounts, page, passwords};
 use crate::clock::{self, Timestamp};
 use crate::service::identity;
 
 type Shared = State<Arc<Accounts>>;
 type Done = Result<StatusCode, Error>;
-const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
 /// Larger bodies are refused: the longest right one has a few hundred bytes.
 const BODY: usize = 16 * 1024;
@@ -70,6 +69,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
     }
 }
 
+/// What a login and a refresh answer (RFC 6749 section 5.1).
 #[derive(Serialize)]
 struct Tokens {
     access_token: String,
@@ -79,9 +79,15 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn of(accounts: &Accounts, session: &Session, refresh_token: String, now: Timestamp) -> Result<Json<Self>, Error> {
+    fn of(accounts: &Accounts, session: &Session, refresh_token: String, now: Timestamp) -> Result<Self, Error> {
         let access_token = accounts.minter.access_token(session, now)?;
-        Ok(Json(Self { access_token, token_type: "Bearer", expires_in: ACCESS_LIFETIME.as_secs(), refresh_token }))
+        Ok(Self { access_token, token_type: "Bearer", expires_in: ACCESS_LIFETIME.as_secs(), refresh_token })
+    }
+}
+
+impl IntoResponse for Tokens {
+    fn into_response(self) -> Response {
+        ([(CACHE_CONTROL, "no-store")], Json(self)).into_response()
     }
 }
 
@@ -91,19 +97,16 @@ struct Login {
     password: String,
 }
 
-async fn login(
-    State(accounts): Shared,
-    Asked(asked): Asked<Login>,
-) -> Result<([(HeaderName, &'static str); 1], Json<Tokens>), Error> {
+async fn login(State(accounts): Shared, Asked(asked): Asked<Login>) -> Result<Tokens, Error> {
     let now = clock::now();
     let user = authenticate(&accounts, &asked.login, asked.password, now).await?.ok_or(Error::WrongPassword)?;
     let (sid, refresh_token) = (random::<16>()?, random::<32>()?);
-    if !accounts.store.begin_family(&user, &sid, &stored(&refresh_token), now).await? {
+    if !accounts.store.begin_family(&user, &sid, &sha256_hex(&refresh_token), now).await? {
         return Err(Error::WrongPassword);
     }
     let User { login, email, permissions, .. } = user;
     let session = Session { sid, login, email, permissions, started_at: now.secs() };
-    Ok((NO_STORE, Tokens::of(&accounts, &session, refresh_token, now)?))
+    Tokens::of(&accounts, &session, refresh_token, now)
 }
 
 /// The user, if the password is right. An unknown one takes as long and is answered the same.
@@ -133,13 +136,10 @@ struct Refresh {
     refresh_token: String,
 }
 
-async fn refresh(
-    State(accounts): Shared,
-    Asked(asked): Asked<Refresh>,
-) -> Result<([(HeaderName, &'static str); 1], Json<Tokens>), Error> {
+async fn refresh(State(accounts): Shared, Asked(asked): Asked<Refresh>) -> Result<Tokens, Error> {
     let (now, next) = (clock::now(), random::<32>()?);
-    match accounts.store.rotate(&stored(&asked.refresh_token), &stored(&next), now).await? {
-        Rotation::Rotated(session) => Ok((NO_STORE, Tokens::of(&accounts, &session, next, now)?)),
+    match accounts.store.rotate(&sha256_hex(&asked.refresh_token), &sha256_hex(&next), now).await? {
+        Rotation::Rotated(session) => Tokens::of(&accounts, &session, next, now),
         Rotation::Reused { sid } => {
             warn!(sid, "a refresh token was used twice; its family has ended");
             accounts.doorward.session_ended(&sid).await.map_err(Error::NotTold)?;
@@ -207,7 +207,7 @@ async fn change_permissions(State(accounts): Shared, caller: Caller, Asked(asked
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn jwks(State(accounts): Shared) -> Result<([(HeaderName, String); 1], Json<Value>), Error> {
+async fn jwks(State(accounts): Shared) -> Result<impl IntoResponse, Error> {
     let (keys, max_age) = accounts.minter.keys.jwks(clock::now())?;
     Ok(([(CACHE_CONTROL, format!("public, max-age={}", max_age.as_secs()))], Json(keys)))
 }

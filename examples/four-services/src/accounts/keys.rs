@@ -32,10 +32,10 @@ const LEEWAY: Duration = Duration::from_secs(60);
 
 pub struct SigningKeys {
     lifetime: Duration,
-    ring: Mutex<Ring>,
+    keys: Mutex<Keys>,
 }
 
-struct Ring {
+struct Keys {
     next: Key,
     current: Key,
     rotate_at: Timestamp,
@@ -52,46 +52,46 @@ struct Key {
 impl SigningKeys {
     pub fn generate(lifetime: Duration, now: Timestamp) -> anyhow::Result<Self> {
         let (next, current) = (Key::generate()?, Key::generate()?);
-        let ring = Ring { next, current, rotate_at: now.plus(lifetime), retired: VecDeque::new() };
-        Ok(Self { lifetime, ring: Mutex::new(ring) })
+        let keys = Keys { next, current, rotate_at: now.plus(lifetime), retired: VecDeque::new() };
+        Ok(Self { lifetime, keys: Mutex::new(keys) })
     }
 
     /// Signs claims with the current key; `typ` says what kind of token it is (RFC 8725 section 3.11).
     pub fn sign(&self, typ: &str, claims: &impl Serialize, now: Timestamp) -> anyhow::Result<String> {
-        self.at(now, |ring| {
+        self.at(now, |keys| {
             let header = Header {
                 typ: Some(typ.to_owned()),
-                kid: Some(ring.current.id.clone()),
+                kid: Some(keys.current.id.clone()),
                 ..Header::new(Algorithm::ES256)
             };
-            Ok(jsonwebtoken::encode(&header, claims, &ring.current.signing)?)
+            Ok(jsonwebtoken::encode(&header, claims, &keys.current.signing)?)
         })
     }
 
     /// The public keys (RFC 7517), and for how long they may be kept: the next key must have been seen before
     /// it is used.
     pub fn jwks(&self, now: Timestamp) -> anyhow::Result<(Value, Duration)> {
-        self.at(now, |ring| {
-            let retired = ring.retired.iter().map(|(key, _)| &key.public);
-            let keys: Vec<_> = [&ring.current.public, &ring.next.public].into_iter().chain(retired).collect();
-            Ok((json!({"keys": keys}), (self.lifetime / 2).min(Duration::from_secs(300))))
+        self.at(now, |keys| {
+            let retired = keys.retired.iter().map(|(key, _)| &key.public);
+            let all: Vec<_> = [&keys.current.public, &keys.next.public].into_iter().chain(retired).collect();
+            Ok((json!({"keys": all}), (self.lifetime / 2).min(Duration::from_secs(300))))
         })
     }
 
     /// The keys as they stand at `now`. After an idle time it is still the published key that comes next.
-    fn at<T>(&self, now: Timestamp, use_them: impl FnOnce(&Ring) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let mut ring = self.ring.lock().map_err(|_| anyhow!("a signing key's lock is poisoned"))?;
-        if now >= ring.rotate_at {
+    fn at<T>(&self, now: Timestamp, use_them: impl FnOnce(&Keys) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let mut keys = self.keys.lock().map_err(|_| anyhow!("the lock of the keys is poisoned"))?;
+        if now >= keys.rotate_at {
             let made = Key::generate()?;
-            let chosen = std::mem::replace(&mut ring.next, made);
-            let retired = std::mem::replace(&mut ring.current, chosen);
-            ring.retired.push_back((retired, now.plus(tokens::ACCESS_LIFETIME + LEEWAY)));
-            ring.rotate_at = now.plus(self.lifetime);
+            let chosen = std::mem::replace(&mut keys.next, made);
+            let retired = std::mem::replace(&mut keys.current, chosen);
+            keys.retired.push_back((retired, now.plus(tokens::ACCESS_LIFETIME + LEEWAY)));
+            keys.rotate_at = now.plus(self.lifetime);
         }
-        while ring.retired.front().is_some_and(|(_, until)| now >= *until) {
-            ring.retired.pop_front();
+        while keys.retired.front().is_some_and(|(_, until)| now >= *until) {
+            keys.retired.pop_front();
         }
-        use_them(&ring)
+        use_them(&keys)
     }
 }
 

@@ -20,6 +20,8 @@ const IDLE: Duration = Duration::from_secs(14 * 24 * 3600);
 const FAMILY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Sessions that one user may have; the next login ends the oldest.
 const FAMILIES: i64 = 50;
+/// Used tokens that a family remembers, the latest; an older one is refused, and ends nothing.
+const USED: i64 = 1000;
 /// How long a request waits for a connection, and a statement runs, before it fails.
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -114,7 +116,8 @@ impl Store {
     /// or a session opened with the old one would outlive the change.
     pub async fn begin_family(&self, user: &User, sid: &str, hash: &str, now: Timestamp) -> sqlx::Result<bool> {
         const LOG_IN: &str = "UPDATE users SET last_login_at = $1 WHERE login = $2 AND password_hash = $3";
-        const FORGET: &str = "DELETE FROM families WHERE login = $1 AND expires_at <= $2";
+        // Nothing of them is alive any more, not even an access token.
+        const FORGET: &str = "DELETE FROM families WHERE login = $1 AND (expires_at <= $2 OR ended_at <= $3)";
         const CAP: &str = "UPDATE families SET ended_at = $1 WHERE sid IN
              (SELECT sid FROM families WHERE login = $2 AND ended_at IS NULL ORDER BY started_at DESC LIMIT 50 OFFSET $3)";
         const BEGIN: &str = "INSERT INTO families (sid, login, started_at, expires_at) VALUES ($1, $2, $3, $4)";
@@ -125,7 +128,8 @@ impl Store {
             if login.execute(&mut *tx).await?.rows_affected() == 0 {
                 return Ok(false);
             }
-            sqlx::query(FORGET).bind(&user.login).bind(at).execute(&mut *tx).await?;
+            let forget = sqlx::query(FORGET).bind(&user.login).bind(at).bind(dead(now));
+            forget.execute(&mut *tx).await?;
             sqlx::query(CAP).bind(at).bind(&user.login).bind(FAMILIES - 1).execute(&mut *tx).await?;
             sqlx::query(BEGIN).bind(sid).bind(&user.login).bind(at).bind(ends).execute(&mut *tx).await?;
             let expires_at = now.plus(IDLE).secs();
@@ -148,34 +152,28 @@ impl Store {
         const SESSION: &str = "SELECT f.sid, u.login, u.email, u.permissions, f.started_at
              FROM families f JOIN users u ON u.login = f.login
              WHERE f.sid = $1 AND f.ended_at IS NULL AND f.expires_at > $2";
-        const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND expires_at <= $2";
+        const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND (expires_at <= $2 OR hash IN
+             (SELECT hash FROM refresh_tokens WHERE sid = $1 ORDER BY used_at DESC LIMIT 50 OFFSET $3))";
         let at = now.secs();
         on!(self, pool => {
             let mut tx = pool.begin().await?;
-            let used = sqlx::query_as(USE).bind(at).bind(hash).fetch_optional(&mut *tx).await?;
-            let rotation = if let Some((sid, expires_at)) = used {
-                let session = sqlx::query_as(SESSION).bind::<String>(sid).bind(at).fetch_optional(&mut *tx).await?;
-                match session.filter(|_| at < expires_at) {
-                    Some(session) => {
-                        let session: Session = session;
-                        sqlx::query(FORGET).bind(&session.sid).bind(at).execute(&mut *tx).await?;
-                        let expires_at: i64 = now.plus(IDLE).secs();
-                        let add = sqlx::query(ADD_TOKEN).bind(next).bind(&session.sid).bind(expires_at);
-                        add.execute(&mut *tx).await?;
-                        Rotation::Rotated(session)
-                    }
-                    None => Rotation::Invalid,
-                }
-            } else {
-                let alive_since = at - ACCESS_LIFETIME.as_secs().cast_signed();
-                let end = sqlx::query_as(END).bind(at).bind(hash).bind(alive_since);
-                match end.fetch_optional(&mut *tx).await? {
-                    Some((sid,)) => Rotation::Reused { sid },
-                    None => Rotation::Invalid,
-                }
+            let used: Option<(String, i64)> =
+                sqlx::query_as(USE).bind(at).bind(hash).fetch_optional(&mut *tx).await?;
+            let Some((sid, expires_at)) = used else {
+                let end = sqlx::query_as(END).bind(at).bind(hash).bind(dead(now));
+                let ended: Option<(String,)> = end.fetch_optional(&mut *tx).await?;
+                tx.commit().await?;
+                return Ok(ended.map_or(Rotation::Invalid, |(sid,)| Rotation::Reused { sid }));
             };
+            let session = sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
+            let Some(session) = session.filter(|_| at < expires_at) else {
+                return Ok(Rotation::Invalid); // Nothing is committed: it was not used.
+            };
+            sqlx::query(FORGET).bind(&sid).bind(at).bind(USED).execute(&mut *tx).await?;
+            let expires_at = now.plus(IDLE).secs();
+            sqlx::query(ADD_TOKEN).bind(next).bind(&sid).bind(expires_at).execute(&mut *tx).await?;
             tx.commit().await?;
-            Ok(rotation)
+            Ok(Rotation::Rotated(session))
         })
     }
 
@@ -216,83 +214,13 @@ impl Store {
     }
 }
 
+/// A family that ended by then has no access token left that lives.
+fn dead(now: Timestamp) -> i64 {
+    now.secs() - ACCESS_LIFETIME.as_secs().cast_signed()
+}
+
 const ADD_TOKEN: &str = "INSERT INTO refresh_tokens (hash, sid, expires_at) VALUES ($1, $2, $3)";
 const END_ALL: &str = "UPDATE families SET ended_at = $1 WHERE login = $2 AND ended_at IS NULL";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: i64 = 24 * 3600 * 1000;
-
-    fn at(millis: i64) -> Timestamp {
-        Timestamp::from_millis(1_763_800_000_000 + millis)
-    }
-
-    async fn with_alice() -> (Store, User) {
-        let store = Store::open("sqlite::memory:").await.unwrap();
-        let alice = User {
-            login: "alice".to_owned(),
-            email: "alice@example.com".to_owned(),
-            password_hash: "hash".to_owned(),
-            permissions: "a b".to_owned(),
-        };
-        store.add_user(&alice).await.unwrap();
-        (store, alice)
-    }
-
-    async fn outcome(store: &Store, hash: &str, next: &str, now: Timestamp) -> &'static str {
-        match store.rotate(hash, next, now).await.unwrap() {
-            Rotation::Rotated(_) => "rotated",
-            Rotation::Reused { .. } => "reused",
-            Rotation::Invalid => "invalid",
-        }
-    }
-
-    #[tokio::test]
-    async fn a_refresh_token_expires_when_idle_and_with_its_family() {
-        let (store, alice) = with_alice().await;
-        assert!(store.begin_family(&alice, "idle", "i0", at(0)).await.unwrap());
-        assert_eq!(outcome(&store, "i0", "i1", at(14 * DAY)).await, "invalid");
-
-        assert!(store.begin_family(&alice, "busy", "b0", at(0)).await.unwrap());
-        for turn in 0..9 {
-            let (hash, next) = (format!("b{turn}"), format!("b{}", turn + 1));
-            assert_eq!(outcome(&store, &hash, &next, at((turn + 1) * 10 * DAY - 1)).await, "rotated", "{turn}");
-        }
-        assert_eq!(outcome(&store, "b9", "b10", at(90 * DAY)).await, "invalid", "however busy it was");
-    }
-
-    #[tokio::test]
-    async fn reuse_ends_the_family_and_is_told_while_an_access_token_may_live() {
-        let (store, alice) = with_alice().await;
-        assert!(store.begin_family(&alice, "sid", "t0", at(0)).await.unwrap());
-        assert_eq!(outcome(&store, "t0", "t1", at(1000)).await, "rotated");
-        assert_eq!(outcome(&store, "t0", "x", at(2000)).await, "reused");
-        assert_eq!(outcome(&store, "t1", "x", at(3000)).await, "invalid");
-        assert_eq!(outcome(&store, "t0", "x", at(301_000)).await, "reused", "told again, had it failed before");
-        assert_eq!(outcome(&store, "t0", "x", at(302_000)).await, "invalid", "nothing is left to revoke");
-        assert_eq!(outcome(&store, "never seen", "x", at(0)).await, "invalid");
-    }
-
-    #[tokio::test]
-    async fn an_old_password_opens_no_session_after_its_change() {
-        let (store, read_before) = with_alice().await;
-        assert!(store.begin_family(&read_before, "sid", "t0", at(0)).await.unwrap());
-        assert!(store.set_password(&read_before, "other", at(1)).await.unwrap());
-        assert!(!store.begin_family(&read_before, "late", "l0", at(2)).await.unwrap());
-        assert!(!store.set_password(&read_before, "third", at(2)).await.unwrap());
-        assert_eq!(outcome(&store, "t0", "t1", at(3)).await, "invalid", "families end with the password");
-    }
-
-    #[tokio::test]
-    async fn a_user_has_so_many_sessions_and_the_oldest_goes() {
-        let (store, alice) = with_alice().await;
-        for number in 0..=FAMILIES {
-            let (sid, hash) = (format!("s{number}"), format!("t{number}"));
-            assert!(store.begin_family(&alice, &sid, &hash, at(number * 1000)).await.unwrap());
-        }
-        assert_eq!(outcome(&store, "t0", "x", at(60_000)).await, "invalid");
-        assert_eq!(outcome(&store, "t1", "y", at(60_000)).await, "rotated");
-    }
-}
+mod tests;

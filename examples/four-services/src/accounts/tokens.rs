@@ -52,9 +52,9 @@ pub fn random<const N: usize>() -> anyhow::Result<String> {
 }
 
 /// As a refresh token is stored. It has 256 random bits, so a fast hash without salt is enough.
-pub fn stored(refresh_token: &str) -> String {
+pub fn sha256_hex(text: &str) -> String {
     use std::fmt::Write;
-    digest(&SHA256, refresh_token.as_bytes()).as_ref().iter().fold(String::new(), |mut hex, byte| {
+    digest(&SHA256, text.as_bytes()).as_ref().iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}"); // Writing to a string does not fail.
         hex
     })

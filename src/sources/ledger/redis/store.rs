@@ -4,6 +4,7 @@
 //! doorward:{r}:meta       the epoch of the log: who founded it, and when; it vanishes with a flush
 //! doorward:{r}:server     the replication id of the server that instances read from, and since when
 //! doorward:{r}:repairing  sorted set: instances that found a loss, until when they are to be waited for
+//! doorward:{r}:repairer   which of them puts back; it expires unless that one says so again
 //! ```
 //!
 //! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts
@@ -180,22 +181,36 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Goes on asking others to wait, and tells whether it is for `name` to put back: the first of those who
-    /// are repairing, so that they do not all do it at once.
-    pub(in crate::sources) async fn keep_repairing(&self, name: &str) -> Result<bool, LedgerError> {
-        let key = &*self.keys.repairing;
+    /// Goes on asking others to wait for `name`.
+    pub(in crate::sources) async fn keep_repairing(&self, name: &str) -> Result<(), LedgerError> {
         let now = answer::time(&self.shared.call(self, Command::new("TIME"), self.deadline()).await?)?;
-        let forget = Command::new("ZREMRANGEBYSCORE").arg(key).arg("-inf").arg(now.as_millis());
-        let marks = Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
-        let answers = self.shared.pipeline(self, vec![mark(self, name, now), forget, marks]).await?;
-        let marked = scores(answers.get(2).ok_or_else(short)?)?;
-        Ok(marked.iter().map(|(marked, _)| marked).min().is_none_or(|first| **first == *name))
+        let forget = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.repairing).arg("-inf").arg(now.as_millis());
+        self.shared.pipeline(self, vec![mark(self, name, now), forget]).await.map(drop)
+    }
+
+    /// As [`Self::keep_repairing`], and tells whether it is for `name` to put back: it is for the first who
+    /// asks, so that they do not all do it at once, until it ends or says nothing for a while.
+    pub(in crate::sources) async fn is_repairer(&self, name: &str) -> Result<bool, LedgerError> {
+        self.keep_repairing(name).await?;
+        let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
+        let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
+        let answers = self.shared.pipeline(self, vec![claim, Command::new("GET").arg(key)]).await?;
+        let is_ours = answers.get(1).and_then(Answer::text) == Some(name);
+        if is_ours {
+            self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;
+        }
+        Ok(is_ours)
     }
 
     /// Whoever waits for `name` need not any more.
     pub(in crate::sources) async fn end_repairing(&self, name: &str) -> Result<(), LedgerError> {
         let end = Command::new("ZADD").arg(&*self.keys.repairing).arg("0").arg(name);
-        self.shared.call(self, end, self.deadline()).await.map(drop)
+        let repairer = Command::new("GET").arg(&*self.keys.repairer);
+        let answers = self.shared.pipeline(self, vec![end, repairer]).await?;
+        if answers.get(1).and_then(Answer::text) == Some(name) {
+            self.shared.call(self, Command::new("DEL").arg(&*self.keys.repairer), self.deadline()).await?;
+        }
+        Ok(())
     }
 }
 

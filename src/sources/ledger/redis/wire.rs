@@ -13,6 +13,7 @@ pub(super) struct Keys {
     pub(super) log: Box<str>,
     pub(super) meta: Box<str>,
     pub(super) repairing: Box<str>,
+    pub(super) repairer: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
 }
@@ -21,8 +22,8 @@ impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
-        let [repairing, instances, server] = ["repairing", "instances", "server"].map(key);
-        Self { stem, log, meta, repairing, instances, server }
+        let [repairing, repairer, instances, server] = ["repairing", "repairer", "instances", "server"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
