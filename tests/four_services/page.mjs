@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import { pathToFileURL } from 'node:url';
 
-import { checkContrast, checkKeyboard, checkNarrow, checkText } from './page_checks.mjs';
+import { button, checkContrast, checkKeyboard, checkNarrow, checkText, signIn, tiles } from './page_checks.mjs';
 
 const [folder, executablePath, url, picture] = process.argv.slice(2);
 const library = pathToFileURL(`${folder}/node_modules/playwright-core/index.mjs`).href;
@@ -32,8 +32,9 @@ async function open(options = {}) {
   const page = await context.newPage();
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
-    // Chromium notes each 4xx that a script asked for; those are what the page is about.
-    const refusal = /the server responded with a status of 4\d\d/.test(message.text());
+    // Chromium notes each request that was refused; those are what the page is about.
+    const asked = /^\/([abc]\/orders|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
+    const refusal = asked && message.text().startsWith('Failed to load resource');
     if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
   });
   page.on('request', (request) => {
@@ -43,25 +44,7 @@ async function open(options = {}) {
   return page;
 }
 
-/** Waits until A, B and C all show this state, asked with this token. */
-async function tiles(page, state, which) {
-  for (const service of ['A', 'B', 'C']) {
-    await page.locator(`.tile[data-service="${service}"][data-state="${state}"][data-with="${which}"]`).waitFor();
-  }
-}
-
 const words = (page, part) => page.locator(`.tile ${part}`).allTextContents();
-const button = (page, name) => page.getByRole('button', { name, exact: true });
-
-/** Signs in as somebody does; returns the access token, which the page shows to nobody. */
-async function signIn(page, name) {
-  const answered = page.waitForResponse((response) => response.url().endsWith('/auth/login'));
-  await page.getByRole('radio', { name }).check();
-  await button(page, 'Sign in').click();
-  const { access_token: token } = await (await answered).json();
-  await tiles(page, 'allowed', 'own');
-  return token;
-}
 
 /** What the services answer to somebody else who has the token. */
 async function asThief(request, token) {
@@ -142,8 +125,7 @@ async function story() {
   // Signed out everywhere in one window: the other one hears of it by its next request.
   const elsewhere = await open();
   await elsewhere.getByLabel('Password', { exact: true }).fill(old);
-  await button(elsewhere, 'Sign in').click();
-  await tiles(elsewhere, 'allowed', 'own');
+  await signIn(elsewhere, 'Alice');
   await button(alice, 'Sign out everywhere').click();
   await elsewhere.getByText('Alice’s session was ended elsewhere.').waitFor();
   await tiles(elsewhere, 'refused', 'stolen');
