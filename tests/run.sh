@@ -6,8 +6,8 @@
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
 # redis client, two verifiers of tokens, schemathesis, an OpenID provider, playwright and cargo-deny into .tools/;
 # rustfmt and clippy through rustup.
-# Running it again installs nothing. The tests start their own Redis, nginx and Envoy, on ports of
-# their own.
+# Running it again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy,
+# on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null

@@ -44,6 +44,7 @@ async fn tell(shop: &Shop) -> Vec<String> {
     let reused = reuse(shop).await;
     two_at_once(shop).await;
     what_is_wrong(shop).await;
+    old_password_at_the_same_time(shop).await;
     let last = password(shop).await;
     let secrets = [reused, last].into_iter().flat_map(|tokens| [tokens.access, tokens.refresh]);
     secrets.chain(["wonderland", "looking-glass", "builder", OPERATOR].map(str::to_owned)).collect()
@@ -202,6 +203,22 @@ async fn what_is_wrong(shop: &Shop) {
     assert_eq!(shop.post("/auth/logout-everywhere", None, json!({})).await.body["reason"], "missing_token");
     let direct = send(client.post(shop.accounts.url("/auth/logout-everywhere"))).await;
     assert_eq!((direct.status, direct.body["error"].as_str()), (401, Some("invalid_token")), "{direct:?}");
+}
+
+/// Logins with the old password while it is changed: whatever they got is dead when the change is answered.
+async fn old_password_at_the_same_time(shop: &Shop) {
+    let bob = shop.login("bob", "builder").await;
+    let logins = futures_util::future::join_all((0..6).map(|_| shop.try_login("bob", "builder")));
+    let change = shop.post("/auth/password", Some(&bob.access), json!({"old": "builder", "new": "locksmith"}));
+    let (logins, change) = futures_util::future::join(logins, change).await;
+    assert_eq!(change.status, 204, "{change:?}");
+    let (in_time, late): (Vec<_>, Vec<_>) = logins.iter().partition(|reply| reply.status == 200);
+    eprintln!("{} logins came before the change, {} after", in_time.len(), late.len());
+    assert!(late.iter().all(|reply| reply.status == 401), "{late:?}");
+    for session in in_time.into_iter().map(tokens).chain([bob]) {
+        shop.is_refused_soon("opened with the old password", &session, "revoked").await;
+        shop.cannot_refresh("opened with the old password", &session).await;
+    }
 }
 
 /// Redis: key and log entry in one transaction. Ends the story: alice has another password afterwards.

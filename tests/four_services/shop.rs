@@ -107,8 +107,13 @@ impl Shop {
         let reply = self.post(path, Some(&by.access), body).await;
         assert_eq!(reply.status, 204, "{what}: {reply:?}");
         let answered = began.elapsed();
-        eventually(what, || async { self.call(&token.access).await.status == 401 }).await;
+        self.is_refused_soon(what, token, reason).await;
         eprintln!("{what}: answered after {answered:.1?}, refused after {:.1?}", began.elapsed());
+    }
+
+    /// What is written to Redis comes back by the log, a moment later.
+    pub async fn is_refused_soon(&self, what: &str, token: &Tokens, reason: &str) {
+        eventually(what, || async { self.call(&token.access).await.status == 401 }).await;
         self.is_refused(what, token, reason).await;
     }
 
