@@ -73,6 +73,7 @@ async function signIn(event) {
 /** The session is over here; the thief keeps the copy. */
 function leave() {
   session = null;
+  find("password-dialog").close();
   show();
 }
 
@@ -80,12 +81,13 @@ const signOut = (token) => post("/auth/logout", { token });
 const signOutEverywhere = (token) => post("/auth/logout-everywhere", { token });
 
 async function changePassword(event) {
-  if (event.submitter?.value !== "change") return;
+  if (!session || event.submitter?.value !== "change") return;
   const [old, next] = [find("old-password").value, find("new-password").value];
   const { login } = session;
   const done = await end("changed the password", (token) => post("/auth/password", { token, body: { old, new: next } }));
-  if (done) passwords[login] = next;
-  show();
+  if (!done) return;
+  passwords[login] = next;
+  suggest();
 }
 
 /**
@@ -118,7 +120,7 @@ async function tryUntilRefused(service, attempt) {
     const answer = await ask(service, attempt.token);
     if (attempt.failed) return null;
     tiles.get(service).show(answer, "stolen");
-    if (verdict(answer) === "refused") return answer;
+    if (answer.status === 401) return answer;
   }
   return null;
 }
@@ -128,7 +130,7 @@ function report(what, began, answer, tried) {
   tell({ kind: "info", text: what, figure: `answered in ${answer.ms.toFixed(1)} ms` });
   const refusals = SERVICES.map((service, index) => ({ service, refused: tried[index] }));
   for (const { service } of refusals.filter(({ refused }) => !refused)) {
-    tell({ kind: "bad", text: `${service} still let the stolen token in after ${LIMIT / 1000} s.`, data: { event: "alive" } });
+    tell({ kind: "bad", text: `${service} did not refuse the stolen token within ${LIMIT / 1000} s.`, data: { event: "alive" } });
   }
   const dead = refusals.filter(({ refused }) => refused).sort((a, b) => a.refused.at - b.refused.at);
   for (const { service, refused } of dead) {
@@ -167,7 +169,7 @@ async function tryStolen() {
 // --- what is shown --------------------------------------------------------------------
 
 function show() {
-  const focusWasHere = document.querySelector(".you").contains(document.activeElement);
+  const focused = document.activeElement;
   find("sign-in").hidden = session !== null;
   find("signed-in").hidden = session === null;
   if (session) {
@@ -176,8 +178,8 @@ function show() {
   }
   suggest();
   tick();
-  // What had the focus may be hidden by now; the keyboard goes on in the same place.
-  if (focusWasHere) find(session ? "sign-out" : "submit-sign-in").focus();
+  // What had the focus is hidden by now; the keyboard goes on in the same place.
+  if (!focused.checkVisibility()) find(session ? "sign-out" : "submit-sign-in").focus();
 }
 
 function suggest() {
