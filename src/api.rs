@@ -79,7 +79,7 @@ async fn resolve<T>(
 ) -> T {
     let started = Instant::now();
     let mut policy = state.policy();
-    let by = Deadline::now() + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
+    let by = Deadline::from_std(started) + caller.wait.map_or(policy.max_wait, |wait| wait.min(policy.max_wait));
     let mut learned = Learned::recall(state, &policy, request);
     let mut decision = judge(&policy, request, rule, learned.view(state));
     match decision.evidence.remembered {

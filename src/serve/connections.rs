@@ -245,20 +245,22 @@ impl Server {
         pulse: Arc<Pulse>,
         share: Arc<Share>,
     ) -> Result<hyper::Response<Leaving>, Infallible> {
-        pulse.beat();
+        let arrived = Instant::now();
+        pulse.beat(arrived);
         let refused = !share.take_head(request.headers());
         let within = self.request_timeout;
         let request = request.map(|body| Arriving::new(body, share.clone(), refused, within));
         let answer = match &self.check {
             Some(check) if CheckServer::is_for(&request) => {
-                let answer = check.answer(request, std::time::Instant::now()).await;
+                let answer = check.answer(request, arrived.into_std()).await;
                 answer.map(Either::Left)
             }
             _ => self.router.clone().call(request.map(Body::new)).await?.map(Either::Right),
         };
         drop(share);
-        pulse.beat();
-        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse)) }))
+        let answered = Instant::now();
+        pulse.beat(answered);
+        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse, answered)) }))
     }
 
     /// When a connection will have been silent for too long.
@@ -291,9 +293,9 @@ impl Pulse {
         }
     }
 
-    fn beat(&self) {
+    fn beat(&self, now: Instant) {
         self.greet();
-        self.mark(&self.last);
+        self.mark(&self.last, now);
     }
 
     fn greet(&self) {
@@ -304,8 +306,9 @@ impl Pulse {
         self.greeted.load(Ordering::Relaxed)
     }
 
-    fn mark(&self, time: &AtomicU64) {
-        time.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn mark(&self, time: &AtomicU64, now: Instant) {
+        let millis = now.saturating_duration_since(self.born).as_millis();
+        time.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn at(&self, time: &AtomicU64) -> Instant {
@@ -322,9 +325,9 @@ impl Pulse {
 struct Untaken(Arc<Pulse>);
 
 impl Untaken {
-    fn new(pulse: Arc<Pulse>) -> Self {
+    fn new(pulse: Arc<Pulse>, now: Instant) -> Self {
         if pulse.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
-            pulse.mark(&pulse.taken);
+            pulse.mark(&pulse.taken, now);
         }
         Self(pulse)
     }
@@ -333,7 +336,7 @@ impl Untaken {
 impl Drop for Untaken {
     fn drop(&mut self) {
         self.0.untaken.fetch_sub(1, Ordering::Relaxed);
-        self.0.mark(&self.0.taken);
+        self.0.mark(&self.0.taken, Instant::now());
     }
 }
 
@@ -401,6 +404,8 @@ impl AsyncRead for Watched {
     }
 }
 
+/// Not vectored: h2 then gathers answers of up to 1 KB, which nearly all are, into one write instead of writing each
+/// by itself.
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
@@ -412,17 +417,5 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[std::io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -86,7 +86,16 @@ impl<'a> Fields<'a> {
     }
 
     /// At most ten bytes, and 64 bits.
+    #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest; // Nearly all are this short.
+            return Ok((*byte).into());
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (at, &byte) in self.0.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);

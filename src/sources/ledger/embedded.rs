@@ -18,6 +18,8 @@ pub struct EmbeddedLedger {
     writes: AtomicU64,
 }
 
+/// Of pages, in bytes: the file is read once, decisions look into the index.
+const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
@@ -34,7 +36,7 @@ impl EmbeddedLedger {
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
         let at = |cause: String| LedgerError::File { cause: format!("open {}: {cause}", path.display()).into() };
-        let file = Database::create(path).map_err(|error| at(error.to_string()))?;
+        let file = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| at(error.to_string()))?;
         let index = RevocationIndex::new();
         load(&file, &index, now).map_err(|error| at(error.to_string()))?;
         Ok(Self { file: Some(Arc::new(file)), index: Arc::new(index), writes: AtomicU64::new(0) })
