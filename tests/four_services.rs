@@ -4,5 +4,6 @@ mod accounts;
 mod hosts;
 pub mod introspection;
 mod operation;
+mod page;
 mod shop;
 pub mod support;

@@ -4,7 +4,7 @@
 #     ./tests/run.sh
 #
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
-# redis client, two verifiers of tokens, schemathesis, an OpenID provider and cargo-deny into .tools/;
+# redis client, two verifiers of tokens, schemathesis, an OpenID provider, playwright and cargo-deny into .tools/;
 # rustfmt and clippy through rustup.
 # Running it again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy,
 # on ports of their own.
@@ -52,6 +52,10 @@ command -v promtool >/dev/null || packages+=(prometheus)
 # For examples/four-services: the server's programs; its tests make clusters of their own.
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
+# For the page of examples/four-services; without a browser its test says that it is skipped.
+command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null ||
+  ./tests/apt-install.sh chromium-headless-shell ||
+  echo "skipped: the test of the page, for want of a Chromium"
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ||
   fail "rustfmt is missing and rustup cannot add it"
@@ -88,6 +92,13 @@ provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
   npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
   export OIDC_PROVIDER=$provider
+fi
+
+# What drives that Chromium.
+playwright=$PWD/.tools/playwright
+if [ -d "$playwright/node_modules/playwright-core" ] || { command -v npm >/dev/null &&
+  npm install --prefix "$playwright" --no-audit --no-fund --silent playwright-core@1.65.1; }; then
+  export PLAYWRIGHT=$playwright
 fi
 
 # kubectl, and the schemas that manifests are checked against.

@@ -73,6 +73,7 @@ async function signIn(event) {
 /** The session is over here; the thief keeps the copy. */
 function leave() {
   session = null;
+  find("password-dialog").close();
   show();
 }
 
@@ -80,12 +81,13 @@ const signOut = (token) => post("/auth/logout", { token });
 const signOutEverywhere = (token) => post("/auth/logout-everywhere", { token });
 
 async function changePassword(event) {
-  if (event.submitter?.value !== "change") return;
+  if (!session || event.submitter?.value !== "change") return;
   const [old, next] = [find("old-password").value, find("new-password").value];
   const { login } = session;
   const done = await end("changed the password", (token) => post("/auth/password", { token, body: { old, new: next } }));
-  if (done) passwords[login] = next;
-  show();
+  if (!done) return;
+  passwords[login] = next;
+  suggest();
 }
 
 /**
@@ -118,29 +120,27 @@ async function tryUntilRefused(service, attempt) {
     const answer = await ask(service, attempt.token);
     if (attempt.failed) return null;
     tiles.get(service).show(answer, "stolen");
-    if (verdict(answer) === "refused") return answer;
+    if (answer.status === 401) return answer;
   }
   return null;
 }
 
 function report(what, began, answer, tried) {
+  const after = (from, to) => Math.max(0, to - from).toFixed(1);
   tell({ kind: "info", text: what, figure: `answered in ${answer.ms.toFixed(1)} ms` });
-  for (const [index, service] of SERVICES.entries()) {
-    const refused = tried[index];
-    if (!refused) {
-      tell({ kind: "bad", text: `${service} still lets the stolen token in after ${LIMIT / 1000} s.` });
-      continue;
-    }
-    const after = Math.max(0, refused.at - answer.at);
-    const data = { event: "refused", service, sinceAnswer: after.toFixed(1), sinceCall: (refused.at - began).toFixed(1) };
-    const text = `${service} refused the stolen token: ${reason(refused)}`;
-    tell({ kind: "good", text, figure: `${(refused.at - began).toFixed(1)} ms after the click`, data });
+  const refusals = SERVICES.map((service, index) => ({ service, refused: tried[index] }));
+  for (const { service } of refusals.filter(({ refused }) => !refused)) {
+    tell({ kind: "bad", text: `${service} did not refuse the stolen token within ${LIMIT / 1000} s.`, data: { event: "alive" } });
   }
-  if (!tried.every(Boolean)) return;
-  const last = Math.max(...tried.map((refused) => refused.at));
-  const figure = `${(last - began).toFixed(1)} ms`;
-  const data = { event: "dead", sinceAnswer: Math.max(0, last - answer.at).toFixed(1) };
-  tell({ kind: "good", text: "From the click to the last refusal: dead everywhere.", figure, data });
+  const dead = refusals.filter(({ refused }) => refused).sort((a, b) => a.refused.at - b.refused.at);
+  for (const { service, refused } of dead) {
+    const text = `${service} refused the stolen token: ${reason(refused)}`;
+    tell({ kind: "good", text, figure: `${after(began, refused.at)} ms`, data: { event: "refused", service } });
+  }
+  if (dead.length < SERVICES.length) return;
+  const last = dead.at(-1).refused.at;
+  const data = { event: "dead", sinceAnswer: after(answer.at, last), sinceClick: after(began, last) };
+  tell({ kind: "good", text: "Dead everywhere: click to last refusal", figure: `${after(began, last)} ms`, data });
 }
 
 // --- the thief ------------------------------------------------------------------------
@@ -159,7 +159,8 @@ async function tryStolen() {
   const answers = await Promise.all(SERVICES.map((service) => ask(service, token)));
   for (const [index, answer] of answers.entries()) tiles.get(SERVICES[index]).show(answer, "stolen");
   const inside = SERVICES.filter((_, index) => verdict(answers[index]) === "allowed");
-  const said = SERVICES.map((service, index) => `${service} ${reason(answers[index])}`).join(", ");
+  const reasons = [...new Set(answers.map(reason))];
+  const said = reasons.length === 1 ? `${reasons[0]} at ${SERVICES.join(", ")}` : reasons.join(", ");
   const data = { event: "tried", inside: inside.length };
   const text = inside.length ? `The thief came in as ${named(login)}: ${said}` : `The thief stays outside: ${said}`;
   tell({ kind: inside.length ? "warning" : "good", text, data });
@@ -168,7 +169,7 @@ async function tryStolen() {
 // --- what is shown --------------------------------------------------------------------
 
 function show() {
-  const focusWasHere = find("signed-in").contains(document.activeElement) || find("sign-in").contains(document.activeElement);
+  const focused = document.activeElement;
   find("sign-in").hidden = session !== null;
   find("signed-in").hidden = session === null;
   if (session) {
@@ -177,8 +178,8 @@ function show() {
   }
   suggest();
   tick();
-  // What had the focus may be hidden by now; the keyboard goes on in the same place.
-  if (focusWasHere) find(session ? "sign-out" : "submit-sign-in").focus();
+  // What had the focus is hidden by now; the keyboard goes on in the same place.
+  if (!focused.checkVisibility()) find(session ? "sign-out" : "submit-sign-in").focus();
 }
 
 function suggest() {

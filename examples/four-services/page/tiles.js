@@ -39,7 +39,7 @@ export class Tile {
     this.#text(".latency .figure", answer.ms.toFixed(1));
     this.#text(".reason", reason(answer));
     this.#text(".with", TOKENS[which]);
-    this.#text(".told", told(answer, state));
+    this.#text(".saw", saw(answer, state));
     this.#mark(answer.ms, state);
   }
 
@@ -58,14 +58,15 @@ export class Tile {
   }
 }
 
-/** The status and the reason, which only a refusal names. */
+/** The status and the reason, which only a refusal names: Doorward a `reason`, Accounts an `error`. */
 export function reason({ status, body }) {
   if (status === 0) return "no answer";
-  const named = typeof body.reason === "string" ? body.reason : status < 300 ? "ok" : "";
-  return `${status} ${named}`.trim();
+  const named = [body.reason, body.error].find((text) => typeof text === "string");
+  return `${status} ${named ?? (status < 300 ? "ok" : "")}`.trim();
 }
 
-function told({ body }, state) {
-  if (state !== "allowed") return "nothing: it never saw the request";
-  return typeof body.user === "string" ? body.user : "nobody’s name";
+/** Whom Envoy and Doorward named to the service. */
+function saw({ body }, state) {
+  if (state !== "allowed") return "nothing at all";
+  return typeof body.user === "string" ? `x-user-id: ${body.user}` : "nobody’s name";
 }

@@ -4,12 +4,15 @@
 //! transaction, and its first statement is the write on which two of them meet: PostgreSQL makes the
 //! second wait for that row, SQLite for the database.
 
+use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::error::BoxDynError;
+use sqlx::migrate::{Migration, MigrationSource, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{FromRow, PgPool, SqlitePool};
+use sqlx::{PgPool, SqlitePool};
 
 use super::tokens::ACCESS_LIFETIME;
 use crate::clock::Timestamp;
@@ -30,7 +33,6 @@ pub enum Store {
     Postgres(PgPool),
 }
 
-#[derive(FromRow)]
 pub struct User {
     pub login: String,
     pub email: String,
@@ -39,13 +41,40 @@ pub struct User {
 }
 
 /// What an access token says.
-#[derive(FromRow)]
 pub struct Session {
     pub sid: String,
     pub login: String,
     pub email: String,
     pub permissions: String,
     pub started_at: i64,
+}
+
+// sqlx could derive these two and build the migrations in, but its macros compile both drivers, SQLite and the
+// TLS library a second time.
+
+impl From<(String, String, String, String)> for User {
+    fn from((login, email, password_hash, permissions): (String, String, String, String)) -> Self {
+        Self { login, email, password_hash, permissions }
+    }
+}
+
+impl From<(String, String, String, String, i64)> for Session {
+    fn from((sid, login, email, permissions, started_at): (String, String, String, String, i64)) -> Self {
+        Self { sid, login, email, permissions, started_at }
+    }
+}
+
+/// The tables, from one version to the next.
+#[derive(Debug)]
+struct Migrations;
+
+impl MigrationSource<'static> for Migrations {
+    fn resolve(self) -> Pin<Box<dyn Future<Output = Result<Vec<Migration>, BoxDynError>> + Send>> {
+        let simple = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into(), false)
+        };
+        Box::pin(async move { Ok(vec![simple(1, "accounts", include_str!("../../migrations/0001_accounts.sql"))]) })
+    }
 }
 
 /// What came of a refresh token.
@@ -85,7 +114,8 @@ impl Store {
         } else {
             anyhow::bail!("the URL must begin with `sqlite:` or `postgres:`"); // It may hold a password.
         };
-        on!(&store, pool => sqlx::migrate!().run(pool).await)?;
+        let migrator = Migrator::new(Migrations).await?;
+        on!(&store, pool => migrator.run(pool).await)?;
         Ok(store)
     }
 
@@ -109,7 +139,9 @@ impl Store {
 
     pub async fn user(&self, login: &str) -> sqlx::Result<Option<User>> {
         const FIND: &str = "SELECT login, email, password_hash, permissions FROM users WHERE login = $1";
-        on!(self, pool => sqlx::query_as(FIND).bind(login).fetch_optional(pool).await)
+        type Row = (String, String, String, String);
+        let row: Option<Row> = on!(self, pool => sqlx::query_as(FIND).bind(login).fetch_optional(pool).await)?;
+        Ok(row.map(User::from))
     }
 
     /// Begins a family with its first refresh token; `false` if the password was changed since `user` was read,
@@ -162,7 +194,8 @@ impl Store {
                 tx.commit().await?;
                 return Ok(ended.map_or(Rotation::Invalid, |(sid,)| Rotation::Reused { sid }));
             };
-            let session = sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
+            let session: Option<(String, String, String, String, i64)> =
+                sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
             let Some(session) = session.filter(|_| at < expires_at) else {
                 return Ok(Rotation::Invalid); // Nothing is committed: it was not used.
             };
@@ -170,7 +203,7 @@ impl Store {
             let expires_at = now.plus(IDLE).secs();
             sqlx::query(ADD_TOKEN).bind(next).bind(&sid).bind(expires_at).execute(&mut *tx).await?;
             tx.commit().await?;
-            Ok(Rotation::Rotated(session))
+            Ok(Rotation::Rotated(session.into()))
         })
     }
 

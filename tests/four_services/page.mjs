@@ -1,0 +1,172 @@
+// The page of the demo in a real Chromium, as several people use it:
+//
+//     node page.mjs PLAYWRIGHT CHROMIUM URL [PICTURE]     PLAYWRIGHT holds node_modules/playwright-core
+//
+// Says on standard output what it has seen, and exits 0; 1 with what was wrong; 77 when no Chromium starts here.
+// PICTURE is where a picture of the page goes.
+import assert from 'node:assert/strict';
+import { pathToFileURL } from 'node:url';
+
+import { button, checkContrast, checkKeyboard, checkNarrow, checkText, signIn, tiles } from './page_checks.mjs';
+
+const [folder, executablePath, url, picture] = process.argv.slice(2);
+const library = pathToFileURL(`${folder}/node_modules/playwright-core/index.mjs`).href;
+const { chromium } = await import(library);
+
+/** How soon after the answer to a sign-out the stolen token must be dead everywhere, in milliseconds. */
+const BOUND = 100;
+/** How often a busy machine may miss it before that counts. */
+const ATTEMPTS = 8;
+
+const browser = await chromium.launch({ executablePath }).catch((error) => {
+  console.error(error.message);
+  process.exit(77);
+});
+
+const faults = [];
+
+/** A window of its own: nothing is shared with another. Whatever goes wrong in it is kept in `faults`. */
+async function open(options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1100, height: 780 }, ...options });
+  context.setDefaultTimeout(30_000);
+  const page = await context.newPage();
+  page.on('pageerror', (error) => faults.push(`${error}`));
+  page.on('console', (message) => {
+    // Chromium notes each request that was refused; those are what the page is about.
+    const asked = /^\/([abc]\/orders|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
+    const refusal = asked && message.text().startsWith('Failed to load resource');
+    if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (!request.url().startsWith(url)) faults.push(`a request to ${request.url()}`);
+  });
+  await page.goto(url);
+  return page;
+}
+
+const words = (page, part) => page.locator(`.tile ${part}`).allTextContents();
+
+/** What the services answer to somebody else who has the token. */
+async function asThief(request, token) {
+  const answers = [];
+  for (const path of ['a/orders', 'b/orders', 'c/orders']) {
+    const answer = await request.get(url + path, { headers: { authorization: `Bearer ${token}` } });
+    answers.push(`${answer.status()} ${(await answer.json()).reason ?? 'ok'}`);
+  }
+  return answers;
+}
+
+const thrice = (text) => [text, text, text];
+
+/** Signs in, ends it, and returns how long after the answer the last service let the stolen token in, in ms. */
+async function endOnce(page, bob, thief, reason, end) {
+  const token = await signIn(page, 'Alice');
+  assert.deepEqual(await asThief(thief, token), thrice('200 ok'));
+  await page.locator('#timeline').evaluate((list) => list.replaceChildren());
+  await end();
+  const dead = page.locator('#timeline [data-event="dead"]');
+  await dead.waitFor();
+  await tiles(page, 'refused', 'stolen');
+  assert.deepEqual(await words(page, '.reason'), thrice(`401 ${reason}`));
+  assert.deepEqual(await words(page, '.saw'), thrice('nothing at all'));
+  assert.equal(await page.locator('#timeline [data-event="refused"]').count(), 3);
+  assert.deepEqual(await asThief(thief, token), thrice(`401 ${reason}`));
+  await tiles(bob, 'allowed', 'own');
+  return Number(await dead.getAttribute('data-since-answer'));
+}
+
+async function endsInTime(what, attempt) {
+  const took = [];
+  do took.push(await attempt());
+  while (took.at(-1) >= BOUND && took.length < ATTEMPTS);
+  console.log(`${what}: dead everywhere ${took.map((ms) => `${ms} ms`).join(', ')} after the answer`);
+  assert.ok(took.at(-1) < BOUND, `${what}: never within ${BOUND} ms`);
+}
+
+/** Types into the dialog, by the labels. */
+async function changePassword(page, old, next) {
+  await button(page, 'Change password').click();
+  await page.getByLabel('Old password').fill(old);
+  await page.getByLabel('New password').fill(next);
+  await page.getByRole('dialog').getByRole('button', { name: 'Change password' }).click();
+}
+
+async function story() {
+  const [alice, bob, stranger] = [await open(), await open(), await browser.newContext()];
+  const thief = stranger.request;
+  await tiles(alice, 'refused', 'none');
+  assert.deepEqual(await words(alice, '.reason'), thrice('401 missing_token'));
+
+  await signIn(bob, 'Bob');
+  assert.deepEqual(await words(bob, '.saw'), thrice('x-user-id: bob'));
+
+  await alice.getByLabel('Password', { exact: true }).fill('guessed');
+  await button(alice, 'Sign in').click();
+  await alice.getByRole('alert').getByText('That password is wrong.').waitFor();
+  await alice.getByLabel('Password', { exact: true }).fill('wonderland');
+
+  await endsInTime('sign out', () => endOnce(alice, bob, thief, 'signed_out', () => button(alice, 'Sign out').click()));
+  await endsInTime('sign out everywhere', () =>
+    endOnce(alice, bob, thief, 'revoked', () => button(alice, 'Sign out everywhere').click()));
+  let [old, count] = ['wonderland', 0];
+  await endsInTime('change password', () =>
+    endOnce(alice, bob, thief, 'revoked', async () => {
+      const next = `looking-glass-${(count += 1)}`;
+      await changePassword(alice, old, next);
+      old = next;
+    }));
+
+  // A wrong old password changes nothing, and the session goes on.
+  await signIn(alice, 'Alice');
+  await changePassword(alice, 'forgotten', 'looking-glass');
+  await alice.getByRole('alert').getByText('The old password is wrong.').waitFor();
+  await tiles(alice, 'allowed', 'own');
+
+  // Signed out everywhere in one window: the other one hears of it by its next request.
+  const elsewhere = await open();
+  await elsewhere.getByLabel('Password', { exact: true }).fill(old);
+  await signIn(elsewhere, 'Alice');
+  await button(alice, 'Sign out everywhere').click();
+  await elsewhere.getByText('Alice’s session was ended elsewhere.').waitFor();
+  await tiles(elsewhere, 'refused', 'stolen');
+
+  await tiles(bob, 'allowed', 'own');
+  assert.equal(await bob.locator('#timeline li').count(), 1, 'Bob never noticed');
+  console.log('bob: allowed throughout');
+}
+
+/** What the README shows. */
+async function takePicture(page) {
+  await signIn(page, 'Alice');
+  await button(page, 'Try the stolen token').click();
+  await page.locator('#timeline [data-event="tried"][data-inside="3"]').waitFor();
+  // Enough answers for the strips.
+  await page.waitForFunction(() => document.querySelector('.strip').childElementCount > 8);
+  await button(page, 'Sign out').click();
+  await page.locator('#timeline [data-event="dead"]').waitFor();
+  await page.waitForFunction(() => document.querySelector('.strip').childElementCount > 15);
+  await button(page, 'Try the stolen token').click();
+  await page.locator('#timeline [data-event="tried"][data-inside="0"]').waitFor();
+  await page.locator('body').click({ position: { x: 5, y: 5 } }); // Nothing has the focus.
+  await page.screenshot({ path: picture, fullPage: true });
+}
+
+/** One check in a window of its own, which is closed then: it would go on asking. */
+async function inWindow(options, check, ...more) {
+  const page = await open(options);
+  await check(page, ...more);
+  await page.unrouteAll({ behavior: 'ignoreErrors' });
+  await page.context().close();
+}
+
+try {
+  for (const colorScheme of ['light', 'dark']) await inWindow({ colorScheme }, checkContrast, colorScheme);
+  await inWindow({}, checkKeyboard);
+  await inWindow({ viewport: { width: 320, height: 640 } }, checkNarrow);
+  await inWindow({}, checkText, url);
+  if (picture) await inWindow({}, takePicture);
+  await story(); // Last: it leaves Alice with another password.
+  assert.deepEqual(faults, []);
+} finally {
+  await browser.close();
+}
