@@ -16,7 +16,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VARIANTS: [&[&str]; 2] = [&[], &["--sidecars"]];
 
 /// With `--sidecars` eleven programs start, on a machine that is busy with other tests.
-const START: Duration = Duration::from_mins(2);
+const START: Duration = Duration::from_secs(120);
 
 /// Two demos that start at the same time would wish for the same port.
 fn alone() -> MutexGuard<'static, ()> {
@@ -55,13 +55,14 @@ impl Demo {
         let (stdout, mut stderr) = (demo.script.stdout.take().unwrap(), demo.script.stderr.take().unwrap());
         let (lines, heard) = mpsc::channel();
         std::thread::spawn(move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = lines.send(line);
-            })
+            }
         });
         let (began, mut said) = (Instant::now(), String::new());
         while let Ok(line) = heard.recv_timeout(START.saturating_sub(began.elapsed())) {
-            said += &format!("{line}\n");
+            said.push_str(&line);
+            said.push('\n');
             if let Some(url) = line.trim().strip_prefix("In a browser: ") {
                 url.clone_into(&mut demo.url);
             }
