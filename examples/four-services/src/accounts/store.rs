@@ -12,7 +12,7 @@ use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{PgPool, SqlitePool};
+use sqlx::{FromRow, PgPool, Row, SqlitePool};
 
 use super::tokens::ACCESS_LIFETIME;
 use crate::clock::Timestamp;
@@ -49,18 +49,26 @@ pub struct Session {
     pub started_at: i64,
 }
 
-// sqlx could derive these two and build the migrations in, but its macros compile both drivers, SQLite and the
-// TLS library a second time.
+// sqlx could derive these two, by the names of the columns, and build the migrations in; but its macros compile
+// both drivers, SQLite and the TLS library a second time.
 
-impl From<(String, String, String, String)> for User {
-    fn from((login, email, password_hash, permissions): (String, String, String, String)) -> Self {
-        Self { login, email, password_hash, permissions }
+impl<'r, R: Row> FromRow<'r, R> for User
+where
+    (String, String, String, String): FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        let (login, email, password_hash, permissions) = FromRow::from_row(row)?;
+        Ok(Self { login, email, password_hash, permissions })
     }
 }
 
-impl From<(String, String, String, String, i64)> for Session {
-    fn from((sid, login, email, permissions, started_at): (String, String, String, String, i64)) -> Self {
-        Self { sid, login, email, permissions, started_at }
+impl<'r, R: Row> FromRow<'r, R> for Session
+where
+    (String, String, String, String, i64): FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        let (sid, login, email, permissions, started_at) = FromRow::from_row(row)?;
+        Ok(Self { sid, login, email, permissions, started_at })
     }
 }
 
@@ -139,9 +147,7 @@ impl Store {
 
     pub async fn user(&self, login: &str) -> sqlx::Result<Option<User>> {
         const FIND: &str = "SELECT login, email, password_hash, permissions FROM users WHERE login = $1";
-        type Row = (String, String, String, String);
-        let row: Option<Row> = on!(self, pool => sqlx::query_as(FIND).bind(login).fetch_optional(pool).await)?;
-        Ok(row.map(User::from))
+        on!(self, pool => sqlx::query_as(FIND).bind(login).fetch_optional(pool).await)
     }
 
     /// Begins a family with its first refresh token; `false` if the password was changed since `user` was read,
@@ -194,8 +200,7 @@ impl Store {
                 tx.commit().await?;
                 return Ok(ended.map_or(Rotation::Invalid, |(sid,)| Rotation::Reused { sid }));
             };
-            let session: Option<(String, String, String, String, i64)> =
-                sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
+            let session = sqlx::query_as(SESSION).bind(&sid).bind(at).fetch_optional(&mut *tx).await?;
             let Some(session) = session.filter(|_| at < expires_at) else {
                 return Ok(Rotation::Invalid); // Nothing is committed: it was not used.
             };
@@ -203,7 +208,7 @@ impl Store {
             let expires_at = now.plus(IDLE).secs();
             sqlx::query(ADD_TOKEN).bind(next).bind(&sid).bind(expires_at).execute(&mut *tx).await?;
             tx.commit().await?;
-            Ok(Rotation::Rotated(session.into()))
+            Ok(Rotation::Rotated(session))
         })
     }
 
