@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! cargo test --release --test main -- --ignored --nocapture programs::latency
+//! cargo test --release --test main -- --ignored --nocapture programs::busy
 //! cargo test --release --test main -- --ignored --nocapture programs::followers
 //! DOORWARD_SOAK=20m cargo test --release --test main -- --ignored --nocapture programs::soak
 //! ```
 
+mod busy;
 mod faults;
 mod followers;
 mod latency;
