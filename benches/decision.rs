@@ -4,7 +4,8 @@
 //!     cargo bench --bench decision
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints figures, and stops where it cannot make them")]
 
-use std::collections::HashMap;
+mod support;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use doorward::api::{Caller, check};
 use doorward::authz::answer::Answer;
 use doorward::authz::api_key::{ApiKey, ApiKeys, digest_of};
@@ -25,11 +25,8 @@ use doorward::authz::signing::PayloadSigner;
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
 use doorward::serve::assemble;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use futures_util::FutureExt;
 use jsonwebtoken::Algorithm;
-use prost::Message;
 use regex::Regex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -226,19 +223,7 @@ fn whole(yaml: &str, header: &str) {
     let (state, _) = assemble::state(&config).expect("what it asks for");
     let replica = state.replica.clone();
     let service = check::service(state, 1 << 20, 1_000);
-    let mut headers: HashMap<String, String> =
-        (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();
-    headers.insert("authorization".to_owned(), header.to_owned());
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: "/orders/17".to_owned(),
-        host: "shop.example.com".to_owned(),
-        headers,
-        ..HttpRequest::default()
-    };
-    let request = Some(Request { http: Some(http), ..Request::default() });
-    let attributes = Some(AttributeContext { request, ..AttributeContext::default() });
-    let message = Bytes::from(CheckRequest { attributes }.encode_to_vec());
+    let message = support::message("/orders/17", Some(header.to_owned()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         #[expect(clippy::disallowed_methods, reason = "ended with the benchmark")]

@@ -8,7 +8,8 @@
 // Of the macros, whose code is not ours.
 #![allow(clippy::pedantic, clippy::disallowed_methods, clippy::print_stdout, unused_qualifications)]
 
-use std::collections::HashMap;
+mod support;
+
 use std::hint::black_box;
 use std::path::Path;
 
@@ -18,12 +19,10 @@ use doorward::api::check::{self, CheckServer};
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
 use doorward::serve::assemble;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use futures_util::FutureExt;
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use prost::Message;
 use serde_json::json;
+use support::message;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +40,7 @@ impl Fixture {
     }
 }
 
-/// A browser's request: 20 header fields and a token. `rules`: of the configuration; `path`: asked for.
+/// `rules`: of the configuration; `path`: asked for.
 fn fixture(rules: &str, path: &str, has_token: bool) -> Fixture {
     let dev = DevIssuer::generate().expect("a key");
     let yaml = format!(
@@ -56,26 +55,15 @@ fn fixture(rules: &str, path: &str, has_token: bool) -> Fixture {
         tokio::spawn(replica.run(CancellationToken::new()));
         tokio::task::yield_now().await;
     });
-    let mut headers: HashMap<String, String> =
-        (0..20).map(|at| (format!("x-header-number-{at}"), "a value of thirty-two characters".to_owned())).collect();
-    if has_token {
+    let authorization = has_token.then(|| {
         let now = doorward::clock::now().as_secs();
         let claims = json!({
             "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "email": "alice@example.com", "jti": "1", "sid": "2",
             "iat": now - 60, "exp": now + 600,
         });
-        headers.insert("authorization".to_owned(), format!("Bearer {}", dev.mint(&claims).expect("a token")));
-    }
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: path.to_owned(),
-        host: "shop.example.com".to_owned(),
-        headers,
-        ..HttpRequest::default()
-    };
-    let request = Some(Request { http: Some(http), ..Request::default() });
-    let attributes = Some(AttributeContext { request, ..AttributeContext::default() });
-    let message = Bytes::from(CheckRequest { attributes }.encode_to_vec());
+        format!("Bearer {}", dev.mint(&claims).expect("a token"))
+    });
+    let message = message(path, authorization);
     Fixture { _runtime: runtime, service: check::service(state, 1 << 20, 1_000), message }
 }
 
