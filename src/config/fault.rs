@@ -122,7 +122,7 @@ impl Fault {
     pub fn line(&self, file: &str) -> String {
         let place = match &self.place {
             Some(Place::Line(line)) => format!("{file}:{line}"),
-            Some(Place::Variable(name)) => name.clone(),
+            Some(Place::Variable(name)) => name.escape_debug().to_string(), // It can have any byte but `=`.
             None => file.to_owned(),
         };
         let found = self.value.as_ref().map(|value| format!(" (found {value})")).unwrap_or_default();

@@ -84,6 +84,9 @@ fn faults_name_the_variable() {
         assert!(faults.starts_with(&format!("{name}: {expected}")), "{faults}");
         assert_eq!(faults.lines().count(), 1, "{faults}");
     }
+    let ended = load(ISSUER, &[("DOORWARD__NOW\r\nHERE\u{1b}", "x")]).unwrap_err().to_string();
+    assert!(ended.starts_with("DOORWARD__NOW\\r\\nHERE\\u{1b}: "), "{ended}");
+    assert!(!ended.contains(['\r', '\n', '\u{1b}']), "{ended:?}");
     let twice = load(ISSUER, &[("DOORWARD__ERRORS__REALM", "a"), ("doorward__errors__realm", "b")]).unwrap_err();
     assert!(twice.to_string().contains("errors.realm: is named by the variable"), "{twice}");
 }
