@@ -49,7 +49,7 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
-    /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle.
+    /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle, made to wait.
     pub connections: IntCounterVec,
     revocations: IntGaugeVec,
     registrations: IntGauge,

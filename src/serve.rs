@@ -5,6 +5,7 @@ mod budget;
 mod connections;
 mod listen;
 mod listeners;
+mod pace;
 mod reload;
 mod supervisor;
 mod tls;

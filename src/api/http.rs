@@ -27,7 +27,8 @@ use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,8 +50,8 @@ pub struct Http {
     inlets: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
     origins: Arc<[String]>,
-    /// Who may put all metrics into words now: whoever asks again and again must not keep decisions waiting.
-    scraping: Arc<Semaphore>,
+    /// When metrics were put into words last: whoever asks again and again must not keep decisions waiting.
+    scraped: Arc<Mutex<Instant>>,
 }
 
 /// Bounds of the HTTP API.
@@ -75,8 +76,8 @@ impl Http {
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
         let inlets = Arc::new(Semaphore::new(limits.inlet_requests));
-        let scraping = Arc::new(Semaphore::new(1));
-        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraping }
+        let scraped = Arc::new(Mutex::new(Instant::now()));
+        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraped }
     }
 }
 

@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
+use super::pace::Pace;
+
 /// Bytes that are left to requests: those of all connections, or those of one.
 pub(super) struct Budget {
     left: AtomicUsize,
@@ -57,6 +59,7 @@ impl Budget {
 /// What one request has taken of the budget; given back when the request has been answered.
 pub(super) struct Share {
     budget: Arc<Budget>,
+    pace: Arc<Pace>,
     bytes: AtomicUsize,
 }
 
@@ -64,8 +67,9 @@ pub(super) struct Share {
 const PER_FIELD: usize = 96;
 
 impl Share {
-    pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: budget.clone(), bytes: AtomicUsize::new(0) })
+    /// Of these two of its connection.
+    pub(super) fn new(budget: &Arc<Budget>, pace: &Arc<Pace>) -> Arc<Self> {
+        Arc::new(Self { budget: budget.clone(), pace: pace.clone(), bytes: AtomicUsize::new(0) })
     }
 
     /// Takes what a request's head needs.
@@ -95,13 +99,24 @@ pub(super) struct Arriving {
     /// The budget was not enough for the head.
     refused: bool,
     by: Instant,
+    whole: bool,
     /// Made when the body is first waited for: mostly it is there.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Arriving {
     pub(super) fn new(body: Incoming, share: Arc<Share>, refused: bool, within: Duration) -> Self {
-        Self { body, share, refused, by: Instant::now() + within, timer: None }
+        let mut arriving = Self { body, share, refused, by: Instant::now() + within, whole: false, timer: None };
+        arriving.count_if_whole();
+        arriving
+    }
+
+    /// One that is taken back is not whole.
+    fn count_if_whole(&mut self) {
+        if !self.whole && self.body.is_end_stream() {
+            self.whole = true;
+            self.share.pace.arrived();
+        }
     }
 }
 
@@ -118,10 +133,16 @@ impl Body for Arriving {
         if self.refused {
             return full();
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.count_if_whole();
+        match polled {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
                 Some(data) if !self.share.take(data.len()) => full(),
-                _ => Poll::Ready(Some(Ok(frame))),
+                Some(data) => {
+                    self.share.pace.taken_up(data.len());
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                None => Poll::Ready(Some(Ok(frame))),
             },
             Poll::Ready(other) => Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
             Poll::Pending => {
@@ -148,8 +169,8 @@ mod tests {
 
     #[test]
     fn what_is_taken_comes_back_and_no_more_than_all_is_taken() {
-        let budget = Budget::new(1000);
-        let (first, second) = (Share::new(&budget), Share::new(&budget));
+        let (budget, pace) = (Budget::new(1000), Arc::new(Pace::new(1)));
+        let (first, second) = (Share::new(&budget, &pace), Share::new(&budget, &pace));
         assert!(first.take(400) && first.take(300));
         assert!(!second.take(301) && second.take(300));
         assert!(!first.take(1));
@@ -159,7 +180,7 @@ mod tests {
         let left = || budget.left.load(Ordering::Relaxed);
         assert_eq!(left(), 1000);
         let connection = budget.part(600);
-        let (own, other) = (Share::new(&connection), Share::new(&budget));
+        let (own, other) = (Share::new(&connection, &pace), Share::new(&budget, &pace));
         assert!(!own.take(601) && own.take(500));
         assert!(!other.take(501) && other.take(450));
         assert!(!own.take(60), "there is nothing left of the whole");
@@ -168,7 +189,7 @@ mod tests {
         assert_eq!((left(), connection.left.load(Ordering::Relaxed)), (1000, 600));
         let mut headers = HeaderMap::new();
         headers.append("a", axum::http::HeaderValue::from_static("b"));
-        let share = Share::new(&budget);
+        let share = Share::new(&budget, &pace);
         assert!(share.take_head(&headers));
         assert_eq!(left(), 1000 - 2 - PER_FIELD);
     }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -20,16 +20,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use prometheus::IntCounterVec;
-use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::debug;
 
 use super::budget::{Arriving, Budget, Share};
 use super::listen::{Accepted, Listener};
+use super::pace::Pace;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
@@ -54,6 +55,8 @@ pub(super) struct Server {
     handshake_timeout: Duration,
     idle_timeout: Duration,
     request_timeout: Duration,
+    /// See [`Pace`].
+    overhead_rate: u32,
     /// By listener and result.
     counted: IntCounterVec,
 }
@@ -95,6 +98,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
+            .auto_date_header(protocol == Protocol::Http) // gRPC has none.
             .max_header_list_size(limits.header_list_bytes)
             .max_pending_accept_reset_streams(limits.grpc_pending_resets)
             .initial_stream_window_size(WINDOWS.0)
@@ -104,7 +108,7 @@ impl Server {
         // The head of a request in HTTP/1 must fit.
         builder.http1().max_buf_size(limits.header_list_bytes as usize);
         let builder = if protocol == Protocol::Grpc { builder.http2_only() } else { builder };
-        for result in ["accepted", "refused", "slow", "stuck", "idle"] {
+        for result in ["accepted", "refused", "slow", "stuck", "idle", "held"] {
             counted.with_label_values(&[name, result]);
         }
         Self {
@@ -122,6 +126,7 @@ impl Server {
             // What is being answered is not idle.
             idle_timeout: limits.idle_timeout.max(limits.http_timeout + limits.request_timeout),
             request_timeout: limits.request_timeout,
+            overhead_rate: limits.overhead_bytes_per_second,
             counted,
         }
     }
@@ -200,14 +205,26 @@ impl Server {
         };
         let budget = self.budget.part(self.part);
         // Boxed: hyper and tokio move it about before they poll it, and it is large.
-        let service = service_fn(|request| Box::pin(self.clone().answer(request, pulse.clone(), Share::new(&budget))));
-        let stream = TokioIo::new(Watched { stream, matched: 0, pulse: pulse.clone() });
+        let pace = Arc::new(Pace::new(self.overhead_rate));
+        let share = || Share::new(&budget, &pace);
+        let service = service_fn(|request| Box::pin(self.clone().answer(request, pulse.clone(), share())));
+        let watched =
+            Watched { stream: stream.take(0), matched: 0, pulse: pulse.clone(), pace: pace.clone(), pause: None };
+        let stream = TokioIo::new(watched);
         let mut connection = pin!(self.builder.serve_connection(stream, service));
         let mut leaving: Option<Instant> = None;
+        let mut held = false;
+        let mut count_if_held = || {
+            if !held && pace.was_held() {
+                held = true;
+                self.count("held");
+            }
+        };
         loop {
             let due = leaving.unwrap_or_else(|| self.due(&pulse).min(Instant::now() + self.request_timeout));
             tokio::select! {
                 ended = &mut connection => {
+                    count_if_held();
                     if let Err(error) = ended {
                         debug!(error = &*error, listener = self.name, "connection failed");
                     }
@@ -219,6 +236,7 @@ impl Server {
                     leaving = Some(Instant::now() + Duration::from_secs(86_400));
                 }
                 () = tokio::time::sleep_until(due) => {
+                    count_if_held();
                     if leaving.is_some() {
                         return; // It was asked to go.
                     }
@@ -375,18 +393,25 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Sees HTTP/2's preface come in: Envoy may open a connection before it has something to ask.
+/// Reads at the peer's pace, and sees HTTP/2's preface come in: Envoy may open a connection before it has something
+/// to ask.
 struct Watched {
-    stream: Box<dyn Stream>,
+    stream: Take<Box<dyn Stream>>,
     /// How much of the preface has come; all of it when there is nothing more to see.
     matched: usize,
     pulse: Arc<Pulse>,
+    pace: Arc<Pace>,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let watched = &mut *self;
+        let turn = ready!(watched.pace.poll_turn(&mut watched.pause, cx));
+        watched.stream.set_limit(turn);
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.pace.spend(buffer.filled().len() - before);
         let rest = &PREFACE[self.matched..];
         if !rest.is_empty() {
             let came = &buffer.filled()[before..];
@@ -408,14 +433,14 @@ impl AsyncRead for Watched {
 /// by itself.
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(self.stream.get_mut()).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(self.stream.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(self.stream.get_mut()).poll_shutdown(cx)
     }
 }

@@ -9,7 +9,8 @@ use super::wire::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, Stream, check_head, data, dial, frame,
     get_head, greet, integer, literal, message,
 };
-use crate::support::grpc::get;
+use crate::support::grpc::{Checks, get};
+use crate::support::{PATIENCE, eventually};
 
 /// Sends the same bytes until the time is over, on a new connection whenever the peer has had enough; reads
 /// and throws away what comes back, or does not read at all.
@@ -182,4 +183,43 @@ async fn pipelines_that_are_not_read() {
         format!("{} pipelines", held.len())
     };
     target.under("pipelines", abuse).await;
+}
+
+/// Bytes that are part of no request are read at `limits.overhead_bytes_per_second`, however fast they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_nothing_is_read_slowly() {
+    let target = Target::listening("check: \"unix:DIR/check.sock\"", "overhead_bytes_per_second: 65536").await;
+    let check = target.doorward.check.clone();
+    let mut stream = greet(&check, &[]).await;
+    let (began, mut sent) = (Instant::now(), 0);
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(100);
+    let mut answers = vec![0; 65_536];
+    while began.elapsed() < LASTS {
+        let (mut reader, mut writer) = tokio::io::split(&mut stream);
+        tokio::select! {
+            written = writer.write(&pings) => sent += written.unwrap(),
+            read = reader.read(&mut answers) => assert!(read.unwrap() > 0),
+            () = tokio::time::sleep(LASTS) => {}
+        }
+    }
+    // Beside what was read, what lies in the socket.
+    let most = 1e6 + began.elapsed().as_secs_f64() * 65_536.0;
+    assert!((20_000.0..most).contains(&f64::from(u32::try_from(sent).unwrap())), "{sent} bytes");
+    drop(stream);
+    eventually("it is counted", || async { target.connections("check", "held").await >= 1.0 }).await;
+}
+
+/// What is part of requests is read as fast as it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_requests_are_not_held_up() {
+    let target = Target::start("overhead_bytes_per_second: 65536").await;
+    let checks = Checks::connect(&target.doorward.check).await;
+    let token = target.tokens.of("alice");
+    let began = Instant::now();
+    for _ in 0..200 {
+        let asked = get("/").token(&token).header("x-large", "v".repeat(50_000));
+        assert!(checks.check(asked).await.allowed());
+    }
+    // At that rate it would be two and a half minutes.
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
 }

@@ -46,6 +46,10 @@ pub struct LimitsFile {
     /// the connection (CVE-2023-44487). Envoy takes many back at once when it has waited too long.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_pending_resets: usize,
+    /// How fast a connection is read beyond the requests that arrive on it, in bytes a second: resets, pings,
+    /// settings, heads without an end. A peer that sends more of them waits.
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub overhead_bytes_per_second: u32,
     /// Requests at once on one HTTP/2 connection of the HTTP listeners.
     #[schemars(range(min = 1, max = 65_536))]
     pub http_concurrent_streams: u32,
@@ -110,6 +114,7 @@ impl Default for LimitsFile {
             grpc_message_bytes: 1_048_576,
             grpc_concurrent_streams: 256,
             grpc_pending_resets: 256,
+            overhead_bytes_per_second: 262_144,
             http_concurrent_streams: 100,
             http_body_bytes: 65_536,
             http_timeout: Span::new("10s"),

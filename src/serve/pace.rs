@@ -1,0 +1,119 @@
+//! How fast a peer is read when nothing comes of what it sends.
+//!
+//! Resets, continuations, pings, settings and empty frames cost their sender little and us more. Ending such a
+//! connection does not end the flood: the next connection is there at once. So bytes are read ahead of the
+//! requests that they are for only up to a bound, requests that arrive whole earn it back, and a peer that has
+//! used it up is read so slowly that it waits for us, and not our other peers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+/// What a connection may send before anything comes of it, in bytes; HTTP/2's preface and a hundred heads.
+const AHEAD: i64 = 16 * 1024;
+/// The most that a connection can have earned: what a thousand requests at once may need.
+const MOST: i64 = 256 * 1024;
+/// What a request earns beside its body.
+const HEAD: i64 = 4 * 1024;
+/// How often in a second a peer is read that has used up what it had.
+const PAUSES: u32 = 200;
+
+/// The bytes that one connection may still send.
+pub(super) struct Pace {
+    left: AtomicI64,
+    /// What a pause earns.
+    pause: i64,
+    /// It had to wait.
+    held: AtomicBool,
+}
+
+impl Pace {
+    /// `rate`: bytes a second.
+    pub(super) fn new(rate: u32) -> Self {
+        Self { left: AtomicI64::new(AHEAD), pause: i64::from(rate / PAUSES).max(1), held: AtomicBool::new(false) }
+    }
+
+    /// A request takes up so much of its body.
+    pub(super) fn taken_up(&self, bytes: usize) {
+        self.earn(i64::try_from(bytes).unwrap_or(MOST));
+    }
+
+    /// A request has come to its end.
+    pub(super) fn arrived(&self) {
+        self.earn(HEAD);
+    }
+
+    fn earn(&self, bytes: i64) {
+        if self.left.load(Ordering::Relaxed) < MOST {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer sent so much.
+    pub(super) fn spend(&self, bytes: usize) {
+        self.left.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Ready with how many bytes may be read now, one at least; `pause` is kept between the calls.
+    pub(super) fn poll_turn(&self, pause: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<u64> {
+        loop {
+            if let Ok(left @ 1..) = u64::try_from(self.left.load(Ordering::Relaxed)) {
+                *pause = None;
+                return Poll::Ready(left);
+            }
+            let timer = pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::from_secs(1) / PAUSES)));
+            ready!(timer.as_mut().poll(cx));
+            *pause = None;
+            self.held.store(true, Ordering::Relaxed);
+            self.earn(self.pause);
+        }
+    }
+
+    /// Whether the peer was made to wait, and had earned nothing meanwhile.
+    pub(super) fn was_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_sends_more_than_is_answered_waits() {
+        let pace = Pace::new(200_000);
+        let mut pause = None;
+        let mut turn = async || std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx)).await;
+        assert_eq!(turn().await, 16 * 1024);
+        assert!(!pace.was_held());
+        pace.spend(16 * 1024 + 2_500);
+        let began = std::time::Instant::now();
+        assert_eq!(turn().await, 500, "after three pauses");
+        assert!(began.elapsed() >= 3 * Duration::from_secs(1) / PAUSES);
+        assert!(pace.was_held());
+    }
+
+    #[tokio::test]
+    async fn a_request_ends_the_pause_and_earns_so_much_at_most() {
+        let pace = Pace::new(1_000_000);
+        pace.spend(16 * 1024);
+        let mut pause = None;
+        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_pending());
+        pace.arrived();
+        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_ready());
+        assert!(pause.is_none());
+        for _ in 0..1_000 {
+            pace.arrived();
+        }
+        pace.spend(usize::try_from(MOST + HEAD).unwrap());
+        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_pending());
+        pace.taken_up(1 << 20);
+        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_ready());
+    }
+}
