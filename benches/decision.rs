@@ -54,6 +54,7 @@ fn main() {
 
     rs256();
     growth(&dev, &header);
+    live_tokens(&dev, &plain);
     whole(&yaml, &header);
 
     let key = "key-5000".to_owned();
@@ -215,6 +216,50 @@ fn growth(dev: &DevIssuer, header: &str) {
         let decision = median(|| drop(black_box(authorizer.authorize(black_box(&request), view, now))));
         println!("{what:<30} {:>9}, the pure decision", micros(decision));
     }
+}
+
+/// More tokens in use than the cache holds: what each costs when all come in turn, and what they take.
+fn live_tokens(dev: &DevIssuer, authorizer: &Authorizer) {
+    let now = doorward::clock::now();
+    let index = RevocationIndex::new();
+    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    println!("\nlive tokens     first seen   again   cached    memory");
+    for count in [10_000, 200_000] {
+        let tokens = (0..count).map(|at| {
+            let claims = json!({
+                "iss": ISSUER, "aud": AUDIENCE, "sub": format!("user-{at}"), "email": format!("user-{at}@example.com"),
+                "jti": format!("{count}-{at}"), "sid": at.to_string(), "iat": now.as_secs() - 60, "exp": now.as_secs() + 600,
+            });
+            format!("Bearer {}", dev.mint(&claims).expect("a token"))
+        });
+        let tokens: Vec<_> = tokens.collect();
+        let all = || {
+            let began = Instant::now();
+            for token in &tokens {
+                let headers: [(&str, &[u8]); 1] = [("authorization", token.as_bytes())];
+                let request = request("/orders/17", &headers);
+                let decision = authorizer.authorize(&request, view, now);
+                assert!(matches!(decision.outcome, Outcome::Allowed(_)));
+            }
+            began.elapsed() / count
+        };
+        let before = resident();
+        let (first, again) = (all(), all());
+        let cached = authorizer.verified.len();
+        println!(
+            "{count:>11} {:>14} {:>9} {cached:>7} {:>6} MB",
+            micros(first),
+            micros(again),
+            (resident() - before) >> 20
+        );
+    }
+}
+
+/// Bytes of resident memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
 /// From the bytes of a CheckRequest to those of its answer, on one thread.

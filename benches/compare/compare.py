@@ -28,6 +28,8 @@ ENVOY = os.environ.get("ENVOY", "envoy")
 TICKS = os.sysconf("SC_CLK_TCK")
 CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
 REVOCATIONS = 1_000_000
+MARK = "\0"
+BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
 PATIENCE = 60
 
 # What a browser sends beside the token; with it and Envoy's own, 22 fields.
@@ -144,9 +146,9 @@ class Bench:
 
     # Doorward
 
-    def config(self, name, revocation, issuer_more=""):
+    def config(self, name, revocation, issuer_more="", check=None):
         http = free_port()
-        check = f"unix:{self.directory}/{name}.sock"
+        check = check or f"unix:{self.directory}/{name}.sock"
         file = self.directory / f"{name}.yaml"
         file.write_text(
             f"listen: {{check: \"{check}\", http: \"127.0.0.1:{http}\"}}\n"
@@ -163,8 +165,8 @@ class Bench:
         own.write_bytes(self.store.read_bytes())
         return f"{{store: embedded, embedded: {{path: {own}}}}}"
 
-    def doorward(self, name, revocation, issuer_more=""):
-        file, check, http = self.config(name, revocation, issuer_more)
+    def doorward(self, name, revocation, **more):
+        file, check, http = self.config(name, revocation, **more)
         server = self.start(BINARIES["doorward"], "serve", "--config", file, log=self.directory / f"{name}.log")
         wait_for(name, lambda: is_ready(f"http://127.0.0.1:{http}/readyz"))
         return server, check
@@ -176,7 +178,7 @@ class Bench:
         file, check, _ = self.config("capture", "{store: embedded}")
         server = self.start(BINARIES["h2"], check, file, env={"DUMP": str(self.message)})
         wait_for("compare-h2", lambda: connects(check))
-        envoy, port = self.envoy("capture", ext_authz(check, everything=True))
+        _, port, _ = self.envoy("capture", ext_authz(check, everything=True))
         h2load("--h1", "-n", 1, "-c", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
         self.end()
         return self.message.stat().st_size - 5
@@ -235,7 +237,7 @@ class Bench:
         file.write_text(text)
         server = self.start(ENVOY, "--use-dynamic-base-id", "--concurrency", 1, "--log-level", "error", "-c", file)
         wait_for(f"Envoy ({name})", lambda: is_ready(f"http://127.0.0.1:{admin}/ready"))
-        return server, port
+        return server, port, admin
 
     def through_envoy(self):
         noop_port = free_port()
@@ -247,24 +249,32 @@ class Bench:
         wait_for("redis-server", lambda: connects(f"unix:{redis_socket}"))
         lookup, lookup_check = self.doorward("lookup", f"{{store: redis, read: lookup, redis: {{url: \"redis+unix://{redis_socket}\"}}}}")
         asked = self.introspection()
-        asking, asking_check = self.doorward("asking", "{store: embedded}", asked)
+        asking, asking_check = self.doorward("asking", "{store: embedded}", issuer_more=asked)
+        noop_socket = f"unix:{self.directory}/noop-behind.sock"
+        beside = self.start(BINARIES["noop"], noop_socket)
+        wait_for("compare-noop", lambda: connects(noop_socket))
         variants = {
-            "nothing": ((), lambda block, cluster: ("", "")),
+            "nothing": ((), NOTHING),
             "jwt_authn": ((), jwt_authn(self.jwks, cache=False)),
             "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
             "no-op, TCP, all headers": ((noop,), ext_authz(f"127.0.0.1:{noop_port}", everything=True)),
             "no-op, TCP, allowed headers": ((noop,), ext_authz(f"127.0.0.1:{noop_port}", everything=False)),
+            "no-op, UDS, allowed headers": ((beside,), ext_authz(noop_socket, everything=False)),
             "Doorward, UDS, all headers": ((doorward,), ext_authz(check, everything=True)),
             "Doorward": ((doorward,), ext_authz(check, everything=False)),
             "Doorward, read: lookup": ((lookup, redis), ext_authz(lookup_check, everything=False)),
             "Doorward, introspection": ((asking,), ext_authz(asking_check, everything=False)),
         }
+        return self.load_all(variants)
+
+    def load_all(self, variants):
+        """Rounds of CPU per request, of Envoy and of what stands beside it."""
         envoys = {name: self.envoy(f"{at}", filters) for at, (name, (_, filters)) in enumerate(variants.items())}
         requests = int(40_000 * self.scale)
         taken = {name: [] for name in variants}
 
         def load(name, requests):
-            envoy, port = envoys[name]
+            envoy, port, _ = envoys[name]
             beside = variants[name][0]
             before = (envoy.cpu(), sum(server.cpu() for server in beside))
             done = h2load("--h1", "-n", requests, "-c", 64, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
@@ -277,6 +287,56 @@ class Bench:
                 taken[name].append(load(name, requests))
         self.end()
         return taken
+
+    # The settings of envoy/edge-uds.yaml, one by one
+
+    def settings(self):
+        server, check = self.doorward("settings", "{store: embedded}")
+        tcp, tcp_check = self.doorward("tcp", "{store: embedded}", check=f"127.0.0.1:{free_port()}")
+        shipped = ext_authz(check, everything=False)
+        beside = (server,)
+        variants = {
+            "nothing": ((), NOTHING),
+            "as shipped": (beside, shipped),
+            "on TCP instead of a Unix socket": ((tcp,), ext_authz(tcp_check, everything=False)),
+            "without allowed_headers": (beside, ext_authz(check, everything=True)),
+            "without connection_keepalive": (beside, changed(shipped, r"(http2_protocol_options:)\n +connection_keepalive: .*", r"\1 {}")),
+            "without circuit_breakers": (beside, changed(shipped, BREAKERS, "")),
+            "without validate_mutations": (beside, changed(shipped, "validate_mutations: true", "validate_mutations: false")),
+            "without timeout": (beside, changed(shipped, "timeout: 1s", "timeout: 0s")),
+            "without metadata": (beside, changed(shipped, "clear_route_cache: false", "enable_dynamic_metadata_ingestion: false")),
+        }
+        taken = self.load_all(variants)
+        doorward, check = self.doorward("many", "{store: embedded}")
+        shipped = ext_authz(check, everything=False)
+        refused = {name: self.refused_by_envoy(name, filters) for name, filters in (("shipped", shipped), ("default", changed(shipped, BREAKERS, "")))}
+        noticed = self.frozen(doorward, shipped)
+        self.end()
+        return taken, refused, noticed
+
+    def refused_by_envoy(self, name, filters):
+        """Of 30,000 requests on 3,000 connections, how many Envoy answers by itself."""
+        _, port, _ = self.envoy(f"many-{name}", filters)
+        args = ["--h1", "-n", 30_000, "-c", 3_000, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders"]
+        done = subprocess.run(["h2load", *map(str, args)], capture_output=True, text=True, check=False)
+        return int(re.search(r"(\d+) 5xx", done.stdout)[1])
+
+    def frozen(self, doorward, filters):
+        """Seconds until Envoy gives up the connection to a Doorward that stands still."""
+        _, port, admin = self.envoy("frozen", filters)
+        h2load("--h1", "-n", 1, "-c", 1, *self.browser(), f"http://127.0.0.1:{port}/orders")
+        doorward.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+
+        def gave_up():
+            with urllib.request.urlopen(f"http://127.0.0.1:{admin}/stats?filter=doorward.http2.keepalive_timeout") as stats:
+                return not stats.read().strip().endswith(b" 0")
+
+        try:
+            wait_for("the keepalive timeout", gave_up)
+            return time.monotonic() - began
+        finally:
+            doorward.process.send_signal(signal.SIGCONT)
 
     def introspection(self):
         """An authorization server that calls every token active; its own CPU is not counted."""
@@ -299,6 +359,21 @@ class Bench:
         secret = self.directory / "client-secret"
         secret.write_text("secret")
         return f", introspection: {{url: \"http://127.0.0.1:{port}/\", client_id: a, client_secret_file: {secret}, cache: 1s, when: always}}"
+
+
+def NOTHING(_block, _cluster):
+    return "", ""
+
+
+def changed(filters, pattern, replacement):
+    """The same, with what the pattern finds replaced."""
+    def change(block, cluster):
+        block, cluster = filters(block, cluster)
+        text, found = re.subn(pattern, replacement, block + MARK + cluster)
+        assert found == 1, pattern
+        return text.split(MARK)
+
+    return change
 
 
 def ext_authz(address, everything):
@@ -378,8 +453,20 @@ def report_envoy(taken, ratios):
         envoy = statistics.median(envoy for envoy, _ in rounds) - nothing
         print(f"{name:34} {envoy:8.1f} {statistics.median(service for _, service in rounds):8.1f} {spread(added[name]):>30}")
     ratios["envoy_added_vs_jwt_authn"] = ratio_of(added["Doorward"], added["jwt_authn"])
+    ratios["envoy_added_vs_noop_uds"] = ratio_of(added["Doorward"], added["no-op, UDS, allowed headers"])
     ratios["envoy_added_vs_noop_tcp"] = ratio_of(added["Doorward"], added["no-op, TCP, all headers"])
     return {name: statistics.median(values) for name, values in added.items() if name != "nothing"}
+
+
+def report_settings(taken, refused, noticed):
+    nothing = statistics.median(envoy for envoy, _ in taken["nothing"])
+    added = {name: [envoy - nothing + service for envoy, service in rounds] for name, rounds in taken.items() if name != "nothing"}
+    shipped = statistics.median(added["as shipped"])
+    print(f"\nThe settings of envoy/edge-uds.yaml, one by one; CPU µs added per request, Envoy and Doorward")
+    for name, values in added.items():
+        print(f"{name:34} {spread(values):>30} {statistics.median(values) - shipped:+6.1f}")
+    print(f"30,000 requests on 3,000 connections: Envoy refuses {refused['shipped']:,}, with default circuit breakers {refused['default']:,}")
+    print(f"a Doorward that stands still is given up after {noticed:.1f} s")
 
 
 def chart(direct, added, file, caption):
@@ -414,7 +501,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="write target/compare.json")
-    parser.add_argument("--only", choices=["direct", "envoy"])
+    parser.add_argument("--only", choices=["direct", "envoy", "settings"], help="settings: what each in envoy/edge-uds.yaml costs")
     args = parser.parse_args()
     caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
     ratios, direct, added = {}, None, None
@@ -422,6 +509,8 @@ def main():
         bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
         try:
             message = bench.capture()
+            if args.only == "settings":
+                return report_settings(*bench.settings())
             if args.only != "envoy":
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)

@@ -6,7 +6,6 @@ use tokio::sync::Semaphore;
 
 use super::watch::{LASTS, Target};
 use super::wire::{END_HEADERS, HEADERS, Stream, WINDOW_UPDATE, check_head, data, frame, greet, message};
-use crate::support::PATIENCE;
 use crate::support::grpc::get;
 
 /// A field of bytes (Protocol Buffers' wire type 2).
@@ -108,7 +107,8 @@ async fn messages_that_do_not_end() {
             let bodies: Vec<_> = (1..1024).step_by(2).map(|id| data(id, &part, false)).collect();
             // Within the connection's window, or it would be closed for that.
             let window = Semaphore::new(65_535);
-            let _ = tokio::time::timeout(PATIENCE, async {
+            // What is refused is read slowly.
+            let _ = tokio::time::timeout(3 * LASTS, async {
                 let (mut reader, mut writer) = tokio::io::split(&mut stream);
                 tokio::select! {
                     () = async {

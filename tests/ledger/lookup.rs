@@ -96,9 +96,12 @@ async fn each_rule_has_its_own_bound_and_its_own_way_out() {
         check(&checks, "/strict", &bob).await.0.reason() == "revocations_stale"
     })
     .await;
-    assert_eq!(check(&checks, "/asks", &bob).await.0.reason(), "ok");
-    assert_eq!(check(&checks, "/asks", &alice).await.0.reason(), "signed_out", "the store knows");
-    assert_eq!(check(&checks, "/lenient", &bob).await.0.headers["x-doorward-stale"], "true");
+    // On a busy machine the last read that was allowed may end only now, and makes the view fresh once more.
+    let asks = async |token: &str| check(&checks, "/asks", token).await.0.reason().to_owned();
+    crate::support::eventually("the store is asked", || async { asks(&alice).await == "signed_out" }).await;
+    assert_eq!(asks(&bob).await, "ok");
+    let stale = || async { check(&checks, "/lenient", &bob).await.0.headers.contains_key("x-doorward-stale") };
+    crate::support::eventually("let in, and said so", stale).await;
     assert!(check(&checks, "/", &alice).await.0.allowed(), "its own bound, 30 s, has not passed");
     // And now the store does not answer at all.
     proxy.stall();
