@@ -4,6 +4,7 @@
 mod rolling;
 mod streams;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::support::doorward::Doorward;
@@ -170,5 +171,27 @@ fn the_pairs_differ_in_their_transport_only() {
     };
     for kind in ["edge", "sidecar"] {
         assert_eq!(body(&format!("{kind}-uds.yaml")), body(&format!("{kind}-tcp.yaml")));
+    }
+}
+
+/// Until it hears of Doorward's limit, Envoy opens as many streams as its own configuration lets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_on_a_new_connection_is_not_refused() {
+    for binary in envoy::binaries() {
+        let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+        let doorward = Doorward::start(&tokens.config("")).await;
+        let envoy = Envoy::start(&binary, "edge-tcp.yaml", &doorward.check, upstream.address).await;
+        // One connection to Envoy, so that one of its workers has all of them.
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        // A preflight, which Envoy answers by itself: from now on the client knows how many streams it may open.
+        let preflight = client.request(reqwest::Method::OPTIONS, envoy.url("/orders"));
+        let preflight = preflight.header("origin", "https://shop.example.com");
+        preflight.header("access-control-request-method", "GET").send().await.unwrap();
+        let token = tokens.of("alice");
+        let asked = (0..600).map(|_| client.get(envoy.url("/orders")).bearer_auth(&token).send());
+        let answered = join_all(asked).await;
+        assert!(answered.iter().any(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200)));
+        let stats = envoy.ask_admin("/stats?filter=cluster.doorward.http2.rx_reset").await;
+        assert_eq!(stats.trim(), "cluster.doorward.http2.rx_reset: 0");
     }
 }

@@ -303,7 +303,7 @@ class Bench:
             "without connection_keepalive": (beside, changed(shipped, r"(http2_protocol_options:)\n +connection_keepalive: .*", r"\1 {}")),
             "without circuit_breakers": (beside, changed(shipped, BREAKERS, "")),
             "without validate_mutations": (beside, changed(shipped, "validate_mutations: true", "validate_mutations: false")),
-            "without timeout": (beside, changed(shipped, "timeout: 1s", "timeout: 0s")),
+            "without timeout": (beside, changed(shipped, r"timeout: 1s\n", r"timeout: 0s\n")),
             "without metadata": (beside, changed(shipped, "clear_route_cache: false", "enable_dynamic_metadata_ingestion: false")),
         }
         taken = self.load_all(variants)
