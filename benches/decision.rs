@@ -250,7 +250,7 @@ fn live_tokens(dev: &DevIssuer, authorizer: &Authorizer) {
             "{count:>11} {:>14} {:>9} {cached:>7} {:>6} MB",
             micros(first),
             micros(again),
-            (resident() - before) >> 20
+            resident().saturating_sub(before) >> 20
         );
     }
 }
