@@ -204,9 +204,9 @@ impl Server {
             }
         };
         let budget = self.budget.part(self.part);
-        // Boxed: hyper and tokio move it about before they poll it, and it is large.
         let pace = Arc::new(Pace::new(self.overhead_rate));
         let share = || Share::new(&budget, &pace);
+        // Boxed: hyper and tokio move it about before they poll it, and it is large.
         let service = service_fn(|request| Box::pin(self.clone().answer(request, pulse.clone(), share())));
         let watched =
             Watched { stream: stream.take(0), matched: 0, pulse: pulse.clone(), pace: pace.clone(), pause: None };

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_sends_more_than_is_answered_waits() {
+    async fn who_sends_more_than_arrives_waits() {
         let pace = Pace::new(200_000);
         let mut pause = None;
         let mut turn = async || std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx)).await;
