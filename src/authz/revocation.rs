@@ -9,6 +9,7 @@ use aws_lc_rs::digest;
 
 use super::claims::{IssuerName, Timestamp};
 
+mod arena;
 mod index;
 mod record;
 

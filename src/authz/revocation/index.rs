@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::arena::Arena;
 use super::record::{PackedId, Record, Watermarks};
 use super::{Hit, Kind, Origin, Revocation, Target};
 use crate::authz::claims::{IssuerName, Timestamp};
@@ -21,13 +22,13 @@ pub struct RevocationIndex {
 /// By kind: in the order of [`Kind::ALL`], then the registrations.
 type Counts = [usize; Kind::ALL.len() + 1];
 
-/// A part of the index: records one after the other, found by a table of their offsets.
+/// A part of the index: records one after the other, found by a table of their places.
 #[derive(Default)]
 struct Shard {
-    arena: Vec<u8>,
-    /// Bytes of the arena that no offset leads to any more.
+    arena: Arena,
+    /// Bytes of the arena that no place leads to any more.
     garbage: usize,
-    offsets: HashTable<u32>,
+    places: HashTable<u32>,
     issuers: Vec<IssuerName>,
     counts: Counts,
 }
@@ -115,8 +116,8 @@ impl RevocationIndex {
         let id = PackedId::new(&target.id);
         let hash = self.hash(target, &id);
         let shard = read(self.shard(hash));
-        let offset = shard.find(hash, &target.issuer, target.kind, &id)?;
-        Some(Record::at(&shard.arena, offset).watermarks())
+        let place = shard.find(hash, &target.issuer, target.kind, &id)?;
+        Some(shard.arena.record(place).watermarks())
     }
 
     fn hash(&self, target: &Target, id: &PackedId) -> u64 {
@@ -144,35 +145,34 @@ fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
 
 impl Shard {
     fn find(&self, hash: u64, issuer: &IssuerName, kind: Kind, id: &PackedId) -> Option<u32> {
-        let same = |offset: &u32| {
-            let record = Record::at(&self.arena, *offset);
+        let same = |place: &u32| {
+            let record = self.arena.record(*place);
             record.kind() == kind
                 && record.id_bytes() == id.as_bytes()
                 && self.issuers[usize::from(record.issuer())] == *issuer
         };
-        self.offsets.find(hash, same).copied()
+        self.places.find(hash, same).copied()
     }
 
     fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation, id: &PackedId) -> bool {
         let Target { issuer, kind, .. } = &revocation.target;
         let Some(issuer_at) = self.intern(issuer) else { return false };
         let known = self.find(hash, issuer, *kind, id);
-        let mut watermarks = known.map(|offset| Record::at(&self.arena, offset).watermarks()).unwrap_or_default();
+        let mut watermarks = known.map(|place| self.arena.record(place).watermarks()).unwrap_or_default();
         if !watermarks.merge(revocation) {
             return false;
         }
-        let Ok(offset) = u32::try_from(self.arena.len()) else { return false };
-        self.reserve();
-        Record::write(&mut self.arena, *kind, issuer_at, id, &watermarks);
+        let write = |block: &mut Vec<u8>| Record::write(block, *kind, issuer_at, id, &watermarks);
+        let Some(place) = self.arena.add(write) else { return false };
         if let Some(old) = known {
-            self.garbage += Record::at(&self.arena, old).len();
-            if let Some(slot) = self.offsets.find_mut(hash, |offset| *offset == old) {
-                *slot = offset;
+            self.garbage += self.arena.record(old).len();
+            if let Some(slot) = self.places.find_mut(hash, |place| *place == old) {
+                *slot = place;
             }
         } else {
             self.counts[*kind as usize] += 1;
             let (arena, issuers) = (&self.arena, &self.issuers);
-            self.offsets.insert_unique(hash, offset, |offset| hash_at(hasher, arena, issuers, *offset));
+            self.places.insert_unique(hash, place, |place| hash_of(hasher, issuers, arena.record(*place)));
         }
         if self.garbage > self.arena.len() / 2 {
             self.compact(hasher, 0);
@@ -189,45 +189,35 @@ impl Shard {
         u16::try_from(at).ok()
     }
 
-    /// Grows by an eighth, not by doubling: half of a full index would be empty memory.
-    fn reserve(&mut self) {
-        const LARGEST_RECORD: usize = 256;
-        if self.arena.capacity() - self.arena.len() < LARGEST_RECORD {
-            self.arena.reserve_exact((self.arena.len() / 8).max(LARGEST_RECORD));
-        }
-    }
-
     fn purge(&mut self, hasher: &DefaultHashBuilder, now: Timestamp) -> usize {
-        let before = self.offsets.len();
+        let before = self.places.len();
         // Rounded up when it was taken in, down here: nothing is forgotten early.
         let limit = u32::try_from(now.as_secs().max(0)).unwrap_or(u32::MAX);
-        if self.offsets.iter().any(|offset| Record::at(&self.arena, *offset).expires() <= limit) {
+        if self.places.iter().any(|place| self.arena.record(*place).expires() <= limit) {
             self.compact(hasher, limit);
         }
-        before - self.offsets.len()
+        before - self.places.len()
     }
 
     /// Rewrites the records that expire after `limit`, in seconds, and drops the others and all garbage.
     fn compact(&mut self, hasher: &DefaultHashBuilder, limit: u32) {
         let mut next = Self { issuers: std::mem::take(&mut self.issuers), ..Self::default() };
-        for offset in &self.offsets {
-            let record = Record::at(&self.arena, *offset);
-            let Ok(at) = u32::try_from(next.arena.len()) else { continue };
-            if record.expires() > limit {
-                next.reserve();
-                next.arena.extend_from_slice(record.as_bytes());
-                next.counts[record.kind() as usize] += 1;
-                let (arena, issuers) = (&next.arena, &next.issuers);
-                let rehash = |offset: &u32| hash_at(hasher, arena, issuers, *offset);
-                next.offsets.insert_unique(rehash(&at), at, rehash);
+        for record in self.places.iter().map(|place| self.arena.record(*place)) {
+            if record.expires() <= limit {
+                continue;
             }
+            let Some(place) = next.arena.add(|block| block.extend_from_slice(record.as_bytes())) else { continue };
+            next.counts[record.kind() as usize] += 1;
+            let (arena, issuers) = (&next.arena, &next.issuers);
+            let rehash = |place: &u32| hash_of(hasher, issuers, arena.record(*place));
+            next.places.insert_unique(rehash(&place), place, rehash);
         }
         *self = next;
     }
 
     fn entries(&self) -> Vec<Revocation> {
-        let of = |offset: &u32| {
-            let record = Record::at(&self.arena, *offset);
+        let of = |place: &u32| {
+            let record = self.arena.record(*place);
             let Watermarks { signed_out, revoked, expires } = record.watermarks();
             let target = Target::new(self.issuers[usize::from(record.issuer())].clone(), record.kind(), record.id());
             let expires_at = Timestamp::from_secs(i64::from(expires));
@@ -237,11 +227,10 @@ impl Shard {
                 },
             )
         };
-        self.offsets.iter().flat_map(of).collect()
+        self.places.iter().flat_map(of).collect()
     }
 }
 
-fn hash_at(hasher: &DefaultHashBuilder, arena: &[u8], issuers: &[IssuerName], offset: u32) -> u64 {
-    let record = Record::at(arena, offset);
+fn hash_of(hasher: &DefaultHashBuilder, issuers: &[IssuerName], record: Record<'_>) -> u64 {
     hash(hasher, &issuers[usize::from(record.issuer())], record.kind(), record.id_bytes())
 }

@@ -137,9 +137,12 @@ pub(super) fn seconds(at: Timestamp) -> u32 {
 }
 
 impl<'a> Record<'a> {
-    /// The record that begins at `offset`.
-    pub(super) fn at(arena: &'a [u8], offset: u32) -> Self {
-        Self(&arena[offset as usize..])
+    /// The most bytes a record may have: a text id of full length and both instants.
+    pub(super) const LARGEST: usize = HEAD + 2 * INSTANT + 1 + TargetId::MAX_LEN;
+
+    /// The record that begins these bytes.
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     /// Appends a record.
@@ -272,7 +275,7 @@ mod tests {
             Record::write(&mut arena, Kind::ALL[kind], issuer, &packed, &watermarks);
             let end = arena.len();
             arena.extend([9; 5]);
-            let record = Record::at(&arena, 3);
+            let record = Record::new(&arena[3..]);
             prop_assert_eq!(record.id(), id);
             prop_assert_eq!(record.id_bytes(), packed.as_bytes());
             prop_assert_eq!((record.kind(), record.issuer()), (Kind::ALL[kind], issuer));
