@@ -308,7 +308,7 @@ impl Authorizer {
             (issuer, token)
         } else {
             let unverified = UnverifiedToken::parse(bearer)?;
-            let issuer = self.issuer(unverified.unverified_issuer()?)?;
+            let issuer = self.issuer(&unverified.unverified_issuer()?)?;
             evidence.issuer = Some(issuer.name.clone());
             let token = issuer.verify(unverified, now, expiry)?;
             self.verified.remember(bearer, issuer, &token);

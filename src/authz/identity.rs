@@ -43,7 +43,7 @@ impl IdentityField {
             Self::Issuer => Some(token.issuer().to_string()),
             Self::Scopes => Some(scopes(token.claims()).join(" ")),
             Self::ExpiresAt => Some(token.expires_at().as_secs().to_string()),
-            Self::Claim(path) => path.find(token.claims()).and_then(plain_text),
+            Self::Claim(path) => path.find(token.claims()).as_ref().and_then(plain_text),
             Self::ApiClient => None,
         }
     }

@@ -31,7 +31,7 @@ impl TrustedIssuer {
             return Err(Denial::WrongType);
         }
         let claims = token.into_claims();
-        if !claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object) {
+        if !claims.get("events").is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object)) {
             return Err(Denial::WrongType);
         }
         // An ID token has one: the two must not pass for each other (section 2.4).

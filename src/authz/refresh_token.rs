@@ -58,9 +58,10 @@ impl TrustedIssuer {
 }
 
 fn is_refresh_token(token_type: &str, claims: &ClaimSet, hinted: bool) -> bool {
-    let marks = ["typ", "token_use", "token_type"].map(|name| claims.get(name).and_then(Value::as_str));
-    let marked = marks.iter().flatten().any(|mark| MARKS.contains(&mark.to_ascii_lowercase().as_str()));
-    let plain = token_type == "jwt" && marks.iter().flatten().all(|mark| mark.eq_ignore_ascii_case("bearer"));
-    let of_another_kind = OF_ID_TOKENS.iter().any(|name| claims.contains_key(*name)) || claims.contains_key("events");
+    let marks = ["typ", "token_use", "token_type"].map(|name| claims.get(name));
+    let marks = || marks.iter().flatten().filter_map(Value::as_str);
+    let marked = marks().any(|mark| MARKS.contains(&mark.to_ascii_lowercase().as_str()));
+    let plain = token_type == "jwt" && marks().all(|mark| mark.eq_ignore_ascii_case("bearer"));
+    let of_another_kind = OF_ID_TOKENS.iter().any(|name| claims.contains_key(name)) || claims.contains_key("events");
     TYPES.contains(&token_type) || token_type == "jwt" && marked || hinted && plain && !of_another_kind
 }

@@ -299,19 +299,19 @@ impl Requirements {
         if !self
             .claims
             .iter()
-            .all(|(name, allowed)| has_one_of(ClaimPath::new(name.as_str()).find(token.claims()), allowed))
+            .all(|(name, allowed)| has_one_of(ClaimPath::new(name.as_str()).find(token.claims()).as_ref(), allowed))
         {
             return Err(Denial::ClaimMismatch);
         }
         // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
         let recent = |max_age: Duration| {
-            let signed_in = token.claims().get("auth_time").and_then(Timestamp::from_numeric_date);
+            let signed_in = token.claims().get("auth_time").as_ref().and_then(Timestamp::from_numeric_date);
             // A sign-in that is still to come would stay recent for as long as it likes.
             signed_in.is_some_and(|at| at <= now.plus(leeway) && now <= at.plus(max_age).plus(leeway))
         };
         let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());
         if self.max_age.is_some_and(|max_age| !recent(max_age))
-            || (!self.acr.is_empty() && !token.claims().get("acr").is_some_and(strong))
+            || (!self.acr.is_empty() && !token.claims().get("acr").as_ref().is_some_and(strong))
         {
             return Err(Denial::InsufficientAuthentication);
         }

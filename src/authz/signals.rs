@@ -12,7 +12,7 @@ mod subject;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use self::event::{Effect, REQUESTED};
 pub use self::stream::StreamKey;
@@ -168,7 +168,7 @@ impl Transmitter {
     /// Whether the tokens of others name this one as their receiver; for choosing the transmitter.
     #[must_use]
     pub fn is_named_by(&self, token: &UnverifiedToken<'_>) -> bool {
-        token.unverified_audiences().any(|audience| audience == self.audience)
+        token.unverified_audiences().contains(&self.audience)
     }
 
     /// What each event of a token comes to; `target` is the issuer [`Self::target`].
@@ -184,7 +184,7 @@ impl Transmitter {
     fn hear_one(
         &self,
         uri: &str,
-        event: &ClaimSet,
+        event: &Map<String, Value>,
         token: &EventToken,
         target: &TrustedIssuer,
         now: Timestamp,
@@ -207,8 +207,8 @@ impl Transmitter {
             return Ok(Heard::Stale);
         }
         // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.
-        let subject = event.get("subject").or_else(|| token.claims.get("sub_id"));
-        match subject.map(|subject| self.revocations(effect, subject, target, instant, now)) {
+        let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
+        match subject.map(|subject| self.revocations(effect, &subject, target, instant, now)) {
             Some(Ok(revocations)) => Ok(Heard::Revocations(revocations)),
             Some(Err(Unmapped)) => Ok(Heard::Unmapped),
             None => Err(Denial::MissingClaim.into()),

@@ -216,7 +216,7 @@ impl Introspector {
 
 /// How long a token still lives; one without a readable `exp` is not accepted for it, so it does not matter.
 fn remaining(claims: &ClaimSet) -> Duration {
-    let expires_at = claims.get("exp").and_then(Timestamp::from_numeric_date);
+    let expires_at = claims.get("exp").as_ref().and_then(Timestamp::from_numeric_date);
     expires_at.map_or(Duration::MAX, |at| at.since(crate::clock::now()))
 }
 

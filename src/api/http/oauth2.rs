@@ -102,7 +102,7 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
         let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
@@ -173,7 +173,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
 fn describe(token: &VerifiedToken) -> Value {
     let mut said = Map::new();
     for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time"] {
-        said.extend(token.claims().get(name).map(|value| (name.to_owned(), value.clone())));
+        said.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
     }
     let scopes = scopes(token.claims()).join(" ");
     let text = [("client_id", token.client_id()), ("username", token.email()), ("scope", Some(&*scopes))];

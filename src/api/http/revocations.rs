@@ -205,7 +205,7 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, V
     let attempt = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
         let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated);
         Ok(((**issuer).clone(), verified))
     };

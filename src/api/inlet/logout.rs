@@ -18,7 +18,7 @@ pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), Lo
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(unverified.unverified_issuer()?)?;
+        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
         let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
         issuer.verify_logout(unverified, clock::now()).map_err(refused)
     };

@@ -47,7 +47,7 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::super::TargetId;
-    use super::super::record::{PackedId, Watermarks};
+    use super::super::record::Watermarks;
     use super::*;
     use crate::authz::revocation::Kind;
 
@@ -58,7 +58,7 @@ mod tests {
         let places: Vec<_> = (0..5_000)
             .map(|number| {
                 let write = |block: &mut Vec<u8>| {
-                    Record::write(block, Kind::User, 0, &PackedId::new(&id(number)), &Watermarks::default());
+                    Record::write(block, Kind::User, 0, &id(number), &Watermarks::default());
                 };
                 arena.add(write).unwrap()
             })

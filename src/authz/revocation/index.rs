@@ -6,7 +6,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::arena::Arena;
-use super::record::{PackedId, Record, Watermarks};
+use super::record::{Record, Watermarks};
+use super::target_id::Form;
 use super::{Hit, Kind, Origin, Revocation, Target};
 use crate::authz::claims::{IssuerName, Timestamp};
 
@@ -56,9 +57,8 @@ impl RevocationIndex {
         if revocation.expires_at <= now {
             return false;
         }
-        let id = PackedId::new(&revocation.target.id);
-        let hash = self.hash(&revocation.target, &id);
-        write(self.shard(hash)).merge(&self.hasher, hash, revocation, &id)
+        let hash = self.hash(&revocation.target);
+        write(self.shard(hash)).merge(&self.hasher, hash, revocation)
     }
 
     /// Whether this revocation would teach the index nothing.
@@ -113,15 +113,14 @@ impl RevocationIndex {
     }
 
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
-        let id = PackedId::new(&target.id);
-        let hash = self.hash(target, &id);
+        let hash = self.hash(target);
         let shard = read(self.shard(hash));
-        let place = shard.find(hash, &target.issuer, target.kind, &id)?;
+        let place = shard.find(hash, target)?;
         Some(shard.arena.record(place).watermarks())
     }
 
-    fn hash(&self, target: &Target, id: &PackedId) -> u64 {
-        hash(&self.hasher, &target.issuer, target.kind, id.as_bytes())
+    fn hash(&self, target: &Target) -> u64 {
+        hash(&self.hasher, &target.issuer, target.kind, target.id.parts())
     }
 
     fn shard(&self, hash: u64) -> &RwLock<Shard> {
@@ -131,8 +130,8 @@ impl RevocationIndex {
 }
 
 /// Keyed at random in every process, so that nobody can choose ids that collide.
-fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, id: (u8, &[u8])) -> u64 {
-    hasher.hash_one((issuer.as_str(), kind as u8, id))
+fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, (form, id): (Form, &[u8])) -> u64 {
+    hasher.hash_one((issuer.as_str(), kind as u8, form as u8, id))
 }
 
 fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
@@ -144,20 +143,20 @@ fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
 }
 
 impl Shard {
-    fn find(&self, hash: u64, issuer: &IssuerName, kind: Kind, id: &PackedId) -> Option<u32> {
+    fn find(&self, hash: u64, target: &Target) -> Option<u32> {
         let same = |place: &u32| {
             let record = self.arena.record(*place);
-            record.kind() == kind
-                && record.id_bytes() == id.as_bytes()
-                && self.issuers[usize::from(record.issuer())] == *issuer
+            record.kind() == target.kind
+                && record.id_parts() == target.id.parts()
+                && self.issuers[usize::from(record.issuer())] == target.issuer
         };
         self.places.find(hash, same).copied()
     }
 
-    fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation, id: &PackedId) -> bool {
-        let Target { issuer, kind, .. } = &revocation.target;
+    fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation) -> bool {
+        let Target { issuer, kind, id } = &revocation.target;
         let Some(issuer_at) = self.intern(issuer) else { return false };
-        let known = self.find(hash, issuer, *kind, id);
+        let known = self.find(hash, &revocation.target);
         let mut watermarks = known.map(|place| self.arena.record(place).watermarks()).unwrap_or_default();
         if !watermarks.merge(revocation) {
             return false;
@@ -232,5 +231,5 @@ impl Shard {
 }
 
 fn hash_of(hasher: &DefaultHashBuilder, issuers: &[IssuerName], record: Record<'_>) -> u64 {
-    hash(hasher, &issuers[usize::from(record.issuer())], record.kind(), record.id_bytes())
+    hash(hasher, &issuers[usize::from(record.issuer())], record.kind(), record.id_parts())
 }

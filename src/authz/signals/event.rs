@@ -1,5 +1,7 @@
 //! The events that mean something here: a closed list.
 
+use serde_json::{Map, Value};
+
 use crate::authz::claims::{ClaimSet, Timestamp};
 use crate::authz::denial::Denial;
 use crate::authz::token::numeric_date;
@@ -62,7 +64,7 @@ impl Effect {
 /// When it happened: `event_timestamp` of CAEP, else `toe` of RFC 8417.
 ///
 /// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them.
-pub(super) fn instant(event: &ClaimSet, claims: &ClaimSet) -> Result<Option<Timestamp>, Denial> {
+pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Denial> {
     const SECONDS: f64 = 1e11;
     match event.get("event_timestamp") {
         Some(written) => {

@@ -1,10 +1,10 @@
 //! Subject identifiers (RFC 9493; SSF 1.0 section 3): whom a message means, as targets of an issuer.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Transmitter;
 use super::event::Effect;
-use crate::authz::claims::{ClaimSet, Timestamp};
+use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Kind, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::TrustedIssuer;
 
@@ -54,14 +54,14 @@ impl Transmitter {
     }
 
     /// The user that a revocation request names.
-    pub(crate) fn user(&self, subject: &ClaimSet, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
+    pub(crate) fn user(&self, subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
         let namer = Namer { formats: self.subjects, issuers: [&self.issuer, &target.issuer], target };
         namer.user(subject)
     }
 }
 
 /// The user that an operator's request names.
-pub(crate) fn user_targets(subject: &ClaimSet, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
+pub(crate) fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
     let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email };
     Namer { formats, issuers: [&target.issuer; 2], target }.user(subject)
 }
@@ -78,7 +78,7 @@ fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: T
 }
 
 impl Namer<'_> {
-    fn targets(&self, effect: Effect, subject: &ClaimSet) -> Vec<Target> {
+    fn targets(&self, effect: Effect, subject: &Map<String, Value>) -> Vec<Target> {
         if !is_complex(subject) {
             let session = (effect == Effect::Session).then(|| self.named(subject, Role::Session));
             return session.into_iter().flatten().chain(self.named(subject, Role::User)).collect();
@@ -93,14 +93,14 @@ impl Namer<'_> {
         if session.is_empty() { member("user", Role::User) } else { session }
     }
 
-    fn user(&self, subject: &ClaimSet) -> Result<Vec<Target>, Unmapped> {
+    fn user(&self, subject: &Map<String, Value>) -> Result<Vec<Target>, Unmapped> {
         let targets = self.targets(Effect::User, subject);
         if targets.is_empty() { Err(Unmapped) } else { Ok(targets) }
     }
 
     /// The targets of one name, or of all its aliases. A bare name of a session may as well be a user's: in
     /// CAEP's own examples an opaque subject of `session-revoked` is either.
-    fn named(&self, subject: &ClaimSet, role: Role) -> Vec<Target> {
+    fn named(&self, subject: &Map<String, Value>, role: Role) -> Vec<Target> {
         let text = |name: &str| subject.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let format = text("format").or_else(|| text("subject_type")).unwrap_or_default().replace('-', "_");
         let ours = || text("iss").is_some_and(|iss| self.issuers.contains(&iss));
@@ -130,7 +130,7 @@ impl Namer<'_> {
 }
 
 /// A subject that is put together of others.
-fn is_complex(subject: &ClaimSet) -> bool {
+fn is_complex(subject: &Map<String, Value>) -> bool {
     match subject.get("format") {
         None => !subject.contains_key("subject_type"),
         Some(format) => format == "complex",

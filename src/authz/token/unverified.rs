@@ -2,12 +2,9 @@
 //!
 //! Stricter than RFC 7515 where leniency would give one token two readings.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::BearerToken;
@@ -43,8 +40,8 @@ impl<'a> UnverifiedToken<'a> {
         if payload.contains('.') {
             return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
         }
-        let header = read_header(&read_object(header)?)?;
-        let claims = read_object(payload)?;
+        let header = read_header(&ClaimSet::parse(decode(header)?)?)?;
+        let claims = ClaimSet::parse(decode(payload)?)?;
         let signature = decode(signature)?;
         Ok(Self { signing_input, signature, header, claims })
     }
@@ -55,7 +52,7 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     /// The `iss` claim: who the token says it is from.
-    pub fn unverified_issuer(&self) -> Result<&str, Denial> {
+    pub fn unverified_issuer(&self) -> Result<String, Denial> {
         match self.claims.get("iss") {
             Some(Value::String(issuer)) => Ok(issuer),
             Some(_) => Err(Denial::InvalidClaim),
@@ -64,12 +61,13 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     /// The audiences of `aud`: for whom the token says it is.
-    pub fn unverified_audiences(&self) -> impl Iterator<Item = &str> {
-        let (one, many) = match self.claims.get("aud") {
-            Some(Value::Array(many)) => (None, many.as_slice()),
-            one => (one, &[][..]),
+    pub fn unverified_audiences(&self) -> Vec<String> {
+        let named = match self.claims.get("aud") {
+            Some(Value::Array(many)) => many,
+            one => one.into_iter().collect(),
         };
-        one.into_iter().chain(many).filter_map(Value::as_str)
+        let text = |audience| if let Value::String(text) = audience { Some(text) } else { None };
+        named.into_iter().filter_map(text).collect()
     }
 
     /// Finds the key that made the signature, and returns its `kid`: the one place that checks signatures.
@@ -107,84 +105,21 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
-const MAX_DEPTH: usize = 32;
-
 fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
     // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
     URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
 }
 
-fn read_object(segment: &str) -> Result<ClaimSet, Denial> {
-    parse_object(&decode(segment)?)
-}
-
-/// Reads a JSON object in the one way it can be read.
-pub(in crate::authz) fn parse_object(json: &[u8]) -> Result<ClaimSet, Denial> {
-    let json = std::str::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
-    if depth(json) > MAX_DEPTH {
-        return Err(Denial::MalformedToken);
-    }
-    serde_json::from_str::<UniqueMembers>(json).map(|object| object.0).map_err(|_| Denial::MalformedToken)
-}
-
-/// How deeply brackets nest, outside of strings; an upper bound for text that is not JSON.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// A JSON object without duplicate members (RFC 7519 section 4 lets a parser refuse them): with
-/// duplicates, two parsers of one token see two users.
-struct UniqueMembers(ClaimSet);
-
-impl<'de> Deserialize<'de> for UniqueMembers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = UniqueMembers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueMembers, A::Error> {
-                let mut members = ClaimSet::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    if members.insert(name, value).is_some() {
-                        return Err(de::Error::custom("duplicate member"));
-                    }
-                }
-                Ok(UniqueMembers(members))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
 fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
     let text = |name: &str| match header.get(name) {
         None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Denial::MalformedToken),
     };
     // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11), and `b64` changes what is
     // signed and may not stand without it (RFC 7797 section 6); `enc` and `zip` are of encrypted tokens,
     // `cty: JWT` of nested ones.
-    let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(*name));
+    let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(name));
     let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
     if foreign || nested {
         return Err(Denial::MalformedToken);

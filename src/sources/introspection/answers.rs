@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_is_too_much_or_too_old_goes_and_the_dead_push_out_no_living() {
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
-        let (alive, dead) = (testimony(Said::Active(ClaimSet::new())), testimony(Said::Inactive));
+        let (alive, dead) = (testimony(Said::Active(ClaimSet::default())), testimony(Said::Inactive));
         let mut answers = Answers::new(8);
         for number in 0..6 {
             answers.insert(token(number), later, &alive);

@@ -54,7 +54,7 @@ fn read(text: &str) -> Option<Revocation> {
     let said = |name: &str| fields().rfind(|(field, _)| *field == name).map_or("", |(_, value)| value);
     assert_eq!(IssuerName::parse(said("issuer")).as_ref(), Some(&entry.target.issuer));
     assert_eq!(said("kind"), entry.target.kind.as_str());
-    let id = entry.target.id.as_str();
+    let id = &entry.target.id.to_string();
     assert!(
         !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~@|+=-:".contains(&b))
     );

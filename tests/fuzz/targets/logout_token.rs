@@ -14,7 +14,7 @@ pub fn run(data: &[u8]) {
     let (header, payload, text) = signer::sign_parts(data);
     let read = || UnverifiedToken::parse(BearerToken::parse(text.as_bytes(), usize::MAX)?);
     let Ok(token) = read() else { return };
-    if token.unverified_issuer() != Ok(ISSUER) {
+    if token.unverified_issuer().as_deref() != Ok(ISSUER) {
         return;
     }
     let logout = issuer().verify_logout(token, NOW);

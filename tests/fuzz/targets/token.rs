@@ -91,10 +91,16 @@ fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
     let expiry = if tolerated { Expiry::Tolerated } else { Expiry::Refused };
     let Ok(token) = verify(bearer, expiry) else { return };
 
-    // The library's reader takes the last of two members: they must not differ from what was seen.
+    // The library's reader takes the last of two members: they must not differ from what was seen. An object
+    // with this member it takes for the JSON in the member's text, which is not for a claim to choose.
+    if String::from_utf8_lossy(payload).contains("serde_json::private") {
+        return;
+    }
     let header: Value = serde_json::from_slice(header).expect("accepted: JSON");
     let claims: Value = serde_json::from_slice(payload).expect("accepted: JSON");
-    assert_eq!(claims.as_object(), Some(token.claims()));
+    for (name, value) in claims.as_object().expect("accepted: an object") {
+        assert_eq!(token.claims().get(name).as_ref(), Some(value));
+    }
     assert!(matches!(header["alg"].as_str(), Some("EdDSA" | "Ed25519")));
     assert!(["crit", "enc", "zip"].iter().all(|name| header.get(*name).is_none()));
     assert_ne!(header["b64"], Value::Bool(false));
@@ -120,7 +126,8 @@ fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
     }
     for name in token.targets() {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~@|+=-:".contains(&byte);
-        assert!(name.id.as_str().len() <= 128 && name.id.as_str().bytes().all(plain));
+        let id = name.id.to_string();
+        assert!(id.len() <= 128 && id.bytes().all(plain));
     }
     for kind in [Kind::Token, Kind::Session, Kind::User] {
         if let Some(revocation) = issuer().sign_out(&token, kind, NOW) {
