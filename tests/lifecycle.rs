@@ -1,6 +1,4 @@
-//! Start, stop, reload, and what the process costs.
-
-use std::time::Duration;
+//! Start, stop and reload.
 
 use tokio::task::JoinSet;
 
@@ -164,22 +162,4 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not() {
     std::fs::write(&file, &original).unwrap();
     doorward.process.signal("HUP");
     eventually("back to the first", || async { !checks.check(get("/open")).await.allowed() }).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn start_and_size_are_reported() {
-    let tokens = Tokens::new();
-    let mut ready = Vec::new();
-    let mut last = None;
-    for _ in 0..5 {
-        let doorward = Doorward::launch(&tokens.config("")).await;
-        while doorward.get("/readyz").await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        ready.push(doorward.started.elapsed());
-        last = Some(doorward);
-    }
-    ready.sort();
-    let memory = last.unwrap().metric("process_resident_memory_bytes").await.unwrap();
-    println!("ready after {:?} (median of {}), {:.1} MB resident", ready[ready.len() / 2], ready.len(), memory / 1e6);
 }

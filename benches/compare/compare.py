@@ -15,6 +15,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import profiling
+import starting
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BINARIES = {
@@ -29,6 +32,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
 REVOCATIONS = 1_000_000
 MARK = "\0"
+HELP = "settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
 BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
 PATIENCE = 60
 
@@ -92,7 +96,7 @@ def wait_for(what, ready):
                 return
         except OSError:
             pass
-        time.sleep(0.02)
+        time.sleep(0.001)
     sys.exit(f"error: {what} does not start")
 
 
@@ -503,7 +507,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="write target/compare.json")
-    parser.add_argument("--only", choices=["direct", "envoy", "settings"], help="settings: what each in envoy/edge-uds.yaml costs")
+    parser.add_argument("--only", choices=["direct", "envoy", "settings", "profile", "start"], help=HELP)
     args = parser.parse_args()
     caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
     ratios, direct, added = {}, None, None
@@ -513,6 +517,10 @@ def main():
             message = bench.capture()
             if args.only == "settings":
                 return report_settings(*bench.settings())
+            if args.only == "start":
+                return starting.report(starting.starts(bench))
+            if args.only == "profile":
+                return profiling.report(profiling.shares(bench))
             if args.only != "envoy":
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)

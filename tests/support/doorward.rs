@@ -20,7 +20,6 @@ pub struct Doorward {
     /// Everything it logged so far.
     pub log: Arc<Mutex<Vec<String>>>,
     pub dir: TempDir,
-    pub started: Instant,
 }
 
 impl Doorward {
@@ -74,7 +73,7 @@ impl Doorward {
         let listening = listening().unwrap();
         let text = |name: &str| listening[name].as_str().unwrap_or_default().to_owned();
         let (http, admin) = (text("http").parse().unwrap(), text("admin").parse().ok());
-        Self { process, check: text("check"), http, admin, log, dir, started }
+        Self { process, check: text("check"), http, admin, log, dir }
     }
 
     pub async fn ready(&self) {
