@@ -2,6 +2,7 @@
 
 import statistics
 import subprocess
+import sys
 import time
 
 EVERY = 9  # Starts of which the median counts.
@@ -40,8 +41,11 @@ def started(bench, revocation, times):
 
 
 def wait_for_redis(socket):
-    while subprocess.run(["redis-cli", "-s", socket, "ping"], capture_output=True, check=False).stdout != b"PONG\n":
+    for _ in range(1_000):
+        if subprocess.run(["redis-cli", "-s", socket, "ping"], capture_output=True, check=False).stdout == b"PONG\n":
+            return
         time.sleep(0.05)
+    sys.exit("error: redis-server does not start")
 
 
 def revoke(socket, first, end):
@@ -55,7 +59,8 @@ def revoke(socket, first, end):
         text = "".join(f"${len(word)}\r\n{word}\r\n" for word in command)
         cli.stdin.write(f"*{len(command)}\r\n{text}".encode())
     cli.stdin.close()
-    cli.wait()
+    if cli.wait():
+        sys.exit("error: redis-server does not take the revocations")
 
 
 def report(taken):

@@ -97,7 +97,7 @@ impl ClaimSet {
         self.find(name).is_some()
     }
 
-    /// The bytes of the object.
+    /// How many bytes the object has, with the names that stand behind it.
     #[must_use]
     pub fn json_len(&self) -> usize {
         self.text.len()
