@@ -386,7 +386,7 @@ impl VerifiedToken {
         self.0.kept.get_or_make(maker, make)
     }
 
-    /// About how much memory it takes, so that a cache can be bounded.
+    /// How much memory it takes at most, so that a cache can be bounded.
     #[must_use]
     pub(super) fn bytes(&self) -> usize {
         let facts = &*self.0;
@@ -414,9 +414,9 @@ impl VerifiedToken {
     }
 }
 
-/// What the allocator takes for so many bytes: its sizes lie an eighth apart.
-const fn allocated(bytes: usize) -> usize {
-    (bytes + bytes / 16).next_multiple_of(16)
+/// What the allocator takes for so many bytes, at most: its sizes lie an eighth apart.
+pub(super) const fn allocated(bytes: usize) -> usize {
+    (bytes + bytes / 8).next_multiple_of(16)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use super::token::{BearerToken, TrustedIssuer, VerifiedToken};
+use super::token::{BearerToken, TrustedIssuer, VerifiedToken, allocated};
 
 /// The verified tokens of one configuration.
 pub struct TokenCache {
@@ -104,11 +104,12 @@ struct Weight {
     least: u64,
 }
 
-/// Beside the text and the token: the slot, the table, the reference counts.
-const OVERHEAD: usize = 128;
+/// Beside the text and the token: the slot and its share of those that are free or remember what went, the
+/// table, the reference counts.
+const OVERHEAD: usize = 192;
 
 impl Weighter<Box<str>, Remembered> for Weight {
     fn weight(&self, text: &Box<str>, remembered: &Remembered) -> u64 {
-        ((OVERHEAD + text.len() + remembered.token.bytes()) as u64).max(self.least)
+        ((OVERHEAD + allocated(text.len()) + remembered.token.bytes()) as u64).max(self.least)
     }
 }

@@ -79,7 +79,7 @@ pub struct LimitsFile {
     /// Verified tokens that are remembered, so that their signatures are checked once; 0 for none.
     #[schemars(range(max = 10_000_000))]
     pub token_cache: usize,
-    /// The most memory for them, in bytes: those seldom used go first. A token takes about 3 KiB.
+    /// The most memory for them, in bytes: those seldom used go first. A token takes 2 to 3 KiB.
     #[schemars(range(max = 68_719_476_736_u64))]
     pub token_cache_bytes: usize,
     /// Answers of introspection that are remembered.
@@ -126,7 +126,7 @@ impl Default for LimitsFile {
             list_page: 1000,
             jwks_bytes: 262_144,
             token_cache: 100_000,
-            token_cache_bytes: 67_108_864,
+            token_cache_bytes: 64_000_000,
             introspection_cache: 10_000,
             introspection_waiting: 256,
             inlet_requests: 64,
