@@ -9,6 +9,7 @@
 
 mod document;
 mod matching;
+mod scalar;
 mod scene;
 mod traps;
 

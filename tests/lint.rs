@@ -2,6 +2,7 @@
 
 mod claims;
 mod dumps;
+mod edits;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

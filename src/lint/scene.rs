@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Document, Expected, matching};
+use super::{Document, Expected, matching, scalar};
 use crate::config::KeyPath;
 
 /// A value and where it stands.
@@ -50,10 +50,13 @@ impl<'a> Node<'a> {
         self.at(fields)?.value.as_str()
     }
 
-    /// A number, which JSON may write as a string.
     pub(super) fn number(&self, fields: &str) -> Option<f64> {
-        let value = self.at(fields)?.value;
-        value.as_f64().or_else(|| value.as_str()?.parse().ok())
+        scalar::number(self.at(fields)?.value)
+    }
+
+    /// The name of an enum's value; `names` stand in the order of their numbers, from 0.
+    pub(super) fn choice(&self, names: &[&'static str]) -> Option<&'static str> {
+        scalar::choice(self.value, names)
     }
 
     pub(super) fn is(&self, fields: &str) -> bool {
@@ -61,16 +64,16 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn is_true(&self) -> bool {
-        self.value.as_bool() == Some(true)
+        scalar::boolean(self.value) == Some(true)
     }
 
     pub(super) fn is_false(&self) -> bool {
-        self.value.as_bool() == Some(false)
+        scalar::boolean(self.value) == Some(false)
     }
 
-    /// A duration in seconds, as protobuf's JSON writes it: `0.25s`.
+    /// A duration in seconds.
     pub(super) fn seconds(&self, fields: &str) -> Option<f64> {
-        self.text(fields)?.strip_suffix('s')?.parse().ok()
+        scalar::seconds(self.at(fields)?.value)
     }
 
     /// The last word of the type: `ExtAuthz`; empty without one.
@@ -269,7 +272,8 @@ impl<'a> Manager<'a> {
     }
 
     fn drops_underscores(&self) -> bool {
-        let action = self.node.text("common_http_protocol_options.headers_with_underscores_action");
+        let action = self.node.at("common_http_protocol_options.headers_with_underscores_action");
+        let action = action.and_then(|action| action.choice(&["ALLOW", "REJECT_REQUEST", "DROP_HEADER"]));
         matches!(action, Some("DROP_HEADER" | "REJECT_REQUEST"))
     }
 }

@@ -50,8 +50,13 @@ pub(super) fn ext_authz_switch(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
         let config = &check.filter.config;
         if let Some(part) = config.get("filter_enabled") {
-            let whole = part.number("default_value.numerator") == Some(100.0)
-                && part.text("default_value.denominator").is_none_or(|text| text == "HUNDRED")
+            let of = part.at("default_value.denominator");
+            let all = match of.and_then(|of| of.choice(&["HUNDRED", "TEN_THOUSAND", "MILLION"])) {
+                Some("TEN_THOUSAND") => 10_000.0,
+                Some("MILLION") => 1_000_000.0,
+                _ => 100.0,
+            };
+            let whole = part.number("default_value.numerator").is_some_and(|share| share >= all)
                 && part.text("runtime_key").unwrap_or_default().is_empty();
             if !whole {
                 found.at(&part, "only a part of the requests is checked, or a runtime key can say so while Envoy runs");
@@ -100,18 +105,15 @@ pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
 
 pub(super) fn status_on_error(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
-        let Some(code) = check.filter.config.at("status_on_error.code") else {
-            found.at(
-                &check.filter.config,
-                "without status_on_error an outage of Doorward is answered 403, as a refusal is",
-            );
+        let config = &check.filter.config;
+        let Some(code) = config.at("status_on_error.code") else {
+            found.at(config, "without status_on_error an outage of Doorward is answered 403, as a refusal is");
             continue;
         };
-        let outage = match code.value.as_str() {
-            Some(name) => {
-                matches!(name, "InternalServerError" | "BadGateway" | "ServiceUnavailable" | "GatewayTimeout")
-            }
-            None => code.value.as_u64().is_some_and(|code| code >= 500),
+        let named = |name: &&str| code.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name));
+        let outage = match config.number("status_on_error.code") {
+            Some(code) => code >= 500.0,
+            None => ["InternalServerError", "BadGateway", "ServiceUnavailable", "GatewayTimeout"].iter().any(named),
         };
         if !outage {
             found.at(&code, "an outage of Doorward is answered as if the client were at fault: it drops good tokens, or does not retry");
@@ -174,7 +176,7 @@ pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
         let config = &check.filter.config;
         match config.get("transport_api_version") {
-            Some(version) if version.value == "V3" => {}
+            Some(version) if version.choice(&["AUTO", "V2", "V3"]) == Some("V3") => {}
             Some(version) => found.at(&version, "V3 is the only version that Envoy and Doorward speak"),
             None => found.at(config, "without it an Envoy before 1.36 may refuse the file or speak v2"),
         }

@@ -43,8 +43,8 @@ pub(super) fn cluster_keepalive(scene: &Scene<'_>, found: &mut Found) {
 
 pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
     for (cluster, _) in scene.asked().into_values() {
-        let is_default = |t: &Node<'_>| t.text("priority").is_none_or(|priority| priority == "DEFAULT");
-        let threshold = cluster.list("circuit_breakers.thresholds").find(is_default);
+        let is_high = |t: &Node<'_>| t.get("priority").is_some_and(|p| p.choice(&["DEFAULT", "HIGH"]) == Some("HIGH"));
+        let threshold = cluster.list("circuit_breakers.thresholds").find(|t| !is_high(t));
         let limit = |field: &str| threshold.as_ref().and_then(|t| t.number(field)).unwrap_or(1024.0);
         let limit = limit("max_requests").min(limit("max_pending_requests"));
         if limit < ENOUGH_REQUESTS {
@@ -90,7 +90,7 @@ pub(super) fn cluster_outlier(scene: &Scene<'_>, found: &mut Found) {
 
 pub(super) fn cluster_health(scene: &Scene<'_>, found: &mut Found) {
     for (cluster, _) in scene.asked().into_values() {
-        let several = addresses(&cluster).count() > 1 || matches!(cluster.text("type"), Some("STRICT_DNS"));
+        let several = addresses(&cluster).count() > 1 || kind(&cluster) == Some("STRICT_DNS");
         if several && cluster.list("health_checks").next().is_none() {
             found.at(&cluster, "without health checks a Doorward that is stopping, or not ready, is asked on: a rolling restart is answered with errors");
         }
@@ -118,5 +118,9 @@ fn addresses<'a>(cluster: &Node<'a>) -> impl Iterator<Item = Node<'a>> + use<'a>
 }
 
 fn is_static(cluster: &Node<'_>) -> bool {
-    matches!(cluster.text("type"), None | Some("STATIC"))
+    matches!(kind(cluster), None | Some("STATIC"))
+}
+
+fn kind(cluster: &Node<'_>) -> Option<&'static str> {
+    cluster.get("type")?.choice(&["STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST"])
 }

@@ -3,6 +3,19 @@
 use super::super::Found;
 use super::super::scene::Scene;
 
+/// `HttpConnectionManager.PathWithEscapedSlashesAction`.
+const ESCAPED_SLASHES: [&str; 5] = [
+    "IMPLEMENTATION_SPECIFIC_DEFAULT",
+    "KEEP_UNCHANGED",
+    "REJECT_REQUEST",
+    "UNESCAPE_AND_REDIRECT",
+    "UNESCAPE_AND_FORWARD",
+];
+
+/// `HttpConnectionManager.ForwardClientCertDetails`.
+const CLIENT_CERTIFICATE: [&str; 5] =
+    ["SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY"];
+
 pub(super) fn path_not_normalized(scene: &Scene<'_>, found: &mut Found) {
     for manager in scene.checked().filter(|manager| !manager.node.is("normalize_path")) {
         found.at(&manager.node, "`/./`, `/../` and `%2e` reach Doorward, the routes and the upstream as they are, and each may read them as another path");
@@ -21,7 +34,7 @@ pub(super) fn slashes_not_merged(scene: &Scene<'_>, found: &mut Found) {
 pub(super) fn escaped_slashes(scene: &Scene<'_>, found: &mut Found) {
     for manager in scene.checked() {
         let field = manager.node.get("path_with_escaped_slashes_action");
-        let action = field.as_ref().and_then(|node| node.value.as_str());
+        let action = field.as_ref().and_then(|node| node.choice(&ESCAPED_SLASHES));
         if !matches!(action, Some("UNESCAPE_AND_REDIRECT" | "UNESCAPE_AND_FORWARD" | "REJECT_REQUEST")) {
             let place = field.as_ref().unwrap_or(&manager.node);
             found.at(
@@ -51,7 +64,7 @@ pub(super) fn internal_addresses(scene: &Scene<'_>, found: &mut Found) {
 
 pub(super) fn client_certificate_header(scene: &Scene<'_>, found: &mut Found) {
     for node in scene.checked().filter_map(|manager| manager.node.get("forward_client_cert_details")) {
-        if node.value == "ALWAYS_FORWARD_ONLY" {
+        if node.choice(&CLIENT_CERTIFICATE) == Some("ALWAYS_FORWARD_ONLY") {
             found.at(
                 &node,
                 "a client's own x-forwarded-client-cert reaches the upstream, whether or not it has a certificate",

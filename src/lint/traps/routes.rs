@@ -123,7 +123,9 @@ fn may_reroute(filter: &Filter<'_>) -> bool {
     match config.kind() {
         "Lua" => config.get("clear_route_cache").is_none_or(|node| !node.is_false()),
         "ExternalProcessor" => {
-            config.text("route_cache_action") != Some("RETAIN") && !config.is("disable_clear_route_cache")
+            let action = config.get("route_cache_action");
+            action.and_then(|action| action.choice(&["DEFAULT", "CLEAR", "RETAIN"])) != Some("RETAIN")
+                && !config.is("disable_clear_route_cache")
         }
         "GrpcJsonTranscoder" => !config.is("match_incoming_request_route"),
         "Wasm" | "Config" | "DynamicModuleFilter" | "Composite" => {
