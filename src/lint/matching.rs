@@ -42,7 +42,7 @@ mod tests {
 
     #[track_caller]
     fn check(matcher: &serde_json::Value, name: &str, expected: bool) {
-        let node = Node { path: KeyPath::default(), value: matcher };
+        let node = Node::new(KeyPath::default(), matcher);
         assert_eq!(matches(&node, name), expected, "{matcher} {name}");
     }
 

@@ -12,14 +12,28 @@ use crate::config::KeyPath;
 pub(super) struct Node<'a> {
     pub(super) path: KeyPath,
     pub(super) value: &'a Value,
+    /// The last word of the type: `ExtAuthz`; empty without one.
+    pub(super) kind: &'a str,
 }
 
 impl<'a> Node<'a> {
+    /// A `TypedStruct`, as Istio writes it, is the message that it wraps.
+    pub(super) fn new(path: KeyPath, value: &'a Value) -> Self {
+        let kind = |field: &str| value.get(field)?.as_str()?.rsplit(['.', '/']).next();
+        match (kind("@type"), value.get("value")) {
+            (Some("TypedStruct"), Some(within)) => {
+                let kind = kind("type_url").or_else(|| kind("typeUrl")).unwrap_or_default();
+                Self { path: path.key("value"), value: within, kind }
+            }
+            (kind, _) => Self { path, value, kind: kind.unwrap_or_default() },
+        }
+    }
+
     /// A field by its name in the API; JSON may write it in camel case.
     pub(super) fn get(&self, field: &str) -> Option<Self> {
         let written = |name: &str| {
             let value = self.value.get(name).filter(|value| !value.is_null())?;
-            Some(Self { path: self.path.key(name), value })
+            Some(Self::new(self.path.key(name), value))
         };
         written(field).or_else(|| field.contains('_').then(|| written(&camel_case(field)))?)
     }
@@ -32,13 +46,13 @@ impl<'a> Node<'a> {
     pub(super) fn items(&self) -> impl Iterator<Item = Self> + use<'a> {
         let path = self.path.clone();
         let items = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
-        items.iter().enumerate().map(move |(at, value)| Self { path: path.index(at), value })
+        items.iter().enumerate().map(move |(at, value)| Self::new(path.index(at), value))
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
         let path = self.path.clone();
         let entries = self.value.as_object().into_iter().flatten();
-        entries.map(move |(name, value)| (name.as_str(), Self { path: path.key(name), value }))
+        entries.map(move |(name, value)| (name.as_str(), Self::new(path.key(name), value)))
     }
 
     /// The items of a field; none if it is missing.
@@ -76,12 +90,6 @@ impl<'a> Node<'a> {
         scalar::seconds(self.at(fields)?.value)
     }
 
-    /// The last word of the type: `ExtAuthz`; empty without one.
-    pub(super) fn kind(&self) -> &'a str {
-        let url = self.value.get("@type").and_then(Value::as_str).unwrap_or_default();
-        url.rsplit('.').next().unwrap_or_default()
-    }
-
     /// Whether a test holds for this value or any within it.
     pub(super) fn any(&self, test: &mut dyn FnMut(&Self) -> bool) -> bool {
         test(self) || self.items().any(|item| item.any(test)) || self.entries().any(|(_, value)| value.any(test))
@@ -100,6 +108,8 @@ fn camel_case(field: &str) -> String {
 /// All that is judged.
 pub(super) struct Scene<'a> {
     pub(super) managers: Vec<Manager<'a>>,
+    /// What passes bytes on: each `TcpProxy`.
+    pub(super) tcp_proxies: Vec<Node<'a>>,
     pub(super) clusters: BTreeMap<&'a str, Node<'a>>,
     /// Clusters may come from elsewhere.
     pub(super) more_clusters: bool,
@@ -126,7 +136,6 @@ pub(super) struct Filter<'a> {
 pub(super) struct Route<'a> {
     pub(super) node: Node<'a>,
     pub(super) levels: Vec<Node<'a>>,
-    pub(super) cluster: Option<&'a str>,
 }
 
 /// An ext_authz filter in its chain.
@@ -145,16 +154,23 @@ pub(super) struct Service<'a> {
 
 impl<'a> Scene<'a> {
     pub(super) fn of(document: &'a Document, expected: &'a Expected) -> Self {
-        let root = Node { path: KeyPath::default(), value: &document.root };
+        let root = Node::new(KeyPath::default(), &document.root);
         let found = Resources::of(&root);
         let clusters = found.clusters.into_iter().filter_map(|cluster| Some((cluster.text("name")?, cluster)));
-        let managers = found.listeners.iter().flat_map(|listener| {
+        let chains = |listener: &Node<'a>| {
             let chains = listener.list("filter_chains").chain(listener.get("default_filter_chain"));
             chains.flat_map(|chain| chain.list("filters")).filter_map(|filter| filter.get("typed_config"))
-        });
-        let managers = managers.filter(|config| config.kind() == "HttpConnectionManager");
-        let managers = managers.map(|node| Manager::of(node, &found.route_configs)).collect();
-        Self { managers, clusters: clusters.collect(), more_clusters: found.more_clusters, expected }
+        };
+        let filters: Vec<_> = found.listeners.iter().flat_map(chains).collect();
+        let of_kind = |kind: &'static str| filters.iter().filter(move |config| config.kind == kind).cloned();
+        let managers = of_kind("HttpConnectionManager").map(|node| Manager::of(node, &found.route_configs));
+        Self {
+            managers: managers.collect(),
+            tcp_proxies: of_kind("TcpProxy").collect(),
+            clusters: clusters.collect(),
+            more_clusters: found.more_clusters,
+            expected,
+        }
     }
 
     /// Every ext_authz filter.
@@ -197,7 +213,7 @@ impl<'a> Resources<'a> {
         } else if root.get("resources").is_some() {
             found.more_clusters = true;
             for resource in root.list("resources") {
-                match resource.kind() {
+                match resource.kind {
                     "Listener" => found.listeners.push(resource),
                     "Cluster" => found.clusters.push(resource),
                     "RouteConfiguration" => found.route_configs.push(resource),
@@ -220,7 +236,7 @@ impl<'a> Resources<'a> {
             let entries = lists.into_iter().flat_map(|list| config.list(list));
             entries.filter_map(|entry| state(entry).get(field)).collect::<Vec<_>>()
         };
-        match config.kind() {
+        match config.kind {
             "ListenersConfigDump" => {
                 self.listeners.extend(within(["static_listeners", "dynamic_listeners", ""], "listener"));
             }
@@ -256,7 +272,7 @@ impl<'a> Manager<'a> {
 
     pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
         let filters = self.filters.iter().enumerate();
-        let checks = filters.filter(|(_, filter)| filter.config.kind() == "ExtAuthz");
+        let checks = filters.filter(|(_, filter)| filter.config.kind == "ExtAuthz");
         checks.map(|(at, filter)| Check { manager: self, at, filter })
     }
 
@@ -265,7 +281,7 @@ impl<'a> Manager<'a> {
     pub(super) fn strips(&self, name: &str, end: usize) -> bool {
         let early = self.node.list("early_header_mutation_extensions").filter_map(|e| e.get("typed_config"));
         let filters =
-            self.filters[..end].iter().filter(|f| f.config.kind() == "HeaderMutation" && !f.node.is("disabled"));
+            self.filters[..end].iter().filter(|f| f.config.kind == "HeaderMutation" && !f.node.is("disabled"));
         early.into_iter().any(|early| matching::removes(early.list("mutations"), name))
             || filters.into_iter().any(|f| matching::removes(f.config.list("mutations.request_mutations"), name))
             || name.contains('_') && self.drops_underscores()
@@ -281,17 +297,26 @@ impl<'a> Manager<'a> {
 fn routes<'a>(config: &Node<'a>) -> Vec<Route<'a>> {
     let mut found = Vec::new();
     for host in config.list("virtual_hosts") {
-        for node in host.list("routes") {
-            let above = [node.clone(), host.clone(), config.clone()];
+        let mut written: Vec<_> = host.list("routes").collect();
+        if let Some(matcher) = host.get("matcher") {
+            matcher.any(&mut |node| {
+                match node.kind {
+                    "Route" => written.push(node.clone()),
+                    "RouteList" => written.extend(node.list("routes")),
+                    _ => {}
+                }
+                false
+            });
+        }
+        for node in written {
+            let above = vec![node.clone(), host.clone(), config.clone()];
             let weighted: Vec<_> = node.list("route.weighted_clusters.clusters").collect();
             if weighted.is_empty() {
-                let cluster = node.text("route.cluster");
-                found.push(Route { levels: above.to_vec(), cluster, node });
+                found.push(Route { levels: above, node });
                 continue;
             }
             for part in weighted {
-                let levels = [vec![part.clone()], above.to_vec()].concat();
-                found.push(Route { node: node.clone(), levels, cluster: part.text("name") });
+                found.push(Route { node: node.clone(), levels: [vec![part], above.clone()].concat() });
             }
         }
     }
@@ -302,13 +327,22 @@ impl<'a> Route<'a> {
     /// What the route says of a filter, the most specific first.
     pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
         let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
-        configs.filter_map(move |config| Some(Node { path: config.path.key(name), value: config.value.get(name)? }))
+        configs.filter_map(move |config| Some(Node::new(config.path.key(name), config.value.get(name)?)))
     }
 
     /// Whether a request header is removed on the way to the upstream; this acts after all filters.
     pub(super) fn removes(&self, name: &str) -> Option<Node<'a>> {
         let removed = self.levels.iter().flat_map(|level| level.list("request_headers_to_remove"));
         removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
+    }
+
+    /// What names the clusters that it reaches: by `name` or `cluster`, or by a request's `cluster_header`.
+    /// Mirrors of the virtual host or above count too, as one of the route's own may be only a part.
+    pub(super) fn targets(&self) -> impl Iterator<Item = Node<'a>> {
+        let weighted = self.levels.first().filter(|level| level.path != self.node.path).cloned();
+        let main = weighted.or_else(|| self.node.get("route"));
+        let above = self.levels.iter().flat_map(|level| level.list("request_mirror_policies"));
+        main.into_iter().chain(self.node.list("route.request_mirror_policies")).chain(above)
     }
 
     /// Whether it goes to an upstream, not to a redirect or an answer of Envoy's own.

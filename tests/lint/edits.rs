@@ -26,7 +26,8 @@ fn check(expected: &str, edits: &[(&str, &str)]) {
     let dir = TempDir::new();
     let path = dir.path().join("envoy.yaml");
     std::fs::write(&path, &text).unwrap();
-    for binary in envoy::binaries() {
+    // The newest only: the oldest lacks `%REQUEST_HEADER%`.
+    if let Some(binary) = envoy::binary() {
         let mut command = Command::new(&binary);
         let output = command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();
         assert!(output.status.success(), "{binary} {edits:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -99,4 +100,65 @@ fn enums_by_number_and_numbers_in_quotes() {
         "timeout-unbounded",
         &[("                        timeout: 1s", "                        timeout: {seconds: \"600\"}")],
     );
+}
+
+/// A field and what follows it, indented.
+fn and(field: &str, indent: usize, more: &str) -> String {
+    format!("{field}\n{}{more}", " ".repeat(indent))
+}
+
+#[test]
+fn a_typed_struct_is_the_filter_that_it_wraps() {
+    let kind = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+    for wrapper in ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"] {
+        for (expected, more) in [("", ""), ("fail-open", ", failure_mode_allow: true")] {
+            let filter = format!(
+                "\"@type\": type.googleapis.com/{wrapper}
+                      type_url: {}
+                      value: {{transport_api_version: V3, grpc_service: {{envoy_grpc: {{cluster_name: doorward}}, timeout: 1s}}, status_on_error: {{code: 503}}, validate_mutations: true, allowed_headers: {{patterns: [{{exact: authorization}}]}}{more}}}",
+                kind.split_once(' ').unwrap().1
+            );
+            let clean = edited(&[]);
+            let start = clean.find(kind).unwrap();
+            let end = clean.find("                  - name: envoy.filters.http.router").unwrap();
+            check(expected, &[(clean[start..end].trim_end(), &filter)]);
+        }
+    }
+}
+
+#[test]
+fn a_way_around_the_check() {
+    let listener = |filter: &str| {
+        format!(
+            "  listeners:\n    - name: other\n      address: {{socket_address: {{address: 127.0.0.1, port_value: 10001}}}}\n      filter_chains: [{{filters: [{{name: a, typed_config: {filter}}}]}}]\n"
+        )
+    };
+    let manager = |route: &str| {
+        listener(&format!(
+            "{{\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: a, http_filters: [{{name: router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}], route_config: {{virtual_hosts: [{{name: a, domains: [\"*\"], {route}}}]}}}}"
+        ))
+    };
+    let tcp = |cluster: &str| {
+        listener(&format!(
+            "{{\"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: a, {cluster}}}"
+        ))
+    };
+    let routes = |action: &str| manager(&format!("routes: [{{match: {{prefix: /}}, route: {{{action}}}}}]"));
+    let matched = |cluster: &str| {
+        manager(&format!(
+            "matcher: {{matcher_tree: {{input: {{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: \":path\"}}}}, prefix_match_map: {{map: {{/: {{action: {{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.config.route.v3.Route, match: {{prefix: /}}, route: {{cluster: {cluster}}}}}}}}}}}}}}}}}"
+        ))
+    };
+    for (expected, other) in [
+        ("unchecked-listener", tcp("cluster: upstream")),
+        ("unchecked-listener", tcp("weighted_clusters: {clusters: [{name: upstream, weight: 1}]}")),
+        ("unchecked-listener", routes("cluster: doorward, request_mirror_policies: [{cluster: upstream}]")),
+        ("unchecked-listener", routes("cluster_header: x-cluster")),
+        ("unchecked-listener", matched("upstream")),
+        ("", tcp("cluster: doorward")),
+        ("", routes("cluster: doorward")),
+        ("", matched("doorward")),
+    ] {
+        check(expected, &[("  listeners:\n", &other)]);
+    }
 }

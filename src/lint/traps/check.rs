@@ -1,8 +1,10 @@
 //! The ext_authz filter itself, and what stands around it in the chain.
 
+use std::collections::BTreeSet;
+
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::scene::{Check, Node, Scene};
+use super::super::scene::{Check, Node, Route, Scene};
 
 /// Longer, and a stuck Doorward piles requests up; its own bound for a decision is a second.
 const LONGEST_TIMEOUT: f64 = 5.0;
@@ -19,19 +21,24 @@ pub(super) fn no_ext_authz(scene: &Scene<'_>, found: &mut Found) {
 }
 
 pub(super) fn unchecked_listener(scene: &Scene<'_>, found: &mut Found) {
-    let behind = |name: &str| {
-        let routes = scene.checked().flat_map(|manager| &manager.routes);
-        routes.into_iter().any(|route| route.cluster == Some(name))
+    let named = |target: &Node<'_>| target.text("name").or_else(|| target.text("cluster")).map(str::to_owned);
+    let checked = scene.checked().flat_map(|manager| &manager.routes).flat_map(Route::targets);
+    let behind: BTreeSet<_> = checked.filter_map(|target| named(&target)).collect();
+    let mut reached = |place: &Node<'_>, target: &Node<'_>| {
+        if let Some(cluster) = named(target).filter(|name| behind.contains(name)) {
+            found.at(place, format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without"));
+        } else if target.get("cluster_header").is_some() && !behind.is_empty() {
+            found.at(place, "a request header names the cluster here, also one that is behind ext_authz elsewhere");
+        }
     };
     for manager in scene.managers.iter().filter(|manager| manager.checks().next().is_none()) {
         for route in &manager.routes {
-            if let Some(cluster) = route.cluster.filter(|name| behind(name)) {
-                found.at(
-                    &route.node,
-                    format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without"),
-                );
-            }
+            route.targets().for_each(|target| reached(&route.node, &target));
         }
+    }
+    for proxy in &scene.tcp_proxies {
+        let weighted = proxy.list("weighted_clusters.clusters");
+        std::iter::once(proxy.clone()).chain(weighted).for_each(|target| reached(proxy, &target));
     }
 }
 
@@ -80,7 +87,7 @@ pub(super) fn upgrade_bypass(scene: &Scene<'_>, found: &mut Found) {
     for manager in scene.checked() {
         for filters in manager.node.list("upgrade_configs").filter_map(|upgrade| upgrade.get("filters")) {
             let kinds = || filters.items().filter_map(|filter| filter.get("typed_config"));
-            if !kinds().any(|config| config.kind() == "ExtAuthz") {
+            if !kinds().any(|config| config.kind == "ExtAuthz") {
                 found.at(
                     &filters,
                     "an upgrade with filters of its own skips http_filters, and these do not ask: it is not checked",
@@ -93,7 +100,7 @@ pub(super) fn upgrade_bypass(scene: &Scene<'_>, found: &mut Found) {
 pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
         for filter in &check.manager.filters[..check.at] {
-            if matches!(filter.config.kind(), "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
+            if matches!(filter.config.kind, "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
                 found.at(
                     &filter.node,
                     "what the cache answers or fetches never reaches ext_authz: without `authorization`, as with a token in a cookie, it is open to everyone",
@@ -219,7 +226,7 @@ pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
 pub(super) fn cors_after_check(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
         for filter in &check.manager.filters[check.at..] {
-            if filter.config.kind() == "Cors" {
+            if filter.config.kind == "Cors" {
                 found.at(&filter.node, "a preflight carries no token and is refused; no refusal has the headers without which a page cannot read it");
             }
         }

@@ -107,7 +107,7 @@ fn http2<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
     // The name of the options has dots of its own.
     let options = cluster
         .get("typed_extension_protocol_options")
-        .and_then(|options| Some(Node { path: options.path.key(HTTP), value: options.value.get(HTTP)? }));
+        .and_then(|options| Some(Node::new(options.path.key(HTTP), options.value.get(HTTP)?)));
     let written = options.and_then(|options| fields.into_iter().find_map(|field| options.at(field)));
     written.or_else(|| cluster.get("http2_protocol_options")) // As it was written before Envoy 1.17.
 }

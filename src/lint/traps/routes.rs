@@ -120,7 +120,7 @@ fn may_reroute(filter: &Filter<'_>) -> bool {
     if filter.node.is("disabled") {
         return false;
     }
-    match config.kind() {
+    match config.kind {
         "Lua" => config.get("clear_route_cache").is_none_or(|node| !node.is_false()),
         "ExternalProcessor" => {
             let action = config.get("route_cache_action");
@@ -129,7 +129,7 @@ fn may_reroute(filter: &Filter<'_>) -> bool {
         }
         "GrpcJsonTranscoder" => !config.is("match_incoming_request_route"),
         "Wasm" | "Config" | "DynamicModuleFilter" | "Composite" => {
-            config.kind() != "Config" || filter.name.contains("golang")
+            config.kind != "Config" || filter.name.contains("golang")
         }
         _ => config.any(&mut |node| node.is("clear_route_cache")),
     }
