@@ -162,3 +162,32 @@ fn a_way_around_the_check() {
         check(expected, &[("  listeners:\n", &other)]);
     }
 }
+
+#[test]
+fn whatever_writes_a_token_into_a_log() {
+    let stdout = |format: &str| {
+        format!(
+            "[{{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {{text_format_source: {{inline_string: \"{format}\"}}}}}}}}]"
+        )
+    };
+    let grpc = |header: &str| {
+        format!(
+            "[{{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, common_config: {{log_name: a, transport_api_version: V3, grpc_service: {{envoy_grpc: {{cluster_name: upstream}}}}}}, additional_request_headers_to_log: [{header}]}}}}]"
+        )
+    };
+    for (expected, log) in [
+        ("token-in-access-log", stdout("%REQ(X-A?AUTHORIZATION)%")),
+        ("token-in-access-log", stdout("a %REQUEST_HEADER(authorization):20% b")),
+        ("token-in-access-log", stdout("%RESP(x-a?Set-Cookie)%")),
+        ("token-in-access-log", grpc("Cookie")),
+        ("", stdout("authorization %REQ(x-authorization?x-cookie)% %DURATION%")),
+        ("", grpc("x-request-id")),
+    ] {
+        check(expected, &[(REMOTE, &and(REMOTE, 16, &format!("access_log: {log}")))]);
+    }
+    let router = "v3.Router}";
+    check(
+        "token-in-access-log",
+        &[(router, &format!("v3.Router, upstream_log: {}}}", stdout("%REQ(AUTHORIZATION)%")))],
+    );
+}

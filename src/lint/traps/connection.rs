@@ -12,6 +12,9 @@ const ESCAPED_SLASHES: [&str; 5] = [
     "UNESCAPE_AND_FORWARD",
 ];
 
+/// The prefix length of fc00::/7: what is wider holds addresses that are nobody's own.
+const WIDEST_PRIVATE_RANGE: f64 = 7.0;
+
 /// `HttpConnectionManager.ForwardClientCertDetails`.
 const CLIENT_CERTIFICATE: [&str; 5] =
     ["SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY"];
@@ -59,6 +62,12 @@ pub(super) fn internal_addresses(scene: &Scene<'_>, found: &mut Found) {
         if node.list("cidr_ranges").next().is_none() {
             found.at(&node, "without ranges it makes loopback and all private addresses internal, and their x-envoy-* headers are believed");
         }
+        for range in node.list("cidr_ranges") {
+            // A length that is left out is 0.
+            if range.number("prefix_len").unwrap_or_default() < WIDEST_PRIVATE_RANGE {
+                found.at(&range, "clients have addresses in this range too, and their x-envoy-* headers are believed");
+            }
+        }
     }
 }
 
@@ -74,16 +83,34 @@ pub(super) fn client_certificate_header(scene: &Scene<'_>, found: &mut Found) {
 }
 
 pub(super) fn token_in_access_log(scene: &Scene<'_>, found: &mut Found) {
-    let secret = ["%req(authorization", "%req(cookie", "%req(proxy-authorization", "%resp(set-cookie"];
     for manager in scene.checked() {
-        for log in manager.node.list("access_log") {
+        let routers = manager.filters.iter().filter(|filter| filter.config.kind == "Router");
+        let upstream_logs = routers.flat_map(|router| router.config.list("upstream_log"));
+        for log in manager.node.list("access_log").chain(upstream_logs) {
             log.any(&mut |node| {
-                let text = node.value.as_str().unwrap_or_default().to_ascii_lowercase();
-                if secret.iter().any(|word| text.contains(word)) {
-                    found.at(node, "whoever reads the access log can use the token until it expires or is revoked");
+                let listed = ["additional_request_headers_to_log", "additional_response_headers_to_log"];
+                let listed = listed.into_iter().flat_map(|field| node.list(field));
+                let written = Some(node.clone()).filter(|node| node.value.as_str().is_some_and(shows_token));
+                for place in listed.filter(|name| name.value.as_str().is_some_and(is_secret)).chain(written) {
+                    found.at(&place, "whoever reads the access log can use the token until it expires or is revoked");
                 }
                 false
             });
         }
     }
+}
+
+/// Whether a format has a command that writes a token: `%REQ(X?Y):Z%` writes X, or else Y.
+fn shows_token(format: &str) -> bool {
+    const COMMANDS: [&str; 4] = ["REQ", "REQUEST_HEADER", "RESP", "RESPONSE_HEADER"];
+    format.split('%').any(|command| {
+        let Some((command, names)) = command.split_once('(') else { return false };
+        let names = names.split_once(')').map_or(names, |(names, _)| names);
+        COMMANDS.contains(&command) && names.split('?').any(is_secret)
+    })
+}
+
+fn is_secret(header: &str) -> bool {
+    let secret = ["authorization", "cookie", "proxy-authorization", "set-cookie"];
+    secret.iter().any(|name| name.eq_ignore_ascii_case(header))
 }
