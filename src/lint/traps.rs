@@ -154,8 +154,8 @@ pub const TRAPS: [Trap; 41] = [
         "identity-removed",
         Error,
         routes::identity_removed,
-        "Envoy documentation, HTTP routing: request_headers_to_remove",
-        "strip client copies by early_header_mutation_extensions instead",
+        "Envoy documentation, HTTP routing: request_headers_to_remove, request_headers_to_add",
+        "leave it out; strip client copies by early_header_mutation_extensions",
     ),
     trap(
         "unknown-rule",

@@ -164,6 +164,37 @@ fn a_way_around_the_check() {
 }
 
 #[test]
+fn streams_and_internal_addresses() {
+    let route = "route: {cluster: upstream";
+    let upgrade = |more: &str| {
+        and(
+            REMOTE,
+            16,
+            &format!(
+                "upgrade_configs: [{{upgrade_type: websocket}}]\n                common_http_protocol_options: {{{more}}}"
+            ),
+        )
+    };
+    let own = |longest: &str| format!("{route}, max_stream_duration: {{max_stream_duration: {longest}}}");
+    for (expected, general, route_own) in [
+        ("stream-outlives-sign-out", "max_stream_duration: 0s", route.to_owned()),
+        ("stream-outlives-sign-out", "max_stream_duration: 60s", own("0s")),
+        ("", "max_stream_duration: 60s", route.to_owned()),
+        ("", "max_stream_duration: 0s", own("60s")),
+    ] {
+        check(expected, &[(REMOTE, &upgrade(general)), (route, &route_own)]);
+    }
+    for (expected, range) in [
+        ("internal-addresses", "{address_prefix: 0.0.0.0, prefix_len: 0}"),
+        ("internal-addresses", "{address_prefix: 128.0.0.0, prefix_len: \"1\"}"),
+        ("internal-addresses", "{address_prefix: \"::\"}"),
+        ("", "{address_prefix: 10.0.0.0, prefix_len: 8}, {address_prefix: \"fc00::\", prefix_len: 7}"),
+    ] {
+        check(expected, &[(REMOTE, &and(REMOTE, 16, &format!("internal_address_config: {{cidr_ranges: [{range}]}}")))]);
+    }
+}
+
+#[test]
 fn whatever_writes_a_token_into_a_log() {
     let stdout = |format: &str| {
         format!(
@@ -189,5 +220,33 @@ fn whatever_writes_a_token_into_a_log() {
     check(
         "token-in-access-log",
         &[(router, &format!("v3.Router, upstream_log: {}}}", stdout("%REQ(AUTHORIZATION)%")))],
+    );
+}
+
+#[test]
+fn what_replaces_an_identity_after_the_check() {
+    let value = |key: &str, action: &str| {
+        format!("{{header: {{key: {key}, value: \"%REQ(x-client)%\"}}, append_action: {action}}}")
+    };
+    let filter = |mutation: &str| {
+        format!(
+            "                  - name: late\n                    typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: {{request_mutations: [{mutation}]}}}}\n                  - name: envoy.filters.http.router\n"
+        )
+    };
+    let over = "OVERWRITE_IF_EXISTS_OR_ADD";
+    for (expected, key, action) in [
+        ("identity-removed", "X-User-Id", over),
+        ("identity-removed", "x-user-email", "APPEND_IF_EXISTS_OR_ADD"),
+        ("", "x-user-id", "ADD_IF_ABSENT"),
+        ("", "x-tenant", over),
+    ] {
+        let host = and("domains: [\"*\"]", 22, &format!("request_headers_to_add: [{}]", value(key, action)));
+        check(expected, &[("domains: [\"*\"]", &host)]);
+        let late = filter(&format!("{{append: {}}}", value(key, action)));
+        check(expected, &[("                  - name: envoy.filters.http.router\n", &late)]);
+    }
+    check(
+        "identity-removed",
+        &[("                  - name: envoy.filters.http.router\n", &filter("{remove: x-user-id}"))],
     );
 }

@@ -1,6 +1,7 @@
 //! Identity headers on the way to the upstream, and what routes change about a check.
 
 use super::super::Found;
+use super::super::matching::removes;
 use super::super::scene::{Check, Filter, Node, Route, Scene};
 use crate::authz::answer::look_alikes;
 
@@ -73,11 +74,44 @@ pub(super) fn no_early_strip(scene: &Scene<'_>, found: &mut Found) {
 pub(super) fn identity_removed(scene: &Scene<'_>, found: &mut Found) {
     for check in scene.checks() {
         for route in check.manager.routes.iter().filter(|route| check.disabled_on(route).is_none()) {
-            for node in scene.expected.identity.iter().filter_map(|name| route.removes(name)) {
-                found.at(&node, "this acts after ext_authz: it takes away what Doorward has set");
+            let later = later_mutations(&check, route);
+            let appended = later.iter().filter_map(|mutation| mutation.get("append"));
+            let on_route = route.levels.iter().flat_map(|level| level.list("request_headers_to_add"));
+            let added: Vec<_> = appended.chain(on_route).collect();
+            for name in &scene.expected.identity {
+                let removing = later.iter().find(|mutation| removes([(*mutation).clone()].into_iter(), name)).cloned();
+                for node in route.removes(name).into_iter().chain(removing) {
+                    found.at(&node, "this acts after ext_authz: it takes away what Doorward has set");
+                }
+                for node in added.iter().filter(|option| writes(option, name)) {
+                    found.at(
+                        node,
+                        format!(
+                            "this acts after ext_authz: it replaces the `{name}` that Doorward has set, or adds to it"
+                        ),
+                    );
+                }
             }
         }
     }
+}
+
+/// What `header_mutation` filters behind ext_authz do to a request, by themselves or by the route.
+fn later_mutations<'a>(check: &Check<'_, 'a>, route: &Route<'a>) -> Vec<Node<'a>> {
+    let filters = check.manager.filters[check.at + 1..].iter();
+    let filters = filters.filter(|filter| filter.config.kind == "HeaderMutation" && !filter.node.is("disabled"));
+    let configs = filters.flat_map(|filter| {
+        let on_route: Vec<_> = route.per_filter(filter.name).collect();
+        on_route.into_iter().chain([filter.config.clone()])
+    });
+    configs.flat_map(|config| config.list("mutations.request_mutations")).collect()
+}
+
+/// Whether a `HeaderValueOption` sets a header that may be there already.
+fn writes(option: &Node<'_>, name: &str) -> bool {
+    let absent =
+        option.get("append_action").and_then(|action| action.choice(&["APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT"]));
+    option.text("header.key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && absent != Some("ADD_IF_ABSENT")
 }
 
 pub(super) fn unknown_rule(scene: &Scene<'_>, found: &mut Found) {
@@ -161,15 +195,14 @@ pub(super) fn route_not_chosen_anew(scene: &Scene<'_>, found: &mut Found) {
 
 pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
     for manager in scene.checked() {
-        if manager.node.at("common_http_protocol_options.max_stream_duration").is_some() {
-            continue;
-        }
+        let longest = manager.node.seconds("common_http_protocol_options.max_stream_duration");
         for route in manager.routes.iter().filter(|route| route.forwards()) {
             let own = route.node.list("route.upgrade_configs").filter(is_websocket).last();
             let general = manager.node.list("upgrade_configs").filter(is_websocket).last();
             let Some(upgrade) = own.or(general) else { continue };
             let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
-            if enabled && route.node.at("route.max_stream_duration.max_stream_duration").is_none() {
+            let own_longest = route.node.seconds("route.max_stream_duration.max_stream_duration");
+            if enabled && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0) {
                 found.at(&route.node, "an upgraded connection is checked once, and a sign-out does not end it: without a longest duration it stays open");
             }
         }
