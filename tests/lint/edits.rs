@@ -224,6 +224,46 @@ fn whatever_writes_a_token_into_a_log() {
 }
 
 #[test]
+fn a_way_to_doorward_that_others_can_take() {
+    let clean = edited(&[]);
+    let near = &clean[clean.rfind("address: 127.0.0.1, port_value: 9191").unwrap()..][..18];
+    assert_eq!(near, "address: 127.0.0.1");
+    let at = |host: &str| format!("address: \"{host}\", port_value: 9191");
+    let cluster = |socket: &str| {
+        and(
+            "    - name: doorward",
+            6,
+            &format!(
+                "transport_socket: {{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.{socket}}}}}"
+            ),
+        )
+    };
+    let far = ("address: 127.0.0.1, port_value: 9191", &*at("10.0.0.5"));
+    for (expected, socket) in [
+        ("cluster-plaintext", "raw_buffer.v3.RawBuffer"),
+        ("cluster-plaintext", "tls.v3.UpstreamTlsContext, sni: doorward.example"),
+        (
+            "",
+            "tls.v3.UpstreamTlsContext, common_tls_context: {validation_context: {trusted_ca: {filename: /etc/ssl/certs/ca-certificates.crt}}}",
+        ),
+    ] {
+        check(expected, &[far, ("    - name: doorward", &cluster(socket))]);
+    }
+    check("cluster-plaintext", &[far]);
+    check("", &[(far.0, &at("::ffff:127.0.0.1"))]);
+    let asked = "envoy_grpc: {cluster_name: doorward}";
+    for (expected, target) in [
+        ("cluster-plaintext", "\"10.0.0.5:9191\""),
+        ("cluster-plaintext", "\"dns:///doorward.example:9191\""),
+        ("", "\"127.0.0.1:9191\""),
+        ("", "\"unix:/run/doorward/check.sock\""),
+        ("", "\"10.0.0.5:9191\", channel_credentials: {ssl_credentials: {}}"),
+    ] {
+        check(expected, &[(asked, &format!("google_grpc: {{target_uri: {target}, stat_prefix: a}}"))]);
+    }
+}
+
+#[test]
 fn what_replaces_an_identity_after_the_check() {
     let value = |key: &str, action: &str| {
         format!("{{header: {{key: {key}, value: \"%REQ(x-client)%\"}}, append_action: {action}}}")

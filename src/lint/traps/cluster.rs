@@ -60,19 +60,64 @@ pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
 }
 
 pub(super) fn cluster_plaintext(scene: &Scene<'_>, found: &mut Found) {
+    const CLEAR: &str = "tokens cross a network in clear, and whoever sits on it can answer in Doorward's place";
     for (cluster, _) in scene.asked().into_values() {
-        if cluster.get("transport_socket").is_some() || cluster.get("transport_socket_matches").is_some() {
-            continue;
-        }
-        let far = |address: &Node<'_>| {
-            let host = address.text("socket_address.address").unwrap_or_default();
-            !host.is_empty() && host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        };
-        if let Some(address) = addresses(&cluster).find(far) {
-            found
-                .at(&address, "tokens cross a network in clear, and whoever sits on it can answer in Doorward's place");
+        let host = |address: &Node<'_>| is_far(address.text("socket_address.address").unwrap_or_default());
+        let Some(address) = addresses(&cluster).find(host) else { continue };
+        match cluster.get("transport_socket") {
+            Some(socket) if is_clear(&socket) => found.at(&socket, CLEAR),
+            Some(socket) if is_unverified(&socket) => {
+                found.at(&socket, "no CA is trusted here: whoever sits on the network can answer in Doorward's place, and gets the tokens");
+            }
+            None if cluster.get("transport_socket_matches").is_none() => found.at(&address, CLEAR),
+            _ => {}
         }
     }
+    for service in scene.checks().flat_map(|check| check.services()) {
+        let Some(google) = service.node.get("google_grpc") else { continue };
+        let credentials = ["channel_credentials", "channel_credentials_plugin"];
+        let clear = credentials.iter().all(|field| google.get(field).is_none());
+        if let Some(target) = google.get("target_uri").filter(|_| clear)
+            && is_far(host_of_target(target.value.as_str().unwrap_or_default()))
+        {
+            found.at(&target, CLEAR);
+        }
+    }
+}
+
+fn is_far(host: &str) -> bool {
+    let loopback = |ip: IpAddr| ip.to_canonical().is_loopback(); // ::ffff:127.0.0.1 too.
+    !host.is_empty() && host != "localhost" && !host.parse().is_ok_and(loopback)
+}
+
+/// The host of `host:port`, `dns:///host:port` or `ipv6:[::1]:port`; none for a Unix socket.
+fn host_of_target(target: &str) -> &str {
+    if target.starts_with("unix:") || target.starts_with("unix-abstract:") {
+        return "";
+    }
+    let target = target.rsplit('/').next().unwrap_or_default();
+    let target = ["dns:", "ipv4:", "ipv6:"].iter().find_map(|scheme| target.strip_prefix(scheme)).unwrap_or(target);
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    host.trim_matches(['[', ']'])
+}
+
+fn is_clear(socket: &Node<'_>) -> bool {
+    socket.get("typed_config").is_some_and(|config| config.kind == "RawBuffer")
+}
+
+/// Whether nothing says which certificates are believed; where it comes by SDS, that is not judged.
+fn is_unverified(socket: &Node<'_>) -> bool {
+    const SAY_WHO: [&str; 7] = [
+        "trusted_ca",
+        "system_root_certs",
+        "ca_certificate_provider_instance",
+        "custom_validator_config",
+        "verify_certificate_spki",
+        "verify_certificate_hash",
+        "validation_context_sds_secret_config",
+    ];
+    let says = |config: &Node<'_>| config.any(&mut |node| SAY_WHO.iter().any(|field| node.get(field).is_some()));
+    socket.get("typed_config").is_some_and(|config| config.kind == "UpstreamTlsContext" && !says(&config))
 }
 
 pub(super) fn cluster_outlier(scene: &Scene<'_>, found: &mut Found) {
