@@ -76,6 +76,8 @@ pub struct Expected {
     identity: Vec<String>,
     /// Groups of request headers it reads; of each group one must be sent.
     reads: Vec<Vec<String>>,
+    /// Whether it sets `cookie` anew, to take the token out.
+    sets_cookie: bool,
     /// The names of its rules; `None` when its configuration was not given.
     rules: Option<BTreeSet<String>>,
 }
@@ -86,6 +88,7 @@ impl Default for Expected {
         Self {
             identity: names(&["x-user-id", "x-user-email"]),
             reads: vec![names(&["authorization", "cookie"])],
+            sets_cookie: false,
             rules: None,
         }
     }
@@ -112,7 +115,9 @@ impl From<&Config> for Expected {
             reads.push(vec!["origin".to_owned(), "referer".to_owned()]);
         }
         let rules = config.rules.iter().map(|rule| rule.name.to_string()).collect();
-        Self { identity: identity.collect(), reads, rules: Some(rules) }
+        let from_cookie = config.token.settings.from.iter().any(|source| matches!(source, TokenSource::Cookie(_)));
+        let sets_cookie = from_cookie && !config.token.forward;
+        Self { identity: identity.collect(), reads, sets_cookie, rules: Some(rules) }
     }
 }
 

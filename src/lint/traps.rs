@@ -98,8 +98,8 @@ pub const TRAPS: [Trap; 41] = [
         "mutation-dropped",
         Error,
         check::mutation_dropped,
-        "ExtAuthz.decoder_header_mutation_rules; measured on Envoy 1.36 to 1.40",
-        "validate_mutations: true, and leave the rules out",
+        "ExtAuthz.decoder_header_mutation_rules, measured on Envoy 1.36 to 1.40; AuthorizationResponse.allowed_upstream_headers, on 1.40",
+        "validate_mutations: true, and leave the rules out; over HTTP, list the header in allowed_upstream_headers",
     ),
     trap(
         "transport-api-version",

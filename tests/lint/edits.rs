@@ -290,3 +290,39 @@ fn what_replaces_an_identity_after_the_check() {
         &[("                  - name: envoy.filters.http.router\n", &filter("{remove: x-user-id}"))],
     );
 }
+
+/// Over HTTP Envoy drops what it was not told to take from Doorward's answer.
+#[test]
+fn over_http_what_is_not_listed_is_dropped() {
+    let dir = TempDir::new();
+    let config = dir.path().join("doorward.yaml");
+    let http = |listed: &str| {
+        let service = format!(
+            "http_service:\n                        server_uri: {{uri: \"http://doorward\", cluster: doorward, timeout: 1s}}\n                        path_prefix: /auth\n                        authorization_response: {{allowed_upstream_headers: {{patterns: [{listed}]}}}}"
+        );
+        edited(&[
+            (
+                "grpc_service:\n                        envoy_grpc: {cluster_name: doorward}\n                        timeout: 1s",
+                &service,
+            ),
+            ("{exact: authorization}", "{exact: authorization}, {exact: cookie}"),
+        ])
+    };
+    let both = "{exact: x-user-id}, {exact: x-user-email}";
+    for (forward, listed, expected) in [
+        (false, both.to_owned(), &["mutation-dropped"][..]),
+        (false, format!("{both}, {{exact: cookie}}"), &[]),
+        (true, both.to_owned(), &[]),
+    ] {
+        let token = format!("token: {{from: [{{cookie: token}}], forward: {forward}}}\n");
+        std::fs::write(&config, format!("{}{token}", super::CONFIG)).unwrap();
+        let (_, findings) = lint(&["-", "--config", config.to_str().unwrap()], &http(&listed));
+        assert_eq!(rules(&findings), expected, "{forward} {listed}: {findings:#?}");
+    }
+    // A client's own passes only where nothing strips it.
+    let (_, findings) = lint(&["-"], &http("{exact: x-user-id}"));
+    assert_eq!(rules(&findings), [""; 0], "{findings:#?}");
+    let open = http("{exact: x-user-id}").replace("x[-_.]user[-_.](id|email)", "x[-_.]user[-_.]id");
+    let (_, findings) = lint(&["-"], &open);
+    assert_eq!(rules(&findings), ["mutation-dropped", "no-early-strip"], "{findings:#?}");
+}

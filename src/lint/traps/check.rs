@@ -177,6 +177,22 @@ pub(super) fn mutation_dropped(scene: &Scene<'_>, found: &mut Found) {
     for node in unvalidated(scene).filter_map(|config| config.get("decoder_header_mutation_rules")) {
         found.at(&node, "with these rules and without validate_mutations a header that may not be set is dropped silently, and the client's own goes upstream");
     }
+    for check in scene.checks() {
+        let Some(service) = check.filter.config.get("http_service") else { continue };
+        let listed = service.at("authorization_response.allowed_upstream_headers");
+        let kept = |name: &&str| !listed.as_ref().is_some_and(|list| any_matches(list, name));
+        let place = listed.as_ref().unwrap_or(&service);
+        let identity = scene.expected.identity.iter().map(String::as_str);
+        for name in identity.filter(|name| !check.manager.strips(name, check.at)).filter(kept) {
+            found.at(
+                place,
+                format!("Doorward's `{name}` is not listed: it is dropped, and the client's own goes upstream"),
+            );
+        }
+        if scene.expected.sets_cookie && kept(&"cookie") {
+            found.at(place, "Doorward sets `cookie` without the token, and it is not listed: the client's own goes upstream, with the token");
+        }
+    }
 }
 
 pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
