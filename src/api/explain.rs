@@ -54,9 +54,9 @@ pub fn explain(
         "token": unverified(policy, request),
         "verified": verified(decision, now),
         "revocation": view.map_or_else(
-            || match policy.authorizer.freshness.allow_list {
-                true => json!("not consulted, nor whether the token is registered: ask the running service"),
-                false => json!("not consulted: ask the running service"),
+            || {
+                let registered = if policy.authorizer.freshness.allow_list { ", nor whether the token is registered" } else { "" };
+                json!(format!("not consulted{registered}: ask the running service"))
             },
             |view| revocation(policy, decision, view),
         ),

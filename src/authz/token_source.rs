@@ -90,8 +90,8 @@ impl TokenSettings {
             Some(TokenSource::Header { name, scheme: None }) => fields.push((name.clone(), token.to_owned())),
             Some(TokenSource::Cookie(name)) => fields.push(("cookie".to_owned(), format!("{name}={token}"))),
             Some(TokenSource::Query(name)) => {
-                let and = if target.contains('?') { '&' } else { '?' };
-                target.push_str(&format!("{and}{name}={token}"));
+                let and = if target.contains('?') { "&" } else { "?" };
+                target.extend([and, name, "=", token]);
             }
             None => {}
         }
