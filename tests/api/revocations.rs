@@ -29,8 +29,8 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         ("session", "session-1", true),
         ("user", "alice", false),
         ("client", "shop-web", false),
-        ("key", kid.as_str(), false),
         ("issuer", "dev", false),
+        ("key", kid.as_str(), true),
     ] {
         let token = tokens.with(json!({"jti": "jti-1", "sid": "session-1", "azp": "shop-web"}));
         if kind == "token" {
@@ -66,6 +66,9 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         let others = if matches!(kind, "key" | "issuer") { "revoked" } else { "ok" };
         assert_eq!(reason(&checks, &bystander()).await, others, "{kind}");
     }
+    // The users of the issuer sign in again; whoever holds a stolen key dates tokens as they like.
+    let later = tokens.with(json!({"sub": "bob", "sid": "bobs", "azp": "other", "iat": now() + 20}));
+    assert_eq!(reason(&checks, &later).await, "revoked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,8 +44,8 @@ pub(super) struct RevocationRequest {
     /// since no token lives longer. The leeway is added. The other kinds are kept until the last token they
     /// can hit has expired, whatever stands here.
     expires_at: Option<Instant>,
-    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The
-    /// default is `*` for a token and a session, and now for the others.
+    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is
+    /// `*` for a token, a session and a key, whose holder dates tokens as they like, and now for the others.
     at: Option<Instant>,
     /// An operator's note, at most 256 bytes; it is kept in the log.
     #[schema(max_length = 256)]
@@ -304,7 +304,7 @@ fn build(
             }
             Watermark::at(at)
         }
-        None if matches!(kind, Kind::Token | Kind::Session) => Watermark::FOREVER,
+        None if kind.is_forever() => Watermark::FOREVER,
         None => Watermark::at(default.at),
     };
     let expires_at = if kind == Kind::Token {

@@ -128,7 +128,7 @@ impl Decoder {
         };
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).map_err(|_| "entry id")?);
         let watermark = match (at, kind) {
-            ("", Kind::Token | Kind::Session | Kind::Registration) => Watermark::FOREVER,
+            ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", _) => Watermark::at(written_at),
             (at, _) => watermark(at).ok_or("at")?,
         };
@@ -239,6 +239,7 @@ mod tests {
                 "issuer=main kind=user id=u at=1700000000",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
             ),
+            ("issuer=main kind=key id=k", format!("{{r}}:main:key:k * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000.25",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
