@@ -22,7 +22,7 @@ pub struct Revocation {
     pub read: Read,
     /// Starts on a Redis that may drop revocations.
     pub allow_eviction: bool,
-    /// How long the log is kept: the longest `max_lifetime` of an issuer plus its leeway.
+    /// How long the log is kept: the longest `max_lifetime` of an issuer plus twice its leeway.
     pub retention: Duration,
 }
 

@@ -56,7 +56,7 @@ fn the_example_of_the_specification_loads() {
     let KeySource::Remote(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
     assert_eq!(keys.location, KeyLocation::Jwks("https://auth.example.com/jwks".to_owned()));
     assert_eq!((keys.cooldown, keys.max_stale), (Duration::from_secs(30), Duration::from_secs(86_400)));
-    assert_eq!(config.revocation.retention, Duration::from_secs(86_430));
+    assert_eq!(config.revocation.retention, Duration::from_secs(86_460));
 
     let bearer = TokenSource::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) };
     assert_eq!((config.token.settings.from, config.token.settings.max_bytes), (vec![bearer], 16384));
