@@ -49,7 +49,7 @@
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
-//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;

@@ -8,8 +8,11 @@ use std::time::Duration;
 use fred::types::config::{Config, TlsConnector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Adopt;
+#[cfg(doc)]
+use super::RedisLedger;
 
 /// How to reach Redis and what to ask of it.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
-    /// The longest `max_lifetime` plus leeway of all issuers; older log entries are trimmed.
+    /// How long an entry of the log may matter here, see [`RedisLedger::retain_for`].
     pub retention: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,

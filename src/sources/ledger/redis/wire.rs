@@ -16,14 +16,16 @@ pub(super) struct Keys {
     pub(super) repairer: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
+    pub(super) retentions: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
-        let [repairing, repairer, instances, server] = ["repairing", "repairer", "instances", "server"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server }
+        let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
+        let [server, retentions] = ["server", "retentions"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
