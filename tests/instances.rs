@@ -168,7 +168,16 @@ async fn a_view_that_is_too_old_refuses_and_recovers() {
     assert_eq!(lenient.headers["x-doorward-stale"], "true");
     assert!(checks.check(get("/public")).await.allowed());
     assert_eq!(doorward.get("/readyz").await.0, 200, "answers say so, route by route");
-    assert_eq!(doorward.get("/readyz?fresh").await.0, 503);
+    for (query, status) in [
+        ("fresh", 503),
+        ("fresh=", 503),
+        ("fresh=1", 503),
+        ("a&fresh=true", 503),
+        ("fresh=false", 200),
+        ("fresh=0", 200),
+    ] {
+        assert_eq!(doorward.get(&format!("/readyz?{query}")).await.0, status, "{query}");
+    }
     assert_eq!(doorward.post("/logout", &alice).await.0, 503);
     let refused = checks.check(get("/lenient").token(&alice)).await;
     assert_eq!(refused.reason(), "signed_out", "a refused write holds in this instance at once");
