@@ -3,6 +3,8 @@
 mod list;
 mod receipt;
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
@@ -46,6 +48,7 @@ pub(super) struct RevocationRequest {
     expires_at: Option<Instant>,
     /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is
     /// `*` for a token, a session and a key, whose holder dates tokens as they like, and now for the others.
+    /// Whole seconds mean all of that second.
     at: Option<Instant>,
     /// An operator's note, at most 256 bytes; it is kept in the log.
     #[schema(max_length = 256)]
@@ -281,6 +284,11 @@ fn by_id(
     build(request, issuer, target, Default { at: now, expires_at: None }, now)
 }
 
+/// Whole seconds mean all of it: a token may be dated to the millisecond, and the same second loses.
+fn all_of_its_second(at: Timestamp) -> Timestamp {
+    if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
+}
+
 /// What holds where a request is silent.
 struct Default {
     at: Timestamp,
@@ -302,7 +310,7 @@ fn build(
             if at > now.plus(issuer.leeway) {
                 return Err(Problem::field("/at", "must not be later than now: it would hit tokens still to come"));
             }
-            Watermark::at(at)
+            Watermark::at(all_of_its_second(at))
         }
         None if kind.is_forever() => Watermark::FOREVER,
         None => Watermark::at(default.at),
