@@ -222,7 +222,9 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
     if matches!(&revocation.store, Store::Redis(redis) if redis.adopt.is_some()) {
         // The key of a token ends with its life: a token that lived on would be accepted again.
-        issuers.iter_mut().for_each(|issuer| issuer.trusted.expiry_leeway = Duration::ZERO);
+        for issuer in &mut issuers {
+            issuer.trusted.expiry_leeway = Duration::ZERO;
+        }
     }
     let config = Config {
         listen: listen::listen(check, &file.listen),

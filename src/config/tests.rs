@@ -125,6 +125,7 @@ fn values_become_what_the_decision_needs() {
 fn instants_are_read_with_their_offset() {
     let read = |text| crate::clock::parse_rfc3339(text).map(Timestamp::as_secs);
     assert_eq!(read("2027-06-01T00:00:00Z"), Some(1_811_808_000));
+    assert_eq!(read("2027-06-01t00:00:00z"), Some(1_811_808_000));
     assert_eq!(read("2027-06-01T02:00:00+02:00"), Some(1_811_808_000));
     assert_eq!(read("2027-05-31T18:30:00.5-05:30"), Some(1_811_808_000));
     for bad in

@@ -149,7 +149,7 @@ async fn instants_are_taken_and_kept_long_enough() {
     let checks = Checks::connect(&doorward.check).await;
     let (old, new) = (tokens.of("alice"), tokens.with(json!({"iat": now() - 5})));
     let at = now() - 30;
-    let fractional = tokens.with(json!({"iat": at as f64 + 0.75}));
+    let fractional = tokens.with(json!({"iat": format!("{at}.75").parse::<f64>().unwrap()}));
     // A short life is not taken for anything but a token: it would let live tokens back in.
     let body = json!({"kind": "user", "id": "alice", "at": at, "expires_at": now() + 1});
     let reply = revoke(&doorward, &body).await;

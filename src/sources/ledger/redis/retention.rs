@@ -75,7 +75,7 @@ mod tests {
             Value::Array(pairs.iter().flat_map(pair).collect())
         };
         let kept = |pairs: &[(&str, i64)]| {
-            let before = trim_before(&noted(pairs), Duration::from_millis(500_000), now).unwrap();
+            let before = trim_before(&noted(pairs), Duration::from_secs(500), now).unwrap();
             now.since(before).as_millis() - MARGIN.as_millis()
         };
         assert_eq!(kept(&[]), 500_000);
