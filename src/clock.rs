@@ -19,9 +19,10 @@ pub fn precisely() -> SystemTime {
     SystemTime::now()
 }
 
-/// Reads an instant; humantime knows only `Z`, RFC 3339 also offsets.
+/// Reads an instant; humantime knows only `T` and `Z`, RFC 3339 also offsets and small letters.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let text = &*text.to_ascii_uppercase();
     let (instant, offset) = match text.len().checked_sub(6).and_then(|at| text.split_at_checked(at)) {
         Some((local, offset)) if offset.starts_with(['+', '-']) => (format!("{local}Z"), Some(offset)),
         _ => (text.to_owned(), None),

@@ -8,6 +8,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
@@ -215,8 +216,16 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         let by_email = |from: &Transmitter| from.trusted.target == issuer.trusted.name && from.trusted.subjects.email;
         issuer.trusted.revocable_by_email = transmitters.iter().any(by_email);
     }
-    let retention = issuers.iter().map(|issuer| issuer.trusted.retention()).max().unwrap_or_default();
+    // A revocation may be of a token that is dated ahead, by the leeway at most.
+    let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
+    let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
+    if matches!(&revocation.store, Store::Redis(redis) if redis.adopt.is_some()) {
+        // The key of a token ends with its life: a token that lived on would be accepted again.
+        for issuer in &mut issuers {
+            issuer.trusted.expiry_leeway = Duration::ZERO;
+        }
+    }
     let config = Config {
         listen: listen::listen(check, &file.listen),
         issuers,

@@ -99,6 +99,34 @@ async fn a_restart_forgets_nothing_on_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_was_full_is_written_again() {
+    let tokens = Tokens::new();
+    let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
+    // The kernel would end a process that writes beyond its limit.
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_doorward")]);
+    let doorward = Doorward::launch_by(ignoring, crate::support::TempDir::new(), &config).await;
+    doorward.ready().await;
+    let limit = |bytes: &str| {
+        let (pid, soft) = (doorward.process.0.id().to_string(), format!("--fsize={bytes}:"));
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &soft]).status();
+        assert!(status.unwrap().success());
+    };
+    limit("4096"); // Nothing beyond it can be written, be it there or not.
+    let (refused, stored) = (tokens.of("alice"), tokens.of("bob"));
+    for _ in 0..3 {
+        assert_eq!(doorward.post("/logout", &refused).await.0, 503);
+    }
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(reason(&checks, &refused).await, "signed_out", "it holds here all the same");
+    assert_eq!(doorward.metric("doorward_store_up").await, Some(0.0));
+    assert!(doorward.logged("revocations cannot be stored") && doorward.logged("revocations.redb"));
+    limit("unlimited");
+    assert_eq!(doorward.post("/logout", &stored).await.0, 204);
+    assert_eq!(doorward.metric("doorward_store_up").await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_down_at_start_means_alive_not_ready_and_refused_until_it_is_back() {
     let tokens = Tokens::new();
     let mut redis = RedisServer::stopped(&[]);
@@ -140,7 +168,16 @@ async fn a_view_that_is_too_old_refuses_and_recovers() {
     assert_eq!(lenient.headers["x-doorward-stale"], "true");
     assert!(checks.check(get("/public")).await.allowed());
     assert_eq!(doorward.get("/readyz").await.0, 200, "answers say so, route by route");
-    assert_eq!(doorward.get("/readyz?fresh").await.0, 503);
+    for (query, status) in [
+        ("fresh", 503),
+        ("fresh=", 503),
+        ("fresh=1", 503),
+        ("a&fresh=true", 503),
+        ("fresh=false", 200),
+        ("fresh=0", 200),
+    ] {
+        assert_eq!(doorward.get(&format!("/readyz?{query}")).await.0, status, "{query}");
+    }
     assert_eq!(doorward.post("/logout", &alice).await.0, 503);
     let refused = checks.check(get("/lenient").token(&alice)).await;
     assert_eq!(refused.reason(), "signed_out", "a refused write holds in this instance at once");

@@ -117,7 +117,7 @@ impl TrustedIssuer {
         if numeric_date(claims, "nbf")?.is_some_and(|at| at > now.plus(self.leeway)) {
             return Err(Denial::NotYetValid);
         }
-        if numeric_date(claims, "exp")?.is_some_and(|at| now >= at.plus(self.leeway)) {
+        if numeric_date(claims, "exp")?.is_some_and(|at| now >= at.plus(self.expiry_leeway)) {
             return Err(Denial::Expired);
         }
         if claims.contains_key("aud") {

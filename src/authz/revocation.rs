@@ -54,6 +54,16 @@ impl Kind {
         }
     }
 
+    /// Whether a revocation that names no instant refuses every token of the target, whenever issued. Nobody
+    /// signs in again to a token or a session; and whoever holds a key dates tokens as they like.
+    #[must_use]
+    pub const fn is_forever(self) -> bool {
+        match self {
+            Self::Token | Self::Session | Self::Key | Self::Registration => true,
+            Self::User | Self::Client | Self::Issuer => false,
+        }
+    }
+
     /// Reads the name of what can be revoked.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

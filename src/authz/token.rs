@@ -30,6 +30,9 @@ pub struct TrustedIssuer {
     pub algorithms: Vec<Algorithm>,
     pub token_types: TokenTypes,
     pub leeway: Duration,
+    /// What of it is granted after `exp`: none where another service's keys revoke (`adopt`), since they end
+    /// with the token's life.
+    pub expiry_leeway: Duration,
     pub max_lifetime: Duration,
     pub claim_names: ClaimNames,
     pub logout: LogoutPolicy,
@@ -196,7 +199,7 @@ impl TrustedIssuer {
         }
         // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
         // that does not say when it was issued has had it on the lifetime.
-        let dead_at = expires_at.plus(self.leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
+        let dead_at = expires_at.plus(self.expiry_leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
         if expiry == Expiry::Refused && now >= dead_at {
             return Err(Denial::Expired);
         }
@@ -435,6 +438,7 @@ mod tests {
             algorithms: vec![Algorithm::ES256],
             token_types: TokenTypes::new(&[]).unwrap(),
             leeway: Duration::from_millis(leeway),
+            expiry_leeway: Duration::from_millis(leeway),
             max_lifetime: Duration::from_millis(max_lifetime),
             claim_names: ClaimNames {
                 user_id: path("sub"),

@@ -74,7 +74,9 @@ impl ServerArgs {
         let reply = runtime.block_on(async {
             let client = reqwest::Client::builder()
                 .timeout(patience + GRACE)
-                .redirect(reqwest::redirect::Policy::none()) // The key is for this server alone.
+                // The key is for this server alone.
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
                 .build()
                 .context("build the HTTP client")?;
             let request = match body {

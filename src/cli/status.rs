@@ -45,5 +45,8 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             humantime::format_duration(std::time::Duration::from_secs(up)),
         );
     }
+    if reply.body["complete"] == false {
+        eprintln!("doorward: the store could not be asked for the other instances");
+    }
     Ok(ExitCode::SUCCESS)
 }

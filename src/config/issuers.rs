@@ -117,9 +117,11 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         let at = at.key("backchannel_logout").key("audiences");
         Audiences::OneOf(texts(check, &at, &list))
     });
+    let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR);
     let trusted = TrustedIssuer {
         token_types: token_types(check, &at.key("token_types"), &file.token_types)?,
-        leeway: check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR),
+        leeway,
+        expiry_leeway: leeway,
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),

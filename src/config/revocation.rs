@@ -13,6 +13,7 @@ use super::file::{List, Read, RedisFile, RevocationFile, StoreKind};
 use super::rules::{STALENESS, on_stale};
 use super::source::without_credentials;
 use crate::authz::authorizer::FreshnessPolicy;
+use crate::sources::ledger::{RedisConfig, RedisConfigError};
 
 /// Where revocations are kept, and how they are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,7 +23,7 @@ pub struct Revocation {
     pub read: Read,
     /// Starts on a Redis that may drop revocations.
     pub allow_eviction: bool,
-    /// How long the log is kept: the longest `max_lifetime` of an issuer plus its leeway.
+    /// How long the log is kept: the longest `max_lifetime` of an issuer plus twice its leeway.
     pub retention: Duration,
 }
 
@@ -46,6 +47,20 @@ pub struct Redis {
     /// What stands before and after the token id in the keys of an existing service.
     pub adopt: Option<(String, String)>,
     pub min_replicas: u32,
+}
+
+impl Redis {
+    /// Where it is and who we are there.
+    #[must_use]
+    pub fn place(&self) -> RedisConfig {
+        RedisConfig {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            ca_file: self.ca_file.clone(),
+            key_prefix: self.key_prefix.clone(),
+            ..RedisConfig::new(self.url.as_str())
+        }
+    }
 }
 
 impl Eq for Redis {}
@@ -124,9 +139,6 @@ fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> 
     Some(path)
 }
 
-const SCHEMES: [&str; 7] =
-    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
-
 fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
     let (url, in_url) = redis_url(check, &at.key("url"), &file.url);
     let (url_user, url_password) = in_url.unwrap_or_default();
@@ -141,9 +153,6 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
         check.fault(&at.key("url"), "must not hold a user beside `username`");
     }
     let ca_file = file.ca_file.as_ref().map(|name| check.pem_file(&at.key("ca_file"), name, "CERTIFICATE").0);
-    if ca_file.is_some() && !file.url.starts_with("rediss") {
-        check.warn(&at.key("ca_file"), "has no effect without TLS: use `rediss://`");
-    }
     let prefix_fits = file.key_prefix.len() <= 64
         && file
             .key_prefix
@@ -155,7 +164,7 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
             "must be at most 64 printable ASCII bytes without spaces and any of `{}*?[]\\`",
         );
     }
-    Redis {
+    let redis = Redis {
         url,
         username: file.username.clone().or(url_user),
         password,
@@ -163,17 +172,32 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
         key_prefix: file.key_prefix.clone(),
         adopt: file.adopt.as_ref().and_then(|template| adopt(check, &at.key("adopt"), template)),
         min_replicas: file.min_replicas,
+    };
+    if let Err(error) = redis.place().validate() {
+        let (key, message) = match error {
+            RedisConfigError::Url(cause) => ("url", cause.into()),
+            RedisConfigError::Scheme => ("url", error.to_string()),
+            RedisConfigError::Prefix => ("key_prefix", error.to_string()),
+            RedisConfigError::CaWithoutTls => ("ca_file", "needs TLS: use `rediss://`".to_owned()),
+            RedisConfigError::CaFile { cause, .. } => ("ca_file", cause.into()),
+            RedisConfigError::SystemCertificates(_) => ("ca_file", error.to_string()),
+        };
+        check.fault(&at.key(key), message);
     }
+    redis
 }
 
 type Credentials = (Option<String>, Option<SecretString>);
 
 fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Option<Credentials>) {
     let nothing = (RedisUrl(String::new()), None);
-    let Some(mut url) = Url::parse(text).ok().filter(|url| SCHEMES.contains(&url.scheme())) else {
+    let Some(mut url) = Url::parse(text).ok().filter(|url| RedisConfig::SCHEMES.contains(&url.scheme())) else {
         check.fault(
             at,
-            format!("must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}", SCHEMES.join(", ")),
+            format!(
+                "must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}",
+                RedisConfig::SCHEMES.join(", ")
+            ),
         );
         return nothing;
     };
@@ -181,22 +205,28 @@ fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Opti
         if !url.path().starts_with('/') || url.path() == "/" {
             check.fault(at, "must name a socket, such as `redis+unix:///run/redis.sock`");
         }
-        return (RedisUrl(text.to_owned()), None);
+    } else {
+        server(check, at, &url);
     }
+    let decode = |text: &str| percent_decode(text);
+    let user = Some(decode(url.username())).filter(|user| !user.is_empty());
+    let password = url.password().map(|password| SecretString::from(decode(password)));
+    // A URL without a host has neither.
+    let cleared =
+        user.is_none() && password.is_none() || url.set_username("").and_then(|()| url.set_password(None)).is_ok();
+    if !cleared {
+        return nothing;
+    }
+    (RedisUrl(url.into()), Some((user, password)))
+}
+
+fn server(check: &mut Check<'_>, at: &KeyPath, url: &Url) {
     let database = url.path().trim_start_matches('/');
     if url.host_str().is_none_or(str::is_empty) {
         check.fault(at, "must name a host, such as `redis://127.0.0.1:6379/0`");
     } else if !database.is_empty() && database.parse::<u8>().is_err() {
         check.fault(at, "must end with the number of a database, such as `/0`");
     }
-    let decode = |text: &str| percent_decode(text);
-    let user = Some(decode(url.username())).filter(|user| !user.is_empty());
-    let password = url.password().map(|password| SecretString::from(decode(password)));
-    let cleared = url.set_username("").and_then(|()| url.set_password(None));
-    if cleared.is_err() {
-        return nothing;
-    }
-    (RedisUrl(url.into()), Some((user, password)))
 }
 
 fn percent_decode(text: &str) -> String {

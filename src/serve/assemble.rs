@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use jsonwebtoken::Algorithm;
 use prometheus::IntCounterVec;
-use secrecy::ExposeSecret;
 
 use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::authz::claims::IssuerName;
@@ -175,24 +174,13 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
             RevocationLedger::Embedded(EmbeddedLedger::open(path, clock::now()).context("revocation.embedded.path")?)
         }
         Store::Redis(redis) => {
-            RevocationLedger::from(RedisLedger::new(redis_config(config, redis)?).context("revocation.redis")?)
+            RevocationLedger::from(RedisLedger::new(redis_config(config, redis)).context("revocation.redis")?)
         }
     })
 }
 
-fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
-    let mut url = url::Url::parse(redis.url.as_str()).context("revocation.redis.url")?;
-    if let Some(username) = &redis.username {
-        url.set_username(username).ok().context("revocation.redis.username: this url cannot carry one")?;
-    }
-    if let Some(password) = &redis.password {
-        url.set_password(Some(password.expose_secret()))
-            .ok()
-            .context("revocation.redis.password: this url cannot carry one")?;
-    }
-    Ok(RedisConfig {
-        ca_file: redis.ca_file.clone(),
-        key_prefix: redis.key_prefix.clone(),
+fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
+    RedisConfig {
         adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
             before: before.clone(),
             after: after.clone(),
@@ -205,8 +193,8 @@ fn redis_config(config: &Config, redis: &Redis) -> anyhow::Result<RedisConfig> {
         command_deadline: config.limits.store_timeout,
         write_deadline: config.limits.store_timeout,
         lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
-        ..RedisConfig::new(url)
-    })
+        ..redis.place()
+    }
 }
 
 /// Adopted keys are read often enough for the strictest rule.

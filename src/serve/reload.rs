@@ -129,6 +129,7 @@ impl Reload {
         for source in sources.iter().filter(|source| self.sources.iter().any(|known| source.continues(known))) {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
+        self.state.replica.retain_for(config.revocation.retention);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.

@@ -28,9 +28,9 @@
 //!
 //! - `at` or `expires` below 10^11 is taken for seconds (as milliseconds it would be 1973);
 //!   a second means all of it.
-//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token or a session and the time of
-//!   the entry for the others; a missing or unreadable `expires` is the time of the entry plus the
-//!   retention; a missing `id` of kind `issuer` is the issuer's name.
+//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and the
+//!   time of the entry for the others; a missing or unreadable `expires` is the time of the entry plus
+//!   the retention; a missing `id` of kind `issuer` is the issuer's name.
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
@@ -49,7 +49,7 @@
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
-//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases). An entry with a field
+//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;

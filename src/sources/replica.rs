@@ -162,6 +162,9 @@ impl Replica {
         }
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
+        if !is_shared {
+            self.note_file(written.as_ref().map(drop));
+        }
         if let Ok(position) = written {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = position.max(*newest);
@@ -245,6 +248,16 @@ impl Replica {
         }
     }
 
+    /// The file of this node was written, or not.
+    fn note_file(&self, written: Result<(), &LedgerError>) {
+        let was_up = self.stats.set_store_up(written.is_ok());
+        match written {
+            Err(error) if was_up => tracing::error!(%error, "revocations cannot be stored"),
+            Ok(()) if !was_up => tracing::info!("revocations can be stored again"),
+            _ => {}
+        }
+    }
+
     async fn purge(&self) {
         loop {
             tokio::time::sleep(Self::PURGE_EVERY).await;
@@ -254,9 +267,8 @@ impl Replica {
                     self.index.purge(now);
                 }
                 RevocationLedger::Embedded(ledger) => {
-                    if let Err(error) = ledger.purge(now).await {
-                        tracing::warn!(%error, "expired revocations not purged");
-                    }
+                    let purged = ledger.purge(now).await;
+                    self.note_file(purged.as_ref().map(drop));
                 }
             }
         }

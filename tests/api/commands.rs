@@ -86,3 +86,23 @@ async fn failures_and_wrong_usage_have_their_codes() {
     assert!(code == 0 && out.contains("Example:"));
     assert!(run(&["status", "--help"], "").1.contains("Example:"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_answers_for_a_service_that_is_down() {
+    // As a proxy it answers from what it is itself: ready.
+    let other = Doorward::start(&Tokens::new().config(&admin_keys())).await;
+    let proxy = format!("http://{}", other.http);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dir = crate::support::TempDir::new();
+    let file = dir.path().join("doorward.yaml");
+    let listen = format!("listen: {{check: \"127.0.0.1:0\", http: \"{free}\"}}\n");
+    std::fs::write(&file, format!("{listen}{}", Tokens::new().config(""))).unwrap();
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        let server = format!("http://{free}");
+        let env = [(variable, proxy.as_str()), ("DOORWARD_SERVER", server.as_str()), ("DOORWARD_ADMIN_KEY", OPERATOR)];
+        for command in [&["healthcheck", "--config", file.to_str().unwrap()][..], &["status"], &["revoke", "--all"]] {
+            let (code, out, error) = run_with(&env, command, "");
+            assert_eq!(code, 1, "{variable} {command:?}: {out}{error}");
+        }
+    }
+}

@@ -29,8 +29,8 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         ("session", "session-1", true),
         ("user", "alice", false),
         ("client", "shop-web", false),
-        ("key", kid.as_str(), false),
         ("issuer", "dev", false),
+        ("key", kid.as_str(), true),
     ] {
         let token = tokens.with(json!({"jti": "jti-1", "sid": "session-1", "azp": "shop-web"}));
         if kind == "token" {
@@ -66,6 +66,9 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         let others = if matches!(kind, "key" | "issuer") { "revoked" } else { "ok" };
         assert_eq!(reason(&checks, &bystander()).await, others, "{kind}");
     }
+    // The users of the issuer sign in again; whoever holds a stolen key dates tokens as they like.
+    let later = tokens.with(json!({"sub": "bob", "sid": "bobs", "azp": "other", "iat": now() + 20}));
+    assert_eq!(reason(&checks, &later).await, "revoked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +126,7 @@ async fn what_is_wrong_is_named_and_nothing_is_applied() {
         (json!({"kind": "user", "token": forged}), 400, "invalid-token", Some("/token")),
         (json!({"kind": "user", "token": foreign}), 400, "invalid-token", Some("/token")),
         (json!(["kind"]), 422, "invalid-field", Some("")),
+        (json!(["user", "dev", "x", null, null, null, null]), 422, "invalid-field", Some("")),
     ] {
         let reply = revoke(&doorward, &body).await;
         let pointer = pointer.filter(|pointer| !pointer.is_empty());
@@ -145,18 +149,30 @@ async fn instants_are_taken_and_kept_long_enough() {
     let checks = Checks::connect(&doorward.check).await;
     let (old, new) = (tokens.of("alice"), tokens.with(json!({"iat": now() - 5})));
     let at = now() - 30;
+    let fractional = tokens.with(json!({"iat": format!("{at}.75").parse::<f64>().unwrap()}));
     // A short life is not taken for anything but a token: it would let live tokens back in.
     let body = json!({"kind": "user", "id": "alice", "at": at, "expires_at": now() + 1});
     let reply = revoke(&doorward, &body).await;
-    assert_eq!(millis(&reply.body["at"]), at * 1000);
+    assert_eq!(millis(&reply.body["at"]), at * 1000 + 999, "all of that second");
+    assert_eq!(reason(&checks, &fractional).await, "revoked");
     assert!(millis(&reply.body["expires_at"]) >= (now() + 86_400) * 1000, "{reply:?}");
     assert_eq!((reason(&checks, &old).await, reason(&checks, &new).await), ("revoked".into(), "ok".into()));
-    let text = doorward::clock::format_rfc3339(doorward::authz::claims::Timestamp::from_secs(now() + 90_000));
+    // Nor a long one: the log forgets it when no token of now can be alive.
+    let text = "9999-12-31T23:59:59Z";
     let body = json!({"kind": "user", "id": "alice", "at": "*", "expires_at": text});
     let reply = revoke(&doorward, &body).await;
     assert_eq!(reply.body["at"], "*");
-    assert_eq!(millis(&reply.body["expires_at"]) - millis(&json!(text)), 30_000);
+    let about = |instant: &Value, seconds: i64| (millis(instant) - seconds * 1000).abs() < 20_000;
+    assert!(about(&reply.body["expires_at"], now() + 86_430), "{reply:?}");
     assert_eq!(reason(&checks, &new).await, "revoked");
+    // A token may live for the leeway longer than `max_lifetime`, and no longer.
+    let token = |after: i64| json!({"kind": "token", "id": "j-long", "expires_at": now() + after});
+    let reply = revoke(&doorward, &token(86_429)).await;
+    assert!(reply.status == 201 && about(&reply.body["expires_at"], now() + 86_459), "{reply:?}");
+    let reply = revoke(&doorward, &token(86_460)).await;
+    let detail = reply.is_problem(422, "invalid-field", Some("/expires_at"));
+    let latest = detail.strip_suffix(" at most").and_then(|detail| detail.rsplit(' ').next()).unwrap();
+    assert!(about(&json!(latest), now() + 86_430), "{detail}");
     let gone = json!({"kind": "token", "id": "j", "expires_at": now() - 31});
     let reply = revoke(&doorward, &gone).await;
     assert_eq!((reply.status, &reply.body["position"]), (201, &Value::Null));
@@ -168,7 +184,7 @@ async fn instants_are_taken_and_kept_long_enough() {
 async fn repeating_changes_nothing() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let doorward = Doorward::start(&with_redis(&tokens, &redis)).await;
-    let body = json!({"kind": "session", "id": "s", "expires_at": now() + 200_000});
+    let body = json!({"kind": "token", "id": "j", "expires_at": now() + 80_000});
     let first = revoke(&doorward, &body).await;
     for _ in 0..5 {
         let again = revoke(&doorward, &body).await;

@@ -235,3 +235,26 @@ async fn what_the_store_did_not_take_is_not_answered_as_done() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_not_known_are_challenged() {
+    let form = "application/x-www-form-urlencoded";
+    let edge = Edge::start("").await;
+    for asked in [
+        edge.form("/oauth2/introspect", &[("token", "x")]),
+        edge.form("/oauth2/introspect", &[("token", "x")]).bearer_auth("nobody's"),
+        edge.form("/oauth2/revoke", &[("token", "x")]).basic_auth("reader", Some("nobody's")),
+    ] {
+        let reply = send(asked).await;
+        is_error(&reply, 401, "invalid_client");
+        // RFC 6749 section 5.2: the scheme that the client used is among them.
+        let challenges: Vec<_> = reply.headers.get_all("www-authenticate").iter().collect();
+        assert_eq!(challenges, ["Basic realm=\"doorward\", charset=\"UTF-8\"", "Bearer realm=\"doorward\""]);
+    }
+    let keyless = Doorward::start(&Tokens::new().config("")).await;
+    for key in [None, Some(READER)] {
+        let asked = super::post(keyless.http, "/oauth2/introspect", form, "token=x".to_owned());
+        let asked = key.into_iter().fold(asked, reqwest::RequestBuilder::bearer_auth);
+        is_error(&send(asked).await, 403, "unauthorized_client");
+    }
+}

@@ -4,7 +4,9 @@
 //
 // Prints its port. Then each line of standard input is a command in JSON, answered by a line:
 // {"event": CLAIMS} delivers a token as the stream says, {"poison": TEXT} puts a text among those to be
-// polled, {"paused": true} stops answering polls, {"state": true} tells what it knows.
+// polled, {"paused": true} stops answering polls, {"deaf": true} sends again what it was told about,
+// {"teasing": true} answers polls with nothing and the word that there is more, {"state": true} tells what
+// it knows.
 import { createInterface } from 'node:readline';
 import { createServer } from 'node:http';
 import { randomUUID } from 'node:crypto';
@@ -20,6 +22,8 @@ const VERIFICATION = 'https://schemas.openid.net/secevent/ssf/event-type/verific
 const known = { stream: null, created: 0, verifications: 0, acknowledged: [], refused: {}, pushes: [], polls: 0, largest: 0 };
 const queue = new Map();
 let paused = false;
+let deaf = false;
+let teasing = false;
 let wake = () => {};
 
 const sign = (claims) =>
@@ -54,6 +58,8 @@ async function deliver(claims) {
 
 async function poll(body) {
   known.polls += 1;
+  if (teasing) return { sets: {}, moreAvailable: true };
+  if (deaf && queue.size > 0) return { sets: Object.fromEntries(queue), moreAvailable: true };
   for (const jti of body.ack ?? []) {
     queue.delete(jti);
     known.acknowledged.push(jti);

@@ -1,6 +1,8 @@
 //! Against a transmitter of its own process, whose signatures another library makes: streams set up,
 //! verified, pushed and polled.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::{Edge, NodeProcess};
@@ -116,5 +118,17 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     );
     for secret in ["polling-token", "management-token"] {
         assert!(!edge.doorward.logged(secret));
+    }
+    // One that does not hear what it is told, or has more and sends nothing, is not asked in a circle.
+    for odd in ["deaf", "teasing"] {
+        let token = edge.tokens.of(odd);
+        transmitter.tell(&json!({odd: odd == "deaf"}));
+        edge.ends_soon(odd, &token, async { transmitter.sends("credential-change", odd) }).await;
+        transmitter.tell(&json!({odd: true}));
+        let (began, polls) = (Instant::now(), || transmitter.state()["polls"].as_u64().unwrap());
+        let seen = polls();
+        eventually("it is polled on", || async { polls() >= seen + 4 }).await;
+        assert!(began.elapsed() > Duration::from_secs(2), "an interval of a second between them");
+        transmitter.tell(&json!({odd: false}));
     }
 }

@@ -7,6 +7,9 @@ use doorward::authz::revocation::{Kind, Origin, Target, TargetId};
 use doorward::sources::ledger::{Adopt, RedisConfig};
 
 use super::support::*;
+use crate::support::doorward::Doorward;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::{self, Tokens};
 
 const LEEWAY: Duration = Duration::from_secs(30);
 
@@ -146,4 +149,22 @@ async fn a_new_issuer_makes_the_view_stale_until_its_ids_are_read() {
     assert!(instance.refuses(&third));
     instance.replica.adopt_for(names[..2].to_vec());
     assert_ne!(instance.age(), Some(Duration::MAX), "fewer issuers, nothing to read");
+}
+
+/// Its key has ended with its life, so nothing would be left to refuse it by.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_lives_on_after_its_expiry() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let expired = tokens.with(serde_json::json!({"exp": tokens::now() - 2}));
+    for (adopt, read, expected) in [
+        ("", "replica", "ok"), // The leeway.
+        (", adopt: \"blacklist:{jti}\"", "replica", "expired"),
+        (", adopt: \"blacklist:{jti}\"", "lookup", "expired"),
+    ] {
+        let store = format!("revocation: {{store: redis, read: {read}, redis: {{url: \"{}\"{adopt}}}}}\n", redis.url());
+        let doorward = Doorward::start(&tokens.config(&store)).await;
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(checks.check(get("/").token(&expired)).await.reason(), expected, "{adopt} {read}");
+        assert_eq!(checks.check(get("/").token(&tokens.of("alice"))).await.reason(), "ok");
+    }
 }

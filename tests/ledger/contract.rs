@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use doorward::authz::claims::Timestamp;
 use doorward::authz::revocation::{Kind, Origin, Revocation, Watermark};
-use doorward::sources::ledger::Position;
+use doorward::sources::ledger::{Position, RedisConfig};
 
 use super::support::*;
 
@@ -36,6 +36,7 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
             "doorward:{r}:main:token:j-1",
             "doorward:{r}:main:user:ann@example",
             "doorward:{r}:meta",
+            "doorward:{r}:retentions",
             "doorward:{r}:server"
         ]
     );
@@ -216,4 +217,38 @@ async fn the_log_is_trimmed_by_age() {
     instance.replica.revoke(vec![sign_out("new")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "1");
     instance.comes_to_refuse(&token("new")).await;
+}
+
+/// The age of the entry that `id` names must not matter to the one that writes: another instance needs it.
+#[tokio::test]
+async fn the_log_is_kept_for_instances_that_need_it_longer() {
+    let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;
+    let hour = Duration::from_secs(3600);
+    let retaining = |retention| Instance::launch(RedisConfig { retention, ..redis.config() });
+    let (brief, long) = (retaining(hour), retaining(hour * 3));
+    for instance in [&brief, &long] {
+        instance.becomes_ready().await;
+    }
+    let ends = now().plus(hour).as_millis();
+    let fill = |age: Duration| {
+        let at = now().minus(age).as_millis();
+        let add =
+            |n: i64| format!("XADD doorward:{{r}}:log {}-0 issuer main kind token id x at * expires {ends}\n", at + n);
+        redis.script(&(0..100).map(add).collect::<String>());
+    };
+    fill(hour * 4); // Older than anybody needs.
+    fill(hour * 2);
+    brief.replica.revoke(vec![sign_out("one")]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "101");
+    // One that was stopped may come back.
+    long.end().await;
+    brief.replica.revoke(vec![sign_out("two")]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "102");
+    // Until none of what it has read can matter to it.
+    redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "10800000"]);
+    brief.replica.revoke(vec![sign_out("three")]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "3");
+    // A configuration that was reloaded with a longer `max_lifetime`.
+    brief.replica.retain_for(hour * 5);
+    eventually("noted", || redis.cli(&["ZSCORE", "doorward:{r}:retentions", "18000000"]).starts_with('1')).await;
 }

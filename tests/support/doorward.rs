@@ -37,13 +37,18 @@ impl Doorward {
 
     /// `config` has no `listen`, unless it says so itself; `DIR` in it is the test's folder.
     pub async fn launch_in(dir: TempDir, config: &str) -> Self {
+        Self::launch_by(Command::new(env!("CARGO_BIN_EXE_doorward")), dir, config).await
+    }
+
+    /// As [`Self::launch_in`]; `command` becomes the binary with the arguments that are added.
+    pub async fn launch_by(mut command: Command, dir: TempDir, config: &str) -> Self {
         let listen =
             if config.contains("listen:") { "" } else { "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\"}\n" };
         let config = format!("{listen}{config}").replace("DIR", &dir.path().display().to_string());
         let file = dir.path().join("doorward.yaml");
         std::fs::write(&file, config).unwrap();
         let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        let mut child = command
             .args(["serve", "--config"])
             .arg(&file)
             .stdin(Stdio::null())

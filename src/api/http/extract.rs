@@ -97,6 +97,10 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             _ => Problem::new(Error::MalformedJson, "the body could not be read to its end"),
         })?;
+        // The members of a struct may stand in a list for serde, by their order.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(Problem::field("", "must be an object"));
+        }
         let mut reader = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let pointer = pointer(error.path());

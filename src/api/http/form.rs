@@ -25,8 +25,8 @@ pub(super) enum OAuthError {
     TooLarge,
     /// No credentials, or wrong ones.
     InvalidClient(&'static str),
-    /// The key is known, but may not do this.
-    UnauthorizedClient,
+    /// The key is known, but may not do this, or there are no keys at all.
+    UnauthorizedClient(&'static str),
     UnsupportedTokenType,
     /// Too much at once.
     Busy,
@@ -77,7 +77,7 @@ impl OAuthError {
             Self::InvalidRequest(_) => "invalid_request",
             Self::TooLarge => "too_large",
             Self::InvalidClient(_) => "invalid_client",
-            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnauthorizedClient(_) => "unauthorized_client",
             Self::UnsupportedTokenType => "unsupported_token_type",
             Self::Busy => "busy",
             Self::Unavailable(_) => "unavailable",
@@ -89,9 +89,7 @@ impl OAuthError {
             Self::InvalidRequest(detail) => (StatusCode::BAD_REQUEST, "invalid_request", detail),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large"),
             Self::InvalidClient(detail) => (StatusCode::UNAUTHORIZED, "invalid_client", detail),
-            Self::UnauthorizedClient => {
-                (StatusCode::FORBIDDEN, "unauthorized_client", "`may` of this key in admin.keys does not list it")
-            }
+            Self::UnauthorizedClient(detail) => (StatusCode::FORBIDDEN, "unauthorized_client", detail),
             Self::UnsupportedTokenType => {
                 (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
             }
@@ -109,8 +107,9 @@ impl IntoResponse for OAuthError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if matches!(self, Self::InvalidClient(_)) {
-            let challenge = HeaderValue::from_static("Basic realm=\"doorward\", charset=\"UTF-8\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            for challenge in ["Basic realm=\"doorward\", charset=\"UTF-8\"", "Bearer realm=\"doorward\""] {
+                response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
         }
         response
     }
@@ -169,7 +168,10 @@ pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -
     let policy = http.state.policy();
     let found =
         policy.admin_keys.find(&key).filter(|found| name.is_none_or(|name| name == *found.name)).ok_or(wrong)?;
-    if found.may(permission) { Ok(Some(found.name.clone())) } else { Err(OAuthError::UnauthorizedClient) }
+    if !found.may(permission) {
+        return Err(OAuthError::UnauthorizedClient("`may` of this key in admin.keys does not list it"));
+    }
+    Ok(Some(found.name.clone()))
 }
 
 fn credentials(field: &[u8]) -> Option<(Option<String>, Vec<u8>)> {

@@ -148,6 +148,9 @@ pub(super) async fn introspection(State(http): State<Http>, request: Request) ->
 }
 
 async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> {
+    if http.state.policy().admin_keys.is_empty() {
+        return Err(OAuthError::UnauthorizedClient("set admin.keys in the configuration"));
+    }
     let by = client(http, request.headers(), Permission::Read)?;
     by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is needed"))?;
     let form = read(http, request).await?;

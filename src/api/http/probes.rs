@@ -66,14 +66,18 @@ pub(super) async fn livez() -> &'static str {
 /// The process wants traffic: 200, or 503 with the parts that are not ready.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
-    params(("fresh" = Option<String>, Query, description = "Also 503 while the view of the revocations is too old.")),
+    params(("fresh" = Option<String>, Query, description = "Given, and neither `false` nor `0`: also 503 while the view of the revocations is too old.")),
     responses(
         (status = 200, description = "Ready.", body = Object),
         (status = 503, description = "Not ready; `missing` says why.", body = Object),
     )
 )]
 pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) -> Response<Body> {
-    let fresh = query.is_some_and(|query| query.split('&').any(|part| part == "fresh" || part == "fresh=true"));
+    let asks = |part: &str| match part.split_once('=') {
+        None => part == "fresh",
+        Some((name, value)) => name == "fresh" && !matches!(value, "false" | "0"),
+    };
+    let fresh = query.is_some_and(|query| query.split('&').any(asks));
     let missing = http.readiness.missing(&http.state, fresh);
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let parts: Vec<Value> = missing.iter().map(|(part, reason)| json!({"part": part, "reason": reason})).collect();

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRegister};
 use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
-use super::revocations::{Instant, issuer_named, verify};
+use super::revocations::{Instant, expiry, issuer_named, verify};
 use crate::authz::revocation::{Revocation, TargetId};
 use crate::clock;
 
@@ -26,7 +26,8 @@ pub(super) struct RegistrationRequest {
     id: Option<String>,
     /// The access token itself, instead of `id` and `expires_at`.
     token: Option<String>,
-    /// The token's own `exp`; needed with `id`. The leeway is added.
+    /// The token's own `exp`; needed with `id`, and at most `max_lifetime` and the leeway from now. The leeway is
+    /// added.
     expires_at: Option<Instant>,
 }
 
@@ -108,15 +109,8 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocatio
             if id.is_empty() {
                 return Err(Problem::field("/id", "must not be empty"));
             }
-            let expires_at = request.expires_at.as_ref();
-            let expires_at = expires_at
-                .ok_or_else(|| Problem::field("/expires_at", "is needed for a token by its id: its `exp`"))?
-                .read("/expires_at")?;
-            // The log is kept no longer than any token may live: more could not be promised.
-            if expires_at > clock::now().plus(issuer.retention()) {
-                let detail = "is later than `max_lifetime` allows a token of this issuer";
-                return Err(Problem::field("/expires_at", detail));
-            }
+            let needed = || Problem::field("/expires_at", "is needed for a token by its id: its `exp`");
+            let expires_at = expiry(request.expires_at.as_ref().ok_or_else(needed)?, issuer, clock::now())?;
             let id = TargetId::from_stored(id);
             Ok(Revocation::registering(issuer.name.clone(), id, expires_at.plus(issuer.leeway)))
         }

@@ -3,6 +3,8 @@
 mod list;
 mod receipt;
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
@@ -40,11 +42,13 @@ pub(super) struct RevocationRequest {
     id: Option<String>,
     /// The access token itself, instead of `id`; it may have expired.
     token: Option<String>,
-    /// When the last token it can hit expires. Needed for kind `token` by `id`: the token's own `exp`.
-    /// The others are kept for `max_lifetime` at least, whatever stands here. The leeway is added.
+    /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the leeway from now,
+    /// since no token lives longer. The leeway is added. The other kinds are kept until the last token they
+    /// can hit has expired, whatever stands here.
     expires_at: Option<Instant>,
-    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The
-    /// default is `*` for a token and a session, and now for the others.
+    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is
+    /// `*` for a token, a session and a key, whose holder dates tokens as they like, and now for the others.
+    /// Whole seconds mean all of that second.
     at: Option<Instant>,
     /// An operator's note, at most 256 bytes; it is kept in the log.
     #[schema(max_length = 256)]
@@ -226,6 +230,20 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, V
     verified.map(|token| (issuer, token)).map_err(refused)
 }
 
+/// The `exp` that a caller names for a token of this issuer.
+///
+/// The log is kept no longer than any token may live: what is later could not be promised, and the token
+/// would be refused for its lifetime anyway.
+pub(super) fn expiry(asked: &Instant, issuer: &TrustedIssuer, now: Timestamp) -> Result<Timestamp, Problem> {
+    let (expires_at, latest) = (asked.read("/expires_at")?, now.plus(issuer.retention()));
+    if expires_at <= latest {
+        return Ok(expires_at);
+    }
+    let latest = clock::format_rfc3339(latest);
+    let detail = format!("is later than `max_lifetime` and `leeway` allow a token of this issuer: {latest} at most");
+    Err(Problem::field("/expires_at", detail))
+}
+
 fn by_token(
     request: &RevocationRequest,
     kind: Kind,
@@ -266,6 +284,11 @@ fn by_id(
     build(request, issuer, target, Default { at: now, expires_at: None }, now)
 }
 
+/// Whole seconds mean all of it: a token may be dated to the millisecond, and the same second loses.
+fn all_of_its_second(at: Timestamp) -> Timestamp {
+    if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
+}
+
 /// What holds where a request is silent.
 struct Default {
     at: Timestamp,
@@ -287,19 +310,20 @@ fn build(
             if at > now.plus(issuer.leeway) {
                 return Err(Problem::field("/at", "must not be later than now: it would hit tokens still to come"));
             }
-            Watermark::at(at)
+            Watermark::at(all_of_its_second(at))
         }
-        None if matches!(kind, Kind::Token | Kind::Session) => Watermark::FOREVER,
+        None if kind.is_forever() => Watermark::FOREVER,
         None => Watermark::at(default.at),
     };
-    let asked = request.expires_at.as_ref().map(|at| at.read("/expires_at")).transpose()?;
-    let asked = asked.map(|at| at.plus(issuer.leeway));
     let expires_at = if kind == Kind::Token {
         // Whoever names a token knows its end; the token itself knows it better.
+        let asked = request.expires_at.as_ref().map(|at| expiry(at, issuer, now)).transpose()?;
+        let asked = asked.map(|at| at.plus(issuer.leeway));
         asked.max(default.expires_at).unwrap_or_else(|| now.plus(issuer.retention()))
     } else {
+        request.expires_at.as_ref().map(|at| at.read("/expires_at")).transpose()?;
         let from = if watermark == Watermark::FOREVER { now } else { watermark.instant().max(now) };
-        from.plus(issuer.retention()).max(asked.unwrap_or_default())
+        from.plus(issuer.retention())
     };
     let reason = request.reason.as_deref().filter(|reason| !reason.is_empty()).map(Into::into);
     Ok(Revocation { target, watermark, expires_at, origin: Origin::Revoked, reason })

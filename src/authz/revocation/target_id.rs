@@ -65,11 +65,13 @@ impl TargetId {
         Self::of_parts(Form::Digest, digest::digest(&digest::SHA256, bytes).as_ref())
     }
 
-    /// Reads an id back from the store: an id in canonical form stays, anything else is hashed.
+    /// Reads an id back from the store: an id in canonical form stays, anything else is hashed. Other writers
+    /// may give the digits of a digest in upper case.
     #[must_use]
     pub fn from_stored(text: &str) -> Self {
-        let hashed = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64);
-        hashed.and_then(|digits| packed(Form::Digest, digits.as_bytes())).unwrap_or_else(|| Self::new(text))
+        let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64);
+        let digest = digits.and_then(|digits| packed(Form::Digest, digits.to_ascii_lowercase().as_bytes()));
+        digest.unwrap_or_else(|| Self::new(text))
     }
 
     /// Whether this is a digest of what was named, and not the name itself.
@@ -196,6 +198,8 @@ mod tests {
             let id = TargetId::new(raw);
             assert!(id.is_digest() && id.to_string().starts_with("sha256:") && id.to_string().len() == 71, "{raw:?}");
             assert_eq!(TargetId::from_stored(&id.to_string()), id, "a canonical id stays as it is");
+            let upper = format!("sha256:{}", id.to_string()["sha256:".len()..].to_uppercase());
+            assert_eq!(TargetId::from_stored(&upper), id, "as some languages print it");
             assert_eq!(TargetId::from_stored(raw), id, "an id that another writer left plain");
         }
     }

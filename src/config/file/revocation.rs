@@ -82,7 +82,8 @@ pub struct RedisFile {
     pub key_prefix: String,
     /// Also honours the keys that an existing service writes, such as `blacklist:{jti}`, for the token ids
     /// of every issuer. Each instance goes through the database every half of the shortest
-    /// `max_staleness`: about 0.75 ms of Redis's time for each 1000 keys in it.
+    /// `max_staleness`: about 0.75 ms of Redis's time for each 1000 keys in it. No leeway is granted after
+    /// `exp` then: such a key ends with the token.
     pub adopt: Option<String>,
     /// How many replicas must have a revocation before it is answered 2xx (WAIT).
     #[schemars(range(max = 16))]

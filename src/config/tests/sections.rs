@@ -399,6 +399,17 @@ fn revocation_and_the_rest() {
         "2: revocation.redis.url",
         "must not hold a password beside",
     );
+    for (url, message) in [
+        ("redis-sentinel://r.test:1", "add ?sentinelServiceName=NAME"),
+        ("redis-cluster://r.test:1?node=bad", "bad"),
+        ("redis://r.test?db=4", "its query may name nothing"),
+    ] {
+        check(&format!("revocation: {{redis: {{url: '{url}'}}}}"), "2: revocation.redis.url", message);
+    }
+    check("revocation: {redis: {ca_file: ca.pem}}", "2: revocation.redis.ca_file", "needs TLS: use `rediss://`");
+    for more in ["username: ann, password: x", "username: ann"] {
+        config(&format!("revocation: {{redis: {{url: 'redis+unix:///run/redis.sock?db=4', {more}}}}}\n"));
+    }
     check(
         "revocation: {redis: {password: x, password_file: password}}",
         "2: revocation.redis.password_file",

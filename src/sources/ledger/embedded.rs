@@ -1,8 +1,10 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -12,10 +14,38 @@ use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, T
 
 /// Revocations of this node alone.
 pub struct EmbeddedLedger {
-    file: Option<Arc<Database>>,
+    file: Option<Arc<LedgerFile>>,
     /// What the file holds, and at the same time what the decision reads.
     index: Arc<RevocationIndex>,
     writes: AtomicU64,
+}
+
+/// One file. After a failed write redb refuses everything, until the file is opened again.
+struct LedgerFile {
+    path: PathBuf,
+    /// `None`: to be opened.
+    database: Mutex<Option<Database>>,
+}
+
+impl LedgerFile {
+    fn open(path: &Path) -> Result<Database, redb::Error> {
+        // Who signed out is nobody's business; redb would let everybody read it.
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // The check costs as much as reading the file, which is done anyway; without it a corrupted file is a
+        // panic at some later moment.
+        Ok(Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path)?)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LedgerError> {
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = held.take().map_or_else(|| Self::open(&self.path), Ok);
+        let done = database.and_then(|database| {
+            let done = work(&database)?; // Or it is closed.
+            *held = Some(database);
+            Ok(done)
+        });
+        done.map_err(|error| LedgerError::File { cause: format!("{}: {error}", self.path.display()).into() })
+    }
 }
 
 /// Of pages, in bytes: the file is read once, decisions look into the index.
@@ -35,10 +65,9 @@ impl EmbeddedLedger {
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
-        let at = |cause: String| LedgerError::File { cause: format!("open {}: {cause}", path.display()).into() };
-        let file = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| at(error.to_string()))?;
+        let file = LedgerFile { path: path.to_owned(), database: Mutex::default() };
         let index = RevocationIndex::new();
-        load(&file, &index, now).map_err(|error| at(error.to_string()))?;
+        file.with(|database| load(database, &index, now))?;
         Ok(Self { file: Some(Arc::new(file)), index: Arc::new(index), writes: AtomicU64::new(0) })
     }
 
@@ -55,10 +84,9 @@ impl EmbeddedLedger {
         if let Some(file) = &self.file {
             let file = Arc::clone(file);
             // A commit syncs the file, which takes milliseconds: not on a thread that decides.
-            tokio::task::spawn_blocking(move || store(&file, &alive))
+            tokio::task::spawn_blocking(move || file.with(|database| store(database, &alive)))
                 .await
-                .map_err(|error| failed(&error))?
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| failed(&error))??;
         }
         Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
     }
@@ -80,10 +108,8 @@ impl EmbeddedLedger {
         self.index.purge(now);
         let Some(file) = &self.file else { return Ok(()) };
         let file = Arc::clone(file);
-        tokio::task::spawn_blocking(move || forget(&file, now))
-            .await
-            .map_err(|error| failed(&error))?
-            .map_err(|error| failed(&error))
+        let forgotten = tokio::task::spawn_blocking(move || file.with(|database| forget(database, now)));
+        forgotten.await.map_err(|error| failed(&error))?
     }
 }
 
@@ -152,6 +178,8 @@ fn forget(file: &Database, now: Timestamp) -> Result<(), redb::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn revocation(id: &str, origin: Origin, at: Timestamp, expires_at: Timestamp) -> Revocation {
@@ -173,6 +201,7 @@ mod tests {
             revocation("brief", Origin::SignedOut, now, soon),
         ];
         let ledger = EmbeddedLedger::open(&path, now).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         ledger.append(&written).await.unwrap();
         assert!(EmbeddedLedger::open(&path, now).is_err(), "a second owner of the file is refused");
         drop(ledger);
@@ -183,9 +212,13 @@ mod tests {
         assert_eq!(kept, [written[1].clone(), written[0].clone()]);
         drop(ledger);
 
-        std::fs::write(&path, "not a ledger").unwrap();
-        let error = EmbeddedLedger::open(&path, now).err().unwrap();
-        assert!(error.to_string().contains("revocations.redb"), "{error}");
+        let sound = std::fs::read(&path).unwrap();
+        let flipped = sound.iter().enumerate().map(|(at, byte)| if at < 4096 { *byte } else { !byte }).collect();
+        for unsound in [b"not a ledger".to_vec(), sound[..sound.len() / 2].to_vec(), flipped] {
+            std::fs::write(&path, unsound).unwrap();
+            let error = EmbeddedLedger::open(&path, now).err().unwrap();
+            assert!(error.to_string().contains("revocations.redb"), "{error}");
+        }
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -7,11 +7,13 @@ mod config;
 mod feed;
 mod lease;
 mod lookup;
+mod retention;
 mod session;
 mod store;
 mod wire;
 mod writer;
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fred::types::config::Config;
@@ -41,6 +43,8 @@ pub struct RedisLedger {
     slot: u16,
     writer: writer::Writer,
     shared: lookup::Shared,
+    /// In milliseconds; see [`Self::retention`].
+    retention_ms: AtomicU64,
 }
 
 impl RedisLedger {
@@ -49,7 +53,10 @@ impl RedisLedger {
         let client = config.client()?;
         let keys = Keys::new(&config.key_prefix);
         let slot = fred::util::redis_keyslot(keys.log.as_bytes());
-        Ok(Self { client, keys, slot, writer: writer::Writer::new(), shared: lookup::Shared::default(), config })
+        let (writer, shared) = (writer::Writer::new(), lookup::Shared::default());
+        let ledger = Self { client, keys, slot, writer, shared, retention_ms: AtomicU64::new(0), config };
+        ledger.retain_for(ledger.config.retention);
+        Ok(ledger)
     }
 
     #[must_use]

@@ -70,7 +70,7 @@ impl Replica {
                 .scan_adopted(
                     adopt,
                     |id| self.knows_adopted(adopt, &issuers.names, id),
-                    |found| self.take_adopted(&issuers.names, found, ledger.config().retention),
+                    |found| self.take_adopted(&issuers.names, found, ledger.retention()),
                 )
                 .await;
             self.stats.count(Operation::Adopt, read.as_ref().map(drop));

@@ -137,6 +137,14 @@ impl Replica {
         }
     }
 
+    /// How long a revocation may matter: the longest that a token may be accepted. Call it before issuers are
+    /// put in force that allow more.
+    pub fn retain_for(&self, longest: Duration) {
+        if let RevocationLedger::Redis(ledger) = &self.ledger {
+            ledger.retain_for(longest);
+        }
+    }
+
     /// Renews the lease if it is time, or if somebody waits to hear from us.
     pub(super) async fn keep_lease(
         &self,

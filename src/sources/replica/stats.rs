@@ -62,7 +62,7 @@ pub struct ReplicaStats {
 const RESULTS: usize = LedgerError::LABELS.len() + 1;
 
 impl ReplicaStats {
-    /// Whether the last thing asked of the store by the follower succeeded.
+    /// Whether the last thing asked of the store by the follower succeeded, or written to the file of this node.
     pub fn store_up(&self) -> bool {
         self.store_up.load(Ordering::Relaxed)
     }
@@ -75,8 +75,9 @@ impl ReplicaStats {
         })
     }
 
-    pub(super) fn set_store_up(&self, up: bool) {
-        self.store_up.store(up, Ordering::Relaxed);
+    /// Returns what it was.
+    pub(super) fn set_store_up(&self, up: bool) -> bool {
+        self.store_up.swap(up, Ordering::Relaxed)
     }
 
     pub(super) fn count(&self, operation: Operation, result: Result<(), &LedgerError>) {

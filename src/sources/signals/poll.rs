@@ -24,6 +24,12 @@ struct Report {
     refused: BTreeMap<String, Value>,
 }
 
+impl Report {
+    fn tells(&self, id: &str) -> bool {
+        self.acknowledged.iter().any(|told| told == id) || self.refused.contains_key(id)
+    }
+}
+
 impl Receiver {
     /// Polls for ever. What could not be told is told again; what was lost on the way comes again.
     pub(super) async fn poll<F>(&self, url: &str, settings: &PollSettings, take: &(impl Fn(String, String) -> F + Sync))
@@ -33,7 +39,7 @@ impl Receiver {
         let (mut report, mut backoff) = (Report::default(), Backoff::new());
         loop {
             let started = Instant::now();
-            let (sets, more) = match self.poll_once(url, settings, &report).await {
+            let sets = match self.poll_once(url, settings, &report).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     let pause = backoff.failed();
@@ -42,8 +48,8 @@ impl Receiver {
                     continue;
                 }
             };
+            let brings_new = sets.iter().any(|(id, _)| !report.tells(id));
             report = Report::default();
-            let brought = sets.len();
             let verdicts = stream::iter(sets)
                 .map(|(id, set)| async move { (id.clone(), take(id, set).await) })
                 .buffer_unordered(IN_FLIGHT)
@@ -65,21 +71,22 @@ impl Receiver {
                 if backoff.succeeded() {
                     self.works_again("poll");
                 }
-                if brought == 0 && !more {
-                    // A transmitter that holds the poll has waited already.
+                if !brings_new {
+                    // A transmitter that holds the poll has waited already; one that says there is more, or
+                    // sends again what it was told about, is not asked in a circle.
                     tokio::time::sleep(settings.interval.saturating_sub(started.elapsed())).await;
                 }
             }
         }
     }
 
-    /// The tokens by their ids, and whether there are more.
+    /// The tokens by their ids. Whether there are more does not matter: the next poll brings them.
     async fn poll_once(
         &self,
         url: &str,
         settings: &PollSettings,
         report: &Report,
-    ) -> Result<(Vec<(String, String)>, bool), SignalError> {
+    ) -> Result<Vec<(String, String)>, SignalError> {
         let mut body = json!({"maxEvents": MAX_EVENTS, "returnImmediately": false});
         if !report.acknowledged.is_empty() {
             body["ack"] = json!(report.acknowledged);
@@ -89,14 +96,10 @@ impl Receiver {
         }
         let request = self.request(Method::POST, url, settings.token.as_ref(), settings.insecure)?;
         let answer = self.ask("poll", request.timeout(LONGEST).json(&body)).await?;
-        let Some(answer) = answer else { return Ok((Vec::new(), false)) };
-        let more = answer.get("moreAvailable").and_then(Value::as_bool).unwrap_or(false);
-        let sets = match answer.get("sets") {
-            None => return Ok((Vec::new(), more)),
-            Some(sets) => sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?,
-        };
+        let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
+        let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?;
         // What is no text is refused as what it is: no token.
         let text = |set: &Value| set.as_str().unwrap_or_default().to_owned();
-        Ok((sets.iter().take(MAX_EVENTS).map(|(id, set)| (id.clone(), text(set))).collect(), more))
+        Ok(sets.iter().take(MAX_EVENTS).map(|(id, set)| (id.clone(), text(set))).collect())
     }
 }

@@ -8,6 +8,11 @@
 //! round trip as for the rest. Keyspace notifications would be faster and are not relied on: they
 //! are off by default, and are lost with a connection.
 //!
+//! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
+//! accepted again because its key has ended. One whose key ends before any scan has seen it was accepted for
+//! less than the bound, as any other is that was revoked since the last scan. A service that rounds the time
+//! to live down lets a token live again for what it cut off: round up.
+//!
 //! The cost grows with all keys of the database, not only with those that match, and with the
 //! instances. Measured on Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000
 //! keys, 100,000 of which match, takes 0.74 s of the server's time in calls of under a millisecond:
@@ -40,8 +45,8 @@ pub struct Adopt {
     pub after: String,
     /// The oldest that the view of these keys may be: the shortest `max_staleness`.
     pub within: Duration,
-    /// Whose token ids these are, and the leeway of each: such keys are made to end with the token,
-    /// which is accepted for that much longer.
+    /// Whose token ids these are, and the leeway of each: by how much the clock of whoever made a key end with
+    /// its token may be ahead of ours.
     pub issuers: Vec<(IssuerName, Duration)>,
 }
 

@@ -8,16 +8,23 @@ use std::time::Duration;
 use fred::types::config::{Config, TlsConnector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Adopt;
+#[cfg(doc)]
+use super::RedisLedger;
 
 /// How to reach Redis and what to ask of it.
 #[derive(Clone)]
 pub struct RedisConfig {
     /// `SCHEME://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, with a scheme of
     /// [`RedisConfig::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
-    /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH`.
+    /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH?db=N`.
     pub url: String,
+    /// The ACL user, if the URL does not say.
+    pub username: Option<String>,
+    /// Its password, if the URL does not say.
+    pub password: Option<SecretString>,
     /// PEM certificates that the TLS schemes trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// In front of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
@@ -28,7 +35,7 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
-    /// The longest `max_lifetime` plus leeway of all issuers; older log entries are trimmed.
+    /// How long an entry of the log may matter here, see [`RedisLedger::retain_for`].
     pub retention: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,
@@ -54,6 +61,8 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            username: None,
+            password: None,
             ca_file: None,
             key_prefix: "doorward:".to_owned(),
             adopt: None,
@@ -70,34 +79,81 @@ impl RedisConfig {
 
     /// Says what is wrong, without reaching for the store; reads the CA file.
     pub fn validate(&self) -> Result<(), RedisConfigError> {
-        self.client().map(drop)
+        self.plain_client()?;
+        self.ca_file.iter().try_for_each(|_| self.connector().map(drop))
     }
 
     pub(super) fn client(&self) -> Result<Config, RedisConfigError> {
+        let mut client = self.plain_client()?;
+        if self.uses_tls() {
+            client.tls = Some(self.connector()?.into());
+        }
+        Ok(client)
+    }
+
+    fn scheme(&self) -> &str {
+        self.url.split_once("://").map(|(scheme, _)| scheme).unwrap_or_default()
+    }
+
+    fn uses_tls(&self) -> bool {
+        self.scheme().starts_with("rediss")
+    }
+
+    /// All but TLS.
+    fn plain_client(&self) -> Result<Config, RedisConfigError> {
         let prefix = &self.key_prefix;
         let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'{' | b'}');
         if prefix.len() > Self::MAX_PREFIX || !prefix.bytes().all(plain) {
             return Err(RedisConfigError::Prefix);
         }
-        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme).unwrap_or_default();
+        let scheme = self.scheme();
         if !Self::SCHEMES.contains(&scheme) {
             return Err(RedisConfigError::Scheme);
         }
-        let uses_tls = scheme.starts_with("rediss");
-        if self.ca_file.is_some() && !uses_tls {
+        if self.ca_file.is_some() && !self.uses_tls() {
             return Err(RedisConfigError::CaWithoutTls);
         }
-        // The library would load the system's certificates for a TLS scheme; choose them here.
-        let plain_url = if uses_tls { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
+        let database = self.check_query()?;
+        // The library would load the system's certificates for a TLS scheme; we choose them.
+        let plain_url = if self.uses_tls() { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
         // Its error repeats no part of the URL but a bad node address or number.
         let mut client = Config::from_url(&plain_url).map_err(|error| RedisConfigError::Url(error.details().into()))?;
-        if scheme.ends_with("sentinel") && !self.url.contains("sentinelServiceName=") {
-            return Err(RedisConfigError::Url("add ?sentinelServiceName=NAME".into()));
-        }
-        if uses_tls {
-            client.tls = Some(self.connector()?.into());
+        client.database = client.database.or(database);
+        client.username = client.username.or_else(|| self.username.clone());
+        client.password =
+            client.password.or_else(|| self.password.as_ref().map(|text| text.expose_secret().to_owned()));
+        if client.username.is_some() {
+            // Without a password the library would not name the user, and be whoever needs none.
+            client.password.get_or_insert_default();
         }
         Ok(client)
+    }
+
+    /// The library passes over parameters that it does not know, and over a database where it expects none.
+    fn check_query(&self) -> Result<Option<u8>, RedisConfigError> {
+        let refused = |cause: String| RedisConfigError::Url(cause.into());
+        let url = url::Url::parse(&self.url).map_err(|error| refused(error.to_string()))?;
+        let known: &[&str] = match self.scheme().trim_start_matches("rediss").trim_start_matches("redis") {
+            "-sentinel" => &["sentinelServiceName", "node", "sentinelUsername", "sentinelPassword"],
+            "-cluster" => &["node"],
+            "+unix" => &["db"],
+            _ => &[],
+        };
+        if url.query_pairs().any(|(name, _)| !known.contains(&&*name)) {
+            let known =
+                if known.is_empty() { "nothing (a database is the path: `/4`)".to_owned() } else { known.join(", ") };
+            return Err(refused(format!("its query may name {known}")));
+        }
+        if known.contains(&"sentinelServiceName")
+            && !url.query_pairs().any(|(name, value)| name == "sentinelServiceName" && !value.is_empty())
+        {
+            return Err(refused("add ?sentinelServiceName=NAME".to_owned()));
+        }
+        if self.scheme().ends_with("cluster") && !matches!(url.path(), "" | "/" | "/0") {
+            return Err(refused("a cluster has the database 0 alone".to_owned()));
+        }
+        let database = url.query_pairs().find(|(name, _)| name == "db").map(|(_, number)| number.parse());
+        database.transpose().map_err(|_| refused("`db` must be the number of a database, such as 4".to_owned()))
     }
 
     fn connector(&self) -> Result<TlsConnector, RedisConfigError> {
@@ -183,6 +239,7 @@ mod tests {
             "redis-sentinel://s1:26379/0?sentinelServiceName=main&node=s2:26379",
             "redis-cluster://:s3cret@n1:7000?node=n2:7000",
             "redis+unix:///run/redis.sock",
+            "redis+unix://:s3cret@h/run/redis.sock?db=4",
         ] {
             check(good, Ok(()));
         }
@@ -190,13 +247,40 @@ mod tests {
             ("", "scheme"),
             ("127.0.0.1:6379", "scheme"),
             ("http://:s3cret@127.0.0.1", "scheme"),
-            ("redis://:s3cret@", "Host"),
-            ("redis://:s3cret@h:99999", "Port"),
+            ("redis://:s3cret@", "host"),
+            ("redis://:s3cret@h:99999", "port"),
             ("redis://:s3cret@h/x", "url"),
             ("redis-sentinel://:s3cret@s1", "sentinel"),
+            ("redis-sentinel://:s3cret@s1?sentinelServiceName=", "sentinel"),
+            ("redis-sentinel://s1?sentinelServiceName=a&sentinelPasword=s3cret", "its query may name"),
+            ("redis-cluster://:s3cret@h:1?node=bad", "bad"),
+            ("redis-cluster://:s3cret@h:1/4", "database 0"),
+            ("redis://:s3cret@h?db=4", "its query may name nothing"),
+            ("redis+unix:///run/redis.sock?db=four", "`db` must be"),
         ] {
             check(bad, Err(part));
         }
+    }
+
+    #[test]
+    fn users_and_databases_are_the_same_for_every_kind_of_url() {
+        for url in ["redis://ann:s3cret@h/4", "redis+unix://ann:s3cret@h/run/r.sock?db=4"] {
+            let client = RedisConfig::new(url).client().unwrap();
+            let found = (client.username.as_deref(), client.password.as_deref(), client.database);
+            assert_eq!(found, (Some("ann"), Some("s3cret"), Some(4)));
+        }
+        let by = |url: &str, username: Option<&str>, password: Option<&str>| {
+            let (username, password) = (username.map(Into::into), password.map(Into::into));
+            let client = RedisConfig { username, password, ..RedisConfig::new(url) }.client().unwrap();
+            (client.username.unwrap_or_default(), client.password)
+        };
+        let password = Some("s3cret".to_owned());
+        assert_eq!(by("redis+unix:///run/r.sock", Some("ann"), Some("s3cret")), ("ann".to_owned(), password.clone()));
+        assert_eq!(by("redis://h", None, Some("s3cret")), (String::new(), password));
+        for nopass in [by("redis://h", Some("ann"), None), by("redis://ann@h", None, None)] {
+            assert_eq!(nopass, ("ann".to_owned(), Some(String::new())), "else it would be `default`");
+        }
+        assert_eq!(by("redis://h", None, None), (String::new(), None));
     }
 
     #[test]

@@ -12,12 +12,12 @@
 use std::time::{Duration, Instant};
 
 use super::super::{LedgerError, Position};
-use super::RedisLedger;
 use super::answer::{self, Answer, short};
 use super::feed::Feed;
 use super::session::Command;
 use super::store::{self, Server, ServerClock};
 use super::wire;
+use super::{RedisLedger, retention};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 
@@ -70,10 +70,12 @@ impl Feed<'_> {
         let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
         let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
+        let (note, forget) =
+            (retention::note(keys, self.ledger.retention(), report.at), retention::forget(keys, report.at));
         let asked = Instant::now();
-        match self.session.pipeline(vec![lease, says, Command::new("TIME")], deadline).await {
+        match self.session.pipeline(vec![lease, says, note, forget, Command::new("TIME")], deadline).await {
             Ok(answers) => {
-                let [_, _, time] = answers.as_slice() else { return Err(short()) };
+                let time = answers.last().ok_or_else(short)?;
                 Ok((ServerClock { asked, showed: answer::time(time)? }, Some(asked + length)))
             }
             Err(error) if error.label() == "out_of_memory" => {

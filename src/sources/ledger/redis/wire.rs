@@ -16,14 +16,16 @@ pub(super) struct Keys {
     pub(super) repairer: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
+    pub(super) retentions: Box<str>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
-        let [repairing, repairer, instances, server] = ["repairing", "repairer", "instances", "server"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server }
+        let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
+        let [server, retentions] = ["server", "retentions"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
@@ -128,7 +130,7 @@ impl Decoder {
         };
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).map_err(|_| "entry id")?);
         let watermark = match (at, kind) {
-            ("", Kind::Token | Kind::Session | Kind::Registration) => Watermark::FOREVER,
+            ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", _) => Watermark::at(written_at),
             (at, _) => watermark(at).ok_or("at")?,
         };
@@ -239,6 +241,7 @@ mod tests {
                 "issuer=main kind=user id=u at=1700000000",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
             ),
+            ("issuer=main kind=key id=k", format!("{{r}}:main:key:k * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000.25",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),

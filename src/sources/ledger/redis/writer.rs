@@ -12,10 +12,10 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::super::{LedgerError, Position};
-use super::RedisLedger;
 use super::answer;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
+use super::{RedisLedger, retention};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Origin, Revocation, Target, Watermark};
 
@@ -43,8 +43,6 @@ impl Writer {
     const GRACE: Duration = Duration::from_millis(50);
     /// Attempts to get past other writers of the same keys.
     const MAX_CONFLICTS: usize = 16;
-    /// Kept beyond the retention, for clocks that disagree.
-    const TRIM_MARGIN: Duration = Duration::from_secs(60);
 
     pub(super) fn new() -> Self {
         let (queue, waiting) = mpsc::channel(Self::MAX_WAITING);
@@ -154,11 +152,10 @@ async fn commit(
         }
         let mut commands = records.sets(&ledger.keys);
         let before = commands.len();
-        let trim_before = records.now.minus(ledger.config.retention + Writer::TRIM_MARGIN);
         commands.extend(revocations.iter().enumerate().map(|(at, revocation)| {
             let add = Command::new("XADD").arg(&*ledger.keys.log);
             // Once per transaction is enough.
-            let add = if at == 0 { add.args(["MINID", "~"]).arg(trim_before.as_millis()) } else { add };
+            let add = if at == 0 { add.args(["MINID", "~"]).arg(records.trim_before.as_millis()) } else { add };
             wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
         }));
         if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
@@ -183,8 +180,8 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
 /// What the watched keys hold, and what they are to hold.
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
-    /// The server's clock, which also names the log's entries.
-    now: Timestamp,
+    /// By the server's clock, which also names the log's entries.
+    trim_before: Timestamp,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -214,11 +211,12 @@ impl<'a> Records<'a> {
         targets.sort_unstable();
         targets.dedup();
         let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
-        let mut commands =
-            vec![Command::new("WATCH").args(&keys), Command::new("TIME"), Command::new("MGET").args(&keys)];
+        let (watch, get) = (Command::new("WATCH").args(&keys), Command::new("MGET").args(&keys));
+        let mut commands = vec![watch, Command::new("TIME"), retention::ask(&ledger.keys), get];
         commands.extend(keys.iter().map(|key| Command::new("PEXPIRETIME").arg(key)));
         let mut answers = session.pipeline(commands, ledger.deadline()).await?.into_iter().skip(1);
-        let (Some(time), Some(Value::Array(values))) = (answers.next(), answers.next()) else {
+        let (Some(time), Some(noted), Some(Value::Array(values))) = (answers.next(), answers.next(), answers.next())
+        else {
             return Err(unavailable("fewer answers than commands"));
         };
         let mut by_target = HashMap::with_capacity(targets.len());
@@ -231,7 +229,8 @@ impl<'a> Records<'a> {
             };
             by_target.insert(target, Record { stored, merged: stored, life, merged_life: life });
         }
-        Ok(Self { by_target, now: answer::time(&time)? })
+        let trim_before = retention::trim_before(&noted, ledger.retention(), answer::time(&time)?)?;
+        Ok(Self { by_target, trim_before })
     }
 
     fn sets(&self, keys: &Keys) -> Vec<Command> {
