@@ -30,6 +30,7 @@ use crate::traces::Traces;
 use listeners::Listeners;
 use log::Log;
 use reload::Reload;
+pub use reload::log_warnings;
 use supervisor::Supervisor;
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.

@@ -234,3 +234,64 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     lines.pop(); // It was cut off at the end.
     assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_missed_is_taken_when_it_comes() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let (file, keys) = (doorward.dir.path().join("doorward.yaml"), doorward.dir.path().join("later.json"));
+    let original = std::fs::read_to_string(&file).unwrap();
+    let jwks = tokens.issuer.jwks().to_string();
+    let with_file = original.replace(&format!("jwks: {jwks}"), "jwks_file: later.json");
+    assert_ne!(with_file, original);
+    std::fs::write(&file, format!("{with_file}errors: {{realm: later}}\n")).unwrap();
+    eventually("it is refused", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+    })
+    .await;
+    std::fs::write(&keys, jwks).unwrap();
+    eventually("it is in force", || async {
+        checks.check(get("/")).await.headers["www-authenticate"].contains("later")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_holds_nothing_up() {
+    let tokens = Tokens::new();
+    let mut doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let file = doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    // A pipe that nobody writes.
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    eventually("it gives up", || async {
+        assert_eq!(doorward.get("/livez").await.0, 200);
+        assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+    })
+    .await;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, original).unwrap();
+    eventually("what can be read is taken", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await == Some(1.0)
+    })
+    .await;
+    assert_eq!(doorward.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warnings_are_logged_at_every_reload() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let file = doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        format!("{original}rules: [{{name: a, match: {{path: /a}}, access: public, on_stale: deny}}]\n"),
+    )
+    .unwrap();
+    eventually("it is warned of", || async { doorward.logged("rules[0].on_stale: has no effect") }).await;
+}

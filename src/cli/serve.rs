@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -27,9 +28,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&anyhow::Error::new(error).context("start the log")),
     };
-    for warning in &loaded.warnings {
-        tracing::warn!(warning = warning.line(&args.config.config.display().to_string()), "configuration");
-    }
+    crate::serve::log_warnings(&loaded.warnings, &args.config.config);
     let code = match serve(loaded.config, args.config.config.clone(), &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -43,5 +42,10 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 
 fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(crate::serve::serve(config, file, log))
+    let served = runtime.block_on(crate::serve::serve(config, file, log));
+    runtime.shutdown_timeout(HANGING); // Not for ever, as its end by itself would.
+    served
 }
+
+/// How long the end waits for a thread that hangs in reading a file.
+const HANGING: Duration = Duration::from_secs(1);

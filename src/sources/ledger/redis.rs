@@ -12,6 +12,7 @@ mod store;
 mod wire;
 mod writer;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::types::config::Config;
@@ -41,6 +42,8 @@ pub struct RedisLedger {
     slot: u16,
     writer: writer::Writer,
     shared: lookup::Shared,
+    /// Milliseconds.
+    retention: AtomicU64,
 }
 
 impl RedisLedger {
@@ -49,12 +52,25 @@ impl RedisLedger {
         let client = config.client()?;
         let keys = Keys::new(&config.key_prefix);
         let slot = fred::util::redis_keyslot(keys.log.as_bytes());
-        Ok(Self { client, keys, slot, writer: writer::Writer::new(), shared: lookup::Shared::default(), config })
+        let (writer, shared) = (writer::Writer::new(), lookup::Shared::default());
+        let ledger = Self { client, keys, slot, writer, shared, retention: AtomicU64::default(), config };
+        ledger.retain_for(ledger.config.retention);
+        Ok(ledger)
     }
 
     #[must_use]
     pub fn config(&self) -> &RedisConfig {
         &self.config
+    }
+
+    /// How long entries of the log are kept.
+    pub(in crate::sources) fn retention(&self) -> Duration {
+        Duration::from_millis(self.retention.load(Ordering::Relaxed))
+    }
+
+    /// Keeps the log at least this long from now on: tokens may live longer than they might at the start.
+    pub(in crate::sources) fn retain_for(&self, longest: Duration) {
+        self.retention.fetch_max(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.

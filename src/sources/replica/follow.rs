@@ -166,7 +166,7 @@ impl Replica {
                 }
             }
             if let Some((stream, facts)) = told {
-                let alive = crate::clock::now().minus(ledger.config().retention);
+                let alive = crate::clock::now().minus(ledger.retention());
                 if let Err(gap) = known.check(stream, page.complete, alive) {
                     return Ok(gap);
                 }

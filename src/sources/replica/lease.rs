@@ -137,6 +137,13 @@ impl Replica {
         }
     }
 
+    /// Keeps the log of the store at least this long from now on.
+    pub fn retain_for(&self, longest: Duration) {
+        if let RevocationLedger::Redis(ledger) = &self.ledger {
+            ledger.retain_for(longest);
+        }
+    }
+
     /// Renews the lease if it is time, or if somebody waits to hear from us.
     pub(super) async fn keep_lease(
         &self,

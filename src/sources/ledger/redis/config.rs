@@ -28,7 +28,7 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
-    /// The longest `max_lifetime` plus leeway of all issuers; older log entries are trimmed.
+    /// The longest `max_lifetime` plus leeway of all issuers; older log entries are trimmed. It can grow later.
     pub retention: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,

@@ -138,7 +138,7 @@ impl Feed<'_> {
             let (next, taken) = tokio::join!(
                 biased; // The command is on its way before this page is looked at.
                 session.call_raw(read, ledger.deadline()),
-                async { items(decoder, entries, ledger.config.retention).map(|items| take(&items)) },
+                async { items(decoder, entries, ledger.retention()).map(|items| take(&items)) },
             );
             taken?;
             frame = next?;
@@ -223,7 +223,7 @@ impl Feed<'_> {
 
     fn page(&mut self, read: &impl Answer, source: Option<Source>) -> Result<Page, LedgerError> {
         let entries = answer::entries(read)?;
-        let items = items(&mut self.decoder, entries, self.ledger.config.retention)?;
+        let items = items(&mut self.decoder, entries, self.ledger.retention())?;
         Ok(Page { items, complete: entries.len() < Self::COUNT, source })
     }
 }

@@ -154,7 +154,7 @@ async fn commit(
         }
         let mut commands = records.sets(&ledger.keys);
         let before = commands.len();
-        let trim_before = records.now.minus(ledger.config.retention + Writer::TRIM_MARGIN);
+        let trim_before = records.now.minus(ledger.retention() + Writer::TRIM_MARGIN);
         commands.extend(revocations.iter().enumerate().map(|(at, revocation)| {
             let add = Command::new("XADD").arg(&*ledger.keys.log);
             // Once per transaction is enough.
