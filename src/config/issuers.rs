@@ -117,8 +117,8 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         let at = at.key("backchannel_logout").key("audiences");
         Audiences::OneOf(texts(check, &at, &list))
     });
+    let token_types = token_types(check, &at.key("token_types"), &file.token_types);
     let trusted = TrustedIssuer {
-        token_types: token_types(check, &at.key("token_types"), &file.token_types)?,
         leeway: check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR),
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
         claim_names: ClaimNames {
@@ -128,6 +128,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
             client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
         },
         name: IssuerName::parse(&file.name)?,
+        token_types: token_types?,
         issuer: file.issuer.clone(),
         logout: LogoutPolicy {
             audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),
