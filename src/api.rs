@@ -92,15 +92,15 @@ async fn resolve<T>(
         drop(decision);
         Box::pin(find_out(state, request, rule, by, &mut policy, &mut learned)).await;
         decision = judge(&policy, request, rule, learned.view(state));
-        if learned.is_key_unasked && matches!(decision.outcome, Outcome::Denied(Denial::UnknownKey)) {
-            decision.outcome = Outcome::Denied(Denial::KeysUnavailable); // It may be a key that we do not know yet.
+        if learned.is_key_untold && decision.outcome.lacks_keys().is_some() {
+            decision.refuse(Denial::KeysUnavailable); // It may be a key that we do not know yet.
         }
     }
     if let Outcome::Allowed(grant) = &decision.outcome
         && let Some((Some(revocation), _)) = &grant.sign_out
         && !Box::pin(sign_out(state, &policy, revocation, by)).await
     {
-        decision.outcome = Outcome::Denied(Denial::StoreUnavailable); // The client must retry until the store has it.
+        decision.refuse(Denial::StoreUnavailable); // The client must retry until the store has it.
     }
 
     let answer = read(&policy, &decision);
@@ -114,8 +114,8 @@ async fn resolve<T>(
 struct Learned {
     answer: Option<StoreAnswer>,
     testimony: Option<Arc<Testimony>>,
-    /// Too many waited for keys to ask for this one's.
-    is_key_unasked: bool,
+    /// The provider was not asked for the token's key, or did not tell in time.
+    is_key_untold: bool,
 }
 
 impl Learned {
@@ -143,10 +143,8 @@ async fn find_out(
     learned: &mut Learned,
 ) {
     let mut decision = judge(policy, request, rule, learned.view(state));
-    if let (Outcome::Denied(denial @ (Denial::UnknownKey | Denial::KeysUnavailable)), Some(issuer)) =
-        (&decision.outcome, decision.evidence.issuer.as_ref())
-    {
-        learned.is_key_unasked = !await_keys(state, policy, *denial, issuer, by).await;
+    if let (Some(denial), Some(issuer)) = (decision.outcome.lacks_keys(), decision.evidence.issuer.as_ref()) {
+        learned.is_key_untold = !await_keys(state, policy, denial, issuer, by).await;
         drop(decision);
         *policy = state.policy();
         decision = judge(policy, request, rule, learned.view(state));
@@ -160,7 +158,7 @@ async fn find_out(
     }
 }
 
-/// Waits until an issuer's keys were asked for; false if too many wait for keys already.
+/// Waits until an issuer has told its keys; false if it did not in time, could not, or too many wait for it.
 async fn await_keys(state: &State, policy: &Policy, denial: Denial, issuer: &IssuerName, by: Deadline) -> bool {
     let keys = state.keys();
     let waited = within(state, &state.waits.keys, policy, by, async {
@@ -170,7 +168,7 @@ async fn await_keys(state: &State, policy: &Policy, denial: Denial, issuer: &Iss
             _ => keys.first_try(issuer).await,
         }
     });
-    !matches!(waited.await, Err(NoAnswer::Crowded))
+    waited.await.unwrap_or(false)
 }
 
 /// What an issuer says of the request's token. That it says nothing is an answer, too: the decision must know

@@ -147,3 +147,37 @@ fn no_credential_in_a_server_is_shown() {
     let (code, _, error) = run_with(&[("DOORWARD_ADMIN_KEY", "two\nlines")], &["status"], "");
     assert!(code == 2 && error.contains("DOORWARD_ADMIN_KEY must be"), "{error}");
 }
+
+#[test]
+fn explain_presents_the_token_where_it_is_looked_for_and_shows_no_cookie() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let token = tokens.of("alice");
+    let signature = token.rsplit('.').next().unwrap();
+    for (from, carried) in [("{cookie: session}, {cookie: old}", true), ("{query: token}", false)] {
+        let more = format!("token: {{from: [{from}], forward: false}}\n");
+        std::fs::write(&file, tokens.config(&more)).unwrap();
+        let cookies = format!("cookie: old={token}; refresh=canary-cookie");
+        let args = ["explain", "--json", "--config", file.to_str().unwrap(), "--header", &cookies, "-"];
+        let (code, out, error) = run(&args, &token);
+        assert_eq!(code, 0, "{error}");
+        let explained: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&explained["decision"], &explained["verified"]["user_id"]), (&"allowed".into(), &"alice".into()));
+        assert_eq!(explained["answer"]["set"]["cookie"].is_string(), carried, "{out}");
+        assert!(!out.contains("canary-cookie") && !out.contains(signature), "{out}");
+    }
+}
+
+#[test]
+fn explain_says_what_it_did_not_ask() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let asking = ", introspection: {url: \"http://127.0.0.1:9/\", client_id: a, client_secret: b, when: always}}\n";
+    std::fs::write(&file, tokens.config("").trim_end().strip_suffix('}').unwrap().to_owned() + asking).unwrap();
+    let args = ["explain", "--json", "--config", file.to_str().unwrap(), "--rule", "nobody", "-"];
+    let explain = |args: &[&str]| serde_json::from_str::<Value>(&run(args, &tokens.of("alice")).1).unwrap();
+    let unknown = explain(&args);
+    assert_eq!((&unknown["rule"], &unknown["reason"]), (&"no rule is named `nobody`".into(), &"bad_request".into()));
+    let undecided = explain(&[&args[..4], &args[6..]].concat());
+    assert_eq!(undecided["decision"], "undecided", "{undecided}");
+}

@@ -28,6 +28,7 @@ rules:
     match: {path_prefix: /partner}
     api_key: required
   - {name: shadow, match: {path_prefix: /shadow}, enforce: false}
+  - {name: trial, match: {path_prefix: /trial}, require: {scopes: [admin]}, api_key: required, enforce: false}
   - {name: by-route, require: {scopes: [route]}}
 api_keys:
   keys:
@@ -304,6 +305,44 @@ async fn signing_out_has_a_scope() {
     assert_eq!(fixture.check(ask("POST", "/auth/logout").token(&expired)).await.status, 200);
     // And a refresh may be asked for with a dead token.
     assert_eq!(fixture.check(ask("POST", "/auth/refresh").token(&first)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_names_no_session_is_signed_out_itself() {
+    let fixture = Fixture::start().await;
+    let [token, other] = [(); 2].map(|()| fixture.tokens.with(json!({"sid": null})));
+    assert_eq!(fixture.check(ask("POST", "/auth/logout-session").token(&token)).await.status, 204);
+    let verdicts = [fixture.check(get("/").token(&token)).await, fixture.check(get("/").token(&other)).await];
+    assert_eq!(verdicts.each_ref().map(Verdict::reason), ["signed_out", "ok"]);
+}
+
+/// What a rule would refuse is on trial, not who the user is.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_trial_a_good_token_names_its_user_and_no_other_does() {
+    let fixture = Fixture::start().await;
+    let (good, signed_out) = (fixture.tokens.of("alice"), fixture.tokens.of("bob"));
+    assert!(fixture.check(ask("POST", "/auth/logout").token(&signed_out)).await.allowed());
+    let secret = "secret-0123456789abcdef";
+    for (ask, reason, user) in [
+        (get("/trial").token(&good), "api_key_missing", Some("alice")),
+        (get("/trial").token(&good).header("x-api-key", secret), "api_key_platform", Some("alice")),
+        (get("/trial").token(&signed_out), "api_key_missing", None),
+        (get("/trial").token("abc"), "api_key_missing", None),
+        (get("/trial"), "api_key_missing", None),
+        (get("/shadow").token(&good), "ok", Some("alice")),
+        (get("/shadow").token(&signed_out), "signed_out", None),
+        (get("/shadow").token(&Tokens::new().of("alice")), "unknown_key", None),
+    ] {
+        let verdict = fixture.check(ask).await;
+        assert!(verdict.allowed(), "{verdict:?}");
+        let named = verdict.headers.get("x-user-id").map(String::as_str);
+        assert_eq!((verdict.reason(), named), (reason, user), "{verdict:?}");
+        assert_eq!(verdict.removed.contains(&"x-user-id".to_owned()), user.is_none());
+    }
+    let client = get("/trial").token(&good).header("x-api-key", secret).header("x-client-platform", "web");
+    let verdict = fixture.check(client.header("origin", "https://shop.example.com")).await;
+    assert_eq!((verdict.reason(), &*verdict.headers["x-user-id"]), ("insufficient_scope", "alice"));
+    assert_eq!(verdict.metadata["api_client"], "web-shop");
 }
 
 #[tokio::test(flavor = "multi_thread")]

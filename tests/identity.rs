@@ -96,6 +96,38 @@ async fn the_payload_carries_the_identity_and_the_token_can_be_withheld() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_token_is_withheld_and_nothing_else() {
+    let tokens = Tokens::new();
+    let more = "token: {from: [{header: authorization, scheme: Bearer}, {cookie: session}, {cookie: old}], forward: false}\n\
+                rules: [{name: login, match: {path: /login}, access: public}]\n";
+    let doorward = Doorward::start(&tokens.config(more)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let token = tokens.of("alice");
+    let with = |cookies: &[u8]| get("/").header("cookie", [b"session=", token.as_bytes(), cookies].concat());
+    let twice = checks.check(with(format!("; old={token}; c=1").as_bytes())).await;
+    assert_eq!((twice.reason(), &*twice.headers["cookie"]), ("ok", "c=1"));
+    let fields = checks.check(with(b"; a=1").header("cookie", "b=2").raw()).await;
+    assert_eq!((fields.reason(), &*fields.headers["cookie"]), ("ok", "a=1; b=2"));
+    let no_text = checks.check(with(b"; a=\xe9").raw()).await;
+    assert_eq!((no_text.reason(), no_text.headers.get("cookie")), ("ok", None));
+    assert!(no_text.removed.contains(&"cookie".to_owned()));
+
+    // What is no token is the upstream's: a client logs in by its own credentials.
+    for (credentials, is_removed) in [
+        ("Basic YWxhZGRpbjpvcGVu", false),
+        ("Digest username=\"bearer\"", false),
+        ("Bearer", true),
+        ("bearer abc", true),
+        ("Basic YWxhZGRpbjpvcGVu, Bearer abc", true),
+        ("Basic YWxhZGRpbjpvcGVu\tBEARER abc", true),
+    ] {
+        let verdict = checks.check(get("/login").header("authorization", credentials)).await;
+        assert_eq!(verdict.removed.contains(&"authorization".to_owned()), is_removed, "{credentials}");
+    }
+    assert!(checks.check(get("/login")).await.removed.contains(&"authorization".to_owned()), "it may not be sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signed_payload_is_verified_by_the_published_keys() {
     use jsonwebtoken::{DecodingKey, Validation, jwk::JwkSet};
     let tokens = Tokens::new();

@@ -40,6 +40,62 @@ async fn a_rotation_refuses_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_waited_for_by_a_rule_on_trial() {
+    let (old, new) = (Tokens::new(), Tokens::new());
+    let server = JwksServer::start(old.issuer.jwks()).await;
+    let trial = "rules: [{name: trial, match: {path_prefix: /}, enforce: false}]\n";
+    let doorward = Doorward::start(&format!("{}{trial}", config(&server, ""))).await;
+    let checks = Checks::connect(&doorward.check).await;
+    server.publish(&both(&old, &new));
+    let verdict = checks.check(get("/").token(&new.of("alice"))).await;
+    assert_eq!((verdict.reason(), &*verdict.headers["x-user-id"]), ("ok", "alice"));
+}
+
+/// Its client would throw away a good token for a key that is not known yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_provider_does_not_tell_may_be_a_new_one() {
+    let (old, new) = (Tokens::new(), Tokens::new());
+    let server = JwksServer::start(old.issuer.jwks()).await;
+    let doorward = Doorward::start(&config(&server, ", cooldown: 1s")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let reason = async || checks.check(get("/").token(&new.of("alice"))).await.reason().to_owned();
+
+    server.answer(500, "not now");
+    assert_eq!(
+        [reason().await, reason().await],
+        ["keys_unavailable", "keys_unavailable"],
+        "asked, and within the cooldown"
+    );
+    assert!(checks.check(get("/").token(&old.of("alice"))).await.allowed());
+    server.publish(&both(&old, &new));
+    eventually("the new key is known", || async { reason().await == "ok" }).await;
+
+    // Slower than a request may wait.
+    let held = server.hold().await;
+    let late = Tokens::new();
+    eventually("the provider is asked again", || async {
+        checks.check(get("/").token(&late.of("alice"))).await.reason() == "keys_unavailable"
+    })
+    .await;
+    drop(held);
+    eventually("the provider has told", || async {
+        checks.check(get("/").token(&late.of("alice"))).await.reason() == "unknown_key"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_not_fit_are_counted_even_if_no_other_is_there() {
+    let server = JwksServer::start(&json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]})).await;
+    let doorward = Doorward::launch(&config(&server, "")).await;
+    eventually("it is counted", || async {
+        doorward.metric("doorward_jwks_unfit_keys{cause=\"secret\",issuer=\"dev\"}").await == Some(1.0)
+    })
+    .await;
+    assert!(doorward.logged("left out: secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn made_up_key_ids_cost_one_fetch() {
     let (tokens, stranger) = (Tokens::new(), Tokens::new());
     let server = JwksServer::start(tokens.issuer.jwks()).await;

@@ -32,23 +32,32 @@ pub fn explain(
     view: Option<View<'_>>,
     now: Timestamp,
 ) -> Value {
-    let allowed = matches!(decision.outcome, Outcome::Allowed(_));
     let shadowed = match &decision.outcome {
         Outcome::Allowed(grant) => grant.shadowed.map(Denial::label),
         _ => None,
     };
+    let unknown_rule = request.rule.filter(|name| policy.authorizer.rules.named(name).is_none());
+    let refused = decision.outcome.denial().map(Denial::label);
+    let (verdict, reason) = match &decision.outcome {
+        Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
+        Outcome::NeedsIntrospection(_) if view.is_none() => ("undecided", "the running service asks the issuer"),
+        _ => ("denied", refused.unwrap_or("ok")),
+    };
     json!({
-        "decision": if allowed { "allowed" } else { "denied" },
-        "reason": shadowed.or(decision.outcome.denial().map(Denial::label)).unwrap_or("ok"),
+        "decision": verdict,
+        "reason": reason,
         "would_refuse": shadowed,
-        "rule": &*decision.rule.name,
+        "rule": unknown_rule.map_or_else(|| decision.rule.name.to_string(), |name| format!("no rule is named `{name}`")),
         "access": access(decision.rule.access),
         "api_client": decision.evidence.api_client.as_deref(),
         "keys": keys(policy),
         "token": unverified(policy, request),
         "verified": verified(decision, now),
         "revocation": view.map_or_else(
-            || json!("not consulted: ask the running service"),
+            || {
+                let registered = if policy.authorizer.freshness.allow_list { ", nor whether the token is registered" } else { "" };
+                json!(format!("not consulted{registered}: ask the running service"))
+            },
             |view| revocation(policy, decision, view),
         ),
         "requirements": requirements(&decision.rule.require),
@@ -169,7 +178,11 @@ fn requirements(require: &Requirements) -> Value {
 fn answer(answer: Answer<'_>) -> Value {
     match answer {
         Answer::Forward(forward) => {
-            let set = forward.all_set().map(|(name, value)| (name.to_owned(), json!(without_signature(&value))));
+            let shown = |name: &str, value: &str| match name {
+                "cookie" => "(not shown)".to_owned(), // What the client sent: each may be a credential.
+                _ => without_signature(value),
+            };
+            let set = forward.all_set().map(|(name, value)| (name.to_owned(), json!(shown(name, &value))));
             json!({
                 "set": Value::Object(set.collect()),
                 "remove": forward.all_removed().collect::<Vec<_>>(),

@@ -61,10 +61,13 @@ pub(super) fn record(
         let request_id = request.header("x-request-id").next().and_then(uuid_like);
         let trace_id = traceparent.and_then(trace_id);
         let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
+        // That the route names a rule which there is not; the name is shown by explaining.
+        let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
         info!(
             decision = outcome,
             reason = denial.map_or("ok", Denial::label),
             rule,
+            unknown_rule,
             issuer,
             request_id,
             trace_id,

@@ -205,16 +205,19 @@ impl Responder {
             tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
         }
         tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
+        let mut cookies: Vec<&str> = Vec::new();
         for source in &self.withheld {
             match source {
-                TokenSource::Header { name, .. } => forward.remove.push(name),
+                TokenSource::Header { name, .. } if source.may_stand_in(request) => forward.remove.push(name),
+                TokenSource::Header { .. } => {}
                 TokenSource::Query(name) => forward.remove_query.push(name),
-                TokenSource::Cookie(name) => match cookies_without(request, name) {
-                    Some(cookies) if cookies.is_empty() => forward.remove.push("cookie"),
-                    Some(cookies) => forward.set.push(("cookie", Cow::Owned(cookies))),
-                    None => {}
-                },
+                TokenSource::Cookie(name) => cookies.push(name),
             }
+        }
+        match cookies_without(request, &cookies) {
+            Some(rest) if rest.is_empty() => forward.remove.push("cookie"),
+            Some(rest) => forward.set.push(("cookie", Cow::Owned(rest))),
+            None => {}
         }
         forward
     }
@@ -373,13 +376,19 @@ pub(crate) fn look_alikes(name: &str) -> Vec<String> {
     spellings
 }
 
-/// The `cookie` field without one cookie; `None` if that was not there.
-fn cookies_without(request: &RequestView<'_>, name: &str) -> Option<String> {
-    let fields: Vec<_> = request.header("cookie").filter_map(|field| std::str::from_utf8(field).ok()).collect();
-    let pairs: Vec<_> = fields.iter().flat_map(|field| field.split(';')).map(str::trim).collect();
-    let kept: Vec<_> =
-        pairs.iter().filter(|pair| pair.split('=').next().map(str::trim_end) != Some(name)).copied().collect();
-    (kept.len() < pairs.len()).then(|| kept.join("; "))
+/// The `cookie` fields as one without these cookies; `None` if none of them was there. Empty, too, if what is
+/// left is no text, which cannot be sent on.
+fn cookies_without(request: &RequestView<'_>, names: &[&str]) -> Option<String> {
+    let withheld = |pair: &&[u8]| {
+        let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
+        names.iter().any(|one| one.as_bytes() == name)
+    };
+    let pairs = || request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii);
+    if names.is_empty() || !pairs().any(|pair| withheld(&pair)) {
+        return None;
+    }
+    let kept: Vec<_> = pairs().filter(|pair| !withheld(pair)).collect();
+    Some(String::from_utf8(kept.join(&b"; "[..])).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -435,15 +444,19 @@ mod tests {
     }
 
     #[test]
-    fn one_cookie_is_taken_out_and_the_others_stay() {
-        let check = |cookie: &str, expected: Option<&str>| {
-            let headers = [("cookie", cookie.as_bytes())];
+    fn cookies_are_taken_out_and_the_others_stay() {
+        let check = |fields: &[&[u8]], names: &[&str], expected: Option<&str>| {
+            let headers: Vec<_> = fields.iter().map(|field| ("cookie", *field)).collect();
             let request =
                 RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
-            assert_eq!(cookies_without(&request, "token").as_deref(), expected, "{cookie}");
+            assert_eq!(cookies_without(&request, names).as_deref(), expected, "{fields:?}");
         };
-        check("a=1; token=x; b=2", Some("a=1; b=2"));
-        check("token=x", Some(""));
-        check("a=1; mytoken=x", None);
+        check(&[b"a=1; token=x; b=2"], &["token"], Some("a=1; b=2"));
+        check(&[b"a=1; token=x; b=2; old =x"], &["token", "old"], Some("a=1; b=2"));
+        check(&[b"a=1; token=x", b"old=x;b=2"], &["token", "old"], Some("a=1; b=2"));
+        check(&[b"token=x"], &["token"], Some(""));
+        check(&[b"a=1; mytoken=x"], &["token"], None);
+        check(&[b"token=x; a=\xe9; b=2"], &["token"], Some(""));
+        check(&[b"a=\xe9"], &["token"], None);
     }
 }

@@ -64,7 +64,7 @@ pub enum StoreAnswer {
     Unavailable,
 }
 
-/// Proof that a token was verified and the rule's policy met: the only source of identity headers.
+/// Proof that a token was verified and, but on trial, the rule's policy met: the only source of identity headers.
 #[derive(Clone, Debug)]
 pub struct Principal {
     token: VerifiedToken,
@@ -109,13 +109,18 @@ pub enum Outcome {
 impl Outcome {
     /// Whether it could be another one with what only the network knows: keys, the issuer's word, the store's.
     #[must_use]
-    pub const fn lacks_something(&self) -> bool {
-        matches!(
-            self,
-            Self::NeedsLookup
-                | Self::NeedsIntrospection(_)
-                | Self::Denied(Denial::UnknownKey | Denial::KeysUnavailable)
-        )
+    pub fn lacks_something(&self) -> bool {
+        matches!(self, Self::NeedsLookup | Self::NeedsIntrospection(_)) || self.lacks_keys().is_some()
+    }
+
+    /// The refusal for want of keys, enforced or not.
+    #[must_use]
+    pub fn lacks_keys(&self) -> Option<Denial> {
+        let denial = match self {
+            Self::Allowed(grant) => grant.shadowed,
+            refused => refused.denial(),
+        };
+        denial.filter(|denial| matches!(denial, Denial::UnknownKey | Denial::KeysUnavailable))
     }
 
     /// What refuses the request; one that still needs something is refused as if that had failed.
@@ -146,6 +151,19 @@ pub struct Decision<'a> {
     pub rule: &'a Rule,
     pub outcome: Outcome,
     pub evidence: Evidence,
+}
+
+impl Decision<'_> {
+    /// Refuses what was decided otherwise; a rule on trial only counts it.
+    pub fn refuse(&mut self, denial: Denial) {
+        self.outcome = match &self.outcome {
+            Outcome::Allowed(grant) if !self.rule.enforce => {
+                let grant = Grant { shadowed: Some(denial), sign_out: None, ..(**grant).clone() };
+                Outcome::Allowed(Box::new(grant))
+            }
+            _ => Outcome::Denied(denial),
+        };
+    }
 }
 
 enum Stop {
@@ -219,14 +237,21 @@ impl Authorizer {
         now: Timestamp,
     ) -> Decision<'a> {
         let mut evidence = Evidence::default();
-        let outcome = match self.apply(rule, request, view, now, &mut evidence) {
+        let mut granted = self.apply(rule, request, view, now, &mut evidence);
+        if let (Err(Stop::Denied(denial)), false) = (&granted, rule.enforce) {
+            let shadowed = Some(*denial);
+            // On trial is what the rule asks, not who asks: a good token goes on naming its user.
+            granted = match self.apply(&rule.without_conditions(), request, view, now, &mut evidence) {
+                Ok(grant) => Ok(Grant { shadowed, ..grant }),
+                Err(Stop::Denied(_)) => Ok(Grant { shadowed, ..Grant::anonymous() }),
+                lacking => lacking,
+            };
+        }
+        let outcome = match granted {
             Ok(grant) => Outcome::Allowed(Box::new(grant)),
             Err(Stop::NeedsLookup) => Outcome::NeedsLookup,
             Err(Stop::NeedsIntrospection(issuer)) => Outcome::NeedsIntrospection(issuer),
-            Err(Stop::Denied(denial)) if rule.enforce => Outcome::Denied(denial),
-            Err(Stop::Denied(denial)) => {
-                Outcome::Allowed(Box::new(Grant { shadowed: Some(denial), ..Grant::anonymous() }))
-            }
+            Err(Stop::Denied(denial)) => Outcome::Denied(denial),
         };
         Decision { rule, outcome, evidence }
     }
@@ -239,8 +264,9 @@ impl Authorizer {
         now: Timestamp,
         evidence: &mut Evidence,
     ) -> Result<Grant, Stop> {
-        let client = self.api_keys.check(request, rule.api_key, now)?;
-        evidence.api_client = client.map(|key| key.id.clone());
+        if let Some(client) = self.api_keys.check(request, rule.api_key, now)? {
+            evidence.api_client = Some(client.id.clone());
+        }
         if rule.access == Access::Public {
             return Ok(Grant::anonymous());
         }
@@ -301,7 +327,7 @@ impl Authorizer {
             return Ok((issuer, token));
         }
         let remembered = self.verified.find(bearer, &self.issuers);
-        evidence.remembered = Some(remembered.is_some());
+        evidence.remembered.get_or_insert(remembered.is_some());
         let (issuer, token) = if let Some((issuer, token)) = remembered {
             evidence.issuer = Some(issuer.name.clone());
             issuer.verify_again(&token, now, expiry)?;

@@ -168,12 +168,16 @@ pub fn fits_header(value: &str) -> bool {
 /// The longest identity value that becomes a header, in bytes.
 pub const MAX_HEADER_VALUE: usize = 4096;
 
-/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list.
+/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list. An item with
+/// a space is none (RFC 6749 section 3.3): joined with others, it would read as two.
 #[must_use]
 pub fn scopes(claims: &ClaimSet) -> Vec<String> {
     match claims.get("scope").or_else(|| claims.get("scp")) {
         Some(Value::String(text)) => text.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::Array(items)) => {
+            let items = items.iter().filter_map(Value::as_str);
+            items.filter(|item| !item.is_empty() && !item.contains(' ')).map(str::to_owned).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -79,6 +79,17 @@ impl Rule {
     pub fn loosens(&self) -> bool {
         self.access != Access::Protected || !self.enforce
     }
+
+    /// This rule without what it asks for beyond a good token, and without need of one.
+    pub(super) fn without_conditions(&self) -> Self {
+        let access = match self.access {
+            Access::Public => Access::Public,
+            Access::Optional | Access::Protected => Access::Optional,
+            Access::Refresh | Access::SignOut(_) => Access::Refresh,
+        };
+        let (require, api_key) = (Requirements::default(), Some(ApiKeyUse::Ignored));
+        Self { name: self.name.clone(), matches: None, access, require, api_key, ..*self }
+    }
 }
 
 /// Who may pass.

@@ -51,6 +51,12 @@ impl Rules {
         Self { all: rules, literal, folded, folded_paths }
     }
 
+    /// The rule of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Rule> {
+        self.all.iter().find(|rule| *rule.name == *name)
+    }
+
     /// The rule that the route names, else the first that matches, else `default`; with the protecting
     /// rules of all other readings of the path. A rule that loosens is only ever alone.
     pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
@@ -59,7 +65,7 @@ impl Rules {
             return Err(Denial::BadRequest);
         }
         let named = match request.rule {
-            Some(name) => Some(self.all.iter().find(|rule| *rule.name == *name).ok_or(Denial::BadRequest)?),
+            Some(name) => Some(self.named(name).ok_or(Denial::BadRequest)?),
             None => None,
         };
         let mut selected = Vec::new();

@@ -268,14 +268,15 @@ impl TrustedIssuer {
             .filter_map(|(kind, id)| Some(Target::new(self.name.clone(), kind, TargetId::new(id.as_deref()?))))
     }
 
-    /// The revocation that signs out a token, its session or its user; `None` when nothing of that
-    /// scope is alive or named.
+    /// The revocation that signs out a token, its session or its user; of a token that names no session or no
+    /// user, the token alone. `None` when nothing of that is alive.
     #[must_use]
-    pub fn sign_out(&self, token: &VerifiedToken, kind: Kind, now: Timestamp) -> Option<Revocation> {
-        let target = token.targets().iter().find(|target| target.kind == kind)?.clone();
+    pub fn sign_out(&self, token: &VerifiedToken, scope: Kind, now: Timestamp) -> Option<Revocation> {
+        let named = |kind| token.targets().iter().find(|target| target.kind == kind);
+        let target = named(scope).or_else(|| named(Kind::Token))?.clone();
         // An issuer whose clock runs ahead may have dated this very token later than now; it lives by its date.
         let instant = token.issued_at().map_or(now, |at| at.max(now));
-        let (watermark, expires_at) = match kind {
+        let (watermark, expires_at) = match target.kind {
             Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
             Kind::Session => (Watermark::FOREVER, instant.plus(self.retention())),
             _ => (Watermark::at(instant), instant.plus(self.retention())),

@@ -64,6 +64,40 @@ impl TokenSettings {
     }
 }
 
+impl TokenSource {
+    /// Whether a token may stand in this field of a request; not if all that it says are credentials of
+    /// another scheme, such as those of a client that logs in by `Basic`.
+    ///
+    /// A field that the proxy did not tell of may hold anything.
+    #[must_use]
+    pub fn may_stand_in(&self, request: &RequestView<'_>) -> bool {
+        let Self::Header { name, scheme: Some(scheme) } = self else { return true };
+        let is_ours =
+            |word: &[u8]| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()));
+        let names_ours = |field: &[u8]| field.split(|b| b.is_ascii_whitespace() || *b == b',').any(is_ours);
+        let mut fields = request.header(name).peekable();
+        fields.peek().is_none() || fields.any(names_ours)
+    }
+}
+
+impl TokenSettings {
+    /// Puts a token into a request, where one is looked for first.
+    pub fn put(&self, token: &str, fields: &mut Vec<(String, String)>, target: &mut String) {
+        match self.from.first() {
+            Some(TokenSource::Header { name, scheme: Some(scheme) }) => {
+                fields.push((name.clone(), format!("{scheme} {token}")));
+            }
+            Some(TokenSource::Header { name, scheme: None }) => fields.push((name.clone(), token.to_owned())),
+            Some(TokenSource::Cookie(name)) => fields.push(("cookie".to_owned(), format!("{name}={token}"))),
+            Some(TokenSource::Query(name)) => {
+                let and = if target.contains('?') { "&" } else { "?" };
+                target.extend([and, name, "=", token]);
+            }
+            None => {}
+        }
+    }
+}
+
 /// The value of a pair of this name. One whose name is so only when it is read leniently is malformed: the
 /// upstream may well find a token there, and another one than ours.
 fn value_of<'a, R: AsRef<[u8]>>(

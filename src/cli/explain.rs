@@ -44,7 +44,7 @@ pub(super) struct ExplainArgs {
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
-    /// The access token, or `-` to read it on standard input.
+    /// The access token, or `-` to read it on standard input; stands where the configuration looks for one first.
     token: Option<String>,
 }
 
@@ -75,20 +75,21 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
         }
         token => token.map(str::to_owned),
     };
+    let mut policy = assemble::policy(config);
+    let mut path = args.path.clone();
     if let Some(token) = &token {
-        fields.push(("authorization".to_owned(), format!("Bearer {token}")));
+        policy.authorizer.tokens.put(token, &mut fields, &mut path);
     }
     let headers: Vec<(&str, &[u8])> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView {
         method: &args.method,
-        target: &args.path,
+        target: &path,
         host: &args.host,
         headers: &headers,
         rule: args.rule.as_deref(),
         source: None,
     };
 
-    let mut policy = assemble::policy(config);
     let mut failures = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     for issuer in &config.issuers {

@@ -230,13 +230,20 @@ pub(super) fn key_source(
     if written.into_iter().filter(|written| *written).count() != 1 {
         check.fault(at, "must have exactly one of `jwks_url`, `discovery: true`, `jwks_file`, `jwks`, `secret_file`");
     }
-    let remote = |check: &mut Check<'_>, location| RemoteKeys {
-        location,
-        insecure: file.insecure,
-        refresh: check.duration(&at.key("refresh"), &file.refresh, SECOND..=DAY),
-        cooldown: check.duration(&at.key("cooldown"), &file.cooldown, SECOND..=HOUR),
-        max_stale: check.duration(&at.key("max_stale"), &file.max_stale, MINUTE..=30 * DAY),
-        timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(100)..=MINUTE),
+    let remote = |check: &mut Check<'_>, location| {
+        let refresh = check.duration(&at.key("refresh"), &file.refresh, SECOND..=DAY);
+        let max_stale = check.duration(&at.key("max_stale"), &file.max_stale, MINUTE..=30 * DAY);
+        if max_stale < refresh {
+            check.warn(&at.key("max_stale"), "is shorter than `refresh`: one failed fetch withdraws the keys");
+        }
+        RemoteKeys {
+            location,
+            insecure: file.insecure,
+            refresh,
+            cooldown: check.duration(&at.key("cooldown"), &file.cooldown, SECOND..=HOUR),
+            max_stale,
+            timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(100)..=MINUTE),
+        }
     };
     if let Some(url) = &file.jwks_url {
         check.url(&at.key("jwks_url"), url, file.insecure);

@@ -246,7 +246,12 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
             report(issuer, &keys, &unfit);
             "ok"
         }
-        Update::Failed => "failed",
+        Update::Failed { unfit } => {
+            if !unfit.is_empty() {
+                state.metrics.unfit_keys(issuer.as_str(), &unfit);
+            }
+            "failed"
+        }
         Update::Withdrawn => {
             state.publish_keys(issuer, None);
             state.metrics.degraded.with_label_values(&["keys", "withdrawn"]).inc();

@@ -32,7 +32,7 @@ pub enum Location {
 pub struct KeySettings {
     pub location: Location,
     pub algorithms: Vec<Algorithm>,
-    /// Without a Cache-Control from the provider.
+    /// At the latest; sooner where the provider's Cache-Control says so.
     pub refresh_interval: Duration,
     /// At most one fetch because of unknown keys in this time.
     pub cooldown: Duration,
@@ -62,8 +62,8 @@ pub enum FetchError {
     File(String, #[source] std::io::Error),
     #[error("parse the key set of {0}")]
     Parse(String, #[source] JwksError),
-    #[error("no usable key in the set of {0}")]
-    NoKeys(String),
+    #[error("no usable key in the set of {url}; left out: {left_out}", left_out = labels(unfit))]
+    NoKeys { url: String, unfit: Vec<Unfit> },
 }
 
 /// One issuer's keys on their way from the provider to the authorizer.
@@ -85,6 +85,8 @@ pub struct KeySource {
 struct Demand {
     last: Option<Instant>,
     stage: Stage,
+    /// Whether the last fetch, whatever it was for, brought the keys.
+    told: bool,
 }
 
 #[derive(Default, Eq, PartialEq)]
@@ -102,7 +104,10 @@ pub enum Update {
         keys: Jwks,
         unfit: Vec<Unfit>,
     },
-    Failed,
+    /// With what was found in a set that has no usable key.
+    Failed {
+        unfit: Vec<Unfit>,
+    },
     /// The keys have not been confirmed for `max_stale`: they are no longer to be used.
     Withdrawn,
 }
@@ -111,8 +116,8 @@ pub enum Update {
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How often a key file is looked at; a ConfigMap or Secret changes by a symlink swap.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// Whatever Cache-Control says.
-const INTERVAL_BOUNDS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(3600));
+/// Whatever Cache-Control says; but no longer than the refresh interval.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(15);
 
 impl KeySource {
     /// `client` follows no redirects to plain http; see [`client`].
@@ -140,10 +145,11 @@ impl KeySource {
         *self.tried.borrow()
     }
 
-    /// Waits for the first attempt to load keys; returns at once when one was made.
-    pub async fn first_try(&self) {
+    /// Waits for the first attempt to load keys; returns at once when one was made. False if none was in time.
+    pub async fn first_try(&self) -> bool {
         let mut tried = self.tried.subscribe();
-        let _ = tokio::time::timeout(self.settings.timeout, tried.wait_for(|tried| *tried)).await;
+        let tried = tokio::time::timeout(self.settings.timeout, tried.wait_for(|tried| *tried)).await;
+        matches!(tried, Ok(Ok(_)))
     }
 
     /// Whether keys that were loaded by the other source are the ones that this one would load.
@@ -171,19 +177,23 @@ impl KeySource {
 
     /// Asks for a fetch because a token names an unknown key, and waits for it; returns at once when one
     /// was made for that cause within the cooldown, so that made-up keys cost and delay nothing.
-    pub async fn refresh(&self) {
+    ///
+    /// False if the provider did not tell its keys when it was asked last: an unknown key may be a new one.
+    pub async fn refresh(&self) -> bool {
         let mut served = self.served.subscribe();
         {
             let mut demand = lock(&self.demand);
             if demand.stage == Stage::Idle {
                 if demand.last.is_some_and(|at| at.elapsed() < self.settings.cooldown) {
-                    return;
+                    return demand.told;
                 }
-                *demand = Demand { last: Some(Instant::now()), stage: Stage::Asked };
+                demand.last = Some(Instant::now());
+                demand.stage = Stage::Asked;
                 self.wanted.notify_one();
             }
         }
-        let _ = tokio::time::timeout(self.settings.timeout, served.changed()).await;
+        let served = tokio::time::timeout(self.settings.timeout, served.changed()).await;
+        matches!(served, Ok(Ok(()))) && lock(&self.demand).told
     }
 
     /// One fetch, now, for a command that decides without the service; the error is for a person.
@@ -221,16 +231,22 @@ impl KeySource {
                     Ok((keys, unfit, max_age)) => {
                         *lock(&self.loaded) = Some(Instant::now());
                         publish(&self.issuer, Update::Loaded { keys, unfit });
+                        lock(&self.demand).told = true;
                         seen = stamp;
                         backoff = BACKOFF.0;
-                        pause = max_age.unwrap_or(pause).clamp(INTERVAL_BOUNDS.0, INTERVAL_BOUNDS.1).min(pause);
+                        pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
                         warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
                         pause = pause.min(backoff);
                         backoff = (backoff * 2).min(BACKOFF.1);
+                        lock(&self.demand).told = false;
                         let outlived = self.age().is_some_and(|age| age > self.settings.max_stale);
-                        publish(&self.issuer, if outlived { Update::Withdrawn } else { Update::Failed });
+                        let unfit = match error {
+                            FetchError::NoKeys { unfit, .. } => unfit,
+                            _ => Vec::new(),
+                        };
+                        publish(&self.issuer, if outlived { Update::Withdrawn } else { Update::Failed { unfit } });
                     }
                 }
                 if matches!(self.settings.location, Location::File(_)) {
@@ -281,7 +297,7 @@ impl KeySource {
         // A provider without a key is broken, and what it said before is kept. A file is the operator's:
         // emptying it is how keys are withdrawn.
         if keys.is_empty() && !matches!(self.settings.location, Location::File(_)) {
-            return Err(FetchError::NoKeys(source));
+            return Err(FetchError::NoKeys { url: source, unfit });
         }
         Ok((keys, unfit, max_age))
     }
@@ -404,17 +420,19 @@ impl KeySources {
         self.0.values()
     }
 
-    /// See [`KeySource::refresh`]; nothing happens for an issuer whose keys are fixed.
-    pub async fn refresh(&self, issuer: &IssuerName) {
-        if let Some(source) = self.0.get(issuer) {
-            source.refresh().await;
+    /// See [`KeySource::refresh`]; an issuer whose keys are fixed has told them.
+    pub async fn refresh(&self, issuer: &IssuerName) -> bool {
+        match self.0.get(issuer) {
+            Some(source) => source.refresh().await,
+            None => true,
         }
     }
 
     /// See [`KeySource::first_try`].
-    pub async fn first_try(&self, issuer: &IssuerName) {
-        if let Some(source) = self.0.get(issuer) {
-            source.first_try().await;
+    pub async fn first_try(&self, issuer: &IssuerName) -> bool {
+        match self.0.get(issuer) {
+            Some(source) => source.first_try().await,
+            None => true,
         }
     }
 }
@@ -424,7 +442,11 @@ pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[Unfit]) {
     if unfit.is_empty() {
         info!(issuer = %issuer, keys = keys.len(), "keys loaded");
     } else {
-        let causes: Vec<_> = unfit.iter().map(|cause| cause.label()).collect();
-        warn!(issuer = %issuer, keys = keys.len(), unfit = ?causes, "keys loaded, some are not fit");
+        warn!(issuer = %issuer, keys = keys.len(), unfit = labels(unfit), "keys loaded, some are not fit");
     }
+}
+
+fn labels(unfit: &[Unfit]) -> String {
+    let labels: Vec<_> = unfit.iter().map(|cause| cause.label()).collect();
+    if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
 }

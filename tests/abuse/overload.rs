@@ -122,26 +122,27 @@ async fn too_many_that_wait_for_keys_are_told_that_there_are_none() {
         let (check, ask) = (doorward.check.clone(), made_up());
         waiting.spawn(async move { wait_by(check, "5S", ask).await });
     }
-    let mut refused = 0;
-    eventually("four wait", || {
-        let ask = ask_by(&doorward.check, "50m", made_up());
-        async {
-            let reason = ask.await.reason().to_owned();
-            reason == "keys_unavailable"
-        }
+    let refused = async || {
+        let series = "doorward_degraded_total{control=\"concurrency\",fallback=\"refuse\"}";
+        doorward.metric(series).await.unwrap_or_default()
+    };
+    eventually("four wait", || async {
+        let verdict = ask_by(&doorward.check, "50m", made_up()).await;
+        assert_eq!(verdict.reason(), "keys_unavailable");
+        refused().await > 0.0
     })
     .await;
+    let before = refused().await;
     for _ in 0..50 {
         let verdict = ask_by(&doorward.check, "50m", made_up()).await;
-        assert!(matches!(verdict.reason(), "keys_unavailable" | "unknown_key"), "{verdict:?}");
-        refused += usize::from(verdict.status == 503);
+        assert_eq!(verdict.reason(), "keys_unavailable");
         assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed(), "known keys");
     }
-    assert!(refused >= 40, "{refused}");
+    assert!(refused().await - before >= 40.0, "{before}");
     let ask = crate::support::grpc::ask("POST", "/logout").token(&tokens.of("bob"));
     assert_eq!(checks.check(ask).await.status, 204, "the store is another matter");
     while let Some(done) = waiting.join_next().await {
-        assert_eq!(done.unwrap().reason(), "unknown_key");
+        assert_eq!(done.unwrap().reason(), "keys_unavailable");
     }
 }
 

@@ -34,7 +34,7 @@ impl Nginx {
             .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))
             .concat();
         let config = format!(
-            "worker_processes 1;\npid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port};\n{server}\n  }}\n}}\n"
+            "pid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port};\n{server}\n  }}\n}}\n"
         );
         let file = dir.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
@@ -43,7 +43,7 @@ impl Nginx {
             .arg(dir.path())
             .arg("-c")
             .arg(&file)
-            .args(["-g", "daemon off;"])
+            .args(["-g", "daemon off; master_process off;"]) // Its workers would outlive a master that is killed.
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

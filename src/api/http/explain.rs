@@ -32,7 +32,7 @@ pub(super) struct ExplainRequest {
     headers: BTreeMap<String, String>,
     /// The rule that the route names (`context_extensions: {doorward.rule: NAME}`).
     rule: Option<String>,
-    /// The access token; stands for `authorization: Bearer` and it.
+    /// The access token; stands where the configuration looks for one first (`token.from`).
     token: Option<String>,
 }
 
@@ -64,12 +64,15 @@ fn localhost() -> String {
 pub(super) async fn explain(
     State(http): State<Http>,
     _: MayRead,
-    Json(asked): Json<ExplainRequest>,
+    Json(mut asked): Json<ExplainRequest>,
 ) -> Result<axum::Json<Value>, Problem> {
     let state = &http.state;
+    let mut policy = state.policy();
     let mut fields: Vec<(String, String)> =
         asked.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-    fields.extend(asked.token.map(|token| ("authorization".to_owned(), format!("Bearer {token}"))));
+    if let Some(token) = &asked.token {
+        policy.authorizer.tokens.put(token, &mut fields, &mut asked.path);
+    }
     let headers: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView {
         method: &asked.method,
@@ -79,7 +82,6 @@ pub(super) async fn explain(
         rule: asked.rule.as_deref(),
         source: None,
     };
-    let mut policy = state.policy();
     let mut learned = Learned::recall(state, &policy, &request);
     let by = Deadline::now() + policy.max_wait;
     Box::pin(find_out(state, &request, None, by, &mut policy, &mut learned)).await;

@@ -20,7 +20,8 @@
 //! empty: nginx, Traefik and Caddy then drop the client's copy, where an empty one would reach upstreams
 //! that take it for an anonymous user's id, or join it with a look-alike.
 //!
-//! - Envoy: `allowed_upstream_headers` lists the identity headers. The client's copies and look-alikes, and
+//! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in cookies are
+//!   not forwarded: the other cookies are set in its place. The client's copies and look-alikes, and
 //!   the token with `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy
 //!   obeys without being told. `allowed_headers` must let through what the decision reads (cookies, API key).
 //! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's
@@ -81,7 +82,7 @@ fn leave(forward: &Forward<'_>, for_envoy: bool) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     for (name, value) in forward.all_set() {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(&value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
             headers.insert(name, value);
         }
     }

@@ -83,7 +83,7 @@ pub struct KeysFile {
     pub secret_file: Option<String>,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
-    /// How often keys are fetched when the provider's Cache-Control does not say.
+    /// How often keys are fetched; more often where the provider's Cache-Control says so.
     pub refresh: Span,
     /// An unknown key makes Doorward fetch at most once in this time.
     pub cooldown: Span,
