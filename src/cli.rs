@@ -1,7 +1,5 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or invalid configuration.
 
-#![expect(clippy::print_stdout, reason = "what a command answers stands on standard output")]
-
 mod dev_token;
 mod explain;
 mod hash_key;
@@ -13,6 +11,8 @@ mod server;
 mod status;
 mod validate;
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,13 +75,26 @@ pub fn run() -> ExitCode {
 /// The configuration of a file and the environment; its faults go to standard error.
 fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
     Config::load(&args.config, crate::config::environment()).map_err(|faults| {
-        eprintln!("{faults}");
+        complain(&faults);
         ExitCode::from(INVALID)
     })
 }
 
+/// Writes what a command answers to standard output; whoever reads it may be gone, and then it has failed.
+fn print(answer: impl Display) -> ExitCode {
+    match writeln!(std::io::stdout(), "{answer}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+/// Writes to standard error, if it can be written.
+fn complain(message: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{message}"); // The exit code tells as well.
+}
+
 /// Reports a failure with its causes.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("doorward: {error:#}");
+    complain(format_args!("doorward: {error:#}"));
     ExitCode::from(FAILED)
 }

@@ -27,6 +27,7 @@ mod issuers;
 mod listen;
 mod reach;
 mod requests;
+mod restart;
 mod revocation;
 mod rules;
 mod schema;
@@ -35,6 +36,7 @@ mod signals;
 mod source;
 
 pub use access::AdminKey;
+pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
 pub use file::{ConfigFile, Detail, List, LogDecisions, LogFormat, LogLevel, Permission, Read, SubjectFormat, When};
 pub use issuers::{Introspection, IssuerConfig, KeyLocation, KeySource, RemoteKeys};
@@ -85,7 +87,7 @@ impl Config {
         let name = path.display().to_string();
         let unreadable = |message: String| {
             let fault = Fault { place: None, path: KeyPath::root(), message, value: None };
-            Faults { file: name.clone(), faults: vec![fault] }
+            Faults { file: name.clone(), faults: vec![fault], watched: vec![path.to_owned()] }
         };
         let mut bytes = Vec::new();
         std::fs::File::open(path)
@@ -96,9 +98,13 @@ impl Config {
         }
         let text = String::from_utf8(bytes).map_err(|_| unreadable("is no UTF-8 text".to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut loaded = Self::parse(&text, &name, folder, env)?;
-        loaded.config.watched.insert(0, path.to_owned());
-        Ok(loaded)
+        let mut loaded = Self::parse(&text, &name, folder, env);
+        let watched = match &mut loaded {
+            Ok(loaded) => &mut loaded.config.watched,
+            Err(faults) => &mut faults.watched,
+        };
+        watched.insert(0, path.to_owned());
+        loaded
     }
 
     /// As [`Config::load`], for text already read; relative file names start in `folder`.
@@ -111,7 +117,7 @@ impl Config {
         let failed = |mut faults: Vec<Fault>| {
             faults.sort();
             faults.dedup();
-            Faults { file: name.to_owned(), faults }
+            Faults { file: name.to_owned(), faults, watched: Vec::new() }
         };
         let (mut source, mut faults) = source::Source::parse(text);
         if faults.iter().any(|fault| fault.path == KeyPath::root()) {
@@ -141,7 +147,7 @@ impl Config {
         let config = build(&mut check, &file);
         faults.append(&mut check.faults);
         if !faults.is_empty() {
-            return Err(failed(faults));
+            return Err(Faults { watched: check.files.into_iter().collect(), ..failed(faults) });
         }
         let mut warnings = check.warnings;
         warnings.sort();
@@ -187,18 +193,6 @@ impl Config {
     #[must_use]
     pub fn watched_files(&self) -> &[PathBuf] {
         &self.watched
-    }
-
-    /// The sections that differ in what only a restart can change.
-    #[must_use]
-    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
-        let changed = [
-            ("listen", self.listen != next.listen),
-            ("revocation", self.revocation != next.revocation),
-            ("telemetry", self.telemetry != next.telemetry),
-            ("limits", self.limits != next.limits),
-        ];
-        changed.into_iter().filter(|(_, changed)| *changed).map(|(section, _)| section).collect()
     }
 }
 

@@ -46,6 +46,8 @@
 //!    good one.
 //! 8. Token text, keys and secrets never reach a log, a metric, a trace or an error.
 
+#![warn(clippy::print_stderr)] // It panics where standard error is closed or full.
+
 pub mod api;
 pub mod authz;
 pub mod cli;

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
+use crate::authz::denial::Denial;
 use crate::authz::jwks::Unfit;
 use crate::authz::revocation::{Kind, RevocationIndex};
 
@@ -85,6 +86,17 @@ const CHECK_BUCKETS: [f64; 16] =
     [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0];
 /// 0.1 ms to 30 s.
 const LAG_BUCKETS: [f64; 14] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// Every control that can be weakened or dropped, with what stands in for it.
+const DEGRADED: [(&str, &str); 7] = [
+    ("keys", "withdrawn"),
+    ("revocations", "stale_view"),
+    ("revocations", "lookup"),
+    ("memory", "refuse"),
+    ("deadline", "refuse"),
+    ("concurrency", "refuse"),
+    ("log", "drop"),
+];
 
 impl Metrics {
     /// Fails only if two instruments share a name.
@@ -253,7 +265,18 @@ impl Metrics {
         for kind in Kind::ALL {
             metrics.revoked_presented.with_label_values(&[kind.as_str()]);
         }
+        for (control, fallback) in DEGRADED {
+            metrics.degraded.with_label_values(&[control, fallback]);
+        }
+        metrics.checks.with_label_values(&["denied", Denial::InternalError.label(), "default"]);
         Ok(metrics)
+    }
+
+    /// The keys of an issuer will be fetched.
+    pub fn expect_fetches(&self, issuer: &str) {
+        for result in ["ok", "failed"] {
+            self.jwks_fetches.with_label_values(&[issuer, result]);
+        }
     }
 
     /// How many keys of an issuer's current set are left out, by cause.
@@ -294,7 +317,25 @@ impl Metrics {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let families = self.registry.gather();
+        TextEncoder::new().encode(&families, &mut text)?;
+        // What has no series yet is described all the same.
+        let may_be_empty: [(&dyn Collector, &str); 7] = [
+            (&self.shadow_refusals, "counter"),
+            (&self.jwks_fetches, "counter"),
+            (&self.jwks_unfit_keys, "gauge"),
+            (&self.jwks_age, "gauge"),
+            (&self.introspections, "counter"),
+            (&self.trace_exports, "counter"),
+            (&self.connections, "counter"),
+        ];
+        for (metric, kind) in may_be_empty {
+            for Desc { fq_name, help, .. } in metric.desc() {
+                if !families.iter().any(|family| family.name() == fq_name) {
+                    text.extend(format!("# HELP {fq_name} {help}\n# TYPE {fq_name} {kind}\n").into_bytes());
+                }
+            }
+        }
         Ok(text)
     }
 }

@@ -5,6 +5,7 @@ mod budget;
 mod connections;
 mod listen;
 mod listeners;
+pub mod log;
 mod pace;
 mod reload;
 mod supervisor;
@@ -27,17 +28,20 @@ use crate::sources::jwks;
 use crate::state::State;
 use crate::traces::Traces;
 use listeners::Listeners;
+use log::Log;
 use reload::Reload;
+pub use reload::log_warnings;
 use supervisor::Supervisor;
 
 /// Runs the service until it is told to stop; `file` is read again when it changes.
-pub async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
+pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     allow_many_files();
     // Listening comes first: a taken port must show before anything is started.
     let listeners = Listeners::bind(&config.listen).await?;
     let (state, ringer) = assemble::state(&config)?;
+    log.count_lost(state.metrics.degraded.with_label_values(&["log", "drop"]));
     let readiness = Arc::new(Readiness::default());
     let limits = config.limits;
 

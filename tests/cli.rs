@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 
 use crate::support::TempDir;
-use crate::support::doorward::run;
+use crate::support::doorward::{run, run_with};
 use crate::support::tokens::Tokens;
 
 #[test]
@@ -76,7 +76,7 @@ fn a_development_token_is_good_where_its_keys_are_trusted() {
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "expired");
     assert_eq!(std::fs::metadata(keys.join("dev.key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
     let (code, _, error) = mint(&["--claim", "novalue"]);
-    assert!(code == 1 && error.contains("NAME=VALUE"));
+    assert!(code == 2 && error.contains("NAME=VALUE"), "{code} {error}");
 }
 
 #[test]
@@ -86,6 +86,66 @@ fn keys_are_hashed_as_the_configuration_wants_them() {
     let (code, out, error) = run(&["hash-key", "--new"], "");
     assert!(code == 0 && out.starts_with("sha256: ") && error.starts_with("key: "));
     assert_eq!(run(&["hash-key"], "short").0, 1);
+    assert_eq!(run(&["hash-key"], &format!("{}\n", "k".repeat(4096))).0, 0);
+    let (code, out, error) = run(&["hash-key"], &"k".repeat(4097));
+    assert!(code == 1 && out.is_empty() && error.contains("more than 4096 bytes"), "{code} {out} {error}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure_and_no_panic() {
+    let dir = TempDir::new();
+    let (file, tokens) = (dir.path().join("doorward.yaml"), Tokens::new());
+    std::fs::write(&file, tokens.config("")).unwrap();
+    let (config, keys) = (file.to_str().unwrap(), dir.path().join("keys"));
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in [
+        &["validate", "--config", config][..],
+        &["explain", "--config", config],
+        &["explain", "--config", config, "--json"],
+        &["lint", "envoy/edge-uds.yaml"],
+        &["lint", "envoy/edge-uds.yaml", "--json"],
+        &["dev-token", "--user", "a", "--dir", keys.to_str().unwrap()],
+        &["hash-key", "--new"],
+    ] {
+        let command = || {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+            command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+            command
+        };
+        let written = command().output().unwrap();
+        assert!(written.status.code() == Some(0), "{args:?} {written:?}");
+        let unwritten = command().stdout(full()).output().unwrap();
+        assert_eq!(unwritten.status.code(), Some(1), "{args:?} {unwritten:?}");
+        assert!(!String::from_utf8_lossy(&unwritten.stderr).contains("panicked"), "{args:?} {unwritten:?}");
+    }
+    let unwritten = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["explain", "--config", "/nowhere"])
+        .stderr(full())
+        .status();
+    assert_eq!(unwritten.unwrap().code(), Some(2));
+}
+
+#[test]
+fn no_credential_in_a_server_is_shown() {
+    let status = |server: &str| {
+        run_with(&[("DOORWARD_ADMIN_KEY", "0123456789abcdef\n"), ("DOORWARD_SERVER", server)], &["status"], "")
+    };
+    for (server, expected) in [
+        ("http://u:HUNTER2@127.0.0.1:1/", 1),
+        ("http://127.0.0.1:1/?token=HUNTER2", 1),
+        ("http://127.0.0.1:1/#HUNTER2", 1),
+        ("u:HUNTER2@127.0.0.1:1", 2),
+        ("HUNTER2@h", 2),
+        ("http://u:HUN?TER2@h", 2),
+    ] {
+        let (code, out, error) = status(server);
+        assert_eq!(code, expected, "{server}: {error}");
+        assert!(!out.contains("HUN") && !error.contains("HUN"), "{server}: {error}");
+    }
+    let (_, help, _) = run_with(&[("DOORWARD_SERVER", "http://u:HUNTER2@h")], &["status", "--help"], "");
+    assert!(help.contains("DOORWARD_SERVER") && !help.contains("HUN"), "{help}");
+    let (code, _, error) = run_with(&[("DOORWARD_ADMIN_KEY", "two\nlines")], &["status"], "");
+    assert!(code == 2 && error.contains("DOORWARD_ADMIN_KEY must be"), "{error}");
 }
 
 #[test]

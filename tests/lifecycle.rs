@@ -1,12 +1,16 @@
 //! Start, stop and reload.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::{ChildStderr, Command, Stdio};
+
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::support::doorward::{Doorward, run};
-use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 use crate::support::jwks_server::JwksServer;
 use crate::support::tokens::Tokens;
+use crate::support::{Process, TempDir, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_metrics_health_and_reflection_answer() {
@@ -162,4 +166,132 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not() {
     std::fs::write(&file, &original).unwrap();
     doorward.process.signal("HUP");
     eventually("back to the first", || async { !checks.check(get("/open")).await.allowed() }).await;
+}
+
+/// A Doorward whose log is read by nobody once it listens: it stands where the reader left off.
+async fn unread(tokens: &Tokens) -> (Doorward, BufReader<ChildStderr>) {
+    let dir = TempDir::new();
+    let file = dir.path().join("doorward.yaml");
+    let listen = "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\"}\n";
+    std::fs::write(&file, format!("{listen}{}", tokens.config(""))).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["serve", "--config"])
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let process = Process(child);
+    let listening = log.by_ref().lines().map_while(Result::ok).find_map(|line| {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        (line["message"] == "listening").then_some(line)
+    });
+    let listening = listening.expect("it listens");
+    let text = |name: &str| listening[name].as_str().unwrap().to_owned();
+    let (check, http) = (text("check"), text("http").parse().unwrap());
+    let doorward = Doorward { process, check, http, admin: None, log: std::sync::Arc::default(), dir };
+    doorward.ready().await;
+    (doorward, log)
+}
+
+const LOST: &str = "doorward_degraded_total{control=\"log\",fallback=\"drop\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_takes_ends_nothing() {
+    let tokens = Tokens::new();
+    let (mut doorward, log) = unread(&tokens).await;
+    let checks = Checks::connect(&doorward.check).await;
+    drop(log);
+    for _ in 0..3 {
+        assert_eq!(checks.check(get("/")).await.reason(), "missing_token");
+    }
+    eventually("the lines are counted", || async { doorward.metric(LOST).await >= Some(3.0) }).await;
+    doorward.process.signal("HUP");
+    eventually("it reloads", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await == Some(1.0)
+    })
+    .await;
+    assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+    assert_eq!(doorward.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let tokens = Tokens::new();
+    let (mut doorward, log) = unread(&tokens).await;
+    let checks = Checks::connect(&doorward.check).await;
+    // The pipe is full, then what may wait behind it.
+    eventually("lines are dropped", || async {
+        for _ in 0..500 {
+            assert_eq!(checks.check(get("/")).await.reason(), "missing_token");
+        }
+        doorward.metric(LOST).await > Some(0.0)
+    })
+    .await;
+    assert_eq!(doorward.stop().await, Some(0), "the end does not wait for a reader");
+    // What was not dropped was written whole.
+    let mut lines: Vec<_> = log.lines().map(Result::unwrap).collect();
+    lines.pop(); // It was cut off at the end.
+    assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_missed_is_taken_when_it_comes() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let (file, keys) = (doorward.dir.path().join("doorward.yaml"), doorward.dir.path().join("later.json"));
+    let original = std::fs::read_to_string(&file).unwrap();
+    let jwks = tokens.issuer.jwks().to_string();
+    let with_file = original.replace(&format!("jwks: {jwks}"), "jwks_file: later.json");
+    assert_ne!(with_file, original);
+    std::fs::write(&file, format!("{with_file}errors: {{realm: later}}\n")).unwrap();
+    eventually("it is refused", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+    })
+    .await;
+    std::fs::write(&keys, jwks).unwrap();
+    eventually("it is in force", || async {
+        checks.check(get("/")).await.headers["www-authenticate"].contains("later")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_holds_nothing_up() {
+    let tokens = Tokens::new();
+    let mut doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let file = doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    // A pipe that nobody writes.
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    eventually("it gives up", || async {
+        assert_eq!(doorward.get("/livez").await.0, 200);
+        assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+    })
+    .await;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, original).unwrap();
+    eventually("what can be read is taken", || async {
+        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await == Some(1.0)
+    })
+    .await;
+    assert_eq!(doorward.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warnings_are_logged_at_every_reload() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let file = doorward.dir.path().join("doorward.yaml");
+    let original = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        format!("{original}rules: [{{name: a, match: {{path: /a}}, access: public, on_stale: deny}}]\n"),
+    )
+    .unwrap();
+    eventually("it is warned of", || async { doorward.logged("rules[0].on_stale: has no effect") }).await;
 }

@@ -198,3 +198,32 @@ async fn a_mounted_folder_is_swapped_under_load_without_one_failed_decision() {
 fn refused(doorward: &Doorward) -> usize {
     doorward.log.lock().unwrap().iter().filter(|line| line.contains("configuration not reloaded")).count()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let (file, alice) = (doorward.dir.path().join("doorward.yaml"), tokens.of("alice"));
+    let original = std::fs::read_to_string(&file).unwrap();
+    let named = || {
+        let lines = doorward.log.lock().unwrap();
+        let last = lines.iter().rev().find(|line| line.contains("take effect at the next start"));
+        last.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["keys"].clone())
+    };
+    let reloads = async || doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await;
+    let next = original.replace("store: embedded", "store: embedded, list: allow, max_staleness: 20s");
+    assert_ne!(next, original);
+    std::fs::write(&file, next).unwrap();
+    eventually("it is reloaded", || async { reloads().await == Some(1.0) }).await;
+    assert_eq!(named(), Some("[\"revocation.list\"]".into()));
+    assert!(checks.check(get("/").token(&alice)).await.allowed(), "it is not registered");
+
+    doorward.log.lock().unwrap().clear();
+    let lifetimes = original.replace("audiences:", "max_lifetime: 48h, audiences:");
+    std::fs::write(&file, format!("{lifetimes}limits: {{decision_timeout: 2s}}\n")).unwrap();
+    eventually("it is reloaded", || async { reloads().await == Some(2.0) }).await;
+    assert_eq!(named(), None, "all of it is in force");
+    let long = tokens.with(json!({"exp": Tokens::claims("alice")["exp"].as_i64().unwrap() + 36 * 3600}));
+    assert!(checks.check(get("/").token(&long)).await.allowed());
+}

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::doorward::Doorward;
+use crate::support::doorward::{Doorward, run_with};
 use crate::support::tokens::Tokens;
 use crate::support::{TempDir, eventually};
 
@@ -130,4 +130,37 @@ async fn a_client_must_show_a_certificate_where_that_is_asked() {
     eventually("serving", || async { health(&doorward.check, &authority, Some(&envoy)).await == Ok(1) }).await;
     assert!(health(&doorward.check, &authority, None).await.is_err());
     assert!(health(&doorward.check, &authority, Some(&issue(&stranger))).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_show_a_certificate_where_one_is_asked() {
+    let (tokens, authority, dir) = (Tokens::new(), authority(), TempDir::new());
+    write(&dir, &issue(&authority));
+    std::fs::write(dir.path().join("ca.crt"), authority.pem()).unwrap();
+    let (certificate, key) = issue(&authority);
+    std::fs::write(dir.path().join("client.crt"), certificate).unwrap();
+    std::fs::write(dir.path().join("client.key"), key).unwrap();
+    let digest = "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f"; // 0123456789abcdef
+    let admin = format!("admin: {{keys: [{{name: a, sha256: {digest}, may: [read]}}]}}\n");
+    let text = config(&tokens, ", client_ca_file: DIR/ca.crt") + &admin;
+    let doorward = Doorward::launch_in(dir, &text).await;
+    let path = |name: &str| doorward.dir.path().join(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("ca.crt"), path("client.crt"), path("client.key"));
+    let shown = ["--cert", &cert, "--key", &key];
+
+    // It asks the port that was bound.
+    let (http, config) = (doorward.http.to_string(), path("doorward.yaml"));
+    let env = [("DOORWARD__LISTEN__HTTP", http.as_str())];
+    let check = |more: &[&str]| run_with(&env, &[&["healthcheck", "--config", &config], more].concat(), "");
+    eventually("ready", || async { check(&shown).0 == 0 }).await;
+    assert_eq!(check(&[]).0, 1, "without a certificate");
+    assert_eq!(check(&["--cert", &cert]).0, 2, "without its key");
+
+    let server = format!("https://localhost:{}", doorward.http.port());
+    let env = [("DOORWARD_ADMIN_KEY", "0123456789abcdef\n"), ("DOORWARD_SERVER", &server)];
+    let status = |more: &[&str]| run_with(&env, &[&["status"], more].concat(), "");
+    let (code, out, error) = status(&[&shown[..], &["--ca", &ca]].concat());
+    assert!(code == 0 && out.contains("INSTANCE"), "{error}");
+    assert_eq!(status(&shown).0, 1, "whose authority nobody knows");
+    assert_eq!(status(&["--ca", &ca]).0, 1, "without a certificate");
 }

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::fail;
+use super::{fail, print};
 use crate::clock;
 use crate::dev::{self, DevIssuer};
 
@@ -39,8 +38,8 @@ pub(super) struct DevTokenArgs {
     #[arg(long)]
     token_id: Option<String>,
     /// A further claim; the value is JSON, or else text.
-    #[arg(long = "claim", value_name = "NAME=VALUE")]
-    claims: Vec<String>,
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    claims: Vec<(String, Value)>,
     #[arg(long, default_value = dev::ISSUER)]
     issuer: String,
     #[arg(long, default_value = dev::AUDIENCE)]
@@ -52,10 +51,7 @@ pub(super) struct DevTokenArgs {
 
 pub(super) fn run(args: &DevTokenArgs) -> ExitCode {
     match mint(args) {
-        Ok(token) => {
-            println!("{token}");
-            ExitCode::SUCCESS
-        }
+        Ok(token) => print(token),
         Err(error) => fail(&error),
     }
 }
@@ -77,9 +73,12 @@ fn mint(args: &DevTokenArgs) -> anyhow::Result<String> {
         ("scope", args.scope.clone().map(Value::from)),
     ];
     claims.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-    for claim in &args.claims {
-        let (name, value) = claim.split_once('=').with_context(|| format!("--claim {claim}: write NAME=VALUE"))?;
-        claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
-    }
+    claims.extend(args.claims.iter().cloned());
     Ok(DevIssuer::open(&args.dir)?.mint(&Value::Object(claims))?)
+}
+
+/// `NAME=VALUE`: what is no JSON is text.
+fn claim(text: &str) -> Result<(String, Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value))))
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, fail, load};
+use super::{ConfigArgs, fail, load, print};
 use crate::api::explain;
 use crate::authz::authorizer::{StoreAnswer, View};
 use crate::authz::revocation::RevocationIndex;
@@ -54,14 +54,8 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Err(code) => return code,
     };
     match explain(args, &config) {
-        Ok(explanation) if args.json => {
-            println!("{explanation:#}");
-            ExitCode::SUCCESS
-        }
-        Ok(explanation) => {
-            print_text(&explanation);
-            ExitCode::SUCCESS
-        }
+        Ok(explanation) if args.json => print(format_args!("{explanation:#}")),
+        Ok(explanation) => print(text(&explanation)),
         Err(error) => fail(&error),
     }
 }
@@ -121,13 +115,12 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
 }
 
 /// One line a step, in the order in which the decision takes them.
-fn print_text(explanation: &Value) {
-    for step in explain::STEPS {
-        if !explanation[step].is_null() && explanation[step] != json!({}) {
-            println!("{step:<12} {}", plain(&explanation[step]));
-        }
-    }
-    println!("{:<12} {} ({})", "decision", plain(&explanation["decision"]), plain(&explanation["reason"]));
+fn text(explanation: &Value) -> String {
+    let told = explain::STEPS.iter().filter(|step| !explanation[**step].is_null() && explanation[**step] != json!({}));
+    let mut lines: Vec<_> = told.map(|step| format!("{step:<12} {}", plain(&explanation[*step]))).collect();
+    let (decision, reason) = (plain(&explanation["decision"]), plain(&explanation["reason"]));
+    lines.push(format!("{:<12} {decision} ({reason})", "decision"));
+    lines.join("\n")
 }
 
 fn plain(value: &Value) -> String {

@@ -7,9 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::server::TlsArgs;
 use super::{ConfigArgs, fail, load};
 
 /// Asks the running service's /readyz; exit code 0 when it is ready.
+///
+/// Without --ca any certificate of the service will do; where it asks for one itself, --cert and --key are needed.
 #[derive(Args)]
 #[command(after_help = "Example:\n  doorward healthcheck --config /etc/doorward/doorward.yaml --fresh")]
 pub(super) struct HealthcheckArgs {
@@ -18,6 +21,8 @@ pub(super) struct HealthcheckArgs {
     /// Also fails while the view of the revocations is older than `max_staleness`.
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
@@ -25,13 +30,13 @@ pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    match ask(config.listen.http, config.listen.tls.is_some(), args.fresh) {
+    match ask(config.listen.http, config.listen.tls.is_some(), args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-fn ask(address: Option<std::net::SocketAddr>, tls: bool, fresh: bool) -> anyhow::Result<()> {
+fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs) -> anyhow::Result<()> {
     let mut address = address.context("listen.http is off: there is nothing to ask")?;
     if address.ip().is_unspecified() {
         let loopback: IpAddr =
@@ -39,13 +44,13 @@ fn ask(address: Option<std::net::SocketAddr>, tls: bool, fresh: bool) -> anyhow:
         address.set_ip(loopback);
     }
     let scheme = if tls { "https" } else { "http" };
-    let url = format!("{scheme}://{address}/readyz{}", if fresh { "?fresh" } else { "" });
+    let url = format!("{scheme}://{address}/readyz{}", if args.fresh { "?fresh" } else { "" });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         // The certificate is for the names that others use; this asks the very process beside it.
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).tls_danger_accept_invalid_certs(true);
-        // Nor is it for a proxy to answer.
-        let client = client.no_proxy().build().context("build the HTTP client")?;
+        let any = !args.tls.names_authority();
+        let client = args.tls.client(Duration::from_secs(2))?.tls_danger_accept_invalid_certs(any);
+        let client = client.build().context("build the HTTP client")?;
         let response = client.get(&url).send().await.with_context(|| format!("ask {url}"))?;
         let ready = response.status() == reqwest::StatusCode::OK;
         let body = response.text().await.unwrap_or_default();

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
-use super::{FAILED, INVALID};
+use super::{FAILED, INVALID, complain, print};
 use crate::config::{self, Config};
 use crate::lint::{self, Document, Expected, Finding, Severity, TRAPS};
 
@@ -40,16 +40,16 @@ pub(super) fn run(args: &LintArgs) -> ExitCode {
     let findings = match find(args) {
         Ok(findings) => findings,
         Err(error) => {
-            eprintln!("{name}: {error}");
+            complain(format_args!("{name}: {error}"));
             return ExitCode::from(INVALID);
         }
     };
-    if args.json {
-        println!("{:#}", json!({"file": name, "findings": findings}));
+    let printed = if args.json {
+        print(format_args!("{:#}", json!({"file": name, "findings": findings})))
     } else {
-        print_text(&name, &findings);
-    }
-    if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+        print(text(&name, &findings))
+    };
+    if findings.is_empty() { printed } else { ExitCode::from(FAILED) }
 }
 
 fn find(args: &LintArgs) -> Result<Vec<Finding>, String> {
@@ -77,18 +77,22 @@ fn read(file: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn print_text(name: &str, findings: &[Finding]) {
+fn text(name: &str, findings: &[Finding]) -> String {
+    let mut told = Vec::new();
     for Finding { line, path, rule, severity, message, fix, source } in findings {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         let severity = match severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        println!("{name}{line}: {severity}: {rule}: {message}\n    at  {path}\n    fix {fix}\n    see {source}\n");
+        told.push(format!(
+            "{name}{line}: {severity}: {rule}: {message}\n    at  {path}\n    fix {fix}\n    see {source}\n"
+        ));
     }
-    match findings {
-        [] => println!("{name}: nothing found of {} rules", TRAPS.len()),
-        [_] => println!("{name}: 1 finding"),
-        _ => println!("{name}: {} findings", findings.len()),
-    }
+    told.push(match findings {
+        [] => format!("{name}: nothing found of {} rules", TRAPS.len()),
+        [_] => format!("{name}: 1 finding"),
+        _ => format!("{name}: {} findings", findings.len()),
+    });
+    told.join("\n")
 }

@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::server::{Failure, ServerArgs, print_json, unconfirmed};
+use super::print;
+use super::server::{Failure, ServerArgs, unconfirmed};
 
 /// Revokes a token, a session, or all tokens of a user, a client or an issuer.
 ///
@@ -92,7 +93,7 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
         Some(Wait::All) => (format!("v1/revocations?wait=all&timeout={}ms", args.timeout.as_millis()), args.timeout),
     };
     let reply = args.server.post(&path, &Value::Object(body), patience)?;
-    let done = if args.json { print_json(&reply.body) } else { print_text(&reply.body) };
+    let done = if args.json { print(format_args!("{:#}", reply.body)) } else { print_text(&reply.body) };
     if reply.body["confirmed"] == json!(false) {
         let waiting = reply.body["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let waiting = waiting.collect::<Vec<_>>().join(", ");
@@ -131,13 +132,20 @@ fn read_token(token: &str) -> anyhow::Result<String> {
 fn print_text(body: &Value) -> ExitCode {
     let text = |name: &str| body[name].as_str().unwrap_or_default();
     if body["position"].is_null() {
-        println!("{} {} of {} has expired: nothing to revoke", text("kind"), text("id"), text("issuer"));
-        return ExitCode::SUCCESS;
+        return print(format_args!(
+            "{} {} of {} has expired: nothing to revoke",
+            text("kind"),
+            text("id"),
+            text("issuer")
+        ));
     }
     let upto = if text("at") == "*" { String::new() } else { format!(", issued up to {}", text("at")) };
-    println!("revoked {} {} of {}{upto}, until {}", text("kind"), text("id"), text("issuer"), text("expires_at"));
-    if body["confirmed"] == json!(true) {
-        println!("confirmed by {} instances in {} ms", body["instances"], body["took_ms"]);
-    }
-    ExitCode::SUCCESS
+    let until = text("expires_at");
+    let (instances, took) = (&body["instances"], &body["took_ms"]);
+    let confirmed = match body["confirmed"].as_bool() {
+        Some(true) => format!("\nconfirmed by {instances} instances in {took} ms"),
+        _ => String::new(),
+    };
+    let (kind, id, issuer) = (text("kind"), text("id"), text("issuer"));
+    print(format_args!("revoked {kind} {id} of {issuer}{upto}, until {until}{confirmed}"))
 }

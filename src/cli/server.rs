@@ -1,5 +1,6 @@
 //! The running service, asked over its HTTP API.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,15 +9,66 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::{FAILED, INVALID, fail};
+use super::{FAILED, INVALID, complain, fail};
+use crate::config;
 
 /// Which service to ask; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the command line,
 /// where other users of the machine could read it.
 #[derive(Args)]
 pub(super) struct ServerArgs {
     /// Where the HTTP API is: `listen.admin` if that is set, else `listen.http`.
-    #[arg(long, value_name = "URL", env = "DOORWARD_SERVER", default_value = "http://127.0.0.1:9192")]
-    server: url::Url,
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DOORWARD_SERVER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:9192"
+    )]
+    server: String,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+/// What TLS to the service takes beyond a certificate that the system trusts.
+#[derive(Args)]
+pub(super) struct TlsArgs {
+    /// The CA that signed the service's certificate, PEM; by default those of the system.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The client certificate to show (`listen.tls.client_ca_file`), PEM.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    pub(super) fn names_authority(&self) -> bool {
+        self.ca.is_some()
+    }
+
+    /// A client that knows whom to trust and what to show.
+    pub(super) fn client(&self, timeout: Duration) -> anyhow::Result<reqwest::ClientBuilder> {
+        let read = |file: &Path| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+        // What is sent is for this server alone: neither for a proxy nor for where it points to.
+        let alone = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let client = alone.timeout(timeout);
+        let client = match &self.ca {
+            Some(file) => client.tls_certs_only(
+                reqwest::Certificate::from_pem_bundle(&read(file)?)
+                    .with_context(|| format!("--ca {}", file.display()))?,
+            ),
+            None => client,
+        };
+        Ok(match self.cert.as_ref().zip(self.key.as_ref()) {
+            Some((certificate, key)) => {
+                let pem = [read(certificate)?, read(key)?].join(&b'\n');
+                client.identity(reqwest::Identity::from_pem(&pem).context("--cert and --key")?)
+            }
+            None => client,
+        })
+    }
 }
 
 /// An answer of the API.
@@ -42,7 +94,7 @@ impl Failure {
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                eprintln!("doorward: {message}");
+                complain(format_args!("doorward: {message}"));
                 ExitCode::from(INVALID)
             }
             Self::Failed(error) => fail(error),
@@ -66,31 +118,40 @@ impl ServerArgs {
     }
 
     fn ask(&self, path: &str, body: Option<&Value>, patience: Duration) -> Result<Reply, Failure> {
-        let key = std::env::var(ADMIN_KEY).ok().filter(|key| !key.is_empty()).map(SecretString::from);
-        let key = key.ok_or_else(|| Failure::Usage(format!("set {ADMIN_KEY} to an admin key")))?;
-        let url = self.server.join(path).map_err(|error| Failure::Usage(format!("--server: {error}")))?;
+        let key = admin_key()?;
+        // Neither the user nor the query of what is no URL of ours is shown.
+        let server = url::Url::parse(&self.server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = server
+            .and_then(|server| server.join(path).ok())
+            .ok_or_else(|| Failure::Usage("--server: must be a URL such as `http://127.0.0.1:9192`".to_owned()))?;
+        let shown = config::shown_url(&self.server).unwrap_or_else(|| "the server".to_owned());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         let reply = runtime.block_on(async {
-            let client = reqwest::Client::builder()
-                .timeout(patience + GRACE)
-                // The key is for this server alone.
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .build()
-                .context("build the HTTP client")?;
+            let client = self.tls.client(patience + GRACE)?.build().context("build the HTTP client")?;
             let request = match body {
                 Some(body) => client.post(url.clone()).json(body),
                 None => client.get(url.clone()),
             };
             let request = request.bearer_auth(key.expose_secret());
-            let response = request.send().await.with_context(|| format!("ask {}", self.server))?;
+            let response = request.send().await.map_err(reqwest::Error::without_url);
+            let response = response.with_context(|| format!("ask {shown}"))?;
             let status = response.status().as_u16();
             let body = response.bytes().await.context("read the answer")?;
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             anyhow::Ok(Reply { status, body })
         })?;
         reply.succeeded()
+    }
+}
+
+/// The admin key of the environment, without the newline that files end with.
+fn admin_key() -> Result<SecretString, Failure> {
+    let key = std::env::var(ADMIN_KEY).unwrap_or_default();
+    match key.trim_end_matches(['\r', '\n']) {
+        "" => Err(Failure::Usage(format!("set {ADMIN_KEY} to an admin key"))),
+        key if key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(key.into()),
+        _ => Err(Failure::Usage(format!("{ADMIN_KEY} must be an admin key: printable ASCII without spaces"))),
     }
 }
 
@@ -115,14 +176,8 @@ impl Reply {
     }
 }
 
-/// Standard output with an answer as it came, and success.
-pub(super) fn print_json(body: &Value) -> ExitCode {
-    println!("{body:#}");
-    ExitCode::SUCCESS
-}
-
 /// Stored, but not all that was asked for was reached.
 pub(super) fn unconfirmed(message: &str) -> ExitCode {
-    eprintln!("doorward: {message}");
+    complain(format_args!("doorward: {message}"));
     ExitCode::from(FAILED)
 }

@@ -1,10 +1,13 @@
 //! `doorward status`: the instances of the running service.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 
-use super::server::{Failure, ServerArgs, print_json};
+use super::server::{Failure, ServerArgs};
+use super::{complain, print};
 
 /// Lists the instances, the age of their view and their place in the log.
 ///
@@ -26,27 +29,24 @@ pub(super) fn run(args: &StatusArgs) -> ExitCode {
 fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let reply = args.server.get("v1/instances")?;
     if args.json {
-        return Ok(print_json(&reply.body));
+        return Ok(print(format_args!("{:#}", reply.body)));
     }
     let instances = reply.body["instances"].as_array().map(Vec::as_slice).unwrap_or_default();
     let width =
         instances.iter().filter_map(|instance| Some(instance["name"].as_str()?.len())).max().unwrap_or(0).max(8);
-    println!("{:width$}  {:>10}  {:<20}  {:<14}  {:<9}  UP", "INSTANCE", "VIEW AGE", "POSITION", "STATE", "VERSION");
-    for instance in instances {
-        let text = |name: &str| instance[name].as_str().unwrap_or("-").to_owned();
+    let head =
+        format!("{:width$}  {:>10}  {:<20}  {:<14}  {:<9}  UP", "INSTANCE", "VIEW AGE", "POSITION", "STATE", "VERSION");
+    let row = |instance: &Value| {
+        let text = |name: &str| instance[name].as_str().unwrap_or("-");
         let age = instance["view_age_ms"].as_u64().map_or("-".to_owned(), |age| format!("{age} ms"));
-        let up = instance["uptime_seconds"].as_u64().unwrap_or_default();
-        println!(
-            "{:width$}  {age:>10}  {:<20}  {:<14}  {:<9}  {}",
-            text("name"),
-            text("position"),
-            text("state"),
-            text("version"),
-            humantime::format_duration(std::time::Duration::from_secs(up)),
-        );
-    }
+        let up = Duration::from_secs(instance["uptime_seconds"].as_u64().unwrap_or_default());
+        let (name, position, state, version) = (text("name"), text("position"), text("state"), text("version"));
+        let up = humantime::format_duration(up);
+        format!("{name:width$}  {age:>10}  {position:<20}  {state:<14}  {version:<9}  {up}")
+    };
+    let rows: Vec<_> = std::iter::once(head).chain(instances.iter().map(row)).collect();
     if reply.body["complete"] == false {
-        eprintln!("doorward: the store could not be asked for the other instances");
+        complain("doorward: the store could not be asked for the other instances");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(print(rows.join("\n")))
 }

@@ -1,7 +1,8 @@
 //! Overrides from the environment: `DOORWARD__REVOCATION__REDIS__URL`.
 //!
-//! Names are read without regard to case; where a key has a `-`, `_` stands for it. The items of lists
-//! have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an item.
+//! Names are read without regard to case; where a key has a `-`, `_` stands for it, as it does in the names of
+//! headers. The items of lists have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an
+//! item. What is named in a map that is not written is added to its default.
 
 use std::collections::HashMap;
 
@@ -35,6 +36,10 @@ pub(super) fn apply(
             Ok(path) => {
                 let value = read(schema, &path, &text);
                 named.insert(path.clone(), name.clone());
+                let map = path.parent().filter(|map| schema.is_open_map(map) && source.get(map).is_none());
+                if let Some((map, default)) = map.and_then(|map| Some((map.clone(), schema.default(&map)?))) {
+                    source.set(&map, default, Place::Variable(name.clone()));
+                }
                 source.set(&path, value, Place::Variable(name));
             }
             Err((path, message)) => {
@@ -70,7 +75,8 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
         let open = schema.is_open_map(&path);
         path = match known.iter().copied().chain(written.filter(|_| open)).find(alike) {
             Some(key) => path.key(key),
-            None if open => path.key(&segment.replace('_', "-")),
+            None if open && path.holds_headers() => path.key(&segment.replace('_', "-")),
+            None if open => path.key(&segment),
             None => {
                 let known = if known.is_empty() { String::new() } else { format!("; known are {}", known.join(", ")) };
                 let message = if schema.is_list(&path) {

@@ -1,6 +1,9 @@
 //! What is wrong with a configuration, and where: every fault is found before any is reported.
 
 use std::fmt;
+use std::path::PathBuf;
+
+use url::Url;
 
 /// Where a value stands: `issuers[0].keys.jwks_url`.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -45,8 +48,20 @@ impl KeyPath {
         other.0.starts_with(&self.0)
     }
 
+    /// Whether what should stand here is a URL. What is none may be another form of connection string, password
+    /// and all, or a URL that was mistyped where it matters.
     pub(super) fn is_url(&self) -> bool {
-        matches!(self.0.last(), Some(Step::Key(name)) if name == "url")
+        let urls = ["url", "jwks_url", "push_url", "endpoint", "issuer", "cors_origins"];
+        let mut names = self.0.iter().skip(1).rev().filter_map(|step| match step {
+            Step::Key(name) => Some(name.as_str()),
+            Step::Index(_) => None,
+        });
+        names.next().is_some_and(|name| urls.contains(&name))
+    }
+
+    /// Whether the keys of this map are names of headers.
+    pub(super) fn holds_headers(&self) -> bool {
+        matches!(self.0.last(), Some(Step::Key(name)) if name == "headers")
     }
 
     /// Whether a credential stands here or around: its value is never shown.
@@ -102,6 +117,8 @@ pub struct Faults {
     /// The name of the file.
     pub file: String,
     pub faults: Vec<Fault>,
+    /// The files whose change may put it right: the configuration itself and all it names.
+    pub watched: Vec<PathBuf>,
 }
 
 impl std::error::Error for Faults {}
@@ -129,4 +146,25 @@ impl Fault {
         let path = if self.path == KeyPath::root() { String::new() } else { format!("{}: ", self.path) };
         format!("{place}: {path}{}{found}", self.message)
     }
+}
+
+/// A URL as it is shown: without user, password, query and fragment, each of which may hold a credential. `None`
+/// for what is no URL with an authority, or where an `@` further on tells that the parts are not what they seem:
+/// `https://user:1?2@host`.
+pub(crate) fn shown_url(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok().filter(Url::has_authority)?;
+    let is_plain = |part: Option<&str>| !part.unwrap_or_default().contains('@');
+    if !(is_plain(Some(url.path())) && is_plain(url.query()) && is_plain(url.fragment())) {
+        return None;
+    }
+    let credentials = if url.username().is_empty() && url.password().is_none() { "" } else { "…@" };
+    let rest = match (url.query(), url.fragment()) {
+        (None, None) => "",
+        (Some(_), _) => "?…",
+        (None, Some(_)) => "#…",
+    };
+    let (scheme, path) = (url.scheme(), url.path());
+    let path = if path == "/" && !text.ends_with('/') && rest.is_empty() { "" } else { path };
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port().map(|port| format!(":{port}")));
+    Some(format!("{scheme}://{credentials}{host}{}{path}{rest}", port.unwrap_or_default()))
 }

@@ -44,7 +44,8 @@ pub struct ConfigFile {
     pub rules: Vec<RuleFile>,
     /// Which client is calling, from which platform and site.
     pub api_keys: ApiKeysFile,
-    /// Where revocations are kept, and how old the view of them may be.
+    /// Where revocations are kept, and how old the view of them may be. All but `max_staleness` and `on_stale`
+    /// needs a restart when it changes.
     pub revocation: RevocationFile,
     /// How refusals are worded.
     pub errors: ErrorsFile,
@@ -52,9 +53,9 @@ pub struct ConfigFile {
     pub admin: AdminFile,
     /// Shared Signals that revoke.
     pub signals: SignalsFile,
-    /// Logs and traces.
+    /// Logs and traces. All but `log.decisions` needs a restart when it changes.
     pub telemetry: TelemetryFile,
-    /// Every bound of the process.
+    /// Every bound of the process. Most need a restart when they change; the log of a reload names them.
     pub limits: LimitsFile,
 }
 

@@ -117,9 +117,9 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         let at = at.key("backchannel_logout").key("audiences");
         Audiences::OneOf(texts(check, &at, &list))
     });
+    let token_types = token_types(check, &at.key("token_types"), &file.token_types);
     let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR);
     let trusted = TrustedIssuer {
-        token_types: token_types(check, &at.key("token_types"), &file.token_types)?,
         leeway,
         expiry_leeway: leeway,
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
@@ -130,6 +130,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
             client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
         },
         name: IssuerName::parse(&file.name)?,
+        token_types: token_types?,
         issuer: file.issuer.clone(),
         logout: LogoutPolicy {
             audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),

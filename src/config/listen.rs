@@ -3,6 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rustls::InconsistentKeys;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
 use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{ListenFile, TlsFile};
@@ -109,9 +115,27 @@ fn socket_mode(check: &mut Check<'_>, at: &KeyPath, text: &str) -> u32 {
 }
 
 fn tls(check: &mut Check<'_>, at: &KeyPath, file: &TlsFile) -> Tls {
-    let (cert_file, _) = check.pem_file(&at.key("cert_file"), &file.cert_file, "CERTIFICATE");
-    let (key_file, _) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
+    let (cert_file, certificates) = check.pem_file(&at.key("cert_file"), &file.cert_file, "CERTIFICATE");
+    let (key_file, key) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
+    if let Some(fault) = certificates.zip(key).and_then(|(certificates, key)| pair_fault(&certificates, &key)) {
+        check.fault(&at.key("key_file"), fault);
+    }
     let client_ca_file =
         file.client_ca_file.as_ref().map(|name| check.pem_file(&at.key("client_ca_file"), name, "CERTIFICATE").0);
     Tls { cert_file, key_file, client_ca_file }
+}
+
+/// Why this key cannot serve with these certificates, both PEM.
+pub(super) fn pair_fault(certificates: &[u8], key: &[u8]) -> Option<String> {
+    let Ok(certificates) = CertificateDer::pem_slice_iter(certificates).collect() else {
+        return Some("must be the key of `cert_file`, in which a certificate cannot be read".to_owned());
+    };
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key) else { return Some("must hold a private key, PEM".to_owned()) };
+    match CertifiedKey::from_der(certificates, key, &aws_lc_rs::default_provider()) {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Some("must be the key of the certificate in `cert_file`: it is another one's".to_owned())
+        }
+        Err(error) => Some(format!("must be a key that can serve with `cert_file`: {error}")),
+        Ok(_) => None,
+    }
 }

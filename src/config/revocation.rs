@@ -8,10 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::check::Check;
-use super::fault::KeyPath;
+use super::fault::{KeyPath, shown_url};
 use super::file::{List, Read, RedisFile, RevocationFile, StoreKind};
 use super::rules::{STALENESS, on_stale};
-use super::source::without_credentials;
 use crate::authz::authorizer::FreshnessPolicy;
 use crate::sources::ledger::{RedisConfig, RedisConfigError};
 
@@ -92,7 +91,7 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&without_credentials(&self.0))
+        f.write_str(shown_url(&self.0).as_deref().unwrap_or("…"))
     }
 }
 

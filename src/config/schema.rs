@@ -104,6 +104,11 @@ impl Schema {
         self.at(path).iter().any(|node| is_open(node))
     }
 
+    /// What stands at a path where nothing is written.
+    pub(super) fn default(&self, path: &KeyPath) -> Option<Value> {
+        self.at(path).iter().find_map(|node| node.get("default").cloned())
+    }
+
     pub(super) fn is_list(&self, path: &KeyPath) -> bool {
         self.accepts(path, "array")
     }

@@ -97,8 +97,12 @@ pub(super) fn errors(check: &mut Check<'_>, file: &ErrorsFile) -> Errors {
 pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetry {
     let LogFile { format, level, decisions } = file.log;
     if let Some(endpoint) = &file.otlp.endpoint {
+        let at = KeyPath::root().key("telemetry").key("otlp").key("endpoint");
+        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            check.fault(&at, "must be a http or https URL such as `http://otel-collector:4317`: gRPC goes over it");
+        }
         // The collector is usually a neighbour without TLS, and traces hold no secrets.
-        check.url(&KeyPath::root().key("telemetry").key("otlp").key("endpoint"), endpoint, true);
+        check.url(&at, endpoint, true);
     }
     let replay_alarm = file.replay_alarm.as_ref().map(|file| {
         let at = KeyPath::root().key("telemetry").key("replay_alarm");

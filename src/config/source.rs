@@ -7,7 +7,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::{Options, Spanned};
 
-use super::fault::{Fault, KeyPath, Place, Step};
+use super::fault::{Fault, KeyPath, Place, Step, shown_url};
 
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
@@ -156,17 +156,19 @@ impl Source {
     /// A fault at a place, with the value that stands there unless it is a credential.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
         let value = if path.is_secret() { None } else { self.get(path) };
-        // What should be a URL and is none may be another form of connection string, password and all.
-        let value = value.filter(|value| !path.is_url() || value.as_str().is_some_and(|text| text.contains("://")));
-        Fault { place: self.place(path), path: path.clone(), message: message.into(), value: value.and_then(shown) }
+        let value = value.and_then(|value| shown(value, path.is_url()));
+        Fault { place: self.place(path), path: path.clone(), message: message.into(), value }
     }
 }
 
 /// A value as it is shown in a message; maps and lists are not.
-fn shown(value: &Value) -> Option<String> {
+fn shown(value: &Value, is_url: bool) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) => Some(format!("{:?}", shorten(&without_credentials(text)))),
+        Value::String(text) if is_url || text.contains("://") || text.contains('@') => {
+            shown_url(text).map(|text| format!("{:?}", shorten(&text)))
+        }
+        Value::String(text) => Some(format!("{:?}", shorten(text))),
         other => Some(other.to_string()),
     }
 }
@@ -177,16 +179,6 @@ fn shorten(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().take(LONGEST).chain(['…']).collect()
-}
-
-/// A URL without the user, the password and the query: each may hold a credential.
-pub(super) fn without_credentials(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let rest = rest.split_once('?').map_or_else(|| rest.to_owned(), |(before, _)| format!("{before}?…"));
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}"),
-        None => format!("{scheme}://{rest}"),
-    }
 }
 
 /// A scalar as YAML reads it, for environment variables; `None` if it is more than a scalar.

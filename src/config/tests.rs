@@ -178,10 +178,51 @@ fn unlikely_settings_are_warned_of() {
 }
 
 #[test]
-fn what_needs_a_restart_is_told() {
-    let other = config("listen: {http: null}\nlimits: {list_page: 9}\nrevocation: {max_staleness: 5s}\n");
-    assert_eq!(config("").needs_restart(&other), ["listen", "limits"]);
-    assert_eq!(config("").needs_restart(&config("revocation: {list: allow}\n")), ["revocation"]);
+fn what_needs_a_restart_is_told_and_stays() {
+    let started = config("");
+    for (more, expected) in [
+        ("revocation: {max_staleness: 5s, on_stale: allow}\n", &[][..]),
+        ("telemetry: {log: {decisions: all}}\nerrors: {realm: x}\n", &[]),
+        ("listen: {http: null}\nlimits: {list_page: 9}\n", &["listen.http", "limits.list_page"]),
+        ("revocation: {list: allow, read: lookup}\n", &["revocation.list", "revocation.read"]),
+        ("revocation: {redis: {min_replicas: 1}}\n", &["revocation.redis"]),
+        ("revocation: {store: embedded, list: allow}\n", &["revocation.list", "revocation.store"]),
+        ("telemetry: {log: {level: debug, decisions: all}}\n", &["telemetry.log.level"]),
+    ] {
+        let next = config(more);
+        assert_eq!(next.needs_restart(&started), expected, "{more}");
+        let kept = next.until_restart(&started);
+        assert_eq!((kept.freshness.allow_list, kept.freshness.always_lookup), (false, false), "{more}");
+        assert_eq!(kept.needs_restart(&started), Vec::<&str>::new());
+    }
+    let longer = good(&ISSUER.replace("name:", "max_lifetime: 48h, name:")).config;
+    assert_eq!(longer.needs_restart(&started), Vec::<&str>::new());
+    assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 30));
+}
+
+#[test]
+fn every_limit_takes_effect_at_once_or_is_named() {
+    let at_once = [
+        "decision_timeout",
+        "introspection_cache",
+        "introspection_waiting",
+        "jwks_bytes",
+        "token_cache",
+        "token_cache_bytes",
+        "waiting_decisions",
+    ];
+    let (started, schema) = (config(""), schema());
+    let mut unnamed = Vec::new();
+    for (key, property) in schema["$defs"]["LimitsFile"]["properties"].as_object().unwrap() {
+        let other = property["default"].as_u64().map_or("7s".to_owned(), |default| (default + 1).to_string());
+        let next = config(&format!("limits: {{{key}: {other}}}\n"));
+        match next.needs_restart(&started)[..] {
+            [] => unnamed.push(key.as_str()),
+            [named] => assert_eq!(named, format!("limits.{key}")),
+            _ => panic!("{key}"),
+        }
+    }
+    assert_eq!(unnamed, at_once);
 }
 
 #[test]

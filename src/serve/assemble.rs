@@ -198,7 +198,8 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
 }
 
 /// Adopted keys are read often enough for the strictest rule.
-fn shortest_staleness(config: &Config) -> Duration {
+#[must_use]
+pub fn shortest_staleness(config: &Config) -> Duration {
     let by_rule = config.rules.iter().filter_map(|rule| rule.max_staleness);
     by_rule.fold(config.freshness.max_staleness, Duration::min)
 }

@@ -2,10 +2,12 @@
 //! file changes or on SIGHUP. A bad file never replaces a good one.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +18,8 @@ use super::tls::Tls;
 use crate::api::inlet::events;
 use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Fault, Faults, Loaded};
+use crate::metrics::Metrics;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::signals::{Receiver, Verdict};
@@ -25,11 +28,14 @@ use crate::state::State;
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How long its files may take to be read: one may be a pipe that nobody writes, or lie on a mount that hangs.
+const READING: Duration = Duration::from_secs(10);
+
 /// Keeps the configuration and the keys of its issuers in force.
 pub(super) struct Reload {
     file: PathBuf,
     watched: Vec<PathBuf>,
-    started_with: Config,
+    started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
     state: Arc<State>,
@@ -37,14 +43,22 @@ pub(super) struct Reload {
     tls: Option<Arc<Tls>>,
 }
 
-type Stamp = Option<(SystemTime, u64, u64)>;
+type Stamps = HashMap<PathBuf, Option<(SystemTime, u64, u64)>>;
 
 /// All that a changed configuration brings, read and checked; putting it in force cannot fail.
 struct Next {
-    config: Config,
-    certificates: Option<Arc<rustls::ServerConfig>>,
+    files: Files,
     introspectors: Introspectors,
     receivers: Vec<Arc<Receiver>>,
+}
+
+/// What the files say.
+struct Files {
+    config: Config,
+    warnings: Vec<Fault>,
+    /// The keys that differ and take effect at the next start.
+    later: Vec<&'static str>,
+    certificates: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Reload {
@@ -55,74 +69,90 @@ impl Reload {
         client: reqwest::Client,
         tls: Option<Arc<Tls>>,
     ) -> anyhow::Result<Self> {
-        let sources = key_sources(config, &client, &[]);
+        let sources = key_sources(config, &client, &[], &state.metrics);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().to_vec();
         let receivers = receivers(config, &state)?;
-        Ok(Self { file, watched, started_with: config.clone(), sources, receivers, state, client, tls })
+        let started_with = Arc::new(config.clone());
+        Ok(Self { file, watched, started_with, sources, receivers, state, client, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.keep() => {} // A fetcher never ends: the process must.
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Until a fetcher ends.
+    async fn keep(mut self) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         let mut fetchers = JoinSet::new();
         self.start_fetchers(&mut fetchers);
-        let mut seen = stamps(&self.watched);
+        let mut watched = self.watched.clone();
+        let mut seen = stamps(&watched).await;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
                 _ = hangup.recv() => {}
-                Some(_) = fetchers.join_next() => return, // A fetcher never ends: the process must.
+                Some(_) = fetchers.join_next() => return,
                 () = tokio::time::sleep(POLL) => {
-                    if stamps(&self.watched) == seen {
+                    if stamps(&watched).await == seen {
                         continue;
                     }
                     tokio::time::sleep(POLL / 10).await; // A writer may be between two files.
                 }
             }
             // Before they are read: what changes meanwhile will show as a change.
-            seen = stamps(&self.watched);
-            let next = match self.prepare() {
-                Ok(next) => next,
+            seen = stamps(&watched).await;
+            watched.clone_from(&self.watched);
+            match self.prepare().await {
+                Ok(next) => {
+                    // What they fetch may be from a place that the next configuration no longer names.
+                    fetchers.shutdown().await;
+                    self.put_in_force(next);
+                    watched.clone_from(&self.watched);
+                    self.start_fetchers(&mut fetchers);
+                }
                 Err(error) => {
                     self.state.metrics.config_reloads.with_label_values(&["refused"]).inc();
                     error!(error = %format!("{error:#}"), "configuration not reloaded");
-                    continue;
+                    // A file that it misses may come, and then it is good.
+                    watched.extend(
+                        error.downcast_ref::<Faults>().map(|faults| faults.watched.clone()).unwrap_or_default(),
+                    );
                 }
-            };
-            // What they fetch may be from a place that the next configuration no longer names.
-            fetchers.shutdown().await;
-            self.put_in_force(next);
-            seen = stamps(&self.watched)
-                .into_iter()
-                .map(|(file, now)| (file.clone(), *seen.get(&file).unwrap_or(&now)))
-                .collect();
-            self.start_fetchers(&mut fetchers);
+            }
+            let now = stamps(&watched).await.into_iter();
+            seen = now.map(|(file, now)| (file.clone(), *seen.get(&file).unwrap_or(&now))).collect();
         }
     }
 
     /// Reads everything anew; nothing changes yet.
-    fn prepare(&self) -> anyhow::Result<Next> {
-        let config = Config::load(&self.file, crate::config::environment())?.config;
-        let certificates = self.tls.as_ref().map(|tls| tls.read_again()).transpose()?;
+    async fn prepare(&self) -> anyhow::Result<Next> {
+        let (file, tls, started_with) = (self.file.clone(), self.tls.clone(), self.started_with.clone());
+        let reading = tokio::task::spawn_blocking(move || read(&file, tls.as_deref(), &started_with));
+        let read = tokio::time::timeout(READING, reading).await;
+        let files = read.with_context(|| format!("its files cannot be read within {READING:?}"))???;
         let known = self.state.introspectors();
-        let introspectors = assemble::introspectors(&config, &known, &self.state.metrics.introspections)?;
-        let receivers = receivers(&config, &self.state)?;
-        Ok(Next { config, certificates, introspectors, receivers })
+        let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
+        let receivers = receivers(&files.config, &self.state)?;
+        Ok(Next { files, introspectors, receivers })
     }
 
     /// Replaces what is in force; a decision meets either all of the old or all of the new.
     fn put_in_force(&mut self, next: Next) {
-        let Next { config, certificates, introspectors, receivers } = next;
-        let later = self.started_with.needs_restart(&config);
+        let Next { files, introspectors, receivers } = next;
+        let Files { config, warnings, later, certificates } = files;
+        log_warnings(&warnings, &self.file);
         if !later.is_empty() {
-            warn!(sections = ?later, "changed sections that take effect at the next start");
+            warn!(keys = ?later, "changed keys that take effect at the next start");
         }
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
             tls.put_in_force(certificates);
         }
         self.receivers = receivers;
-        let sources = key_sources(&config, &self.client, &self.sources);
+        let sources = key_sources(&config, &self.client, &self.sources, &self.state.metrics);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
         // Keys from the same place stay in force; the others are fetched.
@@ -130,14 +160,15 @@ impl Reload {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
         self.state.replica.retain_for(config.revocation.retention);
-        self.state.replica.adopt_for(assemble::adopting_issuers(&config));
+        self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.
         self.state.set_introspectors(introspectors);
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
-        self.watched = config.watched_files().to_vec();
+        // The certificates of the start stay in use, whatever it names now.
+        self.watched = config.watched_files().iter().chain(self.started_with.watched_files()).cloned().collect();
         self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
         info!("configuration reloaded");
     }
@@ -155,6 +186,21 @@ impl Reload {
             });
         }
     }
+}
+
+/// Says what in a configuration is unlikely to be meant.
+pub fn log_warnings(warnings: &[Fault], file: &Path) {
+    for warning in warnings {
+        warn!(warning = warning.line(&file.display().to_string()), "configuration");
+    }
+}
+
+/// Reads the configuration and the listeners' certificates; may block for as long as a file does.
+fn read(file: &Path, tls: Option<&Tls>, started_with: &Config) -> anyhow::Result<Files> {
+    let Loaded { config, warnings } = Config::load(file, crate::config::environment())?;
+    let later = config.needs_restart(started_with);
+    let certificates = tls.map(Tls::read_again).transpose()?;
+    Ok(Files { config: config.until_restart(started_with), warnings, later, certificates })
 }
 
 /// Receivers hold nothing that must outlive a reload: what they have not acknowledged comes again.
@@ -175,8 +221,14 @@ async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> V
 
 /// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
 /// from the same place goes on from what was read.
-fn key_sources(config: &Config, client: &reqwest::Client, known: &[Arc<KeySource>]) -> Vec<Arc<KeySource>> {
+fn key_sources(
+    config: &Config,
+    client: &reqwest::Client,
+    known: &[Arc<KeySource>],
+    metrics: &Metrics,
+) -> Vec<Arc<KeySource>> {
     let source = |(name, settings): (&IssuerName, KeySettings)| {
+        metrics.expect_fetches(name.as_str());
         let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
         same.cloned().unwrap_or_else(|| {
             let source = KeySource::new(name.clone(), settings, client.clone());
@@ -209,12 +261,13 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
     state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
 }
 
-/// What tells a changed file from the same one without reading it.
-fn stamps(files: &[PathBuf]) -> HashMap<PathBuf, Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let stamp = |file: &PathBuf| {
-        let metadata = std::fs::metadata(file).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+/// What tells changed files from the same ones without reading them.
+async fn stamps(files: &[PathBuf]) -> Stamps {
+    let files = files.to_vec();
+    let stamp = |file: PathBuf| {
+        let metadata = std::fs::metadata(&file).ok();
+        let stamp = metadata.and_then(|found| Some((found.modified().ok()?, found.len(), found.ino())));
+        (file, stamp)
     };
-    files.iter().map(|file| (file.clone(), stamp(file))).collect()
+    tokio::task::spawn_blocking(move || files.into_iter().map(stamp).collect()).await.unwrap_or_default()
 }

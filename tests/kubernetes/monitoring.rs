@@ -163,6 +163,55 @@ fn every_alert_is_explained() {
     }
 }
 
+/// Whether a series, `NAME{LABEL="VALUE",…}`, is one of those that a selector means.
+fn is_meant(series: &str, selector: &str) -> bool {
+    let label = Regex::new(r#"([a-z]+)(=~|!=|=)"([^"]*)""#).unwrap();
+    let parts = |text: &str| {
+        let (name, labels) = text.split_once('{').unwrap_or((text, ""));
+        let labels = label.captures_iter(labels).map(|found| [1, 2, 3].map(|at| found[at].to_owned()));
+        (name.to_owned(), labels.collect::<Vec<_>>())
+    };
+    let ((name, labels), (wanted, matchers)) = (parts(series), parts(selector));
+    name == wanted
+        && matchers.iter().all(|[of, by, value]| {
+            let is = labels.iter().find(|[name, ..]| name == of).map_or("", |[_, _, is]| is);
+            match by.as_str() {
+                "=" => is == value,
+                "!=" => is != value,
+                _ => Regex::new(&format!("^(?:{value})$")).unwrap().is_match(is),
+            }
+        })
+}
+
+/// An increase shows only in a series that was there before: what the tests of the alerts count up from nothing is
+/// exported from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_count_is_there_before_it_happens() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let (_, text) = doorward.get("/metrics").await;
+    let exported: Vec<_> =
+        text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.replace("\",", "\", "))).collect();
+    let selectors = Regex::new(r"increase\((doorward_[a-z_]+(?:\{[^}]*\})?)\[").unwrap();
+    let expressions = expressions(&alerts());
+    let selectors: Vec<_> = selectors.captures_iter(&expressions).map(|found| found[1].to_owned()).collect();
+    assert!(selectors.len() > 6, "{selectors:?}");
+    let tests = file("tests/kubernetes/rules_test.yaml");
+    let series = Regex::new(r"\{series: '(doorward_[^']+)'").unwrap();
+    let ours = series.captures_iter(&tests).map(|found| {
+        found[1].replace("namespace=\"shop\", pod=\"a\", ", "").replace("{namespace=\"shop\", pod=\"a\"}", "")
+    });
+    let mut counted = 0;
+    for series in ours.filter(|series| selectors.iter().any(|selector| is_meant(series, selector))) {
+        assert!(exported.contains(&series), "{series} is not exported before it happens");
+        counted += 1;
+    }
+    assert!(counted > 6);
+    for name in PROMISED {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not described from the start");
+    }
+}
+
 /// Prometheus with our alerts, asked every 200 ms.
 fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
     let path = |name: &str| dir.path().join(name);

@@ -12,6 +12,7 @@ use crate::support::grpc::{Checks, get};
 use crate::support::tokens::{self, Tokens};
 
 const LEEWAY: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(1);
 
 fn issuer(name: &str) -> IssuerName {
     IssuerName::parse(name).unwrap()
@@ -19,8 +20,10 @@ fn issuer(name: &str) -> IssuerName {
 
 fn adopting(config: RedisConfig) -> RedisConfig {
     let issuers = vec![(issuer("main"), LEEWAY), (issuer("other"), Duration::ZERO)];
-    let within = Duration::from_secs(1);
-    RedisConfig { adopt: Some(Adopt { before: "blacklist:".into(), after: String::new(), within, issuers }), ..config }
+    RedisConfig {
+        adopt: Some(Adopt { before: "blacklist:".into(), after: String::new(), within: WITHIN, issuers }),
+        ..config
+    }
 }
 
 #[tokio::test]
@@ -53,6 +56,10 @@ async fn keys_of_another_service_are_honoured_for_every_issuer_until_they_end() 
     assert_eq!(expires("new").as_secs(), ends.as_secs_ceil(), "its own end, and the leeway");
     let retention = redis.config().retention;
     assert!(expires("an odd: id") > now().plus(retention.saturating_sub(LEEWAY)), "without an end: the retention");
+    instance.replica.retain_for(2 * retention);
+    redis.cli(&["SET", "blacklist:later", "1"]);
+    eventually("read", || instance.refuses(&token("later"))).await;
+    assert!(expires("later") > now().plus((2 * retention).saturating_sub(LEEWAY)), "as it is now");
     // A longer life is seen before the shorter one ends, and a deleted key stays in force.
     redis.cli(&["EXPIRE", "blacklist:new", "1"]);
     redis.cli(&["SET", "blacklist:brief", "1", "PX", "1200"]);
@@ -143,11 +150,11 @@ async fn a_new_issuer_makes_the_view_stale_until_its_ids_are_read() {
     let third = Target::new(issuer("third"), Kind::Token, TargetId::new("j"));
     assert!(!instance.refuses(&third));
     let names = ["main", "other", "third"].map(|name| (issuer(name), LEEWAY));
-    instance.replica.adopt_for(names.to_vec());
+    instance.replica.adopt_for(names.to_vec(), WITHIN);
     assert_eq!(instance.age(), Some(Duration::MAX));
     eventually("read", || instance.age() != Some(Duration::MAX)).await;
     assert!(instance.refuses(&third));
-    instance.replica.adopt_for(names[..2].to_vec());
+    instance.replica.adopt_for(names[..2].to_vec(), WITHIN);
     assert_ne!(instance.age(), Some(Duration::MAX), "fewer issuers, nothing to read");
 }
 

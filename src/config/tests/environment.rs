@@ -40,9 +40,29 @@ fn variables_override_any_scalar() {
     assert!(!config.token.forward);
     assert_eq!(config.limits.list_page, 7);
     assert_eq!((config.errors.realm.as_str(), redis.username.as_deref()), ("shop #1", Some("123")));
-    let headers = [("x-client", IdentityField::ClientId), ("x-user-id", IdentityField::TokenId)];
+    let headers = [
+        ("x-client", IdentityField::ClientId),
+        ("x-user-email", IdentityField::Email), // The default stays, so that a client's copy does not pass.
+        ("x-user-id", IdentityField::TokenId),
+    ];
     assert_eq!(config.identity.headers, headers.map(|(name, field)| (name.to_owned(), field)));
     assert!(matches!(&config.issuers[0].trusted.audiences, Audiences::OneOf(list) if *list == ["cart", "shop"]));
+}
+
+#[test]
+fn an_underscore_is_a_dash_in_names_of_headers_only() {
+    let rule = "rules: [{name: a, require: {claims: {team-id: [x]}}}]\n";
+    let claim = |name| format!("DOORWARD__RULES__0__REQUIRE__CLAIMS__{name}__0");
+    let (tenant, team) = (claim("TENANT_ID"), claim("TEAM_ID"));
+    let loaded = load(&format!("{ISSUER}{rule}"), &[(&tenant, "t"), (&team, "y")]);
+    let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
+    let claims: Vec<_> = config.rules[0].require.claims.iter().map(|(name, of)| (name.clone(), of.clone())).collect();
+    assert_eq!(claims, [("team-id".to_owned(), vec!["y".into()]), ("tenant_id".to_owned(), vec!["t".into()])]);
+
+    let text = format!("{ISSUER}identity: {{headers: {{x-client: client_id}}}}\n");
+    let loaded = load(&text, &[("DOORWARD__IDENTITY__HEADERS__X_USER_ID", "user_id")]);
+    let names: Vec<_> = loaded.unwrap().config.identity.headers.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["x-client", "x-user-id"], "what is written replaces the default");
 }
 
 #[test]

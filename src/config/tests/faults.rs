@@ -180,3 +180,87 @@ fn ten_thousand_keys_are_read_in_a_moment() {
     good(&text);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
+
+#[test]
+fn no_credential_in_a_url_is_shown() {
+    let written = [
+        "redis://:HUN?TER2@h:6379/0",
+        "redis://:HUN/TER2@h:6379/0",
+        "redis://:HUN#TER2@h:6379/0",
+        "https://u:1?HUNTER2@h/x",
+        "https://u:1/HUNTER2@h/x",
+        "https://u:HUN#TER2@h/x",
+        "https://u:HUNTER2@h/x",
+        "http://u:HUNTER2@h/x#f",
+        "u:HUNTER2@h:4317",
+        "//u:HUNTER2@h/j",
+        "https:/u:HUNTER2@h/j",
+        "https:u:HUNTER2@h",
+        "redis:HUNTER2@h:6379",
+        "h:6379,password=HUNTER2",
+        "https://h/x?token=HUNTER2",
+        "https://h/x#token=HUNTER2",
+        "https://h\\@u:HUNTER2",
+        "redis-sentinel://h:26379/?password=HUNTER2",
+        "REDIS://u:HUNTER2@ /",
+    ];
+    let issuer = |iss: &str, more: &str| {
+        format!("issuers: [{{name: a, issuer: {iss}, audiences: any, keys: {{discovery: true}}{more}}}]\n")
+    };
+    let good = issuer("'https://a.test'", "");
+    let transmitter = |more: &str| {
+        format!(
+            "{good}signals: {{transmitters: [{{issuer: 'https://i.test', audience: d, keys: {{discovery: true}}, {more}}}]}}\n"
+        )
+    };
+    for url in written {
+        let url = format!("'{url}'");
+        for text in [
+            issuer(&url, ""),
+            issuer(&url, "").replace("discovery: true", &format!("jwks_url: {url}")),
+            issuer("'https://a.test'", &format!(", introspection: {{url: {url}, client_id: c, client_secret: s}}")),
+            format!("{good}revocation: {{redis: {{url: {url}}}}}\n"),
+            format!("{good}telemetry: {{otlp: {{endpoint: {url}}}, replay_alarm: {{url: {url}}}}}\n"),
+            format!("{good}listen: {{cors_origins: [{url}]}}\n"),
+            transmitter(&format!("poll: {{url: {url}, token: t}}")),
+            transmitter(&format!("stream: {{push_url: {url}, token: t}}")),
+        ] {
+            if let Err(faults) = parse(&text) {
+                assert!(!faults.to_string().contains("HUN"), "{faults}\n{text}");
+            }
+        }
+    }
+    let shown = |url: &str| shown_url(url).unwrap_or_default();
+    assert_eq!(shown("https://u:p@h:8443/jwks?key=1#f"), "https://…@h:8443/jwks?…");
+    assert_eq!(
+        (shown("https://h"), shown("redis+unix:///run/r.sock")),
+        ("https://h".into(), "redis+unix:///run/r.sock".into())
+    );
+}
+
+#[test]
+fn what_a_refused_configuration_names_is_watched_with_it() {
+    let text = "issuers: [{name: a, issuer: a, audiences: any, algorithms: [HS256], keys: {secret_file: nowhere}}]\n";
+    assert_eq!(parse(text).unwrap_err().watched, [testdata().join("nowhere")]);
+    let missing = Config::load(Path::new("/no/such.yaml"), std::iter::empty()).unwrap_err();
+    assert_eq!(missing.watched, [Path::new("/no/such.yaml")]);
+}
+
+#[test]
+fn a_bad_token_type_hides_no_other_fault() {
+    let text = ISSUER.replace("audiences", "token_types: [logout+jwt], leeway: 2h, claims: {email: ''}, audiences");
+    let faults = parse(&text).unwrap_err().faults;
+    let paths: Vec<_> = faults.iter().map(|fault| fault.path.to_string()).collect();
+    assert_eq!(paths, ["issuers[0].claims.email", "issuers[0].leeway", "issuers[0].token_types[0]"]);
+}
+
+#[test]
+fn a_key_must_be_that_of_its_certificate() {
+    let (ours, another) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let certificate = rcgen::CertificateParams::default().self_signed(&ours).unwrap().pem();
+    let fault = |key: &str| super::super::listen::pair_fault(certificate.as_bytes(), key.as_bytes());
+    assert_eq!(fault(&ours.serialize_pem()), None);
+    let other = fault(&another.serialize_pem()).unwrap();
+    assert!(other.starts_with("must be the key of the certificate in `cert_file`"), "{other}");
+    assert!(fault(&certificate).unwrap().starts_with("must hold a private key"));
+}

@@ -443,7 +443,10 @@ fn revocation_and_the_rest() {
         "2: telemetry.log.level",
         "must be `error`, `warn`, `info`, `debug` or `trace`",
     );
-    check("telemetry: {otlp: {endpoint: collector}}", "2: telemetry.otlp.endpoint", "must be a URL");
+    for endpoint in ["collector", "'grpc://collector:4317'", "'collector:4317'"] {
+        let right = "must be a http or https URL such as `http://otel-collector:4317`";
+        check(&format!("telemetry: {{otlp: {{endpoint: {endpoint}}}}}"), "2: telemetry.otlp.endpoint", right);
+    }
     check("limits: {drain_delay: soon}", "2: limits.drain_delay", "must be a duration");
     check("limits: {drain: 2h}", "2: limits.drain", "must be from 0s to 1h");
     let transmitter =

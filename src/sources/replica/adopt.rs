@@ -27,13 +27,15 @@ pub(super) struct Adopted {
 #[derive(Clone, Default)]
 struct Issuers {
     names: Vec<(IssuerName, Duration)>,
+    /// See [`Adopt::within`].
+    within: Duration,
     version: u64,
 }
 
 impl Adopted {
     pub(super) fn new(adopt: Option<&Adopt>) -> Self {
-        let names = adopt.map(|adopt| adopt.issuers.clone()).unwrap_or_default();
-        Self { issuers: Mutex::new(Issuers { names, version: 0 }), ..Self::default() }
+        let issuers = |adopt: &Adopt| Issuers { names: adopt.issuers.clone(), within: adopt.within, version: 0 };
+        Self { issuers: Mutex::new(adopt.map(issuers).unwrap_or_default()), ..Self::default() }
     }
 
     pub(super) fn failure(&self) -> Option<LedgerError> {
@@ -46,18 +48,21 @@ impl Adopted {
 }
 
 impl Replica {
-    /// Whose token ids adopted keys name from now on, with the leeway of each; to be called before
-    /// decisions are made for a new issuer. Until its ids have been read the view is stale.
-    pub fn adopt_for(&self, names: Vec<(IssuerName, Duration)>) {
+    /// Whose token ids adopted keys name from now on, with the leeway of each, and within what time they are
+    /// read; to be called before decisions are made for a new issuer. Until its ids have been read the view
+    /// is stale.
+    pub fn adopt_for(&self, names: Vec<(IssuerName, Duration)>, within: Duration) {
         let mut issuers = self.adopted.issuers();
         let is_wider = names.iter().any(|(name, leeway)| {
             !issuers.names.iter().any(|(known, known_leeway)| known == name && known_leeway >= leeway)
         });
         if self.adopts() && is_wider {
             self.freshness.adopted.suspend();
+        }
+        if is_wider || within < issuers.within {
             self.adopted.changed.notify_one();
         }
-        *issuers = Issuers { names, version: issuers.version + 1 };
+        *issuers = Issuers { names, within, version: issuers.version + 1 };
     }
 
     /// Reads the keys again and again, each time complete; for ever.
@@ -69,7 +74,7 @@ impl Replica {
             let read = ledger
                 .scan_adopted(
                     adopt,
-                    |id| self.knows_adopted(adopt, &issuers.names, id),
+                    |id| self.knows_adopted(&issuers, id),
                     |found| self.take_adopted(&issuers.names, found, ledger.retention()),
                 )
                 .await;
@@ -80,7 +85,7 @@ impl Replica {
                     if now.version == issuers.version {
                         self.freshness.adopted.publish(start);
                     }
-                    (adopt.within / 2).saturating_sub(start.elapsed())
+                    (now.within / 2).saturating_sub(start.elapsed())
                 }
                 Err(_) => RETRY,
             };
@@ -92,9 +97,9 @@ impl Replica {
 
     /// Whether there is nothing to learn from a key of this token: it is known, and for long enough
     /// that a later scan sees it again before it is forgotten.
-    fn knows_adopted(&self, adopt: &Adopt, issuers: &[(IssuerName, Duration)], id: &TargetId) -> bool {
-        let until = crate::clock::now().plus(adopt.within * 2);
-        issuers.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
+    fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
+        let until = crate::clock::now().plus(issuers.within * 2);
+        issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
     }
 
     fn take_adopted(&self, issuers: &[(IssuerName, Duration)], found: Found, retention: Duration) {
@@ -113,8 +118,11 @@ impl Replica {
     /// Whether asking the store tells all there is to know: the key of an odd id cannot be named, and
     /// is found by the scan or not at all.
     pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
-        let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
-        let is_scanned = self.freshness.adopted.age(Instant::now()).is_some_and(|age| age <= adopt.within);
+        if ledger.config().adopt.is_none() {
+            return Ok(());
+        }
+        let within = self.adopted.issuers().within;
+        let is_scanned = self.freshness.adopted.age(Instant::now()).is_some_and(|age| age <= within);
         let is_odd = |target: &Target| target.kind == Kind::Token && target.id.is_digest();
         if targets.iter().any(is_odd) && !is_scanned {
             return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });
