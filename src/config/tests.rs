@@ -197,7 +197,7 @@ fn what_needs_a_restart_is_told_and_stays() {
     }
     let longer = good(&ISSUER.replace("name:", "max_lifetime: 48h, name:")).config;
     assert_eq!(longer.needs_restart(&started), Vec::<&str>::new());
-    assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 30));
+    assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 60));
 }
 
 #[test]
