@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
-use crate::support::grpc::{Checks, get};
+use crate::support::grpc::{Checks, ask, get};
 use crate::support::tokens::Tokens;
 
 fn shared(redis: &RedisServer) -> String {
@@ -155,7 +155,7 @@ async fn redis_down_at_start_means_alive_not_ready_and_refused_until_it_is_back(
 async fn a_view_that_is_too_old_refuses_and_recovers() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let more = format!(
-        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nrules:\n  - {{name: lenient, match: {{path_prefix: /lenient}}, on_stale: allow}}\n  - {{name: public, match: {{path_prefix: /public}}, access: public}}\n",
+        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nrules:\n  - {{name: lenient, match: {{path_prefix: /lenient}}, on_stale: allow}}\n  - {{name: public, match: {{path_prefix: /public}}, access: public}}\n  - {{name: trial, match: {{path: /bye}}, access: sign_out, enforce: false}}\n",
         redis.url()
     );
     let doorward = Doorward::start(&tokens.config(&more)).await;
@@ -178,6 +178,8 @@ async fn a_view_that_is_too_old_refuses_and_recovers() {
     ] {
         assert_eq!(doorward.get(&format!("/readyz?{query}")).await.0, status, "{query}");
     }
+    let trial = checks.check(ask("POST", "/bye").token(&tokens.of("carol"))).await;
+    assert_eq!((trial.status, trial.reason(), &*trial.headers["x-user-id"]), (200, "store_unavailable", "carol"));
     assert_eq!(doorward.post("/logout", &alice).await.0, 503);
     let refused = checks.check(get("/lenient").token(&alice)).await;
     assert_eq!(refused.reason(), "signed_out", "a refused write holds in this instance at once");
