@@ -16,15 +16,7 @@ impl Config {
     /// a restart can change is as it was `started`.
     #[must_use]
     pub fn until_restart(self, started: &Self) -> Self {
-        let Limits {
-            waiting_decisions,
-            decision_timeout,
-            jwks_bytes,
-            token_cache,
-            introspection_cache,
-            introspection_waiting,
-            ..
-        } = self.limits;
+        let limits = self.limits;
         let FreshnessPolicy { always_lookup, allow_list, .. } = started.freshness;
         Self {
             listen: started.listen.clone(),
@@ -35,12 +27,12 @@ impl Config {
                 ..started.telemetry.clone()
             },
             limits: Limits {
-                waiting_decisions,
-                decision_timeout,
-                jwks_bytes,
-                token_cache,
-                introspection_cache,
-                introspection_waiting,
+                waiting_decisions: limits.waiting_decisions,
+                decision_timeout: limits.decision_timeout,
+                jwks_bytes: limits.jwks_bytes,
+                token_cache: limits.token_cache,
+                introspection_cache: limits.introspection_cache,
+                introspection_waiting: limits.introspection_waiting,
                 ..started.limits
             },
             ..self
