@@ -28,6 +28,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
     let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
+    metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
     let state = State::new(policy(config), replica, metrics, alarm, traces);
@@ -160,7 +161,8 @@ pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Recei
             stream: from.stream.clone(),
             push_token: from.push_token.clone(),
         };
-        Receiver::new(settings, metrics.signal_requests.clone()).context("build the HTTP client for signals")
+        Receiver::new(settings, metrics.signal_requests.clone(), metrics.signals_stream_up.clone())
+            .context("build the HTTP client for signals")
     };
     let active = config.transmitters.iter().filter(|from| from.poll.is_some() || from.stream.is_some());
     active.map(receiver).collect()

@@ -152,6 +152,7 @@ impl Reload {
             tls.put_in_force(certificates);
         }
         self.receivers = receivers;
+        self.state.metrics.signals_stream_up.reset(); // Each of the receivers sets its own again.
         let sources = key_sources(&config, &self.client, &self.sources, &self.state.metrics);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
