@@ -92,6 +92,7 @@ fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Optio
         timeout: Duration::from_secs(5),
         max_bytes: config.limits.jwks_bytes,
         insecure: false,
+        authorities: None,
     };
     match keys {
         KeySource::Inline | KeySource::Secret(_) => None,
@@ -108,6 +109,7 @@ fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Optio
                 max_stale: remote.max_stale,
                 timeout: remote.timeout,
                 insecure: remote.insecure,
+                authorities: remote.authorities.clone(),
                 ..settings(location)
             })
         }
@@ -133,6 +135,7 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
             timeout: introspection.timeout,
             max_answers: config.limits.introspection_cache,
             max_questions: config.limits.introspection_waiting,
+            authorities: introspection.authorities.clone(),
         };
         Some((&issuer.trusted.name, settings))
     });
@@ -160,6 +163,7 @@ pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Recei
             poll: from.poll.clone(),
             stream: from.stream.clone(),
             push_token: from.push_token.clone(),
+            authorities: from.authorities.clone(),
         };
         Receiver::new(settings, metrics.signal_requests.clone(), metrics.signals_stream_up.clone())
             .context("build the HTTP client for signals")

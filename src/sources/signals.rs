@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::http::{Authorities, trusting};
 use super::jwks::is_secure;
 use crate::authz::claims::IssuerName;
 
@@ -30,6 +31,8 @@ pub struct ReceiverSettings {
     pub stream: Option<StreamSettings>,
     /// What the transmitter is told to send along when it pushes.
     pub push_token: Option<SecretString>,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 /// How events are fetched (RFC 8936).
@@ -99,7 +102,7 @@ impl Receiver {
 
     /// Fails only if the HTTP client cannot be built.
     pub fn new(settings: ReceiverSettings, requests: IntCounterVec, up: IntGaugeVec) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+        let client = trusting(reqwest::Client::builder(), settings.authorities.as_ref())?
             // A redirect would carry our token to wherever it says.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))

@@ -91,6 +91,8 @@ pub struct KeysFile {
     pub max_stale: Span,
     /// For one fetch, body included.
     pub timeout: Span,
+    /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
+    pub ca_file: Option<String>,
 }
 
 impl Default for KeysFile {
@@ -106,6 +108,7 @@ impl Default for KeysFile {
             cooldown: Span::new("30s"),
             max_stale: Span::new("24h"),
             timeout: Span::new("5s"),
+            ca_file: None,
         }
     }
 }
@@ -187,6 +190,8 @@ pub struct IntrospectionFile {
     pub when: When,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
+    /// The CA that signed the certificate of the endpoint, PEM; by default those of the system.
+    pub ca_file: Option<String>,
 }
 
 impl Default for IntrospectionFile {
@@ -200,6 +205,7 @@ impl Default for IntrospectionFile {
             timeout: Span::new("1s"),
             when: When::default(),
             insecure: false,
+            ca_file: None,
         }
     }
 }
