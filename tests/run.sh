@@ -42,6 +42,8 @@ command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 # Debian's packages may start servers of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
+# Steps the wall clocks of instances.
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
 # For machines of their own: network namespaces.
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages+=(iproute2)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
