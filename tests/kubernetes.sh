@@ -24,8 +24,12 @@ fail() {
 
 helm=$tools/helm-4.3.1
 "$python" tests/kubernetes/chart.py "$helm" "$kubectl" "${1:-${CARGO_TARGET_DIR:-target}/debug/doorward}" "$out"
-for folder in overlays/{shop,gateway,node,injected} injection monitoring; do
+for folder in overlays/{shop,gateway,node,injected,redis} injection monitoring; do
   "$kubectl" kustomize "k8s/$folder" >"$out/$(basename "$folder").yaml"
+done
+# What several overlays use is deleted with none of them.
+for overlay in gateway node injected; do
+  ! grep -q "kind: StatefulSet" "$out/$overlay.yaml" || fail "deleting overlays/$overlay would take the shared Redis"
 done
 k8s/redis/new-secret.sh >"$out/secret.yaml"
 "$python" tests/kubernetes/schemas.py "$tools/crds" "$out"/*.yaml k8s/meshes/*.yaml
