@@ -29,13 +29,13 @@ fi
 # cargo-deb takes the binary from the folder of the release build: a folder of ours, with this binary in it.
 mkdir -p "$dir/target/release"
 strip -o "$dir/target/release/doorward" "$binary"
-CARGO_TARGET_DIR=$dir/target "$deb" --no-build --no-strip --quiet --output "$dir/doorward.deb"
+CARGO_TARGET_DIR=$dir/target "$deb" --no-build --no-strip --fast --quiet --output "$dir/doorward.deb" >/dev/null
 
 # --- what is in it --------------------------------------------------------------------
 
 dpkg-deb --contents "$dir/doorward.deb" | awk '{print $1, $2, $6}' >"$dir/contents"
-for entry in "-rwxr-xr-x root/root ./usr/bin/doorward" "-rw-r----- root/root ./etc/doorward/doorward.yaml" \
-  "-rw-r--r-- root/root ./usr/share/doorward/doorward.schema.json" "./usr/lib/systemd/system/doorward.service"; do
+for entry in "-rwxr-xr-x 0/0 ./usr/bin/doorward" "-rw-r----- 0/0 ./etc/doorward/doorward.yaml" \
+  "-rw-r--r-- 0/0 ./usr/share/doorward/doorward.schema.json" "-rw-r--r-- 0/0 ./usr/lib/systemd/system/doorward.service"; do
   grep -qF -- "$entry" "$dir/contents" || fail "the package lacks $entry: $(cat "$dir/contents")"
 done
 dpkg-deb --info "$dir/doorward.deb" conffiles | grep -qx /etc/doorward/doorward.yaml || fail "doorward.yaml is no conffile"
@@ -43,6 +43,7 @@ dpkg-deb --info "$dir/doorward.deb" conffiles | grep -qx /etc/doorward/doorward.
 if command -v systemd-analyze >/dev/null; then
   mkdir "$dir/tree"
   dpkg-deb --extract "$dir/doorward.deb" "$dir/tree"
+  install -D -m 755 /bin/true "$dir/tree/bin/kill"       # The unit's ExecReload uses the system's.
   unit=$(cd "$dir/tree" && find . -name doorward.service)
   # Units of the system that this tree lacks are not what is checked.
   systemd-analyze verify --man=no --recursive-errors=no --root="$dir/tree" "${unit#.}" 2>"$dir/verify" ||
@@ -84,17 +85,18 @@ doorward --version
 # What systemd makes before it starts the service.
 install -d -o doorward -g doorward -m 0750 /run/doorward
 install -d -o doorward -g doorward -m 0700 /var/lib/doorward
-as_doorward() { setpriv --reuid doorward --regid doorward --init-groups "$@"; }
-as_doorward doorward validate --config /etc/doorward/doorward.yaml
+as_doorward=(setpriv --reuid doorward --regid doorward --init-groups)
+"${as_doorward[@]}" doorward validate --config /etc/doorward/doorward.yaml
 
 # A token of the development issuer, whose keys replace those of the sample.
 doorward dev-token --user alice --dir keys >token
 install -o root -g doorward -m 0640 keys/dev.jwks.json /etc/doorward/dev.jwks.json
 sed -i 's|issuer: https://auth.example.com|issuer: https://dev.doorward.test|; s|audiences: \[shop\]|audiences: [demo]|
   s|{jwks_url: .*}|{jwks_file: dev.jwks.json}|; s|http: 127.0.0.1:9192|http: 127.0.0.1:'"$PORT"'|' /etc/doorward/doorward.yaml
-start=$(sed -n 's/^ExecStart=//p' /usr/lib/systemd/system/doorward.service /lib/systemd/system/doorward.service | head -n 1)
-as_doorward $start 2>log &
+start=$(sed -n 's/^ExecStart=//p' /usr/lib/systemd/system/doorward.service)
+"${as_doorward[@]}" $start 2>log &
 server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
 for _ in $(seq 300); do
   curl --fail --silent --output /dev/null "http://127.0.0.1:$PORT/readyz" && break
   kill -0 $server || { cat log >&2; exit 1; }
@@ -106,7 +108,7 @@ status() { curl --silent --output /dev/null --write-out '%{http_code}' -H "autho
 [ "$(status --request POST "http://127.0.0.1:$PORT/logout")" = 204 ]
 [ "$(status "http://127.0.0.1:$PORT/auth/orders")" = 401 ]
 kill $server
-wait $server
+wait $server || { echo "error: exit code $?: $(cat log)" >&2; exit 1; }
 [ -s /var/lib/doorward/revocations.redb ]
 
 dpkg --remove doorward >log 2>&1
