@@ -211,10 +211,12 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
     }
 }
 
-/// Whether the store took a sign-out in time. Unless too many wait for the store, it holds in this process
-/// at once whatever the store says.
+/// Whether the store took a sign-out in time. It holds in this process at once whatever the store says.
 async fn sign_out(state: &State, policy: &Policy, revocation: &Revocation, by: Deadline) -> bool {
-    let revoked = Box::pin(state.replica.revoke(vec![revocation.clone()]));
+    let revocations = vec![revocation.clone()];
+    // Whether or not there is room to wait for the store: this process refuses it, and offers it to the store.
+    state.replica.hold(&revocations);
+    let revoked = Box::pin(state.replica.revoke(revocations));
     let recorded = within(state, &state.waits.store, policy, by, revoked);
     matches!(recorded.await, Ok(Ok(_)))
 }

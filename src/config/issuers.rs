@@ -12,6 +12,7 @@ use super::fault::KeyPath;
 use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, When};
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
+use crate::authz::revocation::Lead;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
@@ -127,6 +128,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
     let trusted = TrustedIssuer {
         leeway,
         expiry_leeway: leeway,
+        lead: Lead::default(),
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),
