@@ -14,7 +14,6 @@ use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
-use crate::clock::Steady;
 use crate::metrics::Metrics;
 use crate::sources::alarm::Alarm;
 pub use crate::sources::alarm::Presented;
@@ -153,7 +152,7 @@ impl State {
     /// What is known to be revoked, as of now.
     pub fn view(&self, answer: Option<StoreAnswer>) -> View<'_> {
         View {
-            age: self.replica.freshness().age(Steady::now()),
+            age: self.replica.view_age(),
             store_clock: self.replica.store_clock(),
             answer,
             ..View::of(self.replica.index())

@@ -136,6 +136,11 @@ impl Replica {
         &self.freshness
     }
 
+    /// The age of the view now (see [`Freshness::age`]).
+    pub fn view_age(&self) -> Option<Duration> {
+        self.freshness.age(Steady::now())
+    }
+
     /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
     pub fn status(&self) -> ReplicaStatus {
         self.health.status()

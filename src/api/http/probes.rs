@@ -9,7 +9,6 @@ use axum::http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Http;
-use crate::clock::Steady;
 use crate::metrics::{Losses, Reading};
 use crate::state::State as Shared;
 
@@ -50,7 +49,7 @@ impl Readiness {
         }
         if fresh {
             let max = policy.authorizer.freshness.max_staleness;
-            if state.replica.freshness().age(Steady::now()).is_none_or(|age| age > max) {
+            if state.replica.view_age().is_none_or(|age| age > max) {
                 missing.push(("freshness", "the view of the revocations is older than max_staleness".to_owned()));
             }
         }
@@ -99,7 +98,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
     let stats = state.replica.stats();
     let reading = Reading {
         index: state.replica.index(),
-        view_age: state.replica.freshness().age(Steady::now()),
+        view_age: state.replica.view_age(),
         store_up: stats.store_up(),
         store_operations: stats.operations().collect(),
         losses: Losses {
