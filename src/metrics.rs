@@ -352,7 +352,7 @@ impl Metrics {
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text)?;
         // What has no series yet is described all the same.
-        let may_be_empty: [(&dyn Collector, &str); 8] = [
+        let may_be_empty: [(&dyn Collector, &str); 9] = [
             (&self.shadow_refusals, "counter"),
             (&self.jwks_fetches, "counter"),
             (&self.jwks_unfit_keys, "gauge"),
