@@ -110,8 +110,11 @@ fn agrees(anchor: ServerClock, read: ServerClock) -> bool {
 mod tests {
     use super::*;
 
-    fn reading(after: u64, showed: i64) -> ServerClock {
-        ServerClock { asked: Steady::default() + Duration::from_secs(after), showed: Timestamp::from_secs(showed) }
+    fn reading(after: u32, showed: i64) -> ServerClock {
+        ServerClock {
+            asked: Steady::default() + Duration::from_secs(after.into()),
+            showed: Timestamp::from_secs(showed),
+        }
     }
 
     #[test]
@@ -119,8 +122,8 @@ mod tests {
         let clock = StoreClock::default();
         assert_eq!(clock.at(Steady::now()), None);
         assert_eq!(clock.even_for(reading(10, 1_010)), Duration::ZERO, "never read");
-        for second in (10..70).step_by(2) {
-            clock.observe(reading(second, 1_000 + second as i64));
+        for second in (10..70_u32).step_by(2) {
+            clock.observe(reading(second, 1_000 + i64::from(second)));
         }
         assert_eq!(clock.even_for(reading(70, 1_070)), Duration::from_secs(60));
         assert_eq!(clock.even_for(reading(70, 1_130)), Duration::ZERO, "a minute ahead, before the next reading");

@@ -187,7 +187,8 @@ impl RedisLedger {
 fn words(report: &Report) -> String {
     let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
-    let unapplied: String = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
+    let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
+    let unapplied = unapplied.concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
     format!("{position} {} {view_age} {} {state} {version}{skew}{unapplied}", at.as_millis(), uptime.as_secs())
 }
