@@ -57,7 +57,10 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         if kind == "token" {
             assert_eq!(millis(&answer["expires_at"]), (exp + 30) * 1000, "exp and the leeway");
         } else {
-            assert!((0..20_000).contains(&(kept_for - 86_430_000)), "max_lifetime and leeway: {kept_for}");
+            assert!(
+                (0..50_000).contains(&(kept_for - 86_430_000)),
+                "max_lifetime and leeway, from the instant: {kept_for}"
+            );
         }
         let value = redis.cli(&["GET", &format!("doorward:{{r}}:dev:{kind}:{id}")]);
         assert!(value.ends_with(" revoked"), "{value}");
