@@ -22,4 +22,5 @@ pub mod signing;
 pub mod token;
 pub mod token_cache;
 pub mod token_source;
+pub mod token_use;
 pub mod written;

@@ -36,6 +36,7 @@ mod lint;
 mod model;
 mod paths;
 mod programs;
+mod providers;
 mod reload;
 mod samples;
 mod story;

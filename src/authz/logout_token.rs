@@ -44,7 +44,7 @@ impl TrustedIssuer {
         if !claims.contains_key("aud") {
             return Err(Denial::MissingClaim);
         }
-        self.logout.audiences.check(&claims)?;
+        self.logout.audiences.check(claims.get("aud"))?;
         let jti = filled(&claims, "jti")?.ok_or(Denial::MissingClaim)?;
         let id = MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway));
         let revocation = self.logout_of(&claims, issued_at, now)?;

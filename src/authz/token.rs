@@ -18,6 +18,7 @@ use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::Jwks;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use super::token_use::TokenUse;
 use super::written::{Kept, Written};
 
 /// An issuer we trust, and what its tokens must look like.
@@ -29,6 +30,8 @@ pub struct TrustedIssuer {
     pub audiences: Audiences,
     pub algorithms: Vec<Algorithm>,
     pub token_types: TokenTypes,
+    /// Whether a token that says it is an ID token is taken for an access token.
+    pub accepts_id_tokens: bool,
     pub leeway: Duration,
     /// What of it is granted after `exp`: none where another service's keys revoke (`adopt`), since they end
     /// with the token's life.
@@ -58,9 +61,10 @@ pub enum Audiences {
 }
 
 impl Audiences {
-    pub(super) fn check(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        let named = match claims.get("aud") {
-            Some(Value::Array(items)) => Some(items),
+    /// Checks the audiences that a claim names: `aud`, unless an issuer writes them elsewhere.
+    pub(super) fn check(&self, named: Option<Value>) -> Result<(), Denial> {
+        let named = match named {
+            Some(Value::Array(items)) => Some(items).filter(|items| !items.is_empty()),
             one => one.map(|one| vec![one]),
         };
         if !named.iter().flatten().all(Value::is_string) {
@@ -82,12 +86,10 @@ impl Audiences {
 pub struct TokenTypes(Vec<String>);
 
 impl TokenTypes {
-    /// Types of tokens that are signed by the same keys and must never pass for access tokens.
-    const FOREIGN: [&str; 2] = ["logout+jwt", "secevent+jwt"];
-
     /// The first name that may never be allowed is returned as an error.
     pub fn new(names: &[String]) -> Result<Self, String> {
-        match names.iter().find(|name| Self::FOREIGN.contains(&media_type(name).as_str())) {
+        let foreign = |name: &str| matches!(TokenUse::of_word(name), Some(TokenUse::Refresh | TokenUse::Message));
+        match names.iter().find(|name| foreign(name)) {
             Some(foreign) => Err(foreign.clone()),
             None => Ok(Self(names.iter().map(|name| media_type(name)).collect())),
         }
@@ -106,6 +108,7 @@ pub struct ClaimNames {
     pub email: Vec<ClaimPath>,
     pub session_id: Vec<ClaimPath>,
     pub client_id: Vec<ClaimPath>,
+    pub audience: Vec<ClaimPath>,
 }
 
 /// What happens to a token that is right in everything but has run out.
@@ -175,11 +178,31 @@ impl TrustedIssuer {
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
+        self.check_use(token.header.token_type.as_deref(), &token.claims)?;
         let times = Times::read(&token.claims)?;
         self.check_times(times, now, expiry)?;
-        self.audiences.check(&token.claims)?;
+        self.check_audience(&token.claims)?;
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         self.identify(token.claims, unnamed, key_id, times)
+    }
+
+    /// Refuses a token that says it is not an access token.
+    pub(super) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Denial> {
+        match TokenUse::named(header_type, claims) {
+            None | Some(TokenUse::Access) => Ok(()),
+            Some(TokenUse::Id) if self.accepts_id_tokens => Ok(()),
+            Some(TokenUse::Id | TokenUse::Refresh | TokenUse::Message) => Err(Denial::WrongType),
+        }
+    }
+
+    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
+        self.audiences.check(self.audience_of(claims))
+    }
+
+    /// The first claim that names an audience; an empty list names none.
+    pub(super) fn audience_of(&self, claims: &ClaimSet) -> Option<Value> {
+        let mut found = self.claim_names.audience.iter().filter_map(|path| path.find(claims));
+        found.find(|named| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
     /// Checks what time alone can change about a token that this issuer verified before.
@@ -437,6 +460,7 @@ mod tests {
             audiences: Audiences::Any,
             algorithms: vec![Algorithm::ES256],
             token_types: TokenTypes::new(&[]).unwrap(),
+            accepts_id_tokens: false,
             leeway: Duration::from_millis(leeway),
             expiry_leeway: Duration::from_millis(leeway),
             max_lifetime: Duration::from_millis(max_lifetime),
@@ -445,6 +469,7 @@ mod tests {
                 email: path("email"),
                 session_id: path("sid"),
                 client_id: path("azp"),
+                audience: path("aud"),
             },
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,

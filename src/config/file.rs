@@ -16,8 +16,8 @@ mod revocation;
 mod signals;
 
 pub use issuers::{
-    AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany,
-    When,
+    Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope,
+    OneOrMany, When,
 };
 pub use limits::LimitsFile;
 pub use requests::{

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
 use super::fault::KeyPath;
-use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, When};
+use super::file::{Accepted, AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, When};
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
@@ -118,6 +118,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         Audiences::OneOf(texts(check, &at, &list))
     });
     let token_types = token_types(check, &at.key("token_types"), &file.token_types);
+    if !file.accept.contains(&Accepted::Access) {
+        check
+            .fault(&at.key("accept"), "must contain `access`: most tokens do not say what they are, and count as that");
+    }
     let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR);
     let trusted = TrustedIssuer {
         leeway,
@@ -128,9 +132,11 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
             email: claim_paths(check, &at.key("claims").key("email"), &file.claims.email),
             session_id: claim_paths(check, &at.key("claims").key("session_id"), &file.claims.session_id),
             client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
+            audience: claim_paths(check, &at.key("claims").key("audience"), &file.claims.audience),
         },
         name: IssuerName::parse(&file.name)?,
         token_types: token_types?,
+        accepts_id_tokens: file.accept.contains(&Accepted::Id),
         issuer: file.issuer.clone(),
         logout: LogoutPolicy {
             audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),

@@ -17,7 +17,6 @@ use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
 use crate::authz::denial::Denial;
-use crate::authz::introspection::is_opaque;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
 use crate::authz::token::{BearerToken, UnverifiedToken, VerifiedToken};
@@ -63,11 +62,6 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
-    let policy = http.state.policy();
-    let opaque = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes).is_ok_and(is_opaque);
-    if opaque && policy.authorizer.introspection.opaque.is_none() {
-        return Err(OAuthError::UnsupportedTokenType); // It says nothing itself, and nobody can be asked.
-    }
     let rule = Rule {
         name: Inlet::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),

@@ -23,6 +23,9 @@ pub struct IssuerFile {
     pub algorithms: Option<Vec<String>>,
     /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
     pub token_types: Vec<String>,
+    /// Which tokens are accepted, by what they say they are in `token_use`, `typ` and other claims of that kind;
+    /// one that does not say counts as an access token.
+    pub accept: Vec<Accepted>,
     /// The clock skew allowed on exp, nbf and iat.
     pub leeway: Span,
     /// The longest time between iat and exp, and between now and exp (plus leeway).
@@ -44,6 +47,7 @@ impl Default for IssuerFile {
             keys: KeysFile::default(),
             algorithms: None,
             token_types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+            accept: vec![Accepted::Access],
             leeway: Span::new("30s"),
             max_lifetime: Span::new("24h"),
             claims: ClaimsFile::default(),
@@ -51,6 +55,16 @@ impl Default for IssuerFile {
             introspection: None,
         }
     }
+}
+
+/// A kind of token that is accepted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepted {
+    /// Access tokens, and tokens that do not say what they are.
+    Access,
+    /// ID tokens that say so.
+    Id,
 }
 
 /// The word `any`, or a list of audiences.
@@ -122,6 +136,8 @@ pub struct ClaimsFile {
     pub session_id: OneOrMany,
     /// The client, which `client` revocations name.
     pub client_id: OneOrMany,
+    /// The audiences, which must be among `audiences`; an empty list counts as absent.
+    pub audience: OneOrMany,
 }
 
 impl Default for ClaimsFile {
@@ -132,6 +148,7 @@ impl Default for ClaimsFile {
             email: one("email"),
             session_id: one("sid"),
             client_id: OneOrMany::Many(vec!["azp".to_owned(), "client_id".to_owned()]),
+            audience: one("aud"),
         }
     }
 }
