@@ -8,6 +8,7 @@ pub mod claims;
 pub mod denial;
 pub mod identity;
 pub mod introspection;
+pub mod issuer_id;
 pub mod jwks;
 pub mod logout_token;
 pub mod path;

@@ -414,9 +414,9 @@ impl Authorizer {
         rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
-    /// The issuer whose `iss` this is, byte by byte.
+    /// The issuer whose `iss` this is; the configuration sees to it that there is one at most.
     pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Denial> {
-        self.issuers.iter().find(|issuer| issuer.issuer == iss).ok_or(Denial::UnknownIssuer)
+        self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some()).ok_or(Denial::UnknownIssuer)
     }
 
     #[must_use]

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
+use super::issuer_id::user_of_tenant;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, numeric_date, text};
@@ -53,7 +54,9 @@ impl TrustedIssuer {
 
     fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Denial> {
         let (session, subject) = (filled(claims, "sid")?, filled(claims, "sub")?);
+        let tenant = self.issuer.tenant_of(claims)?;
         let user = subject.filter(|_| self.names_users_by_sub());
+        let user = user.map(|user| user_of_tenant(tenant.as_deref(), &user));
         let target = |kind, id: &str| Target::new(self.name.clone(), kind, TargetId::new(id));
         match (session, user) {
             (_, Some(user)) if self.logout.always_user => Ok(self.closing_user(target(Kind::User, &user), issued_at)),

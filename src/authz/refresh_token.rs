@@ -1,5 +1,7 @@
 //! Refresh tokens that are JWTs: taken only to be revoked (RFC 7009), never for access.
 
+use serde_json::Value;
+
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
 use super::logout_token::{filled, made_at};
@@ -47,9 +49,14 @@ impl TrustedIssuer {
 
     /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.
     fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
-        let issuer = Audiences::OneOf(vec![self.issuer.clone()]);
+        let names_issuer = |audience: &Value| audience.as_str().is_some_and(|text| self.issuer.name(text).is_some());
+        let of_issuer = match claims.get("aud") {
+            None => true,
+            Some(Value::Array(audiences)) => audiences.iter().any(names_issuer),
+            Some(audience) => names_issuer(&audience),
+        };
         let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.check_audience(claims).is_ok();
-        !claims.contains_key("aud") || ours || issuer.check(claims.get("aud")).is_ok()
+        ours || of_issuer
     }
 }
 

@@ -16,6 +16,7 @@ use self::unverified::media_type;
 pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::Jwks;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
@@ -25,8 +26,8 @@ use super::written::{Kept, Written};
 #[derive(Clone)]
 pub struct TrustedIssuer {
     pub name: IssuerName,
-    /// Compared with `iss`, byte by byte.
-    pub issuer: String,
+    /// What `iss` must be.
+    pub issuer: IssuerId,
     pub audiences: Audiences,
     pub algorithms: Vec<Algorithm>,
     pub token_types: TokenTypes,
@@ -38,6 +39,8 @@ pub struct TrustedIssuer {
     pub expiry_leeway: Duration,
     pub max_lifetime: Duration,
     pub claim_names: ClaimNames,
+    /// Whether a token must name a user.
+    pub needs_user: bool,
     pub logout: LogoutPolicy,
     /// Whether events name users by their address, so that tokens must be found by it.
     pub revocable_by_email: bool,
@@ -159,6 +162,7 @@ impl Times {
 
 /// The user, the session and the client that a token names.
 pub(super) struct Named {
+    pub(super) tenant: Option<String>,
     pub(super) user: Option<String>,
     pub(super) session: Option<String>,
     pub(super) client: Option<String>,
@@ -237,11 +241,12 @@ impl TrustedIssuer {
         key_id: Option<String>,
         times: Times,
     ) -> Result<VerifiedToken, Denial> {
-        let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
-        if !claims::fits_header(&subject) {
-            return Err(Denial::InvalidClaim);
-        }
         let named = self.named(&claims)?;
+        match &named.user {
+            Some(user) if !claims::names_someone(user) => return Err(Denial::InvalidClaim),
+            None if self.needs_user => return Err(Denial::MissingClaim),
+            _ => {}
+        }
         let email = self
             .claim_names
             .email
@@ -281,6 +286,7 @@ impl TrustedIssuer {
     pub(super) fn named(&self, claims: &ClaimSet) -> Result<Named, Denial> {
         let first = |paths: &[ClaimPath]| name(paths.iter().find_map(|path| path.find(claims)));
         Ok(Named {
+            tenant: self.issuer.tenant_of(claims)?,
             user: first(&self.claim_names.user_id)?,
             session: first(&self.claim_names.session_id)?,
             client: first(&self.claim_names.client_id)?,
@@ -288,10 +294,12 @@ impl TrustedIssuer {
     }
 
     pub(super) fn targets(&self, named: &Named) -> impl Iterator<Item = Target> {
-        let named = [(Kind::Session, &named.session), (Kind::User, &named.user), (Kind::Client, &named.client)];
-        named
-            .into_iter()
-            .filter_map(|(kind, id)| Some(Target::new(self.name.clone(), kind, TargetId::new(id.as_deref()?))))
+        // Users of several tenants may have one id. What does not say whose it is names nobody.
+        let tenant = named.tenant.as_deref();
+        let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
+        let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
+        let named = [(Kind::Session, named.session.clone()), (Kind::User, user), (Kind::Client, named.client.clone())];
+        named.into_iter().filter_map(|(kind, id)| Some(Target::new(self.name.clone(), kind, TargetId::new(&id?))))
     }
 
     /// The revocation that signs out a token, its session or its user; of a token that names no session or no
@@ -336,7 +344,7 @@ pub(super) fn text(claim: Option<Value>) -> Result<Option<String>, Denial> {
 /// A claim that names what can be revoked: text, or a whole number as some issuers write user ids.
 ///
 /// Any other type is refused: a token whose session cannot be read could not be revoked by it.
-fn name(claim: Option<Value>) -> Result<Option<String>, Denial> {
+pub(super) fn name(claim: Option<Value>) -> Result<Option<String>, Denial> {
     match claim {
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
         other => text(other).map(|name| name.filter(|name| !name.is_empty())),
@@ -449,6 +457,7 @@ pub(super) const fn allocated(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::issuer_id::Spelling;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -456,7 +465,8 @@ mod tests {
         let path = |name: &str| vec![ClaimPath::new(name)];
         TrustedIssuer {
             name: IssuerName::parse("main").unwrap(),
-            issuer: "https://idp".into(),
+            issuer: IssuerId::new(vec![Spelling::Exact("https://idp".into())]),
+            needs_user: true,
             audiences: Audiences::Any,
             algorithms: vec![Algorithm::ES256],
             token_types: TokenTypes::new(&[]).unwrap(),

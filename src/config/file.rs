@@ -17,7 +17,7 @@ mod signals;
 
 pub use issuers::{
     Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope,
-    OneOrMany, When,
+    OneOrMany, Subject, When,
 };
 pub use limits::LimitsFile;
 pub use requests::{
@@ -148,7 +148,8 @@ pub struct TokenFromFile {
 #[serde(default, deny_unknown_fields)]
 pub struct IdentityFile {
     /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
-    /// expires_at, api_client, or `claim:/json/pointer`. The client's own copies never pass.
+    /// expires_at, api_client, or `claim:/json/pointer`; `base64:` before one of these writes it as base64url.
+    /// The client's own copies never pass.
     pub headers: BTreeMap<String, String>,
     /// All of it as one JSON document in one header; off by default.
     pub payload: Option<PayloadFile>,

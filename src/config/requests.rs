@@ -121,6 +121,15 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
     if let Some(path) = text.strip_prefix("claim:") {
         return Some(IdentityField::Claim(claim_path(check, at, path)));
     }
+    if let Some(encoded) = text.strip_prefix("base64:") {
+        return match identity_field(check, at, encoded)? {
+            IdentityField::ApiClient | IdentityField::Base64(_) => {
+                check.fault(at, "must be `base64:` and one thing that a token says, such as `base64:claim:/name`");
+                None
+            }
+            field => Some(IdentityField::Base64(Box::new(field))),
+        };
+    }
     let found = FIELD_NAMES.into_iter().find(|(name, _)| *name == text);
     if found.is_none() {
         let mut known: Vec<_> = FIELD_NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();

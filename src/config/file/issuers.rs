@@ -13,8 +13,11 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
-    /// Compared exactly with the `iss` of tokens.
-    pub issuer: String,
+    /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
+    /// for the tenant that `tid` names.
+    pub issuer: OneOrMany,
+    /// Whose tokens are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or the word `any`.
+    pub tenants: Option<AudiencesFile>,
     /// Which `aud` a token must name: a list, or the word `any`.
     pub audiences: AudiencesFile,
     /// Where the keys come from.
@@ -30,6 +33,8 @@ pub struct IssuerFile {
     pub leeway: Span,
     /// The longest time between iat and exp, and between now and exp (plus leeway).
     pub max_lifetime: Span,
+    /// Whether a token must have what `claims.user_id` names.
+    pub subject: Subject,
     /// Where the issuer writes what Doorward needs to know.
     pub claims: ClaimsFile,
     /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
@@ -42,7 +47,8 @@ impl Default for IssuerFile {
     fn default() -> Self {
         Self {
             name: String::new(),
-            issuer: String::new(),
+            issuer: OneOrMany::One(String::new()),
+            tenants: None,
             audiences: AudiencesFile::OneOf(Vec::new()),
             keys: KeysFile::default(),
             algorithms: None,
@@ -50,11 +56,23 @@ impl Default for IssuerFile {
             accept: vec![Accepted::Access],
             leeway: Span::new("30s"),
             max_lifetime: Span::new("24h"),
+            subject: Subject::default(),
             claims: ClaimsFile::default(),
             backchannel_logout: None,
             introspection: None,
         }
     }
+}
+
+/// Whether tokens must name a user.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A token without a user is refused.
+    #[default]
+    Required,
+    /// A token without a user is accepted, as those of client credentials are; no `user` revocation hits it.
+    Optional,
 }
 
 /// A kind of token that is accepted.
@@ -67,11 +85,11 @@ pub enum Accepted {
     Id,
 }
 
-/// The word `any`, or a list of audiences.
+/// The word `any`, or a list.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum AudiencesFile {
-    /// The word `any`: tokens for anyone are accepted.
+    /// The word `any`: none is refused.
     Word(String),
     /// One of these.
     OneOf(Vec<String>),
