@@ -385,10 +385,9 @@ impl Authorizer {
             return Ok(found.first);
         }
         let mut alive = found.tokens().filter(|token| !self.has_run_out(token.bearer(), now));
-        match (alive.next().cloned(), alive.next()) {
-            (Some(only), None) => Ok(Some(only)),
+        match (alive.next(), alive.next()) {
             (Some(_), Some(_)) => Err(Denial::MultipleTokens),
-            (None, _) => Ok(found.first),
+            (only, _) => Ok(only.or(found.first.as_ref()).cloned()),
         }
     }
 

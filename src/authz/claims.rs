@@ -177,7 +177,7 @@ pub fn names_someone(value: &str) -> bool {
 }
 
 /// Controls, ends of lines, and what is not seen or turns the direction of what is: two users must not look alike.
-const fn is_unseen(c: char) -> bool {
+fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -144,7 +144,7 @@ pub struct TokenFromFile {
     /// The name of a query parameter.
     pub query: Option<String>,
     /// The subprotocol before the token in `Sec-WebSocket-Protocol`.
-    #[schemars(example = "bearer")]
+    #[schemars(example = &"bearer")]
     pub websocket_protocol: Option<String>,
 }
 
