@@ -31,6 +31,7 @@ mod keys;
 mod kubernetes;
 mod leaks;
 mod ledger;
+mod leftovers;
 mod lifecycle;
 mod lint;
 mod model;

@@ -1,5 +1,7 @@
 //! Logout tokens (OpenID Connect Back-Channel Logout 1.0): an issuer says that a session has ended.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
@@ -21,6 +23,9 @@ pub struct LogoutToken {
 }
 
 impl TrustedIssuer {
+    /// How long a logout token without `exp` may be on its way: section 4 recommends two minutes.
+    const UNDATED_LOGOUT: Duration = Duration::from_secs(120);
+
     /// Checks a logout token by section 2.6, all but its replay.
     ///
     /// Its `typ` is `logout+jwt`; one without, as older providers send, is told by its `events`, which no
@@ -39,9 +44,15 @@ impl TrustedIssuer {
         if claims.contains_key("nonce") {
             return Err(Denial::InvalidClaim);
         }
-        let times = Times::read(&claims)?;
+        let issued_at = numeric_date(&claims, "iat")?.ok_or(Denial::MissingClaim)?;
+        // Providers leave `exp` out, as early drafts of the specification did.
+        let times = if claims.contains_key("exp") {
+            Times::read(&claims)?
+        } else {
+            Times::of_message(&claims, issued_at, issued_at.plus(Self::UNDATED_LOGOUT))?
+        };
         self.check_times(times, now, Expiry::Refused)?;
-        let (issued_at, expires_at) = (times.issued_at.ok_or(Denial::MissingClaim)?, times.expires_at);
+        let expires_at = times.expires_at;
         if !claims.contains_key("aud") {
             return Err(Denial::MissingClaim);
         }

@@ -158,6 +158,11 @@ impl Times {
         let (issued_at, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
         Ok(Self { issued_at, not_before, expires_at })
     }
+
+    /// The times of a message without `exp`.
+    pub(super) fn of_message(claims: &ClaimSet, issued_at: Timestamp, expires_at: Timestamp) -> Result<Self, Denial> {
+        Ok(Self { issued_at: Some(issued_at), not_before: numeric_date(claims, "nbf")?, expires_at })
+    }
 }
 
 /// The user, the session and the client that a token names.

@@ -161,11 +161,12 @@ pub struct ClaimsFile {
 impl Default for ClaimsFile {
     fn default() -> Self {
         let one = |name: &str| OneOrMany::One(name.to_owned());
+        let many = |names: &[&str]| OneOrMany::Many(names.iter().map(|name| (*name).to_owned()).collect());
         Self {
             user_id: one("sub"),
             email: one("email"),
-            session_id: one("sid"),
-            client_id: OneOrMany::Many(vec!["azp".to_owned(), "client_id".to_owned()]),
+            session_id: many(&["sid", "session_id", "origin_jti"]),
+            client_id: many(&["azp", "client_id", "cid", "appid"]),
             audience: one("aud"),
         }
     }
