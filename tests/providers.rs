@@ -230,3 +230,27 @@ async fn a_user_whose_name_stands_in_no_header_is_told_by_the_payload() {
         assert_eq!(issuer.reason(json!({ "sub": sub })).await, "invalid_claim", "{sub:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_challenge_names_the_configured_realm() {
+    let edge = Edge::start("errors: {realm: shop}\n").await;
+    let (token, form) = (edge.tokens.of("alice"), "application/x-www-form-urlencoded");
+    let strange =
+        |path: &str, media_type: &str| edge.post(path, media_type, "token=x").bearer_auth("unknown-key-0123456789");
+    for request in [
+        strange("/oauth2/revoke", form),
+        strange("/oauth2/introspect", form),
+        strange("/v1/revocations", "application/json"),
+        edge.post("/global-token-revocation", "application/json", "{}").bearer_auth(&token),
+        edge.post("/logout", "text/plain", ""),
+    ] {
+        let reply = send(request).await;
+        assert_eq!(reply.status, 401, "{reply:?}");
+        let challenges = reply.headers.get_all("www-authenticate").iter().map(|field| field.to_str().unwrap());
+        let challenges: Vec<_> = challenges.collect();
+        assert!(
+            !challenges.is_empty() && challenges.iter().all(|one| one.contains("realm=\"shop\"")),
+            "{challenges:?}"
+        );
+    }
+}

@@ -147,11 +147,12 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     if token.split('.').count() != 3 {
         return Err(problem);
     }
+    let realm = http.state.policy().responder.realm().to_owned();
     let refused = |denial: Denial| match denial {
         Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
         _ => Problem::new(Error::UnknownCredentials, "the JWT is not one that may revoke here")
             .because(denial.label())
-            .challenging("Bearer realm=\"doorward\", error=\"invalid_token\"".to_owned()),
+            .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;

@@ -51,7 +51,7 @@ pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Re
     count(&http, Inlet::Revoke, done.map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
-        Err(error) => error.into_response(),
+        Err(error) => error.answer(&http),
     }
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn introspection(State(http): State<Http>, request: Request) ->
     count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(|error| error.label()));
     match said {
         Ok(said) => Json(said).into_response(),
-        Err(error) => error.into_response(),
+        Err(error) => error.answer(&http),
     }
 }
 
