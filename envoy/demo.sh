@@ -222,7 +222,8 @@ of_accounts=(
 )
 
 if [ -z "$sidecars" ]; then
-  doorward_of gateway "$http_port" "$example/doorward.yaml" "${of_accounts[@]}"
+  doorward_of gateway "$http_port" "$example/doorward.yaml" "${of_accounts[@]}" \
+    DOORWARD__REVOCATION__EMBEDDED__PATH="$dir/revocations"
   envoy_of gateway "$edge_port" "$example/envoy/gateway.yaml" \
     -e "s/port_value: 8080\$/port_value: $accounts/" -e "s/port_value: 8081\$/port_value: $a/" \
     -e "s/port_value: 8082\$/port_value: $b/" -e "s/port_value: 8083\$/port_value: $c/"

@@ -56,6 +56,10 @@ pub struct Metrics {
     registrations: IntGauge,
     view_age: Gauge,
     store_up: IntGauge,
+    /// Whether the store outlives this process.
+    pub store_durable: IntGauge,
+    /// By transmitter: whether it was reached and its stream is there.
+    pub signals_stream_up: IntGaugeVec,
     jwks_age: GaugeVec,
 }
 
@@ -243,6 +247,17 @@ impl Metrics {
                 "doorward_store_up",
                 "Whether the last operation on the revocation store succeeded.",
             )?,
+            store_durable: integer(
+                &registry,
+                "doorward_store_durable",
+                "Whether revocations outlive this process: 0 for the embedded store without a path.",
+            )?,
+            signals_stream_up: gauges(
+                &registry,
+                "doorward_signals_stream_up",
+                "Whether a transmitter that is polled, or whose stream is set up, was reached and its stream is enabled.",
+                &["transmitter"],
+            )?,
             jwks_age: register(
                 &registry,
                 GaugeVec::new(
@@ -320,7 +335,7 @@ impl Metrics {
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text)?;
         // What has no series yet is described all the same.
-        let may_be_empty: [(&dyn Collector, &str); 7] = [
+        let may_be_empty: [(&dyn Collector, &str); 8] = [
             (&self.shadow_refusals, "counter"),
             (&self.jwks_fetches, "counter"),
             (&self.jwks_unfit_keys, "gauge"),
@@ -328,6 +343,7 @@ impl Metrics {
             (&self.introspections, "counter"),
             (&self.trace_exports, "counter"),
             (&self.connections, "counter"),
+            (&self.signals_stream_up, "gauge"),
         ];
         for (metric, kind) in may_be_empty {
             for Desc { fq_name, help, .. } in metric.desc() {

@@ -24,7 +24,6 @@ use tracing::{info, warn};
 use crate::api::check;
 use crate::api::http::Readiness;
 use crate::config::Config;
-use crate::sources::jwks;
 use crate::state::State;
 use crate::traces::Traces;
 use listeners::Listeners;
@@ -57,8 +56,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
             }
         });
     }
-    let client = jwks::client().context("build the HTTP client")?;
-    let reload = Reload::new(file, &config, state.clone(), client, listeners.tls.clone())?;
+    let reload = Reload::new(file, &config, state.clone(), listeners.tls.clone())?;
     tasks.spawn("reload", reload.run(stop.clone()));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status(check::SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The manifests of k8s/, without a cluster: each overlay built by kubectl, checked against the schemas of
-# Kubernetes 1.33 to 1.37 and of other projects; the admission policy run by the API server's own code; the
-# alerts fired by promtool; the image built and run. tests/kubernetes.rs runs what the manifests carry.
+# Kubernetes 1.33 to 1.37 and of other projects; the Helm chart held against the overlays; the admission policy
+# run by the API server's own code; the alerts fired by promtool; the image built and run. tests/kubernetes.rs
+# runs what the manifests carry.
 #
 #     tests/kubernetes.sh [BINARY]     (for the image; target/debug/doorward)
 set -euo pipefail
@@ -21,8 +22,14 @@ fail() {
 
 # --- schemas --------------------------------------------------------------------------
 
-for folder in overlays/{shop,gateway,node,injected} injection monitoring; do
+helm=$tools/helm-4.3.1
+"$python" tests/kubernetes/chart.py "$helm" "$kubectl" "${1:-${CARGO_TARGET_DIR:-target}/debug/doorward}" "$out"
+for folder in overlays/{shop,gateway,node,injected,redis} injection monitoring; do
   "$kubectl" kustomize "k8s/$folder" >"$out/$(basename "$folder").yaml"
+done
+# What several overlays use is deleted with none of them.
+for overlay in gateway node injected; do
+  ! grep -q "kind: StatefulSet" "$out/$overlay.yaml" || fail "deleting overlays/$overlay would take the shared Redis"
 done
 k8s/redis/new-secret.sh >"$out/secret.yaml"
 "$python" tests/kubernetes/schemas.py "$tools/crds" "$out"/*.yaml k8s/meshes/*.yaml

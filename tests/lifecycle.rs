@@ -283,6 +283,18 @@ async fn a_file_that_cannot_be_read_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_a_restart_empties_is_told() {
+    let tokens = Tokens::new();
+    let warning = "revocation.embedded.path: is missing";
+    for (section, durable) in [("", 0.0), (", embedded: {path: DIR/revocations}", 1.0)] {
+        let config = tokens.config(&format!("revocation: {{store: embedded{section}}}\n"));
+        let doorward = Doorward::start(&config).await;
+        assert_eq!(doorward.metric("doorward_store_durable").await, Some(durable));
+        assert_eq!(doorward.logged(warning), durable == 0.0, "{section}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn warnings_are_logged_at_every_reload() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;

@@ -13,6 +13,7 @@ mod allow_list;
 mod api;
 mod api_keys;
 mod cli;
+mod clocks;
 mod corpus;
 mod costs;
 mod decisions;

@@ -42,6 +42,8 @@ command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 # Debian's packages may start servers of their own; the tests neither use nor touch them.
 command -v redis-server >/dev/null || packages+=(redis-server)
+# Steps the wall clocks of instances.
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
 # For machines of their own: network namespaces.
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages+=(iproute2)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
@@ -87,6 +89,11 @@ if [ ! -x .tools/schemathesis/bin/st ]; then
     echo "skipped: schemathesis could not be fetched"
 fi
 
+# Node's redis client, for the test of clients/node.
+[ -d .tools/node-redis/node_modules/redis ] || { command -v npm >/dev/null &&
+  npm install --prefix .tools/node-redis --no-audit --no-fund --silent redis@5.12.1; } ||
+  echo "skipped: the test with Node's redis client, which could not be fetched"
+
 # A real OpenID provider; without it (no npm, or no registry) its tests say that they are skipped.
 provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
@@ -126,6 +133,17 @@ section "Kubernetes"
 
 section "HTTP API, driven from its own description"
 ./tests/schemathesis.sh
+
+section "workflows"
+actionlint=.tools/actionlint
+if [ ! -x "$actionlint" ] && command -v go >/dev/null; then
+  GOBIN=$PWD/.tools go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.7 || true
+fi
+if [ -x "$actionlint" ]; then
+  "$actionlint"
+else
+  echo "skipped: the workflows are not checked; actionlint needs Go and its module proxy"
+fi
 
 section "dependencies"
 deny=.tools/cargo-deny/bin/cargo-deny

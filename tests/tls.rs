@@ -11,7 +11,11 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::authorization_server::AuthorizationServer;
 use crate::support::doorward::{Doorward, run_with};
+use crate::support::grpc::{Checks, get};
+use crate::support::jwks_server::JwksServer;
+use crate::support::nginx::{self, Nginx};
 use crate::support::tokens::Tokens;
 use crate::support::{TempDir, eventually};
 
@@ -163,4 +167,50 @@ async fn the_commands_show_a_certificate_where_one_is_asked() {
     assert!(code == 0 && out.contains("INSTANCE"), "{error}");
     assert_eq!(status(&shown).0, 1, "whose authority nobody knows");
     assert_eq!(status(&["--ca", &ca]).0, 1, "without a certificate");
+}
+
+/// Keys, introspection and security events from servers whose certificates a private authority signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_of_issuers_may_have_an_authority_of_their_own() {
+    let Some(binary) = nginx::binary() else { return };
+    let (tokens, asked, private) = (Tokens::new(), AuthorizationServer::start().await, authority());
+    let keys = JwksServer::start(&tokens.issuer.jwks()).await;
+    let opaque = "an-opaque-token";
+    asked.says(opaque, &AuthorizationServer::active("alice"));
+    let server = format!(
+        "location /jwks {{ proxy_pass http://{}; }} location /introspect {{ proxy_pass http://{}; }}
+location /poll {{ return 204; }} location / {{ return 404; }}",
+        keys.address, asked.address
+    );
+    let nginx = Nginx::start_tls(binary, &issue(&private), &server).await;
+    let at = format!("https://localhost:{}", nginx.address.port());
+    let launch = async |trusted: &Authority| {
+        let dir = TempDir::new();
+        std::fs::write(dir.path().join("ca.pem"), trusted.pem()).unwrap();
+        let introspection = asked.settings(", ca_file: DIR/ca.pem").replace(&format!("http://{}", asked.address), &at);
+        let (issuer, audience) = (doorward::dev::ISSUER, doorward::dev::AUDIENCE);
+        let config = format!(
+            "revocation: {{store: embedded}}
+issuers:
+  - {{name: dev, issuer: \"{issuer}\", audiences: [{audience}], keys: {{jwks_url: \"{at}/jwks\", ca_file: DIR/ca.pem}}, {introspection}}}
+signals: {{transmitters: [{{issuer: https://t.example, audience: doorward, target_issuer: dev, ca_file: DIR/ca.pem, keys: {{jwks_url: \"{at}/jwks\"}}, poll: {{url: \"{at}/poll\", token: polling-token-0123456789}}}}]}}
+"
+        );
+        Doorward::launch_in(dir, &config).await
+    };
+    let fetched =
+        |of: &str, result: &str| format!("doorward_jwks_fetches_total{{issuer=\"{of}\",result=\"{result}\"}}");
+    let polled = |result: &str| format!("doorward_signals_requests_total{{operation=\"poll\",result=\"{result}\"}}");
+    for (trusted, result, answers) in
+        [(&private, "ok", ["ok", "ok"]), (&authority(), "failed", ["keys_unavailable", "introspection_unavailable"])]
+    {
+        let doorward = launch(trusted).await;
+        for series in [fetched("dev", result), fetched("signals.1", result), polled(result)] {
+            eventually(&series, || async { doorward.metric(&series).await.is_some_and(|count| count > 0.0) }).await;
+        }
+        let checks = Checks::connect(&doorward.check).await;
+        for (token, expected) in [tokens.of("alice"), opaque.to_owned()].iter().zip(answers) {
+            assert_eq!(checks.check(get("/").token(token)).await.reason(), expected);
+        }
+    }
 }

@@ -49,7 +49,7 @@ def wait_for_redis(socket):
 
 
 def revoke(socket, first, end):
-    """Entries as the README describes them, for tokens by UUIDs without dashes."""
+    """Entries as docs/signing-out.md describes them, for tokens by UUIDs without dashes."""
     expires = str(int(time.time() * 1000) + 3_600_000)
     cli = subprocess.Popen(["redis-cli", "-s", socket, "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     for number in range(first, end):

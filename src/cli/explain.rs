@@ -95,7 +95,8 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     for issuer in &config.issuers {
         let Some(settings) = assemble::key_settings(config, issuer) else { continue };
         let name = &issuer.trusted.name;
-        let source = KeySource::new(name.clone(), settings, jwks::client().context("build the HTTP client")?);
+        let client = jwks::client(settings.authorities.as_ref()).context("build the HTTP client")?;
+        let source = KeySource::new(name.clone(), settings, client);
         match runtime.block_on(source.fetch_once()) {
             Ok(keys) => policy.authorizer = policy.authorizer.with_keys(name, Some(&keys)),
             Err(error) => failures.push((name, error)),

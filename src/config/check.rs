@@ -14,6 +14,7 @@ use super::file::Span;
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
+use crate::sources::http::Authorities;
 
 /// Collects what is wrong while the sections are read; each reader goes on with something harmless.
 pub(super) struct Check<'a> {
@@ -236,6 +237,17 @@ impl<'a> Check<'a> {
             fits
         });
         (path, bytes)
+    }
+
+    /// The `ca_file` of a section.
+    pub(super) fn authorities(&mut self, section: &KeyPath, name: Option<&String>) -> Option<Authorities> {
+        let at = section.key("ca_file");
+        let (path, pem) = self.pem_file(&at, name?, "CERTIFICATE");
+        let parsed = Authorities::parse(pem?);
+        if parsed.is_err() {
+            self.fault(&at, format!("the file {} holds a certificate that cannot be used", path.display()));
+        }
+        parsed.ok()
     }
 
     /// The digest of a key, in hex.

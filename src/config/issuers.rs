@@ -16,6 +16,7 @@ use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
+use crate::sources::http::Authorities;
 
 /// One issuer, and what keeps its keys fresh.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct RemoteKeys {
     pub max_stale: Duration,
     /// For one fetch, body included.
     pub timeout: Duration,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,6 +77,8 @@ pub struct Introspection {
     pub timeout: Duration,
     pub when: When,
     pub insecure: bool,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<IssuerConfig> {
@@ -311,6 +316,7 @@ pub(super) fn key_source(
             cooldown: check.duration(&at.key("cooldown"), &file.cooldown, SECOND..=HOUR),
             max_stale,
             timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(100)..=MINUTE),
+            authorities: check.authorities(at, file.ca_file.as_ref()),
         }
     };
     if let Some(url) = &file.jwks_url {
@@ -331,6 +337,9 @@ pub(super) fn key_source(
             check.url(&section.key("issuer"), issuer, file.insecure);
         }
         return (KeySource::Remote(remote(check, KeyLocation::Discovery(issuer.to_owned()))), None);
+    }
+    if file.ca_file.is_some() {
+        check.fault(&at.key("ca_file"), "needs `jwks_url` or `discovery: true`: nothing else is fetched");
     }
     if let Some(name) = &file.jwks_file {
         let at = at.key("jwks_file");
@@ -404,5 +413,6 @@ fn introspection(check: &mut Check<'_>, at: &KeyPath, file: &IntrospectionFile) 
         timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(10)..=MINUTE),
         when: file.when,
         insecure: file.insecure,
+        authorities: check.authorities(at, file.ca_file.as_ref()),
     }
 }

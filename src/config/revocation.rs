@@ -115,6 +115,11 @@ pub(super) fn revocation(
     if check.is_written(&at.key(other)) {
         check.warn(&at.key(other), format!("has no effect: `revocation.store` is not `{other}`"));
     }
+    if matches!(store, Store::Embedded { path: None }) {
+        let message = "is missing: revocations are kept in memory, and a restart forgets every sign-out; \
+                       write the name of a file, such as `/var/lib/doorward/revocations`";
+        check.warn(&at.key("embedded").key("path"), message);
+    }
     let freshness = FreshnessPolicy {
         max_staleness: check.duration(&at.key("max_staleness"), &file.max_staleness, STALENESS),
         on_stale: on_stale(file.on_stale),

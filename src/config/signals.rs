@@ -14,6 +14,7 @@ use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::ASYMMETRIC;
 use crate::authz::signals::{self, StreamKey, SubjectFormats};
+use crate::sources::http::Authorities;
 use crate::sources::signals::{PollSettings, StreamSettings};
 
 /// Someone whose security event tokens are applied, and how they come.
@@ -27,6 +28,8 @@ pub struct Transmitter {
     pub stream: Option<StreamSettings>,
     /// What the transmitter sends along when it pushes.
     pub push_token: Option<SecretString>,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 /// The clock skew allowed on what transmitters sign.
@@ -60,10 +63,12 @@ fn transmitter(
             .fault(&at.key("keys").key("secret_file"), "must not be used here: whoever checks events could forge them");
     }
     let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC);
-    if let KeySource::Remote(remote) = &mut keys
-        && let KeyLocation::Discovery(issuer) = &remote.location
-    {
-        remote.location = KeyLocation::SignalsDiscovery(issuer.clone());
+    let authorities = check.authorities(at, file.ca_file.as_ref());
+    if let KeySource::Remote(remote) = &mut keys {
+        if let KeyLocation::Discovery(issuer) = &remote.location {
+            remote.location = KeyLocation::SignalsDiscovery(issuer.clone());
+        }
+        remote.authorities = remote.authorities.take().or_else(|| authorities.clone());
     }
     known_issuer(check, &at.key("target_issuer"), &file.target_issuer, whole);
     check.list(&at.key("subjects"), &file.subjects, "; leave it out for the default");
@@ -105,7 +110,7 @@ fn transmitter(
         push_token: push_token.as_ref().map(|token| digest_of(token.expose_secret().as_bytes())),
         stream_key: token.map(|token| StreamKey::new(token.expose_secret().as_bytes())),
     };
-    Some(Transmitter { trusted, keys, poll, stream, push_token })
+    Some(Transmitter { trusted, keys, poll, stream, push_token, authorities })
 }
 
 fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> PollSettings {

@@ -169,7 +169,13 @@ fn unlikely_settings_are_warned_of() {
     for (more, expected) in [
         ("rules: [{name: a, match: {path: /a}, access: public, on_stale: deny}]\n", "rules[0].on_stale: has no effect"),
         ("api_keys: {default: required}\nrules: [{name: a}]\n", "rules[0]: every request is refused"),
-        ("revocation: {store: embedded, redis: {min_replicas: 1}}\n", "revocation.redis: has no effect"),
+        ("revocation: {embedded: {path: x}}\n", "revocation.embedded: has no effect"),
+        ("revocation: {store: embedded}\n", "revocation.embedded.path: is missing"),
+        ("revocation: {store: embedded, embedded: {path: null}}\n", "revocation.embedded.path: is missing"),
+        (
+            "revocation: {store: embedded, embedded: {path: x}, redis: {min_replicas: 1}}\n",
+            "revocation.redis: has no effect",
+        ),
     ] {
         let warnings = good(&format!("{ISSUER}{more}")).warnings;
         assert!(warnings.len() == 1 && warnings[0].line("c").contains(expected), "{warnings:?}");

@@ -28,6 +28,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
     let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
+    metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
     let state = State::new(policy(config), replica, metrics, alarm, traces);
@@ -91,6 +92,7 @@ fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Optio
         timeout: Duration::from_secs(5),
         max_bytes: config.limits.jwks_bytes,
         insecure: false,
+        authorities: None,
     };
     match keys {
         KeySource::Inline | KeySource::Secret(_) => None,
@@ -107,6 +109,7 @@ fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Optio
                 max_stale: remote.max_stale,
                 timeout: remote.timeout,
                 insecure: remote.insecure,
+                authorities: remote.authorities.clone(),
                 ..settings(location)
             })
         }
@@ -132,6 +135,7 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
             timeout: introspection.timeout,
             max_answers: config.limits.introspection_cache,
             max_questions: config.limits.introspection_waiting,
+            authorities: introspection.authorities.clone(),
         };
         Some((&issuer.trusted.name, settings))
     });
@@ -159,8 +163,10 @@ pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Recei
             poll: from.poll.clone(),
             stream: from.stream.clone(),
             push_token: from.push_token.clone(),
+            authorities: from.authorities.clone(),
         };
-        Receiver::new(settings, metrics.signal_requests.clone()).context("build the HTTP client for signals")
+        Receiver::new(settings, metrics.signal_requests.clone(), metrics.signals_stream_up.clone())
+            .context("build the HTTP client for signals")
     };
     let active = config.transmitters.iter().filter(|from| from.poll.is_some() || from.stream.is_some());
     active.map(receiver).collect()

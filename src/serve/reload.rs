@@ -21,7 +21,7 @@ use crate::clock;
 use crate::config::{Config, Fault, Faults, Loaded};
 use crate::metrics::Metrics;
 use crate::sources::introspection::Introspectors;
-use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
+use crate::sources::jwks::{self, KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
@@ -39,7 +39,6 @@ pub(super) struct Reload {
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
     state: Arc<State>,
-    client: reqwest::Client,
     tls: Option<Arc<Tls>>,
 }
 
@@ -50,6 +49,7 @@ struct Next {
     files: Files,
     introspectors: Introspectors,
     receivers: Vec<Arc<Receiver>>,
+    fetched: Vec<Fetched>,
 }
 
 /// What the files say.
@@ -66,15 +66,14 @@ impl Reload {
         file: PathBuf,
         config: &Config,
         state: Arc<State>,
-        client: reqwest::Client,
         tls: Option<Arc<Tls>>,
     ) -> anyhow::Result<Self> {
-        let sources = key_sources(config, &client, &[], &state.metrics);
+        let sources = key_sources(fetched(config)?, &[], &state.metrics);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().to_vec();
         let receivers = receivers(config, &state)?;
         let started_with = Arc::new(config.clone());
-        Ok(Self { file, watched, started_with, sources, receivers, state, client, tls })
+        Ok(Self { file, watched, started_with, sources, receivers, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -137,12 +136,13 @@ impl Reload {
         let known = self.state.introspectors();
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
         let receivers = receivers(&files.config, &self.state)?;
-        Ok(Next { files, introspectors, receivers })
+        let fetched = fetched(&files.config)?;
+        Ok(Next { files, introspectors, receivers, fetched })
     }
 
     /// Replaces what is in force; a decision meets either all of the old or all of the new.
     fn put_in_force(&mut self, next: Next) {
-        let Next { files, introspectors, receivers } = next;
+        let Next { files, introspectors, receivers, fetched } = next;
         let Files { config, warnings, later, certificates } = files;
         log_warnings(&warnings, &self.file);
         if !later.is_empty() {
@@ -152,7 +152,8 @@ impl Reload {
             tls.put_in_force(certificates);
         }
         self.receivers = receivers;
-        let sources = key_sources(&config, &self.client, &self.sources, &self.state.metrics);
+        self.state.metrics.signals_stream_up.reset(); // Each of the receivers sets its own again.
+        let sources = key_sources(fetched, &self.sources, &self.state.metrics);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
         // Keys from the same place stay in force; the others are fetched.
@@ -221,21 +222,28 @@ async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> V
 
 /// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
 /// from the same place goes on from what was read.
-fn key_sources(
-    config: &Config,
-    client: &reqwest::Client,
-    known: &[Arc<KeySource>],
-    metrics: &Metrics,
-) -> Vec<Arc<KeySource>> {
-    let source = |(name, settings): (&IssuerName, KeySettings)| {
+fn key_sources(fetched: Vec<Fetched>, known: &[Arc<KeySource>], metrics: &Metrics) -> Vec<Arc<KeySource>> {
+    let source = |(name, settings, client): Fetched| {
         metrics.expect_fetches(name.as_str());
-        let same = known.iter().find(|source| source.issuer == *name && *source.settings() == settings);
+        let same = known.iter().find(|source| source.issuer == name && *source.settings() == settings);
         same.cloned().unwrap_or_else(|| {
-            let source = KeySource::new(name.clone(), settings, client.clone());
+            let source = KeySource::new(name, settings, client);
             Arc::new(known.iter().fold(source, |source, known| source.continuing(known)))
         })
     };
-    assemble::all_key_settings(config).map(source).collect()
+    fetched.into_iter().map(source).collect()
+}
+
+/// Whose keys are fetched, how, and by what client.
+type Fetched = (IssuerName, KeySettings, reqwest::Client);
+
+fn fetched(config: &Config) -> anyhow::Result<Vec<Fetched>> {
+    let with_client = |(name, settings): (&IssuerName, KeySettings)| {
+        let client = jwks::client(settings.authorities.as_ref())
+            .with_context(|| format!("build the HTTP client for the keys of {name}"))?;
+        Ok((name.clone(), settings, client))
+    };
+    assemble::all_key_settings(config).map(with_client).collect()
 }
 
 fn publish(state: &State, issuer: &IssuerName, update: Update) {

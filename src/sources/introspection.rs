@@ -24,6 +24,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
+use super::http::{Authorities, trusting};
 use crate::authz::claims::{ClaimSet, IssuerName, Timestamp};
 use crate::authz::introspection::{Said, Testimony};
 use answers::Answers;
@@ -44,6 +45,8 @@ pub struct IntrospectionSettings {
     pub max_answers: usize,
     /// Questions at once; more are not asked.
     pub max_questions: usize,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 impl Eq for IntrospectionSettings {}
@@ -51,7 +54,9 @@ impl Eq for IntrospectionSettings {}
 impl PartialEq for IntrospectionSettings {
     fn eq(&self, other: &Self) -> bool {
         let rest = |s: &Self| (s.url.clone(), s.client_id.clone(), s.cache, s.timeout, s.max_answers, s.max_questions);
-        rest(self) == rest(other) && self.client_secret.expose_secret() == other.client_secret.expose_secret()
+        rest(self) == rest(other)
+            && self.authorities == other.authorities
+            && self.client_secret.expose_secret() == other.client_secret.expose_secret()
     }
 }
 
@@ -101,7 +106,7 @@ impl Introspector {
         settings: IntrospectionSettings,
         asked: IntCounterVec,
     ) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+        let client = trusting(reqwest::Client::builder(), settings.authorities.as_ref())?
             // A redirect would carry the token, and our own credentials, to wherever it says.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(settings.timeout)

@@ -11,6 +11,7 @@ use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::http::{Authorities, trusting};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::{Jwks, JwksError, Unfit};
 
@@ -44,6 +45,8 @@ pub struct KeySettings {
     pub max_bytes: usize,
     /// Allows plain http to other hosts than loopback.
     pub insecure: bool,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -339,7 +342,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// An HTTP client that leaves a redirect from https to anything else unfollowed.
-pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+pub fn client(authorities: Option<&Authorities>) -> Result<reqwest::Client, reqwest::Error> {
     const MAX_REDIRECTS: usize = 3;
     let policy = reqwest::redirect::Policy::custom(|attempt| {
         let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
@@ -351,7 +354,9 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
             attempt.follow()
         }
     });
-    reqwest::Client::builder().redirect(policy).user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION"))).build()
+    let client =
+        reqwest::Client::builder().redirect(policy).user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")));
+    trusting(client, authorities)?.build()
 }
 
 /// https, or plain http to this very host.

@@ -8,14 +8,16 @@ mod poll;
 mod stream;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prometheus::IntCounterVec;
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::http::{Authorities, trusting};
 use super::jwks::is_secure;
 use crate::authz::claims::IssuerName;
 
@@ -29,6 +31,8 @@ pub struct ReceiverSettings {
     pub stream: Option<StreamSettings>,
     /// What the transmitter is told to send along when it pushes.
     pub push_token: Option<SecretString>,
+    /// Trusted instead of the system's.
+    pub authorities: Option<Authorities>,
 }
 
 /// How events are fetched (RFC 8936).
@@ -86,6 +90,7 @@ pub struct Receiver {
     client: reqwest::Client,
     /// By operation and result.
     requests: IntCounterVec,
+    up: IntGaugeVec,
 }
 
 /// How fast a failed request is repeated: doubled from the first to the last.
@@ -96,14 +101,14 @@ impl Receiver {
     const MAX_BODY: usize = 1 << 20;
 
     /// Fails only if the HTTP client cannot be built.
-    pub fn new(settings: ReceiverSettings, requests: IntCounterVec) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+    pub fn new(settings: ReceiverSettings, requests: IntCounterVec, up: IntGaugeVec) -> Result<Self, reqwest::Error> {
+        let client = trusting(reqwest::Client::builder(), settings.authorities.as_ref())?
             // A redirect would carry our token to wherever it says.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
             .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { settings, client, requests })
+        Ok(Self { settings, client, requests, up })
     }
 
     #[must_use]
@@ -116,9 +121,10 @@ impl Receiver {
     where
         F: Future<Output = Verdict> + Send,
     {
+        let up = Up::new(self);
         loop {
             let stream = match &self.settings.stream {
-                Some(settings) => Some((settings, self.set_up_patiently(settings).await)),
+                Some(settings) => Some((settings, self.set_up_patiently(settings, &up).await)),
                 None => None,
             };
             let polled = async {
@@ -128,11 +134,11 @@ impl Receiver {
                     warn!(transmitter = %self.settings.name, "the stream names no endpoint to poll");
                     return std::future::pending().await;
                 };
-                self.poll(url, poll, &take).await;
+                self.poll(url, poll, &up, &take).await;
             };
             let verified = async {
                 match &stream {
-                    Some((settings, stream)) => self.keep_verified(settings, stream).await,
+                    Some((settings, stream)) => self.keep_verified(settings, stream, &up).await,
                     None => std::future::pending().await,
                 }
             };
@@ -193,6 +199,35 @@ impl Receiver {
 
     fn works_again(&self, doing: &'static str) {
         info!(transmitter = %self.settings.name, doing, "signals transmitter works again");
+    }
+}
+
+/// What must work for the events of a transmitter to arrive.
+#[derive(Clone, Copy)]
+enum Part {
+    Stream,
+    Poll,
+}
+
+/// Whether each part works; the gauge shows whether all do. A receiver that was replaced keeps a gauge that
+/// nobody reads.
+struct Up {
+    gauge: IntGauge,
+    parts: [AtomicBool; 2],
+}
+
+impl Up {
+    /// A part that is not configured is not missed.
+    fn new(receiver: &Receiver) -> Self {
+        let ReceiverSettings { name, stream, poll, .. } = &receiver.settings;
+        let gauge = receiver.up.with_label_values(&[name.as_str()]);
+        gauge.set(0);
+        Self { gauge, parts: [stream.is_none(), poll.is_none()].map(AtomicBool::new) }
+    }
+
+    fn note(&self, part: Part, works: bool) {
+        self.parts[part as usize].store(works, Ordering::Relaxed);
+        self.gauge.set(i64::from(self.parts.iter().all(|part| part.load(Ordering::Relaxed))));
     }
 }
 

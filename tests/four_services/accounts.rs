@@ -239,7 +239,7 @@ async fn password(shop: &Shop) -> Tokens {
     let alice = shop.login("alice", "looking-glass").await;
     shop.works("with the new password", &alice).await;
 
-    // As README.md describes it: the key, its value, and that it goes when the last token has gone.
+    // As docs/signing-out.md describes it: the key, its value, and that it goes when the last token has gone.
     let key = "doorward:{r}:main:user:alice";
     assert!(shop.redis.cli(&["GET", key]).ends_with(" revoked"));
     let ttl: i64 = shop.redis.cli(&["TTL", key]).parse().unwrap();

@@ -4,7 +4,8 @@
 //
 // Prints its port. Then each line of standard input is a command in JSON, answered by a line:
 // {"event": CLAIMS} delivers a token as the stream says, {"poison": TEXT} puts a text among those to be
-// polled, {"paused": true} stops answering polls, {"deaf": true} sends again what it was told about,
+// polled, {"paused": true} stops answering polls, {"status": "paused"} is what the status of the stream is
+// from now on, {"deaf": true} sends again what it was told about,
 // {"teasing": true} answers polls with nothing and the word that there is more, {"state": true} tells what
 // it knows.
 import { createInterface } from 'node:readline';
@@ -116,7 +117,7 @@ const server = createServer(async (request, response) => {
   }
   const id = body?.stream_id ?? url.searchParams.get('stream_id');
   if (id !== known.stream?.stream_id) return answer(404);
-  if (url.pathname === '/status') return answer(200, { stream_id: id, status: 'enabled' });
+  if (url.pathname === '/status') return answer(200, { stream_id: id, status: known.status ?? 'enabled' });
   if (url.pathname === '/verify') {
     answer(204);
     known.verifications += 1;
@@ -135,6 +136,9 @@ for await (const line of createInterface({ input: process.stdin })) {
     queue.set(`poison-${queue.size}`, command.poison);
     wake();
     console.log('"queued"');
+  } else if (command.status) {
+    known.status = command.status;
+    console.log('"so be it"');
   } else if (command.paused !== undefined) {
     paused = command.paused;
     console.log('"so be it"');

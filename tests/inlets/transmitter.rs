@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::{Edge, NodeProcess};
 use crate::support::eventually;
 
+/// 1 while the transmitter was reached and its stream is enabled.
+const UP: &str = "doorward_signals_stream_up{transmitter=\"signals.1\"}";
+
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 
 /// The transmitter, and the way to tell it what to do.
@@ -76,6 +79,17 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     edge.doorward.process.signal("HUP");
     eventually("it is verified anew", || async { edge.counted("signals_push", "verified").await >= 2 }).await;
     assert_eq!(transmitter.state()["created"], 1);
+    eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
+    // A stream that its transmitter has stopped delivers nothing.
+    transmitter.tell(&json!({"status": "paused"}));
+    edge.doorward.process.signal("HUP");
+    eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
+    // One that is not configured any more has no series.
+    let file = edge.doorward.dir.path().join("doorward.yaml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let without: Vec<_> = config.lines().filter(|line| !line.starts_with("signals:")).collect();
+    std::fs::write(&file, without.join("\n")).unwrap();
+    eventually("it is forgotten", || async { edge.doorward.metric(UP).await.is_none() }).await;
     for secret in ["push-secret", "management-token"] {
         assert!(!edge.doorward.logged(secret));
     }
@@ -95,6 +109,7 @@ async fn events_are_polled_for_acknowledged_and_refused() {
         })
         .await;
     }
+    eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // Many at once; one that is none among them holds up nobody.
     transmitter.tell(&json!({"paused": true}));
     transmitter.tell(&json!({"poison": "no token"}));
@@ -102,7 +117,9 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     let ids: Vec<_> = users.iter().map(|user| transmitter.sends("credential-change", user)).collect();
     let fails = "doorward_signals_requests_total{operation=\"poll\",result=\"failed\"}";
     eventually("polling fails", || async { edge.doorward.metric(fails).await.is_some_and(|count| count > 0.0) }).await;
+    eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
     transmitter.tell(&json!({"paused": false}));
+    eventually("it is up again", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     eventually("all are acknowledged, and none is left", || async { transmitter.state()["queued"] == 0 }).await;
     let state = transmitter.state();
     for id in ids {

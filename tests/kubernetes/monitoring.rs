@@ -15,7 +15,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Process, TempDir, eventually};
 
 /// The metrics that were promised, whether this build has them yet or not.
-const PROMISED: [&str; 15] = [
+const PROMISED: [&str; 17] = [
     "doorward_checks_total",
     "doorward_check_duration_seconds",
     "doorward_shadow_refusals_total",
@@ -31,6 +31,8 @@ const PROMISED: [&str; 15] = [
     "doorward_jwks_fetches_total",
     "doorward_config_reloads_total",
     "doorward_build_info",
+    "doorward_signals_stream_up",
+    "doorward_store_durable",
 ];
 
 fn file(path: &str) -> String {

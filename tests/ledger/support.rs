@@ -14,6 +14,8 @@ use doorward::sources::replica::Replica;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::clock::RedisClock;
+
 /// Long enough for a loaded machine; a test that passes never waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,6 +25,7 @@ pub(crate) struct RedisServer {
     directory: PathBuf,
     process: Option<Child>,
     options: Vec<String>,
+    clock: Option<RedisClock>,
 }
 
 impl RedisServer {
@@ -30,6 +33,19 @@ impl RedisServer {
         let mut server = Self::stopped(options);
         server.run().await;
         server
+    }
+
+    /// One whose clock is stepped by [`Self::step_clock`], across its restarts.
+    pub(crate) async fn start_with_clock(options: &[&str]) -> Self {
+        let mut server = Self::stopped(options);
+        server.clock = Some(RedisClock::new());
+        server.run().await;
+        server
+    }
+
+    /// Sets its clock to the machine's time and this offset: `+60s`, `-1h`, `+0`.
+    pub(crate) fn step_clock(&self, offset: &str) {
+        self.clock.as_ref().unwrap().step(offset);
     }
 
     /// A server that has a port and a directory, and does not run yet.
@@ -40,11 +56,12 @@ impl RedisServer {
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Self { port, directory, process: None, options }
+        Self { port, directory, process: None, options, clock: None }
     }
 
     pub(crate) async fn run(&mut self) {
-        self.spawn(&mut Command::new("redis-server"), &["--save", ""]).await;
+        let mut server = self.clock.as_ref().map_or_else(|| Command::new("redis-server"), RedisClock::redis);
+        self.spawn(&mut server, &["--save", ""]).await;
     }
 
     /// Runs from a configuration file, which a sentinel wants to write to.

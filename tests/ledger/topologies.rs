@@ -29,7 +29,7 @@ async fn a_unix_socket() {
     works(RedisConfig::new(format!("redis+unix://{}", redis.directory().join("r.sock").display()))).await;
 }
 
-/// Exactly what an instance needs; the README shows this line.
+/// Exactly what an instance needs; docs/signing-out.md shows this line.
 const LEAST: &str = "resetkeys ~doorward:{r}:* resetchannels -@all +ping +select +client|id +info +time +multi +exec \
     +discard +watch +wait +get +mget +set +del +exists +pexpire +pexpiretime +xadd +xread +xrevrange +xinfo|stream \
     +zadd +zrange +zremrangebyscore";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::clock::Clock;
 use super::{PATIENCE, Process, TempDir, eventually};
 
 pub struct Doorward {
@@ -28,6 +29,14 @@ impl Doorward {
         let doorward = Self::launch(config).await;
         doorward.ready().await;
         doorward
+    }
+
+    /// As [`Self::start`], with a wall clock that the test steps.
+    pub async fn start_with_clock(config: &str) -> (Self, Clock) {
+        let clock = Clock::at("+0");
+        let doorward = Self::launch_by(clock.doorward(), TempDir::new(), config).await;
+        doorward.ready().await;
+        (doorward, clock)
     }
 
     /// Starts it without waiting for more than its listeners.

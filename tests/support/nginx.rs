@@ -26,6 +26,21 @@ pub fn binary() -> Option<&'static str> {
 impl Nginx {
     /// Starts nginx with this content of `server { … }`.
     pub async fn start(binary: &str, server: &str) -> Self {
+        Self::listening(binary, "", server).await
+    }
+
+    /// As [`Self::start`], over TLS with this certificate and key, both PEM.
+    pub async fn start_tls(binary: &str, (certificate, key): &(String, String), server: &str) -> Self {
+        let dir = TempDir::new();
+        let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+        std::fs::write(&cert_file, certificate).unwrap();
+        std::fs::write(&key_file, key).unwrap();
+        let files = format!("ssl_certificate {}; ssl_certificate_key {};", cert_file.display(), key_file.display());
+        // The files are read before it listens.
+        Self::listening(binary, " ssl", &format!("{files}\n{server}")).await
+    }
+
+    async fn listening(binary: &str, how: &str, server: &str) -> Self {
         let dir = TempDir::new();
         // nginx cannot be given a socket, nor tell a port: one that was free a moment ago must do.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -34,7 +49,7 @@ impl Nginx {
             .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))
             .concat();
         let config = format!(
-            "pid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port};\n{server}\n  }}\n}}\n"
+            "pid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port}{how};\n{server}\n  }}\n}}\n"
         );
         let file = dir.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();

@@ -123,6 +123,8 @@ pub struct KeysFile {
     pub max_stale: Span,
     /// For one fetch, body included.
     pub timeout: Span,
+    /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
+    pub ca_file: Option<String>,
 }
 
 impl Default for KeysFile {
@@ -138,6 +140,7 @@ impl Default for KeysFile {
             cooldown: Span::new("30s"),
             max_stale: Span::new("24h"),
             timeout: Span::new("5s"),
+            ca_file: None,
         }
     }
 }
@@ -223,6 +226,8 @@ pub struct IntrospectionFile {
     pub when: When,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
+    /// The CA that signed the certificate of the endpoint, PEM; by default those of the system.
+    pub ca_file: Option<String>,
 }
 
 impl Default for IntrospectionFile {
@@ -236,6 +241,7 @@ impl Default for IntrospectionFile {
             timeout: Span::new("1s"),
             when: When::default(),
             insecure: false,
+            ca_file: None,
         }
     }
 }

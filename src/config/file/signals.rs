@@ -32,6 +32,9 @@ pub struct TransmitterFile {
     pub push: Option<PushFile>,
     /// Sets the stream up and keeps it verified; null leaves that to the operator.
     pub stream: Option<StreamFile>,
+    /// The CA that signed the certificate of the transmitter, PEM, for `poll`, `stream` and, unless `keys.ca_file`
+    /// is set, `keys`; by default those of the system.
+    pub ca_file: Option<String>,
     /// The subject formats that are understood.
     pub subjects: Vec<SubjectFormat>,
 }
@@ -46,6 +49,7 @@ impl Default for TransmitterFile {
             poll: None,
             push: None,
             stream: None,
+            ca_file: None,
             subjects: vec![SubjectFormat::IssSub, SubjectFormat::Opaque],
         }
     }

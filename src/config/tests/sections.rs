@@ -427,6 +427,13 @@ fn revocation_and_the_rest() {
         check(&format!("revocation: {{redis: {{url: '{url}'}}}}"), "2: revocation.redis.url", message);
     }
     check("revocation: {redis: {ca_file: ca.pem}}", "2: revocation.redis.ca_file", "needs TLS: use `rediss://`");
+    for (keys, message) in [
+        ("{jwks_url: 'https://k.test', ca_file: none.pem}", "cannot read "),
+        ("{jwks_url: 'https://k.test', ca_file: key.pem}", "holds no PEM `CERTIFICATE`"),
+        ("{jwks_file: keys.json, ca_file: key.pem}", "needs `jwks_url` or `discovery: true`"),
+    ] {
+        check_issuer(&[("keys", keys)], "6: issuers[0].keys.ca_file", message);
+    }
     for more in ["username: ann, password: x", "username: ann"] {
         config(&format!("revocation: {{redis: {{url: 'redis+unix:///run/redis.sock?db=4', {more}}}}}\n"));
     }

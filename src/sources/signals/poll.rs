@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Backoff, PollSettings, Receiver, SignalError, Verdict};
+use super::{Backoff, Part, PollSettings, Receiver, SignalError, Up, Verdict};
 
 /// Tokens that one poll may bring; a token has 16 KiB at most.
 const MAX_EVENTS: usize = 32;
@@ -32,14 +32,21 @@ impl Report {
 
 impl Receiver {
     /// Polls for ever. What could not be told is told again; what was lost on the way comes again.
-    pub(super) async fn poll<F>(&self, url: &str, settings: &PollSettings, take: &(impl Fn(String, String) -> F + Sync))
-    where
+    pub(super) async fn poll<F>(
+        &self,
+        url: &str,
+        settings: &PollSettings,
+        up: &Up,
+        take: &(impl Fn(String, String) -> F + Sync),
+    ) where
         F: Future<Output = Verdict> + Send,
     {
         let (mut report, mut backoff) = (Report::default(), Backoff::new());
         loop {
             let started = Instant::now();
-            let sets = match self.poll_once(url, settings, &report).await {
+            let polled = self.poll_once(url, settings, &report).await;
+            up.note(Part::Poll, polled.is_ok());
+            let sets = match polled {
                 Ok(answer) => answer,
                 Err(error) => {
                     let pause = backoff.failed();

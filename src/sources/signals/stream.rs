@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Backoff, Receiver, SignalError, StreamSettings};
+use super::{Backoff, Part, Receiver, SignalError, StreamSettings, Up};
 use crate::authz::signals::{REQUESTED, StreamKey};
 use crate::sources::jwks::ssf_configuration;
 
@@ -28,10 +28,12 @@ const POLL: &str = "urn:ietf:rfc:8936";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receiver {
-    pub(super) async fn set_up_patiently(&self, settings: &StreamSettings) -> Stream {
+    pub(super) async fn set_up_patiently(&self, settings: &StreamSettings, up: &Up) -> Stream {
         let mut backoff = Backoff::new();
         loop {
-            match self.set_up(settings).await {
+            let set_up = self.set_up(settings).await;
+            up.note(Part::Stream, set_up.is_ok());
+            match set_up {
                 Ok(stream) => {
                     info!(transmitter = %self.settings.name, "signals stream set up");
                     return stream;
@@ -131,11 +133,13 @@ impl Receiver {
     }
 
     /// Asks for verification events until the stream is gone.
-    pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream) {
+    pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream, up: &Up) {
         let mut backoff = Backoff::new();
         loop {
-            let pause = match self.verify(settings, stream).await {
-                Ok(()) => settings.verify.max(stream.min_interval),
+            let verified = self.verify(settings, stream).await;
+            up.note(Part::Stream, matches!(verified, Ok(true)));
+            let pause = match verified {
+                Ok(_) => settings.verify.max(stream.min_interval),
                 Err(SignalError::Status(404)) => {
                     warn!(transmitter = %self.settings.name, "signals stream is gone");
                     return;
@@ -150,24 +154,27 @@ impl Receiver {
         }
     }
 
-    async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<(), SignalError> {
+    /// Whether the transmitter says that the stream is enabled.
+    async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<bool, SignalError> {
+        let mut is_enabled = true;
         let ask = |method, url: &str| self.request(method, url, settings.token.as_ref(), settings.insecure);
         if let Some(status) = &stream.status {
             let mut url = url::Url::parse(status).map_err(|_| SignalError::Answer("`status_endpoint` is no URL"))?;
             url.query_pairs_mut().append_pair("stream_id", &stream.id);
             let request = ask(Method::GET, url.as_str())?.timeout(TIMEOUT);
             let answer = self.ask("status", request).await?.unwrap_or_default();
-            if answer["status"].as_str().is_some_and(|status| status != "enabled") {
+            is_enabled = answer["status"].as_str().is_none_or(|status| status == "enabled");
+            if !is_enabled {
                 warn!(transmitter = %self.settings.name, "signals stream is not enabled by its transmitter");
             }
         }
-        let Some(verification) = &stream.verification else { return Ok(()) };
+        let Some(verification) = &stream.verification else { return Ok(is_enabled) };
         let mut body = json!({"stream_id": stream.id});
         if let Some(token) = &settings.token {
             let key = StreamKey::new(token.expose_secret().as_bytes());
             body["state"] = json!(key.state(rand::random()));
         }
         let request = ask(Method::POST, verification)?.timeout(TIMEOUT).json(&body);
-        self.ask("verification", request).await.map(|_| ())
+        self.ask("verification", request).await.map(|_| is_enabled)
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /oauth2/introspect` (RFC 7662): whether an access token is alive, by its signature and the database.
 //!
 //! The other way to know of a sign-out: ask about every request. Doorward does so with
-//! `issuers[].introspection: {when: always}`; what that costs stands in the README beside the other ways.
+//! `issuers[].introspection: {when: always}`; what that costs stands in docs/knowing.md beside the other ways.
 
 use std::path::Path;
 use std::sync::Arc;
