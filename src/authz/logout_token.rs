@@ -49,7 +49,7 @@ impl TrustedIssuer {
         let times = if claims.contains_key("exp") {
             Times::read(&claims)?
         } else {
-            Times::of_message(&claims, issued_at, issued_at.plus(Self::UNDATED_LOGOUT))?
+            Times::of_message(&claims, issued_at, issued_at.plus(Self::UNDATED_LOGOUT.min(self.max_lifetime)))?
         };
         self.check_times(times, now, Expiry::Refused)?;
         let expires_at = times.expires_at;

@@ -133,6 +133,7 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
             Some(Tenants::OneOf(list.clone()))
         }
     };
+    let templated = written.iter().any(|(_, text)| text.contains('{'));
     let mut spellings = Vec::new();
     for (at, text) in written {
         check.text(&at, text);
@@ -155,11 +156,10 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
             _ => spellings.push(Spelling::Exact(text.clone())),
         }
     }
-    let issuer_id = IssuerId::new(spellings);
-    if tenants.is_some() && !issuer_id.is_multi_tenant() {
+    if tenants.is_some() && !templated {
         check.fault(&at_tenants, "needs a `{tenant}` in `issuer`");
     }
-    issuer_id
+    IssuerId::new(spellings)
 }
 
 fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: IssuerId) -> Option<IssuerConfig> {
