@@ -6,7 +6,7 @@
 //! A `Config` has no invalid values.
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
+use crate::sources::files::{Stamp, Stamps};
 
 mod access;
 mod check;
@@ -65,7 +66,7 @@ pub struct Config {
     pub transmitters: Vec<Transmitter>,
     pub telemetry: Telemetry,
     pub limits: Limits,
-    watched: Vec<PathBuf>,
+    watched: Stamps,
 }
 
 /// A configuration, and what in it is unlikely to be meant.
@@ -85,9 +86,14 @@ impl Config {
     /// Reads a file and the `DOORWARD__…` variables of the environment.
     pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Faults> {
         let name = path.display().to_string();
+        let stamp = Stamp::of(path); // Before it is read: a change meanwhile will show.
         let unreadable = |message: String| {
             let fault = Fault { place: None, path: KeyPath::root(), message, value: None };
-            Faults { file: name.clone(), faults: vec![fault], watched: vec![path.to_owned()] }
+            Faults {
+                file: name.clone(),
+                faults: vec![fault],
+                watched: Stamps::from([(path.to_owned(), stamp.clone())]),
+            }
         };
         let mut bytes = Vec::new();
         std::fs::File::open(path)
@@ -103,7 +109,7 @@ impl Config {
             Ok(loaded) => &mut loaded.config.watched,
             Err(faults) => &mut faults.watched,
         };
-        watched.insert(0, path.to_owned());
+        watched.insert(path.to_owned(), stamp);
         loaded
     }
 
@@ -117,7 +123,7 @@ impl Config {
         let failed = |mut faults: Vec<Fault>| {
             faults.sort();
             faults.dedup();
-            Faults { file: name.to_owned(), faults, watched: Vec::new() }
+            Faults { file: name.to_owned(), faults, watched: Stamps::new() }
         };
         let (mut source, mut faults) = source::Source::parse(text);
         if faults.iter().any(|fault| fault.path == KeyPath::root()) {
@@ -147,7 +153,7 @@ impl Config {
         let config = build(&mut check, &file);
         faults.append(&mut check.faults);
         if !faults.is_empty() {
-            return Err(Faults { watched: check.files.into_iter().collect(), ..failed(faults) });
+            return Err(Faults { watched: check.files, ..failed(faults) });
         }
         let mut warnings = check.warnings;
         warnings.sort();
@@ -189,9 +195,10 @@ impl Config {
         Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward)
     }
 
-    /// The files whose change makes a reload worthwhile: the configuration itself and all it names.
+    /// The files whose change makes a reload worthwhile: the configuration itself and all it names, as they were
+    /// before they were read.
     #[must_use]
-    pub fn watched_files(&self) -> &[PathBuf] {
+    pub fn watched_files(&self) -> &Stamps {
         &self.watched
     }
 }
@@ -234,10 +241,10 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         transmitters,
         telemetry: service::telemetry(check, &file.telemetry),
         limits: service::limits(check, &file.limits),
-        watched: Vec::new(),
+        watched: Stamps::new(),
     };
     requests::header_uses(check, file);
-    Config { watched: check.files.iter().cloned().collect(), ..config }
+    Config { watched: check.files.clone(), ..config }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! already in memory.
 
 pub mod alarm;
+pub mod files;
 pub mod http;
 pub mod introspection;
 pub mod jwks;

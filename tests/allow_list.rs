@@ -159,3 +159,18 @@ async fn registering_needs_a_key_and_a_token_of_ours() {
     }
     assert_eq!(fixture.redis.cli(&["XLEN", "doorward:{r}:log"]), "1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_looks_like_a_digest_is_registered_in_both_readings() {
+    for read in ["replica", "lookup"] {
+        let fixture = Fixture::start(read).await;
+        let doorward = Doorward::start(&fixture.config).await;
+        let checks = Checks::connect(&doorward.check).await;
+        let id = format!("sha256:{}", "ab".repeat(32));
+        let token = fixture.tokens.with(json!({"jti": id}));
+        assert_eq!(reason(&checks, &token).await, "not_registered");
+        let body = json!({"id": id, "expires_at": now() + 600});
+        assert_eq!(register(&doorward, KEY, &body).await.0, 201);
+        eventually("it is accepted", || async { reason(&checks, &token).await == "ok" }).await;
+    }
+}

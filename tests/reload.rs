@@ -227,3 +227,115 @@ async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
     let long = tokens.with(json!({"exp": Tokens::claims("alice")["exp"].as_i64().unwrap() + 36 * 3600}));
     assert!(checks.check(get("/").token(&long)).await.allowed());
 }
+
+/// How a file is written in two pieces.
+#[derive(Clone, Copy, Debug)]
+enum Pieces {
+    /// One writer that keeps the file open for longer than files must be still.
+    OneWriter,
+    /// Two writers, one after the other.
+    TwoWriters,
+    /// The file is removed first.
+    Anew,
+    /// The first half is moved into place by a writer that goes on.
+    MovedTooSoon,
+}
+
+/// Writes the halves, and calls `between` from time to time until the second is due.
+async fn write_in_pieces<F: Future<Output = ()>>(
+    path: &Path,
+    [first, second]: [&str; 2],
+    pieces: Pieces,
+    between: impl Fn() -> F,
+) {
+    use std::io::Write as _;
+    let beside = path.with_extension("part");
+    let (start, pause) = match pieces {
+        Pieces::OneWriter => (path, 4500),
+        Pieces::TwoWriters => (path, 2000),
+        Pieces::Anew => {
+            std::fs::remove_file(path).unwrap();
+            (path, 4500)
+        }
+        Pieces::MovedTooSoon => (beside.as_path(), 1000),
+    };
+    let mut file = std::fs::File::create(start).unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    if start != path {
+        std::fs::rename(start, path).unwrap();
+        file.flush().unwrap();
+        file.write_all(b"\n").unwrap();
+    }
+    if matches!(pieces, Pieces::TwoWriters) {
+        drop(file);
+        file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    }
+    let due = std::time::Instant::now() + std::time::Duration::from_millis(pause);
+    while std::time::Instant::now() < due {
+        between().await;
+    }
+    file.write_all(second.as_bytes()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_check_is_decided_by_half_of_a_configuration() {
+    let tokens = Tokens::new();
+    let rule = |name: &str| format!("rules:\n  - name: {name}\n    match: {{path_prefix: /admin}}\n");
+    let require = "    require: {scopes: [admin]}\n";
+    let doorward = Doorward::start(&tokens.config(&format!("{}{require}", rule("v0")))).await;
+    let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
+    let (checks, alice) = (Checks::connect(&doorward.check).await, tokens.of("alice"));
+    let (file, asked) = (doorward.dir.path().join("doorward.yaml"), AtomicUsize::new(0));
+    let refused = async || {
+        let verdict = checks.check(get("/admin").token(&alice)).await;
+        assert_eq!(verdict.reason(), "insufficient_scope", "by half of a configuration");
+        asked.fetch_add(1, Ordering::SeqCst);
+        verdict.metadata["rule"].clone()
+    };
+    let all = [Pieces::OneWriter, Pieces::TwoWriters, Pieces::Anew, Pieces::MovedTooSoon];
+    for (version, pieces) in (1..).zip(all) {
+        let name = format!("v{version}");
+        let first = text.replace("name: v0", &format!("name: {name}")).replace(require, "");
+        write_in_pieces(&file, [&first, require], pieces, || async {
+            // Who is told of a change by a signal may be told too soon.
+            doorward.process.signal("HUP");
+            assert_ne!(refused().await, name, "{pieces:?}: before it is complete");
+        })
+        .await;
+        eventually("the whole is in force", || async { refused().await == name }).await;
+    }
+    println!("{} checks, none by a half", asked.into_inner());
+    let refusals = doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await;
+    assert!(refusals.is_none_or(|refusals| refusals < 1.0), "a half was read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_is_accepted_by_half_of_a_secret() {
+    let secret = |seed: char| seed.to_string().repeat(64);
+    let issuer = doorward::dev::ISSUER;
+    let config = format!(
+        "revocation: {{store: embedded}}\nissuers: [{{name: dev, issuer: \"{issuer}\", audiences: [demo], algorithms: [HS256], keys: {{secret_file: secret}}}}]\n"
+    );
+    let dir = TempDir::new();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, secret('a')).unwrap();
+    let doorward = Doorward::launch_in(dir, &config).await;
+    doorward.ready().await;
+    let checks = Checks::connect(&doorward.check).await;
+    let accepts = async |secret: &str| {
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &Tokens::claims("alice"), &key).unwrap();
+        checks.check(get("/").token(&token)).await.allowed()
+    };
+    assert!(accepts(&secret('a')).await);
+    for (seed, pieces) in [('b', Pieces::OneWriter), ('c', Pieces::TwoWriters)] {
+        let next = secret(seed);
+        let (first, second) = next.split_at(40);
+        write_in_pieces(&file, [first, second], pieces, || async {
+            assert!(!accepts(first).await, "{pieces:?}");
+            assert!(!accepts(&next).await, "{pieces:?}");
+        })
+        .await;
+        eventually("the whole secret is in force", || async { accepts(&next).await }).await;
+    }
+}

@@ -131,6 +131,9 @@ cargo test --locked -p four-services
 section "Kubernetes"
 ./tests/kubernetes.sh
 
+section "package"
+./tests/deb.sh
+
 section "HTTP API, driven from its own description"
 ./tests/schemathesis.sh
 

@@ -263,6 +263,7 @@ impl TrustedIssuer {
             return Err(Denial::InvalidClaim);
         }
         let token_target = jti.as_deref().map_or_else(unnamed, TargetId::new);
+        let jti_as_digest = jti.as_deref().and_then(TargetId::written_digest);
         let token_id = jti.unwrap_or_else(|| token_target.to_string());
 
         let mut targets = Vec::with_capacity(Kind::ALL.len());
@@ -270,8 +271,8 @@ impl TrustedIssuer {
         targets.extend(self.targets(&named));
         let address = email.as_deref().filter(|_| self.revocable_by_email);
         targets.extend(address.map(|address| Target::email(self.name.clone(), address)));
-        let key = key_id.as_deref().map(TargetId::new);
-        targets.extend(key.map(|id| Target::new(self.name.clone(), Kind::Key, id)));
+        targets.extend(key_id.iter().flat_map(|id| self.readings(Kind::Key, id)));
+        targets.extend(jti_as_digest.map(|id| Target::new(self.name.clone(), Kind::Token, id)));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
@@ -304,7 +305,14 @@ impl TrustedIssuer {
         let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
         let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
         let named = [(Kind::Session, named.session.clone()), (Kind::User, user), (Kind::Client, named.client.clone())];
-        named.into_iter().filter_map(|(kind, id)| Some(Target::new(self.name.clone(), kind, TargetId::new(&id?))))
+        let readings = move |kind, id: String| self.readings(kind, &id).collect::<Vec<_>>();
+        named.into_iter().flat_map(move |(kind, id)| id.into_iter().flat_map(move |id| readings(kind, id)))
+    }
+
+    /// What a claim names: by its text first, and by the digest that the text may be the writing of.
+    fn readings(&self, kind: Kind, claim: &str) -> impl Iterator<Item = Target> {
+        let ids = [Some(TargetId::new(claim)), TargetId::written_digest(claim)];
+        ids.into_iter().flatten().map(move |id| Target::new(self.name.clone(), kind, id))
     }
 
     /// The revocation that signs out a token, its session or its user; of a token that names no session or no

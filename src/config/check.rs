@@ -1,6 +1,6 @@
 //! What a value must be beyond its form: the checks that several sections share.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use super::file::Span;
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
+use crate::sources::files::{Stamp, Stamps};
 use crate::sources::http::Authorities;
 
 /// Collects what is wrong while the sections are read; each reader goes on with something harmless.
@@ -27,8 +28,8 @@ pub(super) struct Check<'a> {
     folder: &'a Path,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<Fault>,
-    /// Every file that was read or named.
-    pub(super) files: BTreeSet<PathBuf>,
+    /// Every file that was read or named, as it was before.
+    pub(super) files: Stamps,
 }
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ impl<'a> Check<'a> {
             folder,
             faults: Vec::new(),
             warnings: Vec::new(),
-            files: BTreeSet::new(),
+            files: Stamps::new(),
         }
     }
 
@@ -150,7 +151,7 @@ impl<'a> Check<'a> {
             self.fault(at, "must be the name of a file");
         }
         let path = self.folder.join(name);
-        self.files.insert(path.clone());
+        self.files.entry(path.clone()).or_insert_with(|| Stamp::of(&path));
         path
     }
 

@@ -1,9 +1,10 @@
 //! What is wrong with a configuration, and where: every fault is found before any is reported.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use url::Url;
+
+use crate::sources::files::Stamps;
 
 /// Where a value stands: `issuers[0].keys.jwks_url`.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -118,7 +119,7 @@ pub struct Faults {
     pub file: String,
     pub faults: Vec<Fault>,
     /// The files whose change may put it right: the configuration itself and all it names.
-    pub watched: Vec<PathBuf>,
+    pub watched: Stamps,
 }
 
 impl std::error::Error for Faults {}

@@ -1,4 +1,5 @@
 use crate::authz::answer::IdentityField;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
@@ -44,7 +45,7 @@ fn the_example_of_the_specification_loads() {
     let Loaded { config, warnings } =
         Config::load(&file, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(warnings, []);
-    assert_eq!(config.watched_files(), [file]);
+    assert!(config.watched_files().keys().eq([&file]));
 
     let issuer = &config.issuers[0];
     assert_eq!(issuer.trusted.name.as_str(), "main");
@@ -143,7 +144,7 @@ fn keys_and_secrets_are_loaded_from_files_and_watched() {
     assert_eq!(config.issuers[0].trusted.keys.as_ref().map(crate::authz::jwks::Jwks::len), Some(1));
     assert_eq!(config.issuers[1].trusted.keys.as_ref().map(crate::authz::jwks::Jwks::len), Some(1));
     assert_eq!(config.issuers[1].trusted.algorithms, [Algorithm::HS512]);
-    let names: Vec<_> = config.watched_files().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    let names: Vec<_> = config.watched_files().keys().map(|path| path.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["keys.json", "password", "secret-64"]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].line("c.yaml").contains("c.yaml:2: issuers[0].keys.jwks_file: a key is left out: secret"));

@@ -1,11 +1,9 @@
 //! The configuration in force: policies made from it, keys kept for it, and its replacement when the
-//! file changes or on SIGHUP. A bad file never replaces a good one.
+//! file changes or on SIGHUP. A bad or half-written file never replaces a good one.
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,13 +18,14 @@ use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{Config, Fault, Faults, Loaded};
 use crate::metrics::Metrics;
+use crate::sources::files::{Look, Stamps, Watch};
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{self, KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(250);
 
 /// How long its files may take to be read: one may be a pipe that nobody writes, or lie on a mount that hangs.
 const READING: Duration = Duration::from_secs(10);
@@ -34,15 +33,13 @@ const READING: Duration = Duration::from_secs(10);
 /// Keeps the configuration and the keys of its issuers in force.
 pub(super) struct Reload {
     file: PathBuf,
-    watched: Vec<PathBuf>,
+    watched: Stamps,
     started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
     state: Arc<State>,
     tls: Option<Arc<Tls>>,
 }
-
-type Stamps = HashMap<PathBuf, Option<(SystemTime, u64, u64)>>;
 
 /// All that a changed configuration brings, read and checked; putting it in force cannot fail.
 struct Next {
@@ -70,7 +67,7 @@ impl Reload {
     ) -> anyhow::Result<Self> {
         let sources = key_sources(fetched(config)?, &[], &state.metrics);
         state.set_keys(KeySources::new(sources.clone()));
-        let watched = config.watched_files().to_vec();
+        let watched = config.watched_files().clone();
         let receivers = receivers(config, &state)?;
         let started_with = Arc::new(config.clone());
         Ok(Self { file, watched, started_with, sources, receivers, state, tls })
@@ -89,41 +86,43 @@ impl Reload {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         let mut fetchers = JoinSet::new();
         self.start_fetchers(&mut fetchers);
-        let mut watched = self.watched.clone();
-        let mut seen = stamps(&watched).await;
+        let mut watch = Watch::new(self.watched.clone());
+        let mut asked = false;
         loop {
             tokio::select! {
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => asked = true,
                 Some(_) = fetchers.join_next() => return,
-                () = tokio::time::sleep(POLL) => {
-                    if stamps(&watched).await == seen {
-                        continue;
-                    }
-                    tokio::time::sleep(POLL / 10).await; // A writer may be between two files.
-                }
+                () = tokio::time::sleep(POLL) => {}
             }
-            // Before they are read: what changes meanwhile will show as a change.
-            seen = stamps(&watched).await;
-            watched.clone_from(&self.watched);
-            match self.prepare().await {
+            let Some(look) = on(&mut watch, Watch::look).await else { return };
+            if look == Look::Moving || look == Look::Same && !asked {
+                continue;
+            }
+            let next = self.prepare().await;
+            let read = match &next {
+                Ok(next) => next.files.config.watched_files().clone(),
+                Err(error) => error.downcast_ref::<Faults>().map(|faults| faults.watched.clone()).unwrap_or_default(),
+            };
+            let named = read.clone();
+            match on(&mut watch, move |watch| watch.confirms(&read)).await {
+                Some(true) => asked = false,
+                Some(false) => continue, // A writer was at work meanwhile, or may be in a file that was not watched.
+                None => return,
+            }
+            match next {
                 Ok(next) => {
                     // What they fetch may be from a place that the next configuration no longer names.
                     fetchers.shutdown().await;
                     self.put_in_force(next);
-                    watched.clone_from(&self.watched);
                     self.start_fetchers(&mut fetchers);
                 }
                 Err(error) => {
                     self.state.metrics.config_reloads.with_label_values(&["refused"]).inc();
                     error!(error = %format!("{error:#}"), "configuration not reloaded");
-                    // A file that it misses may come, and then it is good.
-                    watched.extend(
-                        error.downcast_ref::<Faults>().map(|faults| faults.watched.clone()).unwrap_or_default(),
-                    );
                 }
             }
-            let now = stamps(&watched).await.into_iter();
-            seen = now.map(|(file, now)| (file.clone(), *seen.get(&file).unwrap_or(&now))).collect();
+            // A file that a refused configuration misses may come, and then it is good.
+            watch.go_on(|file| self.watched.contains_key(file) || named.contains_key(file));
         }
     }
 
@@ -169,7 +168,8 @@ impl Reload {
         self.state.set_policy(policy);
         self.sources = sources;
         // The certificates of the start stay in use, whatever it names now.
-        self.watched = config.watched_files().iter().chain(self.started_with.watched_files()).cloned().collect();
+        self.watched = self.started_with.watched_files().clone();
+        self.watched.extend(config.watched_files().clone());
         self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
         info!("configuration reloaded");
     }
@@ -269,13 +269,12 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
     state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
 }
 
-/// What tells changed files from the same ones without reading them.
-async fn stamps(files: &[PathBuf]) -> Stamps {
-    let files = files.to_vec();
-    let stamp = |file: PathBuf| {
-        let metadata = std::fs::metadata(&file).ok();
-        let stamp = metadata.and_then(|found| Some((found.modified().ok()?, found.len(), found.ino())));
-        (file, stamp)
-    };
-    tokio::task::spawn_blocking(move || files.into_iter().map(stamp).collect()).await.unwrap_or_default()
+/// Does what touches the file system where it may block; `None` if it panicked.
+async fn on<T: Send + 'static>(watch: &mut Watch, act: impl FnOnce(&mut Watch) -> T + Send + 'static) -> Option<T> {
+    let mut taken = std::mem::take(watch);
+    let done = tokio::task::spawn_blocking(move || (act(&mut taken), taken)).await.ok();
+    done.map(|(value, taken)| {
+        *watch = taken;
+        value
+    })
 }

@@ -213,9 +213,9 @@ impl Replica {
         found
     }
 
-    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
-    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
-        self.revoke(vec![registration]).await
+    /// Registers tokens (see [`Revocation::registering`]) as [`Self::revoke`] revokes them.
+    pub async fn register(&self, registrations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        self.revoke(registrations).await
     }
 
     /// Asks the store itself whether a token is registered, whatever this process knows.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{OPERATOR, READER, admin_keys, post, read, reason, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
+use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::tokens::{Tokens, now};
 
@@ -292,4 +293,60 @@ async fn explanations_know_what_is_revoked_and_change_nothing() {
     assert!(!explained.to_string().contains(OPERATOR));
     assert_eq!(explain(json!({})).await["reason"], "missing_token");
     post(&doorward, "/v1/explain", &json!({"tokn": ""})).await.is_problem(422, "invalid-field", Some("/tokn"));
+}
+
+/// An id that looks like the digest of another: who names it may mean the text or what it is the digest of.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_looks_like_a_digest_is_revoked_in_both_readings() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let replica = Doorward::start(&with_redis(&tokens, &redis)).await;
+    let lookup =
+        Doorward::start(&with_redis(&tokens, &redis).replace("{store: redis,", "{store: redis, read: lookup,")).await;
+    let edges = [Checks::connect(&replica.check).await, Checks::connect(&lookup.check).await];
+    let refused = async |token: &str| {
+        for checks in &edges {
+            eventually("it is refused", || async { reason(checks, token).await == "revoked" }).await;
+        }
+    };
+    let odd = |seed: char| format!("sha256:{}", seed.to_string().repeat(64));
+    for (kind, claim, seed) in
+        [("token", "jti", 'a'), ("session", "sid", 'B'), ("user", "sub", 'c'), ("client", "azp", 'd')]
+    {
+        let token = tokens.with(json!({"sub": "carol", claim: odd(seed)}));
+        assert_eq!(reason(&edges[0], &token).await, "ok");
+        let mut body = json!({"kind": kind, "issuer": "dev", "id": odd(seed)});
+        if kind == "token" {
+            body["expires_at"] = json!(now() + 900);
+        }
+        assert_eq!(revoke(&replica, &body).await.status, 201);
+        refused(&token).await;
+    }
+    // By another writer: an entry of the log, with its key.
+    let (id, expires) = (odd('e'), (now() + 900).to_string());
+    let token = tokens.with(json!({"jti": id}));
+    let entry = ["issuer", "dev", "kind", "token", "id", &id, "at", "*", "expires", &expires, "origin", "revoked"];
+    redis.cli(&[&["XADD", "doorward:{r}:log", "*"], &entry[..]].concat());
+    redis.cli(&["SET", &format!("doorward:{{r}}:dev:token:{id}"), "* revoked", "EXAT", &expires]);
+    refused(&token).await;
+    // A token without a `jti` by its digest, and one whose `jti` is such a text by itself.
+    let unnamed = tokens.with(json!({"jti": null}));
+    let digest = digest_named(unnamed.rsplit_once('.').unwrap().0);
+    let body = json!({"kind": "token", "issuer": "dev", "id": digest, "expires_at": now() + 900});
+    assert_eq!(revoke(&replica, &body).await.status, 201);
+    refused(&unnamed).await;
+    let itself = tokens.with(json!({"jti": odd('f')}));
+    let answer = revoke(&replica, &json!({"kind": "token", "token": itself})).await;
+    assert_eq!(answer.status, 201);
+    refused(&itself).await;
+    // Either is found by what was named.
+    for id in [odd('f'), answer.body["id"].as_str().unwrap().to_owned(), odd('a'), odd('B')] {
+        let found = read(&replica, &format!("/v1/revocations?id={id}"), READER).await;
+        assert_eq!(found.body["revocations"].as_array().map(Vec::len), Some(1), "{id}: {found:?}");
+    }
+}
+
+/// As the store names what has no name of its own.
+fn digest_named(signing_input: &str) -> String {
+    let digest = doorward::authz::api_key::digest_of(signing_input.as_bytes());
+    format!("sha256:{}", super::hex(digest))
 }

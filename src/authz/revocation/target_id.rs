@@ -69,9 +69,17 @@ impl TargetId {
     /// may give the digits of a digest in upper case.
     #[must_use]
     pub fn from_stored(text: &str) -> Self {
-        let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64);
-        let digest = digits.and_then(|digits| packed(Form::Digest, digits.to_ascii_lowercase().as_bytes()));
-        digest.unwrap_or_else(|| Self::new(text))
+        Self::written_digest(text).unwrap_or_else(|| Self::new(text))
+    }
+
+    /// The digest that a text is the writing of, if it is one.
+    ///
+    /// Of such a text nobody can tell whether it names a digest or is what a claim says. Where a claim says it,
+    /// both readings refuse the token.
+    #[must_use]
+    pub fn written_digest(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64)?;
+        packed(Form::Digest, digits.to_ascii_lowercase().as_bytes())
     }
 
     /// Whether this is a digest of what was named, and not the name itself.

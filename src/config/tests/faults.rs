@@ -241,9 +241,9 @@ fn no_credential_in_a_url_is_shown() {
 #[test]
 fn what_a_refused_configuration_names_is_watched_with_it() {
     let text = "issuers: [{name: a, issuer: a, audiences: any, algorithms: [HS256], keys: {secret_file: nowhere}}]\n";
-    assert_eq!(parse(text).unwrap_err().watched, [testdata().join("nowhere")]);
+    assert!(parse(text).unwrap_err().watched.keys().eq([&testdata().join("nowhere")]));
     let missing = Config::load(Path::new("/no/such.yaml"), std::iter::empty()).unwrap_err();
-    assert_eq!(missing.watched, [Path::new("/no/such.yaml")]);
+    assert!(missing.watched.keys().eq([Path::new("/no/such.yaml")]));
 }
 
 #[test]

@@ -117,7 +117,8 @@ type Key = (Target, Origin);
 struct Filter {
     issuer: Option<IssuerName>,
     kind: Option<Kind>,
-    id: Option<TargetId>,
+    /// The readings of what was asked for.
+    id: Option<[TargetId; 2]>,
     origin: Option<Origin>,
     after: Option<Key>,
 }
@@ -141,7 +142,7 @@ impl Filter {
         Ok(Self {
             issuer: issuer.transpose()?,
             kind: kind.transpose()?,
-            id: query.id.as_deref().map(TargetId::from_stored),
+            id: query.id.as_deref().map(|id| [TargetId::from_stored(id), TargetId::new(id)]),
             origin: origin.transpose()?,
             after: after.transpose()?,
         })
@@ -151,7 +152,7 @@ impl Filter {
         let Revocation { target, origin, .. } = revocation;
         self.issuer.as_ref().is_none_or(|issuer| *issuer == target.issuer)
             && self.kind.is_none_or(|kind| kind == target.kind)
-            && self.id.as_ref().is_none_or(|id| *id == target.id)
+            && self.id.as_ref().is_none_or(|ids| ids.contains(&target.id))
             && self.origin.is_none_or(|wanted| wanted == *origin)
     }
 
