@@ -92,13 +92,14 @@ async fn resolve<T>(
         drop(decision);
         Box::pin(find_out(state, request, rule, by, &mut policy, &mut learned)).await;
         decision = judge(&policy, request, rule, learned.view(state));
-        if learned.is_key_untold && decision.outcome.lacks_keys().is_some() {
+        if learned.is_key_untold && decision.outcome.lacks_keys().is_some() && !decision.outcome.ignores_token() {
             decision.refuse(Denial::KeysUnavailable); // It may be a key that we do not know yet.
         }
     }
     if let Outcome::Allowed(grant) = &decision.outcome
-        && let Some((Some(revocation), _)) = &grant.sign_out
-        && !Box::pin(sign_out(state, &policy, revocation, by)).await
+        && let Some((revocations, _)) = &grant.sign_out
+        && !revocations.is_empty()
+        && !Box::pin(sign_out(state, &policy, revocations, by)).await
     {
         decision.refuse(Denial::StoreUnavailable); // The client must retry until the store has it.
     }
@@ -123,8 +124,8 @@ impl Learned {
     fn recall(state: &State, policy: &Policy, request: &RequestView<'_>) -> Self {
         let introspectors = state.introspectors();
         let asked = !introspectors.is_empty();
-        let token = asked.then(|| policy.authorizer.tokens.find(request).ok().flatten()).flatten();
-        Self { testimony: token.and_then(|token| introspectors.recall(token.as_str())), ..Self::default() }
+        let token = asked.then(|| policy.authorizer.token_of(request, clock::now()).ok().flatten()).flatten();
+        Self { testimony: token.and_then(|token| introspectors.recall(token.bearer().as_str())), ..Self::default() }
     }
 
     fn view<'a>(&'a self, state: &'a State) -> View<'a> {
@@ -181,8 +182,8 @@ async fn introspect(
     by: Deadline,
 ) -> Arc<Testimony> {
     let asked = within(state, &state.waits.introspection, policy, by, async {
-        let token = policy.authorizer.tokens.find(request).ok()??;
-        Some(state.introspectors().ask(issuer, token.as_str()).await)
+        let token = policy.authorizer.token_of(request, clock::now()).ok()??;
+        Some(state.introspectors().ask(issuer, token.bearer().as_str()).await)
     });
     let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
     asked.await.ok().flatten().unwrap_or_else(nothing)
@@ -212,13 +213,16 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
 }
 
 /// Whether the store took a sign-out in time. It holds in this process at once whatever the store says.
-async fn sign_out(state: &State, policy: &Policy, revocation: &Revocation, by: Deadline) -> bool {
-    let revocations = vec![revocation.clone()];
-    // Whether or not there is room to wait for the store: this process refuses it, and offers it to the store.
-    state.replica.hold(&revocations);
-    let revoked = Box::pin(state.replica.revoke(revocations));
-    let recorded = within(state, &state.waits.store, policy, by, revoked);
-    matches!(recorded.await, Ok(Ok(_)))
+async fn sign_out(state: &State, policy: &Policy, revocations: &[Revocation], by: Deadline) -> bool {
+    let revoked = Box::pin(state.replica.revoke(revocations.to_vec()));
+    match within(state, &state.waits.store, policy, by, revoked).await {
+        Ok(stored) => stored.is_ok(),
+        Err(NoAnswer::Crowded) => {
+            state.replica.hold(revocations); // It was not begun, and is offered to the store later.
+            false
+        }
+        Err(NoAnswer::Late) => false,
+    }
 }
 
 type Deadline = tokio::time::Instant;

@@ -100,7 +100,8 @@ impl From<&Config> for Expected {
         let identity = config.identity.headers.iter().map(|(name, _)| name.clone()).chain(payload);
         let token = config.token.settings.from.iter().filter_map(|source| match source {
             TokenSource::Header { name, .. } => Some(vec![name.clone()]),
-            TokenSource::Cookie(_) => Some(vec!["cookie".to_owned()]),
+            TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_) => Some(vec!["cookie".to_owned()]),
+            TokenSource::WebSocketProtocol(_) => Some(vec!["sec-websocket-protocol".to_owned()]),
             TokenSource::Query(_) => None, // The path is always sent.
         });
         let keys = &config.api_keys;
@@ -115,7 +116,12 @@ impl From<&Config> for Expected {
             reads.push(vec!["origin".to_owned(), "referer".to_owned()]);
         }
         let rules = config.rules.iter().map(|rule| rule.name.to_string()).collect();
-        let from_cookie = config.token.settings.from.iter().any(|source| matches!(source, TokenSource::Cookie(_)));
+        let from_cookie = config
+            .token
+            .settings
+            .from
+            .iter()
+            .any(|source| matches!(source, TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_)));
         let sets_cookie = from_cookie && !config.token.forward;
         Self { identity: identity.collect(), reads, sets_cookie, rules: Some(rules) }
     }

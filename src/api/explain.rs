@@ -87,8 +87,9 @@ fn keys(policy: &Policy) -> Value {
 
 /// What the token says of itself before its signature is checked.
 fn unverified(policy: &Policy, request: &RequestView<'_>) -> Value {
-    let found = policy.authorizer.tokens.find(request).ok().flatten();
-    let Some(token) = found.and_then(|bearer| UnverifiedToken::parse(bearer).ok()) else { return Value::Null };
+    let found = policy.authorizer.tokens.find(request).first;
+    let parsed = found.as_ref().and_then(|found| UnverifiedToken::parse(found.bearer()).ok());
+    let Some(token) = parsed else { return Value::Null };
     let header = token.header();
     json!({
         "alg": header.algorithm,
@@ -179,7 +180,7 @@ fn answer(answer: Answer<'_>) -> Value {
     match answer {
         Answer::Forward(forward) => {
             let shown = |name: &str, value: &str| match name {
-                "cookie" => "(not shown)".to_owned(), // What the client sent: each may be a credential.
+                "cookie" | "sec-websocket-protocol" => "(not shown)".to_owned(), // What the client sent: each may be a credential.
                 _ => without_signature(value),
             };
             let set = forward.all_set().map(|(name, value)| (name.to_owned(), json!(shown(name, &value))));

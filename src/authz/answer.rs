@@ -15,7 +15,7 @@ use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Then};
 use super::token::VerifiedToken;
-use super::token_source::{TokenSettings, TokenSource};
+use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
 use super::written::Written;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
@@ -29,8 +29,10 @@ pub struct Responder {
     /// The look-alikes of all names we own, never set.
     look_alikes: Arc<Written<Vec<String>>>,
     errors: ErrorSettings,
-    /// Where tokens are taken off the request; empty when they are forwarded.
-    withheld: Vec<TokenSource>,
+    /// Where tokens stand.
+    sources: Vec<TokenSource>,
+    /// Whether upstreams see tokens.
+    forward_token: bool,
 }
 
 /// How much a refusal says.
@@ -59,7 +61,9 @@ pub struct Forward<'a> {
     principal: Option<&'a Principal>,
     pub set: Vec<(&'a str, Cow<'a, str>)>,
     pub remove: Vec<&'a str>,
-    pub remove_query: Vec<&'a str>,
+    pub remove_query: Vec<String>,
+    /// A header of the response, unless the upstream sets it.
+    pub response: Option<(&'static str, &'a str)>,
 }
 
 /// What a token alone says of the headers that we own.
@@ -70,6 +74,23 @@ pub struct Identity<'a> {
 }
 
 impl<'a> Forward<'a> {
+    /// Answers the offer of a WebSocket's client, which ends the handshake when none of its subprotocols is
+    /// selected: by the word before the token, unless the upstream has others to choose from.
+    fn select_protocol(&mut self, word: &'a str, request: &RequestView<'_>, withholds: bool) {
+        let mut items = protocols(request).collect::<Vec<_>>();
+        let Some(at) = items.iter().position(|item| *item == word.as_bytes()) else { return };
+        if withholds {
+            items.drain(at..items.len().min(at + 2));
+            match String::from_utf8(items.join(&b", "[..])) {
+                Ok(rest) if !rest.is_empty() => self.set.push((WEBSOCKET_PROTOCOL, Cow::Owned(rest))),
+                _ => self.remove.push(WEBSOCKET_PROTOCOL),
+            }
+        }
+        if !withholds || items.is_empty() {
+            self.response = Some((WEBSOCKET_PROTOCOL, word));
+        }
+    }
+
     /// The part of the token; without a principal, all of it is removed.
     #[must_use]
     pub fn identity(&self) -> Identity<'a> {
@@ -141,8 +162,8 @@ impl Responder {
         never_set.retain(|name| !settable.contains(&name.as_str()));
         never_set.sort();
         never_set.dedup();
-        let withheld = if forward_token { Vec::new() } else { tokens.from.clone() };
-        Self { look_alikes: Arc::new(Written::new(never_set)), identity, payload, errors, withheld }
+        let (look_alikes, sources) = (Arc::new(Written::new(never_set)), tokens.from.clone());
+        Self { look_alikes, identity, payload, errors, sources, forward_token }
     }
 
     /// The realm that challenges name.
@@ -193,7 +214,7 @@ impl Responder {
     fn forward<'a>(&'a self, grant: &'a Grant, evidence: &'a Evidence, request: &RequestView<'_>) -> Forward<'a> {
         let principal = grant.principal.as_ref();
         let (set, remove, remove_query) = (Vec::new(), Vec::new(), Vec::new());
-        let mut forward = Forward { responder: self, principal, set, remove, remove_query };
+        let mut forward = Forward { responder: self, principal, set, remove, remove_query, response: None };
         let mut tell = |name: &'a str, value: Option<Cow<'a, str>>| match value {
             Some(value) => forward.set.push((name, value)),
             None => forward.remove.push(name),
@@ -205,13 +226,24 @@ impl Responder {
             tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
         }
         tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
-        let mut cookies: Vec<&str> = Vec::new();
-        for source in &self.withheld {
+        // A token that was refused must not be believed by a service that reads it by itself.
+        let withholds = !self.forward_token || grant.ignored.is_some();
+        let mut cookies: Vec<&TokenSource> = Vec::new();
+        for source in &self.sources {
             match source {
+                TokenSource::WebSocketProtocol(word) => forward.select_protocol(word, request, withholds),
+                _ if !withholds => {}
                 TokenSource::Header { name, .. } if source.may_stand_in(request) => forward.remove.push(name),
                 TokenSource::Header { .. } => {}
-                TokenSource::Query(name) => forward.remove_query.push(name),
-                TokenSource::Cookie(name) => cookies.push(name),
+                // Only from requests that have it: Envoy writes the whole query anew.
+                TokenSource::Query(name) => {
+                    let spelled = spellings_in_query(request, name);
+                    if !spelled.is_empty() {
+                        forward.remove_query.push(name.clone());
+                    }
+                    forward.remove_query.extend(spelled.into_iter().filter(|other| other != name).map(str::to_owned));
+                }
+                TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_) => cookies.push(source),
             }
         }
         match cookies_without(request, &cookies) {
@@ -384,13 +416,13 @@ pub(crate) fn look_alikes(name: &str) -> Vec<String> {
 
 /// The `cookie` fields as one without these cookies; `None` if none of them was there. Empty, too, if what is
 /// left is no text, which cannot be sent on.
-fn cookies_without(request: &RequestView<'_>, names: &[&str]) -> Option<String> {
+fn cookies_without(request: &RequestView<'_>, sources: &[&TokenSource]) -> Option<String> {
     let withheld = |pair: &&[u8]| {
         let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
-        names.iter().any(|one| one.as_bytes() == name)
+        sources.iter().any(|source| source.is_cookie(name))
     };
     let pairs = || request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii);
-    if names.is_empty() || !pairs().any(|pair| withheld(&pair)) {
+    if sources.is_empty() || !pairs().any(|pair| withheld(&pair)) {
         return None;
     }
     let kept: Vec<_> = pairs().filter(|pair| !withheld(pair)).collect();
@@ -461,9 +493,12 @@ mod tests {
             let headers: Vec<_> = fields.iter().map(|field| ("cookie", *field)).collect();
             let request =
                 RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
-            assert_eq!(cookies_without(&request, names).as_deref(), expected, "{fields:?}");
+            let sources: Vec<_> = names.iter().map(|name| TokenSource::ChunkedCookie((*name).to_owned())).collect();
+            let sources: Vec<_> = sources.iter().collect();
+            assert_eq!(cookies_without(&request, &sources).as_deref(), expected, "{fields:?}");
         };
         check(&[b"a=1; token=x; b=2"], &["token"], Some("a=1; b=2"));
+        check(&[b"a=1; token_0=x; token.1=y; token_x=2; token_=3"], &["token"], Some("a=1; token_x=2; token_=3"));
         check(&[b"a=1; token=x; b=2; old =x"], &["token", "old"], Some("a=1; b=2"));
         check(&[b"a=1; token=x", b"old=x;b=2"], &["token", "old"], Some("a=1; b=2"));
         check(&[b"token=x"], &["token"], Some(""));

@@ -13,7 +13,7 @@ use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use super::token_cache::TokenCache;
-use super::token_source::TokenSettings;
+use super::token_source::{FoundToken, TokenSettings};
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
@@ -98,12 +98,14 @@ impl Principal {
 pub struct Grant {
     /// `None` for a request that proved no identity.
     pub principal: Option<Principal>,
-    /// The revocation to record before the request is answered, and what follows.
-    pub sign_out: Option<(Option<Revocation>, Then)>,
+    /// The revocations to record before the request is answered, and what follows.
+    pub sign_out: Option<(Vec<Revocation>, Then)>,
     /// The view was older than allowed and the policy lets pass.
     pub stale: bool,
     /// The refusal that a shadow rule did not enforce.
     pub shadowed: Option<Denial>,
+    /// Why the request's token counts as none.
+    pub ignored: Option<Denial>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,10 +129,16 @@ impl Outcome {
     #[must_use]
     pub fn lacks_keys(&self) -> Option<Denial> {
         let denial = match self {
-            Self::Allowed(grant) => grant.shadowed,
+            Self::Allowed(grant) => grant.shadowed.or(grant.ignored),
             refused => refused.denial(),
         };
         denial.filter(|denial| matches!(denial, Denial::UnknownKey | Denial::KeysUnavailable))
+    }
+
+    /// Whether the request passes as anonymous although it has a token.
+    #[must_use]
+    pub fn ignores_token(&self) -> bool {
+        matches!(self, Self::Allowed(grant) if grant.ignored.is_some())
     }
 
     /// What refuses the request; one that still needs something is refused as if that had failed.
@@ -291,43 +299,139 @@ impl Authorizer {
         if rule.access == Access::Public {
             return Ok(Grant::anonymous());
         }
-        let Some(bearer) = self.tokens.find(request)? else {
+        match rule.access {
+            Access::Refresh | Access::SignOut(_) => self.apply_tolerantly(rule, request, view, now, evidence),
+            _ => self.apply_strictly(rule, request, view, now, evidence).or_else(|stop| match stop {
+                Stop::Denied(denial) if rule.ignores_bad_token && denial.is_about_token() => {
+                    evidence.token = None; // It names nobody in this request.
+                    Ok(Grant { ignored: Some(denial), ..Grant::anonymous() })
+                }
+                stop => Err(stop),
+            }),
+        }
+    }
+
+    /// Only a token that is good and not revoked passes, beside others that ran out.
+    fn apply_strictly(
+        &self,
+        rule: &Rule,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Stop> {
+        let Some(found) = self.token_of(request, now)? else {
             return match rule.access {
-                Access::Optional | Access::Refresh => Ok(Grant::anonymous()),
+                Access::Optional => Ok(Grant::anonymous()),
                 _ => Err(Denial::MissingToken.into()),
             };
         };
-        let expiry = match rule.access {
-            Access::Refresh | Access::SignOut(_) => Expiry::Tolerated,
-            _ => Expiry::Refused,
-        };
-        let (issuer, token) = match self.verify(bearer, expiry, view, now, evidence) {
-            // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
-            // that never was, which could as well have been left out.
-            Err(Stop::Denied(Denial::TokenInactive)) if expiry == Expiry::Tolerated => {
-                let sign_out = match rule.access {
-                    Access::SignOut(sign_out) => Some((None, sign_out.then)),
-                    _ => None,
-                };
-                return Ok(Grant { sign_out, ..Grant::anonymous() });
-            }
-            verified => verified?,
-        };
+        let (issuer, token) = self.verify(found.bearer(), Expiry::Refused, view, now, evidence)?;
         evidence.token = Some(token.clone());
-        let stale = match rule.access {
-            // A dead token must be able to ask for a new one, or to be signed out again.
-            Access::Refresh | Access::SignOut(_) => false,
-            _ => self.check_lists(rule, &token, view, now, evidence)?,
-        };
+        let stale = self.check_lists(rule, &token, view, now, evidence)?;
         rule.require.check(&token, issuer.leeway, now)?;
+        Ok(Grant { principal: Some(Principal { token, verified_at: now }), stale, ..Grant::anonymous() })
+    }
+
+    /// A dead token must be able to ask for a new one, or to be signed out again: of several, each that verifies
+    /// counts, and the others are not asked for. Being signed out ends all of them.
+    fn apply_tolerantly(
+        &self,
+        rule: &Rule,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Stop> {
+        let found = self.tokens.find(request);
+        let (mut verified, mut refused) = (Vec::new(), found.denial.map(Stop::Denied));
+        for token in found.tokens() {
+            // Only one can be asked about, and the word on it must not be taken for another's.
+            if !found.others.is_empty() && self.is_asked_about(token.bearer()) {
+                continue;
+            }
+            match self.verify(token.bearer(), Expiry::Tolerated, view, now, evidence) {
+                Ok((issuer, token)) => verified.push((issuer, token)),
+                Err(stop) => {
+                    refused.get_or_insert(stop);
+                }
+            }
+        }
+        // The one that is alive is the caller's.
+        let alive = |(issuer, token): &(&Arc<TrustedIssuer>, VerifiedToken)| {
+            issuer.verify_again(token, now, Expiry::Refused).is_ok()
+                && view.index.find(token.targets(), token.issued_at()).is_none()
+        };
+        let Some(callers) = verified.iter().find(|one| alive(one)).or(verified.first()) else {
+            let ended = match rule.access {
+                Access::SignOut(sign_out) => Some((Vec::new(), sign_out.then)),
+                _ => None,
+            };
+            return match (refused, rule.access) {
+                (None, Access::Refresh) => Ok(Grant::anonymous()),
+                (None, _) if found.first.is_none() => Err(Denial::MissingToken.into()),
+                // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
+                // that never was, which could as well have been left out.
+                (None | Some(Stop::Denied(Denial::TokenInactive)), _) => {
+                    Ok(Grant { sign_out: ended, ..Grant::anonymous() })
+                }
+                (Some(stop), _) => Err(stop),
+            };
+        };
+        let (issuer, token) = callers;
+        evidence.issuer = Some(issuer.name.clone());
+        evidence.token = Some(token.clone());
+        rule.require.check(token, issuer.leeway, now)?;
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
-                Some((issuer.sign_out(&token, sign_out.scope, clocks)?, sign_out.then))
+                let ended = verified.iter().map(|(issuer, token)| issuer.sign_out(token, sign_out.scope, clocks));
+                let ended = ended.collect::<Result<Vec<_>, _>>()?;
+                Some((ended.into_iter().flatten().collect(), sign_out.then))
             }
             _ => None,
         };
-        Ok(Grant { principal: Some(Principal { token, verified_at: now }), sign_out, stale, shadowed: None })
+        Ok(Grant {
+            principal: Some(Principal { token: token.clone(), verified_at: now }),
+            sign_out,
+            ..Grant::anonymous()
+        })
+    }
+
+    /// The token that a request is decided by: the only one, or the only one that has not run out.
+    pub fn token_of<'a>(&self, request: &RequestView<'a>, now: Timestamp) -> Result<Option<FoundToken<'a>>, Denial> {
+        let found = self.tokens.find(request);
+        if let Some(denial) = found.denial {
+            return Err(denial);
+        }
+        if found.others.is_empty() {
+            return Ok(found.first);
+        }
+        let mut alive = found.tokens().filter(|token| !self.has_run_out(token.bearer(), now));
+        match (alive.next(), alive.next()) {
+            (Some(_), Some(_)) => Err(Denial::MultipleTokens),
+            (only, _) => Ok(only.or(found.first.as_ref()).cloned()),
+        }
+    }
+
+    /// Whether a token is right in everything that its signature proves, and has expired.
+    fn has_run_out(&self, bearer: BearerToken<'_>, now: Timestamp) -> bool {
+        if self.is_asked_about(bearer) {
+            return false;
+        }
+        let verified = match self.verified.find(bearer, &self.issuers) {
+            Some((issuer, token)) => issuer.verify_again(&token, now, Expiry::Refused),
+            None => UnverifiedToken::parse(bearer).and_then(|unverified| {
+                let issuer = self.issuer(&unverified.unverified_issuer()?)?;
+                issuer.verify(unverified, now, Expiry::Refused).map(drop)
+            }),
+        };
+        verified == Err(Denial::Expired)
+    }
+
+    /// Whether a token says nothing itself, and its issuer is asked.
+    fn is_asked_about(&self, bearer: BearerToken<'_>) -> bool {
+        self.introspection.opaque.is_some() && is_opaque(bearer)
     }
 
     /// Reads a token and verifies it, or takes its issuer's word for it, or both.
@@ -446,9 +550,9 @@ impl Authorizer {
         rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
-    /// The issuer whose `iss` this is, byte by byte.
+    /// The issuer whose `iss` this is; the configuration sees to it that there is one at most.
     pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Denial> {
-        self.issuers.iter().find(|issuer| issuer.issuer == iss).ok_or(Denial::UnknownIssuer)
+        self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some()).ok_or(Denial::UnknownIssuer)
     }
 
     #[must_use]
@@ -520,6 +624,6 @@ impl MaxByOrigin for Option<Hit> {
 
 impl Grant {
     fn anonymous() -> Self {
-        Self { principal: None, sign_out: None, stale: false, shadowed: None }
+        Self { principal: None, sign_out: None, stale: false, shadowed: None, ignored: None }
     }
 }

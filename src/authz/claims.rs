@@ -173,6 +173,26 @@ pub fn fits_header(value: &str) -> bool {
         && !value.ends_with(' ')
 }
 
+/// Whether a value can name a user: text that a person can read on one line. Other text than ASCII does, but
+/// stands in no header.
+#[must_use]
+pub fn names_someone(value: &str) -> bool {
+    (1..=MAX_HEADER_VALUE).contains(&value.len())
+        && !value.chars().any(is_unseen)
+        && !value.starts_with(char::is_whitespace)
+        && !value.ends_with(char::is_whitespace)
+        && !value.starts_with(B2C_NOBODY)
+}
+
+/// Controls, ends of lines, and what is not seen or turns the direction of what is: two users must not look alike.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// What Azure AD B2C writes into every `sub` that it was not told to fill: one name for all users.
+pub const B2C_NOBODY: &str = "Not supported currently";
+
 /// The longest identity value that becomes a header, in bytes.
 pub const MAX_HEADER_VALUE: usize = 4096;
 
@@ -234,6 +254,17 @@ mod tests {
             ("realm.roles", None),
         ] {
             assert_eq!(ClaimPath::new(path).find(&claims), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn users_have_names_that_can_be_read() {
+        for good in ["u", "Ann Lee", "José", "Ω", "\u{1f600}", &"x".repeat(MAX_HEADER_VALUE)] {
+            assert!(names_someone(good), "{good}");
+        }
+        let long = "é".repeat(MAX_HEADER_VALUE / 2 + 1);
+        for bad in ["", " u", "u\u{a0}", "a\r\nb", "a\0", "\u{202e}u", "a\u{2028}", "\u{feff}a", &long, B2C_NOBODY] {
+            assert!(!names_someone(bad), "{bad:?}");
         }
     }
 

@@ -80,6 +80,31 @@ impl Denial {
         Self::InternalError,
     ];
 
+    /// Whether it is the token that is refused, not the request or for want of something.
+    #[must_use]
+    pub const fn is_about_token(self) -> bool {
+        matches!(
+            self,
+            Self::MultipleTokens
+                | Self::MalformedToken
+                | Self::UnknownIssuer
+                | Self::UnknownKey
+                | Self::AlgorithmNotAllowed
+                | Self::BadSignature
+                | Self::MissingClaim
+                | Self::InvalidClaim
+                | Self::Expired
+                | Self::NotYetValid
+                | Self::LifetimeTooLong
+                | Self::WrongAudience
+                | Self::WrongType
+                | Self::TokenInactive
+                | Self::Revoked
+                | Self::SignedOut
+                | Self::NotRegistered
+        )
+    }
+
     /// The stable public name.
     #[must_use]
     pub const fn label(self) -> &'static str {

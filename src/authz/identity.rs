@@ -29,6 +29,8 @@ pub enum IdentityField {
     ApiClient,
     /// Text, numbers and booleans as they are; lists joined with commas.
     Claim(ClaimPath),
+    /// As base64url without padding: for text that stands in no header.
+    Base64(Box<IdentityField>),
 }
 
 impl IdentityField {
@@ -44,6 +46,7 @@ impl IdentityField {
             Self::Scopes => Some(scopes(token.claims()).join(" ")),
             Self::ExpiresAt => Some(token.expires_at().as_secs().to_string()),
             Self::Claim(path) => path.find(token.claims()).as_ref().and_then(plain_text),
+            Self::Base64(field) => field.of_token(token).map(|text| URL_SAFE_NO_PAD.encode(text)),
             Self::ApiClient => None,
         }
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::revocation::TargetId;
-use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, numeric_date, text};
+use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, name as name_of, numeric_date, text};
 
 /// Which tokens are asked about, and whom.
 #[derive(Clone, Debug, Default)]
@@ -67,18 +67,6 @@ pub fn is_opaque(token: BearerToken<'_>) -> bool {
     bytes.skip_while(u8::is_ascii_whitespace).map(|byte| byte != b'{').next().unwrap_or(true)
 }
 
-/// What other tokens of the issuer call themselves: by RFC 8693, and as Keycloak and Hydra write it. They
-/// are active, too, and must not pass for access tokens.
-const FOREIGN: [&str; 7] = [
-    "refresh",
-    "refresh_token",
-    "id",
-    "id_token",
-    "logout",
-    "urn:ietf:params:oauth:token-type:refresh_token",
-    "urn:ietf:params:oauth:token-type:id_token",
-];
-
 impl TrustedIssuer {
     /// Takes the issuer's word for an opaque token: everything but its revocation is checked.
     pub fn vouch(
@@ -91,7 +79,7 @@ impl TrustedIssuer {
         self.check_word(claims)?;
         let times = Times::read(claims)?;
         self.check_times(times, now, expiry)?;
-        self.audiences.check(claims)?;
+        self.check_audience(claims)?;
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
         self.identify(claims.clone(), unnamed, None, times)
@@ -107,8 +95,7 @@ impl TrustedIssuer {
     ) -> Result<VerifiedToken, Denial> {
         self.check_word(claims)?;
         for name in ["sub", "jti"] {
-            let said = text(claims.get(name))?;
-            let written = token.claims().get(name);
+            let (said, written) = (name_of(claims.get(name))?, name_of(token.claims().get(name))?);
             if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
                 return Err(Denial::InvalidClaim);
             }
@@ -120,20 +107,18 @@ impl TrustedIssuer {
         if numeric_date(claims, "exp")?.is_some_and(|at| now >= at.plus(self.expiry_leeway)) {
             return Err(Denial::Expired);
         }
-        if claims.contains_key("aud") {
-            self.audiences.check(claims)?;
+        if self.audience_of(claims).is_some() {
+            self.check_audience(claims)?;
         }
         let named = self.named(claims)?;
         Ok(token.also_targeted_by(self.targets(&named)))
     }
 
     fn check_word(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        if text(claims.get("iss"))?.is_some_and(|iss| iss != self.issuer) {
+        if text(claims.get("iss"))?.is_some_and(|iss| self.issuer.name(&iss).is_none()) {
             return Err(Denial::UnknownIssuer);
         }
-        let kinds = ["token_type", "token_use", "typ"].iter().filter_map(|name| claims.get(name));
-        let foreign = |kind: &str| FOREIGN.contains(&kind.to_ascii_lowercase().as_str());
-        if kinds.into_iter().any(|kind| kind.as_str().is_some_and(foreign)) { Err(Denial::WrongType) } else { Ok(()) }
+        self.check_use(None, claims)
     }
 }
 

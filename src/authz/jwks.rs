@@ -8,7 +8,7 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
@@ -155,6 +155,8 @@ impl Jwks {
 
     /// Reads a key set; keys that are not fit are left out and reported, the others work.
     pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Unfit>), JwksError> {
+        // Some servers write a byte order mark, which is not of the document (RFC 8259 section 8.1).
+        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
         let document: Value = serde_json::from_slice(document).map_err(JwksError::Json)?;
         Self::from_value(&document, algorithms)
     }
@@ -174,12 +176,14 @@ impl Jwks {
                 Err(reason) => unfit.push(reason),
             }
         }
-        let mut holders: HashMap<String, usize> = HashMap::new();
-        for id in found.iter().filter_map(|(key, _)| key.id.clone()) {
+        // One `kid` may name a key for each algorithm, as a token names both; two for one leave open which it is.
+        let mut holders: HashMap<(String, &str), usize> = HashMap::new();
+        let named = |key: &Key| key.id.clone().map(|id| (id, algorithm_name(key.algorithm)));
+        for id in found.iter().filter_map(|(key, _)| named(key)) {
             *holders.entry(id).or_default() += 1;
         }
         let (keys, duplicates): (Vec<_>, Vec<_>) =
-            found.into_iter().map(|(key, _)| key).partition(|key| key.id.as_ref().is_none_or(|id| holders[id] == 1));
+            found.into_iter().map(|(key, _)| key).partition(|key| named(key).is_none_or(|id| holders[&id] == 1));
         unfit.extend(duplicates.iter().map(|_| Unfit::DuplicateId));
         Ok((Self { keys }, unfit))
     }
@@ -213,18 +217,27 @@ impl Jwks {
         self.keys.len()
     }
 
-    /// The keys that may have signed a token with this `kid` and algorithm, at most [`Jwks::MAX_TRIES`].
+    /// The keys that may have signed a token with this `kid` and algorithm, at most [`Jwks::MAX_TRIES`]: those
+    /// of that name, then those without one.
     pub fn candidates(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, Denial> {
-        let named: Vec<_> = match kid {
-            Some(kid) if !is_hmac(algorithm) => self.keys.iter().filter(|key| key.id() == Some(kid)).collect(),
-            _ => self.keys.iter().collect(),
-        };
-        if named.is_empty() {
-            return Err(Denial::UnknownKey);
+        let kid = kid.filter(|_| !is_hmac(algorithm));
+        let fits = |key: &&Key| key.algorithm == algorithm;
+        let named = self.keys.iter().filter(|key| kid.is_none() || key.id() == kid);
+        let unnamed = self.keys.iter().filter(|key| kid.is_some() && key.id().is_none());
+        let fitting: Vec<_> = named.chain(unnamed).filter(fits).take(Self::MAX_TRIES).collect();
+        if !fitting.is_empty() {
+            Ok(fitting)
+        } else if self.names(kid) && !self.keys.is_empty() {
+            Err(Denial::AlgorithmNotAllowed)
+        } else {
+            Err(Denial::UnknownKey)
         }
-        let fitting: Vec<_> =
-            named.into_iter().filter(|key| key.algorithm == algorithm).take(Self::MAX_TRIES).collect();
-        if fitting.is_empty() { Err(Denial::AlgorithmNotAllowed) } else { Ok(fitting) }
+    }
+
+    /// Whether a token that names this `kid`, or none, can be expected to be signed by a key of this set.
+    #[must_use]
+    pub fn names(&self, kid: Option<&str>) -> bool {
+        kid.is_none() || self.keys.iter().any(|key| key.id() == kid)
     }
 }
 
@@ -236,19 +249,20 @@ pub const fn is_hmac(algorithm: Algorithm) -> bool {
 fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
     let jwk = jwk.as_object().ok_or(Unfit::Malformed)?;
     let text = |name: &str| match jwk.get(name) {
-        None => Ok(None),
+        None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
         Some(_) => Err(Unfit::Malformed),
     };
     let bytes = |name: &str| {
         let text = text(name)?.ok_or(Unfit::Malformed)?;
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| Unfit::Malformed)
+        decode(text).ok_or(Unfit::Malformed)
     };
     // RFC 7517 sections 4.2 and 4.3: a key published for something else must not verify tokens.
-    if text("use")?.is_some_and(|usage| usage != "sig") {
+    // SPIFFE writes its own word for those of tokens (JWT-SVID section 4.2).
+    if text("use")?.is_some_and(|usage| !["sig", "jwt-svid"].contains(&usage)) {
         return Err(Unfit::NotForSignatures);
     }
-    if let Some(operations) = jwk.get("key_ops") {
+    if let Some(operations) = jwk.get("key_ops").filter(|operations| !operations.is_null()) {
         let operations = operations.as_array().ok_or(Unfit::Malformed)?;
         let repeated = (1..operations.len()).any(|at| operations[..at].contains(&operations[at]));
         if repeated || !operations.iter().all(Value::is_string) {
@@ -259,12 +273,15 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
         }
     }
     // RFC 7518 sections 6.2.2 and 6.3.2: with these members it signs, and whoever reads the set has them.
-    if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|name| jwk.contains_key(*name)) {
+    if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|name| jwk.get(*name).is_some_and(|value| !value.is_null()))
+    {
         return Err(Unfit::Secret);
     }
     let (fitting, public): (&[Algorithm], _) = match text("kty")?.ok_or(Unfit::Malformed)? {
         "RSA" => {
-            let (modulus, exponent) = (bytes("n")?, bytes("e")?);
+            // A sign octet in front changes no number (RFC 7518 section 6.3.1.1 asks to leave it out).
+            let number = |name| bytes(name).map(|octets| octets.into_iter().skip_while(|octet| *octet == 0).collect());
+            let (modulus, exponent): (Vec<u8>, Vec<u8>) = (number("n")?, number("e")?);
             check_rsa(&modulus, &exponent)?;
             (&ASYMMETRIC[..6], Public::Rsa(RsaPublicKeyComponents { n: modulus, e: exponent }))
         }
@@ -298,6 +315,11 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
     let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(Unfit::AlgorithmNotAllowed)?;
     let material = Material::Public(public.parse(algorithm)?);
     Ok(Key { id: text("kid")?.map(str::to_owned), algorithm, material })
+}
+
+/// Reads base64url, or base64 as some providers write it; padded or not, the bytes are the same.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    [URL_SAFE_NO_PAD, URL_SAFE, STANDARD_NO_PAD, STANDARD].iter().find_map(|engine| engine.decode(text).ok())
 }
 
 /// A public key as it is written.
@@ -400,6 +422,50 @@ mod tests {
         check(vec![ed()], Ok(&[(None, Algorithm::EdDSA)]));
         check(vec![with(ed(), "alg", json!("Ed25519"))], Ok(&[(None, Algorithm::EdDSA)]));
         check(vec![ec(), ec()], Ok(&[(Some("1"), Algorithm::ES256)]));
+        check(vec![with(ec(), "use", json!("jwt-svid"))], Ok(&[(Some("1"), Algorithm::ES256)]));
+    }
+
+    #[test]
+    fn what_rfc_7517_allows_is_read() {
+        // One kid for several algorithms, as ForgeRock publishes it.
+        let of = |algorithm: &str| with(with(rsa(), "alg", json!(algorithm)), "kid", json!("k"));
+        let (k, es) = (Some("k"), with(ec(), "kid", json!("k")));
+        let several = [(k, Algorithm::RS256), (k, Algorithm::PS256), (k, Algorithm::ES256)];
+        check(vec![of("RS256"), of("PS256"), es], Ok(&several));
+        // Members that are null are absent.
+        let mut nulls = ec();
+        for name in ["use", "key_ops", "alg", "d", "p", "x5c"] {
+            nulls[name] = Value::Null;
+        }
+        check(vec![nulls], Ok(&[(Some("1"), Algorithm::ES256)]));
+        check(vec![with(ec(), "kid", Value::Null)], Ok(&[(None, Algorithm::ES256)]));
+        // A sign octet, padding and the other alphabet.
+        let written = rsa()["n"].as_str().unwrap().to_owned();
+        let modulus = URL_SAFE_NO_PAD.decode(&written).unwrap();
+        let plain = Jwks::from_value(&json!({"keys": [rsa()]}), &ASYMMETRIC).unwrap().0;
+        for n in [
+            URL_SAFE_NO_PAD.encode([&[0], modulus.as_slice()].concat()),
+            STANDARD.encode(&modulus),
+            STANDARD_NO_PAD.encode(&modulus),
+            URL_SAFE.encode(&modulus),
+        ] {
+            let read = Jwks::from_value(&json!({"keys": [with(rsa(), "n", json!(n))]}), &ASYMMETRIC).unwrap().0;
+            assert!(read == plain, "{n}");
+        }
+        let document = json!({"keys": [ec()]}).to_string();
+        assert_eq!(Jwks::parse(format!("\u{feff}{document}").as_bytes(), &ASYMMETRIC).unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn a_key_without_a_name_may_serve_a_token_with_one() {
+        let unnamed = with(ec(), "kid", Value::Null);
+        let (jwks, _) = Jwks::from_value(&json!({ "keys": [unnamed, rsa()] }), &ASYMMETRIC).unwrap();
+        let tried = |kid, algorithm| jwks.candidates(kid, algorithm).map(|keys| keys.len());
+        assert_eq!(tried(Some("any"), Algorithm::ES256), Ok(1));
+        assert_eq!(tried(None, Algorithm::ES256), Ok(1));
+        assert_eq!(tried(Some("any"), Algorithm::RS256), Err(Denial::UnknownKey));
+        assert_eq!(tried(Some("2011-04-29"), Algorithm::RS256), Ok(1));
+        assert!(!jwks.names(Some("any")));
     }
 
     #[test]

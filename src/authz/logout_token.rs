@@ -1,9 +1,12 @@
 //! Logout tokens (OpenID Connect Back-Channel Logout 1.0): an issuer says that a session has ended.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
+use super::issuer_id::user_of_tenant;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, numeric_date, text};
@@ -20,6 +23,9 @@ pub struct LogoutToken {
 }
 
 impl TrustedIssuer {
+    /// How long a logout token without `exp` may be on its way: section 4 recommends two minutes.
+    const UNDATED_LOGOUT: Duration = Duration::from_secs(120);
+
     /// Checks a logout token by section 2.6, all but its replay.
     ///
     /// Its `typ` is `logout+jwt`; one without, as older providers send, is told by its `events`, which no
@@ -38,13 +44,19 @@ impl TrustedIssuer {
         if claims.contains_key("nonce") {
             return Err(Denial::InvalidClaim);
         }
-        let times = Times::read(&claims)?;
+        let issued_at = numeric_date(&claims, "iat")?.ok_or(Denial::MissingClaim)?;
+        // Providers leave `exp` out, as early drafts of the specification did.
+        let times = if claims.contains_key("exp") {
+            Times::read(&claims)?
+        } else {
+            Times::of_message(&claims, issued_at, issued_at.plus(Self::UNDATED_LOGOUT.min(self.max_lifetime)))?
+        };
         self.check_times(times, now, Expiry::Refused)?;
-        let (issued_at, expires_at) = (times.issued_at.ok_or(Denial::MissingClaim)?, times.expires_at);
+        let expires_at = times.expires_at;
         if !claims.contains_key("aud") {
             return Err(Denial::MissingClaim);
         }
-        self.logout.audiences.check(&claims)?;
+        self.logout.audiences.check(claims.get("aud"))?;
         let jti = filled(&claims, "jti")?.ok_or(Denial::MissingClaim)?;
         let id = MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway));
         let revocation = self.logout_of(&claims, issued_at, now)?;
@@ -53,7 +65,9 @@ impl TrustedIssuer {
 
     fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Denial> {
         let (session, subject) = (filled(claims, "sid")?, filled(claims, "sub")?);
+        let tenant = self.issuer.tenant_of(claims)?;
         let user = subject.filter(|_| self.names_users_by_sub());
+        let user = user.map(|user| user_of_tenant(tenant.as_deref(), &user));
         let target = |kind, id: &str| Target::new(self.name.clone(), kind, TargetId::new(id));
         match (session, user) {
             (_, Some(user)) if self.logout.always_user => Ok(self.closing_user(target(Kind::User, &user), issued_at)),

@@ -7,10 +7,8 @@ use super::denial::Denial;
 use super::logout_token::{filled, made_at};
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
+use super::token_use::TokenUse;
 
-/// How issuers mark one: in `typ` of the header, or in a claim as Keycloak, Hydra and Cognito do.
-const TYPES: [&str; 4] = ["rt+jwt", "refresh+jwt", "refresh_token+jwt", "refresh"];
-const MARKS: [&str; 3] = ["refresh", "refresh_token", "urn:ietf:params:oauth:token-type:refresh_token"];
 /// What only an ID token has (OpenID Connect Core 1.0): it is known to more parties than a refresh token.
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
@@ -51,17 +49,21 @@ impl TrustedIssuer {
 
     /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.
     fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
-        let issuer = Audiences::OneOf(vec![self.issuer.clone()]);
-        let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.audiences.check(claims).is_ok();
-        !claims.contains_key("aud") || ours || issuer.check(claims).is_ok()
+        let names_issuer = |audience: &Value| audience.as_str().is_some_and(|text| self.issuer.name(text).is_some());
+        let of_issuer = match claims.get("aud") {
+            None => true,
+            Some(Value::Array(audiences)) => audiences.iter().any(names_issuer),
+            Some(audience) => names_issuer(&audience),
+        };
+        let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.check_audience(claims).is_ok();
+        ours || of_issuer
     }
 }
 
 fn is_refresh_token(token_type: &str, claims: &ClaimSet, hinted: bool) -> bool {
-    let marks = ["typ", "token_use", "token_type"].map(|name| claims.get(name));
-    let marks = || marks.iter().flatten().filter_map(Value::as_str);
-    let marked = marks().any(|mark| MARKS.contains(&mark.to_ascii_lowercase().as_str()));
-    let plain = token_type == "jwt" && marks().all(|mark| mark.eq_ignore_ascii_case("bearer"));
     let of_another_kind = OF_ID_TOKENS.iter().any(|name| claims.contains_key(name)) || claims.contains_key("events");
-    TYPES.contains(&token_type) || token_type == "jwt" && marked || hinted && plain && !of_another_kind
+    match TokenUse::named(Some(token_type), claims) {
+        Some(named) => named == TokenUse::Refresh,
+        None => hinted && token_type == "jwt" && !of_another_kind,
+    }
 }

@@ -47,6 +47,8 @@ pub struct Rule {
     /// `None`: only when a route names it.
     pub matches: Option<Match>,
     pub access: Access,
+    /// With `access: optional`: a token that is refused counts as none.
+    pub ignores_bad_token: bool,
     pub require: Requirements,
     pub api_key: Option<ApiKeyUse>,
     pub on_stale: Option<OnStale>,
@@ -64,6 +66,7 @@ impl Default for Rule {
             name: DEFAULT_RULE.into(),
             matches: None,
             access: Access::Protected,
+            ignores_bad_token: false,
             require: Requirements::default(),
             api_key: None,
             on_stale: None,

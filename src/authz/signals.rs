@@ -162,7 +162,7 @@ impl Transmitter {
     const LONGEST_CREDENTIAL: Duration = Duration::from_secs(3600);
 
     fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        Audiences::OneOf(vec![self.audience.clone()]).check(claims)
+        Audiences::OneOf(vec![self.audience.clone()]).check(claims.get("aud"))
     }
 
     /// Whether the tokens of others name this one as their receiver; for choosing the transmitter.

@@ -16,25 +16,31 @@ use self::unverified::media_type;
 pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::Jwks;
 use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
+use super::token_use::TokenUse;
 use super::written::{Kept, Written};
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
 pub struct TrustedIssuer {
     pub name: IssuerName,
-    /// Compared with `iss`, byte by byte.
-    pub issuer: String,
+    /// What `iss` must be.
+    pub issuer: IssuerId,
     pub audiences: Audiences,
     pub algorithms: Vec<Algorithm>,
     pub token_types: TokenTypes,
+    /// Whether a token that says it is an ID token is taken for an access token.
+    pub accepts_id_tokens: bool,
     pub leeway: Duration,
     /// What of it is granted after `exp`: none where another service's keys revoke (`adopt`), since they end
     /// with the token's life.
     pub expiry_leeway: Duration,
     pub max_lifetime: Duration,
     pub claim_names: ClaimNames,
+    /// Whether a token must name a user.
+    pub needs_user: bool,
     pub logout: LogoutPolicy,
     /// Whether events name users by their address, so that tokens must be found by it.
     pub revocable_by_email: bool,
@@ -60,9 +66,10 @@ pub enum Audiences {
 }
 
 impl Audiences {
-    pub(super) fn check(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        let named = match claims.get("aud") {
-            Some(Value::Array(items)) => Some(items),
+    /// Checks the audiences that a claim names: `aud`, unless an issuer writes them elsewhere.
+    pub(super) fn check(&self, named: Option<Value>) -> Result<(), Denial> {
+        let named = match named {
+            Some(Value::Array(items)) => Some(items).filter(|items| !items.is_empty()),
             one => one.map(|one| vec![one]),
         };
         if !named.iter().flatten().all(Value::is_string) {
@@ -84,12 +91,10 @@ impl Audiences {
 pub struct TokenTypes(Vec<String>);
 
 impl TokenTypes {
-    /// Types of tokens that are signed by the same keys and must never pass for access tokens.
-    const FOREIGN: [&str; 2] = ["logout+jwt", "secevent+jwt"];
-
     /// The first name that may never be allowed is returned as an error.
     pub fn new(names: &[String]) -> Result<Self, String> {
-        match names.iter().find(|name| Self::FOREIGN.contains(&media_type(name).as_str())) {
+        let foreign = |name: &str| matches!(TokenUse::of_word(name), Some(TokenUse::Refresh | TokenUse::Message));
+        match names.iter().find(|name| foreign(name)) {
             Some(foreign) => Err(foreign.clone()),
             None => Ok(Self(names.iter().map(|name| media_type(name)).collect())),
         }
@@ -108,6 +113,7 @@ pub struct ClaimNames {
     pub email: Vec<ClaimPath>,
     pub session_id: Vec<ClaimPath>,
     pub client_id: Vec<ClaimPath>,
+    pub audience: Vec<ClaimPath>,
 }
 
 /// What happens to a token that is right in everything but has run out.
@@ -154,10 +160,16 @@ impl Times {
         let (issued_at, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
         Ok(Self { issued_at, not_before, expires_at })
     }
+
+    /// The times of a message without `exp`.
+    pub(super) fn of_message(claims: &ClaimSet, issued_at: Timestamp, expires_at: Timestamp) -> Result<Self, Denial> {
+        Ok(Self { issued_at: Some(issued_at), not_before: numeric_date(claims, "nbf")?, expires_at })
+    }
 }
 
 /// The user, the session and the client that a token names.
 pub(super) struct Named {
+    pub(super) tenant: Option<String>,
     pub(super) user: Option<String>,
     pub(super) session: Option<String>,
     pub(super) client: Option<String>,
@@ -177,12 +189,32 @@ impl TrustedIssuer {
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
+        self.check_use(token.header.token_type.as_deref(), &token.claims)?;
         let times = Times::read(&token.claims)?;
         self.check_times(times, now, expiry)?;
-        self.audiences.check(&token.claims)?;
+        self.check_audience(&token.claims)?;
         self.lead.observe(times.issued_at, now);
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         self.identify(token.claims, unnamed, key_id, times)
+    }
+
+    /// Refuses a token that says it is not an access token.
+    pub(super) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Denial> {
+        match TokenUse::named(header_type, claims) {
+            None | Some(TokenUse::Access) => Ok(()),
+            Some(TokenUse::Id) if self.accepts_id_tokens => Ok(()),
+            Some(TokenUse::Id | TokenUse::Refresh | TokenUse::Message) => Err(Denial::WrongType),
+        }
+    }
+
+    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
+        self.audiences.check(self.audience_of(claims))
+    }
+
+    /// The first claim that names an audience; an empty list names none.
+    pub(super) fn audience_of(&self, claims: &ClaimSet) -> Option<Value> {
+        let mut found = self.claim_names.audience.iter().filter_map(|path| path.find(claims));
+        found.find(|named| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
     /// Checks what time alone can change about a token that this issuer verified before.
@@ -217,11 +249,12 @@ impl TrustedIssuer {
         key_id: Option<String>,
         times: Times,
     ) -> Result<VerifiedToken, Denial> {
-        let subject = text(claims.get("sub"))?.ok_or(Denial::MissingClaim)?;
-        if !claims::fits_header(&subject) {
-            return Err(Denial::InvalidClaim);
-        }
         let named = self.named(&claims)?;
+        match &named.user {
+            Some(user) if !claims::names_someone(user) => return Err(Denial::InvalidClaim),
+            None if self.needs_user => return Err(Denial::MissingClaim),
+            _ => {}
+        }
         let email = self
             .claim_names
             .email
@@ -262,6 +295,7 @@ impl TrustedIssuer {
     pub(super) fn named(&self, claims: &ClaimSet) -> Result<Named, Denial> {
         let first = |paths: &[ClaimPath]| name(paths.iter().find_map(|path| path.find(claims)));
         Ok(Named {
+            tenant: self.issuer.tenant_of(claims)?,
             user: first(&self.claim_names.user_id)?,
             session: first(&self.claim_names.session_id)?,
             client: first(&self.claim_names.client_id)?,
@@ -269,8 +303,13 @@ impl TrustedIssuer {
     }
 
     pub(super) fn targets(&self, named: &Named) -> impl Iterator<Item = Target> {
-        let named = [(Kind::Session, &named.session), (Kind::User, &named.user), (Kind::Client, &named.client)];
-        named.into_iter().flat_map(move |(kind, id)| id.iter().flat_map(move |id| self.readings(kind, id)))
+        // Users of several tenants may have one id. What does not say whose it is names nobody.
+        let tenant = named.tenant.as_deref();
+        let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
+        let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
+        let named = [(Kind::Session, named.session.clone()), (Kind::User, user), (Kind::Client, named.client.clone())];
+        let readings = move |kind, id: String| self.readings(kind, &id).collect::<Vec<_>>();
+        named.into_iter().flat_map(move |(kind, id)| id.into_iter().flat_map(move |id| readings(kind, id)))
     }
 
     /// What a claim names: by its text first, and by the digest that the text may be the writing of.
@@ -341,7 +380,7 @@ pub(super) fn text(claim: Option<Value>) -> Result<Option<String>, Denial> {
 /// A claim that names what can be revoked: text, or a whole number as some issuers write user ids.
 ///
 /// Any other type is refused: a token whose session cannot be read could not be revoked by it.
-fn name(claim: Option<Value>) -> Result<Option<String>, Denial> {
+pub(super) fn name(claim: Option<Value>) -> Result<Option<String>, Denial> {
     match claim {
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
         other => text(other).map(|name| name.filter(|name| !name.is_empty())),
@@ -454,6 +493,7 @@ pub(super) const fn allocated(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::issuer_id::Spelling;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -461,10 +501,12 @@ mod tests {
         let path = |name: &str| vec![ClaimPath::new(name)];
         TrustedIssuer {
             name: IssuerName::parse("main").unwrap(),
-            issuer: "https://idp".into(),
+            issuer: IssuerId::new(vec![Spelling::Exact("https://idp".into())]),
+            needs_user: true,
             audiences: Audiences::Any,
             algorithms: vec![Algorithm::ES256],
             token_types: TokenTypes::new(&[]).unwrap(),
+            accepts_id_tokens: false,
             leeway: Duration::from_millis(leeway),
             expiry_leeway: Duration::from_millis(leeway),
             max_lifetime: Duration::from_millis(max_lifetime),
@@ -473,6 +515,7 @@ mod tests {
                 email: path("email"),
                 session_id: path("sid"),
                 client_id: path("azp"),
+                audience: path("aud"),
             },
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,

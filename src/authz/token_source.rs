@@ -1,5 +1,7 @@
 //! Where a request's token stands, and that there is one.
 
+use std::borrow::Cow;
+
 use super::denial::Denial;
 use super::readings::decode_once;
 use super::rule::RequestView;
@@ -20,51 +22,205 @@ pub enum TokenSource {
         scheme: Option<String>,
     },
     Cookie(String),
+    /// A cookie that may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
+    ChunkedCookie(String),
     Query(String),
+    /// The item behind this one in `Sec-WebSocket-Protocol`: browsers can set no other header of a WebSocket.
+    WebSocketProtocol(String),
+}
+
+/// The field in which a WebSocket's client offers subprotocols (RFC 6455 section 11.3.4).
+pub(super) const WEBSOCKET_PROTOCOL: &str = "sec-websocket-protocol";
+
+/// A token as it was found in a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FoundToken<'a>(Cow<'a, str>);
+
+impl FoundToken<'_> {
+    #[must_use]
+    pub fn bearer(&self) -> BearerToken<'_> {
+        BearerToken::of_checked(&self.0)
+    }
+}
+
+/// The tokens of a request, each once.
+#[derive(Debug, Default)]
+pub struct Found<'a> {
+    /// `None` when all are empty or absent.
+    pub first: Option<FoundToken<'a>>,
+    pub others: Vec<FoundToken<'a>>,
+    /// Why something that stands where a token may is not one.
+    pub denial: Option<Denial>,
+}
+
+impl<'a> Found<'a> {
+    /// More different tokens than leftovers explain; each may cost the check of a signature.
+    const MAX: usize = 8;
+
+    pub fn tokens(&self) -> impl Iterator<Item = &FoundToken<'a>> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn take(&mut self, token: Cow<'a, str>) {
+        let token = FoundToken(token);
+        if self.first.is_none() {
+            self.first = Some(token);
+        } else if self.tokens().all(|known| *known != token) {
+            if self.others.len() + 1 < Self::MAX {
+                self.others.push(token);
+            } else {
+                self.refuse(Denial::MultipleTokens);
+            }
+        }
+    }
+
+    /// Takes a value that may be empty, which is none.
+    fn take_value(&mut self, value: &'a [u8], max_bytes: usize) {
+        if value.is_empty() {
+            return;
+        }
+        match BearerToken::parse(value, max_bytes) {
+            Ok(token) => self.take(Cow::Borrowed(token.as_str())),
+            Err(denial) => self.refuse(denial),
+        }
+    }
+
+    fn refuse(&mut self, denial: Denial) {
+        self.denial.get_or_insert(denial);
+    }
 }
 
 impl TokenSettings {
-    /// The one token of the request; the same token in two places is one, two tokens are refused.
-    pub fn find<'a>(&self, request: &RequestView<'a>) -> Result<Option<BearerToken<'a>>, Denial> {
-        let mut found: Option<BearerToken<'a>> = None;
-        let mut take = |token: BearerToken<'a>| match found.replace(token) {
-            Some(other) if other != token => Err(Denial::MultipleTokens),
-            _ => Ok(()),
-        };
+    /// Every token of a request. A value that is empty is none: that is how cookies are taken away.
+    #[must_use]
+    pub fn find<'a>(&self, request: &RequestView<'a>) -> Found<'a> {
+        let mut found = Found::default();
         for source in &self.from {
             match source {
                 TokenSource::Header { name, scheme } => {
                     let mut fields = request.header(name);
                     let Some(field) = fields.next() else { continue };
                     if fields.next().is_some() {
-                        return Err(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
+                        found.refuse(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
+                        continue;
                     }
-                    let token = match scheme {
-                        Some(scheme) => BearerToken::from_credentials(field, scheme, self.max_bytes)?,
-                        None => Some(BearerToken::parse(field, self.max_bytes)?),
-                    };
-                    token.map_or(Ok(()), &mut take)?;
+                    match scheme {
+                        Some(scheme) => match BearerToken::from_credentials(field, scheme, self.max_bytes) {
+                            Ok(token) => token.into_iter().for_each(|token| found.take(Cow::Borrowed(token.as_str()))),
+                            Err(denial) => found.refuse(denial),
+                        },
+                        None => found.take_value(field, self.max_bytes),
+                    }
                 }
-                TokenSource::Cookie(name) => {
-                    let pairs = request.header("cookie").flat_map(|field| field.split(|b| *b == b';'));
-                    for value in pairs.filter_map(|pair| value_of(pair.trim_ascii(), name, <[u8]>::trim_ascii_end)) {
-                        take(BearerToken::parse(value?, self.max_bytes)?)?;
-                    }
+                TokenSource::Cookie(name) => self.find_cookie(request, name, &mut found),
+                TokenSource::ChunkedCookie(name) => {
+                    self.find_cookie(request, name, &mut found);
+                    ["_", "."].iter().for_each(|mark| self.find_chunks(request, &format!("{name}{mark}"), &mut found));
                 }
                 TokenSource::Query(name) => {
-                    let query = request.target.split_once('?').map_or("", |(_, query)| query);
-                    let query = query.split('#').next().unwrap_or_default();
-                    for value in query.split('&').filter_map(|pair| value_of(pair.as_bytes(), name, decode_once)) {
-                        take(BearerToken::parse(value?, self.max_bytes)?)?;
+                    for value in query_pairs(request).filter_map(|pair| value_of(pair, name, decode_once)) {
+                        match value {
+                            Ok(value) => found.take_value(value, self.max_bytes),
+                            Err(denial) => found.refuse(denial),
+                        }
+                    }
+                }
+                TokenSource::WebSocketProtocol(word) => {
+                    if let Some(token) = protocols(request).skip_while(|item| *item != word.as_bytes()).nth(1) {
+                        found.take_value(token, self.max_bytes);
                     }
                 }
             }
         }
-        Ok(found)
+        found
+    }
+
+    fn find_cookie<'a>(&self, request: &RequestView<'a>, name: &str, found: &mut Found<'a>) {
+        for value in cookies(request).filter_map(|pair| value_of(pair, name, <[u8]>::trim_ascii_end)) {
+            match value {
+                Ok(value) => found.take_value(unquoted(value), self.max_bytes),
+                Err(denial) => found.refuse(denial),
+            }
+        }
+    }
+
+    /// Puts chunks together, from 0 to the first that is missing or empty.
+    fn find_chunks<'a>(&self, request: &RequestView<'a>, prefix: &str, found: &mut Found<'a>) {
+        let mut whole = Vec::new();
+        for number in 0..MAX_CHUNKS {
+            let name = format!("{prefix}{number}");
+            let mut values = cookies(request).filter_map(|pair| value_of(pair, &name, <[u8]>::trim_ascii_end));
+            let chunk = match values.next() {
+                None => break,
+                Some(Err(denial)) => return found.refuse(denial),
+                Some(Ok(chunk)) => unquoted(chunk),
+            };
+            if values.any(|other| other.map(unquoted) != Ok(chunk)) {
+                return found.refuse(Denial::MultipleTokens);
+            }
+            if chunk.is_empty() || whole.len() > self.max_bytes {
+                break;
+            }
+            whole.extend_from_slice(chunk);
+        }
+        if whole.is_empty() {
+            return;
+        }
+        match BearerToken::parse(&whole, self.max_bytes) {
+            Ok(token) => found.take(Cow::Owned(token.as_str().to_owned())),
+            Err(denial) => found.refuse(denial),
+        }
     }
 }
 
+/// More than a browser takes for one site, at 4 KiB each.
+const MAX_CHUNKS: usize = 50;
+
+fn cookies<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
+    request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii)
+}
+
+/// A cookie's value without the quotes that it may have (RFC 6265 section 4.1.1).
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        plain => plain,
+    }
+}
+
+/// The pairs of the query, as they are written.
+fn query_pairs<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let query = request.target.split_once('?').map_or("", |(_, query)| query);
+    query.split('#').next().unwrap_or_default().split('&').map(str::as_bytes)
+}
+
+/// Every spelling of a parameter's name that the query has.
+pub(super) fn spellings_in_query<'a>(request: &RequestView<'a>, name: &str) -> Vec<&'a str> {
+    let names = query_pairs(request).filter_map(|pair| pair.split(|b| *b == b'=').next());
+    let spelled = names.filter(|spelled| decode_once(spelled) == name.as_bytes());
+    spelled.filter_map(|spelled| std::str::from_utf8(spelled).ok()).collect()
+}
+
+/// The subprotocols that a WebSocket's client offers.
+pub(super) fn protocols<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let items = request.header(WEBSOCKET_PROTOCOL).flat_map(|field| field.split(|b| *b == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
 impl TokenSource {
+    /// Whether a cookie of this name is a token or part of one.
+    pub(super) fn is_cookie(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Cookie(ours) => ours.as_bytes() == name,
+            Self::ChunkedCookie(ours) => match name.strip_prefix(ours.as_bytes()) {
+                Some([]) => true,
+                Some([b'_' | b'.', digits @ ..]) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+                _ => false,
+            },
+            Self::Header { .. } | Self::Query(_) | Self::WebSocketProtocol(_) => false,
+        }
+    }
+
     /// Whether a token may stand in this field of a request; not if all that it says are credentials of
     /// another scheme, such as those of a client that logs in by `Basic`.
     ///
@@ -88,7 +244,12 @@ impl TokenSettings {
                 fields.push((name.clone(), format!("{scheme} {token}")));
             }
             Some(TokenSource::Header { name, scheme: None }) => fields.push((name.clone(), token.to_owned())),
-            Some(TokenSource::Cookie(name)) => fields.push(("cookie".to_owned(), format!("{name}={token}"))),
+            Some(TokenSource::Cookie(name) | TokenSource::ChunkedCookie(name)) => {
+                fields.push(("cookie".to_owned(), format!("{name}={token}")))
+            }
+            Some(TokenSource::WebSocketProtocol(word)) => {
+                fields.push((WEBSOCKET_PROTOCOL.to_owned(), format!("{word}, {token}")));
+            }
             Some(TokenSource::Query(name)) => {
                 let and = if target.contains('?') { "&" } else { "?" };
                 target.extend([and, name, "=", token]);

@@ -16,13 +16,13 @@ mod revocation;
 mod signals;
 
 pub use issuers::{
-    AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany,
-    When,
+    Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope,
+    OneOrMany, Subject, When,
 };
 pub use limits::LimitsFile;
 pub use requests::{
-    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, MatchFile, RequireFile, RuleFile, SignOutFile, SignOutScope,
-    ThenFile,
+    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
+    SignOutScope, ThenFile,
 };
 pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
 pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};
@@ -129,7 +129,7 @@ impl Default for TokenFile {
     }
 }
 
-/// One place for a token: exactly one of `header`, `cookie` and `query`.
+/// One place for a token: exactly one of `header`, `cookie`, `query` and `websocket_protocol`.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFromFile {
@@ -139,8 +139,13 @@ pub struct TokenFromFile {
     pub scheme: Option<String>,
     /// The name of a cookie.
     pub cookie: Option<String>,
+    /// True: the cookie may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
+    pub chunks: Option<bool>,
     /// The name of a query parameter.
     pub query: Option<String>,
+    /// The subprotocol before the token in `Sec-WebSocket-Protocol`.
+    #[schemars(example = &"bearer")]
+    pub websocket_protocol: Option<String>,
 }
 
 /// What the upstream is told about the caller.
@@ -148,7 +153,8 @@ pub struct TokenFromFile {
 #[serde(default, deny_unknown_fields)]
 pub struct IdentityFile {
     /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
-    /// expires_at, api_client, or `claim:/json/pointer`. The client's own copies never pass.
+    /// expires_at, api_client, or `claim:/json/pointer`; `base64:` before one of these writes it as base64url.
+    /// The client's own copies never pass.
     pub headers: BTreeMap<String, String>,
     /// All of it as one JSON document in one header; off by default.
     pub payload: Option<PayloadFile>,

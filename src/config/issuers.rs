@@ -9,8 +9,11 @@ use secrecy::SecretString;
 
 use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
 use super::fault::KeyPath;
-use super::file::{AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, When};
+use super::file::{
+    Accepted, AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, Subject, When,
+};
 use crate::authz::claims::{ClaimPath, IssuerName};
+use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
 use crate::authz::revocation::Lead;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
@@ -83,7 +86,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
     let at = KeyPath::root().key("issuers");
     check.list(&at, files, ": without an issuer no token can be accepted");
     let mut names = HashSet::new();
-    let mut issuers = HashSet::new();
+    let mut spellings: Vec<IssuerId> = Vec::new();
     let mut asked_about_opaque = false;
     let mut found = Vec::new();
     for (index, file) in files.iter().enumerate() {
@@ -91,21 +94,77 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         if !file.name.is_empty() && !names.insert(&file.name) {
             check.fault(&at.key("name"), "another issuer has this name");
         }
-        if !file.issuer.is_empty() && !issuers.insert(&file.issuer) {
+        let issuer_id = issuer_id(check, &at, file);
+        if spellings.iter().any(|other| other.overlaps(&issuer_id)) {
             check.fault(&at.key("issuer"), "another entry has this issuer: a token must have one policy");
         }
+        spellings.push(issuer_id.clone());
         let opaque = file.introspection.as_ref().is_some_and(|file| file.when == When::Opaque);
         if opaque && std::mem::replace(&mut asked_about_opaque, true) {
             check.fault(&at.key("introspection").key("when"), "only one issuer can be asked about opaque tokens");
         }
-        found.extend(issuer(check, &at, file));
+        found.extend(issuer(check, &at, file, issuer_id));
     }
     found
 }
 
-fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<IssuerConfig> {
+/// Every `iss` of an entry; empty ones have a fault of their own and are left out.
+fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId {
+    let (at_issuer, at_tenants) = (at.key("issuer"), at.key("tenants"));
+    let written = match &file.issuer {
+        OneOrMany::One(one) => vec![(at_issuer.clone(), one)],
+        OneOrMany::Many(many) => many.iter().enumerate().map(|(index, one)| (at_issuer.index(index), one)).collect(),
+    };
+    check.list(&at_issuer, &written, "");
+    let tenants = match &file.tenants {
+        None => None,
+        Some(AudiencesFile::Word(word)) => {
+            if word != "any" {
+                check.fault(&at_tenants, "must be a list of tenant ids, or the word `any`");
+            }
+            Some(Tenants::Any)
+        }
+        Some(AudiencesFile::OneOf(list)) => {
+            check.list(&at_tenants, list, "; for all tenants write `any`");
+            for (index, tenant) in list.iter().enumerate() {
+                if !Tenants::is_id(tenant) {
+                    check.fault(&at_tenants.index(index), "must be a tenant id: letters, digits, `-`, `.` and `_`");
+                }
+            }
+            Some(Tenants::OneOf(list.clone()))
+        }
+    };
+    let templated = written.iter().any(|(_, text)| text.contains('{'));
+    let mut spellings = Vec::new();
+    for (at, text) in written {
+        check.text(&at, text);
+        match text.split(Spelling::TENANT).collect::<Vec<_>>().as_slice() {
+            parts if parts.iter().any(|part| part.contains(['{', '}'])) || parts.len() > 2 => {
+                check.fault(&at, "may have one `{tenant}`, and no other `{…}`");
+            }
+            [before, after] => match &tenants {
+                // A tenant in the name of the host would be whoever owns a domain.
+                _ if before.splitn(4, '/').count() < 4 => {
+                    check.fault(&at, "must have the `{tenant}` in the path of the URL");
+                }
+                None => check.fault(&at_tenants, "is missing; it must be a list of tenant ids, or the word `any`"),
+                Some(tenants) => {
+                    let (before, after, tenants) = ((*before).to_owned(), (*after).to_owned(), tenants.clone());
+                    spellings.push(Spelling::Tenants { before, after, tenants });
+                }
+            },
+            _ if text.is_empty() => {}
+            _ => spellings.push(Spelling::Exact(text.clone())),
+        }
+    }
+    if tenants.is_some() && !templated {
+        check.fault(&at_tenants, "needs a `{tenant}` in `issuer`");
+    }
+    IssuerId::new(spellings)
+}
+
+fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: IssuerId) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
-    check.text(&at.key("issuer"), &file.issuer);
     let audiences = match &file.audiences {
         AudiencesFile::Word(word) => {
             if word != "any" {
@@ -116,7 +175,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         AudiencesFile::OneOf(list) => Audiences::OneOf(texts(check, &at.key("audiences"), list)),
     };
     let algorithms = algorithms(check, &at.key("algorithms"), file);
-    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &algorithms);
+    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, issuer_id.exact().next(), &algorithms);
     let introspection = file.introspection.as_ref().map(|file| introspection(check, &at.key("introspection"), file));
     let logout = file.backchannel_logout.clone().unwrap_or_default();
     let logout_audiences = logout.audiences.map(|list| {
@@ -124,6 +183,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         Audiences::OneOf(texts(check, &at, &list))
     });
     let token_types = token_types(check, &at.key("token_types"), &file.token_types);
+    if !file.accept.contains(&Accepted::Access) {
+        check
+            .fault(&at.key("accept"), "must contain `access`: most tokens do not say what they are, and count as that");
+    }
     let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR);
     let trusted = TrustedIssuer {
         leeway,
@@ -135,10 +198,13 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
             email: claim_paths(check, &at.key("claims").key("email"), &file.claims.email),
             session_id: claim_paths(check, &at.key("claims").key("session_id"), &file.claims.session_id),
             client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
+            audience: claim_paths(check, &at.key("claims").key("audience"), &file.claims.audience),
         },
         name: IssuerName::parse(&file.name)?,
         token_types: token_types?,
-        issuer: file.issuer.clone(),
+        accepts_id_tokens: file.accept.contains(&Accepted::Id),
+        issuer: issuer_id,
+        needs_user: file.subject == Subject::Required,
         logout: LogoutPolicy {
             audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),
             always_user: logout.scope == LogoutScope::User,
@@ -226,7 +292,7 @@ pub(super) fn key_source(
     check: &mut Check<'_>,
     at: &KeyPath,
     file: &KeysFile,
-    issuer: &str,
+    issuer: Option<&str>,
     algorithms: &[Algorithm],
 ) -> (KeySource, Option<Jwks>) {
     let written = [
@@ -260,6 +326,13 @@ pub(super) fn key_source(
         return (KeySource::Remote(remote(check, KeyLocation::Jwks(url.clone()))), None);
     }
     if file.discovery {
+        let Some(issuer) = issuer.filter(|issuer| !issuer.is_empty()) else {
+            // Without any issuer, that is the fault.
+            if check.is_written(&at.key("discovery")) {
+                check.fault(&at.key("discovery"), "needs an `issuer` without `{tenant}`; write `jwks_url` instead");
+            }
+            return (KeySource::Inline, None);
+        };
         if url::Url::parse(issuer).is_err() {
             check.fault(&at.key("discovery"), "needs an `issuer` that is a URL");
         } else if let Some(section) = at.parent() {

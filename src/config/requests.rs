@@ -69,8 +69,11 @@ fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Op
     if file.scheme.is_some() && file.header.is_none() {
         check.fault(&at.key("scheme"), "only a `header` has a scheme");
     }
-    match (&file.header, &file.cookie, &file.query) {
-        (Some(header), None, None) => {
+    if file.chunks.is_some() && file.cookie.is_none() {
+        check.fault(&at.key("chunks"), "only a `cookie` has chunks");
+    }
+    match (&file.header, &file.cookie, &file.query, &file.websocket_protocol) {
+        (Some(header), None, None, None) => {
             let name = check.header(&at.key("header"), header);
             if name == "cookie" {
                 check.fault(&at.key("header"), "must be written as `cookie: NAME`");
@@ -82,21 +85,29 @@ fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Op
             }
             Some(TokenSource::Header { name, scheme })
         }
-        (None, Some(cookie), None) => {
+        (None, Some(cookie), None, None) => {
             if !is_token(cookie) {
                 check.fault(&at.key("cookie"), "must be the name of a cookie (RFC 6265)");
             }
-            Some(TokenSource::Cookie(cookie.clone()))
+            let chunked = file.chunks == Some(true);
+            let source = if chunked { TokenSource::ChunkedCookie } else { TokenSource::Cookie };
+            Some(source(cookie.clone()))
         }
-        (None, None, Some(query)) => {
+        (None, None, Some(query), None) => {
             let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
             if query.is_empty() || !query.bytes().all(plain) {
                 check.fault(&at.key("query"), "must be the name of a query parameter, of letters, digits and `-._~`");
             }
             Some(TokenSource::Query(query.clone()))
         }
+        (None, None, None, Some(word)) => {
+            if !is_token(word) {
+                check.fault(&at.key("websocket_protocol"), "must be the name of a subprotocol such as `bearer`");
+            }
+            Some(TokenSource::WebSocketProtocol(word.clone()))
+        }
         _ => {
-            check.fault(at, "must have exactly one of `header`, `cookie`, `query`");
+            check.fault(at, "must have exactly one of `header`, `cookie`, `query`, `websocket_protocol`");
             None
         }
     }
@@ -120,6 +131,15 @@ pub(super) fn identity(check: &mut Check<'_>, file: &IdentityFile) -> Identity {
 fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<IdentityField> {
     if let Some(path) = text.strip_prefix("claim:") {
         return Some(IdentityField::Claim(claim_path(check, at, path)));
+    }
+    if let Some(encoded) = text.strip_prefix("base64:") {
+        return match identity_field(check, at, encoded)? {
+            IdentityField::ApiClient | IdentityField::Base64(_) => {
+                check.fault(at, "must be `base64:` and one thing that a token says, such as `base64:claim:/name`");
+                None
+            }
+            field => Some(IdentityField::Base64(Box::new(field))),
+        };
     }
     let found = FIELD_NAMES.into_iter().find(|(name, _)| *name == text);
     if found.is_none() {

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::check::{Check, DAY, SECOND};
 use super::fault::KeyPath;
 use super::file::{
-    AccessFile, ApiKeyUseFile, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile, SignOutScope,
-    ThenFile,
+    AccessFile, ApiKeyUseFile, BadToken, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile,
+    SignOutScope, ThenFile,
 };
 use super::issuers::claim_path;
 use super::reach;
@@ -52,6 +52,9 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
     if file.sign_out.is_some() && file.access != AccessFile::SignOut {
         check.fault(&at.key("sign_out"), "only a rule with `access: sign_out` signs out");
     }
+    if file.bad_token.is_some() && access != Access::Optional {
+        check.fault(&at.key("bad_token"), "only a rule with `access: optional` has it");
+    }
     if file.require.is_some() && file.access == AccessFile::Public {
         check.fault(&at.key("require"), "is never checked on a rule with `access: public`; use `protected`");
     }
@@ -70,6 +73,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
         name: file.name.as_str().into(),
         matches: file.matches.as_ref().map(|file| matches(check, &at.key("match"), file)),
         access,
+        ignores_bad_token: file.bad_token == Some(BadToken::Anonymous),
         require: file.require.as_ref().map(|file| require(check, &at.key("require"), file, whole)).unwrap_or_default(),
         api_key: file.api_key.map(api_key_use),
         on_stale: file.on_stale.map(on_stale),

@@ -62,7 +62,7 @@ fn transmitter(
         check
             .fault(&at.key("keys").key("secret_file"), "must not be used here: whoever checks events could forge them");
     }
-    let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, &file.issuer, &ASYMMETRIC);
+    let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC);
     let authorities = check.authorities(at, file.ca_file.as_ref());
     if let KeySource::Remote(remote) = &mut keys {
         if let KeyLocation::Discovery(issuer) = &remote.location {

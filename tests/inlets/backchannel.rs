@@ -49,6 +49,13 @@ async fn a_session_else_a_user_is_signed_out() {
     let bob = edge.tokens.of("bob");
     let message = edge.sign(Some("logout+jwt"), &claims(&json!({"sub": null, "sid": "session-of-bob"})));
     is_done(&edge.ends("back-channel logout, sid alone", &bob, send(logout(&edge, &message))).await);
+    // As Ory Hydra and LemonLDAP::NG write them: without `exp`.
+    for (sid, ago) in [("dave-1", 0), ("dave-2", 140)] {
+        let dave = edge.tokens.with(json!({"sub": "dave", "sid": sid, "iat": now() - 300}));
+        let message = claims(&json!({"sub": "dave", "sid": sid, "iat": now() - ago, "exp": null}));
+        let message = edge.sign(Some("logout+jwt"), &message);
+        is_done(&edge.ends("back-channel logout without exp", &dave, send(logout(&edge, &message))).await);
+    }
     // Who signs in again, later than the message was made, is welcome.
     let again = edge.tokens.with(json!({"sid": "new", "iat": now() + 2}));
     assert_eq!(edge.reason(&again).await, "ok");
@@ -59,7 +66,7 @@ async fn a_session_else_a_user_is_signed_out() {
         is_done(&send(logout(&edge, &message)).await);
         assert_eq!(edge.reason(&carol).await, "signed_out");
     }
-    assert_eq!(edge.counted("backchannel_logout", "applied").await, 6);
+    assert_eq!(edge.counted("backchannel_logout", "applied").await, 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +104,8 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
         ("for another audience", signed("logout+jwt", json!({"aud": "other"})), "wrong_audience"),
         ("for nobody", signed("logout+jwt", json!({"aud": null})), "missing_claim"),
         ("without iat", signed("logout+jwt", json!({"iat": null})), "missing_claim"),
-        ("without exp", signed("logout+jwt", json!({"exp": null})), "missing_claim"),
+        ("old and without exp", signed("logout+jwt", json!({"exp": null, "iat": now() - 200})), "expired"),
+        ("without exp and iat", signed("logout+jwt", json!({"exp": null, "iat": null})), "missing_claim"),
         ("without jti", signed("logout+jwt", json!({"jti": null})), "missing_claim"),
         ("with an empty jti", signed("logout+jwt", json!({"jti": ""})), "invalid_claim"),
         ("stale", signed("logout+jwt", json!({"iat": now() - 600, "exp": now() - 300})), "expired"),

@@ -82,6 +82,10 @@ async fn what_is_not_known_is_answered_alike_and_changes_nothing() {
         ("for another audience", edge.tokens.with(json!({"aud": "other"}))),
         ("an ID token", id_token),
         ("malformed", format!("{good}.x.y")),
+        ("opaque", "opaque".to_owned()),
+        ("encrypted", "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..a.b.c".to_owned()),
+        ("not a token at all", "{\"token\": 1}".to_owned()),
+        ("too long", "x".repeat(20_000)),
     ] {
         for hint in ["access_token", "refresh_token"] {
             let fields = [("token", token.as_str()), ("token_type_hint", hint)];
@@ -134,7 +138,6 @@ async fn forms_and_clients_that_are_wrong_are_told_so() {
         let token = edge.sign(typ, &refresh_token(&json!({"aud": "demo", "jti": token, "exp": now() + 60})));
         is_error(&send(edge.form("/oauth2/revoke", &[("token", &token)])).await, 400, "unsupported_token_type");
     }
-    is_error(&send(edge.form("/oauth2/revoke", &[("token", "opaque")])).await, 400, "unsupported_token_type");
     assert_eq!(edge.reason(&good).await, "ok");
     assert_eq!(edge.revocations().await, 0);
     for request in

@@ -25,6 +25,7 @@ const DYNAMIC_METADATA: u8 = 4;
 /// Fields of `OkHttpResponse`; `headers` is the same one in `DeniedHttpResponse`.
 const HEADERS: u8 = 2;
 const HEADERS_TO_REMOVE: u8 = 5;
+const RESPONSE_HEADERS_TO_ADD: u8 = 6;
 const QUERY_PARAMETERS_TO_REMOVE: u8 = 8;
 
 /// The bytes of most answers; one that its client does not take is kept as large as it was made.
@@ -59,6 +60,9 @@ fn forwarded(response: &mut Message<'_>, decision: &Decision<'_>, forward: &Forw
     response.message(OK_RESPONSE, |ok| {
         for (name, value) in &forward.set {
             set(ok, name, value);
+        }
+        for (name, value) in forward.response {
+            header(ok, RESPONSE_HEADERS_TO_ADD, name, value, ADD_IF_ABSENT);
         }
         forward.remove.iter().for_each(|name| ok.text(HEADERS_TO_REMOVE, name));
         forward.remove_query.iter().for_each(|name| ok.text(QUERY_PARAMETERS_TO_REMOVE, name));
@@ -101,13 +105,20 @@ fn denied(response: &mut Message<'_>, respond: &Respond) {
 /// `HeaderValueOption`. It replaces the client's copy; said explicitly, since Envoy's handling of the default
 /// has changed between versions.
 fn set(message: &mut Message<'_>, name: &str, value: &str) {
-    const OVERWRITE_IF_EXISTS_OR_ADD: u16 = 2;
-    message.message(HEADERS, |option| {
+    header(message, HEADERS, name, value, OVERWRITE_IF_EXISTS_OR_ADD);
+}
+
+/// `HeaderValueOption.HeaderAppendAction`.
+const ADD_IF_ABSENT: u16 = 1;
+const OVERWRITE_IF_EXISTS_OR_ADD: u16 = 2;
+
+fn header(message: &mut Message<'_>, field: u8, name: &str, value: &str, action: u16) {
+    message.message(field, |option| {
         option.message(1, |header| {
             header.text(1, name);
             header.text(2, value);
         });
-        option.number(3, OVERWRITE_IF_EXISTS_OR_ADD);
+        option.number(3, action);
     });
 }
 

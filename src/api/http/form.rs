@@ -99,16 +99,20 @@ impl OAuthError {
     }
 }
 
-impl IntoResponse for OAuthError {
-    fn into_response(self) -> Response<Body> {
+impl OAuthError {
+    pub(super) fn answer(self, http: &Http) -> Response<Body> {
         let (status, error, error_description) = self.describe();
         let mut response = (status, axum::Json(OAuthErrorBody { error, error_description })).into_response();
         if matches!(self, Self::Busy | Self::Unavailable(_)) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if matches!(self, Self::InvalidClient(_)) {
-            for challenge in ["Basic realm=\"doorward\", charset=\"UTF-8\"", "Bearer realm=\"doorward\""] {
-                response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            let policy = http.state.policy();
+            let realm = policy.responder.realm();
+            let challenges =
+                [format!("Basic realm=\"{realm}\", charset=\"UTF-8\""), format!("Bearer realm=\"{realm}\"")];
+            for challenge in challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()) {
+                response.headers_mut().append(header::WWW_AUTHENTICATE, challenge);
             }
         }
         response

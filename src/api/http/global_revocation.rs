@@ -84,8 +84,9 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
                 target.ok_or_else(|| Problem::new(Error::UnknownUser, "its target issuer is not configured"))?;
             (
                 target,
-                from.user(&asked.sub_id, target)
-                    .map_err(|_| unmapped(&asked.sub_id, &[&from.issuer, &target.issuer]))?,
+                from.user(&asked.sub_id, target).map_err(|_| {
+                    unmapped(&asked.sub_id, |iss| from.issuer == iss || target.issuer.name(iss).is_some())
+                })?,
             )
         }
     };
@@ -119,16 +120,16 @@ fn by_operator<'a>(
             return Err(Problem::new(Error::InvalidSubject, detail).at("/sub_id"));
         }
     };
-    let known: Vec<_> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
-    let target = target.ok_or_else(|| unmapped(subject, &known))?;
-    let users = user_targets(subject, target).map_err(|_| unmapped(subject, &known))?;
+    let known = |iss: &str| policy.authorizer.issuer(iss).is_ok();
+    let target = target.ok_or_else(|| unmapped(subject, known))?;
+    let users = user_targets(subject, target).map_err(|_| unmapped(subject, known))?;
     Ok((target, users))
 }
 
 /// Why a subject leads nowhere: it is of another issuer (404), or cannot be used (400).
-fn unmapped(subject: &Map<String, Value>, issuers: &[&str]) -> Problem {
+fn unmapped(subject: &Map<String, Value>, is_known: impl Fn(&str) -> bool) -> Problem {
     let named = subject.get("iss").and_then(Value::as_str);
-    if named.is_some_and(|iss| !issuers.contains(&iss)) {
+    if named.is_some_and(|iss| !is_known(iss)) {
         return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for it").at("/sub_id/iss");
     }
     let detail = "must be a subject identifier (RFC 9493) in a format that is configured, with all its members";
@@ -147,11 +148,12 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     if token.split('.').count() != 3 {
         return Err(problem);
     }
+    let realm = http.state.policy().responder.realm().to_owned();
     let refused = |denial: Denial| match denial {
         Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
         _ => Problem::new(Error::UnknownCredentials, "the JWT is not one that may revoke here")
             .because(denial.label())
-            .challenging("Bearer realm=\"doorward\", error=\"invalid_token\"".to_owned()),
+            .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;

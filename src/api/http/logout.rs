@@ -85,7 +85,10 @@ pub(super) async fn preflight(
     let policy = http.state.policy();
     let named = policy.authorizer.tokens.from.iter().filter_map(|source| match source {
         TokenSource::Header { name, .. } => Some(name.as_str()),
-        TokenSource::Cookie(_) | TokenSource::Query(_) => None,
+        TokenSource::Cookie(_)
+        | TokenSource::ChunkedCookie(_)
+        | TokenSource::Query(_)
+        | TokenSource::WebSocketProtocol(_) => None,
     });
     let allowed = named.collect::<Vec<_>>().join(", ");
     let headers = response.headers_mut();

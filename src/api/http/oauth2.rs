@@ -17,7 +17,6 @@ use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
 use crate::authz::denial::Denial;
-use crate::authz::introspection::is_opaque;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
 use crate::authz::token::{BearerToken, UnverifiedToken, VerifiedToken};
@@ -52,7 +51,7 @@ pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Re
     count(&http, Inlet::Revoke, done.map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
-        Err(error) => error.into_response(),
+        Err(error) => error.answer(&http),
     }
 }
 
@@ -63,11 +62,6 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
-    let policy = http.state.policy();
-    let opaque = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes).is_ok_and(is_opaque);
-    if opaque && policy.authorizer.introspection.opaque.is_none() {
-        return Err(OAuthError::UnsupportedTokenType); // It says nothing itself, and nobody can be asked.
-    }
     let rule = Rule {
         name: Inlet::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
@@ -143,7 +137,7 @@ pub(super) async fn introspection(State(http): State<Http>, request: Request) ->
     count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(|error| error.label()));
     match said {
         Ok(said) => Json(said).into_response(),
-        Err(error) => error.into_response(),
+        Err(error) => error.answer(&http),
     }
 }
 

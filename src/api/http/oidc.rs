@@ -35,7 +35,7 @@ pub(super) async fn backchannel_logout(State(http): State<Http>, request: Reques
     count(&http, Inlet::BackchannelLogout, done.map(|()| "applied").map_err(|(label, _)| label));
     match done {
         Ok(()) => StatusCode::OK.into_response(),
-        Err((_, error)) => error.into_response(),
+        Err((_, error)) => error.answer(&http),
     }
 }
 

@@ -74,8 +74,10 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
                 let status = if unknown { StatusCode::UNAUTHORIZED } else { StatusCode::BAD_REQUEST };
                 let mut response = refuse(status, code, error.description());
                 if unknown {
-                    let challenge = header::HeaderValue::from_static("Bearer realm=\"doorward\"");
-                    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+                    let challenge = format!("Bearer realm=\"{}\"", http.state.policy().responder.realm());
+                    let challenge = header::HeaderValue::try_from(challenge).ok();
+                    let headers = response.headers_mut();
+                    headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
                 }
                 response
             }

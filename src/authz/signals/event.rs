@@ -67,8 +67,9 @@ impl Effect {
 pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Denial> {
     const SECONDS: f64 = 1e11;
     match event.get("event_timestamp") {
+        // One that cannot be read says nothing: the event stands, dated by its token.
         Some(written) => {
-            let number = written.as_f64().filter(|number| (0.0..1e15).contains(number)).ok_or(Denial::InvalidClaim)?;
+            let Some(number) = written.as_f64().filter(|number| (0.0..1e15).contains(number)) else { return Ok(None) };
             let millis = if number < SECONDS { number * 1000.0 } else { number };
             #[expect(clippy::cast_possible_truncation, reason = "the range was checked above")]
             let millis = millis.floor() as i64;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::Transmitter;
 use super::event::Effect;
 use crate::authz::claims::Timestamp;
+use crate::authz::issuer_id::user_of_tenant;
 use crate::authz::revocation::{Kind, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::TrustedIssuer;
 
@@ -23,8 +24,8 @@ pub(crate) struct Unmapped;
 /// Whose names a message may use.
 struct Namer<'a> {
     formats: SubjectFormats,
-    /// The issuers whose `sub` it is.
-    issuers: [&'a str; 2],
+    /// The sender, whose `sub` it may be as well as the target's.
+    sender: Option<&'a str>,
     target: &'a TrustedIssuer,
 }
 
@@ -45,7 +46,7 @@ impl Transmitter {
         instant: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Revocation>, Unmapped> {
-        let namer = Namer { formats: self.subjects, issuers: [&self.issuer, &target.issuer], target };
+        let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
         let targets = namer.targets(effect, subject.as_object().ok_or(Unmapped)?);
         if targets.is_empty() {
             return Err(Unmapped);
@@ -55,7 +56,7 @@ impl Transmitter {
 
     /// The user that a revocation request names.
     pub(crate) fn user(&self, subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
-        let namer = Namer { formats: self.subjects, issuers: [&self.issuer, &target.issuer], target };
+        let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
         namer.user(subject)
     }
 }
@@ -63,7 +64,7 @@ impl Transmitter {
 /// The user that an operator's request names.
 pub(crate) fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
     let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email };
-    Namer { formats, issuers: [&target.issuer; 2], target }.user(subject)
+    Namer { formats, sender: None, target }.user(subject)
 }
 
 fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: Timestamp) -> Revocation {
@@ -103,11 +104,15 @@ impl Namer<'_> {
     fn named(&self, subject: &Map<String, Value>, role: Role) -> Vec<Target> {
         let text = |name: &str| subject.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let format = text("format").or_else(|| text("subject_type")).unwrap_or_default().replace('-', "_");
-        let ours = || text("iss").is_some_and(|iss| self.issuers.contains(&iss));
+        let named = || text("iss").and_then(|iss| self.target.issuer.name(iss));
+        let ours = || named().is_some() || text("iss").is_some_and(|iss| self.sender == Some(iss));
         let target = |kind, id: &str| vec![Target::new(self.target.name.clone(), kind, TargetId::new(id))];
         let by_name = |id: &str| match role {
             Role::Session => target(Kind::Session, id),
-            Role::User if self.target.names_users_by_sub() => target(Kind::User, id),
+            Role::User if self.target.names_users_by_sub() => {
+                let tenant = named().and_then(|named| named.tenant);
+                target(Kind::User, &user_of_tenant(tenant, id))
+            }
             Role::User => Vec::new(),
         };
         let found = match format.as_str() {

@@ -22,7 +22,7 @@ impl<'a> BearerToken<'a> {
     }
 
     /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
-    /// scheme is case-insensitive). `None` when the field is of another scheme.
+    /// scheme is case-insensitive). `None` when the field is of another scheme, or has the scheme alone.
     pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
         // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
         // off: a token behind it must not pass for none, for the upstream may well see it.
@@ -37,10 +37,18 @@ impl<'a> BearerToken<'a> {
                 field.split(|b| *b == b',').skip(1).any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some());
             return if hidden { Err(Denial::MultipleTokens) } else { Ok(None) };
         };
+        if token.is_empty() {
+            return Ok(None);
+        }
         Self::parse(token, max_bytes).map(Some).map_err(|denial| {
             let more = token.split(|b| *b == b',').skip(1).any(|part| part.trim_ascii_start().contains(&b' '));
             if more { Denial::MultipleTokens } else { denial }
         })
+    }
+
+    /// Of text that [`Self::parse`] took.
+    pub(in crate::authz) const fn of_checked(text: &'a str) -> Self {
+        Self(text)
     }
 
     #[must_use]

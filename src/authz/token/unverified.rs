@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::BearerToken;
 use crate::authz::claims::ClaimSet;
 use crate::authz::denial::Denial;
-use crate::authz::jwks::{Jwks, algorithm_named};
+use crate::authz::jwks::{Jwks, algorithm_named, is_hmac};
 use crate::authz::revocation::TargetId;
 
 /// What a token says before its signature is checked: used only to choose the key.
@@ -81,11 +81,13 @@ impl<'a> UnverifiedToken<'a> {
             .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
             .filter(|algorithm| algorithms.contains(algorithm))
             .ok_or(Denial::AlgorithmNotAllowed)?;
+        let kid = self.header.key_id.as_deref().filter(|_| !is_hmac(algorithm));
         let key = keys
-            .candidates(self.header.key_id.as_deref(), algorithm)?
+            .candidates(kid, algorithm)?
             .into_iter()
             .find(|key| key.verifies(self.signing_input, &self.signature))
-            .ok_or(Denial::BadSignature)?;
+            // A key of that name may have been published since.
+            .ok_or_else(|| if keys.names(kid) { Denial::BadSignature } else { Denial::UnknownKey })?;
         Ok(key.id().map(str::to_owned))
     }
 

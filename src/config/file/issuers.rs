@@ -13,8 +13,11 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
-    /// Compared exactly with the `iss` of tokens.
-    pub issuer: String,
+    /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
+    /// for the tenant that `tid` names.
+    pub issuer: OneOrMany,
+    /// Whose tokens are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or the word `any`.
+    pub tenants: Option<AudiencesFile>,
     /// Which `aud` a token must name: a list, or the word `any`.
     pub audiences: AudiencesFile,
     /// Where the keys come from.
@@ -23,10 +26,15 @@ pub struct IssuerFile {
     pub algorithms: Option<Vec<String>>,
     /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
     pub token_types: Vec<String>,
+    /// Which tokens are accepted, by what they say they are in `token_use`, `typ` and other claims of that kind;
+    /// one that does not say counts as an access token.
+    pub accept: Vec<Accepted>,
     /// The clock skew allowed on exp, nbf and iat.
     pub leeway: Span,
     /// The longest time between iat and exp, and between now and exp (plus leeway).
     pub max_lifetime: Span,
+    /// Whether a token must have what `claims.user_id` names.
+    pub subject: Subject,
     /// Where the issuer writes what Doorward needs to know.
     pub claims: ClaimsFile,
     /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
@@ -39,13 +47,16 @@ impl Default for IssuerFile {
     fn default() -> Self {
         Self {
             name: String::new(),
-            issuer: String::new(),
+            issuer: OneOrMany::One(String::new()),
+            tenants: None,
             audiences: AudiencesFile::OneOf(Vec::new()),
             keys: KeysFile::default(),
             algorithms: None,
             token_types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+            accept: vec![Accepted::Access],
             leeway: Span::new("30s"),
             max_lifetime: Span::new("24h"),
+            subject: Subject::default(),
             claims: ClaimsFile::default(),
             backchannel_logout: None,
             introspection: None,
@@ -53,11 +64,32 @@ impl Default for IssuerFile {
     }
 }
 
-/// The word `any`, or a list of audiences.
+/// Whether tokens must name a user.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A token without a user is refused.
+    #[default]
+    Required,
+    /// A token without a user is accepted, as those of client credentials are; no `user` revocation hits it.
+    Optional,
+}
+
+/// A kind of token that is accepted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepted {
+    /// Access tokens, and tokens that do not say what they are.
+    Access,
+    /// ID tokens that say so.
+    Id,
+}
+
+/// The word `any`, or a list.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum AudiencesFile {
-    /// The word `any`: tokens for anyone are accepted.
+    /// The word `any`: none is refused.
     Word(String),
     /// One of these.
     OneOf(Vec<String>),
@@ -125,16 +157,20 @@ pub struct ClaimsFile {
     pub session_id: OneOrMany,
     /// The client, which `client` revocations name.
     pub client_id: OneOrMany,
+    /// The audiences, which must be among `audiences`; an empty list counts as absent.
+    pub audience: OneOrMany,
 }
 
 impl Default for ClaimsFile {
     fn default() -> Self {
         let one = |name: &str| OneOrMany::One(name.to_owned());
+        let many = |names: &[&str]| OneOrMany::Many(names.iter().map(|name| (*name).to_owned()).collect());
         Self {
             user_id: one("sub"),
             email: one("email"),
-            session_id: one("sid"),
-            client_id: OneOrMany::Many(vec!["azp".to_owned(), "client_id".to_owned()]),
+            session_id: many(&["sid", "session_id", "origin_jti"]),
+            client_id: many(&["azp", "client_id", "cid", "appid"]),
+            audience: one("aud"),
         }
     }
 }

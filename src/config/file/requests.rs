@@ -20,6 +20,8 @@ pub struct RuleFile {
     pub matches: Option<MatchFile>,
     /// Who may pass.
     pub access: AccessFile,
+    /// With `access: optional`, what becomes of a request whose token is refused.
+    pub bad_token: Option<BadToken>,
     /// What `access: sign_out` does.
     pub sign_out: Option<SignOutFile>,
     /// What a token must also show.
@@ -40,6 +42,7 @@ impl Default for RuleFile {
             name: String::new(),
             matches: None,
             access: AccessFile::default(),
+            bad_token: None,
             sign_out: None,
             require: None,
             api_key: None,
@@ -83,6 +86,17 @@ pub enum AccessFile {
     Refresh,
     /// The token is revoked.
     SignOut,
+}
+
+/// What becomes of a request whose token is refused, where none is needed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadToken {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It passes as a request without a token, and the upstream does not see the token.
+    Anonymous,
 }
 
 /// What a sign-out does.

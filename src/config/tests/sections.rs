@@ -168,6 +168,26 @@ fn issuers() {
     };
     faulty(&second("main", "https://b.test"), "3: issuers[1].name", "another issuer has this name");
     faulty(&second("b", "https://a.test"), "3: issuers[1].issuer", "another entry has this issuer");
+    faulty(&second("b", "[https://b.test, https://a.test]"), "3: issuers[1].issuer", "another entry has this issuer");
+    check_issuer(&[("issuer", "[]")], "4: issuers[0].issuer", "must not be empty");
+    check_issuer(&[("accept", "[id]")], "7: issuers[0].accept", "must contain `access`");
+    check_issuer(&[("tenants", "[a]")], "7: issuers[0].tenants", "needs a `{tenant}` in `issuer`");
+    let template = ("issuer", "'https://a.test/{tenant}/v2.0'");
+    check_issuer(&[template, ("tenants", "all")], "7: issuers[0].tenants", "or the word `any`");
+    check_issuer(&[template, ("tenants", "[a/b]")], "7: issuers[0].tenants[0]", "must be a tenant id");
+    check_issuer(&[template], "3: issuers[0].tenants", "is missing; it must be a list of tenant ids");
+    for (written, message) in [
+        ("'https://a.test/{tenantid}/v2.0'", "may have one `{tenant}`, and no other"),
+        ("'https://a.test/{tenant}/{tenant}'", "may have one `{tenant}`, and no other"),
+        ("'https://{tenant}.test/v2.0'", "must have the `{tenant}` in the path"),
+    ] {
+        check_issuer(&[("issuer", written), ("tenants", "any")], "4: issuers[0].issuer", message);
+    }
+    check_issuer(
+        &[template, ("tenants", "any"), ("keys", "{discovery: true}")],
+        "6: issuers[0].keys.discovery",
+        "needs an `issuer` without `{tenant}`; write `jwks_url` instead",
+    );
 }
 
 #[test]

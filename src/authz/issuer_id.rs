@@ -1,0 +1,181 @@
+//! The `iss` by which an issuer names itself: one text, several spellings, or one per tenant.
+
+use super::claims::ClaimSet;
+use super::denial::Denial;
+use super::token::text;
+
+/// Every `iss` of one issuer; the spellings share its name and with it its watermarks.
+#[derive(Clone, Debug)]
+pub struct IssuerId(Vec<Spelling>);
+
+/// One `iss`, compared byte by byte.
+#[derive(Clone, Debug)]
+pub enum Spelling {
+    Exact(String),
+    /// One for each tenant, whose id stands between these.
+    Tenants {
+        before: String,
+        after: String,
+        tenants: Tenants,
+    },
+}
+
+/// Whose tokens are accepted, by `tid`.
+#[derive(Clone, Debug)]
+pub enum Tenants {
+    Any,
+    OneOf(Vec<String>),
+}
+
+/// The configured issuer that an `iss` is one of, and of which tenant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Named<'a> {
+    pub tenant: Option<&'a str>,
+}
+
+impl Tenants {
+    /// The claim that names a tenant.
+    const CLAIM: &str = "tid";
+
+    /// Whether this can be the id of a tenant: of characters that end no segment of a URL and no id in a key.
+    #[must_use]
+    pub fn is_id(text: &str) -> bool {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    }
+
+    fn allow(&self, tenant: &str) -> bool {
+        Self::is_id(tenant)
+            && match self {
+                Self::Any => true,
+                Self::OneOf(known) => known.iter().any(|known| known == tenant),
+            }
+    }
+
+    fn overlap(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::OneOf(ours), Self::OneOf(theirs)) => ours.iter().any(|our| theirs.contains(our)),
+            (Self::Any, _) | (_, Self::Any) => true,
+        }
+    }
+}
+
+impl Spelling {
+    /// What stands for the tenant in a configured `iss`.
+    pub const TENANT: &str = "{tenant}";
+
+    fn name<'a>(&self, iss: &'a str) -> Option<Named<'a>> {
+        match self {
+            Self::Exact(exact) => (exact == iss).then_some(Named { tenant: None }),
+            Self::Tenants { before, after, tenants } => {
+                let tenant = iss.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;
+                tenants.allow(tenant).then_some(Named { tenant: Some(tenant) })
+            }
+        }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(exact), other) | (other, Self::Exact(exact)) => other.name(exact).is_some(),
+            (
+                Self::Tenants { before, after, tenants },
+                Self::Tenants { before: their_before, after: their_after, tenants: theirs },
+            ) => before == their_before && after == their_after && tenants.overlap(theirs),
+        }
+    }
+}
+
+impl IssuerId {
+    #[must_use]
+    pub const fn new(spellings: Vec<Spelling>) -> Self {
+        Self(spellings)
+    }
+
+    /// Whether this is one of its spellings.
+    #[must_use]
+    pub fn name<'a>(&self, iss: &'a str) -> Option<Named<'a>> {
+        self.0.iter().find_map(|spelling| spelling.name(iss))
+    }
+
+    /// Whether some `iss` would be one of both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().any(|ours| other.0.iter().any(|theirs| ours.overlaps(theirs)))
+    }
+
+    /// Whether its users are known by their tenant as well.
+    #[must_use]
+    pub fn is_multi_tenant(&self) -> bool {
+        self.0.iter().any(|spelling| matches!(spelling, Spelling::Tenants { .. }))
+    }
+
+    /// The spellings that can be told whole.
+    pub fn exact(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|spelling| match spelling {
+            Spelling::Exact(exact) => Some(exact.as_str()),
+            Spelling::Tenants { .. } => None,
+        })
+    }
+
+    /// The tenant that claims name: `tid`, which must be the tenant of `iss` where both are there.
+    pub(super) fn tenant_of(&self, claims: &ClaimSet) -> Result<Option<String>, Denial> {
+        if !self.is_multi_tenant() {
+            return Ok(None);
+        }
+        let (iss, tid) = (text(claims.get("iss"))?, text(claims.get(Tenants::CLAIM))?);
+        match (iss.as_deref().map(|iss| self.name(iss)), tid) {
+            (Some(None), _) => Err(Denial::UnknownIssuer),
+            (Some(Some(Named { tenant: Some(_) })), None) => Err(Denial::MissingClaim),
+            (Some(Some(Named { tenant: Some(tenant) })), Some(tid)) if tenant != tid => Err(Denial::InvalidClaim),
+            (_, Some(tid)) if !Tenants::is_id(&tid) => Err(Denial::InvalidClaim),
+            (_, tid) => Ok(tid),
+        }
+    }
+}
+
+/// How a user of a tenant is named where revocations are: `TENANT|USER`. No tenant has a `|` in its id, so no
+/// two users have one name.
+#[must_use]
+pub fn user_of_tenant(tenant: Option<&str>, user: &str) -> String {
+    tenant.map_or_else(|| user.to_owned(), |tenant| format!("{tenant}|{user}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(tenants: Tenants) -> Spelling {
+        Spelling::Tenants { before: "https://idp/".to_owned(), after: "/v2.0".to_owned(), tenants }
+    }
+
+    #[test]
+    fn a_tenant_is_one_segment_and_among_those_that_are_accepted() {
+        let any = IssuerId::new(vec![template(Tenants::Any), Spelling::Exact("https://other".to_owned())]);
+        let two = IssuerId::new(vec![template(Tenants::OneOf(vec!["a".to_owned(), "b".to_owned()]))]);
+        for (iss, of_any, of_two) in [
+            ("https://idp/a/v2.0", Some(Some("a")), Some(Some("a"))),
+            ("https://idp/c/v2.0", Some(Some("c")), None),
+            ("https://other", Some(None), None),
+            ("https://idp//v2.0", None, None),
+            ("https://idp/v2.0", None, None),
+            ("https://idp/a/b/v2.0", None, None),
+            ("https://idp/a|b/v2.0", None, None),
+            ("https://idp/a?x/v2.0", None, None),
+            ("https://idp/a/v2.0/", None, None),
+            ("https://idp/{tenant}/v2.0", None, None),
+        ] {
+            assert_eq!(any.name(iss).map(|named| named.tenant), of_any, "{iss}");
+            assert_eq!(two.name(iss).map(|named| named.tenant), of_two, "{iss}");
+        }
+    }
+
+    #[test]
+    fn no_iss_is_of_two_issuers() {
+        let one = |name: &str| IssuerId::new(vec![template(Tenants::OneOf(vec![name.to_owned()]))]);
+        let any = IssuerId::new(vec![template(Tenants::Any)]);
+        let exact = IssuerId::new(vec![Spelling::Exact("https://idp/a/v2.0".to_owned())]);
+        assert!(!one("a").overlaps(&one("b")) && one("a").overlaps(&any) && any.overlaps(&one("b")));
+        assert!(exact.overlaps(&any) && one("a").overlaps(&exact) && !exact.overlaps(&one("b")));
+        assert!(exact.overlaps(&exact));
+    }
+}
