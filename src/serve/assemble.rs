@@ -29,6 +29,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
     let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
+    replica.expect_issuers(issuer_names(config));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
     let state = State::new(policy(config), replica, metrics, alarm, traces);
@@ -187,9 +188,8 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
 
 fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
     RedisConfig {
-        adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
-            before: before.clone(),
-            after: after.clone(),
+        adopt: redis.adopt.as_ref().map(|keys| Adopt {
+            keys: keys.clone(),
             within: shortest_staleness(config),
             issuers: adopting_issuers(config),
         }),
@@ -201,6 +201,12 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
         lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..redis.place()
     }
+}
+
+/// Whose tokens are accepted.
+#[must_use]
+pub fn issuer_names(config: &Config) -> Vec<IssuerName> {
+    config.issuers.iter().map(|issuer| issuer.trusted.name.clone()).collect()
 }
 
 /// Adopted keys are read often enough for the strictest rule.

@@ -63,7 +63,7 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
+pub use redis::{Adopt, AdoptedKeys, Names, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
 };

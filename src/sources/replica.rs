@@ -18,6 +18,7 @@
 mod adopt;
 mod breaker;
 mod follow;
+mod foreign;
 mod freshness;
 mod gap;
 mod health;
@@ -56,6 +57,7 @@ pub struct Replica {
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     adopted: adopt::Adopted,
+    configured: foreign::Configured,
     breaker: breaker::Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
@@ -103,6 +105,7 @@ impl Replica {
             lag,
             applied: watch::Sender::new(Position::default()),
             adopted,
+            configured: foreign::Configured::default(),
             breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
             written: Mutex::default(),

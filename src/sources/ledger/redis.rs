@@ -5,8 +5,10 @@ mod adopt;
 mod answer;
 mod config;
 mod feed;
+mod foreign;
 mod lease;
 mod lookup;
+mod reach;
 mod retention;
 mod session;
 mod store;
@@ -24,8 +26,8 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 use session::Session;
 use wire::Keys;
 
-pub use adopt::Adopt;
 pub(in crate::sources) use adopt::Found;
+pub use adopt::{Adopt, AdoptedKeys, Names};
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
@@ -96,7 +98,13 @@ impl RedisLedger {
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {
-        Session::open(&self.client, self.slot, self.config.connect_deadline).await
+        let opened = Session::open(&self.client, self.slot, self.config.connect_deadline).await;
+        match opened {
+            Err(error @ (LedgerError::Unavailable { .. } | LedgerError::Timeout { .. })) => {
+                reach::otherwise(self, error).await
+            }
+            opened => opened,
+        }
     }
 
     fn deadline(&self) -> Duration {

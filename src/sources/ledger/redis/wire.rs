@@ -28,6 +28,11 @@ impl Keys {
         Self { stem, log, meta, repairing, repairer, instances, server, retentions }
     }
 
+    /// What begins every key.
+    pub(super) fn stem(&self) -> &str {
+        &self.stem
+    }
+
     pub(super) fn instance(&self, name: &str) -> String {
         format!("{}instance:{name}", self.stem)
     }
@@ -132,7 +137,11 @@ impl Decoder {
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", _) => Watermark::at(written_at),
-            (at, _) => watermark(at).ok_or("at")?,
+            // As a lookup reads a key: what is there was meant to revoke.
+            (at, kind) => match watermark(at) {
+                None if kind == Kind::Registration => return Err("at"),
+                read => read.unwrap_or(Watermark::FOREVER),
+            },
         };
         let expires = instant_until(expires);
         if kind == Kind::Registration && expires.is_none() {
@@ -241,6 +250,9 @@ mod tests {
                 "issuer=main kind=user id=u at=1700000000",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
             ),
+            ("issuer=main kind=token id=j at=yesterday", format!("{{r}}:main:token:j * revoked {later}")),
+            ("issuer=main kind=user id=u at=-1", format!("{{r}}:main:user:u * revoked {later}")),
+            ("issuer=main kind=token id=j at=1", format!("{{r}}:main:token:j * revoked {later}")),
             ("issuer=main kind=key id=k", format!("{{r}}:main:key:k * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000.25",
@@ -275,9 +287,7 @@ mod tests {
             ("issuer=main kind=token", "id"),
             ("issuer=main kind=registration id=j", "expires"),
             ("issuer=main kind=registration id=j expires=soon", "expires"),
-            ("issuer=main kind=token id=j at=yesterday", "at"),
-            ("issuer=main kind=token id=j at=-1", "at"),
-            ("issuer=main kind=token id=j at=1", "at"),
+            ("issuer=main kind=registration id=j at=yesterday expires=1700000600", "at"),
         ] {
             check(entry, Err(field));
         }
