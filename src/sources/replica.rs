@@ -27,14 +27,15 @@ mod reseed;
 mod stats;
 mod unsaved;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{LedgerError, Position, RevocationLedger};
+use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use crate::clock::Steady;
@@ -158,7 +159,7 @@ impl Replica {
     /// Revokes: in this process at once, then durably.
     ///
     /// `Ok` means it is in the store. After an error it still holds in this process, and goes on
-    /// being offered to the store; other instances may not know it, so the caller must not report
+    /// being offered to the store or the file; other instances may not know it, so the caller must not report
     /// success. What is already known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         if self.is_stored(&revocations) {
@@ -171,6 +172,9 @@ impl Replica {
         self.stats.count(Operation::Append, written.as_ref().map(drop));
         if !is_shared {
             self.note_file(written.as_ref().map(drop));
+            if written.is_err() {
+                ReplicaStats::add(&self.stats.unsaved, revocations.len());
+            }
         }
         if let Ok(position) = written {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,8 +252,8 @@ impl Replica {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
             match &self.ledger {
-                RevocationLedger::Embedded(_) => {
-                    tokio::join!(self.purge(), self.watch_clock());
+                RevocationLedger::Embedded(ledger) => {
+                    tokio::join!(self.purge(), self.keep_filed(ledger), self.watch_clock());
                 }
                 RevocationLedger::Redis(ledger) => {
                     tokio::join!(
@@ -266,7 +270,26 @@ impl Replica {
         };
         tokio::select! {
             () = work => {}
-            () = shutdown.cancelled() => self.withdraw().await,
+            () = shutdown.cancelled() => match &self.ledger {
+                RevocationLedger::Embedded(ledger) => self.note_file(ledger.keep().await.as_ref().map(drop)),
+                RevocationLedger::Redis(_) => self.withdraw().await,
+            },
+        }
+    }
+
+    /// Goes on offering the file of this node what it refused, and looks whether it is still there.
+    async fn keep_filed(&self, ledger: &EmbeddedLedger) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let mut pause = EVERY;
+        loop {
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            let kept = ledger.keep().await;
+            self.note_file(kept.as_ref().map(drop));
+            if kept.is_ok() {
+                self.stats.unsaved.store(0, Ordering::Relaxed);
+            }
+            pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
         }
     }
 
