@@ -146,9 +146,10 @@ async fn killed_and_restarted(mut doorward: Doorward, config: &str) -> Doorward 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_another_program_removes_or_replaces_is_noticed_before_an_answer() {
     use std::path::Path;
+    type Act = fn(&Path);
     let tokens = Tokens::new();
     let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
-    let acts: [(&str, fn(&Path)); 4] = [
+    let acts: [(&str, Act); 4] = [
         ("removed", |file| std::fs::remove_file(file).unwrap()),
         ("moved", |file| std::fs::rename(file, file.with_extension("old")).unwrap()),
         ("replaced by an older copy", |file| std::fs::rename(file.with_extension("copy"), file).unwrap()),

@@ -37,6 +37,7 @@ mod ledger;
 mod lifecycle;
 mod lint;
 mod model;
+mod names;
 mod paths;
 mod programs;
 mod reload;

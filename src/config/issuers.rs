@@ -100,11 +100,28 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         }
         found.extend(issuer(check, &at, file));
     }
+    for (index, file) in files.iter().enumerate() {
+        let at = at.index(index).key("formerly");
+        for (position, name) in file.formerly.iter().enumerate() {
+            if !names.insert(name) {
+                check.fault(&at.index(position), "is the name of an issuer, or a former name, already");
+            }
+        }
+    }
     found
 }
 
+const MAX_FORMER_NAMES: usize = 4;
+
 fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
+    for (index, name) in file.formerly.iter().enumerate() {
+        check.name(&at.key("formerly").index(index), name);
+    }
+    if file.formerly.len() > MAX_FORMER_NAMES {
+        let most = format!("must have at most {MAX_FORMER_NAMES} names: each makes a decision look up more");
+        check.fault(&at.key("formerly"), most);
+    }
     check.text(&at.key("issuer"), &file.issuer);
     let audiences = match &file.audiences {
         AudiencesFile::Word(word) => {
@@ -137,6 +154,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
             client_id: claim_paths(check, &at.key("claims").key("client_id"), &file.claims.client_id),
         },
         name: IssuerName::parse(&file.name)?,
+        formerly: file.formerly.iter().filter_map(|name| IssuerName::parse(name)).collect(),
         token_types: token_types?,
         issuer: file.issuer.clone(),
         logout: LogoutPolicy {

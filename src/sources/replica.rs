@@ -23,6 +23,7 @@ mod freshness;
 mod gap;
 mod health;
 mod lease;
+mod names;
 mod reseed;
 mod stats;
 mod unsaved;
@@ -70,6 +71,8 @@ pub struct Replica {
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
     clocks: clocks::Clocks,
+    standing: names::Standing,
+    names_changed: Notify,
 }
 
 impl Replica {
@@ -119,6 +122,8 @@ impl Replica {
             tenure: Tenure::default(),
             name: lease::instance_name(),
             clocks,
+            standing: names::Standing::default(),
+            names_changed: Notify::new(),
         }
     }
 
@@ -142,11 +147,6 @@ impl Replica {
         self.freshness.age(Steady::now())
     }
 
-    /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
-    pub fn status(&self) -> ReplicaStatus {
-        self.health.status()
-    }
-
     pub fn stats(&self) -> &ReplicaStats {
         &self.stats
     }
@@ -162,6 +162,7 @@ impl Replica {
     /// being offered to the store or the file; other instances may not know it, so the caller must not report
     /// success. What is already known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
@@ -228,6 +229,7 @@ impl Replica {
         targets: &[Target],
         issued_at: Option<Timestamp>,
     ) -> Result<Option<Hit>, LedgerError> {
+        self.is_named()?;
         let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
         self.answers_for(ledger, targets)?;
         let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
@@ -236,13 +238,14 @@ impl Replica {
         found
     }
 
-    /// Registers tokens (see [`Revocation::registering`]) as [`Self::revoke`] revokes them.
-    pub async fn register(&self, registrations: Vec<Revocation>) -> Result<Position, LedgerError> {
-        self.revoke(registrations).await
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
+        self.revoke(vec![registration]).await
     }
 
     /// Asks the store itself whether a token is registered, whatever this process knows.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.is_named()?;
         let found = self.ledger.is_registered(target, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
         found
@@ -253,7 +256,7 @@ impl Replica {
         let work = async {
             match &self.ledger {
                 RevocationLedger::Embedded(ledger) => {
-                    tokio::join!(self.purge(), self.keep_filed(ledger), self.watch_clock());
+                    tokio::join!(self.purge(), self.keep_filed(ledger), self.keep_names(), self.watch_clock());
                 }
                 RevocationLedger::Redis(ledger) => {
                     tokio::join!(
@@ -261,6 +264,7 @@ impl Replica {
                         self.follow(ledger),
                         self.keep_stored(ledger),
                         self.adopt(ledger),
+                        self.keep_names(),
                         ledger.keep_connected(),
                         self.purge(),
                         self.watch_clock()

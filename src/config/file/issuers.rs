@@ -13,6 +13,9 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
+    /// Names that this issuer had before: what was revoked under them applies, and what is revoked is written under
+    /// them, too, so that instances that were not restarted yet refuse it.
+    pub formerly: Vec<String>,
     /// Compared exactly with the `iss` of tokens.
     pub issuer: String,
     /// Which `aud` a token must name: a list, or the word `any`.
@@ -39,6 +42,7 @@ impl Default for IssuerFile {
     fn default() -> Self {
         Self {
             name: String::new(),
+            formerly: Vec::new(),
             issuer: String::new(),
             audiences: AudiencesFile::OneOf(Vec::new()),
             keys: KeysFile::default(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::super::names::Note;
 use super::{LedgerError, Position};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
@@ -118,6 +119,8 @@ const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
+/// What the names of issuers stand for → when it was last used so, in milliseconds.
+const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 
 impl EmbeddedLedger {
     /// Keeps revocations until the process ends.
@@ -168,6 +171,28 @@ impl EmbeddedLedger {
             if file.lacks.load(Ordering::Relaxed) { file.write_known() } else { Ok(()) }
         };
         tokio::task::spawn_blocking(keep).await.map_err(|error| failed(&error))?
+    }
+
+    pub(in crate::sources) fn is_durable(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
+        let read = move || file.with(noted_names);
+        tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
+    }
+
+    pub(super) async fn note_names(
+        &self,
+        names: &[String],
+        drop: &[String],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let (names, drop) = (names.to_vec(), drop.to_vec());
+        let note = move || file.with(|database| note_names(database, &names, &drop, now));
+        tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
     }
 
     pub(in crate::sources) fn index(&self) -> &Arc<RevocationIndex> {
@@ -225,6 +250,35 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
         }
     }
     transaction.commit()?; // Synced to the disk before it returns.
+    Ok(())
+}
+
+fn noted_names(file: &Database) -> Result<Vec<Note>, redb::Error> {
+    let transaction = file.begin_read()?;
+    let table = match transaction.open_table(NAMES) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut notes = Vec::new();
+    for note in table.iter()? {
+        let (text, seen) = note?;
+        notes.push((text.value().to_owned(), Timestamp::from_millis(seen.value())));
+    }
+    Ok(notes)
+}
+
+fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(NAMES)?;
+        for text in drop {
+            table.remove(&**text)?;
+        }
+        for text in names {
+            table.insert(&**text, now.as_millis())?;
+        }
+    }
+    transaction.commit()?;
     Ok(())
 }
 

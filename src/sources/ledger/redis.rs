@@ -8,6 +8,7 @@ mod config;
 mod feed;
 mod lease;
 mod lookup;
+mod names;
 mod retention;
 mod session;
 mod store;
