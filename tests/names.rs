@@ -80,14 +80,14 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
         assert!(doorward.logged(key) && doorward.logged(cure) && doorward.logged("accept_loss"), "{key}");
     }
     // What names the same tokens first, and the same more, loses nothing.
-    reloads(&doorward, &mapped("{user_id: [sub, email], session_id: [sid, email]}"), IN_FORCE, &dead).await;
+    let more = mapped("{user_id: [sub, email], session_id: [sid, email]}");
+    reloads(&doorward, &more, IN_FORCE, &dead).await;
     // An issuer may go; what its name stood for is remembered when it comes back.
     let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://other.test");
     reloads(&doorward, &other, IN_FORCE, &[]).await;
-    let back = text.replace("name: dev,", "name: shop,");
-    reloads(&doorward, &back, REFUSED, &[]).await;
-    reloads(&doorward, &text, IN_FORCE, &[]).await;
-    reloads(&doorward, &text, IN_FORCE, &dead).await;
+    reloads(&doorward, &more.replace("name: dev,", "name: shop,"), REFUSED, &[]).await;
+    reloads(&doorward, &more, IN_FORCE, &[]).await;
+    reloads(&doorward, &more, IN_FORCE, &dead).await;
     // The loss is meant.
     let meant = mapped("{user_id: email}").replace("store: embedded", "store: embedded, accept_loss: true");
     reloads(&doorward, &meant, IN_FORCE, &[]).await;

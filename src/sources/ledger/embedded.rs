@@ -165,7 +165,10 @@ impl EmbeddedLedger {
     pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
         let keep = move || {
-            if let Err(error) = file.with(|_| Ok(())) {
+            let lacked = file.lacks.load(Ordering::Relaxed);
+            if let Err(error) = file.with(|_| Ok(()))
+                && !lacked
+            {
                 tracing::warn!(%error, "revocations are written again");
             }
             if file.lacks.load(Ordering::Relaxed) { file.write_known() } else { Ok(()) }
