@@ -77,6 +77,9 @@ impl Replica {
 
     async fn note_names(&self, is_known: bool) -> Result<(), LedgerError> {
         let Issuers { all, accept_loss, .. } = self.issuers();
+        if all.is_empty() {
+            return Ok(());
+        }
         let (names, now) = (Names::read(self.ledger.noted_names().await?), crate::clock::now());
         let (issuers, index) = (all.clone(), self.index.clone());
         // A million entries must not keep a thread from decisions.
