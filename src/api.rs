@@ -197,10 +197,16 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
     }
     let revoked = state.replica.lookup(token.targets(), token.issued_at());
     let registered = async {
-        match token.registration().filter(|_| freshness.allow_list) {
-            Some(target) => state.replica.is_registered(&target, token.issued_at()).await,
-            None => Ok(true),
+        let mut registrations = token.registrations().filter(|_| freshness.allow_list);
+        let Some(target) = registrations.next() else { return Ok(true) };
+        let mut known = state.replica.is_registered(&target, token.issued_at()).await;
+        for target in registrations {
+            if !matches!(known, Ok(false)) {
+                break;
+            }
+            known = state.replica.is_registered(&target, token.issued_at()).await;
         }
+        known
     };
     let both = Box::pin(async { tokio::join!(revoked, registered) });
     let asked = within(state, &state.waits.store, policy, by, both);

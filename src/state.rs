@@ -37,6 +37,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// How many decisions may wait for one thing at once.
     pub max_waiting: usize,
+    /// Names of issuers may come to stand for something else while revocations live.
+    pub accept_loss: bool,
 }
 
 impl Policy {
@@ -102,6 +104,7 @@ impl State {
     ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         replica.share_leads(policy.authorizer.leads());
+        replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         Self {
             policy: ArcSwap::from_pointee(policy),
             keys: ArcSwap::default(),
@@ -136,6 +139,7 @@ impl State {
     pub fn set_policy(&self, policy: Policy) {
         self.replica.hold_for(policy.authorizer.longest_staleness());
         self.replica.share_leads(policy.authorizer.leads());
+        self.replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         self.policy.store(Arc::new(policy));
     }
 

@@ -604,7 +604,7 @@ fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
 fn check_registration(token: &VerifiedToken, view: View<'_>, now: Timestamp) -> Result<(), Stop> {
     let is_known = |target| view.index.registers(&target, token.issued_at(), now);
     match view.answer {
-        _ if token.registration().is_some_and(is_known) => Ok(()),
+        _ if token.registrations().any(is_known) => Ok(()),
         Some(StoreAnswer::Clear) => Ok(()),
         Some(StoreAnswer::Unregistered) => Err(Denial::NotRegistered.into()),
         Some(StoreAnswer::Hit(_) | StoreAnswer::Unavailable) => Err(Denial::StoreUnavailable.into()),

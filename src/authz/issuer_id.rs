@@ -117,6 +117,14 @@ impl IssuerId {
         })
     }
 
+    /// Every spelling as it is configured.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|spelling| match spelling {
+            Spelling::Exact(exact) => exact.clone(),
+            Spelling::Tenants { before, after, .. } => format!("{before}{}{after}", Spelling::TENANT),
+        })
+    }
+
     /// The tenant that claims name: `tid`, which must be the tenant of `iss` where both are there.
     pub(super) fn tenant_of(&self, claims: &ClaimSet) -> Result<Option<String>, Denial> {
         if !self.is_multi_tenant() {

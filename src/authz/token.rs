@@ -26,6 +26,8 @@ use super::written::{Kept, Written};
 #[derive(Clone)]
 pub struct TrustedIssuer {
     pub name: IssuerName,
+    /// Names that it had before: what was revoked under them applies.
+    pub formerly: Vec<IssuerName>,
     /// What `iss` must be.
     pub issuer: IssuerId,
     pub audiences: Audiences,
@@ -274,13 +276,17 @@ impl TrustedIssuer {
         let token_id = jti.unwrap_or_else(|| token_target.to_string());
 
         let mut targets = Vec::with_capacity(Kind::ALL.len());
-        targets.extend([Target::new(self.name.clone(), Kind::Token, token_target), Target::issuer(self.name.clone())]);
-        targets.extend(self.targets(&named));
+        for name in self.names() {
+            let ids = [Some(&token_target), jti_as_digest.as_ref(), text_digest.as_ref()];
+            targets.extend(ids.into_iter().flatten().map(|id| Target::new(name.clone(), Kind::Token, id.clone())));
+            targets.push(Target::issuer(name.clone()));
+        }
+        targets.extend(self.targets(&named)); // Before addresses: the first of a kind is what is signed out.
         let address = email.as_deref().filter(|_| self.revocable_by_email);
-        targets.extend(address.map(|address| Target::email(self.name.clone(), address)));
+        targets.extend(
+            address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
+        );
         targets.extend(key_id.iter().flat_map(|id| self.readings(Kind::Key, id)));
-        let digests = jti_as_digest.into_iter().chain(text_digest);
-        targets.extend(digests.map(|id| Target::new(self.name.clone(), Kind::Token, id)));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
@@ -317,10 +323,20 @@ impl TrustedIssuer {
         named.into_iter().flat_map(move |(kind, id)| id.into_iter().flat_map(move |id| readings(kind, id)))
     }
 
-    /// What a claim names: by its text first, and by the digest that the text may be the writing of.
+    /// What a claim names: by its text under the name of today first, then by the digest that the text may be the
+    /// writing of, and under former names.
     fn readings(&self, kind: Kind, claim: &str) -> impl Iterator<Item = Target> {
         let ids = [Some(TargetId::new(claim)), TargetId::written_digest(claim)];
-        ids.into_iter().flatten().map(move |id| Target::new(self.name.clone(), kind, id))
+        let under = move |name: &IssuerName| {
+            let (name, ids) = (name.clone(), ids.clone());
+            ids.into_iter().flatten().map(move |id| Target::new(name.clone(), kind, id))
+        };
+        self.names().flat_map(under)
+    }
+
+    /// Under which revocations of its tokens may stand.
+    fn names(&self) -> impl Iterator<Item = &IssuerName> {
+        [&self.name].into_iter().chain(&self.formerly)
     }
 
     /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
@@ -479,8 +495,13 @@ impl VerifiedToken {
     /// What registers this token, where only registered ones are accepted.
     #[must_use]
     pub fn registration(&self) -> Option<Target> {
-        let token = self.targets().iter().find(|target| target.kind == Kind::Token)?;
-        Some(Target::registration(self.issuer().clone(), token.id.clone()))
+        self.registrations().next()
+    }
+
+    /// As [`Self::registration`], under former names of the issuer and by both readings of an id, too.
+    pub fn registrations(&self) -> impl Iterator<Item = Target> {
+        let tokens = self.targets().iter().filter(|target| target.kind == Kind::Token);
+        tokens.map(|target| Target::registration(target.issuer.clone(), target.id.clone()))
     }
 
     /// Everything whose revocation refuses this token.
@@ -506,6 +527,7 @@ mod tests {
         let path = |name: &str| vec![ClaimPath::new(name)];
         TrustedIssuer {
             name: IssuerName::parse("main").unwrap(),
+            formerly: Vec::new(),
             issuer: IssuerId::new(vec![Spelling::Exact("https://idp".into())]),
             needs_user: true,
             audiences: Audiences::Any,

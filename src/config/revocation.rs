@@ -22,6 +22,8 @@ pub struct Revocation {
     pub read: Read,
     /// Starts on a Redis that may drop revocations.
     pub allow_eviction: bool,
+    /// Goes on where names of issuers come to stand for something else.
+    pub accept_loss: bool,
     /// How long an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice its leeway.
     pub retention: Duration,
 }
@@ -126,8 +128,14 @@ pub(super) fn revocation(
         always_lookup: file.read == Read::Lookup,
         allow_list: file.list == List::Allow,
     };
-    let revocation =
-        Revocation { store, list: file.list, read: file.read, allow_eviction: file.allow_eviction, retention };
+    let revocation = Revocation {
+        store,
+        list: file.list,
+        read: file.read,
+        allow_eviction: file.allow_eviction,
+        accept_loss: file.accept_loss,
+        retention,
+    };
     (revocation, freshness)
 }
 

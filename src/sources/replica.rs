@@ -24,18 +24,20 @@ mod freshness;
 mod gap;
 mod health;
 mod lease;
+mod names;
 mod reseed;
 mod stats;
 mod unsaved;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{LedgerError, Position, RevocationLedger};
+use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use crate::clock::Steady;
@@ -71,6 +73,8 @@ pub struct Replica {
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
     clocks: clocks::Clocks,
+    standing: names::Standing,
+    names_changed: Notify,
 }
 
 impl Replica {
@@ -121,6 +125,8 @@ impl Replica {
             tenure: Tenure::default(),
             name: lease::instance_name(),
             clocks,
+            standing: names::Standing::default(),
+            names_changed: Notify::new(),
         }
     }
 
@@ -144,11 +150,6 @@ impl Replica {
         self.freshness.age(Steady::now())
     }
 
-    /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
-    pub fn status(&self) -> ReplicaStatus {
-        self.health.status()
-    }
-
     pub fn stats(&self) -> &ReplicaStats {
         &self.stats
     }
@@ -161,9 +162,10 @@ impl Replica {
     /// Revokes: in this process at once, then durably.
     ///
     /// `Ok` means it is in the store. After an error it still holds in this process, and goes on
-    /// being offered to the store; other instances may not know it, so the caller must not report
+    /// being offered to the store or the file; other instances may not know it, so the caller must not report
     /// success. What is already known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
@@ -174,6 +176,9 @@ impl Replica {
         self.stats.count(Operation::Append, written.as_ref().map(drop));
         if !is_shared {
             self.note_file(written.as_ref().map(drop));
+            if written.is_err() {
+                ReplicaStats::add(&self.stats.unsaved, revocations.len());
+            }
         }
         if let Ok(position) = written {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,6 +232,7 @@ impl Replica {
         targets: &[Target],
         issued_at: Option<Timestamp>,
     ) -> Result<Option<Hit>, LedgerError> {
+        self.is_named()?;
         let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
         self.answers_for(ledger, targets)?;
         let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
@@ -235,13 +241,14 @@ impl Replica {
         found
     }
 
-    /// Registers tokens (see [`Revocation::registering`]) as [`Self::revoke`] revokes them.
-    pub async fn register(&self, registrations: Vec<Revocation>) -> Result<Position, LedgerError> {
-        self.revoke(registrations).await
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
+        self.revoke(vec![registration]).await
     }
 
     /// Asks the store itself whether a token is registered, whatever this process knows.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.is_named()?;
         let found = self.ledger.is_registered(target, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
         found
@@ -251,8 +258,8 @@ impl Replica {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
             match &self.ledger {
-                RevocationLedger::Embedded(_) => {
-                    tokio::join!(self.purge(), self.watch_clock());
+                RevocationLedger::Embedded(ledger) => {
+                    tokio::join!(self.purge(), self.keep_filed(ledger), self.keep_names(), self.watch_clock());
                 }
                 RevocationLedger::Redis(ledger) => {
                     tokio::join!(
@@ -260,6 +267,7 @@ impl Replica {
                         self.follow(ledger),
                         self.keep_stored(ledger),
                         self.adopt(ledger),
+                        self.keep_names(),
                         ledger.keep_connected(),
                         self.purge(),
                         self.watch_clock()
@@ -269,7 +277,26 @@ impl Replica {
         };
         tokio::select! {
             () = work => {}
-            () = shutdown.cancelled() => self.withdraw().await,
+            () = shutdown.cancelled() => match &self.ledger {
+                RevocationLedger::Embedded(ledger) => self.note_file(ledger.keep().await.as_ref().map(drop)),
+                RevocationLedger::Redis(_) => self.withdraw().await,
+            },
+        }
+    }
+
+    /// Goes on offering the file of this node what it refused, and looks whether it is still there.
+    async fn keep_filed(&self, ledger: &EmbeddedLedger) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let mut pause = EVERY;
+        loop {
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            let kept = ledger.keep().await;
+            self.note_file(kept.as_ref().map(drop));
+            if kept.is_ok() {
+                self.stats.unsaved.store(0, Ordering::Relaxed);
+            }
+            pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
         }
     }
 

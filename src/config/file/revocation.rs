@@ -25,6 +25,9 @@ pub struct RevocationFile {
     pub on_stale: OnStaleFile,
     /// True starts on a Redis whose `maxmemory-policy` may drop revocations.
     pub allow_eviction: bool,
+    /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim that
+    /// names users, sessions or clients changes. Take it out again afterwards.
+    pub accept_loss: bool,
 }
 
 impl Default for RevocationFile {
@@ -38,6 +41,7 @@ impl Default for RevocationFile {
             max_staleness: Span::new("30s"),
             on_stale: OnStaleFile::default(),
             allow_eviction: false,
+            accept_loss: false,
         }
     }
 }

@@ -9,6 +9,7 @@ mod feed;
 mod foreign;
 mod lease;
 mod lookup;
+mod names;
 mod reach;
 mod retention;
 mod session;

@@ -40,6 +40,8 @@ pub enum ReplicaState {
     MayEvict,
     /// The server refuses to be read: it is loading, or too old.
     Refusing,
+    /// A name of an issuer stands for something else in the revocations that live.
+    NamesDiffer,
 }
 
 impl ReplicaState {
@@ -58,6 +60,7 @@ impl ReplicaState {
             Self::NotPrimary => "not_primary",
             Self::MayEvict => "may_evict",
             Self::Refusing => "refusing",
+            Self::NamesDiffer => "names_differ",
         }
     }
 }
