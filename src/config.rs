@@ -33,8 +33,10 @@ mod revocation;
 mod rules;
 mod schema;
 mod service;
+mod shown;
 mod signals;
 mod source;
+mod templates;
 
 pub use access::AdminKey;
 pub(crate) use fault::shown_url;
@@ -131,13 +133,17 @@ impl Config {
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
+        source.judge(&schema);
 
         let mut blamed = source::Blamed::default();
-        let misfits = schema.check(&source);
+        let unreplaced = source.placeholders();
+        faults.extend(unreplaced.iter().map(|path| env::unreplaced(&source, path)));
+        let mut misfits = schema.check(&source);
+        misfits.retain(|misfit| !unreplaced.contains(&misfit.path));
         faults.extend(misfits.iter().map(|misfit| misfit.fault(&source)));
-        for misfit in &misfits {
-            blamed.add(&misfit.path);
-            source.remove(&misfit.path, schema.neutral(&misfit.path));
+        for path in unreplaced.iter().chain(misfits.iter().map(|misfit| &misfit.path)) {
+            blamed.add(path);
+            source.remove(path, schema.neutral(path));
         }
         let file: ConfigFile = match serde_json::from_value(source.tree.clone()) {
             Ok(file) => file,

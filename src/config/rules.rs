@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use regex::RegexBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::Value;
 
 use super::check::{Check, DAY, SECOND};
@@ -13,7 +14,7 @@ use super::file::{
     ThenFile,
 };
 use super::issuers::claim_path;
-use super::reach;
+use super::{reach, templates};
 use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
 use crate::authz::revocation::Kind;
@@ -135,11 +136,11 @@ fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatc
     match (&file.path, &file.path_prefix, &file.path_regex) {
         (None, None, None) => PathMatch::Any,
         (Some(path), None, None) => {
-            normal_path(check, &at.key("path"), path);
+            literal_path(check, &at.key("path"), path, false);
             PathMatch::Exact(path.clone())
         }
         (None, Some(prefix), None) => {
-            normal_path(check, &at.key("path_prefix"), prefix);
+            literal_path(check, &at.key("path_prefix"), prefix, true);
             match prefix.strip_suffix('/').unwrap_or(prefix) {
                 "" => PathMatch::Any,
                 prefix => PathMatch::Prefix(prefix.to_owned()),
@@ -153,8 +154,10 @@ fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatc
     }
 }
 
-fn normal_path(check: &mut Check<'_>, at: &KeyPath, path: &str) {
-    if path.contains(['?', '#']) {
+fn literal_path(check: &mut Check<'_>, at: &KeyPath, path: &str, is_prefix: bool) {
+    if let Some((special, written)) = templates::cure(path, is_prefix) {
+        check.fault(at, format!("is compared as it is written, `{special}` included; write {written}"));
+    } else if path.contains(['?', '#']) {
         check.fault(at, "must be a path without query and fragment: only the path is compared");
     } else if !path.starts_with('/') {
         check.fault(at, "must be a path that begins with `/`");
@@ -174,7 +177,15 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
     // Alone first: `a)|(b` would slip out of the anchors.
     match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
         Ok(_) if pattern.is_empty() => check.fault(at, "must not be empty"),
-        Ok(regex) => return PathMatch::Regex(regex),
+        Ok(_) if !matches_ascii(pattern) => check
+            .fault(at, "never matches: a path has no byte beyond ASCII; write its escapes, such as `%C3%A9` for `é`"),
+        Ok(regex) => match templates::in_pattern(pattern).as_deref() {
+            None => return PathMatch::Regex(regex),
+            Some("/*") => check.fault(at, "`/*` repeats the slash; write `/.*` for whatever follows it"),
+            Some(special) => {
+                check.fault(at, format!("`{special}` matches nothing but itself; write `[^/]+` for one segment"));
+            }
+        },
         Err(error) => {
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -182,6 +193,23 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
         }
     }
     PathMatch::Any
+}
+
+/// Whether any text of ASCII alone matches.
+fn matches_ascii(pattern: &str) -> bool {
+    fn ascii(hir: &Hir) -> bool {
+        match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => true,
+            HirKind::Literal(literal) => literal.0.is_ascii(),
+            HirKind::Class(Class::Unicode(class)) => class.iter().any(|range| range.start().is_ascii()),
+            HirKind::Class(Class::Bytes(class)) => class.iter().any(|range| range.start().is_ascii()),
+            HirKind::Repetition(repeated) => repeated.min == 0 || ascii(&repeated.sub),
+            HirKind::Capture(group) => ascii(&group.sub),
+            HirKind::Concat(parts) => parts.iter().all(ascii),
+            HirKind::Alternation(branches) => branches.iter().any(ascii),
+        }
+    }
+    regex_syntax::parse(pattern).is_ok_and(|hir| ascii(&hir))
 }
 
 fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {
