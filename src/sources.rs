@@ -7,5 +7,6 @@ pub mod http;
 pub mod introspection;
 pub mod jwks;
 pub mod ledger;
+pub mod proxy;
 pub mod replica;
 pub mod signals;
