@@ -24,7 +24,7 @@ use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{Policy, State, Waiting};
-use record::record;
+use record::{log, record};
 
 /// What the one who asks says of itself.
 #[derive(Clone, Copy, Default)]
@@ -53,7 +53,7 @@ pub async fn decide<T>(
         put(&policy.responder, decision, request)
     };
     let decided = consider(state, request, rule, caller, read).await;
-    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, put))
+    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, None, put))
 }
 
 /// As [`decide`], for faces that answer in other words: `read` takes what they need of the decision. `None`
@@ -256,12 +256,30 @@ fn judge<'a>(policy: &'a Policy, request: &RequestView<'_>, rule: Option<&'a Rul
     }
 }
 
-/// Refuses what cannot even be asked about, such as a message without a request.
-pub fn refuse<T>(state: &State, denial: Denial, put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T) -> T {
+/// What is wrong with a request that cannot be asked about.
+#[derive(Clone, Copy)]
+pub struct Flaw<'a> {
+    /// In names of ours only; it stands in the log.
+    pub detail: &'a str,
+    /// The request, as far as it was read.
+    pub request: &'a RequestView<'a>,
+}
+
+/// Refuses what cannot even be asked about, such as a message without a request. Without a flaw the caller has
+/// logged or counted why.
+pub fn refuse<T>(
+    state: &State,
+    denial: Denial,
+    flaw: Option<Flaw<'_>>,
+    put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
+) -> T {
     let policy = state.policy();
     let rule = &*policy.authorizer.default_rule;
     let decision = Decision { rule, outcome: Outcome::Denied(denial), evidence: Evidence::default() };
     state.metrics.checks.with_label_values(&["denied", denial.label(), &rule.name]).inc();
+    if let Some(Flaw { detail, request }) = flaw {
+        log(&policy, request, None, &decision, Some(detail));
+    }
     put(&policy.responder, &decision, &RequestView::NOTHING)
 }
 

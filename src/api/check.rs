@@ -25,10 +25,11 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Caller, decide, refuse};
+use super::{Caller, Flaw, decide, refuse};
 use crate::authz::denial::Denial;
+use crate::authz::rule::RequestView;
 use crate::state::State;
-use request::CheckRequest;
+use request::{CheckRequest, Unusable};
 use response::respond;
 
 /// What `Check` and its neighbours look like, for gRPC reflection (made by protoc from Envoy's protos).
@@ -90,21 +91,25 @@ impl CheckServer {
         match &message {
             Err(Unread::NoRoom) => {
                 degraded("memory");
-                return refuse(state, Denial::StoreUnavailable, respond);
+                return refuse(state, Denial::StoreUnavailable, None, respond);
             }
             _ if caller.wait == Some(Duration::ZERO) => {
                 // Nobody waits any more; when there is too much to do, this is the work to leave undone.
                 degraded("deadline");
-                return refuse(state, Denial::StoreUnavailable, respond);
+                return refuse(state, Denial::StoreUnavailable, None, respond);
             }
-            Err(Unread::Unusable) => {}
-            Ok(message) => {
-                if let Ok(request) = CheckRequest::read(message, *max_headers) {
-                    return decide(state, &request.view(), None, caller, respond).await;
-                }
+            _ => {}
+        }
+        let read = message
+            .as_ref()
+            .map_err(|_| "the call has no whole, plain CheckRequest within `limits.grpc_message_bytes`");
+        match read.and_then(|message| CheckRequest::read(message, *max_headers).map_err(Unusable::detail)) {
+            Ok(request) => decide(state, &request.view(), None, caller, respond).await,
+            Err(detail) => {
+                let flaw = Flaw { detail, request: &RequestView::NOTHING };
+                refuse(state, Denial::BadRequest, Some(flaw), respond)
             }
         }
-        refuse(state, Denial::BadRequest, respond)
     }
 }
 
