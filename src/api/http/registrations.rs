@@ -48,7 +48,7 @@ pub(super) struct RegistrationReceipt {
 /// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a
 /// request changes nothing. There is no taking back: revoke the token instead.
 #[utoipa::path(
-    post, path = "/v1/registrations", tag = "revocations", security(("admin_key" = [])),
+    post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,
     responses(
         (status = 201, description = "It holds, and is in the store.", body = RegistrationReceipt),
