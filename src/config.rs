@@ -18,6 +18,7 @@ use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
 use crate::sources::files::{Stamp, Stamps};
+use crate::sources::ledger::{AdoptedKeys, Names};
 
 mod access;
 mod check;
@@ -221,10 +222,12 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
-    if matches!(&revocation.store, Store::Redis(redis) if redis.adopt.is_some()) {
+    if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
+        let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
         // The key of a token ends with its life: a token that lived on would be accepted again.
         for issuer in &mut issuers {
             issuer.trusted.expiry_leeway = Duration::ZERO;
+            issuer.trusted.revocable_by_text = by_text;
         }
     }
     let config = Config {

@@ -37,6 +37,8 @@ pub struct Metrics {
     store_reseed_waiting: IntGauge,
     store_unsaved: IntGauge,
     store_unreadable: IntCounter,
+    store_foreign: IntCounter,
+    adopted_keys: IntGauge,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
@@ -72,6 +74,8 @@ pub struct Reading<'a> {
     /// What was asked of the store so far, by operation and result.
     pub store_operations: Vec<(&'static str, &'static str, u64)>,
     pub losses: Losses,
+    /// Keys of another service that name a token.
+    pub adopted: u64,
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
     /// By whose clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens of it.
@@ -86,6 +90,8 @@ pub struct Losses {
     pub reseed_waiting: u64,
     pub unsaved: u64,
     pub unreadable: u64,
+    /// Of issuers that are not configured.
+    pub foreign: u64,
 }
 
 /// 10 µs to 1 s.
@@ -179,6 +185,16 @@ impl Metrics {
                 &registry,
                 "doorward_store_unreadable_total",
                 "Entries of the log that could not be understood.",
+            )?,
+            store_foreign: counter(
+                &registry,
+                "doorward_store_foreign_total",
+                "Entries of the log for issuers that are not configured.",
+            )?,
+            adopted_keys: integer(
+                &registry,
+                "doorward_adopted_keys",
+                "Keys of another service that revoke a token, in the last complete scan (adopt).",
             )?,
             jwks_fetches: counters(
                 &registry,
@@ -333,13 +349,21 @@ impl Metrics {
             let counter = self.store_operations.with_label_values(&[operation, result]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        let Losses { gaps, reseeded, reseed_waiting, unsaved, unreadable } = reading.losses;
-        for (counter, count) in
-            [(&self.store_gaps, gaps), (&self.store_reseeded, reseeded), (&self.store_unreadable, unreadable)]
-        {
+        let Losses { gaps, reseeded, reseed_waiting, unsaved, unreadable, foreign } = reading.losses;
+        for (counter, count) in [
+            (&self.store_gaps, gaps),
+            (&self.store_reseeded, reseeded),
+            (&self.store_unreadable, unreadable),
+            (&self.store_foreign, foreign),
+        ] {
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        for (gauge, count) in [(&self.store_reseed_waiting, reseed_waiting), (&self.store_unsaved, unsaved)] {
+        let gauges = [
+            (&self.store_reseed_waiting, reseed_waiting),
+            (&self.store_unsaved, unsaved),
+            (&self.adopted_keys, reading.adopted),
+        ];
+        for (gauge, count) in gauges {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         for (issuer, age) in &reading.jwks_age {

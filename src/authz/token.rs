@@ -40,6 +40,8 @@ pub struct TrustedIssuer {
     pub revocable_by_email: bool,
     /// How far its tokens were seen to be dated ahead.
     pub lead: Lead,
+    /// Whether another service revokes tokens by the digest of their text (`adopt`).
+    pub revocable_by_text: bool,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
 }
@@ -182,7 +184,8 @@ impl TrustedIssuer {
         self.audiences.check(&token.claims)?;
         self.lead.observe(times.issued_at, now);
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
-        self.identify(token.claims, unnamed, key_id, times)
+        let text = self.revocable_by_text.then(|| token.text_digest());
+        self.identify(token.claims, unnamed, text, key_id, times)
     }
 
     /// Checks what time alone can change about a token that this issuer verified before.
@@ -209,11 +212,12 @@ impl TrustedIssuer {
         Ok(())
     }
 
-    /// `unnamed` names a token that has no `jti`.
+    /// `unnamed` names a token that has no `jti`, and `text_digest` every token whose issuer is revocable by it.
     pub(super) fn identify(
         &self,
         claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
+        text_digest: Option<TargetId>,
         key_id: Option<String>,
         times: Times,
     ) -> Result<VerifiedToken, Denial> {
@@ -242,7 +246,8 @@ impl TrustedIssuer {
         let address = email.as_deref().filter(|_| self.revocable_by_email);
         targets.extend(address.map(|address| Target::email(self.name.clone(), address)));
         targets.extend(key_id.iter().flat_map(|id| self.readings(Kind::Key, id)));
-        targets.extend(jti_as_digest.map(|id| Target::new(self.name.clone(), Kind::Token, id)));
+        let digests = jti_as_digest.into_iter().chain(text_digest);
+        targets.extend(digests.map(|id| Target::new(self.name.clone(), Kind::Token, id)));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
@@ -477,6 +482,7 @@ mod tests {
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,
             lead: Lead::default(),
+            revocable_by_text: false,
             keys: None,
         }
     }
@@ -501,7 +507,7 @@ mod tests {
             if issuer.check_times(times, revoked_at, Expiry::Refused).is_err() {
                 return Ok(());
             }
-            let token = issuer.identify(claims, || unreachable!(), None, times).unwrap();
+            let token = issuer.identify(claims, || unreachable!(), None, None, times).unwrap();
             let revocation = issuer.sign_out(&token, kind, Clocks::local(revoked_at)).unwrap().expect("it is alive");
             prop_assert!(revocation.watermark.covers(times.issued_at));
             for forgotten in [revocation.expires_at, revocation.expires_at.plus(Duration::from_millis(later))] {

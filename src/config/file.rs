@@ -24,7 +24,9 @@ pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, MatchFile, RequireFile, RuleFile, SignOutFile, SignOutScope,
     ThenFile,
 };
-pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
+pub use revocation::{
+    AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
+};
 pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};
 
 /// The configuration of Doorward.

@@ -146,6 +146,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Option<Issu
         audiences,
         algorithms,
         revocable_by_email: false,
+        revocable_by_text: false,
         keys: loaded,
     };
     Some(IssuerConfig { trusted, keys, introspection })

@@ -67,7 +67,9 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
+pub use redis::{
+    Adopt, AdoptedKeys, Names, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
+};
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
 };

@@ -19,6 +19,7 @@ mod adopt;
 mod breaker;
 mod clocks;
 mod follow;
+mod foreign;
 mod freshness;
 mod gap;
 mod health;
@@ -58,6 +59,7 @@ pub struct Replica {
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     adopted: adopt::Adopted,
+    configured: foreign::Configured,
     breaker: breaker::Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
@@ -110,6 +112,7 @@ impl Replica {
             lag,
             applied: watch::Sender::new(Position::default()),
             adopted,
+            configured: foreign::Configured::default(),
             breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
             written: Mutex::default(),

@@ -431,8 +431,17 @@ fn revocation_and_the_rest() {
     check(
         "revocation: {redis: {adopt: 'blacklist:jti'}}",
         "2: revocation.redis.adopt",
-        "must be the name of a key with `{jti}` in it once",
+        "must be the name of a key with `{jti}`, `{token}` or `{token_sha256}` in it once",
     );
+    for odd in ["'{jti}{jti}'", "'{jti}:{token}'", "''", "'{JTI}'"] {
+        check(&format!("revocation: {{redis: {{adopt: {odd}}}}}"), "2: revocation.redis.adopt", "in it once");
+    }
+    check("revocation: {redis: {adopt: {set: ''}}}", "2: revocation.redis.adopt.set", "must be the name of a key");
+    for fine in
+        ["'{jti}'", "'{bl}:{jti}'", "'black list:{jti} x'", "'bl:{token}'", "'bl:{token_sha256}'", "{set: revoked}"]
+    {
+        config(&format!("revocation: {{redis: {{adopt: {fine}}}}}\n"));
+    }
     check(
         "revocation: {redis: {min_replicas: -1}}",
         "2: revocation.redis.min_replicas",

@@ -324,6 +324,7 @@ impl Replica {
         if let Some((entry, field)) = unreadable {
             tracing::warn!(%entry, field, "log entry not understood");
         }
+        self.count_foreign(items);
         self.unsaved.read_back(items.iter().filter_map(|item| item.revocation.as_ref().ok()));
         ReplicaStats::add(&self.stats.entries, items.len());
     }
