@@ -124,7 +124,8 @@ impl RedisLedger {
         let opened = Session::open(&self.client, self.slot, self.config.connect_deadline).await;
         match opened {
             Err(error @ (LedgerError::Unavailable { .. } | LedgerError::Timeout { .. })) => {
-                reach::otherwise(self, error).await
+                // Boxed: it is seldom needed, and every future around would carry it.
+                Box::pin(reach::otherwise(self, error)).await
             }
             opened => opened,
         }

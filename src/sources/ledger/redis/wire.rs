@@ -36,6 +36,11 @@ impl Keys {
         &self.stem
     }
 
+    /// What begins every key.
+    pub(super) fn stem(&self) -> &str {
+        &self.stem
+    }
+
     pub(super) fn instance(&self, name: &str) -> String {
         format!("{}instance:{name}", self.stem)
     }
