@@ -42,6 +42,7 @@ mod programs;
 mod reload;
 mod samples;
 mod story;
+mod streams;
 mod tidy;
 mod tls;
 mod token_cache;

@@ -22,7 +22,7 @@ pub use issuers::{
 pub use limits::LimitsFile;
 pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, MatchFile, RequireFile, RuleFile, SignOutFile, SignOutScope,
-    ThenFile,
+    StreamsFile, ThenFile,
 };
 pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
 pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};

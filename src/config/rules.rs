@@ -10,7 +10,7 @@ use super::check::{Check, DAY, SECOND};
 use super::fault::KeyPath;
 use super::file::{
     AccessFile, ApiKeyUseFile, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile, SignOutScope,
-    ThenFile,
+    StreamsFile, ThenFile,
 };
 use super::issuers::claim_path;
 use super::reach;
@@ -18,7 +18,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{
-    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Then,
+    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Streams, Then,
 };
 
 pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
@@ -77,6 +77,10 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
             .max_staleness
             .as_ref()
             .map(|span| check.duration(&at.key("max_staleness"), span, STALENESS)),
+        streams: match file.streams {
+            StreamsFile::End => Streams::End,
+            StreamsFile::Keep => Streams::Keep,
+        },
         enforce: file.enforce,
     }
 }

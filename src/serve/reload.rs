@@ -161,6 +161,7 @@ impl Reload {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
         self.state.replica.retain_for(config.revocation.retention, assemble::longest_leeway(&config));
+        self.state.streams().limit(config.limits.streams);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.

@@ -53,7 +53,8 @@
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
 //! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
-//! `{r}:leads` (how far an issuer's tokens are dated ahead). An entry with a field
+//! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:streams` (the secret by which instances prove to
+//! each other whose a stream is). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;

@@ -15,7 +15,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Process, TempDir, eventually};
 
 /// The metrics that were promised, whether this build has them yet or not.
-const PROMISED: [&str; 17] = [
+const PROMISED: [&str; 20] = [
     "doorward_checks_total",
     "doorward_check_duration_seconds",
     "doorward_shadow_refusals_total",
@@ -33,6 +33,9 @@ const PROMISED: [&str; 17] = [
     "doorward_build_info",
     "doorward_signals_stream_up",
     "doorward_store_durable",
+    "doorward_streams",
+    "doorward_streams_ended_total",
+    "doorward_stream_end_seconds",
 ];
 
 fn file(path: &str) -> String {

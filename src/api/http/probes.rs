@@ -109,6 +109,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
             unreadable: stats.unreadable.load(Ordering::Relaxed),
         },
         clock_skew: clock_skew(state),
+        streams: (state.streams().open_count(), state.streams().ending_count()),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

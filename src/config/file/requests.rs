@@ -30,6 +30,8 @@ pub struct RuleFile {
     pub on_stale: Option<OnStaleFile>,
     /// Overrides `revocation.max_staleness`.
     pub max_staleness: Option<Span>,
+    /// What becomes of an open stream when its token is not accepted any more, where Envoy asks for it (`ext_proc`).
+    pub streams: StreamsFile,
     /// False: a shadow; always allowed, the would-be refusal is counted and logged.
     pub enforce: bool,
 }
@@ -45,6 +47,7 @@ impl Default for RuleFile {
             api_key: None,
             on_stale: None,
             max_staleness: None,
+            streams: StreamsFile::default(),
             enforce: true,
         }
     }
@@ -83,6 +86,17 @@ pub enum AccessFile {
     Refresh,
     /// The token is revoked.
     SignOut,
+}
+
+/// What becomes of an open stream.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamsFile {
+    /// It ends.
+    #[default]
+    End,
+    /// It goes on until its client or its server ends it.
+    Keep,
 }
 
 /// What a sign-out does.

@@ -9,6 +9,7 @@ mod feed;
 mod lease;
 mod lookup;
 mod retention;
+mod secret;
 mod session;
 mod store;
 mod wire;

@@ -18,6 +18,7 @@ pub(super) struct Keys {
     pub(super) server: Box<str>,
     pub(super) retentions: Box<str>,
     pub(super) leads: Box<str>,
+    pub(super) streams: Box<str>,
 }
 
 impl Keys {
@@ -25,8 +26,8 @@ impl Keys {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
-        let [server, retentions, leads] = ["server", "retentions", "leads"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads }
+        let [server, retentions, leads, streams] = ["server", "retentions", "leads", "streams"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, streams }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
