@@ -296,7 +296,7 @@ impl Service {
         metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
         metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
         let denial = ended.cause.denial();
-        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default());
+        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), None);
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
         let message = message(|response| {
             response.message(IMMEDIATE_RESPONSE, |immediate| {
