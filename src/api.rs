@@ -6,6 +6,7 @@ pub mod http;
 pub mod inlet;
 mod present;
 mod record;
+pub mod streams;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use prometheus::{
 use crate::authz::denial::Denial;
 use crate::authz::jwks::Unfit;
 use crate::authz::revocation::{Kind, RevocationIndex};
+use crate::authz::streams::Cause;
 
 /// The registry of one process and its instruments.
 pub struct Metrics {
@@ -50,6 +51,11 @@ pub struct Metrics {
     /// What became of alarms about revoked tokens.
     pub replay_alarms: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// Streams that were ended, by cause.
+    pub streams_ended: IntCounterVec,
+    /// From the cause to the order to Envoy.
+    pub stream_end: Histogram,
+    streams: IntGaugeVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
     /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle, made to wait.
@@ -76,6 +82,8 @@ pub struct Reading<'a> {
     pub losses: Losses,
     /// Keys of another service that name a token.
     pub adopted: u64,
+    /// Streams that are open, and those that were told to end and have not.
+    pub streams: (usize, usize),
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
     /// By whose clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens of it.
@@ -238,6 +246,19 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["result"],
             )?,
+            streams_ended: counters(
+                &registry,
+                "doorward_streams_ended_total",
+                "Streams that were ended or refused, by cause.",
+                &["cause"],
+            )?,
+            stream_end: histogram(
+                &registry,
+                "doorward_stream_end_seconds",
+                "Time from the revocation's application to the order that ends its stream.",
+                &LAG_BUCKETS,
+            )?,
+            streams: gauges(&registry, "doorward_streams", "Streams of this process.", &["state"])?,
             trace_exports: counters(
                 &registry,
                 "doorward_trace_exports_total",
@@ -313,6 +334,9 @@ impl Metrics {
         for (control, fallback) in DEGRADED {
             metrics.degraded.with_label_values(&[control, fallback]);
         }
+        for cause in Cause::ALL {
+            metrics.streams_ended.with_label_values(&[cause.label()]);
+        }
         metrics.checks.with_label_values(&["denied", Denial::InternalError.label(), "default"]);
         Ok(metrics)
     }
@@ -340,6 +364,10 @@ impl Metrics {
         let counts = reading.index.counts();
         for (kind, count) in Kind::ALL.into_iter().zip(counts) {
             self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
+        }
+        let (open, ending) = reading.streams;
+        for (state, count) in [("open", open), ("ending", ending)] {
+            self.streams.with_label_values(&[state]).set(gauge(count));
         }
         self.registrations.set(gauge(counts[Kind::Registration as usize]));
         self.view_age

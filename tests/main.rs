@@ -45,6 +45,7 @@ mod providers;
 mod reload;
 mod samples;
 mod story;
+mod streams;
 mod tidy;
 mod tls;
 mod token_cache;

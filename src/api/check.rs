@@ -4,8 +4,8 @@
 //! an empty `CheckResponse` is allowed by Envoy, so every response is written by [`response::respond`],
 //! which cannot leave the status out.
 
-mod fields;
-mod message;
+pub(super) mod fields;
+pub(super) mod message;
 mod request;
 mod response;
 
@@ -141,7 +141,7 @@ impl Service<Request<Body>> for CheckServer {
 }
 
 /// What stands before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// The one message of a call, if it is whole, alone, not compressed and not too large.
 async fn read_message<B>(mut body: B, max_bytes: usize) -> Result<Bytes, Unread>
@@ -185,7 +185,7 @@ fn reply(message: Vec<u8>) -> Response<Reply> {
     response
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A gRPC message and its trailers.
 pub struct Reply {

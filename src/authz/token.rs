@@ -222,6 +222,15 @@ impl TrustedIssuer {
         found.find(|named| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
+    /// When a token is not accepted any more.
+    #[must_use]
+    pub fn ends_at(&self, issued_at: Option<Timestamp>, expires_at: Timestamp) -> Timestamp {
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
+        // that does not say when it was issued has had it on the lifetime.
+        let longest = issued_at.map_or(expires_at, |at| at.plus(self.retention()));
+        expires_at.plus(self.expiry_leeway).min(longest)
+    }
+
     /// Checks what time alone can change about a token that this issuer verified before.
     pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
         self.check_times(token.0.times, now, expiry)
@@ -237,10 +246,7 @@ impl TrustedIssuer {
         if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
             return Err(Denial::LifetimeTooLong);
         }
-        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
-        // that does not say when it was issued has had it on the lifetime.
-        let dead_at = expires_at.plus(self.expiry_leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
-        if expiry == Expiry::Refused && now >= dead_at {
+        if expiry == Expiry::Refused && now >= self.ends_at(issued_at, expires_at) {
             return Err(Denial::Expired);
         }
         Ok(())
@@ -482,8 +488,8 @@ impl VerifiedToken {
     #[must_use]
     pub(super) fn bytes(&self) -> usize {
         let facts = &*self.0;
-        // Made later: two headers and the metadata, whose values are of the claims.
-        let kept = 192 + facts.claims.json_len();
+        // Made later: two headers and the metadata, whose values are of the claims, and whose stream it is.
+        let kept = 512 + facts.claims.json_len();
         let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
         let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
         let ids: usize = facts.targets.iter().map(|target| allocated(target.id.bytes())).sum();

@@ -22,7 +22,7 @@ pub use issuers::{
 pub use limits::LimitsFile;
 pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
-    SignOutScope, ThenFile,
+    SignOutScope, StreamsFile, ThenFile,
 };
 pub use revocation::{
     AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,

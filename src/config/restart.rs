@@ -31,6 +31,7 @@ impl Config {
                 ..started.telemetry.clone()
             },
             limits: Limits {
+                streams: limits.streams,
                 waiting_decisions: limits.waiting_decisions,
                 decision_timeout: limits.decision_timeout,
                 jwks_bytes: limits.jwks_bytes,

@@ -11,7 +11,7 @@ use super::check::{Check, DAY, SECOND};
 use super::fault::KeyPath;
 use super::file::{
     AccessFile, ApiKeyUseFile, BadToken, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile,
-    SignOutScope, ThenFile,
+    SignOutScope, StreamsFile, ThenFile,
 };
 use super::issuers::claim_path;
 use super::{reach, templates};
@@ -19,7 +19,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{
-    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Then,
+    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Streams, Then,
 };
 
 pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
@@ -82,6 +82,10 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
             .max_staleness
             .as_ref()
             .map(|span| check.duration(&at.key("max_staleness"), span, STALENESS)),
+        streams: match file.streams {
+            StreamsFile::End => Streams::End,
+            StreamsFile::Keep => Streams::Keep,
+        },
         enforce: file.enforce,
     }
 }

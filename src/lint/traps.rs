@@ -4,6 +4,7 @@ mod check;
 mod cluster;
 mod connection;
 mod routes;
+mod streams;
 
 use super::Severity::{self, Error, Warning};
 use super::{Found, Scene, Trap};
@@ -14,7 +15,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// Everything that is looked for. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 46] = [
+pub const TRAPS: [Trap; 50] = [
     trap(
         "no-ext-authz",
         Error,
@@ -225,7 +226,35 @@ pub const TRAPS: [Trap; 46] = [
         Warning,
         routes::stream_outlives_sign_out,
         "Envoy documentation, HTTP upgrades; RouteAction.MaxStreamDuration",
-        "max_stream_duration: {max_stream_duration: 900s} on the route: no longer than you can wait",
+        "envoy.filters.http.ext_proc behind ext_authz, as envoy/streams.yaml has it: streams then end with their session; else max_stream_duration: {max_stream_duration: 900s} on the route",
+    ),
+    trap(
+        "stream-unproven",
+        Error,
+        streams::stream_unproven,
+        "ExternalProcessor.metadata_options",
+        "ext_proc behind ext_authz, with metadata_options: {forwarding_namespaces: {untyped: [envoy.filters.http.ext_authz]}}",
+    ),
+    trap(
+        "stream-modes",
+        Error,
+        streams::stream_modes,
+        "ProcessingMode; measured on Envoy 1.36 to 1.40",
+        "processing_mode: {request_header_mode: SEND, response_header_mode: SKIP, response_trailer_mode: SEND}",
+    ),
+    trap(
+        "stream-fail-open",
+        Error,
+        streams::stream_fail_open,
+        "ExternalProcessor.failure_mode_allow, ExternalProcessor.observability_mode",
+        "failure_mode_allow: false, and no observability_mode",
+    ),
+    trap(
+        "stream-closes-late",
+        Warning,
+        streams::stream_closes_late,
+        "HttpConnectionManager.delayed_close_timeout; the default is 1 s",
+        "delayed_close_timeout: 0.1s",
     ),
     trap(
         "path-not-normalized",

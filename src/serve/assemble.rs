@@ -33,6 +33,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     replica.expect_issuers(issuer_names(config));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
+    replica.streams().limit(config.limits.streams);
     let state = State::new(policy(config), replica, metrics, alarm, traces);
     state.set_introspectors(introspectors);
     Ok((Arc::new(state), ringer))

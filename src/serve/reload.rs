@@ -188,6 +188,7 @@ impl Reload {
         }
         self.state.replica.retain_for(config.revocation.retention, assemble::longest_leeway(&config));
         self.state.replica.expect_issuers(assemble::issuer_names(&config));
+        self.state.streams().limit(config.limits.streams);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.

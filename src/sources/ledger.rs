@@ -54,7 +54,8 @@
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
 //! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
 //! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
-//! stands for, when an instance last used it so). An entry with a field
+//! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
+//! whose a stream is). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;

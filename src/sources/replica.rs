@@ -26,6 +26,7 @@ mod health;
 mod lease;
 mod names;
 mod reseed;
+mod secret;
 mod stats;
 mod unsaved;
 
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use crate::authz::streams::{LiveStreams, Secret};
 use crate::clock::Steady;
 use lease::Tenure;
 use reseed::Loss;
@@ -70,6 +72,9 @@ pub struct Replica {
     loss: Mutex<Option<Loss>>,
     loss_noted: Notify,
     tenure: Tenure,
+    streams: Arc<LiveStreams>,
+    /// What streams are proved with, shared by the instances on one store.
+    secret: watch::Sender<Option<Secret>>,
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
     clocks: clocks::Clocks,
@@ -123,6 +128,8 @@ impl Replica {
             loss: Mutex::new(None),
             loss_noted: Notify::new(),
             tenure: Tenure::default(),
+            streams: Arc::default(),
+            secret: watch::Sender::new(None),
             name: lease::instance_name(),
             clocks,
             standing: names::Standing::default(),
@@ -201,8 +208,24 @@ impl Replica {
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {
-            self.index.apply(revocation, uptime);
+            self.learn(revocation, uptime);
         }
+    }
+
+    /// Takes in what is revoked from now on, and ends the streams that it hits.
+    fn learn(&self, revocation: &Revocation, uptime: Duration) {
+        self.index.apply(revocation, uptime);
+        self.streams.revoke(revocation);
+    }
+
+    /// The streams of this process.
+    pub fn streams(&self) -> &Arc<LiveStreams> {
+        &self.streams
+    }
+
+    /// What streams are proved with on this store; `None` until that is known, and without a store that is shared.
+    pub fn secret(&self) -> watch::Receiver<Option<Secret>> {
+        self.secret.subscribe()
     }
 
     /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
@@ -268,6 +291,7 @@ impl Replica {
                         self.keep_stored(ledger),
                         self.adopt(ledger),
                         self.keep_names(),
+                        self.keep_secret(ledger),
                         ledger.keep_connected(),
                         self.purge(),
                         self.watch_clock()

@@ -15,7 +15,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Process, TempDir, eventually};
 
 /// The metrics that were promised, whether this build has them yet or not.
-const PROMISED: [&str; 19] = [
+const PROMISED: [&str; 22] = [
     "doorward_checks_total",
     "doorward_check_duration_seconds",
     "doorward_shadow_refusals_total",
@@ -35,6 +35,9 @@ const PROMISED: [&str; 19] = [
     "doorward_store_durable",
     "doorward_store_foreign_total",
     "doorward_adopted_keys",
+    "doorward_streams",
+    "doorward_streams_ended_total",
+    "doorward_stream_end_seconds",
 ];
 
 fn file(path: &str) -> String {

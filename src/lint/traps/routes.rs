@@ -268,8 +268,11 @@ pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
             let Some(upgrade) = own.or(general) else { continue };
             let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
             let own_longest = route.node.seconds("route.max_stream_duration.max_stream_duration");
-            if enabled && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0) {
-                found.at(&route.node, "an upgraded connection is checked once, and a sign-out does not end it: without a longest duration it stays open");
+            if enabled
+                && !super::streams::ends_streams(scene, manager, route)
+                && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0)
+            {
+                found.at(&route.node, "an upgraded connection is checked once; without Doorward's ext_proc filter a sign-out does not end it, and without a longest duration it stays open");
             }
         }
     }

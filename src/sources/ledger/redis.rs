@@ -12,6 +12,7 @@ mod lookup;
 mod names;
 mod reach;
 mod retention;
+mod secret;
 mod session;
 mod store;
 mod wire;

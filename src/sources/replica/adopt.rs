@@ -112,7 +112,7 @@ impl Replica {
         let now = crate::clock::now();
         for (issuer, leeway) in issuers {
             let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
-            self.index.apply(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
+            self.learn(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
         }
     }
 

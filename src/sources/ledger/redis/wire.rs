@@ -19,6 +19,7 @@ pub(super) struct Keys {
     pub(super) retentions: Box<str>,
     pub(super) leads: Box<str>,
     pub(super) issuers: Box<str>,
+    pub(super) streams: Box<str>,
 }
 
 impl Keys {
@@ -27,13 +28,8 @@ impl Keys {
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
         let [server, retentions] = ["server", "retentions"].map(key);
-        let [leads, issuers] = ["leads", "issuers"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, issuers }
-    }
-
-    /// What begins every key.
-    pub(super) fn stem(&self) -> &str {
-        &self.stem
+        let [leads, issuers, streams] = ["leads", "issuers", "streams"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, issuers, streams }
     }
 
     /// What begins every key.
