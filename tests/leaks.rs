@@ -454,7 +454,6 @@ async fn fifty_thousand_of_anything_make_no_series() {
             store_operations: Vec::new(),
             jwks_age: Vec::new(),
             losses: Losses::default(),
-            adopted: 0,
         };
         let text = String::from_utf8(state.metrics.render(&reading).unwrap()).unwrap();
         assert!(!text.contains("canary"), "{text}");
