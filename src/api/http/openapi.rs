@@ -80,7 +80,7 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
         ("/v1/instances", _) => {
             let instance = json!({
                 "name": "gateway-1", "this": true, "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": 3600,
-                "view_age_ms": 12, "position": POSITION, "state": "following",
+                "view_age_ms": 12, "position": POSITION, "state": "following", "clock_skew_seconds": 0.004, "streams": 3,
             });
             (None, Some(json!({"instances": [instance], "complete": true})))
         }

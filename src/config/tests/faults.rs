@@ -176,7 +176,7 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
     check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "holds a placeholder");
     check("errors: {realm: $REALM}", "2: errors.realm", "holds a placeholder");
     faulty(
-        "issuers: [{name: a, issuer: 'https://${HOST}/', audiences: any, keys: {discovery: true}}]",
+        "issuers: [{name: a, issuer: 'https://${HOST}/', audiences: any, keys: {jwks: {keys: []}}}]",
         "1: issuers[0].issuer",
         "`DOORWARD__ISSUERS__0__ISSUER`",
     );

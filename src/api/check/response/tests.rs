@@ -186,7 +186,6 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
             read.removed.retain(|name| !read.set.contains_key(name));
             if !forward {
                 read.removed.insert("authorization".to_owned());
-                read.removed_query.push("t".to_owned());
             }
             grant.shadowed
         }
