@@ -25,7 +25,7 @@ use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
 use crate::authz::jwks::Jwks;
-use crate::authz::revocation::{Kind, Target, TargetId};
+use crate::authz::revocation::{Kind, TargetId};
 use crate::authz::rule::{OnStale, Requirements, Rule};
 use crate::authz::streams::{Cause, Ended, LiveStream, StreamFacts, Subject};
 use crate::clock::{self, Steady};
@@ -268,9 +268,7 @@ impl Service {
         let stream = replica.streams().open(facts, ends_at, stale_after)?;
 
         // From here on whatever is revoked finds it; what was revoked before is found now.
-        let of_issuer = Target::issuer(facts.issuer.clone());
-        let targets = facts.targets.iter().chain([&of_issuer]);
-        if let Some(hit) = replica.index().find(targets, facts.issued_at) {
+        if let Some(hit) = replica.index().find(&*facts.targets, facts.issued_at) {
             return Err(hit.origin.into());
         }
         if ends_at <= clock::now() {

@@ -166,3 +166,21 @@ async fn a_sign_out_at_one_instance_ends_streams_at_the_other() {
         .await;
     assert_eq!(clients.ends.all().len(), 6);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_under_a_former_name_of_the_issuer_ends_streams() {
+    let Some(binary) = envoy::binary() else { return };
+    let (tokens, redis, upstream) = (Tokens::new(), RedisServer::start(&[]).await, Upstream::start().await);
+    let config = tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url()));
+    let doorward = Doorward::start(&config.replace("name: dev,", "name: dev, formerly: [before],")).await;
+    let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
+    let mut clients = Clients::new(&envoy).await;
+    clients.open_all("alice", &tokens.of("alice")).await.unwrap();
+    clients.open_all("bob", &tokens.of("bob")).await.unwrap();
+    let expires = crate::support::tokens::now() + 86_400;
+    redis.script(&format!(
+        "XADD doorward:{{r}}:log * issuer before kind user id alice at * expires {expires}000 origin revoked reason \"\"\n"
+    ));
+    eventually("alice's streams end", || async { clients.ends.of("alice").is_some() }).await;
+    assert_eq!(clients.ends.all().len(), 3, "bob's live");
+}

@@ -26,7 +26,7 @@ pub struct StreamFacts {
     pub issuer: IssuerName,
     pub issued_at: Option<Timestamp>,
     pub expires_at: Timestamp,
-    /// Everything whose revocation refuses its token, but the issuer.
+    /// Everything whose revocation refuses its token, under former names of the issuer as well.
     pub targets: Box<[Target]>,
 }
 
@@ -73,13 +73,11 @@ impl Proofs {
     /// The subject of a stream that proved an identity.
     #[must_use]
     pub fn subject(&self, token: &VerifiedToken) -> String {
-        let issuer = token.issuer();
-        let targets = token.targets().iter().filter(|target| target.kind != Kind::Issuer && target.issuer == *issuer);
         let facts = StreamFacts {
-            issuer: issuer.clone(),
+            issuer: token.issuer().clone(),
             issued_at: token.issued_at(),
             expires_at: token.expires_at(),
-            targets: targets.cloned().collect(),
+            targets: token.targets().into(),
         };
         self.sealed(facts.write())
     }
@@ -148,6 +146,9 @@ impl StreamFacts {
         written.extend(self.issued_at.map_or(NEVER, Timestamp::as_millis).to_be_bytes());
         written.extend(self.expires_at.as_millis().to_be_bytes());
         for target in &self.targets {
+            // Mostly it is the issuer's present name, which stands there already.
+            let name = if target.issuer == self.issuer { "" } else { target.issuer.as_str() };
+            piece(&mut written, name.as_bytes());
             written.push(target.kind as u8);
             piece(&mut written, target.id.held());
         }
@@ -160,11 +161,16 @@ impl StreamFacts {
         let (expires_at, after) = after.split_first_chunk::<8>()?;
         rest = after;
         let mut targets = Vec::new();
-        while let Some((kind, after)) = rest.split_first() {
+        while !rest.is_empty() {
+            let issuer = match take(&mut rest)? {
+                [] => issuer.clone(),
+                name => IssuerName::parse(std::str::from_utf8(name).ok()?)?,
+            };
+            let (kind, after) = rest.split_first()?;
             rest = after;
             let kind = Kind::ALL.into_iter().find(|known| *known as u8 == *kind)?;
             let id = TargetId::from_held(take(&mut rest)?)?;
-            targets.push(Target::new(issuer.clone(), kind, id));
+            targets.push(Target::new(issuer, kind, id));
         }
         let issued_at = Some(i64::from_be_bytes(*issued_at)).filter(|at| *at != NEVER).map(Timestamp::from_millis);
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
@@ -196,11 +202,12 @@ mod tests {
         let ids = ["jti", "0f8fad5b-d9cb-469f-a165-70867728950e", "a:b", &"x".repeat(128)];
         let targets =
             Kind::ALL.into_iter().zip(ids).map(|(kind, id)| Target::new(issuer.clone(), kind, TargetId::new(id)));
+        let former = Target::new(IssuerName::parse("before").unwrap(), Kind::User, TargetId::new("ann"));
         let facts = StreamFacts {
             issuer: issuer.clone(),
             issued_at: None,
             expires_at: Timestamp::from_millis(1_700_000_000_123),
-            targets: targets.collect(),
+            targets: targets.chain([former]).collect(),
         };
         let proofs = Proofs::new(&[[1; 32], [2; 32]], ["default".into()]);
         let sealed = proofs.sealed(facts.write());
