@@ -92,7 +92,7 @@ async fn the_payload_carries_the_identity_and_the_token_can_be_withheld() {
     }
     assert!(verdict.removed.contains(&"authorization".to_owned()));
     assert_eq!(verdict.headers["cookie"], "a=1; b=2");
-    assert_eq!(verdict.removed_query, ["token"]);
+    assert!(verdict.removed_query.is_empty(), "the query has no such parameter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

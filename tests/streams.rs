@@ -1,5 +1,8 @@
 //! Signed out means out: WebSockets, server-sent events and gRPC streams end with the session, through real Envoy.
 
+#![allow(clippy::float_cmp, reason = "counts that a metric shows")]
+#![allow(clippy::print_stdout, reason = "figures of a run")]
+
 mod forged;
 mod kinds;
 mod lifetime;

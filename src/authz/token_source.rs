@@ -115,7 +115,9 @@ impl TokenSettings {
                 TokenSource::Cookie(name) => self.find_cookie(request, name, &mut found),
                 TokenSource::ChunkedCookie(name) => {
                     self.find_cookie(request, name, &mut found);
-                    ["_", "."].iter().for_each(|mark| self.find_chunks(request, &format!("{name}{mark}"), &mut found));
+                    for mark in ["_", "."] {
+                        self.find_chunks(request, &format!("{name}{mark}"), &mut found);
+                    }
                 }
                 TokenSource::Query(name) => {
                     for value in query_pairs(request).filter_map(|pair| value_of(pair, name, decode_once)) {
@@ -245,7 +247,7 @@ impl TokenSettings {
             }
             Some(TokenSource::Header { name, scheme: None }) => fields.push((name.clone(), token.to_owned())),
             Some(TokenSource::Cookie(name) | TokenSource::ChunkedCookie(name)) => {
-                fields.push(("cookie".to_owned(), format!("{name}={token}")))
+                fields.push(("cookie".to_owned(), format!("{name}={token}")));
             }
             Some(TokenSource::WebSocketProtocol(word)) => {
                 fields.push((WEBSOCKET_PROTOCOL.to_owned(), format!("{word}, {token}")));

@@ -124,9 +124,7 @@ impl Schema {
         let closed = |node: &&Value| {
             let is_duration = node.get("title").is_some_and(|title| title == "duration");
             let is_text = |name: &&str| !matches!(*name, "integer" | "number" | "boolean" | "null");
-            is_duration
-                || node.get("enum").or(node.get("const")).is_some()
-                || !types(node).iter().any(|name| is_text(&name))
+            is_duration || node.get("enum").or(node.get("const")).is_some() || !types(node).iter().any(is_text)
         };
         let nodes = self.at(path);
         !nodes.is_empty() && nodes.iter().all(closed)

@@ -100,11 +100,7 @@ pub(super) fn by_key(path: &KeyPath) -> Option<Shown> {
         let mut keys = keys();
         listed.split('.').all(|part| keys.next().is_some_and(|key| part == "*" || part == key)) && keys.next().is_none()
     };
-    if TEXTS.iter().any(|listed| is(listed)) {
-        Some(Shown::AsWritten)
-    } else {
-        URLS.iter().any(|listed| is(listed)).then_some(Shown::AsUrl)
-    }
+    if TEXTS.iter().any(&is) { Some(Shown::AsWritten) } else { URLS.iter().any(is).then_some(Shown::AsUrl) }
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ pub(super) fn cure(path: &str, is_prefix: bool) -> Option<(String, String)> {
     if segments.iter().any(|segment| segment.is_pattern) {
         return Some((special, format!("`path_regex: {path}`")));
     }
-    let pattern: String = segments.iter().map(|segment| format!("/{}", segment.pattern)).collect();
+    let path = |texts: Vec<&str>| texts.into_iter().flat_map(|text| ["/", text]).collect::<String>();
+    let pattern = path(segments.iter().map(|segment| segment.pattern.as_str()).collect());
     let last = segments.iter().rposition(|segment| !segment.text.is_empty());
     let prefix = || {
-        let above: String = segments[..at].iter().map(|segment| format!("/{}", segment.text)).collect();
+        let above = path(segments[..at].iter().map(|segment| segment.text).collect());
         format!("`path_prefix: {}`", if above.is_empty() { "/" } else { &above })
     };
     let written = match segments[at].pattern.as_str() {

@@ -144,14 +144,13 @@ impl<'a> Filter<'a> {
         let name = node.text("name").unwrap_or_default();
         let discovered = || extensions.get(name).cloned().or_else(|| node.at("config_discovery.default_config"));
         let (mut condition, mut is_elsewhere) = (None, false);
-        let mut config = match node.get("typed_config").or_else(discovered) {
-            Some(config) => config,
-            None => {
-                is_elsewhere = node.get("config_discovery").is_some();
-                let mut kinds = node.list("config_discovery.type_urls").filter_map(|url| url.value.as_str());
-                let is_check = |url: &str| url.rsplit(['.', '/']).next() == Some("ExtAuthz");
-                Node { kind: if kinds.any(is_check) { "ExtAuthz" } else { "" }, ..node.clone() }
-            }
+        let mut config = if let Some(config) = node.get("typed_config").or_else(discovered) {
+            config
+        } else {
+            is_elsewhere = node.get("config_discovery").is_some();
+            let mut kinds = node.list("config_discovery.type_urls").filter_map(|url| url.value.as_str());
+            let is_check = |url: &str| url.rsplit(['.', '/']).next() == Some("ExtAuthz");
+            Node { kind: if kinds.any(is_check) { "ExtAuthz" } else { "" }, ..node.clone() }
         };
         if config.kind == "ExtensionWithMatcher" {
             condition = config.get("xds_matcher").or_else(|| config.get("matcher"));

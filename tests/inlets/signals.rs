@@ -186,7 +186,7 @@ async fn an_event_counts_from_when_it_happened() {
     // So old that no token is left that it could mean.
     is_taken(&push(&edge, &set(&transmitter, &at("old", json!(now() - 90_000), json!({"iat": now() - 90_000})))).await);
     assert_eq!(edge.counted("signals_push", "stale").await, 1);
-    assert_eq!(edge.revocations().await, 5);
+    assert_eq!(edge.revocations().await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,7 +196,7 @@ async fn what_libraries_write_is_found_whatever_its_form() {
         redis.script(&format!("{write}\n"));
         let target = Target::new(issuer("main"), Kind::Token, TargetId::from_stored(id));
         if asked {
-            assert!(instance.replica.lookup(&[target.clone()], None).await.unwrap().is_some(), "{write}");
+            assert!(instance.replica.lookup(std::slice::from_ref(&target), None).await.unwrap().is_some(), "{write}");
         }
         instance.comes_to_refuse(&target).await;
         let adopted = || instance.replica.stats().adopted.load(std::sync::atomic::Ordering::Relaxed);

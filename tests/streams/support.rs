@@ -85,7 +85,10 @@ async fn serve(mut stream: tokio::net::TcpStream) {
 
 /// When streams ended, by user and protocol, and what their client saw.
 #[derive(Clone, Default)]
-pub struct Ends(Arc<Mutex<BTreeMap<(String, &'static str), (Instant, String)>>>);
+pub struct Ends(Arc<Mutex<Seen>>);
+
+/// By user and protocol: when a stream ended, and what its client saw.
+type Seen = BTreeMap<(String, &'static str), (Instant, String)>;
 
 impl Ends {
     fn note(&self, user: &str, protocol: &'static str, seen: String) {

@@ -158,7 +158,7 @@ fn field<'a>(parts: &'a Parts, name: &'static str) -> Result<Named<'a>, Cow<'sta
 }
 
 /// What all that name it agree on.
-fn agreed<'a>(named: [Named<'a>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&'a str, Cow<'static, str>> {
+fn agreed(named: [Named<'_>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&str, Cow<'static, str>> {
     let mut given = named.iter().filter_map(|(place, text)| Some((place, (*text)?)));
     let Some((place, first)) = given.next().filter(|(_, first)| !first.is_empty()) else {
         let places = named.iter().map(|(place, _)| *place).filter(|place| !place.is_empty());

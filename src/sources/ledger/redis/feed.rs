@@ -122,7 +122,7 @@ impl Feed<'_> {
         }
         let answers = self.session.pipeline(vec![read, self.epoch(), Server::ask()], deadline).await?;
         let [read, epoch, who] = answers.as_slice() else { return Err(short()) };
-        self.page(read, Some(source(epoch, Server::read(who)?)))
+        self.page(read, Some(source(epoch, Server::read(who))))
     }
 
     /// Reads the log from its start up to `end`, or to a page that is not full, and hands each page over while the
@@ -207,7 +207,7 @@ impl Feed<'_> {
         stream: Option<StreamInfo>,
         facts: &Value,
     ) -> Result<Snapshot, LedgerError> {
-        let facts = StoreFacts::read(facts)?;
+        let facts = StoreFacts::read(facts);
         let page = self.page(read, Some(source(epoch, facts.server.clone())))?;
         Ok(Snapshot { page, stream, facts })
     }

@@ -135,7 +135,7 @@ impl RedisLedger {
         let asked = Steady::now();
         let answers = self.shared.pipeline(self, ask).await?;
         let [all, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
-        let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info)?);
+        let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
         let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
         let even_for = self.clock.even_for(ServerClock { asked, showed: now });

@@ -51,11 +51,11 @@ async fn asked(ledger: &RedisLedger, server: &Server) -> Option<Result<Session, 
     let slots = session.call(Command::new("CLUSTER").arg("SLOTS"), ledger.deadline()).await.ok()?;
     let ranges = slots.parts()?;
     let hosts: Vec<_> = ranges.iter().map(|range| range.parts()?.get(2)?.parts()?.first()).collect();
-    let is_nameless = |host: &Option<&Value>| host.is_some_and(|host| host.is_nil() || host.text() == Some(""));
-    if !hosts.iter().any(is_nameless) {
+    let is_nameless = |host: Option<&Value>| host.is_some_and(|host| host.is_nil() || host.text() == Some(""));
+    if !hosts.iter().any(|host| is_nameless(*host)) {
         return None;
     }
-    Some(if hosts.iter().all(is_nameless) {
+    Some(if hosts.iter().all(|host| is_nameless(*host)) {
         Ok(session)
     } else {
         Err(unavailable("CLUSTER SLOTS names a server without its host; set cluster-announce-ip there"))

@@ -60,10 +60,10 @@ impl Server {
     }
 
     /// From the answer to [`Self::ask`].
-    pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
+    pub(super) fn read(info: &Value) -> Self {
         // A proxy that knows no INFO may answer anything else.
         let info = info.text().unwrap_or_default();
-        Ok(Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() })
+        Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() }
     }
 }
 
@@ -73,14 +73,14 @@ impl StoreFacts {
     }
 
     /// From the answer to [`Self::ask`].
-    pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
-        let server = Server::read(info)?;
+    pub(super) fn read(info: &Value) -> Self {
+        let server = Server::read(info);
         let info = info.text().unwrap_or_default();
-        Ok(Self {
+        Self {
             server,
             max_memory: fact(info, "maxmemory").parse().unwrap_or(0),
             eviction_policy: fact(info, "maxmemory_policy").into(),
-        })
+        }
     }
 }
 
@@ -117,7 +117,7 @@ impl Feed<'_> {
             Err(LedgerError::Refused { code, .. }) if &*code == "ERR" => Value::Null, // A proxy that knows no INFO.
             info => info?,
         };
-        let facts = StoreFacts::read(&info)?;
+        let facts = StoreFacts::read(&info);
         self.server = facts.server.clone();
         Ok(facts)
     }
