@@ -50,7 +50,7 @@ fn main() {
     let config = Config::parse(&yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let plain = config.authorizer();
     let index = RevocationIndex::new();
-    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    let view = View::of(&index);
 
     rs256();
     growth(&dev, &header);
@@ -159,7 +159,7 @@ fn rs256() {
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     let keys = issuer.keys.as_ref().expect("keys").candidates(None, Algorithm::RS256).expect("a key");
     let index = RevocationIndex::new();
-    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    let view = View::of(&index);
     let field = format!("Bearer {token}");
     let headers: [(&str, &[u8]); 1] = [("authorization", field.as_bytes())];
     let request = request("/orders/17", &headers);
@@ -208,9 +208,9 @@ fn growth(dev: &DevIssuer, header: &str) {
             origin: Origin::SignedOut,
             reason: None,
         };
-        many.apply(&revocation, now);
+        many.apply(&revocation, Duration::ZERO);
         if number < 10 {
-            few.apply(&revocation, now);
+            few.apply(&revocation, Duration::ZERO);
         }
     }
     let headers: [(&str, &[u8]); 1] = [("authorization", header.as_bytes())];
@@ -220,7 +220,7 @@ fn growth(dev: &DevIssuer, header: &str) {
         ("with 1,000,000 revocations", one(""), &many),
         ("with 20 issuers", one(&others), &few),
     ] {
-        let view = View { index, age: Some(Duration::ZERO), answer: None, testimony: None };
+        let view = View::of(index);
         let decision = median(|| drop(black_box(authorizer.authorize(black_box(&request), view, now))));
         println!("{what:<30} {:>9}, the pure decision", micros(decision));
     }
@@ -230,7 +230,7 @@ fn growth(dev: &DevIssuer, header: &str) {
 fn live_tokens(dev: &DevIssuer, authorizer: &Authorizer) {
     let now = doorward::clock::now();
     let index = RevocationIndex::new();
-    let view = View { index: &index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    let view = View::of(&index);
     println!("\nlive tokens     first seen   again   cached    memory");
     for count in [10_000, 200_000] {
         let tokens = (0..count).map(|at| {

@@ -54,7 +54,8 @@ fn main() {
     );
 
     let began = Instant::now();
-    let gone = index.purge(now.plus(Duration::from_secs(2 * 3600)));
+    let gone =
+        index.purge(now.plus(Duration::from_secs(2 * 3600)), Duration::ZERO, Duration::from_secs(2), Duration::ZERO);
     println!("purge        {gone} in {:?}", began.elapsed());
 }
 
@@ -67,7 +68,7 @@ fn fill(index: &RevocationIndex, numbers: std::ops::Range<u64>, now: Timestamp) 
             origin: Origin::SignedOut,
             reason: None,
         };
-        index.apply(&revocation, now);
+        index.apply(&revocation, Duration::ZERO);
     }
 }
 

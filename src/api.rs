@@ -212,10 +212,12 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
     }
 }
 
-/// Whether the store took a sign-out in time. Unless too many wait for the store, it holds in this process
-/// at once whatever the store says.
+/// Whether the store took a sign-out in time. It holds in this process at once whatever the store says.
 async fn sign_out(state: &State, policy: &Policy, revocations: &[Revocation], by: Deadline) -> bool {
-    let revoked = Box::pin(state.replica.revoke(revocations.to_vec()));
+    let revocations = revocations.to_vec();
+    // Whether or not there is room to wait for the store: this process refuses it, and offers it to the store.
+    state.replica.hold(&revocations);
+    let revoked = Box::pin(state.replica.revoke(revocations));
     let recorded = within(state, &state.waits.store, policy, by, revoked);
     matches!(recorded.await, Ok(Ok(_)))
 }

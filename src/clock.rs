@@ -1,8 +1,12 @@
-//! The only clock: wall time for instants that others read, [`std::time::Instant`] for ages.
+//! The only clocks: wall time for instants that others read, [`Steady`] for the age of what a guarantee rests on.
 //!
-//! Nothing that must hold across machines is measured by the wall clock; it may jump.
+//! The wall clock may be wrong and may jump. Nothing that must hold across machines is measured by it alone, and
+//! nothing is forgotten because it says so.
 
+use std::ops::Add;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::authz::claims::Timestamp;
 
@@ -17,6 +21,53 @@ pub fn now() -> Timestamp {
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn precisely() -> SystemTime {
     SystemTime::now()
+}
+
+/// A moment on the clock that nobody sets and that goes on while the machine is suspended (CLOCK_BOOTTIME).
+///
+/// [`std::time::Instant`] stands still in suspend: a view of the revocations that was fresh before a night's
+/// sleep would be fresh after it.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Steady(Duration);
+
+impl Steady {
+    #[must_use]
+    pub fn now() -> Self {
+        let since_boot = clock_gettime(ClockId::Boottime);
+        let (seconds, nanoseconds) = (u64::try_from(since_boot.tv_sec), u32::try_from(since_boot.tv_nsec));
+        Self(Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0)))
+    }
+
+    /// The time from this moment to now.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Self::now().since(self)
+    }
+
+    /// The time from `earlier` to this moment; zero if it lies before.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Since the machine was started: what [`crate::authz::revocation::RevocationIndex`] counts holding by.
+    #[must_use]
+    pub const fn uptime(self) -> Duration {
+        self.0
+    }
+
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Option<Self> {
+        self.0.checked_sub(duration).map(Self)
+    }
+}
+
+impl Add<Duration> for Steady {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
 }
 
 /// Reads an instant; humantime knows only `T` and `Z`, RFC 3339 also offsets and small letters.
@@ -39,10 +90,8 @@ pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     Some(if sign == "+" { instant.minus(offset) } else { instant.plus(offset) })
 }
 
-/// Writes an instant as RFC 3339 does, to the millisecond; what is no date there is its nearest.
+/// As [`Timestamp::to_rfc3339`].
 #[must_use]
 pub fn format_rfc3339(instant: Timestamp) -> String {
-    const LAST: i64 = 253_402_300_799_999;
-    let millis = u64::try_from(instant.as_millis().clamp(0, LAST)).unwrap_or_default();
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+    instant.to_rfc3339()
 }

@@ -61,6 +61,7 @@ pub struct Metrics {
     /// By transmitter: whether it was reached and its stream is there.
     pub signals_stream_up: IntGaugeVec,
     jwks_age: GaugeVec,
+    clock_skew: GaugeVec,
 }
 
 /// Gauges that are read from the state when a scrape comes.
@@ -73,6 +74,8 @@ pub struct Reading<'a> {
     pub losses: Losses,
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
+    /// By whose clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens of it.
+    pub clock_skew: Vec<(String, f64)>,
 }
 
 /// What the store lost, refused or wrote unreadably, and how far that is made good.
@@ -265,6 +268,17 @@ impl Metrics {
                     &["issuer"],
                 )?,
             )?,
+            clock_skew: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "doorward_clock_skew_seconds",
+                        "How far this machine's clock is ahead of the store's (of=\"store\"), and the most that an \
+                         issuer's tokens were dated ahead of it (of its name).",
+                    ),
+                    &["of"],
+                )?,
+            )?,
             registry,
         };
         let build = gauges(&metrics.registry, "doorward_build_info", "The running version; always 1.", &["version"])?;
@@ -331,15 +345,19 @@ impl Metrics {
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }
+        for (of, seconds) in &reading.clock_skew {
+            self.clock_skew.with_label_values(&[of]).set(*seconds);
+        }
         let mut text = Vec::new();
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text)?;
         // What has no series yet is described all the same.
-        let may_be_empty: [(&dyn Collector, &str); 8] = [
+        let may_be_empty: [(&dyn Collector, &str); 9] = [
             (&self.shadow_refusals, "counter"),
             (&self.jwks_fetches, "counter"),
             (&self.jwks_unfit_keys, "gauge"),
             (&self.jwks_age, "gauge"),
+            (&self.clock_skew, "gauge"),
             (&self.introspections, "counter"),
             (&self.trace_exports, "counter"),
             (&self.connections, "counter"),

@@ -3,7 +3,7 @@
 mod waits;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -20,7 +20,7 @@ pub use crate::sources::alarm::Presented;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
-pub use crate::sources::replica::{Peer, Replica};
+pub use crate::sources::replica::{Peer, Receipt, Replica};
 use crate::traces::Traces;
 pub use waits::{Waiting, Waits};
 
@@ -101,6 +101,7 @@ impl State {
         traces: Option<Traces>,
     ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
+        replica.share_leads(policy.authorizer.leads());
         Self {
             policy: ArcSwap::from_pointee(policy),
             keys: ArcSwap::default(),
@@ -134,6 +135,7 @@ impl State {
 
     pub fn set_policy(&self, policy: Policy) {
         self.replica.hold_for(policy.authorizer.longest_staleness());
+        self.replica.share_leads(policy.authorizer.leads());
         self.policy.store(Arc::new(policy));
     }
 
@@ -149,6 +151,11 @@ impl State {
 
     /// What is known to be revoked, as of now.
     pub fn view(&self, answer: Option<StoreAnswer>) -> View<'_> {
-        View { index: self.replica.index(), age: self.replica.freshness().age(Instant::now()), answer, testimony: None }
+        View {
+            age: self.replica.view_age(),
+            store_clock: self.replica.store_clock(),
+            answer,
+            ..View::of(self.replica.index())
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! Wall clocks that are wrong, of instances and of the store.
 
+mod fleets;
+mod leads;
+mod steps;
+
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};

@@ -445,6 +445,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
     let (state, _) = assemble::state(&parsed.config).unwrap();
     let series = || {
         let reading = Reading {
+            clock_skew: Vec::new(),
             index: state.replica.index(),
             view_age: None,
             store_up: true,

@@ -1,5 +1,7 @@
 //! The protocol of the replica, explored by machine; `model/README.md` has the argument.
 
+mod clocks;
+mod forgetting;
 mod losses;
 mod protocol;
 mod reads;
@@ -7,6 +9,8 @@ mod steps;
 mod world;
 
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use protocol::{Bug, Loss, Protocol};
@@ -54,6 +58,7 @@ fn network() -> Protocol {
         failing_writes: false,
         wait: false,
         fills: false,
+        jumps: false,
         narrow: false,
         survivors: false,
         ids_grow: true,
@@ -90,14 +95,17 @@ fn deeper() -> usize {
 
 /// Breadth first, up to the depth.
 #[expect(clippy::print_stdout, reason = "figures and counterexamples, for who asks with --nocapture")]
-fn explore(
+fn explore<M>(
     name: &str,
-    protocol: Protocol,
+    model: M,
     depth: usize,
     until: HasDiscoveries,
-) -> HashMap<&'static str, Path<World, Step>> {
+) -> HashMap<&'static str, Path<M::State, M::Action>>
+where
+    M: Model<State: Clone + Debug + Eq + Hash + Send + Sync, Action: Clone + Debug + PartialEq> + Send + Sync + 'static,
+{
     let began = Instant::now();
-    let checker = protocol.checker().threads(2).finish_when(until);
+    let checker = model.checker().threads(2).finish_when(until);
     let checker = checker.target_max_depth(depth.saturating_add(deeper())).spawn_bfs().join();
     let (states, deepest) = (checker.unique_state_count(), checker.max_depth());
     println!("{name}: {states} states to depth {deepest} in {:?}", began.elapsed());
@@ -127,6 +135,7 @@ fn it_holds_over_a_faulty_network() {
     holds("network, late replies", Protocol { late_replies: true, pauses: false, ..network() }, 11);
     holds("network, three instances", Protocol { instances: 3, ..network() }, 8);
     holds("network, a full store", Protocol { fills: true, ..network() }, 10);
+    holds("network, a store whose clock jumps", Protocol { jumps: true, pauses: false, ..network() }, 11);
     holds("network, restarts", restarting(Protocol { left: quiet, ..network() }), 12);
 }
 
@@ -184,6 +193,7 @@ fn each_deliberate_bug_is_caught() {
         (Bug::NoLeaseWhenFull, Protocol { fills: true, pauses: false, ..network() }, "receipt"),
         (Bug::ReceiptIgnoresCutOff, quiet(), "receipt"),
         (Bug::ReceiptTrustsYoungStore, loss(&[Loss::Older]), "receipt"),
+        (Bug::ReceiptTrustsTheClock, Protocol { jumps: true, pauses: false, ..network() }, "receipt"),
         (Bug::LeaseAfterRead, restarting(quiet()), "receipt"),
         (Bug::ShortLease, quiet(), "receipt"),
     ] {

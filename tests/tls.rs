@@ -174,7 +174,7 @@ async fn the_commands_show_a_certificate_where_one_is_asked() {
 async fn the_servers_of_issuers_may_have_an_authority_of_their_own() {
     let Some(binary) = nginx::binary() else { return };
     let (tokens, asked, private) = (Tokens::new(), AuthorizationServer::start().await, authority());
-    let keys = JwksServer::start(&tokens.issuer.jwks()).await;
+    let keys = JwksServer::start(tokens.issuer.jwks()).await;
     let opaque = "an-opaque-token";
     asked.says(opaque, &AuthorizationServer::active("alice"));
     let server = format!(

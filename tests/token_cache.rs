@@ -33,7 +33,7 @@ fn decide(
     let credentials = format!("Bearer {token}");
     let headers: [(&str, &[u8]); 1] = [("authorization", credentials.as_bytes())];
     let request = RequestView { method: "GET", target: path, host: "a", headers: &headers, rule: None, source: None };
-    let view = View { index, age: Some(Duration::ZERO), answer: None, testimony: None };
+    let view = View::of(index);
     let decision = authorizer.authorize(&request, view, now);
     let outcome = match &decision.outcome {
         Outcome::Allowed(grant) => {
@@ -147,7 +147,7 @@ fn every_kind_of_revocation_refuses_a_remembered_token() {
             origin: Origin::Revoked,
             reason: None,
         };
-        assert!(index.apply(&revocation, now));
+        assert!(index.apply(&revocation, Duration::ZERO));
         assert_eq!(decide(&warm, &index, "/", &token, now), (Err(Denial::Revoked), Some(true)), "{kind}");
     }
 }

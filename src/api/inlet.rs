@@ -14,7 +14,6 @@ pub(super) use logout::{LogoutError, log_out};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::revocation::Revocation;
-use crate::clock;
 use crate::state::{LedgerError, Policy, State};
 
 /// A way in; a closed set of labels.
@@ -74,7 +73,7 @@ pub(super) async fn verified<T>(state: &State, attempt: impl Fn(&Policy) -> Resu
 
 /// Puts revocations into the store, those that can still hit anything.
 pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
-    let now = clock::now();
+    let now = state.replica.earliest();
     let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > now).collect();
     let inlet = inlet.label();
     if alive.is_empty() {

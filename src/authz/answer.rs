@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::authorizer::{Decision, Evidence, Grant, Outcome, Principal};
+use super::authorizer::{Decision, Evidence, Grant, LockedOut, Outcome, Principal};
 use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
@@ -206,7 +206,7 @@ impl Responder {
             },
             refused => {
                 let denial = refused.denial().unwrap_or(Denial::InternalError);
-                Answer::Respond(self.refuse(denial, &decision.rule.require))
+                Answer::Respond(self.refuse(denial, &decision.rule.require, decision.evidence.locked_out))
             }
         }
     }
@@ -254,9 +254,10 @@ impl Responder {
         forward
     }
 
-    /// The refusal of SPEC section 3 for a reason; `require` names what a challenge must tell.
+    /// The refusal of SPEC section 3 for a reason; `require` names what a challenge must tell, `locked_out` when a
+    /// new token of the same user is accepted.
     #[must_use]
-    pub fn refuse(&self, denial: Denial, require: &Requirements) -> Respond {
+    pub fn refuse(&self, denial: Denial, require: &Requirements, locked_out: Option<LockedOut>) -> Respond {
         let kind = Refusal::of(denial);
         let mut headers =
             vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
@@ -266,11 +267,15 @@ impl Responder {
         if kind.status == 503 {
             headers.push(("retry-after", "1".to_owned()));
         }
-        let body = if self.errors.reasons {
+        let mut body = if self.errors.reasons {
             json!({"error": kind.error, "reason": denial.label(), "message": denial.message()})
         } else {
             json!({"error": kind.error})
         };
+        if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, locked_out) {
+            headers.push(("retry-after", (left.as_secs() + 1).to_string()));
+            body["until"] = until.to_rfc3339().into();
+        }
         Respond { status: kind.status, headers, body: body.to_string() }
     }
 
@@ -339,6 +344,7 @@ impl Refusal {
             | Denial::RevocationsStale
             | Denial::StoreUnavailable
             | Denial::IntrospectionUnavailable
+            | Denial::ClockSkew
             | Denial::InternalError => (503, "temporarily_unavailable", None),
         };
         Self { status, error, challenge }
@@ -443,7 +449,7 @@ mod tests {
             ..Requirements::default()
         };
         for denial in Denial::ALL {
-            let refusal = responder.refuse(denial, &require);
+            let refusal = responder.refuse(denial, &require, None);
             let header = |name| refusal.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
             let body: Value = serde_json::from_str(&refusal.body).unwrap();
             assert_eq!(body["reason"], denial.label());
@@ -456,7 +462,13 @@ mod tests {
             assert_eq!(header("retry-after").is_some(), refusal.status == 503, "{denial:?}");
         }
         let challenge = |denial| {
-            responder.refuse(denial, &require).headers.into_iter().find(|(n, _)| *n == "www-authenticate").unwrap().1
+            responder
+                .refuse(denial, &require, None)
+                .headers
+                .into_iter()
+                .find(|(n, _)| *n == "www-authenticate")
+                .unwrap()
+                .1
         };
         assert_eq!(challenge(Denial::MissingToken), "Bearer realm=\"doorward\"");
         assert_eq!(challenge(Denial::ApiKeyMissing), "ApiKey realm=\"doorward\"");

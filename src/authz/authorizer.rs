@@ -8,7 +8,7 @@ use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
 use super::jwks::Jwks;
-use super::revocation::{Hit, Origin, Revocation, RevocationIndex};
+use super::revocation::{Clocks, Hit, Lead, Origin, Revocation, RevocationIndex, Watermark};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
@@ -47,10 +47,20 @@ pub struct View<'a> {
     /// The time since the start of the last completed read; `None` before the first, and
     /// [`Duration::MAX`] while a view that lost track is put right.
     pub age: Option<Duration>,
+    /// What the store's clock shows; `None` if there is none.
+    pub store_clock: Option<Timestamp>,
     /// What the store said when it was asked for this very request.
     pub answer: Option<StoreAnswer>,
     /// What the issuer said when it was asked about this very token, now or a moment ago.
     pub testimony: Option<&'a Testimony>,
+}
+
+impl<'a> View<'a> {
+    /// A view that is as fresh as can be.
+    #[must_use]
+    pub const fn of(index: &'a RevocationIndex) -> Self {
+        Self { index, age: Some(Duration::ZERO), store_clock: None, answer: None, testimony: None }
+    }
 }
 
 /// The store's answer to a lookup of one token's targets.
@@ -153,6 +163,17 @@ pub struct Evidence {
     /// Whether the token was among those that were verified before; `None` if that was not asked.
     pub remembered: Option<bool>,
     pub hit: Option<Hit>,
+    /// What was hit reaches into the future.
+    pub locked_out: Option<LockedOut>,
+}
+
+/// A revocation covers tokens that are issued a moment after it, because its issuer may date them ahead: a user who
+/// signs in again at once waits for that moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LockedOut {
+    /// A token that was issued later is accepted.
+    pub until: Timestamp,
+    pub left: Duration,
 }
 
 pub struct Decision<'a> {
@@ -217,7 +238,7 @@ impl Authorizer {
         let token = &principal.token;
         let met = self.api_keys.check(request, rule.api_key, now).map_err(Stop::from).and_then(|client| {
             evidence.api_client = evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
-            let stale = self.check_revocation(rule, token, view, &mut evidence.hit)?;
+            let stale = self.check_revocation(rule, token, view, now, &mut evidence)?;
             let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
             rule.require.check(token, leeway, now)?;
             Ok(stale)
@@ -306,10 +327,10 @@ impl Authorizer {
             };
         };
         let (issuer, token) = self.verify(found.bearer(), Expiry::Refused, view, now, evidence)?;
-        let token = evidence.token.insert(token);
-        let stale = self.check_lists(rule, token, view, now, &mut evidence.hit)?;
-        rule.require.check(token, issuer.leeway, now)?;
-        Ok(Grant { principal: Some(Principal { token: token.clone(), verified_at: now }), stale, ..Grant::anonymous() })
+        evidence.token = Some(token.clone());
+        let stale = self.check_lists(rule, &token, view, now, evidence)?;
+        rule.require.check(&token, issuer.leeway, now)?;
+        Ok(Grant { principal: Some(Principal { token, verified_at: now }), stale, ..Grant::anonymous() })
     }
 
     /// A dead token must be able to ask for a new one, or to be signed out again: of several, each that verifies
@@ -363,8 +384,12 @@ impl Authorizer {
         rule.require.check(token, issuer.leeway, now)?;
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
-                let ended = verified.iter().filter_map(|(issuer, token)| issuer.sign_out(token, sign_out.scope, now));
-                Some((ended.collect(), sign_out.then))
+                let clocks = Clocks { local: now, store: view.store_clock };
+                let mut ended = Vec::new();
+                for (issuer, token) in &verified {
+                    ended.extend(issuer.sign_out(token, sign_out.scope, clocks)?);
+                }
+                Some((ended, sign_out.then))
             }
             _ => None,
         };
@@ -456,9 +481,9 @@ impl Authorizer {
         token: &VerifiedToken,
         view: View<'_>,
         now: Timestamp,
-        hit: &mut Option<Hit>,
+        evidence: &mut Evidence,
     ) -> Result<bool, Stop> {
-        let stale = self.check_revocation(rule, token, view, hit)?;
+        let stale = self.check_revocation(rule, token, view, now, evidence)?;
         if self.freshness.allow_list {
             check_registration(token, view, now)?;
         }
@@ -470,16 +495,23 @@ impl Authorizer {
         rule: &Rule,
         token: &VerifiedToken,
         view: View<'_>,
-        hit: &mut Option<Hit>,
+        now: Timestamp,
+        evidence: &mut Evidence,
     ) -> Result<bool, Stop> {
-        *hit = view.index.find(token.targets(), token.issued_at());
+        evidence.hit = view.index.find(token.targets(), token.issued_at());
         if let Some(StoreAnswer::Hit(answer)) = view.answer {
-            *hit = (*hit).max_by_origin(answer);
+            evidence.hit = evidence.hit.max_by_origin(answer);
         }
-        match hit {
+        let until = evidence.hit.map(|hit| hit.watermark).filter(|watermark| *watermark != Watermark::FOREVER);
+        let until = until.map(Watermark::instant).filter(|until| *until >= now);
+        evidence.locked_out = until.map(|until| LockedOut { until, left: until.since(now) });
+        match evidence.hit {
             Some(Hit { origin: Origin::Revoked, .. }) => return Err(Denial::Revoked.into()),
             Some(Hit { origin: Origin::SignedOut, .. }) => return Err(Denial::SignedOut.into()),
             None => {}
+        }
+        if self.may_be_forgotten(token, view.index.forgotten()) {
+            return Err(Denial::Expired.into());
         }
         let max_staleness = rule.max_staleness.unwrap_or(self.freshness.max_staleness);
         let fresh = view.age.is_some_and(|age| age <= max_staleness);
@@ -507,6 +539,12 @@ impl Authorizer {
         }
     }
 
+    /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
+    fn may_be_forgotten(&self, token: &VerifiedToken, forgotten: Timestamp) -> bool {
+        let leeway = || self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
+        token.expires_at() <= forgotten && token.expires_at().plus(leeway()) <= forgotten
+    }
+
     /// The longest that a view of the revocations may be used by any rule.
     #[must_use]
     pub fn longest_staleness(&self) -> Duration {
@@ -522,6 +560,21 @@ impl Authorizer {
     #[must_use]
     pub fn issuer_named(&self, name: &IssuerName) -> Option<&Arc<TrustedIssuer>> {
         self.issuers.iter().find(|issuer| issuer.name == *name)
+    }
+
+    /// How far the tokens of each issuer were seen to be dated ahead; shared with the issuers.
+    pub fn leads(&self) -> Vec<(IssuerName, Lead)> {
+        self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()
+    }
+
+    /// This authorizer with what the one before it has learnt about the issuers that both have.
+    #[must_use]
+    pub fn continuing(&self, before: &Self) -> Self {
+        let learnt = |issuer: &Arc<TrustedIssuer>| match before.issuer_named(&issuer.name) {
+            Some(known) => Arc::new(TrustedIssuer { lead: known.lead.clone(), ..(**issuer).clone() }),
+            None => issuer.clone(),
+        };
+        Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }
     }
 
     /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect. With the

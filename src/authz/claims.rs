@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -70,6 +70,14 @@ impl Timestamp {
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// As RFC 3339 writes it, to the millisecond; what is not a date there is the nearest that is.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        const LAST: i64 = 253_402_300_799_999;
+        let millis = u64::try_from(self.0.clamp(0, LAST)).unwrap_or_default();
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
     }
 
     /// The time from `earlier` to this instant; zero if it lies before.

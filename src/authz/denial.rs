@@ -36,13 +36,15 @@ pub enum Denial {
     RevocationsStale,
     StoreUnavailable,
     IntrospectionUnavailable,
+    /// This machine's clock and the store's are further apart than the leeway: no instant can be stamped.
+    ClockSkew,
     BadRequest,
     /// Doorward itself failed; the request is refused, the process goes on.
     InternalError,
 }
 
 impl Denial {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::MissingToken,
         Self::MultipleTokens,
         Self::MalformedToken,
@@ -73,6 +75,7 @@ impl Denial {
         Self::RevocationsStale,
         Self::StoreUnavailable,
         Self::IntrospectionUnavailable,
+        Self::ClockSkew,
         Self::BadRequest,
         Self::InternalError,
     ];
@@ -136,6 +139,7 @@ impl Denial {
             Self::RevocationsStale => "revocations_stale",
             Self::StoreUnavailable => "store_unavailable",
             Self::IntrospectionUnavailable => "introspection_unavailable",
+            Self::ClockSkew => "clock_skew",
             Self::BadRequest => "bad_request",
             Self::InternalError => "internal_error",
         }
@@ -175,6 +179,7 @@ impl Denial {
             Self::RevocationsStale => "the list of revocations is not current",
             Self::StoreUnavailable => "the list of revocations is not available",
             Self::IntrospectionUnavailable => "the authorization server cannot be asked",
+            Self::ClockSkew => "the clocks of this instance and of the store are too far apart",
             Self::BadRequest => "the request cannot be understood",
             Self::InternalError => "the decision failed",
         }

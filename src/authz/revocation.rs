@@ -4,6 +4,9 @@
 //! watermark, so entries may arrive late, twice or out of order.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::claims::{IssuerName, Timestamp};
 
@@ -167,6 +170,76 @@ impl Watermark {
     }
 }
 
+/// What the wall clocks show, for an instant that no caller names. Each of them may be wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// This machine's.
+    pub local: Timestamp,
+    /// The store's; `None` if there is none, or if it was not read yet.
+    pub store: Option<Timestamp>,
+}
+
+impl Clocks {
+    /// One clock alone.
+    #[must_use]
+    pub const fn local(local: Timestamp) -> Self {
+        Self { local, store: None }
+    }
+
+    /// What has expired by it has expired by both.
+    #[must_use]
+    pub fn earliest(self) -> Timestamp {
+        self.store.map_or(self.local, |store| store.min(self.local))
+    }
+
+    /// What was issued up to now was issued by it, unless its issuer's clock leads.
+    #[must_use]
+    pub fn latest(self) -> Timestamp {
+        self.store.map_or(self.local, |store| store.max(self.local))
+    }
+
+    /// How far they are apart.
+    #[must_use]
+    pub fn skew(self) -> Duration {
+        self.latest().since(self.earliest())
+    }
+
+    /// Milliseconds by which this machine's is ahead of the store's, negative if it is behind.
+    #[must_use]
+    pub fn ahead_ms(self) -> Option<i64> {
+        self.store.map(|store| self.local.as_millis().saturating_sub(store.as_millis()))
+    }
+}
+
+/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen.
+///
+/// Shared by every clone of the issuer; it only grows.
+#[derive(Clone, Debug, Default)]
+pub struct Lead(Arc<AtomicU64>);
+
+impl Lead {
+    /// Tokens of the second that is not over yet may be dated by its end, by the clock of another machine.
+    pub const LEAST: Duration = Duration::from_secs(1);
+
+    /// A token was verified.
+    pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
+        if let Some(ahead) = issued_at.map(|at| at.since(now)).filter(|ahead| !ahead.is_zero()) {
+            self.raise(ahead);
+        }
+    }
+
+    /// Another instance has seen such tokens.
+    pub fn raise(&self, to: Duration) {
+        self.0.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The largest that was seen.
+    #[must_use]
+    pub fn seen(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// One entry of the log: tokens of `target` issued up to `watermark` are refused until `expires_at`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Revocation {
@@ -223,6 +296,7 @@ mod tests {
     }
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
+    const UPTIME: Duration = Duration::from_secs(500);
 
     #[test]
     fn same_second_is_covered_and_fractions_count() {
@@ -245,8 +319,8 @@ mod tests {
         let token = Target::new(issuer(), Kind::Token, TargetId::new("jti"));
         let registration = Target::registration(issuer(), token.id.clone());
         assert!(!index.registers(&registration, Some(NOW), NOW));
-        assert!(index.apply(&Revocation::registering(issuer(), token.id.clone(), end), NOW));
-        assert!(!index.apply(&Revocation::registering(issuer(), token.id.clone(), later), NOW), "never shortened");
+        assert!(index.apply(&Revocation::registering(issuer(), token.id.clone(), end), UPTIME));
+        assert!(!index.apply(&Revocation::registering(issuer(), token.id.clone(), later), UPTIME), "never shortened");
         assert!(index.registers(&registration, None, later));
         assert!(!index.registers(&registration, None, end), "before it is purged");
         assert_eq!(index.find([&token], None), None);
@@ -258,8 +332,8 @@ mod tests {
     #[test]
     fn revoked_is_shown_when_both_origins_cover_and_only_then() {
         let index = RevocationIndex::new();
-        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(50)), Origin::Revoked), NOW);
-        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(100)), Origin::SignedOut), NOW);
+        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(50)), Origin::Revoked), UPTIME);
+        index.apply(&revocation(Kind::User, "u", Watermark::at(Timestamp::from_secs(100)), Origin::SignedOut), UPTIME);
         let origin =
             |iat| index.find([&target(Kind::User, "u")], Some(Timestamp::from_secs(iat))).map(|hit| hit.origin);
         assert_eq!(origin(50), Some(Origin::Revoked));
@@ -268,16 +342,44 @@ mod tests {
     }
 
     #[test]
-    fn purge_forgets_exactly_what_expired() {
+    fn purge_forgets_what_expired_and_was_held_long_enough() {
         let index = RevocationIndex::new();
+        let (hold, leeway) = (Duration::from_secs(60), Duration::from_secs(10));
         let mut short = revocation(Kind::Token, "short", Watermark::FOREVER, Origin::SignedOut);
         short.expires_at = Timestamp::from_secs(2_000);
-        index.apply(&short, NOW);
-        index.apply(&revocation(Kind::Token, "long", Watermark::FOREVER, Origin::SignedOut), NOW);
-        assert_eq!(index.purge(Timestamp::from_millis(1_999_999)), 0);
-        assert_eq!(index.purge(Timestamp::from_secs(2_000)), 1);
+        assert!(index.apply(&short, UPTIME));
+        index.apply(&revocation(Kind::Token, "long", Watermark::FOREVER, Origin::SignedOut), UPTIME);
+        let (early, late) = (UPTIME + hold, UPTIME + hold + Duration::from_secs(1));
+        assert_eq!(index.purge(Timestamp::from_millis(2_009_999), leeway, late, hold), 0, "not expired");
+        assert_eq!(index.purge(Timestamp::MAX, leeway, early, hold), 0, "whatever the wall clock says");
+        assert_eq!(index.purge(Timestamp::MAX, leeway, Duration::ZERO, hold), 0);
+        assert_eq!(index.forgotten(), Timestamp::default());
+        assert_eq!(index.purge(Timestamp::from_secs(2_010), leeway, late, hold), 1);
         assert_eq!(index.counts()[Kind::Token as usize], 1);
-        assert!(!index.apply(&short, Timestamp::from_secs(2_000)), "what has expired is not taken in again");
+        assert_eq!(index.forgotten(), Timestamp::from_secs(2_010), "tokens up to then stay expired");
+        assert!(index.apply(&short, late), "read again from the log");
+        assert_eq!(
+            index.purge(Timestamp::MAX, leeway, late + hold, hold),
+            1,
+            "the other one; this one was learnt anew"
+        );
+        assert!(index.has(&short.target));
+    }
+
+    #[test]
+    fn more_issuers_than_anyone_configures_are_all_kept() {
+        let index = RevocationIndex::new();
+        let target = |number: usize| {
+            Target::new(IssuerName::parse(&format!("i{number}")).unwrap(), Kind::User, TargetId::new("u"))
+        };
+        for number in 0..70_000 {
+            let revocation = Revocation {
+                target: target(number),
+                ..revocation(Kind::User, "u", Watermark::FOREVER, Origin::Revoked)
+            };
+            assert!(index.apply(&revocation, UPTIME));
+        }
+        assert!((0..70_000).all(|number| index.has(&target(number))));
     }
 
     fn any_revocation() -> impl Strategy<Value = Revocation> {
@@ -303,7 +405,7 @@ mod tests {
         fn merging_is_commutative_associative_and_idempotent(entries in prop::collection::vec(any_revocation(), 0..40), seed in any::<u64>()) {
             let (once, shuffled) = (RevocationIndex::new(), RevocationIndex::new());
             for entry in &entries {
-                once.apply(entry, NOW);
+                once.apply(entry, UPTIME);
             }
             // A permutation with repetitions: every entry twice, in an order drawn from the seed.
             let mut order: Vec<_> = entries.iter().chain(&entries).collect();
@@ -313,7 +415,7 @@ mod tests {
                 order.swap(i, (state >> 33) as usize % (i + 1));
             }
             for entry in order {
-                shuffled.apply(entry, NOW);
+                shuffled.apply(entry, UPTIME);
             }
             prop_assert_eq!(content(&once), content(&shuffled));
         }
@@ -322,7 +424,7 @@ mod tests {
         fn the_effective_instant_is_the_latest_over_all_scopes(entries in prop::collection::vec(any_revocation(), 0..40), iat in 0..250_i64) {
             let index = RevocationIndex::new();
             for entry in &entries {
-                index.apply(entry, NOW);
+                index.apply(entry, UPTIME);
             }
             let issued_at = Some(Timestamp::from_millis(iat));
             let targets: Vec<_> = Kind::ALL.into_iter().map(|kind| target(kind, "1")).collect();

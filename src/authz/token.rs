@@ -18,7 +18,7 @@ use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::Jwks;
-use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
 use super::written::{Kept, Written};
 
@@ -44,6 +44,8 @@ pub struct TrustedIssuer {
     pub logout: LogoutPolicy,
     /// Whether events name users by their address, so that tokens must be found by it.
     pub revocable_by_email: bool,
+    /// How far its tokens were seen to be dated ahead.
+    pub lead: Lead,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
 }
@@ -191,6 +193,7 @@ impl TrustedIssuer {
         let times = Times::read(&token.claims)?;
         self.check_times(times, now, expiry)?;
         self.check_audience(&token.claims)?;
+        self.lead.observe(times.issued_at, now);
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         self.identify(token.claims, unnamed, key_id, times)
     }
@@ -315,26 +318,46 @@ impl TrustedIssuer {
         ids.into_iter().flatten().map(move |id| Target::new(self.name.clone(), kind, id))
     }
 
+    /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
+    /// may be dated ahead of it.
+    ///
+    /// For a user that is what this issuer's tokens were seen to lead by, at least [`Lead::LEAST`] and at most the
+    /// leeway; for a client or the whole issuer, which sign nobody in again a moment later, it is the leeway. Clocks
+    /// that are further apart than the leeway are refused: one of them would stamp an instant that covers too little.
+    pub fn instant(&self, kind: Kind, clocks: Clocks) -> Result<Timestamp, Denial> {
+        let most = self.leeway.max(Lead::LEAST);
+        if clocks.skew() > most {
+            return Err(Denial::ClockSkew);
+        }
+        let lead = match kind {
+            Kind::User => self.least_lead(),
+            _ => most,
+        };
+        Ok(clocks.latest().plus(lead))
+    }
+
+    /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.
+    pub(super) fn least_lead(&self) -> Duration {
+        self.lead.seen().clamp(Lead::LEAST, self.leeway.max(Lead::LEAST))
+    }
+
     /// The revocation that signs out a token, its session or its user; of a token that names no session or no
     /// user, the token alone. `None` when nothing of that is alive.
-    #[must_use]
-    pub fn sign_out(&self, token: &VerifiedToken, scope: Kind, now: Timestamp) -> Option<Revocation> {
+    pub fn sign_out(&self, token: &VerifiedToken, scope: Kind, clocks: Clocks) -> Result<Option<Revocation>, Denial> {
         let named = |kind| token.targets().iter().find(|target| target.kind == kind);
-        let target = named(scope).or_else(|| named(Kind::Token))?.clone();
+        let Some(target) = named(scope).or_else(|| named(Kind::Token)).cloned() else { return Ok(None) };
         // An issuer whose clock runs ahead may have dated this very token later than now; it lives by its date.
-        let instant = token.issued_at().map_or(now, |at| at.max(now));
+        let ahead = |instant: Timestamp| token.issued_at().map_or(instant, |at| at.max(instant));
         let (watermark, expires_at) = match target.kind {
             Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
-            Kind::Session => (Watermark::FOREVER, instant.plus(self.retention())),
-            _ => (Watermark::at(instant), instant.plus(self.retention())),
+            Kind::Session => (Watermark::FOREVER, ahead(clocks.latest()).plus(self.retention())),
+            kind => {
+                let instant = ahead(self.instant(kind, clocks)?);
+                (Watermark::at(instant), instant.plus(self.retention()))
+            }
         };
-        (expires_at > now).then_some(Revocation {
-            target,
-            watermark,
-            expires_at,
-            origin: Origin::SignedOut,
-            reason: None,
-        })
+        let revocation = Revocation { target, watermark, expires_at, origin: Origin::SignedOut, reason: None };
+        Ok(Some(revocation).filter(|revocation| revocation.expires_at > clocks.earliest()))
     }
 }
 
@@ -496,6 +519,7 @@ mod tests {
             },
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,
+            lead: Lead::default(),
             keys: None,
         }
     }
@@ -521,11 +545,33 @@ mod tests {
                 return Ok(());
             }
             let token = issuer.identify(claims, || unreachable!(), None, times).unwrap();
-            let revocation = issuer.sign_out(&token, kind, revoked_at).expect("it is alive");
+            let revocation = issuer.sign_out(&token, kind, Clocks::local(revoked_at)).unwrap().expect("it is alive");
             prop_assert!(revocation.watermark.covers(times.issued_at));
             for forgotten in [revocation.expires_at, revocation.expires_at.plus(Duration::from_millis(later))] {
                 prop_assert!(issuer.check_times(times, forgotten, Expiry::Refused).is_err(), "accepted at {forgotten:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_instant_covers_what_the_issuer_dates_ahead() {
+        let issuer = issuer(30_000, 3_600_000);
+        let (local, seconds) = (Timestamp::from_secs(1_000), Duration::from_secs);
+        let clocks = |store| Clocks { local, store: Some(Timestamp::from_secs(store)) };
+        let lead = |kind, clocks| issuer.instant(kind, clocks).map(|instant| instant.since(local));
+        assert_eq!(lead(Kind::User, Clocks::local(local)), Ok(seconds(1)));
+        assert_eq!(lead(Kind::Client, Clocks::local(local)), Ok(seconds(30)));
+        assert_eq!(lead(Kind::Issuer, Clocks::local(local)), Ok(seconds(30)));
+        issuer.lead.observe(Some(Timestamp::from_secs(990)), local);
+        issuer.lead.observe(None, local);
+        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(seconds(1)), "tokens of the past lead by nothing");
+        issuer.lead.observe(Some(Timestamp::from_secs(1_007)), local);
+        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(seconds(7)));
+        assert_eq!(lead(Kind::User, clocks(980)), Ok(seconds(7)), "the later of the clocks counts");
+        assert_eq!(lead(Kind::User, clocks(1_020)), Ok(seconds(27)));
+        assert_eq!(lead(Kind::User, clocks(1_031)), Err(Denial::ClockSkew));
+        assert_eq!(lead(Kind::Issuer, clocks(969)), Err(Denial::ClockSkew));
+        issuer.lead.raise(seconds(60));
+        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(seconds(30)), "no accepted token leads by more");
     }
 }

@@ -106,7 +106,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let index = RevocationIndex::new();
     let age = Some(std::time::Duration::ZERO);
     // Neither the store nor an issuer is asked: what they would have to say is left out of the explanation.
-    let view = View { index: &index, age, answer: Some(StoreAnswer::Clear), testimony: None };
+    let view = View { age, answer: Some(StoreAnswer::Clear), ..View::of(&index) };
     let decision = policy.authorizer.authorize(&request, view, now);
     let mut explanation = explain::explain(&policy, &request, &decision, None, now);
     for (name, error) in failures {

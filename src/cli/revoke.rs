@@ -97,7 +97,14 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
     if reply.body["confirmed"] == json!(false) {
         let waiting = reply.body["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let waiting = waiting.collect::<Vec<_>>().join(", ");
-        return Ok(unconfirmed(&format!("stored, but not confirmed in time by {waiting}")));
+        let mut causes = Vec::new();
+        if !waiting.is_empty() {
+            causes.push(format!("not confirmed in time by {waiting}"));
+        }
+        if let Some(until) = reply.body["uncertain_until"].as_str() {
+            causes.push(format!("the store may not list every instance until {until}"));
+        }
+        return Ok(unconfirmed(&format!("stored, but {}", causes.join("; "))));
     }
     Ok(done)
 }

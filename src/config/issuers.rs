@@ -15,6 +15,7 @@ use super::file::{
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
+use crate::authz::revocation::Lead;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
@@ -190,6 +191,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     let trusted = TrustedIssuer {
         leeway,
         expiry_leeway: leeway,
+        lead: Lead::default(),
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),

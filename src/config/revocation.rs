@@ -22,7 +22,7 @@ pub struct Revocation {
     pub read: Read,
     /// Starts on a Redis that may drop revocations.
     pub allow_eviction: bool,
-    /// How long the log is kept: the longest `max_lifetime` of an issuer plus twice its leeway.
+    /// How long an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice its leeway.
     pub retention: Duration,
 }
 

@@ -29,6 +29,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
     let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
+    replica.retain_for(config.revocation.retention, longest_leeway(config));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
     let state = State::new(policy(config), replica, metrics, alarm, traces);
@@ -196,11 +197,18 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
         min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
+        leeway: longest_leeway(config),
         command_deadline: config.limits.store_timeout,
         write_deadline: config.limits.store_timeout,
         lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
         ..redis.place()
     }
+}
+
+/// The longest that a token of any issuer is accepted after its `exp`.
+#[must_use]
+pub fn longest_leeway(config: &Config) -> Duration {
+    config.issuers.iter().map(|issuer| issuer.trusted.leeway).max().unwrap_or_default()
 }
 
 /// Adopted keys are read often enough for the strictest rule.

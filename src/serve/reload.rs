@@ -155,11 +155,12 @@ impl Reload {
         let sources = key_sources(fetched, &self.sources, &self.state.metrics);
         let old = self.state.policy();
         let mut policy = assemble::policy(&config);
+        policy.authorizer = policy.authorizer.continuing(&old.authorizer);
         // Keys from the same place stay in force; the others are fetched.
         for source in sources.iter().filter(|source| self.sources.iter().any(|known| source.continues(known))) {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
-        self.state.replica.retain_for(config.revocation.retention);
+        self.state.replica.retain_for(config.revocation.retention, assemble::longest_leeway(&config));
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.

@@ -29,8 +29,11 @@
 //! - `at` or `expires` below 10^11 is taken for seconds (as milliseconds it would be 1973);
 //!   a second means all of it.
 //! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and the
-//!   time of the entry for the others; a missing or unreadable `expires` is the time of the entry plus
-//!   the retention; a missing `id` of kind `issuer` is the issuer's name.
+//!   time of the entry for the others, plus how far tokens may be dated ahead of it; a missing `id` of kind
+//!   `issuer` is the issuer's name.
+//! - `expires` bounds a token's entry alone. The others live for the time
+//!   that this instance's tokens can, from `at` or from the time of the entry, or for longer if `expires` is later.
+//! - An entry whose id lies in the future of the store's clock was written now.
 //! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
 //! - What still cannot be understood is counted and logged, and never stops the reading.
 //!
@@ -49,7 +52,8 @@
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
-//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log). An entry with a field
+//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
+//! `{r}:leads` (how far an issuer's tokens are dated ahead). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
@@ -63,7 +67,7 @@ use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
+pub use redis::{Adopt, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
 };
@@ -119,6 +123,11 @@ impl RevocationLedger {
             Self::Redis(ledger) => ledger.is_registered(target, issued_at).await,
         }
     }
+}
+
+impl Position {
+    /// No entry lies behind it.
+    pub(super) const END: Self = Self { millis: u64::MAX, sequence: u64::MAX };
 }
 
 /// A place in the log: the id of a Redis stream entry, or a count of the embedded ledger's writes.

@@ -17,6 +17,7 @@
 
 mod adopt;
 mod breaker;
+mod clocks;
 mod follow;
 mod freshness;
 mod gap;
@@ -27,7 +28,7 @@ mod stats;
 mod unsaved;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use crate::clock::Steady;
 use lease::Tenure;
 use reseed::Loss;
 use unsaved::Unsaved;
@@ -66,6 +68,7 @@ pub struct Replica {
     tenure: Tenure,
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
+    clocks: clocks::Clocks,
 }
 
 impl Replica {
@@ -92,6 +95,10 @@ impl Replica {
             RevocationLedger::Embedded(_) => None,
             RevocationLedger::Redis(redis) => redis.config().adopt.as_ref(),
         });
+        let clocks = clocks::Clocks::new(match &ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(redis) => Some(redis.config().retention),
+        });
         let stats = ReplicaStats::default();
         stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
         Self {
@@ -110,6 +117,7 @@ impl Replica {
             loss_noted: Notify::new(),
             tenure: Tenure::default(),
             name: lease::instance_name(),
+            clocks,
         }
     }
 
@@ -126,6 +134,11 @@ impl Replica {
     /// How old the index may be.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
+    }
+
+    /// The age of the view now (see [`Freshness::age`]).
+    pub fn view_age(&self) -> Option<Duration> {
+        self.freshness.age(Steady::now())
     }
 
     /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
@@ -148,18 +161,12 @@ impl Replica {
     /// being offered to the store; other instances may not know it, so the caller must not report
     /// success. What is already known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
-        let now = crate::clock::now();
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
         let is_shared = matches!(self.ledger, RevocationLedger::Redis(_));
-        if is_shared {
-            self.unsaved.insert(&revocations, now);
-        }
-        for revocation in &revocations {
-            self.index.apply(revocation, now);
-        }
+        self.hold(&revocations);
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
         if !is_shared {
@@ -178,11 +185,23 @@ impl Replica {
         written
     }
 
+    /// Revokes in this process alone and goes on offering it to the store: for a caller that is answered with an
+    /// error before the store is asked.
+    pub fn hold(&self, revocations: &[Revocation]) {
+        if matches!(self.ledger, RevocationLedger::Redis(_)) {
+            self.unsaved.insert(revocations, self.earliest());
+        }
+        let uptime = Steady::now().uptime();
+        for revocation in revocations {
+            self.index.apply(revocation, uptime);
+        }
+    }
+
     /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
     /// acknowledged, is stored already.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         matches!(self.ledger, RevocationLedger::Redis(_))
-            && self.freshness.log_age(Instant::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+            && self.freshness.log_age(Steady::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
             && revocations.iter().all(|revocation| {
                 self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
             })
@@ -229,7 +248,9 @@ impl Replica {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
             match &self.ledger {
-                RevocationLedger::Embedded(_) => self.purge().await,
+                RevocationLedger::Embedded(_) => {
+                    tokio::join!(self.purge(), self.watch_clock());
+                }
                 RevocationLedger::Redis(ledger) => {
                     tokio::join!(
                         ledger.write(),
@@ -237,7 +258,8 @@ impl Replica {
                         self.keep_stored(ledger),
                         self.adopt(ledger),
                         ledger.keep_connected(),
-                        self.purge()
+                        self.purge(),
+                        self.watch_clock()
                     );
                 }
             }
@@ -261,13 +283,13 @@ impl Replica {
     async fn purge(&self) {
         loop {
             tokio::time::sleep(Self::PURGE_EVERY).await;
-            let now = crate::clock::now();
+            let (now, hold, leeway) = (self.earliest(), self.clocks.retention(), self.clocks.leeway());
             match &self.ledger {
                 RevocationLedger::Redis(_) => {
-                    self.index.purge(now);
+                    self.index.purge(now, leeway, Steady::now().uptime(), hold);
                 }
                 RevocationLedger::Embedded(ledger) => {
-                    let purged = ledger.purge(now).await;
+                    let purged = ledger.purge(now, leeway, hold).await;
                     self.note_file(purged.as_ref().map(drop));
                 }
             }

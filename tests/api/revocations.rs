@@ -50,14 +50,17 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         assert_eq!((&answer["issuer"], &answer["kind"], &answer["id"]), (&json!("dev"), &json!(kind), &json!(id)));
         assert_eq!(answer["at"] == "*", default_at_is_always, "{answer}");
         if !default_at_is_always {
-            assert!((before..before + 20_000).contains(&millis(&answer["at"])));
+            assert!((before..before + 50_000).contains(&millis(&answer["at"])));
         }
         let position = answer["position"].as_str().unwrap();
         let kept_for = millis(&answer["expires_at"]) - before;
         if kind == "token" {
             assert_eq!(millis(&answer["expires_at"]), (exp + 30) * 1000, "exp and the leeway");
         } else {
-            assert!((0..20_000).contains(&(kept_for - 86_430_000)), "max_lifetime and leeway: {kept_for}");
+            assert!(
+                (0..50_000).contains(&(kept_for - 86_430_000)),
+                "max_lifetime and leeway, from the instant: {kept_for}"
+            );
         }
         let value = redis.cli(&["GET", &format!("doorward:{{r}}:dev:{kind}:{id}")]);
         assert!(value.ends_with(" revoked"), "{value}");

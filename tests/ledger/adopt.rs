@@ -56,7 +56,7 @@ async fn keys_of_another_service_are_honoured_for_every_issuer_until_they_end() 
     assert_eq!(expires("new").as_secs(), ends.as_secs_ceil(), "its own end, and the leeway");
     let retention = redis.config().retention;
     assert!(expires("an odd: id") > now().plus(retention.saturating_sub(LEEWAY)), "without an end: the retention");
-    instance.replica.retain_for(2 * retention);
+    instance.replica.retain_for(2 * retention, Duration::ZERO);
     redis.cli(&["SET", "blacklist:later", "1"]);
     eventually("read", || instance.refuses(&token("later"))).await;
     assert!(expires("later") > now().plus((2 * retention).saturating_sub(LEEWAY)), "as it is now");

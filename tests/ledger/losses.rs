@@ -213,7 +213,9 @@ async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have
     eventually("back", || one.replica.stats().store_up()).await;
     let receipt = confirm(&one, "second", Duration::from_secs(2)).await;
     assert_eq!((receipt.instances, receipt.applied), (1, 1), "the other is not listed");
-    assert_eq!(receipt.waiting, ["instances that the store may have forgotten"]);
+    assert!(
+        receipt.waiting.is_empty() && receipt.uncertain_for.is_some_and(|left| left <= hold + Duration::from_secs(5))
+    );
     if away.age().is_some_and(|age| age < hold) {
         assert!(!away.refuses(&token("second")), "which is why");
     }

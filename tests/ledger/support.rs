@@ -171,7 +171,7 @@ impl Instance {
     }
 
     pub(crate) fn age(&self) -> Option<Duration> {
-        self.replica.freshness().age(Instant::now())
+        self.replica.freshness().age(doorward::clock::Steady::now())
     }
 
     /// Whether a token of this target, issued a minute ago, is refused.

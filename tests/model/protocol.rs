@@ -25,6 +25,8 @@ pub struct Protocol {
     pub wait: bool,
     /// The store may be full for a while.
     pub fills: bool,
+    /// The store's wall clock is set forward.
+    pub jumps: bool,
     /// Only other services write, the spare stays as it is, and nothing expires: enough for some
     /// counterexamples, and quicker.
     pub narrow: bool,
@@ -65,7 +67,7 @@ pub enum Bug {
     LateReplyIsTaken,
     /// A decision looks the token up first, and then how old the view is.
     AgeAfterLookup,
-    /// The clock stands still while the process does.
+    /// The clock stands still while the process does, or the machine: CLOCK_MONOTONIC in suspend.
     ClockStops,
     /// No look at all at whether the log is still the one that was read.
     NoGapRule,
@@ -95,6 +97,8 @@ pub enum Bug {
     ReceiptIgnoresCutOff,
     /// A receipt trusts the leases of a store that may have lost some.
     ReceiptTrustsYoungStore,
+    /// A receipt counts a lease as over because the store's wall clock says so.
+    ReceiptTrustsTheClock,
     /// An instance announces itself only after it has read.
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
@@ -112,7 +116,8 @@ impl Protocol {
 
     /// Everything is quiet and every instance follows an empty log.
     pub fn start(&self) -> World {
-        let mut store = Store { epoch: 1, founded: self.stale(), since: self.stale(), ..Store::new() };
+        let mut store =
+            Store { epoch: 1, founded: self.stale(), since: self.stale(), even: self.stale(), ..Store::new() };
         let mut instances = [Instance::absent(); INSTANCES];
         for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()) {
             *instance = Instance::started(0);

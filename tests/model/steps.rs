@@ -1,7 +1,7 @@
 //! What can happen next, and what it leads to.
 
 use super::protocol::{Bug, Loss, Protocol};
-use super::world::{Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
+use super::world::{INSTANCES, Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
@@ -66,6 +66,8 @@ pub enum Step {
     Trim,
     /// The store is full, or has room again.
     Fill(bool),
+    /// The store's wall clock is set forward: every lease ends.
+    SetClock,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -147,6 +149,9 @@ impl Protocol {
         }
         if self.fills {
             steps.push(Step::Fill(!world.store.is_full));
+        }
+        if self.jumps && world.left.faults > 0 {
+            steps.push(Step::SetClock);
         }
     }
 
@@ -245,6 +250,11 @@ impl Protocol {
                 }
                 world.store.is_full = full;
             }
+            Step::SetClock => {
+                spend(&mut world.left.faults)?;
+                world.store.even = 0;
+                world.store.leases = [None; INSTANCES];
+            }
         }
         Some(())
     }
@@ -269,6 +279,7 @@ impl Protocol {
         for store in [&mut world.store, &mut world.spare].into_iter().chain(&mut world.isolated) {
             older(&mut store.founded);
             older(&mut store.since);
+            older(&mut store.even);
             for lease in &mut store.leases {
                 if let Some(lease) = lease {
                     older(&mut lease.age);
@@ -344,7 +355,8 @@ impl Protocol {
         let all_stale = *age > self.max_staleness;
         let reaches = issuer.linked && !issuer.misled;
         let store = &world.store;
-        let all_are_listed = store.since > self.max_staleness || self.has(Bug::ReceiptTrustsYoungStore);
+        let all_are_listed = (store.since > self.max_staleness || self.has(Bug::ReceiptTrustsYoungStore))
+            && (store.even > self.max_staleness || self.has(Bug::ReceiptTrustsTheClock));
         let applied = |lease: &Lease| {
             let cut_off = lease.age > 0 && self.has(Bug::ReceiptIgnoresCutOff);
             cut_off || lease.applied.0 == *epoch && lease.applied.1 >= *id

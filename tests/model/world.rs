@@ -49,6 +49,8 @@ pub struct Store {
     pub founded: u8,
     /// Ticks since this server began to be the primary with this content.
     pub since: u8,
+    /// Ticks since its wall clock was set, by which leases end.
+    pub even: u8,
     /// It says so itself when it is not.
     pub is_primary: bool,
     /// It takes no words, but lets leases go on.
@@ -187,6 +189,7 @@ impl Store {
             leases: [None; INSTANCES],
             founded: 0,
             since: 0,
+            even: 0,
             is_primary: true,
             is_full: false,
         }

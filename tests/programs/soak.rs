@@ -1,8 +1,12 @@
 //! Three real instances, a fault every 20 seconds, and an oracle that knows what each may answer.
 //!
+//! The faults are drawn from a seed, which is printed; `DOORWARD_SOAK_SEED` repeats them. One clock at a time is
+//! wrong, by up to an hour; the issuer dates tokens up to 27 s ahead; the instances' bounds differ and change.
+//!
 //! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be
 //! allowed; a token that an instance refused once as signed out is never allowed by it again; a token
-//! that nobody signed out is refused by 503 only, and only while a fault lasts or a moment after.
+//! that nobody signed out is refused by 503 or for its times only, and only while a fault lasts or a moment after.
+//! Once `wait=all` confirmed, no check that is sent later is allowed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex as StdMutex;
@@ -12,8 +16,11 @@ use serde_json::json;
 use tokio::sync::{Mutex, RwLock};
 use tokio::time::{sleep, timeout};
 
-use super::faults::Fault;
+use super::faults::{Dice, Fault};
+use crate::api::{OPERATOR, admin_keys};
 use crate::ledger::support::RedisServer;
+use crate::support::TempDir;
+use crate::support::clock::Clock;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};
 use crate::support::proxy::Proxy;
@@ -23,14 +30,22 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 const FAULT_EVERY: Duration = Duration::from_secs(20);
 /// How long after a fault an instance may take to be current.
 const GRACE: Duration = Duration::from_secs(5);
+/// `max_lifetime` and `leeway` that instances are given. No clock is off by more than the retention, and a token lives
+/// shorter than the largest step: an instance whose clock is ahead sees it expired, and must not forget its revocation.
+pub(super) const LIMITS: [(&str, &str); 4] = [("70m", "30s"), ("80m", "30s"), ("65m", "45s"), ("2h", "40s")];
+const LIFE: i64 = 45 * 60;
+/// The issuer leads by less than this, in seconds; every instance is shown a token that leads by as much.
+const LEAD: usize = 30;
 
 pub(super) struct Fleet {
-    pub(super) redis: Mutex<RedisServer>,
+    /// The primary and its replica.
+    pub(super) redis: Mutex<[RedisServer; 2]>,
     pub(super) proxies: Vec<Proxy>,
+    pub(super) clocks: Vec<Clock>,
     pub(super) instances: Vec<RwLock<Member>>,
-    configs: Vec<String>,
+    configs: Vec<StdMutex<String>>,
     tokens: Tokens,
-    signed_out: StdMutex<Vec<(String, Instant)>>,
+    signed_out: StdMutex<Vec<SignedOut>>,
     /// The fault that lasts, or ended a moment ago.
     fault: StdMutex<Option<Fault>>,
     tally: StdMutex<Tally>,
@@ -41,11 +56,23 @@ pub(super) struct Member {
     checks: Checks,
 }
 
+#[derive(Clone)]
+struct SignedOut {
+    token: String,
+    /// When the answer came.
+    at: Instant,
+    /// Nobody accepts it any more.
+    confirmed: bool,
+}
+
 #[derive(Default)]
 struct Tally {
     checks: u64,
     refused: u64,
     unavailable: u64,
+    /// Refused for its times, by an instance that a fault befell.
+    untimely: u64,
+    confirmed: u64,
     sign_outs: u64,
     unstored: u64,
     wrong: Vec<String>,
@@ -57,21 +84,22 @@ struct Tally {
 
 impl Fleet {
     async fn start() -> Self {
-        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]).await;
+        let options = ["--appendonly", "yes", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0"];
+        let redis = [RedisServer::start_with_clock(&options).await, RedisServer::start_with_clock(&options).await];
+        follow(&redis[1], &redis[0]);
         let tokens = Tokens::new();
         let (mut proxies, mut configs, mut instances) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let proxy = Proxy::start(redis.port);
-            let config = tokens.config(&format!(
-                "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"redis://127.0.0.1:{}\"}}}}\n",
-                proxy.port
-            ));
-            instances.push(RwLock::new(Member::start(&config).await));
+        let clocks = vec![Clock::at("+0"), Clock::at("+0"), Clock::at("+0")];
+        for (clock, limits) in clocks.iter().zip(LIMITS) {
+            let proxy = Proxy::start(redis[0].port);
+            let config = config(&tokens, proxy.port, limits);
+            instances.push(RwLock::new(Member::start(&config, clock, &tokens).await));
             proxies.push(proxy);
-            configs.push(config);
+            configs.push(StdMutex::new(config));
         }
         Self {
             redis: Mutex::new(redis),
+            clocks,
             proxies,
             instances,
             configs,
@@ -86,37 +114,80 @@ impl Fleet {
     pub(super) async fn restart(&self, at: usize) {
         let mut member = self.instances[at].write().await;
         member.doorward.process.signal("KILL");
-        *member = Member::start(&self.configs[at]).await;
+        let config = self.configs[at].lock().unwrap().clone();
+        *member = Member::start(&config, &self.clocks[at], &self.tokens).await;
     }
 
-    fn mint(&self, user: &str) -> String {
-        self.tokens.with(json!({"sub": user, "sid": null, "exp": now() + 80_000}))
+    /// Another configuration, renamed into place.
+    pub(super) async fn reconfigure(&self, at: usize, limits: usize) {
+        let member = self.instances[at].read().await;
+        let config = config(&self.tokens, self.proxies[at].port, LIMITS[(limits + at) % LIMITS.len()]);
+        let (new, file) = (member.doorward.dir.path().join("new"), member.doorward.dir.path().join("doorward.yaml"));
+        std::fs::write(&new, &config).unwrap();
+        std::fs::rename(new, file).unwrap();
+        *self.configs[at].lock().unwrap() = config;
     }
 
-    /// Signs out one token after the other, at one instance after the other.
-    async fn sign_out(&self) {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(3)).build().unwrap();
+    pub(super) async fn step_store(&self, offset: &str) {
+        for server in &*self.redis.lock().await {
+            server.step_clock(offset);
+        }
+    }
+
+    pub(super) async fn fail_over(&self) {
+        let mut redis = self.redis.lock().await;
+        redis[0].kill();
+        redis[1].cli(&["REPLICAOF", "NO", "ONE"]);
+        redis.swap(0, 1);
+        for proxy in &self.proxies {
+            proxy.retarget(redis[0].port);
+        }
+        redis[1].run().await;
+        follow(&redis[1], &redis[0]);
+    }
+
+    /// Signs out tokens and users, at one instance after the other.
+    async fn sign_out(&self, mut dice: Dice) {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(6)).build().unwrap();
         for n in 0.. {
-            let token = self.mint("alice");
+            let user = format!("alice-{n}");
+            let mut minted = vec![mint(&self.tokens, &user, dice.roll(LEAD - 2))];
             let http = {
                 let member = self.instances[n % 3].read().await;
                 member.doorward.http
             };
-            let answer = client.post(format!("http://{http}/logout")).bearer_auth(&token).send().await;
-            let stored = answer.is_ok_and(|answer| answer.status() == 204);
-            if stored {
-                self.signed_out.lock().unwrap().push((token, Instant::now()));
-                self.tally.lock().unwrap().sign_outs += 1;
-            } else {
-                self.tally.lock().unwrap().unstored += 1;
+            let way = dice.roll(4);
+            if way > 1 {
+                minted.push(mint(&self.tokens, &user, LEAD - 3));
             }
+            let answer = match way {
+                0 | 1 => client.post(format!("http://{http}/logout")).bearer_auth(&minted[0]).send().await,
+                2 => client.post(format!("http://{http}/logout?all=true")).bearer_auth(&minted[0]).send().await,
+                _ => {
+                    let url = format!("http://{http}/v1/revocations?wait=all&timeout=3s");
+                    let body = json!({"issuer": "dev", "kind": "user", "id": user});
+                    client.post(url).bearer_auth(OPERATOR).json(&body).send().await
+                }
+            };
+            let status = answer.map_or(0, |answer| answer.status().as_u16());
+            let (at, confirmed) = (Instant::now(), status == 201);
+            let mut tally = self.tally.lock().unwrap();
+            if [201, 202, 204].contains(&status) {
+                let revoked = minted.into_iter().map(|token| SignedOut { token, at, confirmed });
+                self.signed_out.lock().unwrap().extend(revoked);
+                tally.sign_outs += 1;
+                tally.confirmed += u64::from(confirmed);
+            } else {
+                tally.unstored += 1;
+            }
+            drop(tally);
             sleep(Duration::from_millis(40)).await;
         }
     }
 
     /// Asks one instance about tokens that are signed out, new and old, and about one that is not.
     async fn ask(&self, at: usize) {
-        let live = self.mint("bob");
+        let mut live = mint(&self.tokens, "bob", 0);
         let (mut refused, mut allowed_at) = (HashSet::new(), Instant::now());
         for n in 0_usize.. {
             let picked = {
@@ -126,12 +197,15 @@ impl Fleet {
                 let picked = signed_out.get(if n % 3 == 0 { any } else { newest }).cloned();
                 picked.filter(|_| n % 4 != 0)
             };
+            if n % 500 == 0 {
+                live = mint(&self.tokens, "bob", LEAD);
+            }
             let Ok(member) = self.instances[at].try_read() else {
                 sleep(Duration::from_millis(5)).await; // It is being replaced.
                 continue;
             };
             let sent = Instant::now();
-            let token = picked.as_ref().map_or(&live, |(token, _)| token);
+            let token = picked.as_ref().map_or(&live, |picked| &picked.token);
             let Ok(answer) =
                 timeout(Duration::from_secs(10), member.checks.send(get("/").token(token).message())).await
             else {
@@ -151,7 +225,7 @@ impl Fleet {
         at: usize,
         sent: Instant,
         reason: &str,
-        picked: Option<(String, Instant)>,
+        picked: Option<SignedOut>,
         refused: &mut HashSet<String>,
         allowed_at: &mut Instant,
     ) {
@@ -159,10 +233,11 @@ impl Fleet {
         let mut tally = self.tally.lock().unwrap();
         tally.checks += 1;
         match (reason, picked) {
-            ("ok", Some((token, signed_out_at))) => {
+            ("ok", Some(SignedOut { token, at: signed_out_at, confirmed })) => {
                 let later = sent.saturating_duration_since(signed_out_at);
                 tally.latest_allow = tally.latest_allow.max(later);
-                if later > MAX_STALENESS || refused.contains(&token) {
+                let bound = if confirmed { Duration::ZERO } else { MAX_STALENESS };
+                if later > bound || refused.contains(&token) {
                     tally.wrong.push(format!("instance {at} allowed {later:?} after the sign-out, {fault:?}"));
                 }
             }
@@ -175,7 +250,7 @@ impl Fleet {
                 }
                 *allowed_at = Instant::now();
             }
-            ("signed_out", Some((token, _))) => {
+            ("signed_out" | "revoked", Some(SignedOut { token, .. })) => {
                 tally.refused += 1;
                 refused.insert(token);
             }
@@ -185,19 +260,26 @@ impl Fleet {
                     tally.wrong.push(format!("instance {at} was stale without a fault, {fault:?}"));
                 }
             }
+            ("expired" | "not_yet_valid" | "lifetime_too_long", _) if fault.is_some_and(|fault| fault.befalls(at)) => {
+                tally.untimely += 1;
+            }
             (other, _) => tally.wrong.push(format!("instance {at} answered {other}, {fault:?}")),
         }
     }
 
     #[expect(clippy::print_stdout, reason = "how far it is")]
-    async fn suffer(&self, duration: Duration) -> usize {
+    async fn suffer(&self, duration: Duration, mut dice: Dice) -> usize {
         let began = Instant::now();
+        let mut round = Vec::new();
         for n in 0.. {
             if began.elapsed() >= duration {
                 return n;
             }
             let next = Instant::now() + FAULT_EVERY;
-            let fault = Fault::nth(n);
+            if round.is_empty() {
+                round = Fault::round(&mut dice);
+            }
+            let Some(fault) = round.pop() else { continue };
             *self.fault.lock().unwrap() = Some(fault);
             let started = Instant::now();
             fault.happen(self).await;
@@ -211,9 +293,10 @@ impl Fleet {
 
     /// A new instance, which has only the store to learn from, refuses everything.
     async fn a_new_instance_refuses_all(&self) -> usize {
-        let member = Member::start(&self.configs[0]).await;
+        let config = self.configs[0].lock().unwrap().clone();
+        let member = Member::start(&config, &self.clocks[0], &self.tokens).await;
         let signed_out = self.signed_out.lock().unwrap().clone();
-        for (token, _) in &signed_out {
+        for SignedOut { token, .. } in &signed_out {
             let verdict = member.checks.check(get("/").token(token)).await;
             if verdict.allowed() {
                 self.tally.lock().unwrap().wrong.push("a new instance allowed a signed-out token".to_owned());
@@ -224,11 +307,36 @@ impl Fleet {
 }
 
 impl Member {
-    async fn start(config: &str) -> Self {
-        let doorward = Doorward::start(config).await;
+    async fn start(config: &str, clock: &Clock, tokens: &Tokens) -> Self {
+        let doorward = Doorward::launch_by(clock.doorward(), TempDir::new(), config).await;
+        doorward.ready().await;
         let checks = Checks::connect(&doorward.check).await;
+        checks.check(get("/").token(&mint(tokens, "bob", LEAD))).await;
         Self { doorward, checks }
     }
+}
+
+fn config(tokens: &Tokens, port: u16, (max_lifetime, leeway): (&str, &str)) -> String {
+    format!(
+        "listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:0\"}}\n\
+         issuers: [{{name: dev, issuer: \"{}\", audiences: [{}], keys: {{jwks: {}}}, max_lifetime: {max_lifetime}, \
+         leeway: {leeway}}}]\n\
+         revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"redis://127.0.0.1:{port}\"}}}}\n{}",
+        doorward::dev::ISSUER,
+        doorward::dev::AUDIENCE,
+        tokens.issuer.jwks(),
+        admin_keys()
+    )
+}
+
+/// A token that was issued this moment, by a clock that leads.
+fn mint(tokens: &Tokens, user: &str, lead: usize) -> String {
+    let issued_at = now() + i64::try_from(lead).unwrap();
+    tokens.with(json!({"sub": user, "sid": null, "iat": issued_at, "exp": issued_at + LIFE}))
+}
+
+fn follow(replica: &RedisServer, primary: &RedisServer) {
+    replica.cli(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,18 +344,28 @@ impl Member {
 async fn soak() {
     let duration = std::env::var("DOORWARD_SOAK").unwrap_or_else(|_| "20m".to_owned());
     let duration = humantime::parse_duration(&duration).unwrap();
+    let seed = std::env::var("DOORWARD_SOAK_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("DOORWARD_SOAK_SEED={seed}");
     let fleet = Fleet::start().await;
     let faults = tokio::select! {
-        faults = fleet.suffer(duration) => faults,
-        () = fleet.sign_out() => 0,
+        faults = fleet.suffer(duration, Dice::new(seed)) => faults,
+        () = fleet.sign_out(Dice::new(seed ^ 1)) => 0,
         ((), (), ()) = async { tokio::join!(fleet.ask(0), fleet.ask(1), fleet.ask(2)) } => 0,
     };
     let known = fleet.a_new_instance_refuses_all().await;
     let tally = fleet.tally.lock().unwrap();
     println!(
-        "{duration:?}, {faults} faults: {} checks, {} refused as signed out, {} by 503 within a fault's window; {} sign-outs \
-         answered 204 ({known} refused by a new instance at the end), {} not; latest allow after a 204: {:?}",
-        tally.checks, tally.refused, tally.unavailable, tally.sign_outs, tally.unstored, tally.latest_allow
+        "{duration:?}, {faults} faults: {} checks, {} refused as signed out, {} by 503 and {} for their times \
+         within a fault's window; {} sign-outs stored, {} of them confirmed ({known} tokens refused by a new instance at \
+         the end), {} not stored; latest allow after a sign-out's answer: {:?}",
+        tally.checks,
+        tally.refused,
+        tally.unavailable,
+        tally.untimely,
+        tally.sign_outs,
+        tally.confirmed,
+        tally.unstored,
+        tally.latest_allow
     );
     println!("longest time without an allow, by fault: {:?}", tally.outages);
     assert!(

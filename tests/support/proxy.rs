@@ -19,6 +19,8 @@ pub struct Proxy {
 /// Connections are numbered as they come.
 #[derive(Clone, Copy, Default)]
 struct Control {
+    /// The port that new connections go to.
+    target: u16,
     opened: u64,
     /// Those below are closed.
     cut: u64,
@@ -37,11 +39,11 @@ impl Proxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let control = watch::Sender::new(Control::default());
+        let control = watch::Sender::new(Control { target, ..Control::default() });
         let shared = control.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener, target, shared));
+            runtime.block_on(serve(listener, shared));
         });
         Self { port, control, thread: Some(thread) }
     }
@@ -82,6 +84,12 @@ impl Proxy {
         });
     }
 
+    /// Closes every connection; new ones go to another port.
+    pub fn retarget(&self, target: u16) {
+        self.control.send_modify(|control| control.target = target);
+        self.cut();
+    }
+
     /// How many connections there have been.
     pub fn opened(&self) -> u64 {
         self.control.borrow().opened
@@ -97,9 +105,8 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, target: u16, control: watch::Sender<Control>) {
+async fn serve(listener: std::net::TcpListener, control: watch::Sender<Control>) {
     let listener = TcpListener::from_std(listener).unwrap();
-    let target = SocketAddr::from(([127, 0, 0, 1], target));
     let mut connections = JoinSet::new();
     let mut changes = control.subscribe();
     loop {
@@ -111,14 +118,14 @@ async fn serve(listener: std::net::TcpListener, target: u16, control: watch::Sen
                 if control.borrow().refusing {
                     continue;
                 }
-                let mut number = 0;
+                let (mut number, mut target) = (0, 0);
                 control.send_modify(|control| {
-                    number = control.opened;
+                    (number, target) = (control.opened, control.target);
                     control.opened += 1;
                 });
                 let changes = control.subscribe();
                 connections.spawn(async move {
-                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    let Ok(server) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], target))).await else { return };
                     pass(number, client, server, changes).await;
                 });
             }

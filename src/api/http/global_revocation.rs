@@ -16,11 +16,12 @@ use super::Http;
 use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
 use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
+use super::revocations::clock_skew;
 use crate::api::inlet::{Inlet, Refused, revoke, verified};
 use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
 use crate::authz::replay::MessageId;
-use crate::authz::revocation::Target;
+use crate::authz::revocation::{Kind, Target};
 use crate::authz::signals::{Transmitter, user_targets};
 use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::clock;
@@ -89,8 +90,8 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
             )
         }
     };
-    let now = clock::now();
-    let revocations = users.into_iter().map(|user| target.closing_user(user, now)).collect();
+    let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
+    let revocations = users.into_iter().map(|user| target.closing_user(user, instant)).collect();
     revoke(&http.state, Inlet::GlobalRevocation, revocations).await.map_err(|error| {
         let detail = "it holds in this instance, other instances may not know it: try again";
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
@@ -98,7 +99,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
     match caller {
         Caller::Operator(by) => info!(%by, "a user's tokens revoked"),
         Caller::Transmitter(from, id) => {
-            http.state.replays.remember(id, now);
+            http.state.replays.remember(id, clock::now());
             info!(transmitter = %from.name, "a user's tokens revoked");
         }
     }

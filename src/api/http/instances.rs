@@ -35,6 +35,9 @@ struct Instance {
     position: String,
     /// What its replica is doing.
     state: String,
+    /// Seconds by which its wall clock is ahead of the store's, negative if it is behind; null without a store, or
+    /// for an instance of an earlier version.
+    clock_skew_seconds: Option<f64>,
 }
 
 /// Lists the instances, their view's age and their place in the log.
@@ -64,5 +67,7 @@ fn instance(peer: Peer, this: &str) -> Instance {
         view_age_ms: peer.view_age.map(millis),
         position: peer.position.to_string(),
         state: peer.state,
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a skew: far below 2^53")]
+        clock_skew_seconds: peer.skew_ms.map(|millis| millis as f64 / 1000.0),
     }
 }

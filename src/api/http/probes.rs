@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -49,7 +49,7 @@ impl Readiness {
         }
         if fresh {
             let max = policy.authorizer.freshness.max_staleness;
-            if state.replica.freshness().age(Instant::now()).is_none_or(|age| age > max) {
+            if state.replica.view_age().is_none_or(|age| age > max) {
                 missing.push(("freshness", "the view of the revocations is older than max_staleness".to_owned()));
             }
         }
@@ -98,7 +98,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
     let stats = state.replica.stats();
     let reading = Reading {
         index: state.replica.index(),
-        view_age: state.replica.freshness().age(Instant::now()),
+        view_age: state.replica.view_age(),
         store_up: stats.store_up(),
         store_operations: stats.operations().collect(),
         losses: Losses {
@@ -108,6 +108,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
             unsaved: stats.unsaved.load(Ordering::Relaxed),
             unreadable: stats.unreadable.load(Ordering::Relaxed),
         },
+        clock_skew: clock_skew(state),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {
@@ -115,6 +116,14 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
         Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", b"metrics cannot be encoded\n".to_vec()),
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a skew: far below 2^53")]
+fn clock_skew(state: &Shared) -> Vec<(String, f64)> {
+    let store = state.replica.clocks().ahead_ms().map(|millis| ("store".to_owned(), millis as f64 / 1000.0));
+    let leads = state.policy().authorizer.leads();
+    let issuers = leads.into_iter().map(|(issuer, lead)| (issuer.to_string(), lead.seen().as_secs_f64()));
+    store.into_iter().chain(issuers).collect()
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Body> {

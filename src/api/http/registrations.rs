@@ -71,7 +71,7 @@ pub(super) async fn create(
         expires_at: clock::format_rfc3339(registration.expires_at),
         position: None,
     };
-    if registration.expires_at > clock::now() {
+    if registration.expires_at > http.state.replica.earliest() {
         let written = http.state.replica.register(registrations).await;
         let position = written.map_err(|error| {
             warn!(%by, %issuer, error = error.label(), "registration not stored");
@@ -111,7 +111,8 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Vec<Revoc
                 return Err(Problem::field("/id", "must not be empty"));
             }
             let needed = || Problem::field("/expires_at", "is needed for a token by its id: its `exp`");
-            let expires_at = expiry(request.expires_at.as_ref().ok_or_else(needed)?, issuer, clock::now())?;
+            let expires_at =
+                expiry(request.expires_at.as_ref().ok_or_else(needed)?, issuer, http.state.replica.clocks().latest())?;
             let registering = |id| Revocation::registering(issuer.name.clone(), id, expires_at.plus(issuer.leeway));
             // Of a text that looks like a digest nobody can tell whether it is one or a `jti`.
             let jti = TargetId::written_digest(id).map(|_| registering(TargetId::new(id)));

@@ -19,7 +19,7 @@ use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
-use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use crate::authz::revocation::{Clocks, Kind, Origin, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
@@ -139,8 +139,10 @@ pub(super) async fn create(
     let revocation = resolve(&http, &request).await?;
     let kind = revocation.target.kind.as_str();
     let mut position = None;
-    if revocation.expires_at > clock::now() {
-        let written = http.state.replica.revoke(vec![revocation.clone()]).await;
+    // What has expired is written nowhere but here, where the clock may be wrong.
+    let is_alive = revocation.expires_at > http.state.replica.earliest();
+    let written = http.state.replica.revoke(vec![revocation.clone()]).await;
+    if is_alive {
         let stored = written.map_err(|error| {
             warn!(%by, kind, issuer = %revocation.target.issuer, error = error.label(), "revocation not stored");
             let detail = "it holds in this instance, other instances may not know it: try again";
@@ -185,7 +187,7 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
             if named.is_some_and(|named| named.name != issuer.name) {
                 return Err(Problem::field("/issuer", "the token is of another issuer"));
             }
-            by_token(request, kind, &issuer, &token)
+            by_token(request, kind, &issuer, &token, http.state.replica.clocks())
         }
         (id, None) => {
             let issuer = named.or_else(|| match policy.authorizer.issuers.as_slice() {
@@ -194,7 +196,7 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
             });
             let issuer =
                 issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
-            by_id(request, kind, issuer, id.as_deref())
+            by_id(request, kind, issuer, id.as_deref(), http.state.replica.clocks())
         }
     }
 }
@@ -249,17 +251,16 @@ fn by_token(
     kind: Kind,
     issuer: &TrustedIssuer,
     token: &VerifiedToken,
+    clocks: Clocks,
 ) -> Result<Revocation, Problem> {
-    let now = clock::now();
     let target = token.targets().iter().find(|target| target.kind == kind).cloned();
     let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
-    let issued_at = token.issued_at();
     let default = Default {
         // An issuer whose clock runs ahead may have dated this very token later than now.
-        at: issued_at.map_or(now, |at| at.max(now)),
+        covers: token.issued_at(),
         expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
     };
-    build(request, issuer, target, default, now)
+    build(request, issuer, target, default, clocks)
 }
 
 fn by_id(
@@ -267,8 +268,8 @@ fn by_id(
     kind: Kind,
     issuer: &TrustedIssuer,
     id: Option<&str>,
+    clocks: Clocks,
 ) -> Result<Revocation, Problem> {
-    let now = clock::now();
     let target = match (kind, id) {
         (Kind::Issuer, None) => Target::issuer(issuer.name.clone()),
         (Kind::Issuer, Some(id)) if id == issuer.name.as_str() => Target::issuer(issuer.name.clone()),
@@ -281,7 +282,14 @@ fn by_id(
     if kind == Kind::Token && request.expires_at.is_none() {
         return Err(Problem::field("/expires_at", "is needed for a token by its id: the `exp` of the token"));
     }
-    build(request, issuer, target, Default { at: now, expires_at: None }, now)
+    build(request, issuer, target, Default { covers: None, expires_at: None }, clocks)
+}
+
+/// No instant can be stamped by clocks of which one is wrong.
+pub(super) fn clock_skew(denial: Denial) -> Problem {
+    let detail = "this instance's clock and the store's differ by more than the issuer's leeway: name the instant (`at`), \
+        or try again once they agree";
+    Problem::new(Error::StoreUnavailable, detail).because(denial.label())
 }
 
 /// Whole seconds mean all of it: a token may be dated to the millisecond, and the same second loses.
@@ -291,7 +299,8 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
 
 /// What holds where a request is silent.
 struct Default {
-    at: Timestamp,
+    /// The instant is not before this one.
+    covers: Option<Timestamp>,
     expires_at: Option<Timestamp>,
 }
 
@@ -300,9 +309,9 @@ fn build(
     issuer: &TrustedIssuer,
     target: Target,
     default: Default,
-    now: Timestamp,
+    clocks: Clocks,
 ) -> Result<Revocation, Problem> {
-    let kind = target.kind;
+    let (kind, now) = (target.kind, clocks.latest());
     let watermark = match &request.at {
         Some(at) if at.is_always() => Watermark::FOREVER,
         Some(at) => {
@@ -313,7 +322,10 @@ fn build(
             Watermark::at(all_of_its_second(at))
         }
         None if kind.is_forever() => Watermark::FOREVER,
-        None => Watermark::at(default.at),
+        None => {
+            let instant = issuer.instant(kind, clocks).map_err(clock_skew)?;
+            Watermark::at(default.covers.map_or(instant, |covers| covers.max(instant)))
+        }
     };
     let expires_at = if kind == Kind::Token {
         // Whoever names a token knows its end; the token itself knows it better.

@@ -1,9 +1,11 @@
 //! Every revocation this process knows, ready for the decision.
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::arena::Arena;
 use super::record::{Record, Watermarks};
@@ -18,6 +20,8 @@ use crate::authz::claims::{IssuerName, Timestamp};
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
+    /// See [`Self::forgotten`]; whole seconds since 1970.
+    forgotten: AtomicU32,
 }
 
 /// By kind: in the order of [`Kind::ALL`], then the registrations.
@@ -30,8 +34,15 @@ struct Shard {
     /// Bytes of the arena that no place leads to any more.
     garbage: usize,
     places: HashTable<u32>,
-    issuers: Vec<IssuerName>,
+    issuers: Names,
     counts: Counts,
+}
+
+/// The issuers that records name by number. A name takes memory until the process ends; the log names few.
+#[derive(Default)]
+struct Names {
+    by_number: Vec<IssuerName>,
+    numbers: HashMap<IssuerName, u32>,
 }
 
 impl Default for RevocationIndex {
@@ -47,24 +58,21 @@ impl RevocationIndex {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards }
+        Self { hasher: DefaultHashBuilder::default(), shards, forgotten: AtomicU32::new(0) }
     }
 
-    /// Merges a revocation; true if that taught the index anything.
+    /// Merges a revocation, whatever its `expires_at`; true if that taught the index anything.
     ///
-    /// What has expired is not kept: no token it could hit is alive.
-    pub fn apply(&self, revocation: &Revocation, now: Timestamp) -> bool {
-        if revocation.expires_at <= now {
-            return false;
-        }
+    /// `uptime` counts on a clock that nobody sets, from a moment that is the same in every call.
+    pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
         let hash = self.hash(&revocation.target);
-        write(self.shard(hash)).merge(&self.hasher, hash, revocation)
+        write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime)
     }
 
     /// Whether this revocation would teach the index nothing.
     #[must_use]
     pub fn knows(&self, revocation: &Revocation) -> bool {
-        self.watermarks(&revocation.target).is_some_and(|mut watermarks| !watermarks.merge(revocation))
+        self.watermarks(&revocation.target).is_some_and(|mut known| !known.merge(revocation, Duration::ZERO))
     }
 
     /// The revocation that covers a token with these targets, if any; `Revoked` before `SignedOut`.
@@ -84,9 +92,35 @@ impl RevocationIndex {
         })
     }
 
-    /// Forgets what can no longer hit a live token; returns how many targets went.
-    pub fn purge(&self, now: Timestamp) -> usize {
-        self.shards.iter().map(|shard| write(shard).purge(&self.hasher, now)).sum()
+    /// Forgets the targets that can hit no live token, and returns how many went.
+    ///
+    /// A target goes when both clocks agree: it expired a `leeway` before `now`, and for `hold` of uptime nothing
+    /// was learnt about it. `leeway` is the longest that a token is accepted after its end here, whatever the writer of
+    /// the revocation granted. A wall clock that is wrong for a while thus takes nothing away: a token lives no
+    /// longer than `hold`, so the tokens of a target that was held for it are dead whatever the wall clock says.
+    pub fn purge(&self, now: Timestamp, leeway: Duration, uptime: Duration, hold: Duration) -> usize {
+        let Some(learnt) = uptime.checked_sub(hold) else { return 0 };
+        let seconds = |seconds: i64| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX);
+        let limits = Limits {
+            expires: seconds(now.minus(leeway).as_secs()),
+            leeway: u32::try_from(leeway.as_secs()).unwrap_or(u32::MAX),
+            learnt: u32::try_from(learnt.as_secs()).unwrap_or(u32::MAX),
+        };
+        let purged = self.shards.iter().map(|shard| write(shard).purge(&self.hasher, limits, &self.forgotten));
+        purged.sum()
+    }
+
+    /// Revocations that expired after this instant are all here. A token that has expired by it stays expired
+    /// when the wall clock is set back: what revoked it may be forgotten.
+    #[must_use]
+    pub fn forgotten(&self) -> Timestamp {
+        Timestamp::from_secs(i64::from(self.forgotten.load(Ordering::Acquire)))
+    }
+
+    /// Whether anything is known about this target.
+    #[must_use]
+    pub fn has(&self, target: &Target) -> bool {
+        self.watermarks(target).is_some()
     }
 
     /// How many targets of each kind are revoked, in the order of [`Kind::ALL`]; then, how many tokens are
@@ -148,19 +182,19 @@ impl Shard {
             let record = self.arena.record(*place);
             record.kind() == target.kind
                 && record.id_parts() == target.id.parts()
-                && self.issuers[usize::from(record.issuer())] == target.issuer
+                && *self.issuers.name(record) == target.issuer
         };
         self.places.find(hash, same).copied()
     }
 
-    fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation) -> bool {
+    fn merge(&mut self, hasher: &DefaultHashBuilder, hash: u64, revocation: &Revocation, uptime: Duration) -> bool {
         let Target { issuer, kind, id } = &revocation.target;
-        let Some(issuer_at) = self.intern(issuer) else { return false };
         let known = self.find(hash, &revocation.target);
         let mut watermarks = known.map(|place| self.arena.record(place).watermarks()).unwrap_or_default();
-        if !watermarks.merge(revocation) {
+        if !watermarks.merge(revocation, uptime) {
             return false;
         }
+        let issuer_at = self.issuers.number(issuer);
         let write = |block: &mut Vec<u8>| Record::write(block, *kind, issuer_at, id, &watermarks);
         let Some(place) = self.arena.add(write) else { return false };
         if let Some(old) = known {
@@ -174,35 +208,27 @@ impl Shard {
             self.places.insert_unique(hash, place, |place| hash_of(hasher, issuers, arena.record(*place)));
         }
         if self.garbage > self.arena.len() / 2 {
-            self.compact(hasher, 0);
+            self.compact(hasher, |_| false);
         }
         true
     }
 
-    /// The place of an issuer's name; `None` once there are more than anyone configures.
-    fn intern(&mut self, issuer: &IssuerName) -> Option<u16> {
-        let at = self.issuers.iter().position(|known| known == issuer).unwrap_or_else(|| {
-            self.issuers.push(issuer.clone());
-            self.issuers.len() - 1
-        });
-        u16::try_from(at).ok()
-    }
-
-    fn purge(&mut self, hasher: &DefaultHashBuilder, now: Timestamp) -> usize {
+    fn purge(&mut self, hasher: &DefaultHashBuilder, limits: Limits, forgotten: &AtomicU32) -> usize {
         let before = self.places.len();
-        // Rounded up when it was taken in, down here: nothing is forgotten early.
-        let limit = u32::try_from(now.as_secs().max(0)).unwrap_or(u32::MAX);
-        if self.places.iter().any(|place| self.arena.record(*place).expires() <= limit) {
-            self.compact(hasher, limit);
+        let records = self.places.iter().map(|place| self.arena.record(*place));
+        let latest = records.filter(|record| limits.allow(*record)).map(Record::expires).max();
+        if let Some(latest) = latest {
+            forgotten.fetch_max(latest.saturating_add(limits.leeway), Ordering::AcqRel); // Before a decision can miss what goes.
+            self.compact(hasher, |record| limits.allow(record));
         }
         before - self.places.len()
     }
 
-    /// Rewrites the records that expire after `limit`, in seconds, and drops the others and all garbage.
-    fn compact(&mut self, hasher: &DefaultHashBuilder, limit: u32) {
+    /// Rewrites the records, without those that may go and without garbage.
+    fn compact(&mut self, hasher: &DefaultHashBuilder, may_go: impl Fn(Record<'_>) -> bool) {
         let mut next = Self { issuers: std::mem::take(&mut self.issuers), ..Self::default() };
         for record in self.places.iter().map(|place| self.arena.record(*place)) {
-            if record.expires() <= limit {
+            if may_go(record) {
                 continue;
             }
             let Some(place) = next.arena.add(|block| block.extend_from_slice(record.as_bytes())) else { continue };
@@ -217,8 +243,8 @@ impl Shard {
     fn entries(&self) -> Vec<Revocation> {
         let of = |place: &u32| {
             let record = self.arena.record(*place);
-            let Watermarks { signed_out, revoked, expires } = record.watermarks();
-            let target = Target::new(self.issuers[usize::from(record.issuer())].clone(), record.kind(), record.id());
+            let Watermarks { signed_out, revoked, expires, .. } = record.watermarks();
+            let target = Target::new(self.issuers.name(record).clone(), record.kind(), record.id());
             let expires_at = Timestamp::from_secs(i64::from(expires));
             [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)].into_iter().filter_map(
                 move |(origin, watermark)| {
@@ -230,6 +256,37 @@ impl Shard {
     }
 }
 
-fn hash_of(hasher: &DefaultHashBuilder, issuers: &[IssuerName], record: Record<'_>) -> u64 {
-    hash(hasher, &issuers[usize::from(record.issuer())], record.kind(), record.id_parts())
+fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> u64 {
+    hash(hasher, issuers.name(record), record.kind(), record.id_parts())
+}
+
+/// What may be forgotten. A record's `expires` is rounded up and its `learnt` down, so the latter must lie a whole
+/// second back: nothing goes early.
+#[derive(Clone, Copy)]
+struct Limits {
+    expires: u32,
+    leeway: u32,
+    learnt: u32,
+}
+
+impl Limits {
+    fn allow(self, record: Record<'_>) -> bool {
+        record.expires() <= self.expires && record.learnt() < self.learnt
+    }
+}
+
+impl Names {
+    fn name(&self, record: Record<'_>) -> &IssuerName {
+        &self.by_number[record.issuer() as usize]
+    }
+
+    fn number(&mut self, name: &IssuerName) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX); // The log has fewer entries.
+        self.by_number.push(name.clone());
+        self.numbers.insert(name.clone(), number);
+        number
+    }
 }

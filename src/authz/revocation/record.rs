@@ -1,11 +1,13 @@
-//! One target's revocations in a few bytes: a UUID token takes 24, and nothing but its own memory.
+//! One target's revocations in a few bytes: a UUID token takes 30, and nothing but its own memory.
 //!
 //! A million of them must fit beside a service (`cargo bench --bench index`), and each must keep its whole
 //! name: an index of digests could not give a store back what it lost.
 //!
 //! ```text
-//! head u16 | issuer u16 | expires u32 | signed_out i64? | revoked i64? | length u8? | id
+//! head u16 | issuer u32 | expires u32 | learnt u32 | signed_out i64? | revoked i64? | length u8? | id
 //! ```
+
+use std::time::Duration;
 
 use super::target_id::Form;
 use super::{Hit, Kind, Origin, Revocation, TargetId, Watermark};
@@ -15,7 +17,7 @@ use crate::authz::claims::Timestamp;
 #[derive(Clone, Copy)]
 pub(super) struct Record<'a>(&'a [u8]);
 
-const HEAD: usize = 8;
+const HEAD: usize = 14;
 const INSTANT: usize = 8;
 
 /// What of an origin is known; two bits of the head.
@@ -33,11 +35,13 @@ pub(super) struct Watermarks {
     pub(super) revoked: Option<Watermark>,
     /// Whole seconds since 1970, rounded up; good until 2106.
     pub(super) expires: u32,
+    /// When this process last learnt something about the target, in seconds of its uptime.
+    pub(super) learnt: u32,
 }
 
 impl Watermarks {
-    /// Takes a revocation in; true if that taught anything.
-    pub(super) fn merge(&mut self, revocation: &Revocation) -> bool {
+    /// Takes a revocation in at this uptime; true if that taught anything.
+    pub(super) fn merge(&mut self, revocation: &Revocation, uptime: Duration) -> bool {
         let before = *self;
         let slot = match revocation.origin {
             Origin::SignedOut => &mut self.signed_out,
@@ -45,7 +49,11 @@ impl Watermarks {
         };
         *slot = (*slot).max(Some(revocation.watermark));
         self.expires = self.expires.max(seconds(revocation.expires_at));
-        *self != before
+        let taught = *self != before;
+        if taught {
+            self.learnt = u32::try_from(uptime.as_secs()).unwrap_or(u32::MAX);
+        }
+        taught
     }
 
     /// By origin; kept apart because each token is hit, or not, by each of them.
@@ -74,7 +82,7 @@ impl<'a> Record<'a> {
     }
 
     /// Appends a record.
-    pub(super) fn write(arena: &mut Vec<u8>, kind: Kind, issuer: u16, id: &TargetId, watermarks: &Watermarks) {
+    pub(super) fn write(arena: &mut Vec<u8>, kind: Kind, issuer: u32, id: &TargetId, watermarks: &Watermarks) {
         let held = |watermark: Option<Watermark>| match watermark {
             None => Held::Nothing,
             Some(Watermark::FOREVER) => Held::Forever,
@@ -86,6 +94,7 @@ impl<'a> Record<'a> {
         arena.extend_from_slice(&head.to_le_bytes());
         arena.extend_from_slice(&issuer.to_le_bytes());
         arena.extend_from_slice(&watermarks.expires.to_le_bytes());
+        arena.extend_from_slice(&watermarks.learnt.to_le_bytes());
         for (held, watermark) in [(signed_out, watermarks.signed_out), (revoked, watermarks.revoked)] {
             if let (Held::Instant, Some(watermark)) = (held, watermark) {
                 arena.extend_from_slice(&watermark.instant().as_millis().to_le_bytes());
@@ -105,12 +114,20 @@ impl<'a> Record<'a> {
         Kind::ALL.get(usize::from(self.head() & 7)).copied().unwrap_or(Kind::Registration)
     }
 
-    pub(super) fn issuer(self) -> u16 {
-        u16::from_le_bytes([self.0[2], self.0[3]])
+    fn word(self, at: usize) -> u32 {
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    pub(super) fn issuer(self) -> u32 {
+        self.word(2)
     }
 
     pub(super) fn expires(self) -> u32 {
-        u32::from_le_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
+        self.word(6)
+    }
+
+    pub(super) fn learnt(self) -> u32 {
+        self.word(10)
     }
 
     fn form(self) -> Form {
@@ -131,7 +148,7 @@ impl<'a> Record<'a> {
             }
         };
         let (signed_out, revoked) = (read(self.head() >> 5), read(self.head() >> 7));
-        (Watermarks { signed_out, revoked, expires: self.expires() }, at)
+        (Watermarks { signed_out, revoked, expires: self.expires(), learnt: self.learnt() }, at)
     }
 
     pub(super) fn watermarks(self) -> Watermarks {
@@ -174,12 +191,12 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             id in "[A-Za-z0-9._~@|+=-]{1,128}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}|\\PC{0,40}",
-            kind in 0..6_usize, issuer in any::<u16>(), expires in any::<u32>(),
+            kind in 0..6_usize, issuer in any::<u32>(), expires in any::<u32>(), learnt in any::<u32>(),
             signed_out in prop::option::of(any::<i64>()), revoked in prop::option::of(any::<i64>()),
         ) {
             let id = TargetId::new(&id);
             let at = |millis: Option<i64>| millis.map(|millis| Watermark::at(Timestamp::from_millis(millis)));
-            let watermarks = Watermarks { signed_out: at(signed_out), revoked: at(revoked), expires };
+            let watermarks = Watermarks { signed_out: at(signed_out), revoked: at(revoked), expires, learnt };
             let mut arena = vec![7; 3];
             Record::write(&mut arena, Kind::ALL[kind], issuer, &id, &watermarks);
             let end = arena.len();
@@ -194,11 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_token_takes_24_bytes() {
+    fn a_uuid_token_takes_30_bytes() {
         let mut arena = Vec::new();
         let watermarks = Watermarks { signed_out: Some(Watermark::FOREVER), ..Watermarks::default() };
         let id = TargetId::new("0f8fad5b-d9cb-469f-a165-70867728950e");
         Record::write(&mut arena, Kind::Token, 0, &id, &watermarks);
-        assert_eq!(arena.len(), 24);
+        assert_eq!(arena.len(), 30);
     }
 }

@@ -5,12 +5,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{LedgerError, Position};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
+use crate::clock::Steady;
 
 /// Revocations of this node alone.
 pub struct EmbeddedLedger {
@@ -61,7 +63,10 @@ impl EmbeddedLedger {
         Self { file: None, index: Arc::default(), writes: AtomicU64::new(0) }
     }
 
-    /// Opens or creates the file, forgets what has expired, and reads the rest.
+    /// Opens or creates the file and reads it.
+    ///
+    /// What expired more than [`FORGOTTEN_AFTER`] before `now` is deleted. What expired since is kept for as long as
+    /// this process may need it: the clock may have been wrong when it was started.
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
@@ -73,18 +78,14 @@ impl EmbeddedLedger {
 
     /// See [`super::RevocationLedger::append`].
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
-        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
-        if alive.is_empty() {
-            return Ok(Position::default());
-        }
-        for revocation in &alive {
-            self.index.apply(revocation, now);
+        let uptime = Steady::now().uptime();
+        for revocation in revocations {
+            self.index.apply(revocation, uptime);
         }
         if let Some(file) = &self.file {
-            let file = Arc::clone(file);
+            let (file, revocations) = (Arc::clone(file), revocations.to_vec());
             // A commit syncs the file, which takes milliseconds: not on a thread that decides.
-            tokio::task::spawn_blocking(move || file.with(|database| store(database, &alive)))
+            tokio::task::spawn_blocking(move || file.with(|database| store(database, &revocations)))
                 .await
                 .map_err(|error| failed(&error))??;
         }
@@ -103,12 +104,19 @@ impl EmbeddedLedger {
         self.index.registers(target, issued_at, crate::clock::now())
     }
 
-    /// Forgets what can no longer hit a live token.
-    pub(in crate::sources) async fn purge(&self, now: Timestamp) -> Result<(), LedgerError> {
-        self.index.purge(now);
-        let Some(file) = &self.file else { return Ok(()) };
-        let file = Arc::clone(file);
-        let forgotten = tokio::task::spawn_blocking(move || file.with(|database| forget(database, now)));
+    /// Forgets what can no longer hit a live token (see [`RevocationIndex::purge`]).
+    pub(in crate::sources) async fn purge(
+        &self,
+        now: Timestamp,
+        leeway: Duration,
+        hold: Duration,
+    ) -> Result<(), LedgerError> {
+        let purged = self.index.purge(now, leeway, Steady::now().uptime(), hold);
+        let Some(file) = self.file.as_ref().filter(|_| purged > 0) else { return Ok(()) };
+        let (file, index) = (Arc::clone(file), Arc::clone(&self.index));
+        let forgotten = tokio::task::spawn_blocking(move || {
+            file.with(|database| forget(database, |name, _| target(name).is_ok_and(|target| !index.has(&target))))
+        });
         forgotten.await.map_err(|error| failed(&error))?
     }
 }
@@ -139,21 +147,18 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
     Ok(())
 }
 
+/// At the start of a process there is no other clock than the one that may be wrong, so it takes a clock that is a
+/// week ahead to lose anything.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
 fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), redb::Error> {
-    forget(file, now)?;
+    let (uptime, long_ago) = (Steady::now().uptime(), now.minus(FORGOTTEN_AFTER).as_millis());
+    forget(file, |_, expires| expires <= long_ago)?;
     let transaction = file.begin_read()?;
     for record in transaction.open_table(TABLE)?.iter()? {
         let (key, record) = record?;
         let (expires, signed_out, revoked) = record.value();
-        let mut parts = key.value().splitn(3, ':');
-        let (Some(issuer), Some(kind), Some(id)) = (
-            parts.next().and_then(IssuerName::parse),
-            parts.next().and_then(Kind::from_stored),
-            parts.next().map(TargetId::from_stored),
-        ) else {
-            return Err(redb::Error::Corrupted(format!("a record named {:?}", key.value())));
-        };
-        let target = Target::new(issuer, kind, id);
+        let target = target(key.value())?;
         for (origin, millis) in [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)] {
             let Some(millis) = millis else { continue };
             let revocation = Revocation {
@@ -163,15 +168,28 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
                 origin,
                 reason: None,
             };
-            index.apply(&revocation, now);
+            index.apply(&revocation, uptime);
         }
     }
     Ok(())
 }
 
-fn forget(file: &Database, now: Timestamp) -> Result<(), redb::Error> {
+/// What a record is about.
+fn target(name: &str) -> Result<Target, redb::Error> {
+    let mut parts = name.splitn(3, ':');
+    let (Some(issuer), Some(kind), Some(id)) = (
+        parts.next().and_then(IssuerName::parse),
+        parts.next().and_then(Kind::from_stored),
+        parts.next().map(TargetId::from_stored),
+    ) else {
+        return Err(redb::Error::Corrupted(format!("a record named {name:?}")));
+    };
+    Ok(Target::new(issuer, kind, id))
+}
+
+fn forget(file: &Database, may_go: impl Fn(&str, i64) -> bool) -> Result<(), redb::Error> {
     let transaction = file.begin_write()?;
-    transaction.open_table(TABLE)?.retain(|_, (expires, _, _)| expires > now.as_millis())?;
+    transaction.open_table(TABLE)?.retain(|name, (expires, _, _)| !may_go(name, expires))?;
     transaction.commit()?;
     Ok(())
 }
@@ -188,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_forgets_nothing_over_a_restart_but_what_expired() {
+    async fn a_file_forgets_nothing_over_a_restart_that_may_matter() {
         let directory = std::env::temp_dir().join(format!("doorward-embedded-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("revocations.redb");
@@ -206,10 +224,17 @@ mod tests {
         assert!(EmbeddedLedger::open(&path, now).is_err(), "a second owner of the file is refused");
         drop(ledger);
 
-        let ledger = EmbeddedLedger::open(&path, soon).unwrap();
-        let mut kept: Vec<_> = ledger.index().revocations().collect();
-        kept.sort_by_key(|revocation| revocation.origin);
-        assert_eq!(kept, [written[1].clone(), written[0].clone()]);
+        // A clock that is two days ahead takes nothing, neither here nor from the disk.
+        let hold = Duration::from_secs(3600);
+        for start in [later.plus(hold * 48), soon] {
+            let ledger = EmbeddedLedger::open(&path, start).unwrap();
+            ledger.purge(start, Duration::ZERO, hold).await.unwrap();
+            let mut kept: Vec<_> = ledger.index().revocations().collect();
+            kept.sort_by_key(|revocation| (revocation.target.id.clone(), revocation.origin));
+            assert_eq!(kept, [written[3].clone(), written[1].clone(), written[0].clone()]);
+        }
+        let ledger = EmbeddedLedger::open(&path, soon.plus(FORGOTTEN_AFTER)).unwrap();
+        assert_eq!(ledger.index().revocations().count(), 2, "the brief one expired a week ago");
         drop(ledger);
 
         let sound = std::fs::read(&path).unwrap();

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod answer;
+mod clock;
 mod config;
 mod feed;
 mod lease;
@@ -13,7 +14,6 @@ mod store;
 mod wire;
 mod writer;
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fred::types::config::Config;
@@ -21,16 +21,18 @@ use fred::types::config::Config;
 use super::{LedgerError, Position};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
+use crate::clock::Steady;
 use session::Session;
 use wire::Keys;
 
 pub use adopt::Adopt;
 pub(in crate::sources) use adopt::Found;
+pub(in crate::sources) use clock::ServerClock;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
-pub(in crate::sources) use store::{Life, Server, ServerClock, StoreFacts};
-pub use wire::{fields as entry_fields, read_entry};
+pub(in crate::sources) use store::{Life, Server, StoreFacts};
+pub use wire::{Reader, fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
@@ -43,8 +45,8 @@ pub struct RedisLedger {
     slot: u16,
     writer: writer::Writer,
     shared: lookup::Shared,
-    /// In milliseconds; see [`Self::retention`].
-    retention_ms: AtomicU64,
+    keeping: retention::Keeping,
+    clock: clock::StoreClock,
 }
 
 impl RedisLedger {
@@ -54,8 +56,17 @@ impl RedisLedger {
         let keys = Keys::new(&config.key_prefix);
         let slot = fred::util::redis_keyslot(keys.log.as_bytes());
         let (writer, shared) = (writer::Writer::new(), lookup::Shared::default());
-        let ledger = Self { client, keys, slot, writer, shared, retention_ms: AtomicU64::new(0), config };
-        ledger.retain_for(ledger.config.retention);
+        let ledger = Self {
+            client,
+            keys,
+            slot,
+            writer,
+            shared,
+            keeping: retention::Keeping::default(),
+            clock: clock::StoreClock::default(),
+            config,
+        };
+        ledger.retain_for(ledger.config.retention, ledger.config.leeway);
         Ok(ledger)
     }
 
@@ -66,7 +77,7 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let now = crate::clock::now();
+        let now = self.earliest();
         let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
         if alive.is_empty() {
             return Ok(Position::default());
@@ -93,6 +104,17 @@ impl RedisLedger {
     /// See [`super::RevocationLedger::is_registered`].
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
         self.shared.is_registered(self, target, issued_at).await
+    }
+
+    /// What the store's clock shows; `None` before it was first read.
+    pub fn store_clock(&self) -> Option<Timestamp> {
+        self.clock.at(Steady::now())
+    }
+
+    /// The earlier of this machine's clock and the store's: what has expired by it has expired by both.
+    pub(in crate::sources) fn earliest(&self) -> Timestamp {
+        let local = crate::clock::now();
+        self.store_clock().map_or(local, |store| store.min(local))
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {

@@ -1,7 +1,7 @@
 //! Keeping up with the keys of another service (see the ledger's `adopt`).
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -11,6 +11,7 @@ use super::Replica;
 use super::stats::Operation;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use crate::clock::Steady;
 
 /// Between attempts after a failure.
 const RETRY: Duration = Duration::from_millis(300);
@@ -69,7 +70,7 @@ impl Replica {
     pub(super) async fn adopt(&self, ledger: &RedisLedger) {
         let Some(adopt) = &ledger.config().adopt else { return std::future::pending().await };
         loop {
-            let start = Instant::now();
+            let start = Steady::now();
             let issuers = self.adopted.issuers().clone();
             let read = ledger
                 .scan_adopted(
@@ -98,7 +99,7 @@ impl Replica {
     /// Whether there is nothing to learn from a key of this token: it is known, and for long enough
     /// that a later scan sees it again before it is forgotten.
     fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
-        let until = crate::clock::now().plus(issuers.within * 2);
+        let until = self.earliest().plus(issuers.within * 2);
         issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
     }
 
@@ -106,7 +107,7 @@ impl Replica {
         let now = crate::clock::now();
         for (issuer, leeway) in issuers {
             let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
-            self.index.apply(&adopted(issuer, &found.id, ends_at), now);
+            self.index.apply(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
         }
     }
 
@@ -122,7 +123,7 @@ impl Replica {
             return Ok(());
         }
         let within = self.adopted.issuers().within;
-        let is_scanned = self.freshness.adopted.age(Instant::now()).is_some_and(|age| age <= within);
+        let is_scanned = self.freshness.adopted.age(Steady::now()).is_some_and(|age| age <= within);
         let is_odd = |target: &Target| target.kind == Kind::Token && target.id.is_digest();
         if targets.iter().any(is_odd) && !is_scanned {
             return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });

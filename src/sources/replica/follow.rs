@@ -1,17 +1,18 @@
 //! Catching up with the log and following it.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::super::ledger::{Feed, FeedItem, Life, RedisLedger, Snapshot, StoreFacts};
+use super::super::ledger::{Feed, FeedItem, Life, Position, RedisLedger, Snapshot, StoreFacts};
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
 use super::lease::Held;
 use super::stats::{Operation, ReplicaStats};
 use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
+use crate::clock::Steady;
 
 /// Between attempts to connect: short enough to be ready within two seconds of the store's return,
 /// and to be back before another instance relies on a store that came back empty.
@@ -48,7 +49,7 @@ impl Replica {
         let mut reading = Reading::default();
         let [mut backoff, longest] = BACKOFF;
         loop {
-            let began = Instant::now();
+            let began = Steady::now();
             let Err(obstacle) = self.follow_connection(ledger, &mut reading).await;
             self.stats.set_store_up(false);
             ReplicaStats::add(&self.stats.disconnects, 1);
@@ -97,30 +98,42 @@ impl Replica {
         }
     }
 
-    /// Reads the log from its start; `None` if the store was founded anew on the way.
+    /// Reads the log from its start up to the end that it has now; `None` if the store was founded anew on the way.
     async fn replay(&self, feed: &mut Feed<'_>, epoch: &str) -> Result<Option<Baseline>, Obstacle> {
-        let last = feed.replay(|items| self.apply(items, false)).await?;
-        let mut read = Baseline { epoch: epoch.into(), last, added: 0, whole: None };
-        loop {
-            let Snapshot { page, stream, .. } = feed.snapshot(read.last).await?;
-            self.stats.count(Operation::Read, Ok(()));
-            self.apply(&page.items, false);
-            if let Some(newest) = page.items.last() {
-                read.last = newest.position;
-            }
-            if page.source.is_some_and(|source| read.check_epoch(source.epoch.as_deref()).is_err()) {
-                return Ok(None);
-            }
-            if page.complete {
-                // An empty log may have been trimmed: go on from its end, not from its start.
-                let stream = stream.unwrap_or_default();
-                read.last = read.last.max(stream.last);
-                read.added = stream.added;
-                self.applied.send_replace(read.last);
-                self.loss_is_known();
-                return Ok(Some(read));
-            }
+        let Snapshot { page, stream, .. } = feed.snapshot(Position::END).await?;
+        if page.source.is_some_and(|source| source.epoch.as_deref() != Some(epoch)) {
+            return Ok(None);
         }
+        let end = stream.unwrap_or_default();
+        let mut beyond = 0;
+        let last = feed
+            .replay(end.last, |items| {
+                self.apply(items, false);
+                beyond += items.iter().filter(|item| item.position > end.last).count() as u64;
+            })
+            .await?;
+        self.stats.count(Operation::Read, Ok(()));
+        // An empty log may have been trimmed: go on from its end, not from its start.
+        let read = Baseline::new(epoch.into(), last.max(end.last), end.added + beyond);
+        self.applied.send_replace(read.last);
+        self.loss_is_known();
+        Ok(Some(read))
+    }
+
+    /// Reads the log from its start once more and merges it: what was passed over may matter now.
+    async fn read_again(&self, feed: &mut Feed<'_>, ledger: &RedisLedger) -> Result<(), Obstacle> {
+        let Snapshot { stream, .. } = feed.snapshot(Position::END).await?;
+        let stream = stream.unwrap_or_default();
+        feed.replay(stream.last, |items| self.apply(items, false)).await?;
+        self.stats.count(Operation::Read, Ok(()));
+        let needed = self.earliest().minus(ledger.retention());
+        let first = Timestamp::from_millis(i64::try_from(stream.first.millis).unwrap_or(i64::MAX));
+        if stream.length < stream.added && first > needed {
+            let (needed, first) = (needed.to_rfc3339(), first.to_rfc3339());
+            tracing::warn!(%needed, %first, "the log no longer has all that the settings in force would need: \
+                revocations written before `first` were trimmed; those that matter must be repeated");
+        }
+        Ok(())
     }
 
     /// Follows the log until it turns out to have lost something.
@@ -132,10 +145,18 @@ impl Replica {
         known: &mut Baseline,
         fit: &mut bool,
     ) -> Result<Gap, Obstacle> {
-        let began = Instant::now();
-        let (mut checked, mut published): (Option<Instant>, Option<Instant>) = (None, None);
+        let began = Steady::now();
+        let (mut checked, mut published): (Option<Steady>, Option<Steady>) = (None, None);
+        let mut needs_goal = false; // The last page did not reach the log's end.
         let (mut is_settled, mut lease) = (false, Held::default());
         loop {
+            if self.clocks.take_read_again() {
+                if let Err(error) = self.read_again(feed, ledger).await {
+                    self.clocks.ask_to_read_again();
+                    return Err(error);
+                }
+                self.clocks.was_read_again();
+            }
             self.keep_lease(feed, life.clock, &mut lease).await?;
             let mut block = ledger.config().block;
             if !is_settled {
@@ -145,9 +166,10 @@ impl Replica {
                 }
             }
             // Only a read that begins now, on a store that has settled, makes the view fresh.
-            let start = Instant::now();
+            let start = Steady::now();
             let covered = lease.covers(start);
-            let (page, told) = if checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY) {
+            let is_due = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
+            let (page, told) = if (is_due && !known.has_goal()) || needs_goal {
                 let Snapshot { page, stream, facts } = feed.snapshot(known.last).await?;
                 self.stats.count(Operation::Check, Ok(()));
                 (page, Some((stream, facts)))
@@ -158,6 +180,7 @@ impl Replica {
                 self.stats.count(Operation::Read, Ok(()));
                 (page, None)
             };
+            needs_goal = false;
             self.take(known, &page.items);
             if let Some(source) = &page.source {
                 Obstacle::is_still(&feed.server, &source.server)?;
@@ -166,23 +189,38 @@ impl Replica {
                 }
             }
             if let Some((stream, facts)) = told {
-                let alive = crate::clock::now().minus(ledger.retention());
+                let alive = self.earliest().minus(ledger.retention());
                 if let Err(gap) = known.check(stream, page.complete, alive) {
                     return Ok(gap);
                 }
+                *fit = self.examine(facts, ledger)?;
                 if page.complete {
-                    *fit = self.examine(facts, ledger)?;
                     known.note_whole(stream, start);
-                    checked = Some(start);
+                } else if covered && is_settled {
+                    known.aim(&stream.unwrap_or_default(), start);
                 }
+                checked = Some(start);
             }
-            if page.complete && self.unsaved.lacks(start, crate::clock::now()) {
+            let as_of = if page.complete {
+                known.drop_goal();
+                Some(start).filter(|_| page.source.is_some() && is_settled && covered)
+            } else {
+                needs_goal = !known.has_goal();
+                match known.reached() {
+                    Ok(as_of) => as_of,
+                    Err(gap) => return Ok(gap),
+                }
+            };
+            if (page.complete || as_of.is_some()) && self.unsaved.lacks(as_of.unwrap_or(start), self.earliest()) {
                 return Ok(Gap::OwnLost);
             }
             self.stats.set_store_up(true);
-            if page.complete && page.source.is_some() && is_settled && covered {
-                self.freshness.publish(start);
-                published = Some(start);
+            if let Some(as_of) = as_of {
+                self.freshness.publish(as_of);
+                if self.clocks.wants_read_again() {
+                    self.freshness.suspend(); // It was, while this page was read.
+                }
+                published = Some(Steady::now());
                 if *fit {
                     self.report_following();
                 }
@@ -196,7 +234,7 @@ impl Replica {
     fn report_following(&self) {
         if let Some(error) = self.adopted.failure() {
             self.health.hindered(&Obstacle::Ledger(error));
-        } else if self.freshness.adopted.age(Instant::now()).is_none() {
+        } else if self.freshness.adopted.age(Steady::now()).is_none() {
             self.health.set(ReplicaState::Adopting);
         } else {
             self.health.set(ReplicaState::Following);
@@ -208,12 +246,12 @@ impl Replica {
         &self,
         feed: &mut Feed<'_>,
         life: &mut Life,
-        began: Instant,
+        began: Steady,
     ) -> Result<Option<Duration>, Obstacle> {
         if life.since.is_none() {
             *life = feed.life(&self.name).await?;
         }
-        let (now, is_repairing) = feed.repairing(&self.name).await?;
+        let (now, is_repairing) = feed.repairing(&self.name, began.elapsed()).await?;
         let wait = match life.since {
             // A full server: nobody can put anything back, nor say that it would.
             None => SETTLE_LOOK,
@@ -244,14 +282,17 @@ impl Replica {
 
     /// Applies what was read on, and counts it.
     fn take(&self, known: &mut Baseline, items: &[FeedItem]) {
-        let Some(newest) = items.last() else { return };
+        if items.is_empty() {
+            return;
+        }
         self.apply(items, true);
-        known.advance(newest.position, items.len());
+        known.advance(items.iter().map(|item| item.position));
         self.applied.send_replace(known.last);
     }
 
     fn apply(&self, items: &[FeedItem], following: bool) {
-        let now = crate::clock::now();
+        let (now, uptime) = (self.earliest(), Steady::now().uptime());
+        let retention = self.clocks.retention();
         let seen = self.seen();
         let mut unreadable = None;
         for FeedItem { position, revocation, asks } in items {
@@ -259,13 +300,18 @@ impl Replica {
                 self.tenure.note_asked();
             }
             match revocation {
+                // By both clocks it expired long ago.
+                Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
-                    self.index.apply(revocation, now);
+                    self.index.apply(revocation, uptime);
                     if let Some(seen) = &seen {
-                        seen.apply(revocation, now);
+                        seen.apply(revocation, uptime);
                     }
                 }
                 Err(field) => {
+                    if *asks {
+                        self.tenure.note_unapplied(*position);
+                    }
                     ReplicaStats::add(&self.stats.unreadable, 1);
                     unreadable = Some((position, field));
                 }

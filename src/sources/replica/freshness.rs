@@ -1,7 +1,9 @@
 //! How old the view is, for decisions: two atomic loads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Steady;
 
 /// The start of the last completed read of the primary, on the monotonic clock.
 pub struct Freshness {
@@ -30,17 +32,17 @@ impl Freshness {
     /// `None` until the first read is complete: nothing is known. [`Duration::MAX`]: nothing is known any more.
     /// While a gap in the log is being repaired, the age goes on from the last read that found the log whole.
     #[must_use]
-    pub fn age(&self, now: Instant) -> Option<Duration> {
+    pub fn age(&self, now: Steady) -> Option<Duration> {
         Some(self.log.age(now)?.max(self.adopted.age(now)?))
     }
 
     /// Of the log alone.
-    pub(super) fn log_age(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn log_age(&self, now: Steady) -> Option<Duration> {
         self.log.age(now)
     }
 
     /// A read that began at `start` is complete and applied, or the last that can be trusted.
-    pub(super) fn publish(&self, start: Instant) {
+    pub(super) fn publish(&self, start: Steady) {
         self.log.publish(start);
     }
 
@@ -52,7 +54,7 @@ impl Freshness {
 
 /// An instant that one task moves and everybody reads.
 pub(super) struct Moment {
-    origin: Instant,
+    origin: Steady,
     /// Microseconds from `origin`, plus [`FIRST`].
     as_of: AtomicU64,
 }
@@ -64,20 +66,20 @@ const ALWAYS: u64 = u64::MAX;
 
 impl Moment {
     fn new(as_of: u64) -> Self {
-        Self { origin: Instant::now(), as_of: AtomicU64::new(as_of) }
+        Self { origin: Steady::now(), as_of: AtomicU64::new(as_of) }
     }
 
-    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn age(&self, now: Steady) -> Option<Duration> {
         match self.as_of.load(Ordering::Acquire) {
             NEVER => None,
             SUSPENDED => Some(Duration::MAX),
             ALWAYS => Some(Duration::ZERO),
-            micros => Some(now.saturating_duration_since(self.origin + Duration::from_micros(micros - FIRST))),
+            micros => Some(now.since(self.origin + Duration::from_micros(micros - FIRST))),
         }
     }
 
-    pub(super) fn publish(&self, start: Instant) {
-        let micros = start.saturating_duration_since(self.origin).as_micros();
+    pub(super) fn publish(&self, start: Steady) {
+        let micros = start.since(self.origin).as_micros();
         let micros = u64::try_from(micros).unwrap_or(ALWAYS).min(ALWAYS - FIRST - 1) + FIRST;
         self.as_of.store(micros, Ordering::Release); // After what was read has been applied.
     }
@@ -99,7 +101,7 @@ mod tests {
     #[test]
     fn the_age_counts_from_the_start_of_the_read() {
         let freshness = Freshness::never();
-        let start = Instant::now();
+        let start = Steady::now();
         assert_eq!(freshness.age(start), None);
         freshness.suspend();
         assert_eq!(freshness.age(start), None, "a view that was never complete does not become merely stale");
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn a_view_is_as_old_as_the_older_of_its_parts() {
         let freshness = Freshness::never().adopting();
-        let start = Instant::now();
+        let start = Steady::now();
         freshness.publish(start + 3 * SECOND);
         assert_eq!(freshness.age(start), None, "complete only when both are");
         freshness.adopted.publish(start);

@@ -5,10 +5,10 @@
 //! those losses change is the epoch, the last id, the count of entries ever added, or how many there are.
 
 use std::fmt;
-use std::time::Instant;
 
 use super::super::ledger::{Position, StreamInfo};
 use crate::authz::claims::Timestamp;
+use crate::clock::Steady;
 
 /// The log as far as the view has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,7 +18,22 @@ pub(super) struct Baseline {
     /// Entries ever added when the view was last known complete, plus those read since.
     pub(super) added: u64,
     /// What it said of itself when it was last found whole, and when the read began that found it so.
-    pub(super) whole: Option<(StreamInfo, Instant)>,
+    pub(super) whole: Option<(StreamInfo, Steady)>,
+    /// Where the log ended when a page of it did not reach its end.
+    goal: Option<Goal>,
+}
+
+/// An end of the log that is to be read up to. A log that grows as fast as it is read has no page that reaches its
+/// end; the view is as fresh as the look that found this one, once everything up to it is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Goal {
+    last: Position,
+    /// Entries ever added by then.
+    added: u64,
+    /// The look began then.
+    start: Steady,
+    /// As [`Baseline::added`], without what was read beyond.
+    counted: u64,
 }
 
 /// How the log differs from what an intact one would be.
@@ -39,10 +54,43 @@ pub(super) enum Gap {
 }
 
 impl Baseline {
-    /// Takes in that `count` more entries were read, the last of them at `last`.
-    pub(super) fn advance(&mut self, last: Position, count: usize) {
-        self.last = self.last.max(last);
-        self.added += count as u64;
+    pub(super) fn new(epoch: Box<str>, last: Position, added: u64) -> Self {
+        Self { epoch, last, added, whole: None, goal: None }
+    }
+
+    /// Takes in that these entries were read as well.
+    pub(super) fn advance(&mut self, read: impl ExactSizeIterator<Item = Position> + Clone) {
+        self.added += read.len() as u64;
+        if let Some(goal) = &mut self.goal {
+            goal.counted += read.clone().filter(|position| *position <= goal.last).count() as u64;
+        }
+        self.last = read.last().map_or(self.last, |newest| self.last.max(newest));
+    }
+
+    /// Whether an end is known that is still to be reached.
+    pub(super) const fn has_goal(&self) -> bool {
+        self.goal.is_some()
+    }
+
+    /// A page that ended before `stream` did was read, and is counted; the read began at `start`.
+    pub(super) fn aim(&mut self, stream: &StreamInfo, start: Steady) {
+        if self.goal.is_none() {
+            self.goal = Some(Goal { last: stream.last, added: stream.added, start, counted: self.added });
+        }
+    }
+
+    /// What the view is fresh as of, if the goal is reached; a gap if entries are missing before it.
+    pub(super) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
+        let Some(goal) = self.goal.take_if(|goal| goal.last <= self.last) else { return Ok(None) };
+        if goal.counted == goal.added {
+            return Ok(Some(goal.start));
+        }
+        Err(Gap::Miscounted { expected: goal.counted, added: goal.added })
+    }
+
+    /// The end of the log itself was reached.
+    pub(super) fn drop_goal(&mut self) {
+        self.goal = None;
     }
 
     pub(super) fn check_epoch(&self, epoch: Option<&str>) -> Result<(), Gap> {
@@ -69,7 +117,7 @@ impl Baseline {
     }
 
     /// The log was found whole by a read that began at `start`.
-    pub(super) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Instant) {
+    pub(super) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Steady) {
         self.whole = Some((stream.unwrap_or_default(), start));
     }
 }
@@ -125,11 +173,36 @@ mod tests {
     /// A view that had eight entries up to 5, and then read `count` more, up to `last`.
     #[track_caller]
     fn check((last, count): (u64, usize), stream: Option<(u64, u64)>, complete: bool, expected: Result<(), &str>) {
-        let mut baseline = Baseline { epoch: "e".into(), last: at(5), added: 8, whole: None };
-        baseline.advance(at(last), count);
+        let mut baseline = Baseline::new("e".into(), at(5), 8);
+        baseline.advance(positions(last, count));
         let stream = stream.map(|(last, added)| StreamInfo { last: at(last), added, ..StreamInfo::default() });
         let judged = baseline.check(stream, complete, Timestamp::default());
         assert_eq!(judged.as_ref().map_err(Gap::label), expected.as_ref().map(|()| &()).map_err(|label| *label));
+    }
+
+    /// That many positions, the last of them at `last`.
+    fn positions(last: u64, count: usize) -> std::vec::IntoIter<Position> {
+        let first = (last + 1).saturating_sub(count as u64);
+        (first..=last).take(count).map(at).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn a_log_that_grows_as_it_is_read_is_read_to_an_end_that_it_had() {
+        let start = Steady::now();
+        let mut baseline = Baseline::new("e".into(), at(5), 8);
+        assert_eq!(baseline.reached(), Ok(None));
+        baseline.advance(positions(7, 2));
+        baseline.aim(&StreamInfo { last: at(10), added: 13, ..StreamInfo::default() }, start);
+        baseline.advance(positions(9, 2));
+        assert_eq!(baseline.reached(), Ok(None));
+        baseline.advance(positions(14, 5));
+        assert_eq!((baseline.last, baseline.added), (at(14), 17));
+        assert_eq!(baseline.reached(), Ok(Some(start)));
+        assert!(!baseline.has_goal());
+        // One was trimmed before it was read.
+        baseline.aim(&StreamInfo { last: at(16), added: 19, ..StreamInfo::default() }, start);
+        baseline.advance(positions(20, 5));
+        assert_eq!(baseline.reached(), Err(Gap::Miscounted { expected: 18, added: 19 }));
     }
 
     #[test]
@@ -143,7 +216,7 @@ mod tests {
         check(nothing, Some((9, 10)), true, Err("miscounted")); // Two trimmed before they were read.
         check(two, Some((12, 12)), false, Ok(())); // More to read: judged when it is read.
         check(nothing, Some((3, 6)), false, Err("behind"));
-        let baseline = Baseline { epoch: "e".into(), last: at(5), added: 8, whole: None };
+        let baseline = Baseline::new("e".into(), at(5), 8);
         assert_eq!(baseline.check_epoch(Some("e")), Ok(()));
         assert_eq!(baseline.check_epoch(None), Err(Gap::Epoch)); // Flushed.
         assert_eq!(baseline.check_epoch(Some("f")), Err(Gap::Epoch)); // Flushed, and founded again by a peer.
@@ -151,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_log_that_never_existed_is_no_gap() {
-        let baseline = Baseline { epoch: "e".into(), last: Position::default(), added: 0, whole: None };
+        let baseline = Baseline::new("e".into(), Position::default(), 0);
         assert_eq!(baseline.check(None, true, Timestamp::default()), Ok(()));
     }
 

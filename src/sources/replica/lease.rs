@@ -14,18 +14,20 @@
 //! is after the list, so the read finds the entry. Hence nobody accepts the token any more, and an
 //! instance that cannot be reached is waited for until its lease runs out.
 //!
-//! It rests on: clocks that run at the same pace for the length of a lease, within the margin; a
-//! server clock that does not jump forward by more than a few seconds; a store that keeps the leases.
-//! A store that was emptied, restarted or failed over may have lost some, so the list of one that has not
-//! been the same for the length of a lease confirms nothing: by then, whoever it forgot has a new lease or no
-//! view. A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is
+//! It rests on: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease, within the
+//! margin; a store that keeps the leases. No wall clock is among its assumptions: that a lease has run out
+//! by the server's clock counts only if this instance has seen that clock go as evenly as its own for the length
+//! of a lease. A store that was emptied, restarted or failed over may have lost leases, so the list of one that has
+//! not been the same for the length of a lease confirms nothing: by then, an instance that it forgot has a new
+//! lease or no view. An entry that an instance could not apply is reported by it, and not confirmed. A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is
 //! waited for as long as it cannot say how far it is. With `on_stale: allow` a cut-off instance accepts for ever, and a receipt
 //! speaks of the others only. A decision that was being made while its process was frozen may end
 //! later; the proxy has given it up by then.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -35,6 +37,7 @@ use super::super::ledger::{
 use super::Replica;
 use super::health::Obstacle;
 use crate::authz::revocation::Revocation;
+use crate::clock::Steady;
 
 /// Between renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
@@ -43,27 +46,29 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_secs(5);
 /// Between looks at who has confirmed; doubled each time up to the second.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
-/// Who waits when the store may have forgotten some.
-const FORGOTTEN: &str = "instances that the store may have forgotten";
+/// Entries that could not be applied, the newest of which are reported.
+const UNAPPLIED: usize = 64;
 
 /// What is known of this instance's lease, whatever the connection.
 pub(super) struct Tenure {
-    started: Instant,
+    started: Steady,
     /// The longest that a view of this instance may be used, in milliseconds.
     hold_ms: AtomicU64,
     /// Somebody waits to hear how far this instance is.
     asked: AtomicBool,
     /// The server that the log is read from.
     follows: Mutex<Server>,
+    unapplied: Mutex<VecDeque<Position>>,
 }
 
 impl Default for Tenure {
     fn default() -> Self {
         Self {
-            started: Instant::now(),
+            started: Steady::now(),
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
+            unapplied: Mutex::default(),
         }
     }
 }
@@ -72,15 +77,15 @@ impl Default for Tenure {
 #[derive(Default)]
 pub(super) struct Held {
     clock: Option<ServerClock>,
-    renewed: Option<Instant>,
+    renewed: Option<Steady>,
     /// Reads that begin up to here may be published.
-    covers: Option<Instant>,
+    covers: Option<Steady>,
 }
 
 impl Held {
     /// Whether a read that begins now may become the view: the lease is in the store already, and
     /// runs for as long as the view can be used.
-    pub(super) fn covers(&self, start: Instant) -> bool {
+    pub(super) fn covers(&self, start: Steady) -> bool {
         self.covers.is_some_and(|until| start <= until)
     }
 }
@@ -92,8 +97,18 @@ pub struct Receipt {
     pub instances: usize,
     /// Those of them that have confirmed.
     pub applied: usize,
-    /// Those of them that have not confirmed, by name; nobody accepts what was revoked if there is none.
+    /// Those that have not confirmed, by name.
     pub waiting: Vec<String>,
+    /// How long it takes until the store surely lists every instance that may be deciding; `None`: it does.
+    pub uncertain_for: Option<Duration>,
+}
+
+impl Receipt {
+    /// Whether no instance accepts what was revoked.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.waiting.is_empty() && self.uncertain_for.is_none()
+    }
 }
 
 /// One instance, as it last said of itself.
@@ -106,6 +121,8 @@ pub struct Peer {
     pub uptime: Duration,
     pub state: String,
     pub version: String,
+    /// Milliseconds by which its wall clock was ahead of the store's, negative if behind.
+    pub skew_ms: Option<i64>,
 }
 
 impl Tenure {
@@ -120,6 +137,15 @@ impl Tenure {
     /// An entry that asks for a receipt has been applied.
     pub(super) fn note_asked(&self) {
         self.asked.store(true, Ordering::Release);
+    }
+
+    /// An entry that asks for a receipt could not be applied: this instance does not confirm it.
+    pub(super) fn note_unapplied(&self, position: Position) {
+        let mut unapplied = self.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
+        unapplied.push_back(position);
+        if unapplied.len() > UNAPPLIED {
+            unapplied.pop_front();
+        }
     }
 
     pub(super) fn is_asked(&self) -> bool {
@@ -137,14 +163,6 @@ impl Replica {
         }
     }
 
-    /// How long a revocation may matter: the longest that a token may be accepted. Call it before issuers are
-    /// put in force that allow more.
-    pub fn retain_for(&self, longest: Duration) {
-        if let RevocationLedger::Redis(ledger) = &self.ledger {
-            ledger.retain_for(longest);
-        }
-    }
-
     /// Renews the lease if it is time, or if somebody waits to hear from us.
     pub(super) async fn keep_lease(
         &self,
@@ -159,9 +177,10 @@ impl Replica {
         }
         let hold = tenure.hold();
         let clock = held.clock.unwrap_or(clock);
-        let (clock, runs_until) = feed.renew(&self.name, clock, hold + MARGIN, self.report()).await?;
-        let covers = runs_until.and_then(|until| until.checked_sub(hold));
-        *held = Held { clock: Some(clock), renewed: Some(Instant::now()), covers };
+        let (clock, runs_until) = feed.renew(&self.name, clock, hold + MARGIN, self.report(), &self.leads()).await?;
+        self.note_leads(feed.ledger());
+        let covers = runs_until.and_then(|until| until.minus(hold));
+        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };
         Ok(())
     }
 
@@ -169,10 +188,12 @@ impl Replica {
         Report {
             position: *self.applied.borrow(),
             // While the log is being repaired the view may lack anything: it has no age.
-            view_age: self.freshness.age(Instant::now()).filter(|age| *age < Duration::MAX),
+            view_age: self.freshness.age(Steady::now()).filter(|age| *age < Duration::MAX),
             uptime: self.tenure.started.elapsed(),
             state: self.health.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            skew_ms: self.clocks().ahead_ms(),
+            unapplied: self.tenure.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
     }
@@ -208,21 +229,22 @@ impl Replica {
     /// `stored`: where [`Self::revoke`] put it.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
-            return Receipt { instances: 1, applied: 1, waiting: Vec::new() };
+            return Receipt { instances: 1, applied: 1, waiting: Vec::new(), uncertain_for: None };
         };
-        let deadline = Instant::now() + patience;
+        let deadline = Steady::now() + patience;
         // Without the question it takes until the next renewals.
         let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
-        let mut receipt = Receipt { instances: 1, applied: 0, waiting: vec![self.name.to_string()] };
+        let mut receipt =
+            Receipt { instances: 1, applied: 0, waiting: vec![self.name.to_string()], uncertain_for: None };
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
                 receipt = self.receipt(&leases, wanted);
-                if receipt.waiting.is_empty() {
+                if receipt.is_confirmed() {
                     return receipt;
                 }
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.since(Steady::now());
             if left.is_zero() {
                 return receipt;
             }
@@ -240,22 +262,32 @@ impl Replica {
 
     fn receipt(&self, listed: &Leases, wanted: Position) -> Receipt {
         let leases = &listed.running;
-        let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(|report| report.position < wanted));
+        let lacks = |report: &Report| report.position < wanted || report.unapplied.contains(&wanted);
+        let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(lacks));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
-        if !self.lists_all(listed) {
-            waiting.push(FORGOTTEN.to_owned());
+        let length = self.tenure.hold() + MARGIN;
+        // By a clock that may have jumped, a lease that still runs has run out.
+        let doubtful = if listed.even_for < length { &*listed.lapsed } else { &[] };
+        waiting.extend(doubtful.iter().map(ToString::to_string));
+        Receipt {
+            instances: leases.len() + doubtful.len(),
+            applied,
+            waiting,
+            uncertain_for: self.uncertain_for(listed),
         }
-        Receipt { instances: leases.len(), applied, waiting }
     }
 
-    /// Whether the store has kept every lease that may still run: it has been the primary that we read,
-    /// with these data, for as long as a lease is.
-    fn lists_all(&self, listed: &Leases) -> bool {
-        let follows = self.tenure.follows.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How long it takes until the store has surely kept every lease that may still run: until it has been the
+    /// primary that this instance reads, with these data, for as long as a lease is, by a clock that this instance
+    /// has seen go evenly all the time.
+    fn uncertain_for(&self, listed: &Leases) -> Option<Duration> {
         let length = self.tenure.hold() + MARGIN;
-        Obstacle::is_still(&follows, &listed.server).is_ok()
-            && listed.whole_since.is_some_and(|since| listed.now.since(since) >= length)
+        let follows = self.tenure.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
+        let whole_for = listed.whole_since.filter(|_| is_same).map(|since| listed.now.since(since));
+        let sure_for = whole_for.unwrap_or_default().min(listed.even_for);
+        Some(length.saturating_sub(sure_for)).filter(|left| !left.is_zero())
     }
 }
 
@@ -267,6 +299,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
         uptime: report.uptime.saturating_add(now.since(report.at)),
         state: report.state.to_string(),
         version: report.version.to_string(),
+        skew_ms: report.skew_ms,
     }
 }
 

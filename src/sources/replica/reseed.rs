@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -11,6 +11,7 @@ use super::super::ledger::{LedgerError, Position, RedisLedger};
 use super::Replica;
 use super::stats::{Operation, ReplicaStats};
 use crate::authz::revocation::{Revocation, RevocationIndex};
+use crate::clock::Steady;
 
 /// Revocations given back in one append.
 const BATCH: usize = 256;
@@ -75,7 +76,7 @@ impl Replica {
         let is_current = |loss: &Loss| Arc::ptr_eq(&loss.seen, seen);
         let mut put_back = 0;
         while self.loss().as_ref().is_some_and(is_current) {
-            let began = Instant::now();
+            let began = Steady::now();
             let missing = self.missing(seen).await.len();
             self.stats.reseed_waiting.store(missing as u64, Ordering::Relaxed);
             if missing == 0 {
@@ -104,20 +105,19 @@ impl Replica {
         // A peer that was at it before may have written all of it.
         self.reach(ledger.end().await?).await;
         let missing = self.missing(seen).await;
-        let now = crate::clock::now();
-        let mut assured = Instant::now();
+        let mut assured = Steady::now();
         for (done, batch) in missing.chunks(BATCH).enumerate() {
             if assured.elapsed() >= ASSURE_EVERY {
                 if !ledger.is_repairer(&self.name).await? {
                     return Ok(done * BATCH); // We were so slow that another does it now.
                 }
-                assured = Instant::now();
+                assured = Steady::now();
             }
             let written = ledger.append(batch).await;
             self.stats.count(Operation::Reseed, written.as_ref().map(drop));
             written?;
             for revocation in batch {
-                seen.apply(revocation, now);
+                seen.apply(revocation, Steady::now().uptime());
             }
             ReplicaStats::add(&self.stats.reseeded, batch.len());
             let waiting = missing.len() - (done * BATCH + batch.len());
@@ -127,7 +127,7 @@ impl Replica {
     }
 
     async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
-        let now = crate::clock::now();
+        let now = self.earliest();
         let mut missing = Vec::new();
         for (at, known) in self.index.entries().enumerate() {
             if known.expires_at > now && !seen.knows(&known) {
@@ -148,7 +148,7 @@ impl Replica {
 
     /// Offers again what the store refused.
     async fn offer(&self, ledger: &RedisLedger) {
-        for batch in self.unsaved.waiting(ledger.config().write_deadline * 2, crate::clock::now()).chunks(BATCH) {
+        for batch in self.unsaved.waiting(ledger.config().write_deadline * 2, self.earliest()).chunks(BATCH) {
             let written = ledger.append(batch).await;
             self.stats.count(Operation::Append, written.as_ref().map(drop));
             match written {

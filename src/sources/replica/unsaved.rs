@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Origin, Revocation, Target};
+use crate::clock::Steady;
 
 /// Revocations of this process that were not seen in the log yet.
 #[derive(Default)]
@@ -29,10 +30,10 @@ struct Waiting {
 
 struct Entry {
     revocation: Revocation,
-    since: Instant,
+    since: Steady,
     /// The log has shown it.
     is_read: bool,
-    acknowledged: Option<Instant>,
+    acknowledged: Option<Steady>,
 }
 
 impl Entry {
@@ -56,7 +57,7 @@ impl Unsaved {
             let Some(entry) = by_target.get_mut(&key) else {
                 if by_target.len() < Self::MAX {
                     let revocation = revocation.clone();
-                    let entry = Entry { revocation, since: Instant::now(), is_read: false, acknowledged: None };
+                    let entry = Entry { revocation, since: Steady::now(), is_read: false, acknowledged: None };
                     by_target.insert(key, entry);
                 } else {
                     self.overflowed.store(true, Ordering::Relaxed);
@@ -75,7 +76,7 @@ impl Unsaved {
 
     /// They were written; what a later call added for the same target was not.
     pub(super) fn acknowledge(&self, written: &[Revocation]) {
-        self.lock().change(written.iter(), |entry| entry.acknowledged = Some(Instant::now()));
+        self.lock().change(written.iter(), |entry| entry.acknowledged = Some(Steady::now()));
     }
 
     /// The log shows them.
@@ -85,7 +86,7 @@ impl Unsaved {
 
     /// Whether anything is missing from a log that was read to its end, beginning at `start`: it was
     /// acknowledged before then.
-    pub(super) fn lacks(&self, start: Instant, now: Timestamp) -> bool {
+    pub(super) fn lacks(&self, start: Steady, now: Timestamp) -> bool {
         let state = self.lock();
         let is_lost =
             |entry: &Entry| entry.acknowledged.is_some_and(|at| at < start) && entry.revocation.expires_at > now;
@@ -168,12 +169,12 @@ mod tests {
     fn a_write_is_forgotten_only_after_it_was_acknowledged_and_read_back() {
         let (later, soon) = (sign_out(3_000_000), sign_out(2_000_000));
         let unsaved = Unsaved::default();
-        let lacks = || unsaved.lacks(Instant::now() + Duration::from_secs(1), NOW);
+        let lacks = || unsaved.lacks(Steady::now() + Duration::from_secs(1), NOW);
         unsaved.insert(&later, NOW);
         assert!(unsaved.holds(&later[0]) && !lacks(), "nobody was promised anything yet");
         unsaved.acknowledge(&later);
         assert!(!unsaved.holds(&later[0]) && lacks());
-        assert!(!unsaved.lacks(Instant::now().checked_sub(Duration::from_secs(1)).unwrap(), NOW), "read before");
+        assert!(!unsaved.lacks(Steady::now().minus(Duration::from_secs(1)).unwrap(), NOW), "read before");
         unsaved.read_back(soon.iter());
         assert!(lacks(), "an entry that ends earlier is not it");
         unsaved.read_back(later.iter());

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use doorward::authz::authorizer::Authorizer;
 use doorward::authz::claims::names_someone;
 use doorward::authz::denial::Denial;
-use doorward::authz::revocation::Kind;
+use doorward::authz::revocation::{Clocks, Kind};
 use doorward::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use doorward::config::Config;
 use serde_json::Value;
@@ -134,7 +134,7 @@ fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
         assert!(id.len() <= 128 && id.bytes().all(plain));
     }
     for kind in [Kind::Token, Kind::Session, Kind::User] {
-        if let Some(revocation) = issuer().sign_out(&token, kind, NOW) {
+        if let Ok(Some(revocation)) = issuer().sign_out(&token, kind, Clocks::local(NOW)) {
             assert!(revocation.watermark.covers(token.issued_at()), "it signs out the token itself");
             let longest = issuer().retention();
             let dead = token.expires_at().plus(issuer().leeway);

@@ -150,7 +150,7 @@ proptest! {
                 let headers: &[(&str, &[u8])] = if with_token { &[("Authorization", token.as_bytes())] } else { &[] };
                 let request = RequestView { method: "GET", target: path, host: "a", headers, rule: None, source: None };
                 let age = Duration::from_secs(if path == "/stale" { 2 } else { 0 });
-                let view = View { index: &index, age: Some(age), answer: None, testimony: None };
+                let view = View { age: Some(age), ..View::of(&index) };
                 let decision = authorizer.authorize(&request, view, now);
                 let found = read(&respond(&responder, &decision, &request));
                 prop_assert_eq!(&found, &expected(&decision, &responder, &claims, payload, forward), "{}", path);
@@ -191,7 +191,7 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
             grant.shadowed
         }
         refused => {
-            let respond = responder.refuse(refused.denial().unwrap(), &decision.rule.require);
+            let respond = responder.refuse(refused.denial().unwrap(), &decision.rule.require, None);
             read.status = i32::from(respond.status);
             read.code = if respond.status == 401 { 16 } else { 7 };
             read.set = respond.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -239,7 +239,10 @@ mod tests {
             for origin in [Origin::SignedOut, Origin::Revoked] {
                 let watermark = Watermark::at(Timestamp::from_secs(1));
                 let target = target.clone();
-                index.apply(&Revocation { target, watermark, expires_at, origin, reason: None }, clock::now());
+                index.apply(
+                    &Revocation { target, watermark, expires_at, origin, reason: None },
+                    std::time::Duration::ZERO,
+                );
             }
         }
         let mut filter = Filter { issuer: None, kind: None, id: None, origin: None, after: None };

@@ -8,7 +8,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::HttpLimits;
 use super::super::problem::{Error, Problem};
 use crate::authz::revocation::Revocation;
-use crate::state::{Position, Replica};
+use crate::clock;
+use crate::state::{Position, Receipt, Replica};
 
 /// Whether to wait, and how long.
 #[derive(Deserialize, IntoParams)]
@@ -47,6 +48,10 @@ pub(super) struct Confirmation {
     /// Who has not confirmed, by name; only when not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
+    /// Until then the store may have forgotten instances, or its clock is not known to be right (RFC 3339); only
+    /// when that stands in the way of a confirmation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain_until: Option<String>,
     /// From the request to the last confirmation, in milliseconds; only when confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<f64>,
@@ -94,19 +99,20 @@ impl Wait {
         stored: Option<Position>,
     ) -> Confirmation {
         let patience = self.until.saturating_duration_since(Instant::now());
-        let (instances, applied, waiting) = if let Some(stored) = stored {
-            let receipt = replica.confirm(revocation, stored, patience).await;
-            (receipt.instances, receipt.applied, receipt.waiting)
+        let receipt = if let Some(stored) = stored {
+            replica.confirm(revocation, stored, patience).await
         } else {
             let instances = replica.peers().await.map_or(1, |peers| peers.len());
-            (instances, instances, Vec::new())
+            Receipt { instances, applied: instances, waiting: Vec::new(), uncertain_for: None }
         };
-        let confirmed = waiting.is_empty();
+        let confirmed = receipt.is_confirmed();
+        let Receipt { instances, applied, waiting, uncertain_for } = receipt;
         Confirmation {
             confirmed: Some(confirmed),
             applied: (!confirmed).then_some(applied),
             instances: Some(instances),
             waiting: (!confirmed).then_some(waiting),
+            uncertain_until: uncertain_for.map(|left| clock::format_rfc3339(clock::now().plus(left))),
             took_ms: confirmed.then(|| (self.began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0),
         }
     }

@@ -37,6 +37,8 @@ pub struct RedisConfig {
     pub allow_eviction: bool,
     /// How long an entry of the log may matter here, see [`RedisLedger::retain_for`].
     pub retention: Duration,
+    /// The longest that a token is accepted after its `exp`.
+    pub leeway: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,
     /// One command or transaction.
@@ -69,6 +71,7 @@ impl RedisConfig {
             min_replicas: 0,
             allow_eviction: false,
             retention: Duration::from_secs(24 * 3600 + 30),
+            leeway: Duration::from_secs(30),
             connect_deadline: Duration::from_secs(1),
             command_deadline: Duration::from_millis(500),
             write_deadline: Duration::from_secs(1),

@@ -3,23 +3,27 @@
 //! ```text
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
 //! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
+//! doorward:{r}:leads          sorted set: an issuer's name, the milliseconds by which an instance saw its tokens
+//!                             dated ahead
 //! ```
 //!
 //! A lease runs while either says so. It is written on the connection that reads the log, so an instance
 //! that reads one server never has its lease at another. A full server lets no word be written, but still a
 //! time to live be set: a lease that is there goes on, and says what it said before.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
+use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::Command;
-use super::store::{self, Server, ServerClock};
+use super::store::{self, Server};
 use super::wire;
 use super::{RedisLedger, retention};
-use crate::authz::claims::Timestamp;
-use crate::authz::revocation::Revocation;
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{Lead, Revocation};
+use crate::clock::Steady;
 
 /// What an instance says of itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -32,6 +36,10 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) uptime: Duration,
     pub(in crate::sources) state: Box<str>,
     pub(in crate::sources) version: Box<str>,
+    /// Entries that asked for a receipt and could not be applied.
+    pub(in crate::sources) unapplied: Vec<Position>,
+    /// Milliseconds by which its wall clock is ahead of the store's.
+    pub(in crate::sources) skew_ms: Option<i64>,
 }
 
 /// A lease that runs.
@@ -50,6 +58,10 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) server: Server,
     /// Since when it has kept the leases it was given; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
+    /// Names of leases that ran out, by the server's clock, and were not given back.
+    pub(in crate::sources) lapsed: Vec<Box<str>>,
+    /// For how long this process has seen the server's clock go evenly, up to now.
+    pub(in crate::sources) even_for: Duration,
 }
 
 impl Feed<'_> {
@@ -63,7 +75,8 @@ impl Feed<'_> {
         clock: ServerClock,
         length: Duration,
         report: Report,
-    ) -> Result<(ServerClock, Option<Instant>), LedgerError> {
+        leads: &[(IssuerName, Lead)],
+    ) -> Result<(ServerClock, Option<Steady>), LedgerError> {
         let report = Report { at: clock.now(), ..report };
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
@@ -72,14 +85,28 @@ impl Feed<'_> {
         let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
         let (note, forget) =
             (retention::note(keys, self.ledger.retention(), report.at), retention::forget(keys, report.at));
-        let asked = Instant::now();
-        match self.session.pipeline(vec![lease, says, note, forget, Command::new("TIME")], deadline).await {
+        let mut commands = vec![lease, says, note, forget];
+        let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
+        commands.extend(seen.map(|(issuer, lead)| {
+            let add = Command::new("ZADD").arg(&*keys.leads).arg("GT");
+            add.arg(i64::try_from(lead.seen().as_millis()).unwrap_or(i64::MAX)).arg(issuer.as_str())
+        }));
+        let read = Command::new("ZRANGE").arg(&*keys.leads).args(["0", "-1", "WITHSCORES"]);
+        commands.extend([read, Command::new("TIME")]);
+        let asked = Steady::now();
+        match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let time = answers.last().ok_or_else(short)?;
-                Ok((ServerClock { asked, showed: answer::time(time)? }, Some(asked + length)))
+                let [.., shared, time] = answers.as_slice() else { return Err(short()) };
+                for (issuer, ahead) in store::scores(shared)? {
+                    let lead = leads.iter().find(|(name, _)| *name.as_str() == *issuer);
+                    lead.inspect(|(_, lead)| lead.raise(ahead.since(Timestamp::default())));
+                }
+                let clock = ServerClock { asked, showed: answer::time(time)? };
+                self.ledger.clock.observe(clock);
+                Ok((clock, Some(asked + length)))
             }
             Err(error) if error.label() == "out_of_memory" => {
-                let asked = Instant::now();
+                let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
                 Ok((clock, extended.then(|| asked + length)))
@@ -101,35 +128,40 @@ impl RedisLedger {
         // Whatever took leases away before they were read shows in what is asked after them.
         let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
         let ask = vec![all, meta, server, Command::new("TIME"), Server::ask()];
+        let asked = Steady::now();
         let answers = self.shared.pipeline(self, ask).await?;
         let [all, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
         let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info)?);
         let noted = noted.text().unwrap_or_default();
         let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
+        let even_for = self.clock.even_for(ServerClock { asked, showed: now });
+        let mut leases = Leases { now, server, whole_since, even_for, ..Leases::default() };
         if all.is_empty() {
-            return Ok(Leases { now, running: Vec::new(), server, whole_since });
+            return Ok(leases);
         }
         // A lease that has run out by now leaves its holder without a view by now.
         let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
         let says = self.shared.call(self, says, self.deadline()).await?;
         let says = says.parts().unwrap_or_default();
         let (mut some_old, mut old_are_gone) = (false, true);
-        let mut running = Vec::new();
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(Self::KEPT) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
             if until > now || !says.is_nil() {
-                running.push(Lease { name, report: says.text().and_then(read) });
+                leases.running.push(Lease { name, report: says.text().and_then(read) });
+            } else if until > Timestamp::default() {
+                leases.lapsed.push(name);
             }
         }
-        // One of them that comes back must write its name anew first, which makes it young.
-        if some_old && old_are_gone {
+        // One of them that comes back must write its name anew first, which makes it young. A clock that has just
+        // jumped makes all of them old.
+        if some_old && old_are_gone && even_for >= Self::KEPT {
             let before = now.minus(Self::KEPT).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
         }
-        Ok(Leases { now, running, server, whole_since })
+        Ok(leases)
     }
 
     /// Ends a lease at once; whoever held it decides no more.
@@ -153,14 +185,18 @@ impl RedisLedger {
 
 /// Space-separated; later versions may add words at the end.
 fn words(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, state, version } = report;
+    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms } = report;
+    let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
+    let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
+    let unapplied = unapplied.concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
-    format!("{position} {} {view_age} {} {state} {version}", at.as_millis(), uptime.as_secs())
+    format!("{position} {} {view_age} {} {state} {version}{skew}{unapplied}", at.as_millis(), uptime.as_secs())
 }
 
 fn read(text: &str) -> Option<Report> {
     let words: Vec<_> = text.split(' ').collect();
-    let [position, at, view_age, uptime, state, version, ..] = words.as_slice() else { return None };
+    let [position, at, view_age, uptime, state, version, more @ ..] = words.as_slice() else { return None };
+    let unapplied = more.iter().filter_map(|word| word.strip_prefix("unapplied="));
     let view_age = if *view_age == "-" { None } else { Some(Duration::from_millis(view_age.parse().ok()?)) };
     Some(Report {
         at: Timestamp::from_millis(at.parse().ok()?),
@@ -169,6 +205,8 @@ fn read(text: &str) -> Option<Report> {
         uptime: Duration::from_secs(uptime.parse().ok()?),
         state: (*state).into(),
         version: (*version).into(),
+        skew_ms: more.iter().find_map(|word| word.strip_prefix("skew=")?.parse().ok()),
+        unapplied: unapplied.map(str::parse).collect::<Result<_, _>>().ok()?,
     })
 }
 
@@ -185,10 +223,12 @@ mod tests {
             uptime: Duration::from_secs(3600),
             state: "following".into(),
             version: "0.1.0".into(),
+            skew_ms: Some(-12),
+            unapplied: vec![Position { millis: 1, sequence: 2 }, Position { millis: 3, sequence: 4 }],
         };
         assert_eq!(read(&words(&report)), Some(report.clone()));
         assert_eq!(read(&format!("{} more", words(&report))), Some(report));
-        for odd in ["", "1-1 2 3", "x 2 3 4 s v"] {
+        for odd in ["", "1-1 2 3", "x 2 3 4 s v", "1-1 2 3 4 s v unapplied=x"] {
             assert_eq!(read(odd), None, "{odd:?}");
         }
     }

@@ -6,9 +6,11 @@
 //!
 //! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must not trim
 //! what another refuses by. Each notes its retention with its lease, to hold for as long as the last entry
-//! that it may have read: so the entries of a fleet that was stopped are there when it comes back.
+//! that it may have read: so the entries of a fleet that was stopped are there when it comes back. The log is kept
+//! for twice that, so that an instance whose retention is raised by a reload, or whose clock was wrong, can read
+//! again what it dropped.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::types::Value;
@@ -17,23 +19,56 @@ use super::super::LedgerError;
 use super::RedisLedger;
 use super::session::Command;
 use super::store::scores;
-use super::wire::Keys;
+use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
 
 /// Kept beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
 
+/// What the tokens of this instance ask of the log, in milliseconds. None of it is ever lowered: what was read by it
+/// must hold.
+#[derive(Default)]
+pub(super) struct Keeping {
+    retention: AtomicU64,
+    leeway: AtomicU64,
+    lead: AtomicU64,
+}
+
+fn raise(value: &AtomicU64, to: Duration) -> bool {
+    let millis = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
+    value.fetch_max(millis, Ordering::Relaxed) < millis
+}
+
+fn read(value: &AtomicU64) -> Duration {
+    Duration::from_millis(value.load(Ordering::Relaxed))
+}
+
 impl RedisLedger {
     /// How long an entry may matter to this instance.
     pub(in crate::sources) fn retention(&self) -> Duration {
-        Duration::from_millis(self.retention_ms.load(Ordering::Relaxed))
+        read(&self.keeping.retention)
     }
 
-    /// Keeps entries for so long, if that is longer than before; to be called before tokens are accepted that
-    /// live longer.
-    pub(in crate::sources) fn retain_for(&self, retention: Duration) {
-        let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        self.retention_ms.fetch_max(millis, Ordering::Relaxed);
+    /// Keeps entries for so long, if that is longer than before, and tokens' for `leeway` after their end; to be
+    /// called before tokens are accepted that live longer. True if entries must be kept longer than they were.
+    pub(in crate::sources) fn retain_for(&self, retention: Duration, leeway: Duration) -> bool {
+        let (longer, later) = (raise(&self.keeping.retention, retention), raise(&self.keeping.leeway, leeway));
+        longer || later
+    }
+
+    /// Tokens were seen that are dated this far ahead of the clock.
+    pub(in crate::sources) fn note_lead(&self, lead: Duration) {
+        raise(&self.keeping.lead, lead);
+    }
+
+    /// How entries are read now.
+    pub(super) fn reader(&self) -> Reader {
+        Reader {
+            retention: self.retention(),
+            leeway: read(&self.keeping.leeway),
+            lead: read(&self.keeping.lead).max(Duration::from_secs(1)),
+            now: self.store_clock().unwrap_or(Timestamp::MAX),
+        }
     }
 }
 
@@ -54,13 +89,15 @@ pub(super) fn ask(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }
 
-/// Entries written before this instant matter to nobody: neither to an instance with a retention of `own`, nor
-/// to those that noted theirs.
-pub(super) fn trim_before(noted: &Value, own: Duration, now: Timestamp) -> Result<Timestamp, LedgerError> {
+/// The longest retention of an instance that reads the log: `own`, and what the others noted.
+pub(super) fn longest(noted: &Value, own: Duration, now: Timestamp) -> Result<Duration, LedgerError> {
     let held = scores(noted)?.into_iter().filter(|(_, until)| *until > now);
-    let longest =
-        held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max);
-    Ok(now.minus(longest + MARGIN).max(Timestamp::default())) // A negative id is none.
+    Ok(held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max))
+}
+
+/// Entries written before this instant matter to nobody.
+pub(super) fn trim_before(longest: Duration, now: Timestamp) -> Timestamp {
+    now.minus(longest * 2 + MARGIN).max(Timestamp::default()) // A negative id is none.
 }
 
 #[cfg(test)]
@@ -74,13 +111,12 @@ mod tests {
             let pair = |(name, until): &(&str, i64)| [Value::from(*name), Value::from(until.to_string())];
             Value::Array(pairs.iter().flat_map(pair).collect())
         };
-        let kept = |pairs: &[(&str, i64)]| {
-            let before = trim_before(&noted(pairs), Duration::from_secs(500), now).unwrap();
-            now.since(before).as_millis() - MARGIN.as_millis()
-        };
+        let kept = |pairs: &[(&str, i64)]| longest(&noted(pairs), Duration::from_secs(500), now).unwrap().as_millis();
         assert_eq!(kept(&[]), 500_000);
         assert_eq!(kept(&[("100000", 1_000_000_001), ("900000", 1_000_000_001)]), 900_000);
         assert_eq!(kept(&[("900000", 1_000_000_000)]), 500_000, "it held until now");
         assert_eq!(kept(&[("soon", 2_000_000_000)]), 500_000, "somebody else's");
+        assert_eq!(trim_before(Duration::from_secs(70), now), now.minus(Duration::from_secs(200)));
+        assert_eq!(trim_before(Duration::from_secs(u64::from(u32::MAX)), now), Timestamp::default());
     }
 }

@@ -11,16 +11,18 @@
 //! or begins to be the primary: one that is still what it was at an earlier look has been the primary, in
 //! the same process, all the time between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fred::types::Value;
 
 use super::super::LedgerError;
 use super::RedisLedger;
 use super::answer::{self, Answer, short};
+use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::{Command, unexpected};
 use crate::authz::claims::Timestamp;
+use crate::clock::Steady;
 
 /// A server in its present role.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -47,22 +49,10 @@ pub(in crate::sources) struct Life {
     pub(in crate::sources) clock: ServerClock,
 }
 
-/// The server's clock, and the moment before it was asked: the server showed this no earlier than then.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::sources) struct ServerClock {
-    pub(super) asked: Instant,
-    pub(super) showed: Timestamp,
-}
-
-impl ServerClock {
-    /// What the server's clock shows about now; it may show more.
-    pub(super) fn now(&self) -> Timestamp {
-        self.showed.plus(self.asked.elapsed())
-    }
-}
-
 /// How long an instance that says it is repairing is waited for, unless it says so again.
 const REPAIR: Duration = Duration::from_secs(5);
+/// How much later than that a mark may end: it is made from a reading of the clock that took a moment.
+const MARK_SLACK: Duration = Duration::from_secs(1);
 
 impl Server {
     pub(super) fn ask() -> Command {
@@ -132,12 +122,13 @@ impl Feed<'_> {
     pub(in crate::sources) async fn life(&mut self, name: &str) -> Result<Life, LedgerError> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
-        let asked = Instant::now();
+        let asked = Steady::now();
         let ask = vec![get(&keys.meta), get(&keys.server), Command::new("TIME")];
         let answers = self.session.pipeline(ask, deadline).await?;
         let [epoch, noted, time] = answers.as_slice() else { return Err(short()) };
         let now = answer::time(time)?;
         let clock = ServerClock { asked, showed: now };
+        self.ledger.clock.observe(clock);
         let epoch: Box<str> = if let Some(epoch) = epoch.text() {
             epoch.into()
         } else {
@@ -171,12 +162,20 @@ impl Feed<'_> {
     }
 
     /// The server's clock, and whether an instance other than `name` is to be waited for.
-    pub(in crate::sources) async fn repairing(&mut self, name: &str) -> Result<(Timestamp, bool), LedgerError> {
+    ///
+    /// A mark runs out within [`REPAIR`], so one that lies further ahead was made before the server's clock was set
+    /// back: `waited` says for how long its instance has been waited for, on a clock that nobody sets.
+    pub(in crate::sources) async fn repairing(
+        &mut self,
+        name: &str,
+        waited: Duration,
+    ) -> Result<(Timestamp, bool), LedgerError> {
         let marks = Command::new("ZRANGE").arg(&*self.ledger.keys.repairing).args(["0", "-1", "WITHSCORES"]);
         let answers = self.session.pipeline(vec![Command::new("TIME"), marks], self.ledger.deadline()).await?;
         let [time, marks] = answers.as_slice() else { return Err(short()) };
         let now = answer::time(time)?;
-        Ok((now, scores(marks)?.iter().any(|(marked, until)| **marked != *name && *until > now)))
+        let holds = |until: Timestamp| until > now && (until <= now.plus(REPAIR + MARK_SLACK) || waited < REPAIR);
+        Ok((now, scores(marks)?.iter().any(|(marked, until)| **marked != *name && holds(*until))))
     }
 }
 

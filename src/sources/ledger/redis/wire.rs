@@ -17,6 +17,7 @@ pub(super) struct Keys {
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
     pub(super) retentions: Box<str>,
+    pub(super) leads: Box<str>,
 }
 
 impl Keys {
@@ -24,8 +25,8 @@ impl Keys {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
-        let [server, retentions] = ["server", "retentions"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server, retentions }
+        let [server, retentions, leads] = ["server", "retentions", "leads"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads }
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
@@ -78,14 +79,26 @@ pub fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
 }
 
 /// Reads one log entry as every instance reads it; `Err` names the field at fault.
-///
-/// `position` is the entry's id, `retention` how long an entry is kept that does not say it readably.
 pub fn read_entry<'a>(
     position: Position,
     fields: impl Iterator<Item = (&'a str, &'a str)>,
-    retention: Duration,
+    reader: Reader,
 ) -> Result<Revocation, &'static str> {
-    Decoder::default().revocation(position, fields, retention)
+    Decoder::default().revocation(position, fields, reader)
+}
+
+/// How an instance reads the log. How long an entry matters depends on the tokens that this instance accepts, so
+/// the writer's settings do not bound it.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The longest that a token may be accepted here after it was issued, and the leeway once more.
+    pub retention: Duration,
+    /// The longest that a token is accepted here after its `exp`.
+    pub leeway: Duration,
+    /// How far tokens may be dated ahead of the clock, for an entry of a user that names no instant.
+    pub lead: Duration,
+    /// The store's clock: no entry was written later, whatever its id says.
+    pub now: Timestamp,
 }
 
 /// A field of an entry whose writer waits to hear who has applied it.
@@ -106,7 +119,7 @@ impl Decoder {
         &mut self,
         position: Position,
         fields: impl Iterator<Item = (&'a str, &'a str)>,
-        retention: Duration,
+        reader: Reader,
     ) -> Result<Revocation, &'static str> {
         let [mut issuer, mut kind, mut id, mut at, mut expires, mut origin, mut reason] = [""; 7];
         for (name, value) in fields {
@@ -128,20 +141,20 @@ impl Decoder {
             ("", _) => return Err("id"),
             (id, _) => TargetId::from_stored(id),
         };
-        let written_at = Timestamp::from_millis(i64::try_from(position.millis).map_err(|_| "entry id")?);
+        let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(reader.now);
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
-            ("", _) => Watermark::at(written_at),
+            ("", Kind::User) => Watermark::at(written_at.plus(reader.lead)),
+            ("", _) => Watermark::at(written_at.plus(reader.leeway)),
             (at, _) => watermark(at).ok_or("at")?,
         };
-        let expires = instant_until(expires);
-        if kind == Kind::Registration && expires.is_none() {
-            return Err("expires"); // What accepts is not guessed.
-        }
-        let expires_at = expires.unwrap_or_else(|| {
-            let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
-            from.plus(retention)
-        });
+        let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
+        let retained = from.plus(reader.retention.saturating_sub(reader.leeway)); // The leeway is in the instant.
+        let expires_at = match (kind, instant_until(expires)) {
+            (Kind::Registration, None) => return Err("expires"), // What accepts is not guessed.
+            (Kind::Registration | Kind::Token, Some(expires)) => expires,
+            (_, expires) => retained.max(expires.unwrap_or_default()),
+        };
         let origin = match kind {
             Kind::Registration => Origin::SignedOut, // Nobody's; as [`Revocation::registering`] has it.
             _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
@@ -208,13 +221,23 @@ mod tests {
     use super::*;
 
     const WRITTEN: i64 = 1_700_000_000_500;
-    const RETENTION: Duration = Duration::from_secs(3600);
+    const READER: Reader = Reader {
+        retention: Duration::from_secs(3630),
+        leeway: Duration::from_secs(30),
+        lead: Duration::from_secs(2),
+        now: Timestamp::from_millis(WRITTEN + 1),
+    };
 
     #[track_caller]
     fn check(entry: &str, expected: Result<&str, &'static str>) {
-        let position = Position { millis: 1_700_000_000_500, sequence: 0 };
+        check_at(1_700_000_000_500, entry, expected);
+    }
+
+    #[track_caller]
+    fn check_at(millis: u64, entry: &str, expected: Result<&str, &'static str>) {
+        let position = Position { millis, sequence: 0 };
         let fields = entry.split(' ').filter_map(|field| field.split_once('='));
-        let read = Decoder::default().revocation(position, fields, RETENTION).map(|r| {
+        let read = Decoder::default().revocation(position, fields, READER).map(|r| {
             let keys = Keys::new("");
             format!(
                 "{} {} {}",
@@ -236,7 +259,7 @@ mod tests {
             ),
             ("issuer=main kind=token id=j expires=1700000600", "{r}:main:token:j * revoked 1700000600000".to_owned()),
             ("issuer=main kind=session id=s", format!("{{r}}:main:session:s * revoked {later}")),
-            ("issuer=main kind=user id=u", format!("{{r}}:main:user:u {WRITTEN} revoked {later}")),
+            ("issuer=main kind=user id=u", format!("{{r}}:main:user:u {} revoked {}", WRITTEN + 2_000, later + 2_000)),
             (
                 "issuer=main kind=user id=u at=1700000000",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
@@ -250,7 +273,10 @@ mod tests {
                 "issuer=main kind=user id=u at=1700009999123 expires=soon",
                 "{r}:main:user:u 1700009999123 revoked 1700013599123".to_owned(),
             ),
-            ("issuer=main kind=issuer", format!("{{r}}:main:issuer:main {WRITTEN} revoked {later}")),
+            (
+                "issuer=main kind=issuer",
+                format!("{{r}}:main:issuer:main {} revoked {}", WRITTEN + 30_000, later + 30_000),
+            ),
             (
                 "issuer=main kind=registration id=j expires=1700000600",
                 "{r}:main:registration:j * registered 1700000600000".to_owned(),
@@ -258,10 +284,31 @@ mod tests {
             ("issuer=unheard-of kind=key id=k at=*", format!("{{r}}:unheard-of:key:k * revoked {later}")),
             (
                 "origin=who issuer=main id=c kind=client new=field",
-                format!("{{r}}:main:client:c {WRITTEN} revoked {later}"),
+                format!("{{r}}:main:client:c {} revoked {}", WRITTEN + 30_000, later + 30_000),
+            ),
+            // A writer whose tokens live for seconds does not bound how long ours must be refused.
+            ("issuer=main kind=session id=s expires=1700000004000", format!("{{r}}:main:session:s * revoked {later}")),
+            (
+                "issuer=main kind=user id=u at=1700000000500 expires=1700000004000",
+                format!("{{r}}:main:user:u {WRITTEN} revoked {later}"),
+            ),
+            (
+                "issuer=main kind=user id=u at=1700000000500 expires=1800000000000",
+                format!("{{r}}:main:user:u {WRITTEN} revoked 1800000000000"),
             ),
         ] {
             check(entry, Ok(&expected));
+        }
+    }
+
+    #[test]
+    fn an_id_of_the_future_is_an_entry_of_now() {
+        for millis in [1_700_000_000_502, 1 << 62, 1 << 63, u64::MAX] {
+            let until = WRITTEN + 1 + 3_600_000;
+            check_at(millis, "issuer=main kind=session id=s", Ok(&format!("{{r}}:main:session:s * revoked {until}")));
+            let at = WRITTEN + 2_001;
+            let user = format!("{{r}}:main:user:u {at} revoked {}", at + 3_600_000);
+            check_at(millis, "issuer=main kind=user id=u", Ok(&user));
         }
     }
 
@@ -287,7 +334,7 @@ mod tests {
     fn odd_ids_of_other_writers_are_hashed_as_ours_are() {
         let mut decoder = Decoder::default();
         let fields = [("issuer", "main"), ("kind", "user"), ("id", "a b")];
-        let read = decoder.revocation(Position::default(), fields.into_iter(), RETENTION).unwrap();
+        let read = decoder.revocation(Position::default(), fields.into_iter(), READER).unwrap();
         assert_eq!(read.target.id, TargetId::new("a b"));
     }
 
@@ -306,7 +353,8 @@ mod tests {
             };
             let fields = fields(&written);
             let pairs = fields.iter().map(|(name, value)| (*name, value.as_str()));
-            assert_eq!(Decoder::default().revocation(Position::default(), pairs, RETENTION), Ok(written));
+            let here = Reader { retention: Duration::ZERO, leeway: Duration::ZERO, ..READER };
+            assert_eq!(Decoder::default().revocation(Position::default(), pairs, here), Ok(written));
         }
     }
 

@@ -17,7 +17,7 @@ use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
 use super::{RedisLedger, retention};
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Origin, Revocation, Target, Watermark};
+use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
 
 pub(super) struct Writer {
     queue: mpsc::Sender<Append>,
@@ -180,8 +180,10 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
 /// What the watched keys hold, and what they are to hold.
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
-    /// By the server's clock, which also names the log's entries.
     trim_before: Timestamp,
+    /// How long other instances need an entry, if that is longer than the writer does.
+    longer: Option<Duration>,
+    now: Timestamp,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -229,8 +231,11 @@ impl<'a> Records<'a> {
             };
             by_target.insert(target, Record { stored, merged: stored, life, merged_life: life });
         }
-        let trim_before = retention::trim_before(&noted, ledger.retention(), answer::time(&time)?)?;
-        Ok(Self { by_target, trim_before })
+        let now = answer::time(&time)?; // The server's clock, which also names the log's entries.
+        let longest = retention::longest(&noted, ledger.retention(), now)?;
+        let trim_before = retention::trim_before(longest, now.min(crate::clock::now()));
+        let longer = Some(longest).filter(|longest| *longest > ledger.retention());
+        Ok(Self { by_target, trim_before, longer, now })
     }
 
     fn sets(&self, keys: &Keys) -> Vec<Command> {
@@ -240,7 +245,13 @@ impl<'a> Records<'a> {
     fn merge(&mut self, revocation: &'a Revocation) {
         let record = self.by_target.entry(&revocation.target).or_default();
         record.merged = record.merged.max(Some((revocation.watermark, revocation.origin)));
-        let until = Timestamp::from_secs(revocation.expires_at.as_secs_ceil());
+        let from = if revocation.watermark == Watermark::FOREVER { self.now } else { revocation.watermark.instant() };
+        let until = match (revocation.target.kind, self.longer) {
+            (Kind::Token | Kind::Registration, _) | (_, None) => revocation.expires_at,
+            // Instances that look the key up accept tokens that live longer than the writer's.
+            (_, Some(longer)) => revocation.expires_at.max(from.plus(longer)),
+        };
+        let until = Timestamp::from_secs(until.as_secs_ceil());
         record.merged_life = record.merged_life.max(Life::Until(until));
     }
 }

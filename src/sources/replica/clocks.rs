@@ -1,0 +1,174 @@
+//! The clocks that a guarantee must not rest on alone: this machine's wall clock, the store's, the issuers'.
+//!
+//! - What is known is forgotten only when the earlier of both wall clocks says that it expired *and* this process
+//!   has held it for one retention on a clock that nobody sets ([`RevocationIndex::purge`]).
+//! - An instant that no caller names is the later of both, and what tokens may be dated ahead of it
+//!   ([`Clocks`](crate::authz::revocation::Clocks)).
+//! - A wall clock that jumps is noticed by the steady one, and the log is read again.
+//!
+//! [`RevocationIndex::purge`]: crate::authz::revocation::RevocationIndex::purge
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::super::ledger::RedisLedger;
+use super::{Replica, RevocationLedger};
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{self, Lead};
+use crate::clock::Steady;
+
+/// Between looks at the wall clock.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A smaller jump is an adjustment, which the least leeway of a stamp covers.
+const JUMP: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct Clocks {
+    /// In milliseconds; 0 until [`Replica::retain_for`] says it.
+    retention: AtomicU64,
+    leeway: AtomicU64,
+    /// The log is to be read from its start: something that was passed over may matter.
+    read_again: AtomicBool,
+    /// Until then nothing may be decided by the view.
+    must_read_again: AtomicBool,
+    /// Something was passed over when the log was read, because it had expired.
+    passed_over: AtomicBool,
+    /// How far the issuers' tokens are dated ahead.
+    leads: Mutex<Vec<(IssuerName, Lead)>>,
+}
+
+impl Clocks {
+    /// `retention` is `None` until [`Replica::retain_for`] says it: nothing is forgotten before.
+    pub(super) fn new(retention: Option<Duration>) -> Self {
+        let retention = AtomicU64::new(retention.map_or(0, millis));
+        Self { retention, ..Self::default() }
+    }
+
+    /// The longest that a token may be accepted after it was issued.
+    pub(super) fn retention(&self) -> Duration {
+        match self.retention.load(Ordering::Acquire) {
+            0 => Duration::MAX,
+            millis => Duration::from_millis(millis),
+        }
+    }
+
+    /// The longest that a token is accepted after its end.
+    pub(super) fn leeway(&self) -> Duration {
+        Duration::from_millis(self.leeway.load(Ordering::Acquire))
+    }
+
+    pub(super) fn note_passed_over(&self) {
+        self.passed_over.store(true, Ordering::Release);
+    }
+
+    /// Whether the log is to be read again; says so once.
+    pub(super) fn take_read_again(&self) -> bool {
+        self.read_again.swap(false, Ordering::AcqRel)
+    }
+
+    /// Asks for the log to be read again.
+    pub(super) fn ask_to_read_again(&self) {
+        self.read_again.store(true, Ordering::Release);
+    }
+
+    /// Whether the view is stale until the log was read again.
+    pub(super) fn wants_read_again(&self) -> bool {
+        self.must_read_again.load(Ordering::Acquire)
+    }
+
+    pub(super) fn was_read_again(&self) {
+        self.must_read_again.store(false, Ordering::Release);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Replica {
+    /// The wall clocks now, for an instant that no caller names.
+    pub fn clocks(&self) -> revocation::Clocks {
+        revocation::Clocks { local: crate::clock::now(), store: self.store_clock() }
+    }
+
+    /// What the store's clock shows; `None` without a store of its own, or before it was first read.
+    pub fn store_clock(&self) -> Option<Timestamp> {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(ledger) => ledger.store_clock(),
+        }
+    }
+
+    /// The earlier of both wall clocks: what has expired by it has expired by both.
+    pub fn earliest(&self) -> Timestamp {
+        self.clocks().earliest()
+    }
+
+    /// How long a revocation may matter: the longest that a token may be accepted, and for how long after its
+    /// end. Call it before issuers are put in force that allow more.
+    ///
+    /// What was forgotten by a smaller bound is read again from the log; until then the view is stale.
+    pub fn retain_for(&self, longest: Duration, leeway: Duration) {
+        let longest_ms = millis(longest);
+        self.clocks.leeway.fetch_max(millis(leeway), Ordering::AcqRel);
+        let before = self.clocks.retention.fetch_max(longest_ms, Ordering::AcqRel);
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return };
+        let is_raised = ledger.retain_for(longest, leeway) || (before != 0 && before < longest_ms);
+        let has_forgotten =
+            self.index.forgotten() > Timestamp::default() || self.clocks.passed_over.load(Ordering::Acquire);
+        if is_raised && before != 0 {
+            self.clocks.must_read_again.store(has_forgotten, Ordering::Release);
+            self.clocks.ask_to_read_again();
+            if has_forgotten {
+                self.freshness.suspend();
+            }
+        }
+    }
+
+    /// What is learnt about these issuers is told to the other instances, and learnt from them.
+    pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
+        *self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner) = leads;
+    }
+
+    pub(super) fn leads(&self) -> Vec<(IssuerName, Lead)> {
+        self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Entries of other writers that name no instant are read with the largest lead.
+    pub(super) fn note_leads(&self, ledger: &RedisLedger) {
+        ledger.note_lead(self.leads().iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
+    }
+
+    /// Notices a wall clock that jumps, or that differs from the store's; for ever.
+    pub(super) async fn watch_clock(&self) {
+        let mut anchor = (crate::clock::now(), Steady::now());
+        let mut differed = false;
+        loop {
+            sleep(LOOK_EVERY).await;
+            let clocks = self.clocks();
+            let differs = clocks.skew() > Lead::LEAST;
+            if differs != differed {
+                let ahead_seconds = clocks.local.since(clocks.earliest()).as_secs_f64();
+                let behind_seconds = clocks.latest().since(clocks.local).as_secs_f64();
+                if differs {
+                    tracing::warn!(ahead_seconds, behind_seconds, "this machine's clock differs from the store's");
+                } else {
+                    tracing::info!("this machine's clock and the store's agree again");
+                }
+                differed = differs;
+            }
+            let (wall, steady) = (crate::clock::now(), Steady::now());
+            let expected = anchor.0.plus(steady.since(anchor.1));
+            let (ahead, behind) = (wall.since(expected), expected.since(wall));
+            if ahead.max(behind) > JUMP {
+                let (ahead_seconds, behind_seconds) = (ahead.as_secs_f64(), behind.as_secs_f64());
+                tracing::warn!(ahead_seconds, behind_seconds, "this machine's clock jumped; the log is read again");
+                self.clocks.ask_to_read_again();
+            }
+            anchor = (wall, steady);
+        }
+    }
+}

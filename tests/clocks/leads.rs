@@ -1,0 +1,109 @@
+//! Instants that no caller names: they cover what an issuer dates ahead, and wrong clocks stamp none.
+
+use serde_json::json;
+
+use crate::api::{READER, admin_keys, read, reason, revoke};
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::{Tokens, now};
+
+fn redis_config(tokens: &Tokens, redis: &RedisServer) -> String {
+    tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()))
+}
+
+fn dated(tokens: &Tokens, user: &str, ahead: i64) -> String {
+    tokens.with(json!({"sub": user, "sid": null, "iat": now() + ahead, "exp": now() + 600}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = redis_config(&tokens, &redis);
+    let (one, two) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    let (checks, others) = (Checks::connect(&one.check).await, Checks::connect(&two.check).await);
+    // Nobody has seen a token of this issuer: a second is covered all the same.
+    let unseen = dated(&tokens, "early", 1);
+    assert_eq!(revoke(&one, &json!({"kind": "user", "id": "early"})).await.status, 201);
+    assert_eq!(reason(&checks, &unseen).await, "revoked");
+    // A token that is 20 s ahead tells of an issuer whose clock is; the other instance learns it from the store.
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 20)).await, "ok");
+    eventually("the lead is shared", || async {
+        two.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.is_some_and(|lead| lead > 15.0)
+    })
+    .await;
+    for (instance, user) in [(&one, "alice"), (&two, "bob")] {
+        let unseen = dated(&tokens, user, 18);
+        assert_eq!(revoke(instance, &json!({"kind": "user", "id": user})).await.status, 201);
+        for checks in [&checks, &others] {
+            eventually("it is refused", || async { reason(checks, &unseen).await == "revoked" }).await;
+        }
+    }
+    // A whole client signs nobody in again at once: as far ahead as any token is accepted.
+    let ahead = tokens.with(json!({"azp": "shop", "iat": now() + 29, "exp": now() + 600}));
+    assert_eq!(revoke(&one, &json!({"kind": "client", "id": "shop"})).await.status, 201);
+    assert_eq!(reason(&checks, &ahead).await, "revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_signs_in_again_is_told_when() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let reply = revoke(&doorward, &json!({"kind": "user", "id": "alice"})).await;
+    let until = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
+    let fresh = dated(&tokens, "alice", 0);
+    let refused = checks.check(get("/").token(&fresh)).await;
+    assert_eq!((refused.status, refused.reason()), (401, "revoked"));
+    let wait: u64 = refused.headers["retry-after"].parse().unwrap();
+    assert!((1..=3).contains(&wait), "{wait}");
+    let body: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+    assert_eq!(body["until"], until.to_rfc3339());
+    let soon = || async { reason(&checks, &dated(&tokens, "alice", 0)).await == "ok" };
+    eventually("a new token is accepted", soon).await;
+    assert!(now() - until.as_secs() <= 20, "a moment after the margin");
+    // What is refused for good is not to be tried again.
+    revoke(&doorward, &json!({"kind": "token", "token": dated(&tokens, "bob", 0)})).await;
+    let token = dated(&tokens, "carol", 0);
+    revoke(&doorward, &json!({"kind": "token", "token": token})).await;
+    let refused = checks.check(get("/").token(&token)).await;
+    assert!(!refused.headers.contains_key("retry-after"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_disagree_stamp_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let (doorward, clock) = Doorward::start_with_clock(&redis_config(&tokens, &redis)).await;
+    let user = json!({"kind": "user", "id": "alice"});
+    // Within the leeway the later clock counts.
+    clock.step("-20s");
+    let reply = revoke(&doorward, &user).await;
+    let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
+    assert!(at.as_secs() >= now() - 1, "not 20 s ago: {reply:?}");
+    let skew = || async { doorward.metric("doorward_clock_skew_seconds{of=\"store\"}").await.unwrap_or_default() };
+    assert!((-22.0..-18.0).contains(&skew().await));
+    for (offset, expected) in [("-1h", -3600.0), ("+1h", 3600.0)] {
+        clock.step(offset);
+        assert!((skew().await - expected).abs() < 5.0);
+        let reply = revoke(&doorward, &user).await;
+        assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("clock_skew")), "{reply:?}");
+        let status = read(&doorward, "/v1/instances", READER).await.body;
+        eventually("the instances show it", || async {
+            let status = read(&doorward, "/v1/instances", READER).await.body;
+            status["instances"][0]["clock_skew_seconds"].as_f64().is_some_and(|skew| (skew - expected).abs() < 5.0)
+        })
+        .await;
+        assert_eq!(status["complete"], true);
+    }
+    // By this clock the token has expired; it is still signed out, but not its user.
+    let (status, body) = doorward.post("/logout?all=true", &tokens.of("alice")).await;
+    assert!(status == 503 && body.contains("clock_skew"), "{status} {body}");
+    assert_eq!(doorward.post("/logout", &tokens.of("alice")).await.0, 204);
+    // An instant that the caller names needs no clock.
+    let named = json!({"kind": "user", "id": "alice", "at": now()});
+    assert_eq!(revoke(&doorward, &named).await.status, 201);
+    eventually("it is logged", || async { doorward.logged("differs from the store's") }).await;
+    clock.step("+0");
+    assert_eq!(revoke(&doorward, &user).await.status, 201);
+}

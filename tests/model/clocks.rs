@@ -1,0 +1,427 @@
+//! The model of forgetting: one token, one revocation, and clocks, configurations and names that are not as they
+//! should be.
+//!
+//! Time begins with the revocation and ends when every token is dead. A read of the log is one step: what may come between its parts, and how old a view may
+//! be, is the business of the other model.
+
+use stateright::{Model, Property};
+
+use super::steps::spend;
+
+const INSTANCES: usize = 2;
+const END: i8 = 9;
+/// Beyond the retention, in which entries stay in the log (60 s in the code).
+const GRACE: i8 = 1;
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Limits {
+    pub life: i8,
+    pub leeway: i8,
+}
+
+impl Limits {
+    fn retention(self) -> i8 {
+        self.life + self.leeway
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Clocks {
+    /// What the instances are configured with at first.
+    pub limits: [Limits; INSTANCES],
+    /// What a reload may bring.
+    pub reloads: &'static [Limits],
+    /// How far a wall clock may be off.
+    pub offsets: &'static [i8],
+    /// How far the issuer's clock may lead.
+    pub leads: &'static [i8],
+    /// The life of the issuer's tokens.
+    pub life: i8,
+    /// It revokes the token by its id, not its user.
+    pub by_id: bool,
+    pub left: Left,
+    /// Assumption: of an instance's clock and the store's, one is right.
+    pub one_is_right: bool,
+    /// Assumption: an instance has verified a token that was dated as far ahead as this one is.
+    pub lead_is_seen: bool,
+    pub bug: Option<Fault>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Left {
+    /// Wall clocks that are set.
+    pub clocks: u8,
+    pub restarts: u8,
+    pub reloads: u8,
+    pub renames: u8,
+    /// Entries that another service adds under an id of the far future.
+    pub far_ids: u8,
+}
+
+/// Deliberate mistakes, all of them what `src` once did.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Fault {
+    /// What has expired by the local wall clock is forgotten.
+    ForgetsByOneClock,
+    /// Tokens that had expired when their revocation was forgotten are alive again when the clock is set back.
+    NoFloor,
+    /// What has expired is forgotten however short it was held.
+    NoHold,
+    /// An entry that has expired by the local wall clock is passed over, and counts as read.
+    PassesOverByOneClock,
+    /// The log is trimmed by the wall clock of whoever trims.
+    TrimsByOneClock,
+    /// The log is trimmed by the retention of whoever trims.
+    TrimsByOwnRetention,
+    /// The log is kept for one retention.
+    TrimsAfterOneRetention,
+    /// An instant is that of the local wall clock.
+    StampsByOneClock,
+    /// An instant is not later than now.
+    StampsWithoutLead,
+    /// An instant is stamped though the clocks differ by more than the leeway.
+    StampsDespiteSkew,
+    /// An entry lives as long as its writer said.
+    WritersBound,
+    /// A larger bound takes effect without the log being read again.
+    RaisesWithoutReading,
+    /// Entries of the far future are not understood, and count as read.
+    FarIdIsPassedOver,
+    /// The configuration gives the issuer another name, and what is known stands under the old one.
+    RenamesInSilence,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Fleet {
+    now: i8,
+    issuer: i8,
+    store: Store,
+    /// The token's `iat`, and what its revocation says.
+    revoked: Option<(i8, Entry)>,
+    /// Every instance has read it at some time.
+    confirmed: bool,
+    instances: [Instance; INSTANCES],
+    left: Left,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Store {
+    offset: i8,
+    log: Option<Entry>,
+    /// The longest retention of any instance.
+    noted: i8,
+    /// The next id is of the far future.
+    is_far: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Entry {
+    /// `None`: of the far future.
+    id: Option<i8>,
+    /// `None`: whenever issued.
+    at: Option<i8>,
+    expires: i8,
+    name: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Instance {
+    offset: i8,
+    limits: Limits,
+    name: bool,
+    /// It has read the log since the last entry, and may serve.
+    is_current: bool,
+    known: Option<Known>,
+    /// What expires up to then may be forgotten.
+    forgotten: i8,
+    has_refused: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Known {
+    at: Option<i8>,
+    expires: i8,
+    name: bool,
+    /// By the clock that nobody sets.
+    learnt: i8,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Act {
+    Tick,
+    /// Of a token that was issued so long before.
+    Revoke {
+        by: usize,
+        age: i8,
+    },
+    Read {
+        instance: usize,
+    },
+    Purge {
+        instance: usize,
+    },
+    Trim {
+        by: usize,
+    },
+    Restart {
+        instance: usize,
+    },
+    /// The store's wall clock.
+    SetStore {
+        offset: i8,
+    },
+    SetInstance {
+        instance: usize,
+        offset: i8,
+    },
+    Reload {
+        instance: usize,
+        limits: Limits,
+    },
+    Rename {
+        instance: usize,
+    },
+    FarId,
+}
+
+impl Model for Clocks {
+    type State = Fleet;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<Fleet> {
+        let instance = |at: usize| Instance {
+            offset: 0,
+            limits: self.limits[at],
+            name: false,
+            is_current: true,
+            known: None,
+            forgotten: 0,
+            has_refused: false,
+        };
+        let instances = std::array::from_fn(instance);
+        let noted = instances.iter().map(|instance| instance.limits.retention()).max().unwrap_or_default();
+        let store = Store { offset: 0, log: None, noted, is_far: false };
+        let fleet =
+            |issuer| Fleet { now: 0, issuer, store, revoked: None, confirmed: false, instances, left: self.left };
+        self.leads.iter().copied().map(fleet).collect()
+    }
+
+    fn actions(&self, _: &Fleet, acts: &mut Vec<Act>) {
+        acts.extend([Act::Tick, Act::FarId]);
+        acts.extend(self.offsets.iter().map(|&offset| Act::SetStore { offset }));
+        for instance in 0..INSTANCES {
+            acts.extend([0, 1].map(|age| Act::Revoke { by: instance, age }));
+            acts.push(Act::Trim { by: instance });
+            acts.extend([Act::Read { instance }, Act::Purge { instance }]);
+            acts.extend([Act::Restart { instance }, Act::Rename { instance }]);
+            acts.extend(self.offsets.iter().map(|&offset| Act::SetInstance { instance, offset }));
+            acts.extend(self.reloads.iter().map(|&limits| Act::Reload { instance, limits }));
+        }
+    }
+
+    fn next_state(&self, fleet: &Fleet, act: Act) -> Option<Fleet> {
+        let mut next = *fleet;
+        self.act(&mut next, act)?;
+        for at in 0..INSTANCES {
+            next.instances[at].has_refused |= self.refuses(&next, &next.instances[at]);
+        }
+        next.confirmed |= next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
+        next.instances.sort_unstable(); // They differ in nothing but their place.
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("bound", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| true)),
+            Property::always("receipt", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| fleet.confirmed)),
+            Property::always("kept", |model: &Self, fleet: &Fleet| {
+                !fleet.is_allowed(model, |instance| instance.has_refused)
+            }),
+            Property::always("let in again", Self::lets_in_again),
+        ]
+    }
+}
+
+impl Fleet {
+    fn is_allowed(&self, model: &Clocks, promised: impl Fn(&Instance) -> bool) -> bool {
+        self.instances.iter().any(|instance| promised(instance) && model.allows(self, instance))
+    }
+
+    fn wall(&self, instance: &Instance) -> i8 {
+        self.now + instance.offset
+    }
+
+    fn store_wall(&self) -> i8 {
+        self.now + self.store.offset
+    }
+
+    fn earliest(&self, instance: &Instance) -> i8 {
+        self.wall(instance).min(self.store_wall())
+    }
+}
+
+impl Clocks {
+    fn has(&self, bug: Fault) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether it would accept the token if nothing were revoked (`authz/token.rs`).
+    fn accepts(&self, fleet: &Fleet, instance: &Instance) -> bool {
+        let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
+        fleet.revoked.is_some_and(|(issued, _)| {
+            let expires = issued + self.life;
+            issued <= wall + leeway && wall < expires + leeway && self.life <= life && expires - wall <= life + leeway
+        })
+    }
+
+    fn refuses(&self, fleet: &Fleet, instance: &Instance) -> bool {
+        let covers = |known: Known| known.at.is_none_or(|at| fleet.revoked.is_some_and(|(issued, _)| issued <= at));
+        let is_named = |known: Known| known.name == instance.name || !self.has(Fault::RenamesInSilence);
+        self.accepts(fleet, instance) && instance.known.is_some_and(|known| covers(known) && is_named(known))
+    }
+
+    fn allows(&self, fleet: &Fleet, instance: &Instance) -> bool {
+        let is_forgotten =
+            fleet.revoked.is_some_and(|(issued, _)| issued + self.life + instance.limits.leeway <= instance.forgotten);
+        let is_expired = is_forgotten && !self.has(Fault::NoFloor);
+        instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
+    }
+
+    /// Who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
+    fn lets_in_again(&self, fleet: &Fleet) -> bool {
+        let Some((_, Entry { at: Some(at), .. })) = fleet.revoked else { return true };
+        let leeway = self.limits.iter().map(|limits| limits.leeway).fold(1, i8::max);
+        at <= 2 * leeway
+    }
+
+    fn act(&self, fleet: &mut Fleet, act: Act) -> Option<()> {
+        match act {
+            Act::Tick => {
+                fleet.revoked?;
+                fleet.now += 1;
+                (fleet.now <= END).then_some(())?;
+            }
+            Act::Revoke { by, age } => self.revoke(fleet, by, age)?,
+            Act::Read { instance } => self.read(fleet, instance),
+            Act::Purge { instance } => self.purge(fleet, instance)?,
+            Act::Trim { by } => self.trim(fleet, by)?,
+            Act::Restart { instance } => {
+                spend(&mut fleet.left.restarts)?;
+                let at = &mut fleet.instances[instance];
+                *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
+            }
+            Act::SetStore { offset } => {
+                spend(&mut fleet.left.clocks)?;
+                fleet.store.offset = offset;
+                self.is_assumed(fleet).then_some(())?;
+            }
+            Act::SetInstance { instance, offset } => {
+                spend(&mut fleet.left.clocks)?;
+                fleet.instances[instance].offset = offset;
+                self.is_assumed(fleet).then_some(())?;
+            }
+            Act::Reload { instance, limits } => {
+                spend(&mut fleet.left.reloads)?;
+                let at = &mut fleet.instances[instance];
+                let is_raised = limits.leeway > at.limits.leeway || limits.life > at.limits.life;
+                at.limits = limits;
+                at.is_current &= !is_raised || self.has(Fault::RaisesWithoutReading);
+                fleet.store.noted = fleet.store.noted.max(limits.retention());
+            }
+            Act::Rename { instance } => {
+                spend(&mut fleet.left.renames)?;
+                fleet.instances[instance].name ^= true;
+            }
+            Act::FarId => {
+                spend(&mut fleet.left.far_ids)?;
+                fleet.store.is_far = true;
+            }
+        }
+        Some(())
+    }
+
+    fn is_assumed(&self, fleet: &Fleet) -> bool {
+        let all_right = fleet.instances.iter().all(|instance| instance.offset == 0);
+        !self.one_is_right || fleet.store.offset == 0 || all_right
+    }
+
+    fn revoke(&self, fleet: &mut Fleet, by: usize, age: i8) -> Option<()> {
+        let (issued, writer) = (fleet.issuer - age, fleet.instances[by]);
+        (fleet.revoked.is_none() && writer.is_current).then_some(())?;
+        let (local, store) = (fleet.wall(&writer), fleet.store_wall());
+        let most = writer.limits.leeway.max(1);
+        let seen = if self.lead_is_seen { fleet.issuer } else { 0 };
+        let lead = if self.has(Fault::StampsWithoutLead) { 0 } else { seen.clamp(1, most) };
+        let (at, expires) = if self.by_id {
+            (None, issued + self.life + writer.limits.leeway)
+        } else {
+            let differ = (local - store).abs() > most;
+            (!differ || self.has(Fault::StampsDespiteSkew)).then_some(())?;
+            let latest = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
+            (Some(latest + lead), latest + lead + writer.limits.retention())
+        };
+        let entry = Entry { id: (!fleet.store.is_far).then_some(store), at, expires, name: writer.name };
+        fleet.store.log = Some(entry);
+        fleet.revoked = Some((issued, entry));
+        for instance in &mut fleet.instances {
+            instance.is_current = false;
+        }
+        self.read(fleet, by);
+        Some(())
+    }
+
+    fn read(&self, fleet: &mut Fleet, at: usize) {
+        let instance = fleet.instances[at];
+        fleet.instances[at].is_current = true;
+        let Some(entry) = fleet.store.log else { return };
+        if entry.id.is_none() && self.has(Fault::FarIdIsPassedOver) {
+            return;
+        }
+        let Limits { leeway, .. } = instance.limits;
+        // The reader's own bound; an id of the future counts as now.
+        let read = entry.id.unwrap_or(END).min(fleet.store_wall());
+        let expires = match entry.at {
+            _ if self.has(Fault::WritersBound) => entry.expires,
+            None => entry.expires + leeway,
+            Some(at) => entry.expires.max(at.max(read) + instance.limits.retention()),
+        };
+        let is_over = if self.has(Fault::PassesOverByOneClock) {
+            fleet.wall(&instance) >= expires
+        } else {
+            fleet.earliest(&instance) >= expires + instance.limits.retention()
+        };
+        if is_over || instance.known.is_some_and(|known| known.expires >= expires) {
+            return;
+        }
+        fleet.instances[at].known = Some(Known { at: entry.at, expires, name: entry.name, learnt: fleet.now });
+    }
+
+    fn purge(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
+        let instance = fleet.instances[at];
+        let known = instance.known?;
+        let may_go = if self.has(Fault::ForgetsByOneClock) {
+            fleet.wall(&instance) >= known.expires
+        } else {
+            let was_held = fleet.now - known.learnt > instance.limits.retention() || self.has(Fault::NoHold);
+            fleet.earliest(&instance) >= known.expires && was_held
+        };
+        may_go.then_some(())?;
+        let at = &mut fleet.instances[at];
+        at.known = None;
+        if !self.has(Fault::ForgetsByOneClock) {
+            at.forgotten = at.forgotten.max(known.expires);
+        }
+        Some(())
+    }
+
+    fn trim(&self, fleet: &mut Fleet, by: usize) -> Option<()> {
+        let instance = fleet.instances[by];
+        let clock = if self.has(Fault::TrimsByOneClock) { fleet.wall(&instance) } else { fleet.earliest(&instance) };
+        let retention =
+            if self.has(Fault::TrimsByOwnRetention) { instance.limits.retention() } else { fleet.store.noted };
+        let kept = if self.has(Fault::TrimsAfterOneRetention) { retention } else { 2 * retention + GRACE };
+        (fleet.store.log?.id? < clock - kept).then_some(())?;
+        fleet.store.log = None;
+        Some(())
+    }
+}

@@ -1,0 +1,131 @@
+//! Searches of the model of forgetting (`clocks.rs`).
+
+use stateright::HasDiscoveries;
+
+use super::clocks::{Clocks, Fault, Left, Limits};
+use super::explore;
+
+const FEW: Limits = Limits { life: 1, leeway: 1 };
+const MORE: Limits = Limits { life: 2, leeway: 1 };
+const STRICT: Limits = Limits { life: 2, leeway: 0 };
+const NONE: Left = Left { clocks: 0, restarts: 0, reloads: 0, renames: 0, far_ids: 0 };
+
+/// Clocks that are far ahead, or behind by one retention of `MORE`.
+const FAR: &[i8] = &[-3, 0, 8];
+/// The same for the shorter retentions.
+const LESS: &[i8] = &[-2, 0, 8];
+/// Clocks that are within the leeway, and drift.
+const NEAR: &[i8] = &[-1, 0, 1];
+
+/// Instances that are alike; one of them is restarted.
+fn alike() -> Clocks {
+    Clocks {
+        limits: [MORE; 2],
+        reloads: &[],
+        offsets: &[],
+        leads: &[0, 1],
+        life: 2,
+        by_id: false,
+        left: Left { restarts: 1, ..NONE },
+        one_is_right: true,
+        lead_is_seen: true,
+        bug: None,
+    }
+}
+
+/// Clocks are set so many times.
+fn set(clocks: u8, offsets: &'static [i8], model: Clocks) -> Clocks {
+    Clocks { offsets, left: Left { clocks, ..model.left }, ..model }
+}
+
+fn differ(less: Limits) -> Clocks {
+    Clocks { limits: [less, MORE], ..alike() }
+}
+
+/// A rolling update raises the bounds.
+fn raised(less: Limits) -> Clocks {
+    Clocks { limits: [less; 2], reloads: &[MORE], left: Left { reloads: 2, ..alike().left }, ..alike() }
+}
+
+fn by_id(model: Clocks) -> Clocks {
+    Clocks { by_id: true, ..model }
+}
+
+fn named() -> Clocks {
+    Clocks { left: Left { renames: 2, far_ids: 1, ..alike().left }, ..alike() }
+}
+
+fn both_wrong(model: Clocks) -> Clocks {
+    Clocks { one_is_right: false, ..model }
+}
+
+#[track_caller]
+fn holds(name: &str, model: Clocks) {
+    if let Some((property, path)) = explore(name, model, usize::MAX, HasDiscoveries::AnyFailures).into_iter().next() {
+        panic!("{name}: {property} fails: {:#?}", path.into_actions());
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "counterexamples, for who asks with --nocapture")]
+#[track_caller]
+fn fails(name: &str, model: Clocks, property: &'static str) {
+    let mut found = explore(name, model, usize::MAX, HasDiscoveries::AnyOf([property].into()));
+    let path = found.remove(property).unwrap_or_else(|| panic!("{name}: {property} holds"));
+    println!("  {property}: {:?}", path.into_actions());
+}
+
+#[test]
+fn it_holds_with_clocks_that_are_wrong() {
+    holds("clocks, far off", set(2, FAR, alike()));
+    holds("clocks, drifting", set(2, NEAR, alike()));
+    holds("clocks, far off, by id", set(2, FAR, by_id(alike())));
+    let name = "clocks, all of them wrong";
+    let found = explore(name, both_wrong(set(2, FAR, alike())), usize::MAX, HasDiscoveries::AnyOf(["kept"].into()));
+    assert!(!found.contains_key("kept"), "{name}: {:?}", found["kept"].clone().into_actions());
+}
+
+#[test]
+fn it_holds_with_instances_that_differ() {
+    for less in [FEW, STRICT] {
+        holds(&format!("one has {less:?}"), set(1, LESS, differ(less)));
+        holds(&format!("one has {less:?}, by id"), set(1, LESS, by_id(differ(less))));
+        holds(&format!("raised from {less:?}"), raised(less));
+        holds(&format!("raised from {less:?}, by id"), by_id(raised(less)));
+        let one = Clocks { left: Left { reloads: 1, ..NONE }, ..raised(less) };
+        holds(&format!("raised from {less:?}, a clock"), set(1, LESS, one));
+    }
+    holds("renamed, and an id of the far future", named());
+}
+
+#[test]
+fn each_assumption_about_clocks_is_needed() {
+    fails("both clocks wrong", both_wrong(set(2, NEAR, alike())), "bound");
+    let patient = Limits { leeway: 2, ..MORE };
+    fails("a lead not seen", Clocks { limits: [patient; 2], leads: &[2], lead_is_seen: false, ..alike() }, "bound");
+    fails("a lead beyond the leeway", Clocks { leads: &[2], ..alike() }, "bound");
+    fails("a clock behind by more than the log is kept", set(1, &[-9], alike()), "bound");
+    let (least, most) = (Limits { life: 0, leeway: 0 }, &[Limits { life: 4, leeway: 1 }]);
+    fails("bounds raised by more than the log is kept", Clocks { reloads: most, life: 4, ..raised(least) }, "bound");
+}
+
+#[test]
+fn each_deliberate_fault_is_caught() {
+    for (bug, model, property) in [
+        (Fault::ForgetsByOneClock, set(2, FAR, alike()), "kept"),
+        (Fault::NoFloor, set(2, FAR, alike()), "kept"),
+        (Fault::NoHold, both_wrong(set(2, FAR, raised(FEW))), "kept"),
+        (Fault::PassesOverByOneClock, set(2, FAR, alike()), "bound"),
+        (Fault::TrimsByOneClock, set(1, FAR, alike()), "bound"),
+        (Fault::TrimsByOwnRetention, set(1, FAR, by_id(differ(FEW))), "bound"),
+        (Fault::TrimsAfterOneRetention, raised(FEW), "bound"),
+        (Fault::StampsByOneClock, set(1, NEAR, alike()), "bound"),
+        (Fault::StampsWithoutLead, alike(), "bound"),
+        (Fault::StampsDespiteSkew, set(1, FAR, alike()), "let in again"),
+        (Fault::WritersBound, set(1, FAR, differ(FEW)), "kept"),
+        (Fault::RaisesWithoutReading, raised(FEW), "bound"),
+        (Fault::FarIdIsPassedOver, named(), "receipt"),
+        (Fault::RenamesInSilence, named(), "kept"),
+    ] {
+        fails(&format!("{bug:?}"), Clocks { bug: Some(bug), ..model }, property);
+    }
+}
