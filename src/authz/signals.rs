@@ -205,7 +205,8 @@ impl Transmitter {
         // An event lies before its token. By this machine's clock it may lie ahead, as the issuer's tokens may.
         let latest = token.issued_at.max(now);
         let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at).min(latest);
-        let instant = if target.issuer.name(&self.issuer).is_some() { instant } else { instant.plus(target.least_lead()) };
+        let instant =
+            if target.issuer.name(&self.issuer).is_some() { instant } else { instant.plus(target.least_lead()) };
         if instant.plus(target.retention()) <= now {
             return Ok(Heard::Stale);
         }
