@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use doorward::authz::signing::PayloadSigner;
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
 use doorward::serve::assemble;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
+use http_body_util::BodyExt;
 use jsonwebtoken::Algorithm;
 use regex::Regex;
 use serde_json::json;
@@ -56,6 +58,7 @@ fn main() {
     growth(&dev, &header);
     live_tokens(&dev, &plain);
     whole(&yaml, &header);
+    streams(&yaml, &header);
 
     let key = "key-5000".to_owned();
     let headers: [(&str, &[u8]); 2] = [("authorization", header.as_bytes()), ("x-api-key", key.as_bytes())];
@@ -291,6 +294,58 @@ fn whole(yaml: &str, header: &str) {
         });
         println!("message to answer              {:>9}, {} bytes to {answers}", micros(whole), message.len());
         run.abort();
+    });
+}
+
+struct Boundless;
+
+impl doorward::api::streams::Room for Boundless {
+    fn take(&self, _: usize) -> bool {
+        true
+    }
+}
+
+/// What a stream adds to its check: its opening and its end, from message to answer, HTTP/2 apart; and the end of
+/// all of an issuer's.
+fn streams(yaml: &str, header: &str) {
+    let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
+    let (state, _) = assemble::state(&config).expect("what it asks for");
+    let check = check::service(state.clone(), 1 << 20, 1_000);
+    let service = doorward::api::streams::service(state.clone(), 1 << 20, Duration::from_secs(5));
+    let message = support::message("/orders/17", Some(header.to_owned()));
+    let answer = check.decide(Ok(message), Caller::default()).now_or_never().expect("no waiting");
+    let opening = support::opening(&answer[5..]);
+    let open = || {
+        let body = http_body_util::StreamBody::new(
+            futures_util::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(opening.clone()))])
+                .chain(futures_util::stream::pending()),
+        );
+        service.answer(http::Request::new(body), Arc::new(Boundless)).into_body()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let took = median(|| {
+            let mut call = open();
+            let reply = call.frame().now_or_never().expect("no waiting").expect("an answer").expect("no error");
+            assert_eq!(reply.into_data().expect("a message").len(), 7, "it goes on");
+        });
+        println!("a stream's opening and end     {:>9}, {} bytes", micros(took), opening.len());
+        let streams = state.streams();
+        let mut calls: Vec<_> = (0..10_000).map(|_| open()).collect();
+        for call in &mut calls {
+            black_box(call.frame().now_or_never());
+        }
+        let issuer = Target::issuer(IssuerName::parse("dev").expect("a name"));
+        let revocation = Revocation {
+            target: issuer,
+            watermark: Watermark::FOREVER,
+            expires_at: doorward::authz::claims::Timestamp::MAX,
+            origin: Origin::Revoked,
+            reason: None,
+        };
+        let began = Instant::now();
+        assert_eq!(streams.revoke(&revocation), 10_000);
+        println!("10,000 streams told to end     {:>9}", micros(began.elapsed()));
     });
 }
 

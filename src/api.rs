@@ -6,6 +6,7 @@ pub mod http;
 pub mod inlet;
 mod present;
 mod record;
+pub mod streams;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{Policy, State, Waiting};
-use record::record;
+use record::{log, record};
 
 /// What the one who asks says of itself.
 #[derive(Clone, Copy, Default)]
@@ -53,7 +54,7 @@ pub async fn decide<T>(
         put(&policy.responder, decision, request)
     };
     let decided = consider(state, request, rule, caller, read).await;
-    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, put))
+    decided.unwrap_or_else(|| refuse(state, Denial::InternalError, None, put))
 }
 
 /// As [`decide`], for faces that answer in other words: `read` takes what they need of the decision. `None`
@@ -197,10 +198,16 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
     }
     let revoked = state.replica.lookup(token.targets(), token.issued_at());
     let registered = async {
-        match token.registration().filter(|_| freshness.allow_list) {
-            Some(target) => state.replica.is_registered(&target, token.issued_at()).await,
-            None => Ok(true),
+        let mut registrations = token.registrations().filter(|_| freshness.allow_list);
+        let Some(target) = registrations.next() else { return Ok(true) };
+        let mut known = state.replica.is_registered(&target, token.issued_at()).await;
+        for target in registrations {
+            if !matches!(known, Ok(false)) {
+                break;
+            }
+            known = state.replica.is_registered(&target, token.issued_at()).await;
         }
+        known
     };
     let both = Box::pin(async { tokio::join!(revoked, registered) });
     let asked = within(state, &state.waits.store, policy, by, both);
@@ -214,12 +221,15 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
 
 /// Whether the store took a sign-out in time. It holds in this process at once whatever the store says.
 async fn sign_out(state: &State, policy: &Policy, revocations: &[Revocation], by: Deadline) -> bool {
-    let revocations = revocations.to_vec();
-    // Whether or not there is room to wait for the store: this process refuses it, and offers it to the store.
-    state.replica.hold(&revocations);
-    let revoked = Box::pin(state.replica.revoke(revocations));
-    let recorded = within(state, &state.waits.store, policy, by, revoked);
-    matches!(recorded.await, Ok(Ok(_)))
+    let revoked = Box::pin(state.replica.revoke(revocations.to_vec()));
+    match within(state, &state.waits.store, policy, by, revoked).await {
+        Ok(stored) => stored.is_ok(),
+        Err(NoAnswer::Crowded) => {
+            state.replica.hold(revocations); // It was not begun, and is offered to the store later.
+            false
+        }
+        Err(NoAnswer::Late) => false,
+    }
 }
 
 type Deadline = tokio::time::Instant;
@@ -257,12 +267,30 @@ fn judge<'a>(policy: &'a Policy, request: &RequestView<'_>, rule: Option<&'a Rul
     }
 }
 
-/// Refuses what cannot even be asked about, such as a message without a request.
-pub fn refuse<T>(state: &State, denial: Denial, put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T) -> T {
+/// What is wrong with a request that cannot be asked about.
+#[derive(Clone, Copy)]
+pub struct Flaw<'a> {
+    /// In names of ours only; it stands in the log.
+    pub detail: &'a str,
+    /// The request, as far as it was read.
+    pub request: &'a RequestView<'a>,
+}
+
+/// Refuses what cannot even be asked about, such as a message without a request. Without a flaw the caller has
+/// logged or counted why.
+pub fn refuse<T>(
+    state: &State,
+    denial: Denial,
+    flaw: Option<Flaw<'_>>,
+    put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
+) -> T {
     let policy = state.policy();
     let rule = &*policy.authorizer.default_rule;
     let decision = Decision { rule, outcome: Outcome::Denied(denial), evidence: Evidence::default() };
     state.metrics.checks.with_label_values(&["denied", denial.label(), &rule.name]).inc();
+    if let Some(Flaw { detail, request }) = flaw {
+        log(&policy, request, None, &decision, Some(detail));
+    }
     put(&policy.responder, &decision, &RequestView::NOTHING)
 }
 

@@ -20,6 +20,7 @@ pub mod rule;
 pub mod rules;
 pub mod signals;
 pub mod signing;
+pub mod streams;
 pub mod token;
 pub mod token_cache;
 pub mod token_source;

@@ -5,6 +5,7 @@ mod explain;
 mod hash_key;
 mod healthcheck;
 mod lint;
+mod report;
 mod revoke;
 mod serve;
 mod server;

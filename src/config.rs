@@ -18,6 +18,7 @@ use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
 use crate::sources::files::{Stamp, Stamps};
+use crate::sources::ledger::{AdoptedKeys, Names};
 
 mod access;
 mod check;
@@ -33,8 +34,10 @@ mod revocation;
 mod rules;
 mod schema;
 mod service;
+mod shown;
 mod signals;
 mod source;
+mod templates;
 
 pub use access::AdminKey;
 pub(crate) use fault::shown_url;
@@ -131,13 +134,17 @@ impl Config {
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
+        source.judge(&schema);
 
         let mut blamed = source::Blamed::default();
-        let misfits = schema.check(&source);
+        let unreplaced = source.placeholders();
+        faults.extend(unreplaced.iter().map(|path| env::unreplaced(&source, path)));
+        let mut misfits = schema.check(&source);
+        misfits.retain(|misfit| !unreplaced.contains(&misfit.path));
         faults.extend(misfits.iter().map(|misfit| misfit.fault(&source)));
-        for misfit in &misfits {
-            blamed.add(&misfit.path);
-            source.remove(&misfit.path, schema.neutral(&misfit.path));
+        for path in unreplaced.iter().chain(misfits.iter().map(|misfit| &misfit.path)) {
+            blamed.add(path);
+            source.remove(path, schema.neutral(path));
         }
         let file: ConfigFile = match serde_json::from_value(source.tree.clone()) {
             Ok(file) => file,
@@ -221,10 +228,12 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
-    if matches!(&revocation.store, Store::Redis(redis) if redis.adopt.is_some()) {
+    if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
+        let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
         // The key of a token ends with its life: a token that lived on would be accepted again.
         for issuer in &mut issuers {
             issuer.trusted.expiry_leeway = Duration::ZERO;
+            issuer.trusted.revocable_by_text = by_text;
         }
     }
     let config = Config {

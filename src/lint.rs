@@ -78,6 +78,8 @@ pub struct Expected {
     reads: Vec<Vec<String>>,
     /// Whether it sets `cookie` anew, to take the token out.
     sets_cookie: bool,
+    /// Whether it takes tokens off requests.
+    withholds_token: bool,
     /// The names of its rules; `None` when its configuration was not given.
     rules: Option<BTreeSet<String>>,
 }
@@ -89,6 +91,7 @@ impl Default for Expected {
             identity: names(&["x-user-id", "x-user-email"]),
             reads: vec![names(&["authorization", "cookie"])],
             sets_cookie: false,
+            withholds_token: false,
             rules: None,
         }
     }
@@ -123,7 +126,8 @@ impl From<&Config> for Expected {
             .iter()
             .any(|source| matches!(source, TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_)));
         let sets_cookie = from_cookie && !config.token.forward;
-        Self { identity: identity.collect(), reads, sets_cookie, rules: Some(rules) }
+        let withholds_token = !config.token.forward;
+        Self { identity: identity.collect(), reads, sets_cookie, withholds_token, rules: Some(rules) }
     }
 }
 

@@ -12,6 +12,7 @@ use prometheus::{
 use crate::authz::denial::Denial;
 use crate::authz::jwks::Unfit;
 use crate::authz::revocation::{Kind, RevocationIndex};
+use crate::authz::streams::Cause;
 
 /// The registry of one process and its instruments.
 pub struct Metrics {
@@ -37,6 +38,8 @@ pub struct Metrics {
     store_reseed_waiting: IntGauge,
     store_unsaved: IntGauge,
     store_unreadable: IntCounter,
+    store_foreign: IntCounter,
+    adopted_keys: IntGauge,
     pub jwks_fetches: IntCounterVec,
     jwks_unfit_keys: IntGaugeVec,
     /// Questions to an issuer about a token (RFC 7662), and what came of them.
@@ -48,6 +51,11 @@ pub struct Metrics {
     /// What became of alarms about revoked tokens.
     pub replay_alarms: IntCounterVec,
     pub config_reloads: IntCounterVec,
+    /// Streams that were ended, by cause.
+    pub streams_ended: IntCounterVec,
+    /// From the cause to the order to Envoy.
+    pub stream_end: Histogram,
+    streams: IntGaugeVec,
     /// Batches of spans sent to the collector.
     pub trace_exports: IntCounterVec,
     /// By listener and what became of them: accepted, refused for the limit, closed as slow, stuck or idle, made to wait.
@@ -72,6 +80,10 @@ pub struct Reading<'a> {
     /// What was asked of the store so far, by operation and result.
     pub store_operations: Vec<(&'static str, &'static str, u64)>,
     pub losses: Losses,
+    /// Keys of another service that name a token.
+    pub adopted: u64,
+    /// Streams that are open, and those that were told to end and have not.
+    pub streams: (usize, usize),
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
     /// By whose clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens of it.
@@ -86,6 +98,8 @@ pub struct Losses {
     pub reseed_waiting: u64,
     pub unsaved: u64,
     pub unreadable: u64,
+    /// Of issuers that are not configured.
+    pub foreign: u64,
 }
 
 /// 10 µs to 1 s.
@@ -180,6 +194,16 @@ impl Metrics {
                 "doorward_store_unreadable_total",
                 "Entries of the log that could not be understood.",
             )?,
+            store_foreign: counter(
+                &registry,
+                "doorward_store_foreign_total",
+                "Entries of the log for issuers that are not configured.",
+            )?,
+            adopted_keys: integer(
+                &registry,
+                "doorward_adopted_keys",
+                "Keys of another service that revoke a token, in the last complete scan (adopt).",
+            )?,
             jwks_fetches: counters(
                 &registry,
                 "doorward_jwks_fetches_total",
@@ -222,6 +246,19 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["result"],
             )?,
+            streams_ended: counters(
+                &registry,
+                "doorward_streams_ended_total",
+                "Streams that were ended or refused, by cause.",
+                &["cause"],
+            )?,
+            stream_end: histogram(
+                &registry,
+                "doorward_stream_end_seconds",
+                "Time from the revocation's application to the order that ends its stream.",
+                &LAG_BUCKETS,
+            )?,
+            streams: gauges(&registry, "doorward_streams", "Streams of this process.", &["state"])?,
             trace_exports: counters(
                 &registry,
                 "doorward_trace_exports_total",
@@ -297,6 +334,9 @@ impl Metrics {
         for (control, fallback) in DEGRADED {
             metrics.degraded.with_label_values(&[control, fallback]);
         }
+        for cause in Cause::ALL {
+            metrics.streams_ended.with_label_values(&[cause.label()]);
+        }
         metrics.checks.with_label_values(&["denied", Denial::InternalError.label(), "default"]);
         Ok(metrics)
     }
@@ -325,6 +365,10 @@ impl Metrics {
         for (kind, count) in Kind::ALL.into_iter().zip(counts) {
             self.revocations.with_label_values(&[kind.as_str()]).set(gauge(count));
         }
+        let (open, ending) = reading.streams;
+        for (state, count) in [("open", open), ("ending", ending)] {
+            self.streams.with_label_values(&[state]).set(gauge(count));
+        }
         self.registrations.set(gauge(counts[Kind::Registration as usize]));
         self.view_age
             .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
@@ -333,13 +377,21 @@ impl Metrics {
             let counter = self.store_operations.with_label_values(&[operation, result]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        let Losses { gaps, reseeded, reseed_waiting, unsaved, unreadable } = reading.losses;
-        for (counter, count) in
-            [(&self.store_gaps, gaps), (&self.store_reseeded, reseeded), (&self.store_unreadable, unreadable)]
-        {
+        let Losses { gaps, reseeded, reseed_waiting, unsaved, unreadable, foreign } = reading.losses;
+        for (counter, count) in [
+            (&self.store_gaps, gaps),
+            (&self.store_reseeded, reseeded),
+            (&self.store_unreadable, unreadable),
+            (&self.store_foreign, foreign),
+        ] {
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        for (gauge, count) in [(&self.store_reseed_waiting, reseed_waiting), (&self.store_unsaved, unsaved)] {
+        let gauges = [
+            (&self.store_reseed_waiting, reseed_waiting),
+            (&self.store_unsaved, unsaved),
+            (&self.adopted_keys, reading.adopted),
+        ];
+        for (gauge, count) in gauges {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         for (issuer, age) in &reading.jwks_age {

@@ -8,6 +8,7 @@ mod listeners;
 pub mod log;
 mod pace;
 mod reload;
+mod streams;
 mod supervisor;
 mod tls;
 mod workers;
@@ -63,6 +64,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     tasks.spawn("health", report_health(state.clone(), readiness.clone(), reporter, stop.clone()));
 
     let drain = CancellationToken::new();
+    tasks.spawn("streams", streams::keep(state.clone(), limits.drain, drain.clone(), stop.clone()));
     let mut servers = Supervisor::new(drain.clone());
     listeners.serve(&config, &state, &readiness, health, &mut servers, &drain)?;
 

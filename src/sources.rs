@@ -7,5 +7,7 @@ pub mod http;
 pub mod introspection;
 pub mod jwks;
 pub mod ledger;
+pub mod names;
+pub mod proxy;
 pub mod replica;
 pub mod signals;

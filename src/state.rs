@@ -2,7 +2,7 @@
 
 mod waits;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
+use crate::authz::streams::{LiveStreams, Proofs, Secret};
 use crate::metrics::Metrics;
 use crate::sources::alarm::Alarm;
 pub use crate::sources::alarm::Presented;
@@ -37,6 +38,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// How many decisions may wait for one thing at once.
     pub max_waiting: usize,
+    /// Names of issuers may come to stand for something else while revocations live.
+    pub accept_loss: bool,
 }
 
 impl Policy {
@@ -52,6 +55,15 @@ impl Policy {
         };
         let transmitters = self.transmitters.iter().map(replace).collect();
         Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
+    }
+
+    /// This policy with answers that prove whose streams they allow.
+    #[must_use]
+    fn proving(mut self, secrets: &[Secret]) -> Self {
+        let rules = self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
+        let proofs = Proofs::new(secrets, rules.map(|rule| rule.name.clone()));
+        self.responder = self.responder.proving(proofs);
+        self
     }
 
     /// The keys in force of an issuer or a transmitter.
@@ -87,7 +99,12 @@ pub struct State {
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
+    /// What streams are proved with, the one in force first.
+    secrets: Mutex<Vec<Secret>>,
 }
+
+/// Secrets that are believed: the one in force, that of this process, and others that were in force before.
+const MAX_SECRETS: usize = 4;
 
 impl State {
     /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
@@ -102,8 +119,10 @@ impl State {
     ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
         replica.share_leads(policy.authorizer.leads());
+        replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
+        let secrets = vec![rand::random()];
         Self {
-            policy: ArcSwap::from_pointee(policy),
+            policy: ArcSwap::from_pointee(policy.proving(&secrets)),
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
             replica,
@@ -112,7 +131,25 @@ impl State {
             alarm,
             waits: Waits::default(),
             traces,
+            secrets: Mutex::new(secrets),
         }
+    }
+
+    /// The streams of this process.
+    pub fn streams(&self) -> &Arc<LiveStreams> {
+        self.replica.streams()
+    }
+
+    /// Proves streams with what all instances on this store share.
+    pub fn share_secret(&self, secret: Secret) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if secrets.first() == Some(&secret) {
+            return;
+        }
+        secrets.retain(|known| *known != secret);
+        secrets.insert(0, secret);
+        secrets.truncate(MAX_SECRETS);
+        self.policy.rcu(|policy| Policy::clone(policy).proving(&secrets));
     }
 
     /// Where keys are fetched from.
@@ -136,7 +173,11 @@ impl State {
     pub fn set_policy(&self, policy: Policy) {
         self.replica.hold_for(policy.authorizer.longest_staleness());
         self.replica.share_leads(policy.authorizer.leads());
-        self.policy.store(Arc::new(policy));
+        self.replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.policy.swap(Arc::new(policy.proving(&secrets)));
+        drop(secrets);
+        self.end_streams_of(&old);
     }
 
     /// The policy in force now; whoever holds it keeps deciding by it.
@@ -146,7 +187,22 @@ impl State {
 
     /// Puts new keys of an issuer or a transmitter in force; `None` withdraws them.
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
-        self.policy.rcu(|policy| policy.with_keys(issuer, keys));
+        let old = self.policy.rcu(|policy| policy.with_keys(issuer, keys));
+        self.end_streams_of(&old);
+    }
+
+    /// Ends the streams of issuers and keys that were in force by `old` and are not by the present policy.
+    fn end_streams_of(&self, old: &Policy) {
+        let policy = self.policy();
+        for issuer in &old.authorizer.issuers {
+            match policy.authorizer.issuer_named(&issuer.name) {
+                Some(now) if now.issuer == issuer.issuer => {
+                    let withdrawn = issuer.keys.iter().flat_map(|keys| keys.without(now.keys.as_ref()));
+                    withdrawn.for_each(|key| self.streams().withdraw_key(&issuer.name, key.id()));
+                }
+                _ => self.streams().remove_issuer(&issuer.name),
+            }
+        }
     }
 
     /// What is known to be revoked, as of now.

@@ -121,9 +121,58 @@ async fn a_disk_that_was_full_is_written_again() {
     assert_eq!(reason(&checks, &refused).await, "signed_out", "it holds here all the same");
     assert_eq!(doorward.metric("doorward_store_up").await, Some(0.0));
     assert!(doorward.logged("revocations cannot be stored") && doorward.logged("revocations.redb"));
+    assert_eq!(doorward.metric("doorward_store_unsaved").await, Some(3.0));
     limit("unlimited");
     assert_eq!(doorward.post("/logout", &stored).await.0, 204);
     assert_eq!(doorward.metric("doorward_store_up").await, Some(1.0));
+    // What was refused is offered again: it outlives the process, too.
+    eventually("nothing waits", || async { doorward.metric("doorward_store_unsaved").await == Some(0.0) }).await;
+    let doorward = killed_and_restarted(doorward, &config).await;
+    let checks = Checks::connect(&doorward.check).await;
+    for token in [&refused, &stored] {
+        assert_eq!(reason(&checks, token).await, "signed_out");
+    }
+}
+
+async fn killed_and_restarted(mut doorward: Doorward, config: &str) -> Doorward {
+    doorward.process.signal("KILL");
+    doorward.exit_code().await;
+    let dir = std::mem::replace(&mut doorward.dir, crate::support::TempDir::new());
+    let again = Doorward::launch_in(dir, config).await;
+    again.ready().await;
+    again
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_program_removes_or_replaces_is_noticed_before_an_answer() {
+    use std::path::Path;
+    type Act = fn(&Path);
+    let tokens = Tokens::new();
+    let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
+    let acts: [(&str, Act); 3] = [
+        ("removed", |file| std::fs::remove_file(file).unwrap()),
+        ("moved", |file| std::fs::rename(file, file.with_extension("old")).unwrap()),
+        ("replaced by an older copy", |file| std::fs::rename(file.with_extension("copy"), file).unwrap()),
+    ];
+    for (name, act) in acts {
+        let doorward = Doorward::start(&config).await;
+        let file = doorward.dir.path().join("revocations.redb");
+        let (before, after) = (tokens.of("alice"), tokens.of("bob"));
+        std::fs::copy(&file, file.with_extension("copy")).unwrap();
+        assert_eq!(doorward.post("/logout", &before).await.0, 204);
+        act(&file);
+        // The answer comes with the file or not at all.
+        eventually("it is stored", || async { doorward.post("/logout", &after).await.0 == 204 }).await;
+        assert!(doorward.logged("by another program"), "{name}");
+        eventually("all that is known is stored again", || async {
+            doorward.metric("doorward_store_unsaved").await == Some(0.0)
+        })
+        .await;
+        let doorward = killed_and_restarted(doorward, &config).await;
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(reason(&checks, &after).await, "signed_out", "{name}: acknowledged after it");
+        assert_eq!(reason(&checks, &before).await, "signed_out", "{name}: acknowledged before it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -446,6 +446,8 @@ async fn fifty_thousand_of_anything_make_no_series() {
     let series = || {
         let reading = Reading {
             clock_skew: Vec::new(),
+            adopted: 0,
+            streams: (0, 0),
             index: state.replica.index(),
             view_age: None,
             store_up: true,

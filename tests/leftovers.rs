@@ -223,7 +223,7 @@ async fn only_a_parameter_that_is_there_is_removed() {
         );
     }
     let verdict = fixture.checks.check(get(&format!("/?access_token={good}"))).await;
-    assert_eq!((verdict.reason(), verdict.removed_query.as_slice()), ("ok", &["access_token".to_owned()][..]));
+    assert_eq!((verdict.reason(), &verdict.removed_query), ("ok", &vec!["access_token".to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,9 @@
 #     ./tests/run.sh
 #
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
-# redis client, two verifiers of tokens, schemathesis, an OpenID provider, playwright and cargo-deny into .tools/;
-# rustfmt and clippy through rustup.
+# redis client, two verifiers of tokens, schemathesis,
+# openapi-spec-validator, an OpenID provider, playwright and cargo-deny into .tools/; rustfmt and clippy through
+# rustup.
 # Running it again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy,
 # on ports of their own.
 set -euo pipefail
@@ -94,6 +95,13 @@ fi
   npm install --prefix .tools/node-redis --no-audit --no-fund --silent redis@5.12.1; } ||
   echo "skipped: the test with Node's redis client, which could not be fetched"
 
+# Another judge of that description.
+if [ ! -x .tools/openapi/bin/openapi-spec-validator ]; then
+  python3 -m venv .tools/openapi
+  .tools/openapi/bin/pip install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0 ||
+    echo "skipped: openapi-spec-validator could not be fetched"
+fi
+
 # A real OpenID provider; without it (no npm, or no registry) its tests say that they are skipped.
 provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
@@ -135,6 +143,10 @@ section "package"
 ./tests/deb.sh
 
 section "HTTP API, driven from its own description"
+# The unit tests judge it by the schema of OpenAPI; this one resolves references and counts names as well.
+if [ -x .tools/openapi/bin/openapi-spec-validator ]; then
+  .tools/openapi/bin/openapi-spec-validator docs/openapi.json
+fi
 ./tests/schemathesis.sh
 
 section "workflows"

@@ -21,7 +21,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 23] = [
+const AUTHZ_ORDER: [&str; 24] = [
     "claims",
     "denial",
     "written",
@@ -32,6 +32,7 @@ const AUTHZ_ORDER: [&str; 23] = [
     "replay",
     "token",
     "token_cache",
+    "streams",
     "logout_token",
     "refresh_token",
     "signals",

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_request;
+use envoy_types::pb::envoy::service::ext_proc::v3::{HttpHeaders, ProcessingRequest};
 use prost::Message;
 
 /// A `CheckRequest` for a browser's request: 20 header fields, and `authorization` if there is one.
@@ -23,4 +26,19 @@ pub fn message(path: &str, authorization: Option<String>) -> Bytes {
     CheckRequest { attributes: Some(AttributeContext { request, ..AttributeContext::default() }) }
         .encode_to_vec()
         .into()
+}
+
+/// The first message of a stream that this `CheckResponse` allowed, as a gRPC message.
+#[allow(dead_code, reason = "one of the benchmarks opens streams")]
+pub fn opening(response: &[u8]) -> Bytes {
+    let facts = CheckResponse::decode(response).ok().and_then(|response| response.dynamic_metadata).unwrap_or_default();
+    let filter_metadata = [("envoy.filters.http.ext_authz".to_owned(), facts)].into();
+    let message = ProcessingRequest {
+        request: Some(processing_request::Request::RequestHeaders(HttpHeaders::default())),
+        metadata_context: Some(Metadata { filter_metadata, ..Metadata::default() }),
+        ..ProcessingRequest::default()
+    }
+    .encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
+    [&[0], &length[..], &message].concat().into()
 }

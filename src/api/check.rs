@@ -4,8 +4,8 @@
 //! an empty `CheckResponse` is allowed by Envoy, so every response is written by [`response::respond`],
 //! which cannot leave the status out.
 
-mod fields;
-mod message;
+pub(super) mod fields;
+pub(super) mod message;
 mod request;
 mod response;
 
@@ -25,10 +25,11 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Caller, decide, refuse};
+use super::{Caller, Flaw, decide, refuse};
 use crate::authz::denial::Denial;
+use crate::authz::rule::RequestView;
 use crate::state::State;
-use request::CheckRequest;
+use request::{CheckRequest, Unusable};
 use response::respond;
 
 /// What `Check` and its neighbours look like, for gRPC reflection (made by protoc from Envoy's protos).
@@ -90,21 +91,25 @@ impl CheckServer {
         match &message {
             Err(Unread::NoRoom) => {
                 degraded("memory");
-                return refuse(state, Denial::StoreUnavailable, respond);
+                return refuse(state, Denial::StoreUnavailable, None, respond);
             }
             _ if caller.wait == Some(Duration::ZERO) => {
                 // Nobody waits any more; when there is too much to do, this is the work to leave undone.
                 degraded("deadline");
-                return refuse(state, Denial::StoreUnavailable, respond);
+                return refuse(state, Denial::StoreUnavailable, None, respond);
             }
-            Err(Unread::Unusable) => {}
-            Ok(message) => {
-                if let Ok(request) = CheckRequest::read(message, *max_headers) {
-                    return decide(state, &request.view(), None, caller, respond).await;
-                }
+            _ => {}
+        }
+        let read = message
+            .as_ref()
+            .map_err(|_| "the call has no whole, plain CheckRequest within `limits.grpc_message_bytes`");
+        match read.and_then(|message| CheckRequest::read(message, *max_headers).map_err(Unusable::detail)) {
+            Ok(request) => decide(state, &request.view(), None, caller, respond).await,
+            Err(detail) => {
+                let flaw = Flaw { detail, request: &RequestView::NOTHING };
+                refuse(state, Denial::BadRequest, Some(flaw), respond)
             }
         }
-        refuse(state, Denial::BadRequest, respond)
     }
 }
 
@@ -136,7 +141,7 @@ impl Service<Request<Body>> for CheckServer {
 }
 
 /// What stands before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// The one message of a call, if it is whole, alone, not compressed and not too large.
 async fn read_message<B>(mut body: B, max_bytes: usize) -> Result<Bytes, Unread>
@@ -180,7 +185,7 @@ fn reply(message: Vec<u8>) -> Response<Reply> {
     response
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A gRPC message and its trailers.
 pub struct Reply {

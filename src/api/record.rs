@@ -51,29 +51,53 @@ pub(super) fn record(
         let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
         traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
     }
+    log(policy, request, traceparent, decision, None);
+}
+
+/// Logs a decision if the configuration says so; `flaw`: what is wrong with a request that cannot be decided.
+pub(super) fn log(
+    policy: &Policy,
+    request: &RequestView<'_>,
+    traceparent: Option<&[u8]>,
+    decision: &Decision<'_>,
+    flaw: Option<&str>,
+) {
+    let (outcome, denial) = match &decision.outcome {
+        Outcome::Allowed(grant) if grant.shadowed.is_some() => ("shadow", grant.shadowed),
+        Outcome::Allowed(_) => ("allowed", None),
+        refused => ("denied", refused.denial()),
+    };
     let logged = match policy.decision_log {
         DecisionLog::None => false,
         DecisionLog::Denied => denial.is_some(),
         DecisionLog::All => true,
     };
-    if logged {
-        let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
-        let request_id = request.header("x-request-id").next().and_then(uuid_like);
-        let trace_id = traceparent.and_then(trace_id);
-        let outcome = if outcome == "allowed" && denial.is_some() { "shadow" } else { outcome };
-        // That the route names a rule which there is not; the name is shown by explaining.
-        let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
-        info!(
-            decision = outcome,
-            reason = denial.map_or("ok", Denial::label),
-            rule,
-            unknown_rule,
-            issuer,
-            request_id,
-            trace_id,
-            "decided"
-        );
+    if !logged {
+        return;
     }
+    let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
+    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let trace_id = traceparent.or_else(|| request.header("traceparent").next()).and_then(trace_id);
+    // The name that the route gives is shown by explaining.
+    let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
+    let detail = flaw.or_else(|| match denial {
+        Some(Denial::BadRequest) if unknown_rule.is_some() => {
+            Some("context_extensions of the route names a rule which the configuration does not have")
+        }
+        Some(Denial::BadRequest) => Some("the path is too long for the number of its readings"),
+        _ => None,
+    });
+    info!(
+        decision = outcome,
+        reason = denial.map_or("ok", Denial::label),
+        rule = &*decision.rule.name,
+        detail,
+        unknown_rule,
+        issuer,
+        request_id,
+        trace_id,
+        "decided"
+    );
 }
 
 /// Says that a revoked token was presented, unless that was said too often in this minute.

@@ -14,12 +14,18 @@ use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
 pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Then};
+use super::streams::Proofs;
 use super::token::VerifiedToken;
 use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
 use super::written::Written;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
+
+/// In the metadata: whose stream it is, sealed.
+pub const STREAM: &str = "stream";
+/// In the metadata: the proof of its `rule`.
+pub const STREAM_RULE: &str = "stream_rule";
 
 /// How decisions are put into words; immutable, replaced with the authorizer.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub struct Responder {
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
     forward_token: bool,
+    /// `None`: answers prove nothing about streams.
+    proofs: Option<Arc<Proofs>>,
 }
 
 /// How much a refusal says.
@@ -117,6 +125,21 @@ impl<'a> Forward<'a> {
         self.principal?.token().kept(&self.responder.look_alikes, make)
     }
 
+    /// Whose stream it is, if it becomes one, sealed.
+    #[must_use]
+    pub fn subject(&self) -> Option<(&'static str, Cow<'a, str>)> {
+        let proofs = self.responder.proofs.as_ref()?;
+        let anonymous = || Cow::Borrowed(proofs.anonymous());
+        let subject = self.principal.map_or_else(anonymous, |principal| Cow::Owned(proofs.subject(principal.token())));
+        Some((STREAM, subject))
+    }
+
+    /// The proof that this rule decided.
+    #[must_use]
+    pub fn rule_proof(&self, rule: &str) -> Option<(&'static str, &'a str)> {
+        Some((STREAM_RULE, self.responder.proofs.as_ref()?.rule(rule)?))
+    }
+
     #[must_use]
     pub fn always_removed(&self) -> &'a Written<Vec<String>> {
         &self.responder.look_alikes
@@ -163,7 +186,7 @@ impl Responder {
         never_set.sort();
         never_set.dedup();
         let (look_alikes, sources) = (Arc::new(Written::new(never_set)), tokens.from.clone());
-        Self { look_alikes, identity, payload, errors, sources, forward_token }
+        Self { look_alikes, identity, payload, errors, sources, forward_token, proofs: None }
     }
 
     /// The realm that challenges name.
@@ -191,9 +214,23 @@ impl Responder {
     #[must_use]
     pub fn unsigned(&self) -> Self {
         let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
-        // What was kept of a token is another's.
-        let look_alikes = Arc::new(Written::new(self.look_alikes.to_vec()));
-        Self { payload, look_alikes, ..self.clone() }
+        Self { payload, proofs: None, ..self.clone() }.afresh()
+    }
+
+    /// The same with these proofs for streams.
+    #[must_use]
+    pub fn proving(self, proofs: Proofs) -> Self {
+        Self { proofs: Some(Arc::new(proofs)), ..self }.afresh()
+    }
+
+    #[must_use]
+    pub fn proofs(&self) -> Option<&Arc<Proofs>> {
+        self.proofs.as_ref()
+    }
+
+    /// What was kept of a token is another responder's.
+    fn afresh(self) -> Self {
+        Self { look_alikes: Arc::new(Written::new(self.look_alikes.to_vec())), ..self }
     }
 
     /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.

@@ -385,11 +385,9 @@ impl Authorizer {
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
-                let mut ended = Vec::new();
-                for (issuer, token) in &verified {
-                    ended.extend(issuer.sign_out(token, sign_out.scope, clocks)?);
-                }
-                Some((ended, sign_out.then))
+                let ended = verified.iter().map(|(issuer, token)| issuer.sign_out(token, sign_out.scope, clocks));
+                let ended = ended.collect::<Result<Vec<_>, _>>()?;
+                Some((ended.into_iter().flatten().collect(), sign_out.then))
             }
             _ => None,
         };
@@ -606,7 +604,7 @@ fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
 fn check_registration(token: &VerifiedToken, view: View<'_>, now: Timestamp) -> Result<(), Stop> {
     let is_known = |target| view.index.registers(&target, token.issued_at(), now);
     match view.answer {
-        _ if token.registration().is_some_and(is_known) => Ok(()),
+        _ if token.registrations().any(is_known) => Ok(()),
         Some(StoreAnswer::Clear) => Ok(()),
         Some(StoreAnswer::Unregistered) => Err(Denial::NotRegistered.into()),
         Some(StoreAnswer::Hit(_) | StoreAnswer::Unavailable) => Err(Denial::StoreUnavailable.into()),

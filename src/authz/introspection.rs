@@ -82,7 +82,8 @@ impl TrustedIssuer {
         self.check_audience(claims)?;
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
-        self.identify(claims.clone(), unnamed, None, times)
+        let text = self.revocable_by_text.then(unnamed);
+        self.identify(claims.clone(), unnamed, text, None, times)
     }
 
     /// Holds a verified token to the issuer's word: who is named must be the same, and whoever only the

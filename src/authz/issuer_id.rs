@@ -5,11 +5,11 @@ use super::denial::Denial;
 use super::token::text;
 
 /// Every `iss` of one issuer; the spellings share its name and with it its watermarks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IssuerId(Vec<Spelling>);
 
 /// One `iss`, compared byte by byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Spelling {
     Exact(String),
     /// One for each tenant, whose id stands between these.
@@ -21,7 +21,7 @@ pub enum Spelling {
 }
 
 /// Whose tokens are accepted, by `tid`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Tenants {
     Any,
     OneOf(Vec<String>),
@@ -114,6 +114,14 @@ impl IssuerId {
         self.0.iter().filter_map(|spelling| match spelling {
             Spelling::Exact(exact) => Some(exact.as_str()),
             Spelling::Tenants { .. } => None,
+        })
+    }
+
+    /// Every spelling as it is configured.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|spelling| match spelling {
+            Spelling::Exact(exact) => exact.clone(),
+            Spelling::Tenants { before, after, .. } => format!("{before}{}{after}", Spelling::TENANT),
         })
     }
 

@@ -77,6 +77,18 @@ impl Key {
         self.algorithm
     }
 
+    /// Whether it verifies the same; unlike `==` also of secrets.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.material, &other.material) {
+            (Material::Secret(ours), Material::Secret(theirs)) => {
+                let made = hmac::sign(theirs, b"doorward");
+                self.algorithm == other.algorithm && hmac::verify(ours, b"doorward", made.as_ref()).is_ok()
+            }
+            _ => self == other,
+        }
+    }
+
     /// Whether `signature` is this key's over `signing_input`: of ECDSA the two numbers at full length (RFC
     /// 7518 section 3.4), of RSA as long as the modulus.
     #[must_use]
@@ -205,6 +217,17 @@ impl Jwks {
             })
         };
         Self { keys: algorithms.iter().filter_map(key).collect() }
+    }
+
+    /// The `kid` of each key that has one.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(Key::id)
+    }
+
+    /// The keys that are not among those of `next`.
+    pub fn without<'a>(&'a self, next: Option<&'a Self>) -> impl Iterator<Item = &'a Key> {
+        let stays = move |key: &Key| next.is_some_and(|next| next.keys.iter().any(|other| other.is_same(key)));
+        self.keys.iter().filter(move |key| !stays(key))
     }
 
     #[must_use]

@@ -138,6 +138,12 @@ impl Target {
         Self { issuer, kind: Kind::User, id }
     }
 
+    /// The same under another name of the issuer.
+    #[must_use]
+    pub fn under(self, issuer: IssuerName) -> Self {
+        if self.kind == Kind::Issuer { Self::issuer(issuer) } else { Self { issuer, ..self } }
+    }
+
     /// What registers a token, by the id that would revoke it.
     #[must_use]
     pub fn registration(issuer: IssuerName, token: TargetId) -> Self {

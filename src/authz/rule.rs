@@ -53,6 +53,7 @@ pub struct Rule {
     pub api_key: Option<ApiKeyUse>,
     pub on_stale: Option<OnStale>,
     pub max_staleness: Option<Duration>,
+    pub streams: Streams,
     /// False: a shadow; always allowed, the would-be refusal is counted and logged.
     pub enforce: bool,
 }
@@ -71,6 +72,7 @@ impl Default for Rule {
             api_key: None,
             on_stale: None,
             max_staleness: None,
+            streams: Streams::End,
             enforce: true,
         }
     }
@@ -81,6 +83,13 @@ impl Rule {
     #[must_use]
     pub fn loosens(&self) -> bool {
         self.access != Access::Protected || !self.enforce
+    }
+
+    /// Whether it ends a stream when a request with the same token would be refused.
+    #[must_use]
+    pub fn ends_streams(&self) -> bool {
+        let looks_at_revocations = matches!(self.access, Access::Optional | Access::Protected);
+        self.streams == Streams::End && self.enforce && looks_at_revocations
     }
 
     /// This rule without what it asks for beyond a good token, and without need of one.
@@ -132,6 +141,13 @@ pub enum OnStale {
     Deny,
     Allow,
     Lookup,
+}
+
+/// What becomes of an open stream when its token is not accepted any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Streams {
+    End,
+    Keep,
 }
 
 /// What a rule does with API keys.

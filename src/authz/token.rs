@@ -26,6 +26,8 @@ use super::written::{Kept, Written};
 #[derive(Clone)]
 pub struct TrustedIssuer {
     pub name: IssuerName,
+    /// Names that it had before: what was revoked under them applies.
+    pub formerly: Vec<IssuerName>,
     /// What `iss` must be.
     pub issuer: IssuerId,
     pub audiences: Audiences,
@@ -46,6 +48,8 @@ pub struct TrustedIssuer {
     pub revocable_by_email: bool,
     /// How far its tokens were seen to be dated ahead.
     pub lead: Lead,
+    /// Whether another service revokes tokens by the digest of their text (`adopt`).
+    pub revocable_by_text: bool,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
 }
@@ -195,7 +199,8 @@ impl TrustedIssuer {
         self.check_audience(&token.claims)?;
         self.lead.observe(times.issued_at, now);
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
-        self.identify(token.claims, unnamed, key_id, times)
+        let text = self.revocable_by_text.then(|| token.text_digest());
+        self.identify(token.claims, unnamed, text, key_id, times)
     }
 
     /// Refuses a token that says it is not an access token.
@@ -217,6 +222,15 @@ impl TrustedIssuer {
         found.find(|named| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
+    /// When a token is not accepted any more.
+    #[must_use]
+    pub fn ends_at(&self, issued_at: Option<Timestamp>, expires_at: Timestamp) -> Timestamp {
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
+        // that does not say when it was issued has had it on the lifetime.
+        let longest = issued_at.map_or(expires_at, |at| at.plus(self.retention()));
+        expires_at.plus(self.expiry_leeway).min(longest)
+    }
+
     /// Checks what time alone can change about a token that this issuer verified before.
     pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
         self.check_times(token.0.times, now, expiry)
@@ -232,20 +246,18 @@ impl TrustedIssuer {
         if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
             return Err(Denial::LifetimeTooLong);
         }
-        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
-        // that does not say when it was issued has had it on the lifetime.
-        let dead_at = expires_at.plus(self.expiry_leeway).min(issued_at.map_or(expires_at, |at| at.plus(longest)));
-        if expiry == Expiry::Refused && now >= dead_at {
+        if expiry == Expiry::Refused && now >= self.ends_at(issued_at, expires_at) {
             return Err(Denial::Expired);
         }
         Ok(())
     }
 
-    /// `unnamed` names a token that has no `jti`.
+    /// `unnamed` names a token that has no `jti`, and `text_digest` every token whose issuer is revocable by it.
     pub(super) fn identify(
         &self,
         claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
+        text_digest: Option<TargetId>,
         key_id: Option<String>,
         times: Times,
     ) -> Result<VerifiedToken, Denial> {
@@ -270,12 +282,17 @@ impl TrustedIssuer {
         let token_id = jti.unwrap_or_else(|| token_target.to_string());
 
         let mut targets = Vec::with_capacity(Kind::ALL.len());
-        targets.extend([Target::new(self.name.clone(), Kind::Token, token_target), Target::issuer(self.name.clone())]);
-        targets.extend(self.targets(&named));
+        for name in self.names() {
+            let ids = [Some(&token_target), jti_as_digest.as_ref(), text_digest.as_ref()];
+            targets.extend(ids.into_iter().flatten().map(|id| Target::new(name.clone(), Kind::Token, id.clone())));
+            targets.push(Target::issuer(name.clone()));
+        }
+        targets.extend(self.targets(&named)); // Before addresses: the first of a kind is what is signed out.
         let address = email.as_deref().filter(|_| self.revocable_by_email);
-        targets.extend(address.map(|address| Target::email(self.name.clone(), address)));
+        targets.extend(
+            address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
+        );
         targets.extend(key_id.iter().flat_map(|id| self.readings(Kind::Key, id)));
-        targets.extend(jti_as_digest.map(|id| Target::new(self.name.clone(), Kind::Token, id)));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
@@ -312,10 +329,20 @@ impl TrustedIssuer {
         named.into_iter().flat_map(move |(kind, id)| id.into_iter().flat_map(move |id| readings(kind, id)))
     }
 
-    /// What a claim names: by its text first, and by the digest that the text may be the writing of.
+    /// What a claim names: by its text under the name of today first, then by the digest that the text may be the
+    /// writing of, and under former names.
     fn readings(&self, kind: Kind, claim: &str) -> impl Iterator<Item = Target> {
         let ids = [Some(TargetId::new(claim)), TargetId::written_digest(claim)];
-        ids.into_iter().flatten().map(move |id| Target::new(self.name.clone(), kind, id))
+        let under = move |name: &IssuerName| {
+            let (name, ids) = (name.clone(), ids.clone());
+            ids.into_iter().flatten().map(move |id| Target::new(name.clone(), kind, id))
+        };
+        self.names().flat_map(under)
+    }
+
+    /// Under which revocations of its tokens may stand.
+    fn names(&self) -> impl Iterator<Item = &IssuerName> {
+        [&self.name].into_iter().chain(&self.formerly)
     }
 
     /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
@@ -461,8 +488,8 @@ impl VerifiedToken {
     #[must_use]
     pub(super) fn bytes(&self) -> usize {
         let facts = &*self.0;
-        // Made later: two headers and the metadata, whose values are of the claims.
-        let kept = 192 + facts.claims.json_len();
+        // Made later: two headers and the metadata, whose values are of the claims, and whose stream it is.
+        let kept = 512 + facts.claims.json_len();
         let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
         let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
         let ids: usize = facts.targets.iter().map(|target| allocated(target.id.bytes())).sum();
@@ -474,8 +501,13 @@ impl VerifiedToken {
     /// What registers this token, where only registered ones are accepted.
     #[must_use]
     pub fn registration(&self) -> Option<Target> {
-        let token = self.targets().iter().find(|target| target.kind == Kind::Token)?;
-        Some(Target::registration(self.issuer().clone(), token.id.clone()))
+        self.registrations().next()
+    }
+
+    /// As [`Self::registration`], under former names of the issuer and by both readings of an id, too.
+    pub fn registrations(&self) -> impl Iterator<Item = Target> {
+        let tokens = self.targets().iter().filter(|target| target.kind == Kind::Token);
+        tokens.map(|target| Target::registration(target.issuer.clone(), target.id.clone()))
     }
 
     /// Everything whose revocation refuses this token.
@@ -501,6 +533,7 @@ mod tests {
         let path = |name: &str| vec![ClaimPath::new(name)];
         TrustedIssuer {
             name: IssuerName::parse("main").unwrap(),
+            formerly: Vec::new(),
             issuer: IssuerId::new(vec![Spelling::Exact("https://idp".into())]),
             needs_user: true,
             audiences: Audiences::Any,
@@ -520,6 +553,7 @@ mod tests {
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,
             lead: Lead::default(),
+            revocable_by_text: false,
             keys: None,
         }
     }
@@ -544,7 +578,7 @@ mod tests {
             if issuer.check_times(times, revoked_at, Expiry::Refused).is_err() {
                 return Ok(());
             }
-            let token = issuer.identify(claims, || unreachable!(), None, times).unwrap();
+            let token = issuer.identify(claims, || unreachable!(), None, None, times).unwrap();
             let revocation = issuer.sign_out(&token, kind, Clocks::local(revoked_at)).unwrap().expect("it is alive");
             prop_assert!(revocation.watermark.covers(times.issued_at));
             for forgotten in [revocation.expires_at, revocation.expires_at.plus(Duration::from_millis(later))] {

@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
+use super::report::{self, Format, Note};
 use super::{FAILED, INVALID, complain, print};
 use crate::config::{self, Config};
 use crate::lint::{self, Document, Expected, Finding, Severity, TRAPS};
@@ -30,8 +31,11 @@ pub(super) struct LintArgs {
     /// A rule that is not looked for; may be repeated.
     #[arg(long, value_name = "RULE", value_parser = PossibleValuesParser::new(TRAPS.map(|trap| trap.name)), hide_possible_values = true)]
     allow: Vec<String>,
-    /// Prints one JSON object.
-    #[arg(long)]
+    /// How findings are printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// The same as `--format json`.
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 }
 
@@ -44,10 +48,14 @@ pub(super) fn run(args: &LintArgs) -> ExitCode {
             return ExitCode::from(INVALID);
         }
     };
-    let printed = if args.json {
-        print(format_args!("{:#}", json!({"file": name, "findings": findings})))
-    } else {
-        print(text(&name, &findings))
+    let printed = match args.format {
+        Format::Text if !args.json => print(text(&name, &findings)),
+        Format::Text | Format::Json => print(format_args!("{:#}", json!({"file": name, "findings": findings}))),
+        Format::Github => print(report::github(&name, &notes(&findings)).trim_end()),
+        Format::Sarif => {
+            let rules = TRAPS.each_ref().map(|trap| (trap.name, trap.fix));
+            print(format_args!("{:#}", report::sarif(&name, &rules, &notes(&findings))))
+        }
     };
     if findings.is_empty() { printed } else { ExitCode::from(FAILED) }
 }
@@ -75,6 +83,17 @@ fn read(file: &Path) -> std::io::Result<String> {
         std::fs::File::open(file)?.take(most).read_to_string(&mut text)?;
     }
     Ok(text)
+}
+
+fn notes(findings: &[Finding]) -> Vec<Note> {
+    let note = |finding: &Finding| Note {
+        is_error: finding.severity == Severity::Error,
+        rule: finding.rule,
+        line: finding.line,
+        path: finding.path.clone(),
+        message: format!("{}; write: {}", finding.message, finding.fix),
+    };
+    findings.iter().map(note).collect()
 }
 
 fn text(name: &str, findings: &[Finding]) -> String {

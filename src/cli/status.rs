@@ -35,8 +35,8 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let width =
         instances.iter().filter_map(|instance| Some(instance["name"].as_str()?.len())).max().unwrap_or(0).max(8);
     let head = format!(
-        "{:width$}  {:>10}  {:<20}  {:<14}  {:<9}  {:>9}  UP",
-        "INSTANCE", "VIEW AGE", "POSITION", "STATE", "VERSION", "CLOCK"
+        "{:width$}  {:>10}  {:<20}  {:<14}  {:<9}  {:>9}  {:>7}  UP",
+        "INSTANCE", "VIEW AGE", "POSITION", "STATE", "VERSION", "CLOCK", "STREAMS"
     );
     let row = |instance: &Value| {
         let text = |name: &str| instance[name].as_str().unwrap_or("-");
@@ -45,7 +45,8 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         let (name, position, state, version) = (text("name"), text("position"), text("state"), text("version"));
         let clock = instance["clock_skew_seconds"].as_f64().map_or("-".to_owned(), |ahead| format!("{ahead:+.3} s"));
         let up = humantime::format_duration(up);
-        format!("{name:width$}  {age:>10}  {position:<20}  {state:<14}  {version:<9}  {clock:>9}  {up}")
+        let streams = instance["streams"].as_u64().unwrap_or_default();
+        format!("{name:width$}  {age:>10}  {position:<20}  {state:<14}  {version:<9}  {clock:>9}  {streams:>7}  {up}")
     };
     let rows: Vec<_> = std::iter::once(head).chain(instances.iter().map(row)).collect();
     if reply.body["complete"] == false {

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::INVALID;
-use crate::config::{self, Config};
+use super::report::{self, Format, Note};
+use crate::config::{self, Config, Fault, Place};
 
 /// Check a configuration; prints every fault with its place, its key and what would be right.
 #[derive(Args, Debug)]
@@ -20,6 +22,9 @@ pub(super) struct ValidateArgs {
     /// Print the JSON Schema of the file instead.
     #[arg(long)]
     schema: bool,
+    /// How faults and warnings are printed; all but `text` go to standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Runs the command with the environment of the process.
@@ -41,7 +46,29 @@ fn execute(
     }
     let Some(path) = &args.config else { return Ok(INVALID) };
     let name = path.display().to_string();
-    match Config::load(path, env) {
+    let loaded = Config::load(path, env);
+    if args.format != Format::Text {
+        let (faults, warnings) = match &loaded {
+            Ok(loaded) => (&[][..], &*loaded.warnings),
+            Err(faults) => (&*faults.faults, &[][..]),
+        };
+        let notes: Vec<_> = notes(faults, true).chain(notes(warnings, false)).collect();
+        match args.format {
+            Format::Github => write!(out, "{}", report::github(&name, &notes))?,
+            Format::Sarif => {
+                let rules = [(FAULT, "The configuration is not used."), (WARNING, "Unlikely to be meant.")];
+                writeln!(out, "{:#}", report::sarif(&name, &rules, &notes))?;
+            }
+            Format::Text | Format::Json => {
+                let told = |faults: &[Fault]| faults.iter().map(told).collect::<Vec<_>>();
+                let all =
+                    json!({"file": name, "valid": loaded.is_ok(), "faults": told(faults), "warnings": told(warnings)});
+                writeln!(out, "{all:#}")?;
+            }
+        }
+        return Ok(if loaded.is_ok() { 0 } else { INVALID });
+    }
+    match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 writeln!(err, "warning: {}", warning.line(&name))?;
@@ -55,6 +82,35 @@ fn execute(
             Ok(INVALID)
         }
     }
+}
+
+/// The rules that other formats name.
+const FAULT: &str = "invalid-configuration";
+const WARNING: &str = "doubtful-configuration";
+
+fn notes(faults: &[Fault], is_error: bool) -> impl Iterator<Item = Note> {
+    faults.iter().map(move |fault| Note {
+        is_error,
+        rule: if is_error { FAULT } else { WARNING },
+        line: match fault.place {
+            Some(Place::Line(line)) => Some(line),
+            _ => None,
+        },
+        path: fault.path.to_string(),
+        message: match &fault.value {
+            Some(value) => format!("{} (found {value})", fault.message),
+            None => fault.message.clone(),
+        },
+    })
+}
+
+fn told(fault: &Fault) -> Value {
+    let (line, variable) = match &fault.place {
+        Some(Place::Line(line)) => (Some(line), None),
+        Some(Place::Variable(name)) => (None, Some(name)),
+        None => (None, None),
+    };
+    json!({"path": fault.path.to_string(), "message": fault.message, "found": fault.value, "line": line, "variable": variable})
 }
 
 #[cfg(test)]
@@ -86,6 +142,36 @@ mod tests {
         assert_eq!(missing.0, "");
         assert!(missing.1.starts_with("/no/such/file.yaml: cannot be read: "), "{missing:?}");
         assert!(missing.1.ends_with("/no/such/file.yaml: 1 fault\n"), "{missing:?}");
+    }
+
+    #[test]
+    fn each_format_has_the_faults() {
+        let dir = std::env::temp_dir().join(format!("doorward-validate-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("bad.yaml");
+        std::fs::write(&file, "issuers: []\nrules:\n- {name: a, match: {path: '/admin/**'}}\n").unwrap();
+        let (name, args) = (file.to_str().unwrap(), |format| ["--config", file.to_str().unwrap(), "--format", format]);
+        let (json, err) = check(&args("json"), 2);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["valid"], err.as_str()), (&json!(false), ""));
+        let fault =
+            json["faults"].as_array().unwrap().iter().find(|fault| fault["path"] == "rules[0].match.path").unwrap();
+        assert_eq!((&fault["line"], &fault["found"]), (&json!(3), &json!("\"/admin/**\"")));
+        let github = check(&args("github"), 2).0;
+        let begins = format!(
+            "::error file={},line=3,title=invalid-configuration::rules[0].match.path: ",
+            name.replace(':', "%3A")
+        );
+        assert!(github.lines().any(|line| line.starts_with(&begins)), "{github}");
+        let sarif: Value = serde_json::from_str(&check(&args("sarif"), 2).0).unwrap();
+        let results = sarif["runs"][0]["results"].as_array().unwrap();
+        assert!(results.iter().all(|result| result["ruleId"] == "invalid-configuration") && results.len() >= 2);
+        std::fs::remove_dir_all(&dir).unwrap();
+        let good = check(
+            &["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/testdata/example.yaml"), "--format", "json"],
+            0,
+        );
+        assert!(good.0.contains("\"valid\": true"), "{}", good.0);
     }
 
     #[test]

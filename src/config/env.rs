@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::fault::{Fault, KeyPath, Place};
+use super::fault::{Fault, KeyPath, Place, Step};
 use super::schema::Schema;
 use super::source::{Source, parse_scalar};
 
@@ -48,6 +48,20 @@ pub(super) fn apply(
         }
     }
     faults
+}
+
+/// A fault for a text in which nothing replaced a placeholder, such as `${NAME}`.
+pub(super) fn unreplaced(source: &Source, path: &KeyPath) -> Fault {
+    let part = |step: &Step| match step {
+        Step::Key(name) => name.replace('-', "_").to_ascii_uppercase(),
+        Step::Index(index) => index.to_string(),
+    };
+    let parts: Vec<_> = path.steps().iter().map(part).collect();
+    let variable = format!("{PREFIX}{}", parts.join("__"));
+    source.fault(
+        path,
+        format!("holds a placeholder, and nothing replaces it; set the environment variable `{variable}` instead"),
+    )
 }
 
 fn segments(name: &str) -> impl Iterator<Item = String> {

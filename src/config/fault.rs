@@ -49,23 +49,12 @@ impl KeyPath {
         other.0.starts_with(&self.0)
     }
 
-    /// Whether what should stand here is a URL. What is none may be another form of connection string, password
-    /// and all, or a URL that was mistyped where it matters.
-    pub(super) fn is_url(&self) -> bool {
-        let urls = ["url", "jwks_url", "push_url", "endpoint", "issuer", "cors_origins"];
-        let mut names = self.0.iter().skip(1).rev().filter_map(|step| match step {
-            Step::Key(name) => Some(name.as_str()),
-            Step::Index(_) => None,
-        });
-        names.next().is_some_and(|name| urls.contains(&name))
-    }
-
     /// Whether the keys of this map are names of headers.
     pub(super) fn holds_headers(&self) -> bool {
         matches!(self.0.last(), Some(Step::Key(name)) if name == "headers")
     }
 
-    /// Whether a credential stands here or around: its value is never shown.
+    /// Whether a credential stands here or around: its text is taken as it is.
     pub(super) fn is_secret(&self) -> bool {
         let secret = ["password", "client_secret", "token", "sha256", "jwks"];
         let names = self.0.iter().skip(1).filter_map(|step| match step {

@@ -22,9 +22,11 @@ pub use issuers::{
 pub use limits::LimitsFile;
 pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
-    SignOutScope, ThenFile,
+    SignOutScope, StreamsFile, ThenFile,
 };
-pub use revocation::{EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind};
+pub use revocation::{
+    AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
+};
 pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};
 
 /// The configuration of Doorward.

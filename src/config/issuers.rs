@@ -105,8 +105,18 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         }
         found.extend(issuer(check, &at, file, issuer_id));
     }
+    for (index, file) in files.iter().enumerate() {
+        let at = at.index(index).key("formerly");
+        for (position, name) in file.formerly.iter().enumerate() {
+            if !names.insert(name) {
+                check.fault(&at.index(position), "is the name of an issuer, or a former name, already");
+            }
+        }
+    }
     found
 }
+
+const MAX_FORMER_NAMES: usize = 4;
 
 /// Every `iss` of an entry; empty ones have a fault of their own and are left out.
 fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId {
@@ -165,6 +175,13 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
 
 fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: IssuerId) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
+    for (index, name) in file.formerly.iter().enumerate() {
+        check.name(&at.key("formerly").index(index), name);
+    }
+    if file.formerly.len() > MAX_FORMER_NAMES {
+        let most = format!("must have at most {MAX_FORMER_NAMES} names: each makes a decision look up more");
+        check.fault(&at.key("formerly"), most);
+    }
     let audiences = match &file.audiences {
         AudiencesFile::Word(word) => {
             if word != "any" {
@@ -201,6 +218,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
             audience: claim_paths(check, &at.key("claims").key("audience"), &file.claims.audience),
         },
         name: IssuerName::parse(&file.name)?,
+        formerly: file.formerly.iter().filter_map(|name| IssuerName::parse(name)).collect(),
         token_types: token_types?,
         accepts_id_tokens: file.accept.contains(&Accepted::Id),
         issuer: issuer_id,
@@ -212,6 +230,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         audiences,
         algorithms,
         revocable_by_email: false,
+        revocable_by_text: false,
         keys: loaded,
     };
     Some(IssuerConfig { trusted, keys, introspection })

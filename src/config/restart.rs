@@ -20,13 +20,18 @@ impl Config {
         let FreshnessPolicy { always_lookup, allow_list, .. } = started.freshness;
         Self {
             listen: started.listen.clone(),
-            revocation: Revocation { retention: self.revocation.retention, ..started.revocation.clone() },
+            revocation: Revocation {
+                retention: self.revocation.retention,
+                accept_loss: self.revocation.accept_loss,
+                ..started.revocation.clone()
+            },
             freshness: FreshnessPolicy { always_lookup, allow_list, ..self.freshness },
             telemetry: Telemetry {
                 log: Log { decisions: self.telemetry.log.decisions, ..started.telemetry.log },
                 ..started.telemetry.clone()
             },
             limits: Limits {
+                streams: limits.streams,
                 waiting_decisions: limits.waiting_decisions,
                 decision_timeout: limits.decision_timeout,
                 jwks_bytes: limits.jwks_bytes,

@@ -9,10 +9,10 @@ use url::Url;
 
 use super::check::Check;
 use super::fault::{KeyPath, shown_url};
-use super::file::{List, Read, RedisFile, RevocationFile, StoreKind};
+use super::file::{AdoptFile, AdoptSetFile, List, Read, RedisFile, RevocationFile, StoreKind};
 use super::rules::{STALENESS, on_stale};
 use crate::authz::authorizer::FreshnessPolicy;
-use crate::sources::ledger::{RedisConfig, RedisConfigError};
+use crate::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisConfigError};
 
 /// Where revocations are kept, and how they are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Revocation {
     pub read: Read,
     /// Starts on a Redis that may drop revocations.
     pub allow_eviction: bool,
+    /// Goes on where names of issuers come to stand for something else.
+    pub accept_loss: bool,
     /// How long an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice its leeway.
     pub retention: Duration,
 }
@@ -43,8 +45,8 @@ pub struct Redis {
     pub password: Option<SecretString>,
     pub ca_file: Option<PathBuf>,
     pub key_prefix: String,
-    /// What stands before and after the token id in the keys of an existing service.
-    pub adopt: Option<(String, String)>,
+    /// What an existing service writes.
+    pub adopt: Option<AdoptedKeys>,
     pub min_replicas: u32,
 }
 
@@ -126,8 +128,14 @@ pub(super) fn revocation(
         always_lookup: file.read == Read::Lookup,
         allow_list: file.list == List::Allow,
     };
-    let revocation =
-        Revocation { store, list: file.list, read: file.read, allow_eviction: file.allow_eviction, retention };
+    let revocation = Revocation {
+        store,
+        list: file.list,
+        read: file.read,
+        allow_eviction: file.allow_eviction,
+        accept_loss: file.accept_loss,
+        retention,
+    };
     (revocation, freshness)
 }
 
@@ -237,13 +245,31 @@ fn percent_decode(text: &str) -> String {
     url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes()).map(|(name, _)| name.into_owned()).collect()
 }
 
-fn adopt(check: &mut Check<'_>, at: &KeyPath, template: &str) -> Option<(String, String)> {
-    let split = template.split_once("{jti}").filter(|(before, after)| {
-        let plain = |text: &str| !text.contains(['{', '}']) && text.bytes().all(|b| b.is_ascii_graphic());
-        plain(before) && plain(after) && !(before.is_empty() && after.is_empty()) && template.len() <= 128
+fn adopt(check: &mut Check<'_>, at: &KeyPath, file: &AdoptFile) -> Option<AdoptedKeys> {
+    let fits = |key: &str| key.len() <= 128 && !key.chars().any(char::is_control);
+    let template = match file {
+        AdoptFile::Set(AdoptSetFile { set }) if fits(set) && !set.is_empty() => {
+            return Some(AdoptedKeys::Set(set.clone()));
+        }
+        AdoptFile::Set(_) => {
+            check.fault(&at.key("set"), "must be the name of a key, at most 128 bytes long");
+            return None;
+        }
+        AdoptFile::Keys(template) => template,
+    };
+    let placeholders = [("{jti}", Names::TokenId), ("{token}", Names::Token), ("{token_sha256}", Names::TokenSha256)];
+    let count: usize = placeholders.iter().map(|(placeholder, _)| template.matches(placeholder).count()).sum();
+    let split = placeholders.iter().find_map(|(placeholder, names)| {
+        let (before, after) = template.split_once(placeholder)?;
+        Some(AdoptedKeys::Each { before: before.to_owned(), after: after.to_owned(), names: *names })
     });
-    if split.is_none() {
-        check.fault(at, "must be the name of a key with `{jti}` in it once, such as `blacklist:{jti}`");
+    let keys = split.filter(|_| count == 1 && fits(template));
+    if keys.is_none() {
+        check.fault(
+            at,
+            "must be the name of a key with `{jti}`, `{token}` or `{token_sha256}` in it once, such as \
+             `blacklist:{jti}`, or `{set: KEY}`",
+        );
     }
-    split.map(|(before, after)| (before.to_owned(), after.to_owned()))
+    keys
 }

@@ -4,21 +4,22 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use regex::RegexBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::Value;
 
 use super::check::{Check, DAY, SECOND};
 use super::fault::KeyPath;
 use super::file::{
     AccessFile, ApiKeyUseFile, BadToken, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile,
-    SignOutScope, ThenFile,
+    SignOutScope, StreamsFile, ThenFile,
 };
 use super::issuers::claim_path;
-use super::reach;
+use super::{reach, templates};
 use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{
-    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Then,
+    Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Streams, Then,
 };
 
 pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
@@ -81,6 +82,10 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
             .max_staleness
             .as_ref()
             .map(|span| check.duration(&at.key("max_staleness"), span, STALENESS)),
+        streams: match file.streams {
+            StreamsFile::End => Streams::End,
+            StreamsFile::Keep => Streams::Keep,
+        },
         enforce: file.enforce,
     }
 }
@@ -139,11 +144,11 @@ fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatc
     match (&file.path, &file.path_prefix, &file.path_regex) {
         (None, None, None) => PathMatch::Any,
         (Some(path), None, None) => {
-            normal_path(check, &at.key("path"), path);
+            literal_path(check, &at.key("path"), path, false);
             PathMatch::Exact(path.clone())
         }
         (None, Some(prefix), None) => {
-            normal_path(check, &at.key("path_prefix"), prefix);
+            literal_path(check, &at.key("path_prefix"), prefix, true);
             match prefix.strip_suffix('/').unwrap_or(prefix) {
                 "" => PathMatch::Any,
                 prefix => PathMatch::Prefix(prefix.to_owned()),
@@ -157,8 +162,10 @@ fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatc
     }
 }
 
-fn normal_path(check: &mut Check<'_>, at: &KeyPath, path: &str) {
-    if path.contains(['?', '#']) {
+fn literal_path(check: &mut Check<'_>, at: &KeyPath, path: &str, is_prefix: bool) {
+    if let Some((special, written)) = templates::cure(path, is_prefix) {
+        check.fault(at, format!("is compared as it is written, `{special}` included; write {written}"));
+    } else if path.contains(['?', '#']) {
         check.fault(at, "must be a path without query and fragment: only the path is compared");
     } else if !path.starts_with('/') {
         check.fault(at, "must be a path that begins with `/`");
@@ -178,7 +185,15 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
     // Alone first: `a)|(b` would slip out of the anchors.
     match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
         Ok(_) if pattern.is_empty() => check.fault(at, "must not be empty"),
-        Ok(regex) => return PathMatch::Regex(regex),
+        Ok(_) if !matches_ascii(pattern) => check
+            .fault(at, "never matches: a path has no byte beyond ASCII; write its escapes, such as `%C3%A9` for `é`"),
+        Ok(regex) => match templates::in_pattern(pattern).as_deref() {
+            None => return PathMatch::Regex(regex),
+            Some("/*") => check.fault(at, "`/*` repeats the slash; write `/.*` for whatever follows it"),
+            Some(special) => {
+                check.fault(at, format!("`{special}` matches nothing but itself; write `[^/]+` for one segment"));
+            }
+        },
         Err(error) => {
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -186,6 +201,23 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
         }
     }
     PathMatch::Any
+}
+
+/// Whether any text of ASCII alone matches.
+fn matches_ascii(pattern: &str) -> bool {
+    fn ascii(hir: &Hir) -> bool {
+        match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => true,
+            HirKind::Literal(literal) => literal.0.is_ascii(),
+            HirKind::Class(Class::Unicode(class)) => class.iter().any(|range| range.start().is_ascii()),
+            HirKind::Class(Class::Bytes(class)) => class.iter().any(|range| range.start().is_ascii()),
+            HirKind::Repetition(repeated) => repeated.min == 0 || ascii(&repeated.sub),
+            HirKind::Capture(group) => ascii(&group.sub),
+            HirKind::Concat(parts) => parts.iter().all(ascii),
+            HirKind::Alternation(branches) => branches.iter().any(ascii),
+        }
+    }
+    regex_syntax::parse(pattern).is_ok_and(|hir| ascii(&hir))
 }
 
 fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {

@@ -118,6 +118,20 @@ impl Schema {
         self.at(path).iter().any(|node| types(node).contains(&json_type))
     }
 
+    /// Whether only a number, a duration, `true`, `false` or a word of a closed set may stand at a path: no form
+    /// of a secret.
+    pub(super) fn is_harmless(&self, path: &KeyPath) -> bool {
+        let closed = |node: &&Value| {
+            let is_duration = node.get("title").is_some_and(|title| title == "duration");
+            let is_text = |name: &&str| !matches!(*name, "integer" | "number" | "boolean" | "null");
+            is_duration
+                || node.get("enum").or(node.get("const")).is_some()
+                || !types(node).iter().any(|name| is_text(&name))
+        };
+        let nodes = self.at(path);
+        !nodes.is_empty() && nodes.iter().all(closed)
+    }
+
     /// What may stand at a path, in words.
     fn expected(&self, path: &KeyPath) -> String {
         let nodes = self.at(path);

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use serde_saphyr::{Options, Spanned};
 
 use super::fault::{Fault, KeyPath, Place, Step, shown_url};
+use super::schema::Schema;
+use super::shown::{Shown, by_key};
 
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
@@ -20,6 +22,8 @@ const MAX_DEPTH: usize = 32;
 pub(crate) struct Source {
     pub(crate) tree: Value,
     places: HashMap<KeyPath, Place>,
+    /// The values whose form alone allows to show them.
+    harmless: HashSet<KeyPath>,
 }
 
 impl Source {
@@ -30,7 +34,7 @@ impl Source {
 
     /// As [`Self::parse`], for documents that nest deeper than ours.
     pub(crate) fn parse_within(text: &str, max_depth: usize) -> (Self, Vec<Fault>) {
-        let mut source = Self { tree: Value::Object(Map::new()), places: HashMap::new() };
+        let mut source = Self { tree: Value::Object(Map::new()), ..Self::default() };
         let mut faults = Vec::new();
         match serde_saphyr::from_str_with_options::<Option<Spanned<Node>>>(text, options(max_depth)) {
             Ok(Some(root)) => {
@@ -153,19 +157,58 @@ impl Source {
         }
     }
 
-    /// A fault at a place, with the value that stands there unless it is a credential.
+    /// Finds the values whose form alone allows to show them.
+    pub(super) fn judge(&mut self, schema: &Schema) {
+        self.harmless = self.places.keys().filter(|path| schema.is_harmless(path)).cloned().collect();
+    }
+
+    /// The texts that hold a placeholder which nothing replaced.
+    pub(super) fn placeholders(&self) -> Vec<KeyPath> {
+        let holds = |path: &&KeyPath| {
+            let text = self.get(path).and_then(Value::as_str);
+            text.is_some_and(|text| is_placeholder(text, path.is_secret()))
+        };
+        let mut found: Vec<_> = self.places.keys().filter(holds).cloned().collect();
+        found.sort();
+        found
+    }
+
+    /// A fault at a place, with the value that stands there if it may be shown.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let value = if path.is_secret() { None } else { self.get(path) };
-        let value = value.and_then(|value| shown(value, path.is_url()));
+        let form = self.harmless.contains(path).then_some(Shown::AsWritten).or_else(|| by_key(path));
+        let value = self.get(path).and_then(|value| match form {
+            Some(form) => shown(value, form),
+            None => value.is_null().then(|| "null".to_owned()),
+        });
         Fault { place: self.place(path), path: path.clone(), message: message.into(), value }
     }
 }
 
+/// Whether a template of another tool is left in a text: `${NAME}`, `$(NAME)`, `{{ name }}`, or `$NAME` alone.
+/// A secret may begin with `$` and hold any brackets: of a secret only `${NAME}` counts.
+fn is_placeholder(text: &str, is_secret: bool) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let opens_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let braced = |open: &str, close: char| {
+        text.match_indices(open).any(|(at, _)| {
+            let rest = &text[at + open.len()..];
+            let name = rest.trim_start_matches(is_word);
+            let ends = name.starts_with(close) || name.starts_with([':', '-', '?', '+']) && name.contains(close);
+            opens_name(rest) && ends
+        })
+    };
+    let alone = text.strip_prefix('$').is_some_and(|name| {
+        opens_name(name) && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    });
+    let mustache = text.split_once("{{").is_some_and(|(_, rest)| rest.contains("}}"));
+    braced("${", '}') || !is_secret && (alone || mustache || braced("$(", ')'))
+}
+
 /// A value as it is shown in a message; maps and lists are not.
-fn shown(value: &Value, is_url: bool) -> Option<String> {
+fn shown(value: &Value, form: Shown) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) if is_url || text.contains("://") || text.contains('@') => {
+        Value::String(text) if form == Shown::AsUrl || text.contains("://") || text.contains('@') => {
             shown_url(text).map(|text| format!("{:?}", shorten(&text)))
         }
         Value::String(text) => Some(format!("{:?}", shorten(text))),

@@ -215,6 +215,7 @@ fn every_limit_takes_effect_at_once_or_is_named() {
         "introspection_cache",
         "introspection_waiting",
         "jwks_bytes",
+        "streams",
         "token_cache",
         "token_cache_bytes",
         "waiting_decisions",

@@ -120,6 +120,7 @@ pub(super) struct Scene<'a> {
 pub(super) struct Manager<'a> {
     pub(super) node: Node<'a>,
     pub(super) filters: Vec<Filter<'a>>,
+    pub(super) route_configs: Vec<Node<'a>>,
     pub(super) routes: Vec<Route<'a>>,
 }
 
@@ -127,8 +128,51 @@ pub(super) struct Manager<'a> {
 pub(super) struct Filter<'a> {
     pub(super) node: Node<'a>,
     pub(super) name: &'a str,
-    /// Its `typed_config`; the entry itself when it has none.
+    /// Its `typed_config`, out of what wraps it; the entry itself when it has none.
     pub(super) config: Node<'a>,
+    /// What decides whether a request meets it.
+    pub(super) condition: Option<Node<'a>>,
+    /// Its configuration comes by ECDS and is not in the document.
+    pub(super) is_elsewhere: bool,
+}
+
+/// Filters whose configuration comes by ECDS, by their names.
+type Extensions<'a> = BTreeMap<&'a str, Node<'a>>;
+
+impl<'a> Filter<'a> {
+    fn of(node: Node<'a>, extensions: &Extensions<'a>) -> Self {
+        let name = node.text("name").unwrap_or_default();
+        let discovered = || extensions.get(name).cloned().or_else(|| node.at("config_discovery.default_config"));
+        let (mut condition, mut is_elsewhere) = (None, false);
+        let mut config = match node.get("typed_config").or_else(discovered) {
+            Some(config) => config,
+            None => {
+                is_elsewhere = node.get("config_discovery").is_some();
+                let mut kinds = node.list("config_discovery.type_urls").filter_map(|url| url.value.as_str());
+                let is_check = |url: &str| url.rsplit(['.', '/']).next() == Some("ExtAuthz");
+                Node { kind: if kinds.any(is_check) { "ExtAuthz" } else { "" }, ..node.clone() }
+            }
+        };
+        if config.kind == "ExtensionWithMatcher" {
+            condition = config.get("xds_matcher").or_else(|| config.get("matcher"));
+            config = config.at("extension_config.typed_config").unwrap_or(config);
+        }
+        if config.kind == "Composite" {
+            // The filters that it runs stand in the actions of the matcher, or in its own chains.
+            let mut check = None;
+            for place in condition.iter().chain([&config]) {
+                place.any(&mut |node| {
+                    let found = node.kind == "ExtAuthz";
+                    if found {
+                        check = Some(node.clone());
+                    }
+                    found
+                });
+            }
+            config = check.unwrap_or(config);
+        }
+        Self { node, name, config, condition, is_elsewhere }
+    }
 }
 
 /// A route with all that holds for it, the most specific first: weighted cluster, route, virtual host,
@@ -163,7 +207,8 @@ impl<'a> Scene<'a> {
         };
         let filters: Vec<_> = found.listeners.iter().flat_map(chains).collect();
         let of_kind = |kind: &'static str| filters.iter().filter(move |config| config.kind == kind).cloned();
-        let managers = of_kind("HttpConnectionManager").map(|node| Manager::of(node, &found.route_configs));
+        let managers =
+            of_kind("HttpConnectionManager").map(|node| Manager::of(node, &found.route_configs, &found.extensions));
         Self {
             managers: managers.collect(),
             tcp_proxies: of_kind("TcpProxy").collect(),
@@ -176,6 +221,11 @@ impl<'a> Scene<'a> {
     /// Every ext_authz filter.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
         self.managers.iter().flat_map(Manager::checks)
+    }
+
+    /// Every ext_authz filter whose configuration is in the document.
+    pub(super) fn configured(&self) -> impl Iterator<Item = Check<'_, 'a>> {
+        self.checks().filter(|check| !check.filter.is_elsewhere)
     }
 
     /// Every connection manager that has one.
@@ -200,6 +250,7 @@ struct Resources<'a> {
     listeners: Vec<Node<'a>>,
     clusters: Vec<Node<'a>>,
     route_configs: Vec<Node<'a>>,
+    extensions: Extensions<'a>,
     more_clusters: bool,
 }
 
@@ -217,6 +268,7 @@ impl<'a> Resources<'a> {
                     "Listener" => found.listeners.push(resource),
                     "Cluster" => found.clusters.push(resource),
                     "RouteConfiguration" => found.route_configs.push(resource),
+                    "TypedExtensionConfig" => found.extend(&resource),
                     _ => {}
                 }
             }
@@ -226,6 +278,11 @@ impl<'a> Resources<'a> {
             found.more_clusters = root.at("dynamic_resources.cds_config").is_some();
         }
         found
+    }
+
+    /// Takes a `TypedExtensionConfig`.
+    fn extend(&mut self, extension: &Node<'a>) {
+        self.extensions.extend(extension.text("name").zip(extension.get("typed_config")));
     }
 
     /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: what it has, the others have as
@@ -244,6 +301,11 @@ impl<'a> Resources<'a> {
                 let lists = ["static_clusters", "dynamic_active_clusters", "dynamic_warming_clusters"];
                 self.clusters.extend(within(lists, "cluster"));
             }
+            "EcdsConfigDump" => {
+                for extension in within(["ecds_filters", "", ""], "ecds_filter") {
+                    self.extend(&extension);
+                }
+            }
             "RoutesConfigDump" => {
                 let lists = ["static_route_configs", "dynamic_route_configs", ""];
                 self.route_configs.extend(within(lists, "route_config"));
@@ -254,20 +316,17 @@ impl<'a> Resources<'a> {
 }
 
 impl<'a> Manager<'a> {
-    fn of(node: Node<'a>, route_configs: &[Node<'a>]) -> Self {
-        let filter = |node: Node<'a>| Filter {
-            name: node.text("name").unwrap_or_default(),
-            config: node.get("typed_config").unwrap_or_else(|| node.clone()),
-            node,
-        };
-        let filters = node.list("http_filters").map(filter).collect();
-        let inline = node.get("route_config");
-        let named = || {
-            let name = node.text("rds.route_config_name")?;
-            route_configs.iter().find(|config| config.text("name") == Some(name)).cloned()
-        };
-        let routes = inline.or_else(named).map(|config| routes(&config)).unwrap_or_default();
-        Self { node, filters, routes }
+    fn of(node: Node<'a>, route_configs: &[Node<'a>], extensions: &Extensions<'a>) -> Self {
+        let filters = node.list("http_filters").map(|filter| Filter::of(filter, extensions)).collect();
+        let named = |name: &str| route_configs.iter().find(|config| config.text("name") == Some(name)).cloned();
+        let list = "scoped_routes.scoped_route_configurations_list.scoped_route_configurations";
+        let scoped = node.list(list).filter_map(|scope| {
+            scope.get("route_configuration").or_else(|| named(scope.text("route_configuration_name")?))
+        });
+        let whole = node.get("route_config").or_else(|| named(node.text("rds.route_config_name")?));
+        let route_configs: Vec<_> = whole.into_iter().chain(scoped).collect();
+        let routes = route_configs.iter().flat_map(routes).collect();
+        Self { node, filters, route_configs, routes }
     }
 
     pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {

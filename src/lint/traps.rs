@@ -4,6 +4,7 @@ mod check;
 mod cluster;
 mod connection;
 mod routes;
+mod streams;
 
 use super::Severity::{self, Error, Warning};
 use super::{Found, Scene, Trap};
@@ -14,7 +15,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// Everything that is looked for. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 41] = [
+pub const TRAPS: [Trap; 50] = [
     trap(
         "no-ext-authz",
         Error,
@@ -42,6 +43,20 @@ pub const TRAPS: [Trap; 41] = [
         check::ext_authz_switch,
         "ExtAuthz.filter_enabled, ExtAuthz.filter_enabled_metadata",
         "leave it out; exempt routes by a rule of Doorward's with `access: public`",
+    ),
+    trap(
+        "conditional-check",
+        Error,
+        check::conditional_check,
+        "Envoy documentation, Composite filter; envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+        "put ext_authz into http_filters as it is; exempt routes by a rule of Doorward's with `access: public`",
+    ),
+    trap(
+        "http-service-path",
+        Error,
+        check::http_service_path,
+        "HttpService.path_prefix, HttpService.path_override; measured on Envoy 1.40",
+        "path_prefix: /auth; or path_override: /auth with headers_to_add `x-original-uri: %REQ(:PATH)%` and `x-original-method: %REQ(:METHOD)%`",
     ),
     trap(
         "ext-authz-disabled",
@@ -130,6 +145,20 @@ pub const TRAPS: [Trap; 41] = [
         "put envoy.filters.http.cors before ext_authz",
     ),
     trap(
+        "grpc-web-after-check",
+        Warning,
+        check::grpc_web_after_check,
+        "Envoy documentation, HTTP filters: filter ordering",
+        "put envoy.filters.http.grpc_web before ext_authz",
+    ),
+    trap(
+        "per-route-ignored",
+        Error,
+        routes::per_route_ignored,
+        "Envoy documentation, HTTP filters: route based filter chain; Route.typed_per_filter_config",
+        "use the `name` of the filter in http_filters as the key",
+    ),
+    trap(
         "identity-not-stripped",
         Error,
         routes::identity_not_stripped,
@@ -186,11 +215,46 @@ pub const TRAPS: [Trap; 41] = [
         "clear_route_cache: true, and no route that says how it is checked",
     ),
     trap(
+        "internal-redirect",
+        Warning,
+        routes::internal_redirect,
+        "RouteAction.internal_redirect_policy",
+        "leave it out, or `token: {forward: true}`",
+    ),
+    trap(
         "stream-outlives-sign-out",
         Warning,
         routes::stream_outlives_sign_out,
         "Envoy documentation, HTTP upgrades; RouteAction.MaxStreamDuration",
-        "max_stream_duration: {max_stream_duration: 900s} on the route: no longer than you can wait",
+        "envoy.filters.http.ext_proc behind ext_authz, as envoy/streams.yaml has it: streams then end with their session; else max_stream_duration: {max_stream_duration: 900s} on the route",
+    ),
+    trap(
+        "stream-unproven",
+        Error,
+        streams::stream_unproven,
+        "ExternalProcessor.metadata_options",
+        "ext_proc behind ext_authz, with metadata_options: {forwarding_namespaces: {untyped: [envoy.filters.http.ext_authz]}}",
+    ),
+    trap(
+        "stream-modes",
+        Error,
+        streams::stream_modes,
+        "ProcessingMode; measured on Envoy 1.36 to 1.40",
+        "processing_mode: {request_header_mode: SEND, response_header_mode: SKIP, response_trailer_mode: SEND}",
+    ),
+    trap(
+        "stream-fail-open",
+        Error,
+        streams::stream_fail_open,
+        "ExternalProcessor.failure_mode_allow, ExternalProcessor.observability_mode",
+        "failure_mode_allow: false, and no observability_mode",
+    ),
+    trap(
+        "stream-closes-late",
+        Warning,
+        streams::stream_closes_late,
+        "HttpConnectionManager.delayed_close_timeout; the default is 1 s",
+        "delayed_close_timeout: 0.1s",
     ),
     trap(
         "path-not-normalized",

@@ -30,8 +30,10 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
     replica.retain_for(config.revocation.retention, longest_leeway(config));
+    replica.expect_issuers(issuer_names(config));
     let (alarm, ringer) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
+    replica.streams().limit(config.limits.streams);
     let state = State::new(policy(config), replica, metrics, alarm, traces);
     state.set_introspectors(introspectors);
     Ok((Arc::new(state), ringer))
@@ -55,6 +57,7 @@ pub fn policy(config: &Config) -> Policy {
         transmitters,
         max_wait: config.limits.decision_timeout,
         max_waiting: config.limits.waiting_decisions,
+        accept_loss: config.revocation.accept_loss,
     }
 }
 
@@ -188,9 +191,8 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
 
 fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
     RedisConfig {
-        adopt: redis.adopt.as_ref().map(|(before, after)| Adopt {
-            before: before.clone(),
-            after: after.clone(),
+        adopt: redis.adopt.as_ref().map(|keys| Adopt {
+            keys: keys.clone(),
             within: shortest_staleness(config),
             issuers: adopting_issuers(config),
         }),
@@ -209,6 +211,12 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
 #[must_use]
 pub fn longest_leeway(config: &Config) -> Duration {
     config.issuers.iter().map(|issuer| issuer.trusted.leeway).max().unwrap_or_default()
+}
+
+/// Whose tokens are accepted.
+#[must_use]
+pub fn issuer_names(config: &Config) -> Vec<IssuerName> {
+    config.issuers.iter().map(|issuer| issuer.trusted.name.clone()).collect()
 }
 
 /// Adopted keys are read often enough for the strictest rule.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use super::pace::Pace;
+use crate::api::streams::Room;
 
 /// Bytes that are left to requests: those of all connections, or those of one.
 pub(super) struct Budget {
@@ -63,6 +64,8 @@ pub(super) struct Share {
     bytes: AtomicUsize,
 }
 
+/// What the messages of a stream may take: its headers, twice.
+const STREAM: usize = 8 * 1024;
 /// Beside its text, each field takes about as much again where it is kept (RFC 9113 section 6.5.2 says 32).
 const PER_FIELD: usize = 96;
 
@@ -77,12 +80,25 @@ impl Share {
         self.take(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD).sum())
     }
 
+    /// Counts a stream as one request that has arrived.
+    pub(super) fn stream_arrived(&self) {
+        self.pace.arrived();
+        self.pace.taken_up(STREAM);
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes);
         if taken {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         taken
+    }
+}
+
+/// For the first message of a stream.
+impl Room for Share {
+    fn take(&self, bytes: usize) -> bool {
+        Self::take(self, bytes)
     }
 }
 

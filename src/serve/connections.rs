@@ -34,6 +34,7 @@ use super::pace::Pace;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
+use crate::api::streams::StreamServer;
 use crate::config::Limits;
 
 /// A listener's service and its bounds.
@@ -42,6 +43,7 @@ pub(super) struct Server {
     router: Router,
     /// Asked before the router, which is a detour for nearly all requests.
     check: Option<CheckServer>,
+    streams: Option<StreamServer>,
     /// `None`: connections are served where they are accepted.
     workers: Option<Workers>,
     builder: auto::Builder<TokioExecutor>,
@@ -115,6 +117,7 @@ impl Server {
             name,
             router: router.with_state(()),
             check: None,
+            streams: None,
             workers: None,
             builder,
             tls: None,
@@ -132,8 +135,8 @@ impl Server {
     }
 
     /// Serves checks, on threads of their own.
-    pub(super) fn with_check(self, check: CheckServer, workers: Workers) -> Self {
-        Self { check: Some(check), workers: Some(workers), ..self }
+    pub(super) fn with_check(self, check: CheckServer, streams: StreamServer, workers: Workers) -> Self {
+        Self { check: Some(check), streams: Some(streams), workers: Some(workers), ..self }
     }
 
     pub(super) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
@@ -266,6 +269,15 @@ impl Server {
         let arrived = Instant::now();
         pulse.beat(arrived);
         let refused = !share.take_head(request.headers());
+        let open = match &self.streams {
+            // Its body goes on for as long as the stream does: it has a bound of its own.
+            Some(streams) if StreamServer::is_for(&request) && !refused => {
+                share.stream_arrived();
+                let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
+                return Ok(answer.map(|body| Leaving { body, untaken: None, open: Some(Open::new(pulse)) }));
+            }
+            _ => None,
+        };
         let within = self.request_timeout;
         let request = request.map(|body| Arriving::new(body, share.clone(), refused, within));
         let answer = match &self.check {
@@ -278,11 +290,14 @@ impl Server {
         drop(share);
         let answered = Instant::now();
         pulse.beat(answered);
-        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse, answered)) }))
+        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse, answered)), open }))
     }
 
     /// When a connection will have been silent for too long.
     fn due(&self, pulse: &Pulse) -> Instant {
+        if pulse.open.load(Ordering::Relaxed) > 0 {
+            return Instant::now() + self.idle_timeout;
+        }
         if pulse.greeted() { pulse.at(&pulse.last) + self.idle_timeout } else { pulse.born + self.handshake_timeout }
     }
 }
@@ -298,6 +313,8 @@ struct Pulse {
     untaken: AtomicUsize,
     /// When one of them was taken, or was the first.
     taken: AtomicU64,
+    /// Streams that live on it.
+    open: AtomicUsize,
 }
 
 impl Pulse {
@@ -308,6 +325,7 @@ impl Pulse {
             last: AtomicU64::new(0),
             untaken: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
         }
     }
 
@@ -358,10 +376,30 @@ impl Drop for Untaken {
     }
 }
 
+/// A stream on a connection: while there is one, the connection is not idle.
+struct Open(Arc<Pulse>);
+
+impl Open {
+    fn new(pulse: Arc<Pulse>) -> Self {
+        pulse.open.fetch_add(1, Ordering::Relaxed);
+        Self(pulse)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.beat(Instant::now());
+    }
+}
+
 /// An answer's body; it is first polled when the peer's window has room for it.
 struct Leaving {
     body: Either<Reply, Body>,
     untaken: Option<Untaken>,
+    /// A stream, for as long as it lives.
+    #[expect(dead_code, reason = "dropped with the answer")]
+    open: Option<Open>,
 }
 
 impl http_body::Body for Leaving {

@@ -18,6 +18,7 @@ use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{self, CheckServer};
 use crate::api::http::{Http, HttpLimits, Part, Readiness, router};
+use crate::api::streams;
 use crate::config::{Config, Listen};
 use crate::state::State;
 
@@ -60,7 +61,8 @@ impl Listeners {
         // A Unix socket is guarded by its mode.
         let check_tls = tls.clone().filter(|_| matches!(check, Listener::Tcp(..)));
         let grpc = server("check", Protocol::Grpc, grpc(check_server.clone(), health)?);
-        let grpc = grpc.with_check(check_server, Workers::start()?).with_tls(check_tls);
+        let streams = streams::service(state.clone(), limits.grpc_message_bytes, limits.request_timeout);
+        let grpc = grpc.with_check(check_server, streams, Workers::start()?).with_tls(check_tls);
         servers.spawn("grpc", grpc.serve(check, drain.clone()));
 
         let http_limits = HttpLimits {

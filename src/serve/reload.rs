@@ -15,12 +15,14 @@ use super::assemble;
 use super::tls::Tls;
 use crate::api::inlet::events;
 use crate::authz::claims::IssuerName;
+use crate::authz::token::TrustedIssuer;
 use crate::clock;
-use crate::config::{Config, Fault, Faults, Loaded};
+use crate::config::{Config, Fault, Faults, KeyPath, Loaded};
 use crate::metrics::Metrics;
 use crate::sources::files::{Look, Stamps, Watch};
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{self, KeySettings, KeySource, KeySources, Update, report};
+use crate::sources::names::{Conflict, Names};
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
@@ -37,6 +39,7 @@ pub(super) struct Reload {
     started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
+    names: Names,
     state: Arc<State>,
     tls: Option<Arc<Tls>>,
 }
@@ -70,7 +73,9 @@ impl Reload {
         let watched = config.watched_files().clone();
         let receivers = receivers(config, &state)?;
         let started_with = Arc::new(config.clone());
-        Ok(Self { file, watched, started_with, sources, receivers, state, tls })
+        let mut names = Names::default();
+        names.note(&trusted(config));
+        Ok(Self { file, watched, started_with, sources, receivers, names, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -133,10 +138,31 @@ impl Reload {
         let read = tokio::time::timeout(READING, reading).await;
         let files = read.with_context(|| format!("its files cannot be read within {READING:?}"))???;
         let known = self.state.introspectors();
+        self.keeps_revocations(&files.config).await?;
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
         let receivers = receivers(&files.config, &self.state)?;
         let fetched = fetched(&files.config)?;
         Ok(Next { files, introspectors, receivers, fetched })
+    }
+
+    /// Refuses a configuration under which revocations that live would no longer apply.
+    async fn keeps_revocations(&self, config: &Config) -> anyhow::Result<()> {
+        // Where nothing is decided yet, the store knows what names stood for, and this process does not.
+        if config.revocation.accept_loss || !self.state.replica.freshness().is_named() {
+            return Ok(());
+        }
+        let (names, issuers) = (self.names.clone(), trusted(config));
+        let (index, now) = (self.state.replica.index().clone(), clock::now());
+        // A million entries must not keep a thread from decisions.
+        let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &index, now));
+        let fault = |conflict: Conflict| {
+            let issuer = KeyPath::default().key("issuers").index(conflict.issuer);
+            let path = conflict.key.iter().fold(issuer, |path, key| path.key(key));
+            Fault { place: None, path, message: conflict.message, value: None }
+        };
+        let faults: Vec<_> = conflicts.await?.into_iter().map(fault).collect();
+        let (file, watched) = (self.file.display().to_string(), config.watched_files().clone());
+        if faults.is_empty() { Ok(()) } else { Err(Faults { file, faults, watched }.into()) }
     }
 
     /// Replaces what is in force; a decision meets either all of the old or all of the new.
@@ -161,6 +187,8 @@ impl Reload {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
         self.state.replica.retain_for(config.revocation.retention, assemble::longest_leeway(&config));
+        self.state.replica.expect_issuers(assemble::issuer_names(&config));
+        self.state.streams().limit(config.limits.streams);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // Who is asked comes before the policy that asks.
@@ -168,6 +196,7 @@ impl Reload {
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
+        self.names.note(&trusted(&config));
         // The certificates of the start stay in use, whatever it names now.
         self.watched = self.started_with.watched_files().clone();
         self.watched.extend(config.watched_files().clone());
@@ -203,6 +232,10 @@ fn read(file: &Path, tls: Option<&Tls>, started_with: &Config) -> anyhow::Result
     let later = config.needs_restart(started_with);
     let certificates = tls.map(Tls::read_again).transpose()?;
     Ok(Files { config: config.until_restart(started_with), warnings, later, certificates })
+}
+
+fn trusted(config: &Config) -> Vec<Arc<TrustedIssuer>> {
+    config.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect()
 }
 
 /// Receivers hold nothing that must outlive a reload: what they have not acknowledged comes again.

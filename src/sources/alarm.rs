@@ -77,10 +77,9 @@ impl Alarm {
         let (queue, ringer) = match settings.webhook {
             None => (None, None),
             Some(webhook) => {
-                let client = reqwest::Client::builder()
+                let client = super::proxy::client()
                     .redirect(reqwest::redirect::Policy::none()) // Or our token would go wherever it says.
                     .timeout(Duration::from_secs(5))
-                    .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
                     .build()?;
                 let (sender, queue) = mpsc::channel(QUEUE);
                 (Some(sender), Some(Ringer { webhook, client, queue, rung: rung.clone() }))

@@ -106,11 +106,10 @@ impl Introspector {
         settings: IntrospectionSettings,
         asked: IntCounterVec,
     ) -> Result<Self, reqwest::Error> {
-        let client = trusting(reqwest::Client::builder(), settings.authorities.as_ref())?
+        let client = trusting(super::proxy::client(), settings.authorities.as_ref())?
             // A redirect would carry the token, and our own credentials, to wherever it says.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(settings.timeout)
-            .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
             .build()?;
         let answers = Mutex::new(Answers::new(settings.max_answers));
         let flights = Flights::new(settings.max_questions);

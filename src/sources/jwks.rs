@@ -354,9 +354,7 @@ pub fn client(authorities: Option<&Authorities>) -> Result<reqwest::Client, reqw
             attempt.follow()
         }
     });
-    let client =
-        reqwest::Client::builder().redirect(policy).user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")));
-    trusting(client, authorities)?.build()
+    trusting(super::proxy::client().redirect(policy), authorities)?.build()
 }
 
 /// https, or plain http to this very host.

@@ -53,7 +53,9 @@
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
 //! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
-//! `{r}:leads` (how far an issuer's tokens are dated ahead). An entry with a field
+//! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
+//! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
+//! whose a stream is). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it.
 
 mod embedded;
@@ -63,11 +65,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::names::Note;
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, Target};
 
 pub use embedded::EmbeddedLedger;
-pub use redis::{Adopt, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry};
+pub use redis::{
+    Adopt, AdoptedKeys, Names, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
+};
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
 };
@@ -113,6 +118,27 @@ impl RevocationLedger {
         match self {
             Self::Embedded(ledger) => Ok(ledger.lookup(targets, issued_at)),
             Self::Redis(ledger) => ledger.lookup(targets, issued_at).await,
+        }
+    }
+
+    /// What the names of issuers stand for, as noted in the store; nothing is in memory.
+    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => ledger.noted_names().await,
+            Self::Redis(ledger) => ledger.noted_names().await,
+        }
+    }
+
+    /// Notes what the names of issuers stand for, as of now, and drops notes.
+    pub(super) async fn note_names(
+        &self,
+        names: &[String],
+        drop: &[String],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(ledger) => ledger.note_names(names, drop, now).await,
+            Self::Redis(ledger) => ledger.note_names(names, drop, now).await,
         }
     }
 

@@ -19,24 +19,29 @@ mod adopt;
 mod breaker;
 mod clocks;
 mod follow;
+mod foreign;
 mod freshness;
 mod gap;
 mod health;
 mod lease;
+mod names;
 mod reseed;
+mod secret;
 mod stats;
 mod unsaved;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{LedgerError, Position, RevocationLedger};
+use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
+use crate::authz::streams::{LiveStreams, Secret};
 use crate::clock::Steady;
 use lease::Tenure;
 use reseed::Loss;
@@ -58,6 +63,7 @@ pub struct Replica {
     lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     adopted: adopt::Adopted,
+    configured: foreign::Configured,
     breaker: breaker::Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
@@ -66,9 +72,14 @@ pub struct Replica {
     loss: Mutex<Option<Loss>>,
     loss_noted: Notify,
     tenure: Tenure,
+    streams: Arc<LiveStreams>,
+    /// What streams are proved with, shared by the instances on one store.
+    secret: watch::Sender<Option<Secret>>,
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
     clocks: clocks::Clocks,
+    standing: names::Standing,
+    names_changed: Notify,
 }
 
 impl Replica {
@@ -110,14 +121,19 @@ impl Replica {
             lag,
             applied: watch::Sender::new(Position::default()),
             adopted,
+            configured: foreign::Configured::default(),
             breaker: breaker::Breaker::default(),
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_noted: Notify::new(),
             tenure: Tenure::default(),
+            streams: Arc::default(),
+            secret: watch::Sender::new(None),
             name: lease::instance_name(),
             clocks,
+            standing: names::Standing::default(),
+            names_changed: Notify::new(),
         }
     }
 
@@ -141,11 +157,6 @@ impl Replica {
         self.freshness.age(Steady::now())
     }
 
-    /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
-    pub fn status(&self) -> ReplicaStatus {
-        self.health.status()
-    }
-
     pub fn stats(&self) -> &ReplicaStats {
         &self.stats
     }
@@ -158,9 +169,10 @@ impl Replica {
     /// Revokes: in this process at once, then durably.
     ///
     /// `Ok` means it is in the store. After an error it still holds in this process, and goes on
-    /// being offered to the store; other instances may not know it, so the caller must not report
+    /// being offered to the store or the file; other instances may not know it, so the caller must not report
     /// success. What is already known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
@@ -171,6 +183,9 @@ impl Replica {
         self.stats.count(Operation::Append, written.as_ref().map(drop));
         if !is_shared {
             self.note_file(written.as_ref().map(drop));
+            if written.is_err() {
+                ReplicaStats::add(&self.stats.unsaved, revocations.len());
+            }
         }
         if let Ok(position) = written {
             let mut newest = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,8 +208,24 @@ impl Replica {
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {
-            self.index.apply(revocation, uptime);
+            self.learn(revocation, uptime);
         }
+    }
+
+    /// Takes in what is revoked from now on, and ends the streams that it hits.
+    fn learn(&self, revocation: &Revocation, uptime: Duration) {
+        self.index.apply(revocation, uptime);
+        self.streams.revoke(revocation);
+    }
+
+    /// The streams of this process.
+    pub fn streams(&self) -> &Arc<LiveStreams> {
+        &self.streams
+    }
+
+    /// What streams are proved with on this store; `None` until that is known, and without a store that is shared.
+    pub fn secret(&self) -> watch::Receiver<Option<Secret>> {
+        self.secret.subscribe()
     }
 
     /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
@@ -224,6 +255,7 @@ impl Replica {
         targets: &[Target],
         issued_at: Option<Timestamp>,
     ) -> Result<Option<Hit>, LedgerError> {
+        self.is_named()?;
         let RevocationLedger::Redis(ledger) = &self.ledger else { return self.ledger.lookup(targets, issued_at).await };
         self.answers_for(ledger, targets)?;
         let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
@@ -232,13 +264,14 @@ impl Replica {
         found
     }
 
-    /// Registers tokens (see [`Revocation::registering`]) as [`Self::revoke`] revokes them.
-    pub async fn register(&self, registrations: Vec<Revocation>) -> Result<Position, LedgerError> {
-        self.revoke(registrations).await
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
+        self.revoke(vec![registration]).await
     }
 
     /// Asks the store itself whether a token is registered, whatever this process knows.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
+        self.is_named()?;
         let found = self.ledger.is_registered(target, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
         found
@@ -248,8 +281,8 @@ impl Replica {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
             match &self.ledger {
-                RevocationLedger::Embedded(_) => {
-                    tokio::join!(self.purge(), self.watch_clock());
+                RevocationLedger::Embedded(ledger) => {
+                    tokio::join!(self.purge(), self.keep_filed(ledger), self.keep_names(), self.watch_clock());
                 }
                 RevocationLedger::Redis(ledger) => {
                     tokio::join!(
@@ -257,6 +290,8 @@ impl Replica {
                         self.follow(ledger),
                         self.keep_stored(ledger),
                         self.adopt(ledger),
+                        self.keep_names(),
+                        self.keep_secret(ledger),
                         ledger.keep_connected(),
                         self.purge(),
                         self.watch_clock()
@@ -266,7 +301,26 @@ impl Replica {
         };
         tokio::select! {
             () = work => {}
-            () = shutdown.cancelled() => self.withdraw().await,
+            () = shutdown.cancelled() => match &self.ledger {
+                RevocationLedger::Embedded(ledger) => self.note_file(ledger.keep().await.as_ref().map(drop)),
+                RevocationLedger::Redis(_) => self.withdraw().await,
+            },
+        }
+    }
+
+    /// Goes on offering the file of this node what it refused, and looks whether it is still there.
+    async fn keep_filed(&self, ledger: &EmbeddedLedger) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let mut pause = EVERY;
+        loop {
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            let kept = ledger.keep().await;
+            self.note_file(kept.as_ref().map(drop));
+            if kept.is_ok() {
+                self.stats.unsaved.store(0, Ordering::Relaxed);
+            }
+            pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
         }
     }
 

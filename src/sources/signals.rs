@@ -102,11 +102,10 @@ impl Receiver {
 
     /// Fails only if the HTTP client cannot be built.
     pub fn new(settings: ReceiverSettings, requests: IntCounterVec, up: IntGaugeVec) -> Result<Self, reqwest::Error> {
-        let client = trusting(reqwest::Client::builder(), settings.authorities.as_ref())?
+        let client = trusting(super::proxy::client(), settings.authorities.as_ref())?
             // A redirect would carry our token to wherever it says.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
-            .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { settings, client, requests, up })
     }

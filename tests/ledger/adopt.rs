@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use doorward::authz::claims::{IssuerName, Timestamp};
 use doorward::authz::revocation::{Kind, Origin, Target, TargetId};
-use doorward::sources::ledger::{Adopt, RedisConfig};
+use doorward::sources::ledger::{Adopt, AdoptedKeys, Names, RedisConfig};
 
 use super::support::*;
 use crate::support::doorward::Doorward;
@@ -20,10 +20,7 @@ fn issuer(name: &str) -> IssuerName {
 
 fn adopting(config: RedisConfig) -> RedisConfig {
     let issuers = vec![(issuer("main"), LEEWAY), (issuer("other"), Duration::ZERO)];
-    RedisConfig {
-        adopt: Some(Adopt { before: "blacklist:".into(), after: String::new(), within: WITHIN, issuers }),
-        ..config
-    }
+    RedisConfig { adopt: Some(Adopt { keys: blacklist(), within: WITHIN, issuers }), ..config }
 }
 
 #[tokio::test]
@@ -174,4 +171,58 @@ async fn no_token_lives_on_after_its_expiry() {
         assert_eq!(checks.check(get("/").token(&expired)).await.reason(), expected, "{adopt} {read}");
         assert_eq!(checks.check(get("/").token(&tokens.of("alice"))).await.reason(), "ok");
     }
+}
+
+#[tokio::test]
+async fn what_libraries_write_is_found_whatever_its_form() {
+    const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJqIn0.AA";
+    let hex = "0d".repeat(32);
+    let digest = format!("sha256:{hex}");
+    let each = |before: &str, names| AdoptedKeys::Each { before: before.to_owned(), after: String::new(), names };
+    for (keys, write, id, asked) in [
+        (each("", Names::TokenId), "SET j 1 EX 100".to_owned(), "j", true),
+        (each("black list:", Names::TokenId), "SET \"black list:j\" 1 EX 100".to_owned(), "j", true),
+        (each("{bl}:", Names::TokenId), "SET {bl}:j 1 EX 100".to_owned(), "j", true),
+        (blacklist(), "SET \"\\xac\\xed\\x00\\x05t\\x00\\x0bblacklist:j\" 1 EX 100".to_owned(), "j", true),
+        (each("bl:", Names::Token), format!("SET bl:{TOKEN} 1 EX 100"), "j", false),
+        (each("bl:", Names::TokenSha256), format!("SET bl:{hex} 1 EX 100"), &*digest, true),
+        (AdoptedKeys::Set("revoked".to_owned()), "SADD revoked j k".to_owned(), "j", true),
+    ] {
+        let redis = RedisServer::start(&[]).await;
+        let issuers = vec![(issuer("main"), LEEWAY)];
+        let config = RedisConfig { adopt: Some(Adopt { keys, within: WITHIN, issuers }), ..redis.config() };
+        let instance = Instance::launch(config);
+        instance.becomes_ready().await;
+        redis.script(&format!("{write}\n"));
+        let target = Target::new(issuer("main"), Kind::Token, TargetId::from_stored(id));
+        if asked {
+            assert!(instance.replica.lookup(&[target.clone()], None).await.unwrap().is_some(), "{write}");
+        }
+        instance.comes_to_refuse(&target).await;
+        let adopted = || instance.replica.stats().adopted.load(std::sync::atomic::Ordering::Relaxed);
+        eventually("counted", || adopted() == if write.starts_with("SADD") { 2 } else { 1 }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_that_fits_nothing_is_told() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let launch = async |adopt: &str| {
+        let redis = format!("{{url: \"{}\", adopt: \"{adopt}\"}}", redis.url());
+        Doorward::start(&tokens.config(&format!("revocation: {{store: redis, max_staleness: 2s, redis: {redis}}}\n")))
+            .await
+    };
+    let alice = tokens.of("alice");
+    let hex: Vec<_> =
+        doorward::authz::api_key::digest_of(alice.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+    redis.cli(&["SET", &format!("bl:{}", hex.concat()), "1", "EX", "100"]);
+    let doorward = launch("bl:{token_sha256}").await;
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(checks.check(get("/").token(&alice)).await.reason(), "revoked");
+    assert_eq!(checks.check(get("/").token(&tokens.of("bob"))).await.reason(), "ok");
+    assert_eq!(doorward.metric("doorward_adopted_keys").await, Some(1.0));
+    let warning = "fits none of the keys";
+    assert!(!doorward.logged(warning));
+    let slip = launch("black:{jti}").await;
+    crate::support::eventually("it is told", || async { slip.logged(warning) }).await;
 }

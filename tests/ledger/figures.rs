@@ -113,7 +113,7 @@ async fn adopting() {
     };
     let within = Duration::from_secs(4);
     let issuers = vec![(doorward::authz::claims::IssuerName::parse("main").unwrap(), Duration::ZERO)];
-    let adopt = doorward::sources::ledger::Adopt { before: "blacklist:".into(), after: String::new(), within, issuers };
+    let adopt = doorward::sources::ledger::Adopt { keys: blacklist(), within, issuers };
     let (before, began) = (cpu(), Instant::now());
     let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..redis.config() });
     instance.becomes_ready().await;

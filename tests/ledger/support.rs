@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use doorward::authz::claims::{IssuerName, Timestamp};
 use doorward::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use doorward::sources::ledger::{RedisConfig, RedisLedger, RevocationLedger};
+use doorward::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisLedger, RevocationLedger};
 use doorward::sources::replica::Replica;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -224,6 +224,11 @@ pub(crate) fn sign_out(id: &str) -> Revocation {
         origin: Origin::SignedOut,
         reason: None,
     }
+}
+
+/// The keys `blacklist:{jti}` of another service.
+pub(crate) fn blacklist() -> AdoptedKeys {
+    AdoptedKeys::Each { before: "blacklist:".to_owned(), after: String::new(), names: Names::TokenId }
 }
 
 /// All tokens of a user up to an instant, for an hour.

@@ -45,7 +45,7 @@ async fn a_user_with_the_least_commands() {
     redis.cli(&["ACL", "SETUSER", "doorward", "+scan", "%R~blacklist:*"]);
     let config = RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port));
     let issuers = vec![(token("j").issuer, Duration::ZERO)];
-    let adopt = Adopt { before: "blacklist:".into(), after: String::new(), within: Duration::from_secs(1), issuers };
+    let adopt = Adopt { keys: blacklist(), within: Duration::from_secs(1), issuers };
     let adopting = Instance::launch(RedisConfig { adopt: Some(adopt), ..config });
     adopting.becomes_ready().await;
     redis.cli(&["SET", "blacklist:adopted", "1", "EX", "100"]);
@@ -214,7 +214,7 @@ async fn adopts_from_every_node(url: &str, port: u16) {
         assert!(Command::new("redis-cli").args(set).output().unwrap().stdout.starts_with(b"OK"));
     }
     let issuers = vec![(token("j").issuer, Duration::ZERO)];
-    let adopt = Adopt { before: "blacklist:".into(), after: String::new(), within: Duration::from_secs(2), issuers };
+    let adopt = Adopt { keys: blacklist(), within: Duration::from_secs(2), issuers };
     let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..RedisConfig::new(url) });
     instance.becomes_ready().await;
     for id in &ids {
@@ -237,4 +237,53 @@ fn owner(slots: &str, slot: u32) -> u16 {
             within.then(|| window[3].parse().ok()).flatten()
         })
         .unwrap()
+}
+
+/// Redis does not know its own address then, and says an empty host in CLUSTER SLOTS.
+#[tokio::test]
+async fn a_cluster_of_one() {
+    let bus = free_port().to_string();
+    let redis = RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
+    redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    eventually("the cluster is up", || redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")).await;
+    works(RedisConfig::new(format!("redis-cluster://127.0.0.1:{}", redis.port))).await;
+}
+
+#[tokio::test]
+async fn tls_where_there_is_none_is_told() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let redis = RedisServer::start(&[]).await;
+    let instance = Instance::launch(RedisConfig::new(format!("rediss://127.0.0.1:{}", redis.port)));
+    let detail = || instance.replica.status().detail.unwrap_or_default();
+    eventually("named", || detail().contains("does not speak TLS; write `redis://`")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_told() {
+    let Some(envoy) = crate::support::envoy::binary() else { return };
+    let redis = RedisServer::start(&[]).await;
+    let address = |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+    let (any, server) = (address(0), address(redis.port));
+    let config = format!(
+        "admin: {{address: {any}}}
+static_resources:
+  listeners:
+  - name: redis
+    address: {any}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.redis_proxy
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
+          stat_prefix: redis
+          settings: {{op_timeout: 5s}}
+          prefix_routes: {{catch_all_route: {{cluster: redis}}}}
+  clusters:
+  - {{name: redis, type: STATIC, load_assignment: {{cluster_name: redis, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {server}}}}}]}}]}}}}
+"
+    );
+    let proxy = crate::support::envoy::Envoy::start_text(&envoy, &config).await;
+    let instance = Instance::launch(RedisConfig::new(format!("redis://{}", proxy.address)));
+    let detail = || instance.replica.status().detail.unwrap_or_default();
+    eventually("named", || detail().contains("redis_proxy or Twemproxy")).await;
 }

@@ -326,3 +326,105 @@ fn over_http_what_is_not_listed_is_dropped() {
     let (_, findings) = lint(&["-"], &open);
     assert_eq!(rules(&findings), ["mutation-dropped", "no-early-strip"], "{findings:#?}");
 }
+
+/// The ext_authz filter's settings, which begin with its type.
+const EXT_AUTHZ: &str = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+
+#[test]
+fn ext_authz_that_comes_by_discovery_is_not_missing() {
+    let clean = edited(&[]);
+    let (head, rest) = clean.split_once("                    typed_config:\n                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz").unwrap();
+    let (_, tail) = rest.split_once("                  - name: envoy.filters.http.router").unwrap();
+    let discovery = |url: &str, more: &str| {
+        format!(
+            "{head}                    config_discovery:
+                      config_source: {{path_config_source: {{path: /dev/null}}}}
+                      type_urls: [{url}]{more}
+                  - name: envoy.filters.http.router{tail}"
+        )
+    };
+    let url = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+    let (_, findings) = lint(&["-"], &discovery(url, ""));
+    assert_eq!(rules(&findings), [""; 0], "{findings:#?}");
+    let other = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+    assert_eq!(rules(&lint(&["-"], &discovery(other, "")).1), ["no-ext-authz"]);
+    // What is used until it comes is judged.
+    let default = "\n                      default_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: true, validate_mutations: true, status_on_error: {code: 503}, allowed_headers: {patterns: [{exact: authorization}]}, grpc_service: {envoy_grpc: {cluster_name: doorward}, timeout: 1s}}";
+    assert_eq!(rules(&lint(&["-"], &discovery(url, default)).1), ["fail-open"]);
+}
+
+#[test]
+fn a_condition_is_told() {
+    let file = std::fs::read_to_string(format!("{ROOT}/tests/lint/conditional-check.yaml")).unwrap();
+    let (_, findings) = lint(&["-"], &file);
+    let said = findings[0]["message"].as_str().unwrap();
+    assert!(said.contains("conditional") && said.contains("header `x-internal`, exact `yes`"), "{said}");
+    // A composite filter runs ext_authz only where its matcher says so.
+    let composite = file
+        .replace(
+            "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter}",
+            &format!(
+                "typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.composite.v3.ExecuteFilterAction, typed_config: {{name: a, typed_config: {{{EXT_AUTHZ}, transport_api_version: V3, failure_mode_allow: true, validate_mutations: true, status_on_error: {{code: 503}}, allowed_headers: {{patterns: [{{exact: authorization}}]}}, grpc_service: {{envoy_grpc: {{cluster_name: doorward}}, timeout: 1s}}}}}}}}"
+            ),
+        )
+        .split_once("                        typed_config:\n                          \"@type\"")
+        .map(|(head, rest)| {
+            let (_, tail) = rest.split_once("                  - name: envoy.filters.http.router").unwrap();
+            format!("{head}                        typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite}}\n                  - name: envoy.filters.http.router{tail}")
+        })
+        .unwrap();
+    let (_, findings) = lint(&["-"], &composite);
+    assert_eq!(rules(&findings), ["conditional-check", "fail-open"], "{composite}\n{findings:#?}");
+}
+
+#[test]
+fn over_http_only_the_way_to_decisions_will_do() {
+    let grpc = "grpc_service:\n                        envoy_grpc: {cluster_name: doorward}\n                        timeout: 1s";
+    let http = |more: &str| {
+        format!(
+            "http_service: {{server_uri: {{uri: \"http://127.0.0.1:9192\", cluster: doorward, timeout: 1s}}{more}}}"
+        )
+    };
+    let add = |headers: &[(&str, &str)]| {
+        let headers: Vec<_> =
+            headers.iter().map(|(key, value)| format!("{{key: {key}, value: \"{value}\"}}")).collect();
+        format!(", authorization_request: {{headers_to_add: [{}]}}", headers.join(", "))
+    };
+    let both = [("x-original-uri", "%REQ(:PATH)%"), ("x-original-method", "%REQ(:METHOD)%")];
+    let forwarded = [("x-forwarded-uri", "%REQ(:PATH)%"), ("X-Forwarded-Method", "%REQ(:METHOD)%")];
+    for (expected, more) in [
+        ("", ", path_prefix: /auth".to_owned()),
+        ("http-service-path", ", path_prefix: /".to_owned()),
+        ("http-service-path", ", path_prefix: /auth/".to_owned()),
+        ("http-service-path", ", path_prefix: /authz".to_owned()),
+        ("http-service-path", ", path_override: /auth".to_owned()),
+        ("http-service-path", format!(", path_override: /auth{}", add(&both[..1]))),
+        ("http-service-path", format!(", path_override: /auth{}", add(&[both[0], ("x-original-method", "GET")]))),
+        ("http-service-path", format!(", path_override: /livez{}", add(&both))),
+        ("", format!(", path_override: /auth{}", add(&both))),
+        ("", format!(", path_override: /auth{}", add(&forwarded))),
+    ] {
+        check(expected, &[(grpc, &http(&more))]);
+    }
+}
+
+#[test]
+fn per_route_entries_count_wherever_the_filter_stands() {
+    let route = "route: {cluster: upstream}";
+    let entry = |key: &str| {
+        format!(
+            "{route}\n                          typed_per_filter_config: {{{key}: {{{EXT_AUTHZ}PerRoute, check_settings: {{}}}}}}"
+        )
+    };
+    check("per-route-ignored", &[(route, &entry("ext_authz"))]);
+    check("", &[(route, &entry("envoy.filters.http.ext_authz"))]);
+    check("", &[("name: envoy.filters.http.ext_authz\n", "name: doorward\n"), (route, &entry("doorward"))]);
+    let weighted = format!(
+        "route: {{weighted_clusters: {{clusters: [{{name: upstream, weight: 1, typed_per_filter_config: {{x: {{{EXT_AUTHZ}PerRoute, check_settings: {{}}}}}}}}]}}}}"
+    );
+    check("per-route-ignored", &[(route, &weighted)]);
+    let whole = format!(
+        "route_config:\n                  typed_per_filter_config: {{x: {{{EXT_AUTHZ}PerRoute, check_settings: {{}}}}}}"
+    );
+    check("per-route-ignored", &[("route_config:", &whole)]);
+}

@@ -171,16 +171,17 @@ impl Fleet {
             };
             let status = answer.map_or(0, |answer| answer.status().as_u16());
             let (at, confirmed) = (Instant::now(), status == 201);
-            let mut tally = self.tally.lock().unwrap();
-            if [201, 202, 204].contains(&status) {
-                let revoked = minted.into_iter().map(|token| SignedOut { token, at, confirmed });
-                self.signed_out.lock().unwrap().extend(revoked);
-                tally.sign_outs += 1;
-                tally.confirmed += u64::from(confirmed);
-            } else {
-                tally.unstored += 1;
+            {
+                let mut tally = self.tally.lock().unwrap();
+                if [201, 202, 204].contains(&status) {
+                    let revoked = minted.into_iter().map(|token| SignedOut { token, at, confirmed });
+                    self.signed_out.lock().unwrap().extend(revoked);
+                    tally.sign_outs += 1;
+                    tally.confirmed += u64::from(confirmed);
+                } else {
+                    tally.unstored += 1;
+                }
             }
-            drop(tally);
             sleep(Duration::from_millis(40)).await;
         }
     }

@@ -5,11 +5,11 @@
 
 /// What is not a message: cut off, of a wrong type, or no text where text must be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Malformed;
+pub(in crate::api) struct Malformed;
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
+pub(in crate::api) enum Value<'a> {
     /// Text, bytes or a message.
     Bytes(&'a [u8]),
     /// Of a type that no field read here has.
@@ -17,32 +17,32 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub(in crate::api) fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Other => Err(Malformed),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, Malformed> {
+    pub(in crate::api) fn text(self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
-    pub(super) fn message(self) -> Result<Fields<'a>, Malformed> {
+    pub(in crate::api) fn message(self) -> Result<Fields<'a>, Malformed> {
         self.bytes().map(Fields)
     }
 }
 
 /// The fields of one message that are still to be read.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(in crate::api) struct Fields<'a>(pub(in crate::api) &'a [u8]);
 
 /// How deeply groups may nest, which nobody has sent since proto2. It bounds the reader's stack.
 const MAX_GROUPS: usize = 90;
 
 impl<'a> Fields<'a> {
     /// The number and value of the next field; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
+    pub(in crate::api) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
         if self.0.is_empty() {
             return Ok(None);
         }

@@ -1,41 +1,41 @@
 //! Protocol Buffers' wire format, written: only what a `CheckResponse` needs.
 
 /// A message that is being written; it begins where its parent put its length.
-pub(super) struct Message<'a>(&'a mut Vec<u8>);
+pub(in crate::api) struct Message<'a>(&'a mut Vec<u8>);
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
 const BYTES: u8 = 2;
 
 impl<'a> Message<'a> {
-    pub(super) fn new(bytes: &'a mut Vec<u8>) -> Self {
+    pub(in crate::api) fn new(bytes: &'a mut Vec<u8>) -> Self {
         Self(bytes)
     }
 
     /// What was written elsewhere, complete fields of this very message.
-    pub(super) fn fields(&mut self, written: &[u8]) {
+    pub(in crate::api) fn fields(&mut self, written: &[u8]) {
         self.0.extend_from_slice(written);
     }
 
-    pub(super) fn text(&mut self, number: u8, text: &str) {
+    pub(in crate::api) fn text(&mut self, number: u8, text: &str) {
         self.key(number, BYTES);
         varint(self.0, text.len());
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    pub(super) fn number(&mut self, number: u8, value: u16) {
+    pub(in crate::api) fn number(&mut self, number: u8, value: u16) {
         self.key(number, VARINT);
         varint(self.0, usize::from(value));
     }
 
-    pub(super) fn double(&mut self, number: u8, value: f64) {
+    pub(in crate::api) fn double(&mut self, number: u8, value: f64) {
         self.key(number, FIXED64);
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
     /// A message in this one. Its length goes before it, so it is moved once that is known, if one byte was
     /// not enough.
-    pub(super) fn message(&mut self, number: u8, write: impl FnOnce(&mut Message<'_>)) {
+    pub(in crate::api) fn message(&mut self, number: u8, write: impl FnOnce(&mut Message<'_>)) {
         self.key(number, BYTES);
         let start = self.0.len();
         self.0.push(0);

@@ -33,6 +33,16 @@ pub(super) enum Unusable {
     TooManyHeaders,
 }
 
+impl Unusable {
+    pub(super) const fn detail(self) -> &'static str {
+        match self {
+            Self::Malformed => "the CheckRequest cannot be read",
+            Self::NoRequest => "the CheckRequest has no HTTP request",
+            Self::TooManyHeaders => "the request has more header fields than `limits.request_headers`",
+        }
+    }
+}
+
 impl From<Malformed> for Unusable {
     fn from(_: Malformed) -> Self {
         Self::Malformed

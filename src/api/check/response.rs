@@ -40,6 +40,8 @@ pub(super) fn respond(responder: &Responder, decision: &Decision<'_>, request: &
         Answer::Forward(forward) => {
             response.message(STATUS, |_| {}); // 0, which is OK.
             forwarded(&mut response, decision, &forward);
+            let proof = forward.rule_proof(&decision.rule.name);
+            facts(&mut response, proof.map(|(name, proof)| (name, Fact::Text(proof))));
         }
         Answer::Respond(respond) => {
             let code = if respond.status == 401 { UNAUTHENTICATED } else { PERMISSION_DENIED };
@@ -80,6 +82,9 @@ fn forwarded(response: &mut Message<'_>, decision: &Decision<'_>, forward: &Forw
         });
         if let Some(token) = &decision.evidence.token {
             facts(part, facts_of_token(token));
+        }
+        if let Some((name, subject)) = forward.subject() {
+            facts(part, [(name, Fact::Text(&subject))]);
         }
     };
     match forward.kept(|| written(of_token)) {

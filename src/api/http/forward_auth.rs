@@ -1,10 +1,11 @@
 //! `ANY /auth` and `/auth/*`: the same decision for proxies that ask over HTTP.
 //!
-//! Which request is asked about is said in one of three ways:
+//! Which request is asked about is said in one of these ways:
 //!
 //! | | path and query | method | host |
 //! | --- | --- | --- | --- |
 //! | Envoy's HTTP ext_authz with `path_prefix: /auth` | what follows `/auth` | the asking request's own | its own |
+//! | Envoy's with `path_override: /auth` | `X-Original-URI` | `X-Original-Method` | its own |
 //! | nginx auth_request | `X-Original-URI` | `X-Original-Method` | its own |
 //! | Traefik, Caddy | `X-Forwarded-Uri` | `X-Forwarded-Method` | `X-Forwarded-Host`, else its own |
 //!
@@ -23,7 +24,8 @@
 //! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in cookies are
 //!   not forwarded: the other cookies are set in its place. The client's copies and look-alikes, and
 //!   the token with `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy
-//!   obeys without being told. `allowed_headers` must let through what the decision reads (cookies, API key).
+//!   obeys without being told (every answer has it: Envoy with `path_override` asks as nginx does, and the
+//!   others do not read it). `allowed_headers` must let through what the decision reads (cookies, API key).
 //! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's
 //!   copy. Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers
 //!   on`). It knows 2xx, 401 and 403 only: 400 and 503 become 500.
@@ -36,6 +38,7 @@
 //! and for all but Envoy a 204 (`sign_out: {then: respond}`) is leave to go on: the token is revoked, and
 //! the request still reaches the upstream.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::body::Body;
@@ -44,7 +47,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
-use crate::api::{Caller, decide, refuse};
+use crate::api::{Caller, Flaw, decide, refuse};
 use crate::authz::answer::{Answer, Forward, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
@@ -58,26 +61,26 @@ const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remo
 pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts(); // The body is the upstream's.
     let fields: Vec<_> = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let put = |by_path: bool| {
-        move |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
-            .answer(decision, request)
-        {
-            Answer::Respond(answer) => respond(answer),
-            Answer::Forward(forward) => leave(&forward, by_path),
-        }
+    let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
+        .answer(decision, request)
+    {
+        Answer::Respond(answer) => respond(answer),
+        Answer::Forward(forward) => leave(&forward),
     };
     match Original::read(&parts) {
-        Ok(original) => {
-            let Original { method, target, host, by_path } = original;
+        Ok(Original { method, target, host }) => {
             let view = RequestView { method, target, host, headers: &fields, rule: None, source: source(&parts) };
-            decide(&http.state, &view, None, Caller::default(), put(by_path)).await
+            decide(&http.state, &view, None, Caller::default(), put).await
         }
-        Err(denial) => refuse(&http.state, denial, put(false)),
+        Err(detail) => {
+            let flaw = Flaw { detail: &detail, request: &RequestView { headers: &fields, ..RequestView::NOTHING } };
+            refuse(&http.state, Denial::BadRequest, Some(flaw), put)
+        }
     }
 }
 
-/// 200, with what the proxy is to set, and for Envoy what it is to remove.
-fn leave(forward: &Forward<'_>, for_envoy: bool) -> Response<Body> {
+/// 200, with what the proxy is to set, and what Envoy is to remove.
+fn leave(forward: &Forward<'_>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -86,7 +89,7 @@ fn leave(forward: &Forward<'_>, for_envoy: bool) -> Response<Body> {
             headers.insert(name, value);
         }
     }
-    if for_envoy && let Ok(names) = HeaderValue::try_from(forward.all_removed().collect::<Vec<_>>().join(",")) {
+    if let Ok(names) = HeaderValue::try_from(forward.all_removed().collect::<Vec<_>>().join(",")) {
         headers.insert(REMOVE, names);
     }
     response
@@ -104,12 +107,14 @@ struct Original<'a> {
     method: &'a str,
     target: &'a str,
     host: &'a str,
-    /// Envoy's way of asking.
-    by_path: bool,
 }
 
+/// One part of the request, as somebody names it: where, and what.
+type Named<'a> = (&'static str, Option<&'a str>);
+
 impl<'a> Original<'a> {
-    fn read(parts: &'a Parts) -> Result<Self, Denial> {
+    /// Reads it; an error says which header is missing or contradicts another, in names of ours only.
+    fn read(parts: &'a Parts) -> Result<Self, Cow<'static, str>> {
         let asked = parts.uri.path_and_query().map_or("", |target| target.as_str());
         let by_path = asked.strip_prefix(PREFIX).filter(|rest| rest.starts_with('/'));
         let original_uri = field(parts, "x-original-uri")?;
@@ -117,48 +122,59 @@ impl<'a> Original<'a> {
         let own_method = by_path.map(|_| parts.method.as_str());
         let own_host = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
-            None => field(parts, "host")?,
+            None => field(parts, "host")?.1,
         };
         // Of a request that was made up for asking, the host is the proxy's word only where it says no other.
-        let own_host_counts = by_path.is_some() || original_uri.is_some() || forwarded_host.is_none();
+        let own_host_counts = by_path.is_some() || original_uri.1.is_some() || forwarded_host.1.is_none();
 
-        let target = agreed([by_path, original_uri, field(parts, "x-forwarded-uri")?], |a, b| a == b)?;
-        let method =
-            agreed([own_method, field(parts, "x-original-method")?, field(parts, "x-forwarded-method")?], |a, b| {
-                a == b
-            })?;
-        let host =
-            agreed([own_host.filter(|_| own_host_counts), forwarded_host, None], |a, b| host_of(a) == host_of(b))?;
-        let readable = target.starts_with('/')
-            && method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
-            && !host.contains([',', ' ']);
-        readable.then_some(Self { method, target, host, by_path: by_path.is_some() }).ok_or(Denial::BadRequest)
+        let path = ("the path after /auth", by_path);
+        let target = agreed([path, original_uri, field(parts, "x-forwarded-uri")?], |a, b| a == b)?;
+        let asking = ("the method of the request to /auth", own_method);
+        let methods = [asking, field(parts, "x-original-method")?, field(parts, "x-forwarded-method")?];
+        let method = agreed(methods, |a, b| a == b)?;
+        let hosts = [("host", own_host.filter(|_| own_host_counts)), forwarded_host, ("", None)];
+        let host = agreed(hosts, |a, b| host_of(a) == host_of(b))?;
+        if !target.starts_with('/') {
+            Err("the URI must be a path that begins with `/`".into())
+        } else if !method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') {
+            Err("the method must be one word".into())
+        } else if host.contains([',', ' ']) {
+            Err("x-forwarded-host must name one host".into())
+        } else {
+            Ok(Self { method, target, host })
+        }
     }
 }
 
 /// A field that stands at most once, as text.
-fn field<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Denial> {
+fn field<'a>(parts: &'a Parts, name: &'static str) -> Result<Named<'a>, Cow<'static, str>> {
     let mut fields = parts.headers.get_all(name).iter();
     let first = fields.next();
     if fields.next().is_some() {
-        return Err(Denial::BadRequest);
+        return Err(format!("{name} stands more than once").into());
     }
-    first.map(|value| std::str::from_utf8(value.as_bytes()).map_err(|_| Denial::BadRequest)).transpose()
+    let text = first.map(|value| std::str::from_utf8(value.as_bytes())).transpose();
+    Ok((name, text.map_err(|_| format!("{name} is not UTF-8 text"))?))
 }
 
-/// What all that say anything say.
-fn agreed(said: [Option<&str>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&str, Denial> {
-    let mut said = said.into_iter().flatten();
-    let first = said.next().filter(|first| !first.is_empty()).ok_or(Denial::BadRequest)?;
-    said.all(|other| same(first, other)).then_some(first).ok_or(Denial::BadRequest)
+/// What all that name it agree on.
+fn agreed<'a>(named: [Named<'a>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&'a str, Cow<'static, str>> {
+    let mut given = named.iter().filter_map(|(place, text)| Some((place, (*text)?)));
+    let Some((place, first)) = given.next().filter(|(_, first)| !first.is_empty()) else {
+        let places = named.iter().map(|(place, _)| *place).filter(|place| !place.is_empty());
+        return Err(format!("one of these is needed: {}", places.collect::<Vec<_>>().join(", ")).into());
+    };
+    match given.find(|(_, other)| !same(first, other)) {
+        Some((other, _)) => Err(format!("{place} and {other} differ").into()),
+        None => Ok(first),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(request: &str, expected: Option<&str>) {
+    fn read(request: &str) -> Result<String, Cow<'static, str>> {
         let mut lines = request.split(" | ");
         let (method, uri) = lines.next().unwrap().split_once(' ').unwrap();
         let mut builder = Request::builder().method(method).uri(uri);
@@ -167,8 +183,12 @@ mod tests {
             builder = builder.header(name, value);
         }
         let (parts, ()) = builder.body(()).unwrap().into_parts();
-        let read = Original::read(&parts).map(|o| format!("{} {} {}", o.method, o.target, o.host));
-        assert_eq!(read.ok().as_deref(), expected, "{request}");
+        Original::read(&parts).map(|o| format!("{} {} {}", o.method, o.target, o.host))
+    }
+
+    #[track_caller]
+    fn check(request: &str, expected: Option<&str>) {
+        assert_eq!(read(request).ok().as_deref(), expected, "{request}");
     }
 
     #[test]
@@ -206,6 +226,27 @@ mod tests {
             "GET /auth | host: a | x-forwarded-uri: /a | x-forwarded-method: GET | x-forwarded-host: a, b",
         ] {
             check(request, None);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_missing_or_differs() {
+        for (request, detail) in [
+            ("GET /auth | host: a", "one of these is needed: the path after /auth, x-original-uri, x-forwarded-uri"),
+            (
+                "GET /auth | host: a | x-original-uri: /a",
+                "one of these is needed: the method of the request to /auth, x-original-method, x-forwarded-method",
+            ),
+            ("GET /auth/x", "one of these is needed: host, x-forwarded-host"),
+            ("GET /auth/x | host: a | x-forwarded-uri: /y", "the path after /auth and x-forwarded-uri differ"),
+            ("GET /auth/x | host: a | x-forwarded-host: b", "host and x-forwarded-host differ"),
+            ("GET /auth/x | host: a | x-original-uri: /x | x-original-uri: /x", "x-original-uri stands more than once"),
+            (
+                "GET /auth | host: a | x-original-uri: x | x-original-method: GET",
+                "the URI must be a path that begins with `/`",
+            ),
+        ] {
+            assert_eq!(read(request).unwrap_err(), detail, "{request}");
         }
     }
 

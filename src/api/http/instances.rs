@@ -38,6 +38,8 @@ struct Instance {
     /// Seconds by which its wall clock is ahead of the store's, negative if it is behind; null without a store, or
     /// for an instance of an earlier version.
     clock_skew_seconds: Option<f64>,
+    /// Streams that end with their session, and are open there.
+    streams: usize,
 }
 
 /// Lists the instances, their view's age and their place in the log.
@@ -69,5 +71,6 @@ fn instance(peer: Peer, this: &str) -> Instance {
         state: peer.state,
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a skew: far below 2^53")]
         clock_skew_seconds: peer.skew_ms.map(|millis| millis as f64 / 1000.0),
+        streams: peer.streams,
     }
 }

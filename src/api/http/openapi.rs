@@ -1,16 +1,29 @@
-//! `/openapi.json`: generated from the handlers, so that it cannot say anything else than they do.
+//! `/openapi.json`: generated from the handlers, so that it cannot say anything else than they do. It is also
+//! committed as `docs/openapi.json`; a test compares the two.
 
 use axum::http::header;
 use axum::response::IntoResponse;
+use serde_json::{Value, json};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, OpenApi};
+use utoipa::openapi::{Components, Content, InfoBuilder, License, OpenApi, RefOr, ServerBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::form::OAuthErrorBody;
+use super::problem::ProblemDetails;
+use super::signals::EventErrorBody;
 
 /// The OpenAPI document of both listeners.
 #[must_use]
 pub fn document() -> OpenApi {
     let mut document = super::public().merge(super::inlets()).merge(super::admin()).into_openapi();
-    let info = InfoBuilder::new().title("Doorward").version(env!("CARGO_PKG_VERSION"));
+    let mut license = License::new(env!("CARGO_PKG_LICENSE"));
+    license.identifier = Some(env!("CARGO_PKG_LICENSE").to_owned());
+    let info = InfoBuilder::new().title("Doorward").version(env!("CARGO_PKG_VERSION")).license(Some(license));
     document.info = info.description(Some("Instant sign-out for JWTs.")).build();
+    let here = ServerBuilder::new().url("/").description(Some("The listener that serves this document."));
+    document.servers = Some(vec![here.build()]);
+
     let scheme = |description: &str| {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
         SecurityScheme::Http(scheme)
@@ -23,9 +36,169 @@ pub fn document() -> OpenApi {
     components.add_security_scheme("push_token", scheme("The transmitter's `push.token`."));
     components.add_security_scheme("assertion", scheme("A JWT that a configured transmitter signed."));
     components.add_security_scheme("access_token", scheme("The caller's own access token."));
+    // What only errors name is not collected from the handlers.
+    add::<ProblemDetails>(components);
+    add::<OAuthErrorBody>(components);
+    add::<EventErrorBody>(components);
+
+    for (path, item) in &mut document.paths.paths {
+        for operation in [item.get.as_mut(), item.post.as_mut()].into_iter().flatten() {
+            let (asked, answered) = examples(path, operation.request_body.is_some());
+            show(operation, asked, answered);
+        }
+    }
     document
+}
+
+fn add<T: ToSchema + PartialSchema>(components: &mut Components) {
+    components.schemas.insert(T::name().into_owned(), T::schema());
+}
+
+/// An example of a request and of its answer.
+fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
+    const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl";
+    const AT: &str = "2027-06-01T12:00:00.000Z";
+    const UNTIL: &str = "2027-06-02T12:00:30.000Z";
+    const POSITION: &str = "1780315200000-0";
+    let (asked, answered) = match (path, has_body) {
+        ("/readyz", _) => (None, Some(json!({"ready": true, "missing": []}))),
+        ("/jwks.json", _) => (None, Some(json!({"keys": []}))),
+        ("/v1/revocations", true) => (
+            Some(json!({"kind": "user", "issuer": "main", "id": "alice", "reason": "the laptop was stolen"})),
+            Some(
+                json!({"issuer": "main", "kind": "user", "id": "alice", "at": AT, "expires_at": UNTIL, "position": POSITION}),
+            ),
+        ),
+        ("/v1/revocations", false) => {
+            let item = json!({"issuer": "main", "kind": "user", "id": "alice", "origin": "revoked", "at": AT, "expires_at": UNTIL});
+            (None, Some(json!({"revocations": [item], "next_cursor": null})))
+        }
+        ("/v1/registrations", _) => (
+            Some(json!({"issuer": "main", "id": "9f1c4c0e", "expires_at": AT})),
+            Some(json!({"issuer": "main", "id": "9f1c4c0e", "expires_at": UNTIL, "position": POSITION})),
+        ),
+        ("/v1/instances", _) => {
+            let instance = json!({
+                "name": "gateway-1", "this": true, "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": 3600,
+                "view_age_ms": 12, "position": POSITION, "state": "following",
+            });
+            (None, Some(json!({"instances": [instance], "complete": true})))
+        }
+        ("/v1/explain", _) => (
+            Some(json!({"method": "GET", "path": "/orders", "host": "shop.example.com", "token": TOKEN})),
+            Some(json!({"decision": "denied", "reason": "signed_out", "rule": "default", "access": "protected"})),
+        ),
+        ("/oauth2/revoke", _) => (Some(json!({"token": TOKEN, "token_type_hint": "access_token"})), None),
+        ("/oauth2/introspect", _) => (Some(json!({"token": TOKEN})), Some(json!({"active": false}))),
+        ("/oidc/backchannel-logout", _) => (Some(json!({"logout_token": TOKEN})), None),
+        ("/signals/events", _) => (Some(json!(TOKEN)), None),
+        ("/global-token-revocation", _) => {
+            (Some(json!({"sub_id": {"format": "iss_sub", "iss": "https://auth.example.com", "sub": "alice"}})), None)
+        }
+        _ => (None, None),
+    };
+    (asked, answered)
+}
+
+/// Puts examples into an operation: its request, and its answers of success.
+fn show(operation: &mut Operation, asked: Option<Value>, answered: Option<Value>) {
+    let set = |content: &mut RefOr<Content>, example: &Option<Value>| {
+        if let RefOr::T(content) = content {
+            content.example.clone_from(example);
+        }
+    };
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        body.content.values_mut().for_each(|content| set(content, &asked));
+    }
+    let good = operation.responses.responses.iter_mut().filter(|(status, _)| status.starts_with('2'));
+    for (_, response) in good {
+        if let RefOr::T(response) = response {
+            response.content.values_mut().for_each(|content| set(content, &answered));
+        }
+    }
 }
 
 pub(super) async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], document().to_json().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn all(value: &Value, visit: &mut dyn FnMut(&Value)) {
+        visit(value);
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| all(item, visit)),
+            Value::Object(map) => map.values().for_each(|item| all(item, visit)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_resolves_and_no_operation_has_the_name_of_another() {
+        let document = serde_json::to_value(document()).unwrap();
+        let (mut broken, mut names, mut twice) = (Vec::new(), HashSet::new(), Vec::new());
+        all(&document, &mut |value| {
+            if let Some(target) = value.get("$ref").and_then(Value::as_str)
+                && document.pointer(target.trim_start_matches('#')).is_none()
+            {
+                broken.push(target.to_owned());
+            }
+            if let Some(name) = value.get("operationId").and_then(Value::as_str)
+                && !names.insert(name.to_owned())
+            {
+                twice.push(name.to_owned());
+            }
+        });
+        assert!(broken.is_empty() && twice.is_empty(), "{broken:?} {twice:?}");
+        assert_eq!(document["info"]["license"]["identifier"], "Apache-2.0");
+        assert_eq!(document["servers"][0]["url"], "/");
+    }
+
+    #[test]
+    fn it_is_valid_by_the_schema_of_openapi() {
+        let schema: Value = serde_json::from_str(include_str!("openapi/schema-3.1.json")).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let mut document = serde_json::to_value(document()).unwrap();
+        let faults: Vec<_> = validator.iter_errors(&document).map(|fault| fault.to_string()).collect();
+        assert!(faults.is_empty(), "{faults:#?}");
+        document["info"]["license"] = json!("Apache-2.0");
+        assert!(!validator.is_valid(&document), "the schema judges");
+    }
+
+    #[test]
+    fn every_example_fits_its_schema() {
+        let document = serde_json::to_value(document()).unwrap();
+        let mut shown = 0;
+        let mut wrong = Vec::new();
+        all(&document["paths"], &mut |value| {
+            let (Some(example), Some(schema)) = (value.get("example"), value.get("schema")) else { return };
+            shown += 1;
+            let mut schema = schema.clone();
+            schema["components"] = document["components"].clone();
+            let validator = jsonschema::validator_for(&schema).unwrap();
+            wrong.extend(validator.iter_errors(example).map(|fault| format!("{fault}: {example}")));
+        });
+        assert!(wrong.is_empty() && shown >= 15, "{shown} {wrong:#?}");
+        // Every body of a request is shown.
+        let bodies = document["paths"].as_object().unwrap().values().filter_map(|item| item["post"].get("requestBody"));
+        for body in bodies {
+            let mut content = body["content"].as_object().unwrap().values();
+            assert!(content.all(|content| content.get("example").is_some()), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_committed_file_is_what_is_served() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+        let committed: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        assert!(
+            committed == serde_json::to_value(document()).unwrap(),
+            "docs/openapi.json is old: run docs/generate.sh"
+        );
+    }
 }

@@ -107,8 +107,11 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
             reseed_waiting: stats.reseed_waiting.load(Ordering::Relaxed),
             unsaved: stats.unsaved.load(Ordering::Relaxed),
             unreadable: stats.unreadable.load(Ordering::Relaxed),
+            foreign: stats.foreign.load(Ordering::Relaxed),
         },
         clock_skew: clock_skew(state),
+        adopted: stats.adopted.load(Ordering::Relaxed),
+        streams: (state.streams().open_count(), state.streams().ending_count()),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
     match state.metrics.render(&reading) {

@@ -48,7 +48,7 @@ pub(super) struct RegistrationReceipt {
 /// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a
 /// request changes nothing. There is no taking back: revoke the token instead.
 #[utoipa::path(
-    post, path = "/v1/registrations", tag = "revocations", security(("admin_key" = [])),
+    post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,
     responses(
         (status = 201, description = "It holds, and is in the store.", body = RegistrationReceipt),
@@ -62,8 +62,7 @@ pub(super) async fn create(
     MayRegister(by): MayRegister,
     Json(request): Json<RegistrationRequest>,
 ) -> Result<Response<Body>, Problem> {
-    let registrations = resolve(&http, &request).await?;
-    let registration = &registrations[0];
+    let registration = resolve(&http, &request).await?;
     let issuer = registration.target.issuer.clone();
     let mut receipt = RegistrationReceipt {
         issuer: issuer.to_string(),
@@ -72,7 +71,7 @@ pub(super) async fn create(
         position: None,
     };
     if registration.expires_at > http.state.replica.earliest() {
-        let written = http.state.replica.register(registrations).await;
+        let written = http.state.replica.register(registration).await;
         let position = written.map_err(|error| {
             warn!(%by, %issuer, error = error.label(), "registration not stored");
             let detail = "it holds in this instance, other instances may not know it: try again";
@@ -84,8 +83,8 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
 }
 
-/// What a request asks for, at least one; keys that are not known yet are fetched.
-async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Vec<Revocation>, Problem> {
+/// What a request asks for; keys that are not known yet are fetched.
+async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;
     match (&request.id, &request.token) {
@@ -97,7 +96,7 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Vec<Revoc
                 return Err(Problem::field("/issuer", "the token is of another issuer"));
             }
             let target = token.registration().ok_or_else(|| Problem::field("/token", "the token has no id"))?;
-            Ok(vec![Revocation::registering(target.issuer, target.id, token.expires_at().plus(issuer.leeway))])
+            Ok(Revocation::registering(target.issuer, target.id, token.expires_at().plus(issuer.leeway)))
         }
         (Some(id), None) => {
             let only = match policy.authorizer.issuers.as_slice() {
@@ -113,10 +112,8 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Vec<Revoc
             let needed = || Problem::field("/expires_at", "is needed for a token by its id: its `exp`");
             let expires_at =
                 expiry(request.expires_at.as_ref().ok_or_else(needed)?, issuer, http.state.replica.clocks().latest())?;
-            let registering = |id| Revocation::registering(issuer.name.clone(), id, expires_at.plus(issuer.leeway));
-            // Of a text that looks like a digest nobody can tell whether it is one or a `jti`.
-            let jti = TargetId::written_digest(id).map(|_| registering(TargetId::new(id)));
-            Ok([registering(TargetId::from_stored(id))].into_iter().chain(jti).collect())
+            let id = TargetId::from_stored(id);
+            Ok(Revocation::registering(issuer.name.clone(), id, expires_at.plus(issuer.leeway)))
         }
     }
 }

@@ -119,7 +119,7 @@ pub(super) struct RevocationReceipt {
 /// 201 means that it is in the store, and with `wait=all` that every instance refuses. Repeating a
 /// request changes nothing. What has already expired succeeds and is not written.
 #[utoipa::path(
-    post, path = "/v1/revocations", tag = "revocations", security(("admin_key" = [])),
+    post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
     responses(
         (status = 201, description = "It holds, and is in the store.", body = RevocationReceipt),

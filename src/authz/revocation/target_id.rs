@@ -105,6 +105,15 @@ impl TargetId {
         self.0.len()
     }
 
+    /// As it is held, for [`Self::from_held`].
+    pub(in crate::authz) fn held(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(in crate::authz) fn from_held(held: &[u8]) -> Option<Self> {
+        held.first().is_some_and(|form| *form <= Form::Digest as u8).then(|| Self(held.into()))
+    }
+
     fn form(&self) -> Form {
         Form::of(self.0[0])
     }

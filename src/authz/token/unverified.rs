@@ -16,6 +16,7 @@ use crate::authz::revocation::TargetId;
 /// What a token says before its signature is checked: used only to choose the key.
 #[derive(Clone)]
 pub struct UnverifiedToken<'a> {
+    text: &'a str,
     pub(super) signing_input: &'a str,
     pub(super) signature: Vec<u8>,
     pub(super) header: Header,
@@ -43,7 +44,7 @@ impl<'a> UnverifiedToken<'a> {
         let header = read_header(&ClaimSet::parse(decode(header)?)?)?;
         let claims = ClaimSet::parse(decode(payload)?)?;
         let signature = decode(signature)?;
-        Ok(Self { signing_input, signature, header, claims })
+        Ok(Self { text, signing_input, signature, header, claims })
     }
 
     #[must_use]
@@ -94,6 +95,20 @@ impl<'a> UnverifiedToken<'a> {
     /// What names it if it does not name itself: never the whole text, for a signature can be varied.
     pub(in crate::authz) fn digest(&self) -> TargetId {
         TargetId::digest(self.signing_input.as_bytes())
+    }
+
+    /// The digest of its whole text, signature included: by what some services name what they revoked.
+    pub(super) fn text_digest(&self) -> TargetId {
+        TargetId::digest(self.text.as_bytes())
+    }
+
+    /// What would name it, if its signature were good.
+    #[must_use]
+    pub fn unverified_id(&self) -> TargetId {
+        match self.claims.get("jti") {
+            Some(Value::String(id)) => TargetId::new(&id),
+            _ => self.digest(),
+        }
     }
 
     /// What it says, once its signature was checked.

@@ -13,6 +13,9 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
+    /// Names that this issuer had before: what was revoked under them applies, and what is revoked is written under
+    /// them, too, so that instances that were not restarted yet refuse it.
+    pub formerly: Vec<String>,
     /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
     /// for the tenant that `tid` names.
     pub issuer: OneOrMany,
@@ -47,6 +50,7 @@ impl Default for IssuerFile {
     fn default() -> Self {
         Self {
             name: String::new(),
+            formerly: Vec::new(),
             issuer: OneOrMany::One(String::new()),
             tenants: None,
             audiences: AudiencesFile::OneOf(Vec::new()),

@@ -42,6 +42,9 @@ pub struct LimitsFile {
     /// worker, and another when it has more to ask.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_concurrent_streams: u32,
+    /// Streams (`ext_proc`) that are open at once on all connections; one more is refused.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub streams: usize,
     /// Requests that the peer may take back on one gRPC connection before they were looked at; one more ends
     /// the connection (CVE-2023-44487). Envoy takes many back at once when it has waited too long.
     #[schemars(range(min = 1, max = 65_536))]
@@ -113,6 +116,7 @@ impl Default for LimitsFile {
             waiting_decisions: 1024,
             grpc_message_bytes: 1_048_576,
             grpc_concurrent_streams: 256,
+            streams: 65_536,
             grpc_pending_resets: 256,
             overhead_bytes_per_second: 262_144,
             http_concurrent_streams: 100,

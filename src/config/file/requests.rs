@@ -32,6 +32,8 @@ pub struct RuleFile {
     pub on_stale: Option<OnStaleFile>,
     /// Overrides `revocation.max_staleness`.
     pub max_staleness: Option<Span>,
+    /// What becomes of an open stream when its token is not accepted any more, where Envoy asks for it (`ext_proc`).
+    pub streams: StreamsFile,
     /// False: a shadow; always allowed, the would-be refusal is counted and logged.
     pub enforce: bool,
 }
@@ -48,6 +50,7 @@ impl Default for RuleFile {
             api_key: None,
             on_stale: None,
             max_staleness: None,
+            streams: StreamsFile::default(),
             enforce: true,
         }
     }
@@ -97,6 +100,17 @@ pub enum BadToken {
     Refuse,
     /// It passes as a request without a token, and the upstream does not see the token.
     Anonymous,
+}
+
+/// What becomes of an open stream.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamsFile {
+    /// It ends.
+    #[default]
+    End,
+    /// It goes on until its client or its server ends it.
+    Keep,
 }
 
 /// What a sign-out does.

@@ -25,6 +25,9 @@ pub struct RevocationFile {
     pub on_stale: OnStaleFile,
     /// True starts on a Redis whose `maxmemory-policy` may drop revocations.
     pub allow_eviction: bool,
+    /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim that
+    /// names users, sessions or clients changes. Take it out again afterwards.
+    pub accept_loss: bool,
 }
 
 impl Default for RevocationFile {
@@ -38,6 +41,7 @@ impl Default for RevocationFile {
             max_staleness: Span::new("30s"),
             on_stale: OnStaleFile::default(),
             allow_eviction: false,
+            accept_loss: false,
         }
     }
 }
@@ -80,14 +84,32 @@ pub struct RedisFile {
     pub ca_file: Option<String>,
     /// Stands before every key.
     pub key_prefix: String,
-    /// Also honours the keys that an existing service writes, such as `blacklist:{jti}`, for the token ids
-    /// of every issuer. Each instance goes through the database every half of the shortest
+    /// Also honours what an existing service writes: keys such as `blacklist:{jti}`, with `{token}` for the whole
+    /// token or `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each instance goes through the database every half of the shortest
     /// `max_staleness`: about 0.75 ms of Redis's time for each 1000 keys in it. No leeway is granted after
     /// `exp` then: such a key ends with the token.
-    pub adopt: Option<String>,
+    pub adopt: Option<AdoptFile>,
     /// How many replicas must have a revocation before it is answered 2xx (WAIT).
     #[schemars(range(max = 16))]
     pub min_replicas: u32,
+}
+
+/// A template of keys, or one set.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum AdoptFile {
+    /// A key for each token, with `{jti}`, `{token}` or `{token_sha256}` in it once.
+    Keys(String),
+    /// The members of one set.
+    Set(AdoptSetFile),
+}
+
+/// A set whose members are token ids.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptSetFile {
+    /// The key of the set.
+    pub set: String,
 }
 
 impl Default for RedisFile {

@@ -137,6 +137,61 @@ fn credentials_are_never_shown() {
     }
 }
 
+/// A key is not known to hold a secret: what is found there is not shown unless the key is listed.
+#[test]
+fn what_is_not_listed_is_not_shown() {
+    for more in [
+        "api_keys: {keys: [hunter2]}",
+        "admin: {keys: [hunter2]}",
+        "admin: hunter2",
+        "revocation: {redis: hunter2}",
+        "listen: {tls: hunter2}",
+        "issuers: [{name: a, issuer: 'https://a.test', audiences: any, keys: hunter2}]",
+        "issuers: [{name: a, issuer: 'https://a.test', audiences: any, keys: {jwks: {passphrase: hunter2, keys: 5}}}]",
+    ] {
+        let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
+        let faults = parse(&text).unwrap_err();
+        assert!(!format!("{faults} {faults:?}").contains("hunter2"), "{faults}");
+    }
+}
+
+#[test]
+fn a_placeholder_that_nothing_replaces_names_the_variable() {
+    check(
+        "errors: {realm: '${REALM}'}",
+        "2: errors.realm",
+        "nothing replaces it; set the environment variable `DOORWARD__ERRORS__REALM` instead (found \"${REALM}\")",
+    );
+    check(
+        "revocation: {redis: {url: 'redis://r.test', password: 'x${PASS:-hunter2}'}}",
+        "2: revocation.redis.password",
+        "`DOORWARD__REVOCATION__REDIS__PASSWORD` instead",
+    );
+    check("limits: {list_page: '${PAGE}'}", "2: limits.list_page", "`DOORWARD__LIMITS__LIST_PAGE` instead");
+    check(
+        "identity: {headers: {x-user-id: $(FIELD)}}",
+        "2: identity.headers.x-user-id",
+        "`DOORWARD__IDENTITY__HEADERS__X_USER_ID`",
+    );
+    check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "holds a placeholder");
+    check("errors: {realm: $REALM}", "2: errors.realm", "holds a placeholder");
+    faulty(
+        "issuers: [{name: a, issuer: 'https://${HOST}/', audiences: any, keys: {discovery: true}}]",
+        "1: issuers[0].issuer",
+        "`DOORWARD__ISSUERS__0__ISSUER`",
+    );
+    for fine in [
+        "errors: {realm: 'a$'}",
+        "errors: {realm: 'costs $5'}",
+        "revocation: {redis: {url: 'redis://r.test', password: $ECRET}}",
+    ] {
+        config(&format!("{fine}\n"));
+    }
+    let shown =
+        parse(&format!("{ISSUER}revocation: {{redis: {{url: 'redis://r.test', password: '${{P:-hunter2}}'}}}}\n"));
+    assert!(!shown.unwrap_err().to_string().contains("hunter2"));
+}
+
 #[test]
 fn bombs_are_bounded() {
     let laughs = (1..40).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {

@@ -288,6 +288,27 @@ fn rules() {
     one("match: {path: /a//b}", ".match.path", "must be in normal form");
     one("match: {path_prefix: /a/../b}", ".match.path_prefix", "must be in normal form");
     one("match: {path: /%61}", ".match.path", "must be in normal form");
+    one(
+        "match: {path: '/admin/**'}",
+        ".match.path",
+        "`**` included; write `path_prefix: /admin` (found \"/admin/**\")",
+    );
+    one("match: {path: '/users/{id}'}", ".match.path", "write `path_regex: /users/[^/]+`");
+    one("match: {path_prefix: '/v/*'}", ".match.path_prefix", "write `path_prefix: /v`");
+    one("match: {path_prefix: '/users/:id'}", ".match.path_prefix", "write `path_regex: /users/[^/]+(/.*)?`");
+    one("match: {path: '/users/<id>'}", ".match.path", "write `path_regex: /users/[^/]+`");
+    one("match: {path_regex: '/admin/*'}", ".match.path_regex", "`/*` repeats the slash; write `/.*`");
+    one("match: {path_regex: '/users/:id'}", ".match.path_regex", "`:id` matches nothing but itself");
+    for pattern in ["/café", "/\\x{e9}/.*", "/\\p{Greek}+", "/é|/ü"] {
+        one(
+            &format!("match: {{path_regex: '{pattern}'}}"),
+            ".match.path_regex",
+            "never matches: a path has no byte beyond",
+        );
+    }
+    for pattern in ["/caf(é|e)", "/a/é?", "/[^é]+", "/.*", "/caf%C3%A9"] {
+        config(&format!("rules: [{{name: a, match: {{path_regex: '{pattern}'}}}}]\n"));
+    }
     one("match: {path_regex: '('}", ".match.path_regex", "must be a regular expression: unclosed group");
     one("match: {path_regex: '/a)|(/b'}", ".match.path_regex", "must be a regular expression: unopened group");
     one("match: {path_regex: '(?:a{1000}){1000}'}", ".match.path_regex", "must be a regular expression: ");
@@ -451,8 +472,17 @@ fn revocation_and_the_rest() {
     check(
         "revocation: {redis: {adopt: 'blacklist:jti'}}",
         "2: revocation.redis.adopt",
-        "must be the name of a key with `{jti}` in it once",
+        "must be the name of a key with `{jti}`, `{token}` or `{token_sha256}` in it once",
     );
+    for odd in ["'{jti}{jti}'", "'{jti}:{token}'", "''", "'{JTI}'"] {
+        check(&format!("revocation: {{redis: {{adopt: {odd}}}}}"), "2: revocation.redis.adopt", "in it once");
+    }
+    check("revocation: {redis: {adopt: {set: ''}}}", "2: revocation.redis.adopt.set", "must be the name of a key");
+    for fine in
+        ["'{jti}'", "'{bl}:{jti}'", "'black list:{jti} x'", "'bl:{token}'", "'bl:{token_sha256}'", "{set: revoked}"]
+    {
+        config(&format!("revocation: {{redis: {{adopt: {fine}}}}}\n"));
+    }
     check(
         "revocation: {redis: {min_replicas: -1}}",
         "2: revocation.redis.min_replicas",

@@ -75,6 +75,92 @@ pub(super) fn ext_authz_switch(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
+pub(super) fn conditional_check(scene: &Scene<'_>, found: &mut Found) {
+    for condition in scene.checks().filter_map(|check| check.filter.condition.clone()) {
+        let told = told(&condition);
+        found.at(
+            &condition,
+            format!("ext_authz is conditional here, and a request it is not run for is not checked: {told}"),
+        );
+    }
+}
+
+/// A matcher in words: what it reads, and what it compares that with.
+fn told(matcher: &Node<'_>) -> String {
+    /// More are not told.
+    const MOST: usize = 8;
+    let mut words: Vec<String> = Vec::new();
+    matcher.any(&mut |node| {
+        if let Some(header) = node.text("header_name") {
+            words.push(format!("header `{}`", header.escape_debug()));
+        } else if node.kind.ends_with("Input") {
+            words.push(format!("`{}`", node.kind.escape_debug()));
+        }
+        for field in ["exact", "prefix", "suffix", "contains", "regex"] {
+            words.extend(node.text(field).map(|text| format!("{field} `{}`", text.escape_debug())));
+        }
+        for (field, map) in [("exact", "exact_match_map.map"), ("prefix", "prefix_match_map.map")] {
+            let entries = node.at(map).into_iter().flat_map(|map| map.entries().collect::<Vec<_>>());
+            words.extend(entries.map(|(key, _)| format!("{field} `{}`", key.escape_debug())));
+        }
+        node.kind == "ExtAuthz" || words.len() > MOST
+    });
+    if words.len() > MOST {
+        words.truncate(MOST);
+        words.push("…".to_owned());
+    }
+    if words.is_empty() { "the matcher decides".to_owned() } else { words.join(", ") }
+}
+
+pub(super) fn http_service_path(scene: &Scene<'_>, found: &mut Found) {
+    for service in http_services(scene) {
+        if let Some(path) = service.get("path_override") {
+            let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
+            let names = |name: &str, command: &str| {
+                added.iter().any(|header| {
+                    let value = header.text("value").unwrap_or_default().to_ascii_lowercase();
+                    header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && value.contains(command)
+                })
+            };
+            let both =
+                |way: &str| names(&format!("x-{way}-uri"), ":path") && names(&format!("x-{way}-method"), ":method");
+            if path.value.as_str() != Some(PREFIX) {
+                found.at(
+                    &path,
+                    "this is not Doorward's `/auth`: its answer is not a decision, and a 200 lets the request pass",
+                );
+            } else if !both("original") && !both("forwarded") {
+                found.at(&path, "nothing tells Doorward which request is asked about: every request is refused");
+            }
+        } else if let Some(path) = service.get("path_prefix") {
+            if path.value.as_str() != Some(PREFIX) {
+                found.at(&path, "only `/auth`, without a slash at its end, leads to decisions: `/auth/` makes another path of every request, and other endpoints let requests pass");
+            }
+        } else {
+            found.at(&service, "without a prefix a client that asks for `/livez` or `/metrics` is let in because Doorward itself answers 200 there");
+        }
+    }
+}
+
+/// Where Doorward's decisions are asked for over HTTP.
+const PREFIX: &str = "/auth";
+
+fn http_services<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
+    let configs = |check: Check<'_, 'a>| {
+        let configs = std::iter::once(check.filter.config.clone()).chain(check.settings());
+        configs.filter_map(|config| config.get("http_service")).collect::<Vec<_>>()
+    };
+    scene.checks().flat_map(configs)
+}
+
+pub(super) fn grpc_web_after_check(scene: &Scene<'_>, found: &mut Found) {
+    for check in scene.checks() {
+        for filter in check.manager.filters[check.at..].iter().filter(|filter| filter.config.kind == "GrpcWeb") {
+            found.at(&filter.node, "refusals are not translated: a gRPC-Web client cannot read the status of the call");
+        }
+    }
+}
+
 pub(super) fn ext_authz_disabled(scene: &Scene<'_>, found: &mut Found) {
     for node in scene.checks().filter_map(|check| check.filter.node.get("disabled")) {
         if node.is_true() {
@@ -111,7 +197,7 @@ pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
 }
 
 pub(super) fn status_on_error(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+    for check in scene.configured() {
         let config = &check.filter.config;
         let Some(code) = config.at("status_on_error.code") else {
             found.at(config, "without status_on_error an outage of Doorward is answered 403, as a refusal is");
@@ -196,7 +282,7 @@ pub(super) fn mutation_dropped(scene: &Scene<'_>, found: &mut Found) {
 }
 
 pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+    for check in scene.configured() {
         let config = &check.filter.config;
         match config.get("transport_api_version") {
             Some(version) if version.choice(&["AUTO", "V2", "V3"]) == Some("V3") => {}
@@ -255,5 +341,5 @@ fn services<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
 
 fn unvalidated<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
     let config = |check: Check<'_, 'a>| check.filter.config.clone();
-    scene.checks().map(config).filter(|config| !config.is("validate_mutations"))
+    scene.configured().map(config).filter(|config| !config.is("validate_mutations"))
 }

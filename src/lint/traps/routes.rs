@@ -1,5 +1,7 @@
 //! Identity headers on the way to the upstream, and what routes change about a check.
 
+use std::collections::BTreeSet;
+
 use super::super::Found;
 use super::super::matching::removes;
 use super::super::scene::{Check, Filter, Node, Route, Scene};
@@ -132,6 +134,70 @@ pub(super) fn unknown_rule(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
+pub(super) fn per_route_ignored(scene: &Scene<'_>, found: &mut Found) {
+    let upstream: BTreeSet<_> = scene.clusters.values().flat_map(upstream_filters).collect();
+    for manager in &scene.managers {
+        let upgrades = manager.node.list("upgrade_configs").flat_map(|upgrade| upgrade.list("filters"));
+        let routers = manager.filters.iter().flat_map(|filter| filter.config.list("upstream_http_filters"));
+        let others: BTreeSet<_> = upgrades.chain(routers).filter_map(|filter| filter.text("name")).collect();
+        let mut entry = |key: &str, node: Node<'_>| {
+            let config = node.get("config").unwrap_or_else(|| node.clone());
+            let mut filters = manager.filters.iter().filter(|filter| filter.name == key).peekable();
+            let is_elsewhere = others.contains(key) || upstream.contains(key);
+            if filters.peek().is_none() && !is_elsewhere {
+                found.at(&node, format!("no filter here is named `{key}`: Envoy ignores this, and what it selects or forbids does not hold"));
+            } else if config.kind == "ExtAuthzPerRoute"
+                && !is_elsewhere
+                && filters.all(|filter| {
+                    !filter.is_elsewhere && filter.condition.is_none() && filter.config.kind != "ExtAuthz"
+                })
+            {
+                found.at(
+                    &node,
+                    format!(
+                        "the filter `{key}` is not ext_authz: it does not read this, and ext_authz does not either"
+                    ),
+                );
+            }
+        };
+        for config in &manager.route_configs {
+            config.any(&mut |node| {
+                let entries = node.get("typed_per_filter_config");
+                for (key, value) in entries.iter().flat_map(Node::entries) {
+                    entry(key, value);
+                }
+                false
+            });
+        }
+    }
+}
+
+/// The names of a cluster's own HTTP filters.
+fn upstream_filters<'a>(cluster: &Node<'a>) -> Vec<&'a str> {
+    let options = cluster.get("typed_extension_protocol_options");
+    let options = options.iter().flat_map(Node::entries).map(|(_, options)| options);
+    options.flat_map(|options| options.list("http_filters")).filter_map(|filter| filter.text("name")).collect()
+}
+
+pub(super) fn internal_redirect(scene: &Scene<'_>, found: &mut Found) {
+    if !scene.expected.withholds_token {
+        return;
+    }
+    for route in scene.checked().flat_map(|manager| &manager.routes) {
+        let action = route.node.get("route");
+        let old = || {
+            action.as_ref()?.get("internal_redirect_action").filter(|action| {
+                action.choice(&["PASS_THROUGH_INTERNAL_REDIRECT", "HANDLE_INTERNAL_REDIRECT"])
+                    == Some("HANDLE_INTERNAL_REDIRECT")
+            })
+        };
+        let policy = action.as_ref().and_then(|action| action.get("internal_redirect_policy"));
+        if let Some(policy) = policy.or_else(old) {
+            found.at(&policy, "Doorward takes the token off the request (`token.forward: false`), and the request that follows the redirect is checked without one");
+        }
+    }
+}
+
 /// Whether what Doorward decides depends on Envoy's choice of the route; the node that makes it so.
 fn depends_on_route<'a>(check: &Check<'_, 'a>) -> Option<Node<'a>> {
     check.per_route().next()
@@ -202,8 +268,11 @@ pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
             let Some(upgrade) = own.or(general) else { continue };
             let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
             let own_longest = route.node.seconds("route.max_stream_duration.max_stream_duration");
-            if enabled && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0) {
-                found.at(&route.node, "an upgraded connection is checked once, and a sign-out does not end it: without a longest duration it stays open");
+            if enabled
+                && !super::streams::ends_streams(scene, manager, route)
+                && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0)
+            {
+                found.at(&route.node, "an upgraded connection is checked once; without Doorward's ext_proc filter a sign-out does not end it, and without a longest duration it stays open");
             }
         }
     }

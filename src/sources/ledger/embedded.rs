@@ -1,14 +1,16 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::super::names::Note;
 use super::{LedgerError, Position};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
@@ -25,29 +27,91 @@ pub struct EmbeddedLedger {
 /// One file. After a failed write redb refuses everything, until the file is opened again.
 struct LedgerFile {
     path: PathBuf,
+    /// Takes in what the file holds whenever it is opened.
+    index: Arc<RevocationIndex>,
     /// `None`: to be opened.
-    database: Mutex<Option<Database>>,
+    opened: Mutex<Option<Opened>>,
+    /// Something that is known here may not be in it.
+    lacks: AtomicBool,
+}
+
+struct Opened {
+    database: Database,
+    stamp: Stamp,
+}
+
+/// What tells whether the file at the path is the one that was opened, as it was last written here. What is written to
+/// a file that was removed or replaced is acknowledged and lost.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Stamp {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl From<Metadata> for Stamp {
+    fn from(found: Metadata) -> Self {
+        Self { inode: (found.dev(), found.ino()), length: found.len(), modified: (found.mtime(), found.mtime_nsec()) }
+    }
 }
 
 impl LedgerFile {
-    fn open(path: &Path) -> Result<Database, redb::Error> {
+    fn open(&self, now: Timestamp) -> Result<Opened, redb::Error> {
         // Who signed out is nobody's business; redb would let everybody read it.
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let same = file.try_clone()?;
         // The check costs as much as reading the file, which is done anyway; without it a corrupted file is a
         // panic at some later moment.
-        Ok(Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path)?)
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(FileBackend::new(file)?)?;
+        load(&database, &self.index, now)?;
+        Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LedgerError> {
-        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = held.take().map_or_else(|| Self::open(&self.path), Ok);
-        let done = database.and_then(|database| {
-            let done = work(&database)?; // Or it is closed.
-            *held = Some(database);
+        let mut held = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = match held.take() {
+            Some(opened) => self.stamp().and_then(|now| if now == opened.stamp { Ok(opened) } else { Err(changed()) }),
+            None => self.open(crate::clock::now()),
+        };
+        let done = opened.and_then(|mut opened| {
+            let done = work(&opened.database)?; // Or it is closed.
+            let now = self.stamp()?;
+            if now.inode != opened.stamp.inode {
+                return Err(changed());
+            }
+            opened.stamp = now;
+            *held = Some(opened);
             Ok(done)
         });
+        self.lacks.fetch_or(done.is_err(), Ordering::Relaxed);
         done.map_err(|error| LedgerError::File { cause: format!("{}: {error}", self.path.display()).into() })
     }
+
+    fn stamp(&self) -> Result<Stamp, redb::Error> {
+        std::fs::metadata(&self.path).map(Stamp::from).map_err(|_| changed())
+    }
+
+    /// Writes everything that is known here and not in it.
+    fn write_known(&self) -> Result<(), LedgerError> {
+        const BATCH: usize = 4096;
+        self.lacks.store(false, Ordering::Relaxed); // What fails from here on says so again.
+        let mut known = self.index.entries();
+        loop {
+            let batch: Vec<_> = known.by_ref().take(BATCH).collect();
+            self.with(|database| store(database, &batch))?;
+            if batch.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn changed() -> redb::Error {
+    redb::Error::Io(std::io::Error::other("was removed, replaced or changed by another program; it is opened again"))
 }
 
 /// Of pages, in bytes: the file is read once, decisions look into the index.
@@ -55,6 +119,8 @@ const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
+/// What the names of issuers stand for → when it was last used so, in milliseconds.
+const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 
 impl EmbeddedLedger {
     /// Keeps revocations until the process ends.
@@ -70,10 +136,13 @@ impl EmbeddedLedger {
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
-        let file = LedgerFile { path: path.to_owned(), database: Mutex::default() };
-        let index = RevocationIndex::new();
-        file.with(|database| load(database, &index, now))?;
-        Ok(Self { file: Some(Arc::new(file)), index: Arc::new(index), writes: AtomicU64::new(0) })
+        let (path, index) = (path.to_owned(), Arc::new(RevocationIndex::new()));
+        let file = LedgerFile { path, index: index.clone(), opened: Mutex::default(), lacks: AtomicBool::new(false) };
+        let opened = file.open(now);
+        let opened =
+            opened.map_err(|error| LedgerError::File { cause: format!("{}: {error}", file.path.display()).into() })?;
+        let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
+        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0) })
     }
 
     /// See [`super::RevocationLedger::append`].
@@ -90,6 +159,43 @@ impl EmbeddedLedger {
                 .map_err(|error| failed(&error))??;
         }
         Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
+    }
+
+    /// Sees to it that the file is the one that was opened, and holds what is known here: a write may have failed.
+    pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let keep = move || {
+            let lacked = file.lacks.load(Ordering::Relaxed);
+            if let Err(error) = file.with(|_| Ok(()))
+                && !lacked
+            {
+                tracing::warn!(%error, "revocations are written again");
+            }
+            if file.lacks.load(Ordering::Relaxed) { file.write_known() } else { Ok(()) }
+        };
+        tokio::task::spawn_blocking(keep).await.map_err(|error| failed(&error))?
+    }
+
+    pub(in crate::sources) fn is_durable(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
+        let read = move || file.with(noted_names);
+        tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
+    }
+
+    pub(super) async fn note_names(
+        &self,
+        names: &[String],
+        drop: &[String],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let (names, drop) = (names.to_vec(), drop.to_vec());
+        let note = move || file.with(|database| note_names(database, &names, &drop, now));
+        tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
     }
 
     pub(in crate::sources) fn index(&self) -> &Arc<RevocationIndex> {
@@ -132,18 +238,50 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
         for revocation in revocations {
             let Target { issuer, kind, id } = &revocation.target;
             let key = format!("{issuer}:{kind}:{id}");
-            let (mut expires, mut signed_out, mut revoked) =
-                table.get(&*key)?.map_or((0, None, None), |record| record.value());
+            let stored = table.get(&*key)?.map(|record| record.value());
+            let (mut expires, mut signed_out, mut revoked) = stored.unwrap_or((0, None, None));
             let slot = match revocation.origin {
                 Origin::SignedOut => &mut signed_out,
                 Origin::Revoked => &mut revoked,
             };
             *slot = (*slot).max(Some(revocation.watermark.instant().as_millis()));
             expires = expires.max(revocation.expires_at.as_millis());
-            table.insert(&*key, (expires, signed_out, revoked))?;
+            let record = (expires, signed_out, revoked);
+            if stored != Some(record) {
+                table.insert(&*key, record)?;
+            }
         }
     }
     transaction.commit()?; // Synced to the disk before it returns.
+    Ok(())
+}
+
+fn noted_names(file: &Database) -> Result<Vec<Note>, redb::Error> {
+    let transaction = file.begin_read()?;
+    let table = match transaction.open_table(NAMES) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut notes = Vec::new();
+    for note in table.iter()? {
+        let (text, seen) = note?;
+        notes.push((text.value().to_owned(), Timestamp::from_millis(seen.value())));
+    }
+    Ok(notes)
+}
+
+fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(NAMES)?;
+        for text in drop {
+            table.remove(&**text)?;
+        }
+        for text in names {
+            table.insert(&**text, now.as_millis())?;
+        }
+    }
+    transaction.commit()?;
     Ok(())
 }
 

@@ -6,9 +6,13 @@ mod answer;
 mod clock;
 mod config;
 mod feed;
+mod foreign;
 mod lease;
 mod lookup;
+mod names;
+mod reach;
 mod retention;
+mod secret;
 mod session;
 mod store;
 mod wire;
@@ -25,8 +29,8 @@ use crate::clock::Steady;
 use session::Session;
 use wire::Keys;
 
-pub use adopt::Adopt;
 pub(in crate::sources) use adopt::Found;
+pub use adopt::{Adopt, AdoptedKeys, Names};
 pub(in crate::sources) use clock::ServerClock;
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
@@ -118,7 +122,14 @@ impl RedisLedger {
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {
-        Session::open(&self.client, self.slot, self.config.connect_deadline).await
+        let opened = Session::open(&self.client, self.slot, self.config.connect_deadline).await;
+        match opened {
+            Err(error @ (LedgerError::Unavailable { .. } | LedgerError::Timeout { .. })) => {
+                // Boxed: it is seldom needed, and every future around would carry it.
+                Box::pin(reach::otherwise(self, error)).await
+            }
+            opened => opened,
+        }
     }
 
     fn deadline(&self) -> Duration {

@@ -1,5 +1,6 @@
 //! Keeping up with the keys of another service (see the ledger's `adopt`).
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub(super) struct Adopted {
     issuers: Mutex<Issuers>,
     changed: Notify,
     failure: Mutex<Option<LedgerError>>,
+    /// Complete scans that found nothing.
+    empty_scans: AtomicU64,
+    is_warned: AtomicBool,
 }
 
 /// Counted, so that a scan knows whether they changed while it ran.
@@ -81,7 +85,8 @@ impl Replica {
                 .await;
             self.stats.count(Operation::Adopt, read.as_ref().map(drop));
             let pause = match &read {
-                Ok(()) => {
+                Ok(found) => {
+                    self.note_adopted(ledger, *found).await;
                     let now = self.adopted.issuers();
                     if now.version == issuers.version {
                         self.freshness.adopted.publish(start);
@@ -107,7 +112,7 @@ impl Replica {
         let now = crate::clock::now();
         for (issuer, leeway) in issuers {
             let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
-            self.index.apply(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
+            self.learn(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
         }
     }
 
@@ -119,12 +124,10 @@ impl Replica {
     /// Whether asking the store tells all there is to know: the key of an odd id cannot be named, and
     /// is found by the scan or not at all.
     pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
-        if ledger.config().adopt.is_none() {
-            return Ok(());
-        }
+        let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let within = self.adopted.issuers().within;
         let is_scanned = self.freshness.adopted.age(Steady::now()).is_some_and(|age| age <= within);
-        let is_odd = |target: &Target| target.kind == Kind::Token && target.id.is_digest();
+        let is_odd = |target: &Target| target.kind == Kind::Token && adopt.cannot_ask(&target.id);
         if targets.iter().any(is_odd) && !is_scanned {
             return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });
         }
@@ -133,6 +136,20 @@ impl Replica {
 
     pub(super) fn adopts(&self) -> bool {
         matches!(&self.ledger, RevocationLedger::Redis(ledger) if ledger.config().adopt.is_some())
+    }
+
+    /// A template that fits no key is more likely a slip than a service that has revoked nothing yet.
+    async fn note_adopted(&self, ledger: &RedisLedger, found: u64) {
+        self.stats.adopted.store(found, Ordering::Relaxed);
+        if found > 0 || self.adopted.is_warned.load(Ordering::Relaxed) {
+            return;
+        }
+        // It costs another scan if all keys are ours: seldom, and more seldom each time.
+        let scans = self.adopted.empty_scans.fetch_add(1, Ordering::Relaxed) + 1;
+        if scans.is_power_of_two() && ledger.has_others_keys().await.is_ok_and(|has| has) {
+            self.adopted.is_warned.store(true, Ordering::Relaxed);
+            tracing::warn!("revocation.redis.adopt fits none of the keys of the database, which has others");
+        }
     }
 
     fn note_adopting(&self, failure: Option<LedgerError>) {

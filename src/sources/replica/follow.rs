@@ -303,7 +303,10 @@ impl Replica {
                 // By both clocks it expired long ago.
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
-                    self.index.apply(revocation, uptime);
+                    self.learn(revocation, uptime);
+                    if *asks && following {
+                        self.tenure.note_ended(*position, self.streams.ended_by(&revocation.target));
+                    }
                     if let Some(seen) = &seen {
                         seen.apply(revocation, uptime);
                     }
@@ -324,6 +327,7 @@ impl Replica {
         if let Some((entry, field)) = unreadable {
             tracing::warn!(%entry, field, "log entry not understood");
         }
+        self.count_foreign(items);
         self.unsaved.read_back(items.iter().filter_map(|item| item.revocation.as_ref().ok()));
         ReplicaStats::add(&self.stats.entries, items.len());
     }

@@ -10,16 +10,18 @@ pub struct Freshness {
     log: Moment,
     /// The keys of another service; as fresh as can be if there are none to adopt.
     pub(super) adopted: Moment,
+    /// Whether names of issuers stand for what they stood for when revocations were written; no age beside that.
+    pub(super) named: Moment,
 }
 
 impl Freshness {
     pub(super) fn never() -> Self {
-        Self { log: Moment::new(NEVER), adopted: Moment::new(ALWAYS) }
+        Self { log: Moment::new(NEVER), adopted: Moment::new(ALWAYS), named: Moment::new(ALWAYS) }
     }
 
     /// The view is the store.
     pub(super) fn always() -> Self {
-        Self { log: Moment::new(ALWAYS), adopted: Moment::new(ALWAYS) }
+        Self { log: Moment::new(ALWAYS), adopted: Moment::new(ALWAYS), named: Moment::new(ALWAYS) }
     }
 
     /// Keys of another service are read beside the log, and have not been yet.
@@ -33,7 +35,14 @@ impl Freshness {
     /// While a gap in the log is being repaired, the age goes on from the last read that found the log whole.
     #[must_use]
     pub fn age(&self, now: Steady) -> Option<Duration> {
+        self.named.age(now)?;
         Some(self.log.age(now)?.max(self.adopted.age(now)?))
+    }
+
+    /// Whether names of issuers are known to stand for what they stood for.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.named.is_known()
     }
 
     /// Of the log alone.
@@ -82,6 +91,15 @@ impl Moment {
         let micros = start.since(self.origin).as_micros();
         let micros = u64::try_from(micros).unwrap_or(ALWAYS).min(ALWAYS - FIRST - 1) + FIRST;
         self.as_of.store(micros, Ordering::Release); // After what was read has been applied.
+    }
+
+    /// For ever as new as can be, or as if it had never been.
+    pub(super) fn set(&self, known: bool) {
+        self.as_of.store(if known { ALWAYS } else { NEVER }, Ordering::Release);
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.as_of.load(Ordering::Acquire) != NEVER
     }
 
     /// Stale from now on; what was never read stays so.

@@ -40,6 +40,8 @@ pub enum ReplicaState {
     MayEvict,
     /// The server refuses to be read: it is loading, or too old.
     Refusing,
+    /// A name of an issuer stands for something else in the revocations that live.
+    NamesDiffer,
 }
 
 impl ReplicaState {
@@ -58,6 +60,7 @@ impl ReplicaState {
             Self::NotPrimary => "not_primary",
             Self::MayEvict => "may_evict",
             Self::Refusing => "refusing",
+            Self::NamesDiffer => "names_differ",
         }
     }
 }
@@ -75,6 +78,11 @@ pub(super) enum Obstacle {
     Ledger(#[from] LedgerError),
     #[error("the server is a {role}, not the primary")]
     NotPrimary { role: Box<str> },
+    #[error(
+        "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, is no Redis that keeps a log; \
+         name the server behind it"
+    )]
+    NoRole,
     #[error("the server began to be the primary anew")]
     Changed,
     #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
@@ -84,7 +92,7 @@ pub(super) enum Obstacle {
 impl Obstacle {
     pub(super) fn state(&self) -> ReplicaState {
         match self {
-            Self::NotPrimary { .. } => ReplicaState::NotPrimary,
+            Self::NotPrimary { .. } | Self::NoRole => ReplicaState::NotPrimary,
             Self::Changed => ReplicaState::Unreachable,
             Self::MayEvict { .. } => ReplicaState::MayEvict,
             Self::Ledger(error) => match error {
@@ -112,7 +120,11 @@ impl Obstacle {
     }
 
     fn is_primary(server: &Server) -> Result<(), Self> {
-        if &*server.role == "master" { Ok(()) } else { Err(Self::NotPrimary { role: server.role.clone() }) }
+        match &*server.role {
+            "master" => Ok(()),
+            "" => Err(Self::NoRole),
+            role => Err(Self::NotPrimary { role: role.into() }),
+        }
     }
 
     /// Finds what makes a store unfit to keep revocations.
@@ -181,6 +193,7 @@ mod tests {
         assert_eq!(judge("master", 1, "noeviction", false), Ok(()));
         assert_eq!(judge("master", 1, "volatile-lru", false), Err("may_evict"));
         assert_eq!(judge("master", 1, "volatile-lru", true), Ok(()));
+        assert_eq!(judge("", 0, "", true), Err("not_primary"), "a proxy");
         assert_eq!(judge("slave", 0, "noeviction", true), Err("not_primary"));
     }
 }

@@ -48,6 +48,11 @@ const MARGIN: Duration = Duration::from_secs(5);
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 /// Entries that could not be applied, the newest of which are reported.
 const UNAPPLIED: usize = 64;
+/// Entries that asked for a receipt, as a report names them; who asked reads it within milliseconds.
+const REMEMBERED: usize = 32;
+/// How long a report that is asked for waits until streams have ended. Orders are sent within a millisecond unless
+/// the connection is stuck; the next report says it then.
+const END_WITHIN: Duration = Duration::from_millis(50);
 
 /// What is known of this instance's lease, whatever the connection.
 pub(super) struct Tenure {
@@ -59,6 +64,10 @@ pub(super) struct Tenure {
     /// The server that the log is read from.
     follows: Mutex<Server>,
     unapplied: Mutex<VecDeque<Position>>,
+    /// Entries that asked for a receipt lately, and how many streams ended by what they revoke.
+    ended: Mutex<VecDeque<(Position, usize)>>,
+    /// Everything up to here was applied, and the streams that it hit had ended.
+    carried_out: Mutex<Position>,
 }
 
 impl Default for Tenure {
@@ -69,6 +78,8 @@ impl Default for Tenure {
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
             unapplied: Mutex::default(),
+            ended: Mutex::default(),
+            carried_out: Mutex::default(),
         }
     }
 }
@@ -101,6 +112,8 @@ pub struct Receipt {
     pub waiting: Vec<String>,
     /// How long it takes until the store surely lists every instance that may be deciding; `None`: it does.
     pub uncertain_for: Option<Duration>,
+    /// Streams that ended by it.
+    pub streams: usize,
 }
 
 impl Receipt {
@@ -123,6 +136,8 @@ pub struct Peer {
     pub version: String,
     /// Milliseconds by which its wall clock was ahead of the store's, negative if behind.
     pub skew_ms: Option<i64>,
+    /// Streams that are open.
+    pub streams: usize,
 }
 
 impl Tenure {
@@ -146,6 +161,15 @@ impl Tenure {
         if unapplied.len() > UNAPPLIED {
             unapplied.pop_front();
         }
+    }
+
+    /// So many streams ended by what this entry, which asks for a receipt, revokes.
+    pub(super) fn note_ended(&self, entry: Position, count: usize) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() == REMEMBERED {
+            ended.pop_front();
+        }
+        ended.push_back((entry, count));
     }
 
     pub(super) fn is_asked(&self) -> bool {
@@ -172,8 +196,12 @@ impl Replica {
     ) -> Result<(), LedgerError> {
         let tenure = &self.tenure;
         let due = held.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEW_EVERY);
-        if !tenure.asked.swap(false, Ordering::AcqRel) && !due {
+        let asked = tenure.asked.swap(false, Ordering::AcqRel);
+        if !asked && !due {
             return Ok(());
+        }
+        if !self.streams_have_ended(if asked { END_WITHIN } else { Duration::ZERO }).await && asked {
+            tenure.note_asked();
         }
         let hold = tenure.hold();
         let clock = held.clock.unwrap_or(clock);
@@ -184,16 +212,34 @@ impl Replica {
         Ok(())
     }
 
+    /// Waits until the streams that everything applied so far hits have ended, and notes how far that is.
+    async fn streams_have_ended(&self, patience: Duration) -> bool {
+        let (applied, mark) = (*self.applied.borrow(), self.streams.mark());
+        let by = Steady::now() + patience;
+        while !self.streams.is_carried_out(mark) {
+            if Steady::now() >= by {
+                return false;
+            }
+            sleep(POLL[0]).await;
+        }
+        let mut carried_out = self.tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
+        *carried_out = applied.max(*carried_out);
+        true
+    }
+
     fn report(&self) -> Report {
+        let tenure = &self.tenure;
         Report {
-            position: *self.applied.borrow(),
+            position: *tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner),
+            streams: self.streams.open_count(),
+            ended: tenure.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             // While the log is being repaired the view may lack anything: it has no age.
             view_age: self.freshness.age(Steady::now()).filter(|age| *age < Duration::MAX),
-            uptime: self.tenure.started.elapsed(),
+            uptime: tenure.started.elapsed(),
             state: self.health.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             skew_ms: self.clocks().ahead_ms(),
-            unapplied: self.tenure.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            unapplied: tenure.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
     }
@@ -210,7 +256,7 @@ impl Replica {
     /// What this instance says of itself.
     pub fn this(&self) -> Peer {
         let now = crate::clock::now();
-        peer(&self.name, &Report { at: now, ..self.report() }, now)
+        peer(&self.name, &Report { at: now, position: *self.applied.borrow(), ..self.report() }, now)
     }
 
     /// The instances that may be deciding, this one first.
@@ -229,13 +275,16 @@ impl Replica {
     /// `stored`: where [`Self::revoke`] put it.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
-            return Receipt { instances: 1, applied: 1, waiting: Vec::new(), uncertain_for: None };
+            let ended = self.streams_have_ended(patience).await;
+            let waiting = if ended { Vec::new() } else { vec![self.name.to_string()] };
+            let streams = self.streams.ended_by(&revocation.target);
+            return Receipt { instances: 1, applied: usize::from(ended), waiting, uncertain_for: None, streams };
         };
         let deadline = Steady::now() + patience;
         // Without the question it takes until the next renewals.
         let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
-        let mut receipt =
-            Receipt { instances: 1, applied: 0, waiting: vec![self.name.to_string()], uncertain_for: None };
+        let waiting = vec![self.name.to_string()];
+        let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0 };
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
@@ -270,11 +319,14 @@ impl Replica {
         // By a clock that may have jumped, a lease that still runs has run out.
         let doubtful = if listed.even_for < length { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(ToString::to_string));
+        let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
+        let ended = reports.flat_map(|report| &report.ended).filter(|(entry, _)| *entry == wanted);
         Receipt {
             instances: leases.len() + doubtful.len(),
             applied,
             waiting,
             uncertain_for: self.uncertain_for(listed),
+            streams: ended.map(|(_, count)| count).sum(),
         }
     }
 
@@ -300,6 +352,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
         state: report.state.to_string(),
         version: report.version.to_string(),
         skew_ms: report.skew_ms,
+        streams: report.streams,
     }
 }
 

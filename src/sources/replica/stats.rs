@@ -46,6 +46,10 @@ pub struct ReplicaStats {
     pub entries: AtomicU64,
     /// Log entries that could not be understood.
     pub unreadable: AtomicU64,
+    /// Keys of another service that name a token, in the last complete scan.
+    pub adopted: AtomicU64,
+    /// Log entries of issuers that are not configured.
+    pub foreign: AtomicU64,
     /// Losses found in the log.
     pub gaps: AtomicU64,
     /// Connections that ended while following.

@@ -75,7 +75,7 @@ struct RevocationItem {
 ///
 /// Revocations that come or expire between two pages may be missing or not; all others are listed once.
 #[utoipa::path(
-    get, path = "/v1/revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
+    get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
     responses(
         (status = 200, description = "A page.", body = RevocationPage),
         (status = 400, description = "A parameter is not valid.", body = ProblemDetails, content_type = "application/problem+json"),

@@ -52,6 +52,9 @@ pub(super) struct Confirmation {
     /// when that stands in the way of a confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     uncertain_until: Option<String>,
+    /// How many streams ended by it, at all instances that have said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams: Option<usize>,
     /// From the request to the last confirmation, in milliseconds; only when confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<f64>,
@@ -103,16 +106,17 @@ impl Wait {
             replica.confirm(revocation, stored, patience).await
         } else {
             let instances = replica.peers().await.map_or(1, |peers| peers.len());
-            Receipt { instances, applied: instances, waiting: Vec::new(), uncertain_for: None }
+            Receipt { instances, applied: instances, waiting: Vec::new(), uncertain_for: None, streams: 0 }
         };
         let confirmed = receipt.is_confirmed();
-        let Receipt { instances, applied, waiting, uncertain_for } = receipt;
+        let Receipt { instances, applied, waiting, uncertain_for, streams } = receipt;
         Confirmation {
             confirmed: Some(confirmed),
             applied: (!confirmed).then_some(applied),
             instances: Some(instances),
             waiting: (!confirmed).then_some(waiting),
             uncertain_until: uncertain_for.map(|left| clock::format_rfc3339(clock::now().plus(left))),
+            streams: Some(streams),
             took_ms: confirmed.then(|| (self.began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0),
         }
     }

@@ -32,17 +32,16 @@ use fred::types::Value;
 use super::super::LedgerError;
 use super::RedisLedger;
 use super::answer::{self, Answer};
+use super::foreign;
 use super::session::{Command, Session, unexpected};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::TargetId;
+use crate::authz::token::{BearerToken, UnverifiedToken};
 
 /// Which keys of another service revoke a token.
 #[derive(Clone, Debug)]
 pub struct Adopt {
-    /// What stands before the token id.
-    pub before: String,
-    /// What stands after it.
-    pub after: String,
+    pub keys: AdoptedKeys,
     /// The oldest that the view of these keys may be: the shortest `max_staleness`.
     pub within: Duration,
     /// Whose token ids these are, and the leeway of each: by how much the clock of whoever made a key end with
@@ -57,21 +56,95 @@ pub(in crate::sources) struct Found {
     pub(in crate::sources) ends_at: Option<Timestamp>,
 }
 
+/// Where another service writes down which tokens it revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AdoptedKeys {
+    /// A key for each token.
+    Each {
+        /// What stands before the name of the token.
+        before: String,
+        /// What stands after it.
+        after: String,
+        names: Names,
+    },
+    /// The members of one set are token ids.
+    Set(String),
+}
+
+/// How a key names its token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Names {
+    /// By its `jti`.
+    TokenId,
+    /// By its whole text.
+    Token,
+    /// By the SHA-256 of its whole text, in hex. Who can vary a signature (ES256) varies this name too.
+    TokenSha256,
+}
+
+impl Names {
+    /// The token that this names, as its targets do.
+    fn target(self, name: &str) -> Option<TargetId> {
+        match self {
+            _ if name.is_empty() => None,
+            Self::TokenId => Some(TargetId::new(name)),
+            Self::Token => UnverifiedToken::parse(BearerToken::parse(name.as_bytes(), name.len()).ok()?)
+                .ok()
+                .map(|token| token.unverified_id()),
+            Self::TokenSha256 if name.len() == 64 && name.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                Some(TargetId::from_stored(&format!("{SHA256}{name}")))
+            }
+            Self::TokenSha256 => None,
+        }
+    }
+
+    /// The name of a token with this target; `None` if it cannot be had back from it.
+    fn name(self, id: &TargetId) -> Option<String> {
+        let name = id.to_string();
+        match self {
+            Self::TokenId => (!id.is_digest()).then_some(name),
+            Self::Token => None,
+            Self::TokenSha256 => name.strip_prefix(SHA256).map(str::to_owned),
+        }
+    }
+}
+
+/// In front of the digits of a digest.
+const SHA256: &str = "sha256:";
+
 impl Adopt {
-    /// The key that would revoke the token with this id; `None` if the id is a digest, from which
-    /// the claim cannot be had back. Those are found by the scan alone.
-    pub(super) fn key(&self, id: &TargetId) -> Option<String> {
-        (!id.is_digest()).then(|| format!("{}{id}{}", self.before, self.after))
+    /// Whether a lookup cannot ask about the token with this id, so that only the scan finds it: the id is a
+    /// digest, from which the claim cannot be had back, or the key holds the whole token.
+    pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
+        match &self.keys {
+            AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
+            AdoptedKeys::Each { names, .. } => names.name(id).is_none(),
+            AdoptedKeys::Set(_) => id.is_digest(),
+        }
     }
 
-    /// The token id in a key, as the claim would be named.
-    fn token_id(&self, key: &str) -> Option<TargetId> {
-        let id = key.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
-        (!id.is_empty()).then(|| TargetId::new(id))
+    /// What to ask about the token with this id; an answer above 0 revokes it.
+    pub(super) fn asks(&self, id: &TargetId) -> Vec<Command> {
+        let forms = |text: String| [foreign::as_java(&text), Some(text.into_bytes())].into_iter().flatten();
+        match &self.keys {
+            AdoptedKeys::Each { before, after, names } => {
+                let key = names.name(id).map(|name| format!("{before}{name}{after}"));
+                key.into_iter().flat_map(forms).map(|key| Command::new("EXISTS").of_key(&key).arg(&*key)).collect()
+            }
+            AdoptedKeys::Set(key) => {
+                let member = Names::TokenId.name(id);
+                let ask = |member: Vec<u8>| {
+                    Command::new("SISMEMBER").of_key(key.as_bytes()).arg(key.as_bytes()).arg(&*member)
+                };
+                member.into_iter().flat_map(forms).map(ask).collect()
+            }
+        }
     }
 
-    /// For MATCH, the template's own characters taken literally.
+    /// For MATCH, the template's own characters taken literally. Something may stand around them: Java's
+    /// serialisation, or quotes.
     fn pattern(&self) -> String {
+        let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         let literal = |text: &str| {
             text.chars().fold(String::new(), |mut pattern, c| {
                 if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
@@ -81,7 +154,19 @@ impl Adopt {
                 pattern
             })
         };
-        format!("{}*{}", literal(&self.before), literal(&self.after))
+        format!("*{}*{}*", literal(before), literal(after))
+    }
+
+    /// The token that a key names, as the claim would be named; `own` begins the keys of Doorward itself.
+    fn token_id(&self, key: &[u8], own: &str) -> Option<TargetId> {
+        let key = foreign::plain(key)?;
+        match &self.keys {
+            _ if key.starts_with(own) => None,
+            AdoptedKeys::Each { before, after, names } => {
+                names.target(key.strip_prefix(&**before)?.strip_suffix(&**after)?)
+            }
+            AdoptedKeys::Set(_) => Names::TokenId.target(&key),
+        }
     }
 }
 
@@ -89,40 +174,74 @@ impl RedisLedger {
     /// Keys that one SCAN looks at: the server answers within a millisecond.
     const SCAN_COUNT: i64 = 1000;
 
-    /// Goes through the database once. Of what is found, `take` gets all but what `is_known`.
+    /// Goes through the database once, and returns how many keys name a token. Of what is found, `take` gets all but
+    /// what `is_known`.
     pub(in crate::sources) async fn scan_adopted(
         &self,
         adopt: &Adopt,
         mut is_known: impl FnMut(&TargetId) -> bool,
         mut take: impl FnMut(Found),
-    ) -> Result<(), LedgerError> {
+    ) -> Result<u64, LedgerError> {
+        let session = self.session().await?;
+        let mut found = 0;
+        let servers = match &adopt.keys {
+            AdoptedKeys::Each { .. } => session.primaries(),
+            AdoptedKeys::Set(_) => vec![None], // Where the slot of the set is.
+        };
+        for server in servers {
+            let mut cursor = "0".to_owned();
+            loop {
+                let scan = match &adopt.keys {
+                    AdoptedKeys::Each { .. } => Command::new("SCAN").arg(&*cursor).arg("MATCH").arg(adopt.pattern()),
+                    AdoptedKeys::Set(key) => {
+                        Command::new("SSCAN").of_key(key.as_bytes()).arg(key.as_bytes()).arg(&*cursor)
+                    }
+                };
+                let scan = scan.arg("COUNT").arg(Self::SCAN_COUNT);
+                let answer = session.call_at(server.as_ref(), scan, self.deadline()).await?;
+                let (next, keys) = page(&answer)?;
+                let named = keys.iter().filter_map(|key| {
+                    let key = key.bytes()?;
+                    Some((key, adopt.token_id(key, self.keys.stem())?))
+                });
+                let new: Vec<_> = named.inspect(|_| found += 1).filter(|(_, id)| !is_known(id)).collect();
+                match &adopt.keys {
+                    AdoptedKeys::Each { .. } => self.ends(&session, new).await?.into_iter().for_each(&mut take),
+                    AdoptedKeys::Set(_) => new.into_iter().for_each(|(_, id)| take(Found { id, ends_at: None })),
+                }
+                if next == "0" {
+                    break;
+                }
+                next.clone_into(&mut cursor);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the database has a key that is not one of Doorward's own.
+    pub(in crate::sources) async fn has_others_keys(&self) -> Result<bool, LedgerError> {
         let session = self.session().await?;
         for server in session.primaries() {
             let mut cursor = "0".to_owned();
             loop {
-                let scan = Command::new("SCAN").arg(&*cursor).arg("MATCH").arg(adopt.pattern());
-                let scan = scan.arg("COUNT").arg(Self::SCAN_COUNT);
+                let scan = Command::new("SCAN").arg(&*cursor).arg("COUNT").arg(Self::SCAN_COUNT);
                 let answer = session.call_at(server.as_ref(), scan, self.deadline()).await?;
-                let Some([next, Value::Array(keys)]) = answer.parts() else {
-                    return Err(unexpected("keys", &answer));
-                };
-                cursor = next.text().ok_or_else(answer::short)?.to_owned();
-                let new: Vec<_> = keys
-                    .iter()
-                    .filter_map(|key| key.text().and_then(|key| Some((key, adopt.token_id(key)?))))
-                    .filter(|(_, id)| !is_known(id))
-                    .collect();
-                self.ends(&session, new).await?.into_iter().for_each(&mut take);
-                if cursor == "0" {
+                let (next, keys) = page(&answer)?;
+                let own = self.keys.stem().as_bytes();
+                if keys.iter().any(|key| key.bytes().is_some_and(|key| !key.starts_with(own))) {
+                    return Ok(true);
+                }
+                if next == "0" {
                     break;
                 }
+                next.clone_into(&mut cursor);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// When each of these keys ends; one that ended since is taken to end now.
-    async fn ends(&self, session: &Session, keys: Vec<(&str, TargetId)>) -> Result<Vec<Found>, LedgerError> {
+    async fn ends(&self, session: &Session, keys: Vec<(&[u8], TargetId)>) -> Result<Vec<Found>, LedgerError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -140,30 +259,59 @@ impl RedisLedger {
     }
 }
 
+/// The cursor and the keys in an answer to SCAN or SSCAN.
+fn page(answer: &Value) -> Result<(&str, &[Value]), LedgerError> {
+    match answer.parts() {
+        Some([next, Value::Array(keys)]) => Ok((next.text().ok_or_else(answer::short)?, keys.as_slice())),
+        _ => Err(unexpected("keys", answer)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn keys_are_matched_literally_and_name_the_token_as_its_claim_would() {
-        let adopt = |before: &str, after: &str| Adopt {
-            before: before.into(),
-            after: after.into(),
+        let adopt = |before: &str, after: &str, names| Adopt {
+            keys: AdoptedKeys::Each { before: before.into(), after: after.into(), names },
             within: Duration::from_secs(30),
             issuers: Vec::new(),
         };
-        let plain = adopt("blacklist:", "");
-        assert_eq!(plain.pattern(), "blacklist:*");
-        assert_eq!(plain.token_id("blacklist:j-1"), Some(TargetId::new("j-1")));
-        assert_eq!(plain.token_id("blacklist:a b"), Some(TargetId::new("a b")));
+        let id = |adopt: &Adopt, key: &str| adopt.token_id(key.as_bytes(), "doorward:{r}:");
+        let plain = adopt("blacklist:", "", Names::TokenId);
+        assert_eq!(plain.pattern(), "*blacklist:**");
+        assert_eq!(id(&plain, "blacklist:j-1"), Some(TargetId::new("j-1")));
+        assert_eq!(id(&plain, "blacklist:a b"), Some(TargetId::new("a b")));
+        assert_eq!(id(&plain, "\"blacklist:j-1\""), Some(TargetId::new("j-1")));
+        assert_eq!(
+            plain.token_id(&foreign::as_java("blacklist:j-1").unwrap(), ""),
+            None,
+            "everything begins with nothing"
+        );
+        assert_eq!(plain.token_id(&foreign::as_java("blacklist:j-1").unwrap(), "d"), Some(TargetId::new("j-1")));
         for other in ["blacklist:", "blacklist", "x:blacklist:j", ""] {
-            assert_eq!(plain.token_id(other), None, "{other:?}");
+            assert_eq!(id(&plain, other), None, "{other:?}");
         }
-        assert_eq!(plain.key(&TargetId::new("j-1")).as_deref(), Some("blacklist:j-1"));
-        assert_eq!(plain.key(&TargetId::new("a b")), None);
-        let odd = adopt("a*[b]?:", "\\:dead");
-        assert_eq!(odd.pattern(), "a\\*\\[b\\]\\?:*\\\\:dead");
-        assert_eq!(odd.token_id("a*[b]?:j\\:dead"), Some(TargetId::new("j")));
-        assert_eq!(adopt("x", "x").token_id("x"), None, "one character is not two");
+        assert_eq!((plain.asks(&TargetId::new("j-1")).len(), plain.cannot_ask(&TargetId::new("j-1"))), (2, false));
+        assert_eq!((plain.asks(&TargetId::new("a b")).len(), plain.cannot_ask(&TargetId::new("a b"))), (0, true));
+        let odd = adopt("a*[b]?:", "\\:dead", Names::TokenId);
+        assert_eq!(odd.pattern(), "*a\\*\\[b\\]\\?:*\\\\:dead*");
+        assert_eq!(id(&odd, "a*[b]?:j\\:dead"), Some(TargetId::new("j")));
+        assert_eq!(id(&adopt("x", "x", Names::TokenId), "x"), None, "one character is not two");
+        // The id alone: every key but our own.
+        let alone = adopt("", "", Names::TokenId);
+        assert_eq!((alone.pattern().as_str(), id(&alone, "doorward:{r}:log")), ("***", None));
+        assert_eq!(id(&alone, "j"), Some(TargetId::new("j")));
+        // The whole token, by its claims; and its digest.
+        let token = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJqLTEifQ.AA";
+        let whole = adopt("bl:", "", Names::Token);
+        assert_eq!(id(&whole, &format!("bl:{token}")), Some(TargetId::new("j-1")));
+        assert_eq!(id(&whole, "bl:no token"), None);
+        let hex = "0d".repeat(32);
+        let digest = adopt("bl:", "", Names::TokenSha256);
+        let named = TargetId::from_stored(&format!("sha256:{hex}"));
+        assert_eq!(id(&digest, &format!("bl:{}", hex.to_uppercase())), Some(named.clone()));
+        assert_eq!((id(&digest, "bl:0d"), digest.asks(&named).len(), digest.cannot_ask(&named)), (None, 2, false));
     }
 }

@@ -12,6 +12,8 @@ pub(super) trait Answer: Sized {
     fn parts(&self) -> Option<&[Self]>;
     /// A text; `None` also for bytes that are no text.
     fn text(&self) -> Option<&str>;
+    /// A text or bytes.
+    fn bytes(&self) -> Option<&[u8]>;
     fn is_nil(&self) -> bool;
 }
 
@@ -30,6 +32,10 @@ impl Answer for Value {
         }
     }
 
+    fn bytes(&self) -> Option<&[u8]> {
+        self.as_bytes()
+    }
+
     fn is_nil(&self) -> bool {
         self.is_null()
     }
@@ -46,6 +52,13 @@ impl Answer for Resp3Frame {
     fn text(&self) -> Option<&str> {
         match self {
             Self::BlobString { data, .. } | Self::SimpleString { data, .. } => std::str::from_utf8(data).ok(),
+            _ => None,
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::BlobString { data, .. } | Self::SimpleString { data, .. } => Some(data),
             _ => None,
         }
     }

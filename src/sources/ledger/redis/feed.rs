@@ -7,6 +7,7 @@ use fred::types::Value;
 use super::super::{LedgerError, Position};
 use super::RedisLedger;
 use super::answer::{self, Answer, position, short};
+use super::foreign;
 use super::session::{Command, Session, unexpected};
 use super::store::{Server, StoreFacts};
 use super::wire::{self, Decoder};
@@ -239,10 +240,18 @@ fn source(epoch: &Value, server: Server) -> Source {
     Source { epoch: epoch.text().map(Into::into), server }
 }
 
-fn items<A: Answer>(decoder: &mut Decoder, entries: &[A], reader: wire::Reader) -> Result<Vec<FeedItem>, LedgerError> {
-    let item = |entry: &A| {
+fn items<'a, A: Answer>(
+    decoder: &mut Decoder,
+    entries: &'a [A],
+    reader: wire::Reader,
+) -> Result<Vec<FeedItem>, LedgerError> {
+    let mut pairs = Vec::with_capacity(7);
+    let item = |entry| {
         let (position, fields) = answer::entry(entry)?;
-        let pairs = fields.chunks_exact(2).filter_map(|pair| Some((pair[0].text()?, pair[1].text()?)));
+        let plain = |part: &'a A| foreign::plain(part.bytes()?);
+        pairs.clear();
+        pairs.extend(fields.chunks_exact(2).filter_map(|pair| Some((plain(&pair[0])?, plain(&pair[1])?))));
+        let pairs = pairs.iter().map(|(name, value)| (&**name, &**value));
         // Most entries have the usual fields only.
         let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));
         Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, reader), asks })

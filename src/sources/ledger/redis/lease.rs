@@ -40,6 +40,10 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) unapplied: Vec<Position>,
     /// Milliseconds by which its wall clock is ahead of the store's.
     pub(in crate::sources) skew_ms: Option<i64>,
+    /// Streams that are open.
+    pub(in crate::sources) streams: usize,
+    /// Streams that were ended by what the last entries revoke that asked for a receipt.
+    pub(in crate::sources) ended: Vec<(Position, usize)>,
 }
 
 /// A lease that runs.
@@ -185,18 +189,24 @@ impl RedisLedger {
 
 /// Space-separated; later versions may add words at the end.
 fn words(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms } = report;
+    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, ended } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
-    let unapplied = unapplied.concat();
+    let ended: Vec<_> = ended.iter().map(|(position, count)| format!(" ended={position}/{count}")).collect();
+    let more = [unapplied, ended].concat().concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
-    format!("{position} {} {view_age} {} {state} {version}{skew}{unapplied}", at.as_millis(), uptime.as_secs())
+    let (at, uptime) = (at.as_millis(), uptime.as_secs());
+    format!("{position} {at} {view_age} {uptime} {state} {version}{skew} streams={streams}{more}")
 }
 
 fn read(text: &str) -> Option<Report> {
     let words: Vec<_> = text.split(' ').collect();
     let [position, at, view_age, uptime, state, version, more @ ..] = words.as_slice() else { return None };
     let unapplied = more.iter().filter_map(|word| word.strip_prefix("unapplied="));
+    let ended = |word: &&str| {
+        let (position, count) = word.strip_prefix("ended=")?.split_once('/')?;
+        Some((position.parse().ok()?, count.parse().ok()?))
+    };
     let view_age = if *view_age == "-" { None } else { Some(Duration::from_millis(view_age.parse().ok()?)) };
     Some(Report {
         at: Timestamp::from_millis(at.parse().ok()?),
@@ -207,6 +217,8 @@ fn read(text: &str) -> Option<Report> {
         version: (*version).into(),
         skew_ms: more.iter().find_map(|word| word.strip_prefix("skew=")?.parse().ok()),
         unapplied: unapplied.map(str::parse).collect::<Result<_, _>>().ok()?,
+        streams: more.iter().find_map(|word| word.strip_prefix("streams=")?.parse().ok()).unwrap_or_default(),
+        ended: more.iter().filter_map(ended).collect(),
     })
 }
 
@@ -225,6 +237,8 @@ mod tests {
             version: "0.1.0".into(),
             skew_ms: Some(-12),
             unapplied: vec![Position { millis: 1, sequence: 2 }, Position { millis: 3, sequence: 4 }],
+            streams: 7,
+            ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
         };
         assert_eq!(read(&words(&report)), Some(report.clone()));
         assert_eq!(read(&format!("{} more", words(&report))), Some(report));

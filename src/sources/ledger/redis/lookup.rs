@@ -9,6 +9,8 @@ use tokio::time::{sleep, timeout};
 
 use super::super::LedgerError;
 use super::RedisLedger;
+use super::answer::Answer;
+use super::foreign;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire;
 use crate::authz::claims::Timestamp;
@@ -52,7 +54,7 @@ impl Shared {
                 return None;
             }
             // A key that is there but cannot be read was meant to revoke.
-            let stored = value.as_str().as_deref().and_then(wire::parse_value);
+            let stored = value.bytes().and_then(foreign::plain).and_then(|text| wire::parse_value(&text));
             let (watermark, origin) = stored.unwrap_or((Watermark::FOREVER, Origin::Revoked));
             watermark.covers(issued_at).then_some(Hit { kind: target.kind, origin, watermark })
         });
@@ -61,12 +63,17 @@ impl Shared {
 
     /// Whether another service's key names the token; whatever it holds.
     async fn adopted(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<bool, LedgerError> {
-        let token = targets.iter().find(|target| target.kind == Kind::Token);
+        let tokens = targets.iter().filter(|target| target.kind == Kind::Token);
         let adopt = ledger.config.adopt.as_ref();
-        let Some(key) = adopt.zip(token).and_then(|(adopt, token)| adopt.key(&token.id)) else { return Ok(false) };
-        let exists = Command::new("EXISTS").arg(&*key).of_key(&key);
-        let answer = self.call(ledger, exists, ledger.config.lookup_deadline).await?;
-        Ok(answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0)
+        let Some((adopt, tokens)) = adopt.zip(Some(tokens)) else { return Ok(false) };
+        let asks = tokens.flat_map(|token| adopt.asks(&token.id));
+        let asks = asks.map(|ask| self.call(ledger, ask, ledger.config.lookup_deadline));
+        for answer in futures_util::future::try_join_all(asks).await? {
+            if answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the store has this registration; unlike a revocation, one that cannot be read is none.
@@ -78,7 +85,7 @@ impl Shared {
     ) -> Result<bool, LedgerError> {
         let get = Command::new("GET").arg(ledger.keys.target(target));
         let value = self.call(ledger, get, ledger.config.lookup_deadline).await?;
-        let stored = value.as_str().as_deref().and_then(wire::parse_value);
+        let stored = value.bytes().and_then(foreign::plain).and_then(|text| wire::parse_value(&text));
         Ok(stored.is_some_and(|(watermark, _)| watermark.covers(issued_at)))
     }
 

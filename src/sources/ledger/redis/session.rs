@@ -46,8 +46,8 @@ impl Command {
     }
 
     /// Routes it to whichever server of a cluster has this key.
-    pub(super) fn of_key(mut self, key: &str) -> Self {
-        self.slot = Some(fred::util::redis_keyslot(key.as_bytes()));
+    pub(super) fn of_key(mut self, key: &[u8]) -> Self {
+        self.slot = Some(fred::util::redis_keyslot(key));
         self
     }
 

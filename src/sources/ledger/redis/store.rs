@@ -20,7 +20,7 @@ use super::RedisLedger;
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Feed;
-use super::session::{Command, unexpected};
+use super::session::Command;
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
@@ -61,7 +61,8 @@ impl Server {
 
     /// From the answer to [`Self::ask`].
     pub(super) fn read(info: &Value) -> Result<Self, LedgerError> {
-        let info = info.text().ok_or_else(|| unexpected("text", info))?;
+        // A proxy that knows no INFO may answer anything else.
+        let info = info.text().unwrap_or_default();
         Ok(Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() })
     }
 }
@@ -112,7 +113,11 @@ pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, Ledge
 impl Feed<'_> {
     /// What kind of store this is; to be asked first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
-        let facts = StoreFacts::read(&self.session.call(StoreFacts::ask(), self.ledger.deadline()).await?)?;
+        let info = match self.session.call(StoreFacts::ask(), self.ledger.deadline()).await {
+            Err(LedgerError::Refused { code, .. }) if &*code == "ERR" => Value::Null, // A proxy that knows no INFO.
+            info => info?,
+        };
+        let facts = StoreFacts::read(&info)?;
         self.server = facts.server.clone();
         Ok(facts)
     }

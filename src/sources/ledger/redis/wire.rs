@@ -18,6 +18,8 @@ pub(super) struct Keys {
     pub(super) server: Box<str>,
     pub(super) retentions: Box<str>,
     pub(super) leads: Box<str>,
+    pub(super) issuers: Box<str>,
+    pub(super) streams: Box<str>,
 }
 
 impl Keys {
@@ -25,8 +27,14 @@ impl Keys {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
-        let [server, retentions, leads] = ["server", "retentions", "leads"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads }
+        let [server, retentions] = ["server", "retentions"].map(key);
+        let [leads, issuers, streams] = ["leads", "issuers", "streams"].map(key);
+        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, issuers, streams }
+    }
+
+    /// What begins every key.
+    pub(super) fn stem(&self) -> &str {
+        &self.stem
     }
 
     pub(super) fn instance(&self, name: &str) -> String {
@@ -146,7 +154,11 @@ impl Decoder {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(written_at.plus(reader.lead)),
             ("", _) => Watermark::at(written_at.plus(reader.leeway)),
-            (at, _) => watermark(at).ok_or("at")?,
+            // As a lookup reads a key: what is there was meant to revoke.
+            (at, kind) => match watermark(at) {
+                None if kind == Kind::Registration => return Err("at"),
+                read => read.unwrap_or(Watermark::FOREVER),
+            },
         };
         let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
         let retained = from.plus(reader.retention.saturating_sub(reader.leeway)); // The leeway is in the instant.
@@ -264,6 +276,9 @@ mod tests {
                 "issuer=main kind=user id=u at=1700000000",
                 format!("{{r}}:main:user:u 1700000000999 revoked {}", later + 499),
             ),
+            ("issuer=main kind=token id=j at=yesterday", format!("{{r}}:main:token:j * revoked {later}")),
+            ("issuer=main kind=user id=u at=-1", format!("{{r}}:main:user:u * revoked {later}")),
+            ("issuer=main kind=token id=j at=1", format!("{{r}}:main:token:j * revoked {later}")),
             ("issuer=main kind=key id=k", format!("{{r}}:main:key:k * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000.25",
@@ -322,9 +337,7 @@ mod tests {
             ("issuer=main kind=token", "id"),
             ("issuer=main kind=registration id=j", "expires"),
             ("issuer=main kind=registration id=j expires=soon", "expires"),
-            ("issuer=main kind=token id=j at=yesterday", "at"),
-            ("issuer=main kind=token id=j at=-1", "at"),
-            ("issuer=main kind=token id=j at=1", "at"),
+            ("issuer=main kind=registration id=j at=yesterday expires=1700000600", "at"),
         ] {
             check(entry, Err(field));
         }

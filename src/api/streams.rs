@@ -1,0 +1,449 @@
+//! Envoy's `envoy.service.ext_proc.v3.ExternalProcessor`: it ends a stream when the token of its opening is not
+//! accepted any more.
+//!
+//! Envoy opens one call for each HTTP stream and keeps it for as long. Its first message brings what Check
+//! decided, in the metadata, and is answered at once: nothing of the request changes. From then on the call
+//! waits in the index of live streams; when it is ended, so is the HTTP stream.
+//!
+//! The generated server would keep two buffers of 8 KiB for each stream. Here a stream that waits has none.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use tokio::time::Sleep;
+use tracing::warn;
+
+use super::check::fields::{Fields, Malformed};
+use super::check::message::Message;
+use super::check::{GRPC_STATUS, PREFIX};
+use crate::authz::answer::{STREAM, STREAM_RULE};
+use crate::authz::jwks::Jwks;
+use crate::authz::revocation::{Kind, Target, TargetId};
+use crate::authz::rule::{OnStale, Requirements, Rule};
+use crate::authz::streams::{Cause, Ended, LiveStream, StreamFacts, Subject};
+use crate::clock::{self, Steady};
+use crate::state::{Policy, State};
+
+/// The only method.
+const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+/// The namespace in which Envoy's `ext_authz` puts what Check said.
+const NAMESPACE: &str = "envoy.filters.http.ext_authz";
+/// Messages of one stream: its headers, and its trailers if it has any.
+const MAX_MESSAGES: u8 = 4;
+
+/// Fields of `ProcessingRequest`.
+const REQUEST_HEADERS: u32 = 2;
+const RESPONSE_HEADERS: u32 = 3;
+const REQUEST_TRAILERS: u32 = 6;
+const RESPONSE_TRAILERS: u32 = 7;
+const METADATA: u32 = 8;
+
+/// The service; it is asked before the router.
+#[derive(Clone)]
+pub struct StreamServer(Arc<Service>);
+
+struct Service {
+    state: Arc<State>,
+    max_message_bytes: usize,
+    /// How long the first message may take to arrive.
+    opening: Duration,
+    warned: AtomicBool,
+}
+
+/// The service, with the largest message that it takes.
+#[must_use]
+pub fn service(state: Arc<State>, max_message_bytes: usize, opening: Duration) -> StreamServer {
+    StreamServer(Arc::new(Service { state, max_message_bytes, opening, warned: AtomicBool::new(false) }))
+}
+
+/// Where the bytes of a first message may be kept until it is whole; they are given back when this is dropped.
+pub trait Room: Send + Sync {
+    fn take(&self, bytes: usize) -> bool;
+}
+
+impl StreamServer {
+    /// Whether a request is for this service's method.
+    pub fn is_for<B>(request: &Request<B>) -> bool {
+        request.uri().path() == PROCESS
+    }
+
+    /// Answers a call of the method, for as long as its stream lives.
+    pub fn answer<B>(&self, request: Request<B>, room: Arc<dyn Room>) -> Response<Call<B>> {
+        let call = Call {
+            service: self.0.clone(),
+            body: request.into_body(),
+            received: Vec::new(),
+            passing: 0,
+            messages: 0,
+            phase: Phase::Opening(Opening { by: Box::pin(tokio::time::sleep(self.0.opening)), room }),
+        };
+        let mut response = Response::new(call);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+    }
+}
+
+/// One call, which is the answer's body.
+pub struct Call<B> {
+    service: Arc<Service>,
+    body: B,
+    /// Of a message that has not arrived whole; of a later one no more than its head.
+    received: Vec<u8>,
+    /// Bytes of a later message that are still to come, and that nobody reads.
+    passing: usize,
+    messages: u8,
+    phase: Phase,
+}
+
+enum Phase {
+    Opening(Opening),
+    /// Nothing ends it but its client and its server.
+    Kept,
+    Live(LiveStream),
+    /// It was told to end. The stream counts as ended when the order has been sent.
+    Ending(Option<LiveStream>, Ended),
+    /// The order to end was sent; the status of the call follows.
+    Leaving(u16),
+    Left,
+}
+
+/// What a call needs until its first message is there.
+struct Opening {
+    by: Pin<Box<Sleep>>,
+    room: Arc<dyn Room>,
+}
+
+impl<B> Body for Call<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let call = &mut *self;
+        loop {
+            match std::mem::replace(&mut call.phase, Phase::Left) {
+                Phase::Left => return Poll::Ready(None),
+                Phase::Leaving(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(status))))),
+                Phase::Ending(stream, ended) => {
+                    let (message, status) = call.service.end(ended);
+                    drop(stream);
+                    call.phase = Phase::Leaving(status);
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                Phase::Live(stream) => {
+                    if let Poll::Ready(ended) = stream.poll_ended(cx) {
+                        call.phase = Phase::Ending(Some(stream), ended);
+                        continue;
+                    }
+                    call.phase = Phase::Live(stream);
+                }
+                Phase::Opening(mut opening) => {
+                    if opening.by.as_mut().poll(cx).is_ready() {
+                        call.refuse(Cause::Unexpected);
+                        continue;
+                    }
+                    call.phase = Phase::Opening(opening);
+                }
+                Phase::Kept => call.phase = Phase::Kept,
+            }
+            match Pin::new(&mut call.body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                // The HTTP stream has ended.
+                Poll::Ready(None | Some(Err(_))) => call.phase = Phase::Leaving(0),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    match call.take(&data) {
+                        Ok(replies) if replies.is_empty() => {}
+                        Ok(replies) => return Poll::Ready(Some(Ok(Frame::data(replies.into())))),
+                        Err(cause) => call.refuse(cause),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<B> Call<B> {
+    /// Ends it without its having been in the index, or in spite of that.
+    fn refuse(&mut self, cause: Cause) {
+        self.received = Vec::new();
+        self.phase = Phase::Ending(None, Ended::now(cause));
+    }
+
+    /// Takes up what has arrived; returns the answers to the messages that are whole.
+    fn take(&mut self, data: &[u8]) -> Result<Vec<u8>, Cause> {
+        let Phase::Opening(opening) = &self.phase else { return self.pass(data) };
+        if !opening.room.take(data.len()) {
+            return Err(Cause::Crowded);
+        }
+        self.received.extend_from_slice(data);
+        let Some((prefix, rest)) = self.received.split_first_chunk::<PREFIX>() else { return Ok(Vec::new()) };
+        let length = self.service.length(*prefix)?;
+        let Some((message, more)) = rest.split_at_checked(length) else { return Ok(Vec::new()) };
+        let said = Said::read(message).map_err(|_| Cause::Unexpected)?;
+        if said.part != Some(Part::RequestHeaders) {
+            return Err(Cause::Unexpected);
+        }
+        self.phase = self.service.admit(&said)?;
+        self.messages = 1;
+        let more = more.to_vec();
+        self.received = Vec::new(); // A stream that waits keeps no buffer.
+        let mut replies = Part::RequestHeaders.reply().to_vec();
+        replies.append(&mut self.pass(&more)?);
+        Ok(replies)
+    }
+
+    /// Takes up later messages: which part each brings is all that matters, and stands first.
+    fn pass(&mut self, mut data: &[u8]) -> Result<Vec<u8>, Cause> {
+        let mut replies = Vec::new();
+        while !data.is_empty() {
+            if self.passing > 0 {
+                let passed = self.passing.min(data.len());
+                self.passing -= passed;
+                data = &data[passed..];
+                continue;
+            }
+            let (head, rest) = data.split_at((PREFIX + 1 - self.received.len()).min(data.len()));
+            self.received.extend_from_slice(head);
+            data = rest;
+            let Some((prefix, [key])) = self.received.split_first_chunk::<PREFIX>() else { continue };
+            let length = self.service.length(*prefix)?;
+            self.messages += 1;
+            let part = Part::of(u32::from(key >> 3)).filter(|_| key & 7 == 2 && self.messages <= MAX_MESSAGES);
+            replies.extend_from_slice(part.ok_or(Cause::Unexpected)?.reply());
+            self.passing = length.checked_sub(1).ok_or(Cause::Unexpected)?;
+            self.received = Vec::new();
+        }
+        Ok(replies)
+    }
+}
+
+impl Service {
+    /// The length of a message, by what stands before it.
+    fn length(&self, prefix: [u8; PREFIX]) -> Result<usize, Cause> {
+        let [compressed, length @ ..] = prefix;
+        let length = u32::from_be_bytes(length) as usize;
+        if compressed == 0 && length <= self.max_message_bytes { Ok(length) } else { Err(Cause::Unexpected) }
+    }
+
+    /// Registers a stream by what Check said of it, then looks whether it is still allowed.
+    fn admit(&self, said: &Said<'_>) -> Result<Phase, Cause> {
+        let policy = self.state.policy();
+        let proofs = policy.responder.proofs();
+        let subject = proofs.and_then(|proofs| proofs.read(said.subject, said.rule, said.rule_proof));
+        let Some(subject) = subject else {
+            if !self.warned.swap(true, Ordering::Relaxed) {
+                warn!(
+                    "streams come without the proof of a decision and are refused: ext_proc must stand behind \
+                     ext_authz, with metadata_options.forwarding_namespaces.untyped: [{NAMESPACE}]"
+                );
+            }
+            return Err(Cause::Unproven);
+        };
+        let default = &*policy.authorizer.default_rule;
+        let rule = policy.authorizer.rules.named(said.rule).unwrap_or(default);
+        match subject {
+            Subject::Token(facts) if rule.ends_streams() => self.register(&policy, rule, &facts),
+            Subject::Token(_) | Subject::Anonymous => Ok(Phase::Kept),
+        }
+    }
+
+    fn register(&self, policy: &Policy, rule: &Rule, facts: &StreamFacts) -> Result<Phase, Cause> {
+        let State { replica, .. } = &*self.state;
+        let authorizer = &policy.authorizer;
+        let issuer = authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
+        let ends_at = issuer.ends_at(facts.issued_at, facts.expires_at);
+        let on_stale = rule.on_stale.unwrap_or(authorizer.freshness.on_stale);
+        let max_staleness = rule.max_staleness.unwrap_or(authorizer.freshness.max_staleness);
+        let stale_after = (on_stale == OnStale::Deny).then_some(max_staleness);
+        let stream = replica.streams().open(facts, ends_at, stale_after)?;
+
+        // From here on whatever is revoked finds it; what was revoked before is found now.
+        let of_issuer = Target::issuer(facts.issuer.clone());
+        let targets = facts.targets.iter().chain([&of_issuer]);
+        if let Some(hit) = replica.index().find(targets, facts.issued_at) {
+            return Err(hit.origin.into());
+        }
+        if ends_at <= clock::now() {
+            return Err(Cause::Expired);
+        }
+        let age = replica.freshness().age(Steady::now());
+        if stale_after.is_some_and(|most| age.is_none_or(|age| age > most)) {
+            return Err(Cause::Stale);
+        }
+        let policy = self.state.policy();
+        let issuer = policy.authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
+        let key = facts.targets.iter().find(|target| target.kind == Kind::Key);
+        let mut in_force = issuer.keys.iter().flat_map(Jwks::ids).map(TargetId::new);
+        if key.is_some_and(|key| !in_force.any(|id| id == key.id)) {
+            return Err(Cause::KeyWithdrawn);
+        }
+        Ok(Phase::Live(stream))
+    }
+
+    /// What ends the HTTP stream, and the status of the call after it; counts it.
+    fn end(&self, ended: Ended) -> (Bytes, u16) {
+        let metrics = &self.state.metrics;
+        metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
+        metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
+        let denial = ended.cause.denial();
+        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), None);
+        let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
+        let message = message(|response| {
+            response.message(IMMEDIATE_RESPONSE, |immediate| {
+                immediate.message(1, |http| http.number(1, refusal.status));
+                immediate.message(2, |headers| {
+                    for (name, value) in &refusal.headers {
+                        headers.message(1, |option| {
+                            option.message(1, |header| {
+                                header.text(1, name);
+                                header.text(3, value);
+                            });
+                            option.number(3, OVERWRITE_IF_EXISTS_OR_ADD);
+                        });
+                    }
+                });
+                immediate.text(3, &refusal.body);
+                immediate.message(4, |grpc| grpc.number(1, status));
+                immediate.text(5, &format!("doorward_stream_{}", ended.cause.label()));
+            });
+        });
+        (message, status)
+    }
+}
+
+/// `google.rpc.Code`
+const UNAUTHENTICATED: u16 = 16;
+const UNAVAILABLE: u16 = 14;
+/// `HeaderValueOption.HeaderAppendAction`
+const OVERWRITE_IF_EXISTS_OR_ADD: u16 = 2;
+/// A field of `ProcessingResponse`.
+const IMMEDIATE_RESPONSE: u8 = 7;
+
+fn trailers(status: u16) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, status.into());
+    trailers
+}
+
+/// A gRPC message with its prefix.
+fn message(write: impl FnOnce(&mut Message<'_>)) -> Bytes {
+    let mut bytes = vec![0; PREFIX];
+    write(&mut Message::new(&mut bytes));
+    let length = u32::try_from(bytes.len() - PREFIX).unwrap_or(u32::MAX);
+    bytes[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    bytes.into()
+}
+
+/// Which part of the HTTP stream a message brings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    RequestHeaders,
+    ResponseHeaders,
+    RequestTrailers,
+    ResponseTrailers,
+}
+
+impl Part {
+    fn of(field: u32) -> Option<Self> {
+        match field {
+            REQUEST_HEADERS => Some(Self::RequestHeaders),
+            RESPONSE_HEADERS => Some(Self::ResponseHeaders),
+            REQUEST_TRAILERS => Some(Self::RequestTrailers),
+            RESPONSE_TRAILERS => Some(Self::ResponseTrailers),
+            _ => None,
+        }
+    }
+
+    /// It goes on unchanged: the field of `ProcessingResponse` for this part, empty.
+    fn reply(self) -> &'static [u8] {
+        match self {
+            Self::RequestHeaders => &[0, 0, 0, 0, 2, 1 << 3 | 2, 0],
+            Self::ResponseHeaders => &[0, 0, 0, 0, 2, 2 << 3 | 2, 0],
+            Self::RequestTrailers => &[0, 0, 0, 0, 2, 5 << 3 | 2, 0],
+            Self::ResponseTrailers => &[0, 0, 0, 0, 2, 6 << 3 | 2, 0],
+        }
+    }
+}
+
+/// What is read of a `ProcessingRequest`.
+#[derive(Debug, Default)]
+struct Said<'a> {
+    /// `None`: a body, which this service has not asked for.
+    part: Option<Part>,
+    subject: &'a str,
+    rule: &'a str,
+    rule_proof: &'a str,
+}
+
+impl<'a> Said<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut said = Self::default();
+        let mut message = Fields(message);
+        while let Some((number, value)) = message.next()? {
+            match number {
+                2..=7 => said.part = Part::of(number),
+                METADATA => said.metadata(value.message()?)?,
+                _ => {}
+            }
+        }
+        Ok(said)
+    }
+
+    /// `envoy.config.core.v3.Metadata`
+    fn metadata(&mut self, mut metadata: Fields<'a>) -> Result<(), Malformed> {
+        while let Some((number, value)) = metadata.next()? {
+            if number == 1 {
+                let (namespace, facts) = entry(value.message()?)?;
+                if namespace == NAMESPACE {
+                    self.facts(facts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `google.protobuf.Struct`
+    fn facts(&mut self, mut facts: Fields<'a>) -> Result<(), Malformed> {
+        while let Some((number, value)) = facts.next()? {
+            if number != 1 {
+                continue;
+            }
+            let (name, mut value) = entry(value.message()?)?;
+            let place = match name {
+                STREAM => &mut self.subject,
+                STREAM_RULE => &mut self.rule_proof,
+                "rule" => &mut self.rule,
+                _ => continue,
+            };
+            while let Some((number, value)) = value.next()? {
+                if number == 3 {
+                    *place = value.text()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An entry of a map from names to messages.
+fn entry(mut entry: Fields<'_>) -> Result<(&str, Fields<'_>), Malformed> {
+    let (mut name, mut message) = ("", Fields(&[]));
+    while let Some((number, value)) = entry.next()? {
+        match number {
+            1 => name = value.text()?,
+            2 => message = value.message()?,
+            _ => {}
+        }
+    }
+    Ok((name, message))
+}

@@ -1,0 +1,47 @@
+//! What time does to streams: their tokens expire, the view of the revocations grows old, the process ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, Steady};
+use crate::state::State;
+
+/// Between looks at what has expired.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// Batches in which streams end with the process, so that their clients do not all come back at once.
+const BATCHES: u32 = 20;
+
+/// Ends streams when it is time, until `stop`; from `drain` on all of them, within half of `patience`.
+pub(super) async fn keep(state: Arc<State>, patience: Duration, drain: CancellationToken, stop: CancellationToken) {
+    let mut secret = state.replica.secret();
+    secret.mark_changed(); // It may be known already.
+    let mut tick = interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = drain.cancelled() => break,
+            Ok(()) = secret.changed() => {
+                let known = *secret.borrow_and_update();
+                if let Some(secret) = known {
+                    state.share_secret(secret);
+                }
+            }
+            _ = tick.tick() => state.streams().sweep(clock::now(), state.replica.freshness().age(Steady::now())),
+        }
+    }
+    // Connections take no more: whoever comes back is sent elsewhere.
+    let most = state.streams().open_count().div_ceil(BATCHES as usize).max(1);
+    let mut tick = interval((patience / 2 / BATCHES).max(Duration::from_millis(1)));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {
+                state.streams().drain(most);
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the names of issuers stand for (see [`crate::sources::names`]).
+//!
+//! ```text
+//! doorward:{r}:issuers  sorted set: a meaning as JSON, when an instance last used it (ms)
+//! ```
+
+use std::time::Duration;
+
+use super::super::LedgerError;
+use super::RedisLedger;
+use super::session::Command;
+use super::store::scores;
+use crate::authz::claims::Timestamp;
+use crate::sources::names::Note;
+
+/// Twice as long as a configuration can make a revocation live.
+const KEPT: Duration = Duration::from_secs(801 * 24 * 3600);
+
+impl RedisLedger {
+    pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        let all = Command::new("ZRANGE").arg(&*self.keys.issuers).args(["0", "-1", "WITHSCORES"]);
+        let notes = scores(&self.shared.call(self, all, self.deadline()).await?)?;
+        Ok(notes.into_iter().map(|(text, seen)| (text.into(), seen)).collect())
+    }
+
+    pub(in crate::sources) async fn note_names(
+        &self,
+        names: &[String],
+        drop: &[String],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let pairs = names.iter().map(|text| (now, text)).chain(drop.iter().map(|text| (Timestamp::default(), text)));
+        let pairs = pairs.flat_map(|(seen, text)| [seen.as_millis().to_string(), text.clone()]);
+        let add = Command::new("ZADD").arg(&*self.keys.issuers).args(pairs);
+        let forget = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.issuers).arg("-inf");
+        let forget = forget.arg(now.minus(KEPT).max(Timestamp::default()).as_millis());
+        self.shared.pipeline(self, vec![add, forget]).await.map(|_| ())
+    }
+}

@@ -1,0 +1,113 @@
+//! The clients of `clients/`, each on a real Redis that a real Doorward follows.
+
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::{Tokens, now};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// `drive` begins a command that revokes by a client: PORT ISSUER KIND ID EXPIRES.
+async fn revokes(drive: impl Fn() -> Command) {
+    let (redis, tokens) = (RedisServer::start(&[]).await, Tokens::new());
+    let store = format!("revocation: {{store: redis, redis: {{url: \"redis://127.0.0.1:{}/0\"}}}}\n", redis.port);
+    let doorward = Doorward::start(&tokens.config(&store)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let revoke = |kind: &str, id: &str, expires: i64| {
+        let output = drive().args([&redis.port.to_string(), "dev", kind, id, &expires.to_string()]).output().unwrap();
+        let position = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(position.contains('-'), "an id of the stream: {position}");
+        position
+    };
+    let long = "s".repeat(129);
+    for (kind, claim, id) in [
+        ("token", "jti", "by-hand"),
+        ("token", "jti", "läng & \"odd\""),
+        ("session", "sid", &*long),
+        ("session", "sid", "a:b"),
+        ("user", "sub", "auth0|ann@example.com"),
+        ("user", "sub", "ann of a:b"),
+    ] {
+        let (hit, other) = (tokens.with(json!({claim: id})), tokens.with(json!({claim: "another"})));
+        let before = checks.check(get("/").token(&hit)).await;
+        assert!(before.allowed(), "{kind} {id}: {}", before.reason());
+        revoke(kind, id, now() + 600);
+        eventually(&format!("{kind} {id} is refused"), || async {
+            checks.check(get("/").token(&hit)).await.reason() == "revoked"
+        })
+        .await;
+        assert!(checks.check(get("/").token(&other)).await.allowed(), "not {kind} {id}");
+    }
+    // Who signs in again is let in; what was revoked long ago leaves no key.
+    let again = tokens.with(json!({"sub": "ann of a:b", "iat": now() + 2}));
+    assert!(checks.check(get("/").token(&again)).await.allowed());
+    revoke("token", "expired", now() - 3600);
+    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:dev:token:expired"]), "0");
+    // The bound of the life of a key: the token's, the leeway, a second for the fraction.
+    let expires: i64 = redis.cli(&["EXPIRETIME", "doorward:{r}:dev:token:by-hand"]).parse().unwrap();
+    assert!((now() + 600..=now() + 631).contains(&expires), "{expires}");
+    let log = doorward.log.lock().unwrap().join("\n");
+    assert!(!log.contains("not understood"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python() {
+    let python = format!("{ROOT}/.tools/python/bin/python");
+    let import = Command::new(&python).args(["-c", "import redis"]).output();
+    if !import.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: Python's redis client is not there; tests/run.sh installs it into .tools/python");
+        return;
+    }
+    revokes(|| {
+        let mut command = Command::new(&python);
+        command.arg(format!("{ROOT}/tests/clients/drive.py"));
+        command
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node() {
+    let package = format!("{ROOT}/.tools/node-redis");
+    if !std::path::Path::new(&package).join("node_modules/redis").is_dir() {
+        eprintln!("SKIPPED: node's redis client is not there; tests/run.sh installs it into .tools/node-redis");
+        return;
+    }
+    revokes(|| {
+        let mut command = Command::new("node");
+        command.env("NODE_REDIS", &package).arg(format!("{ROOT}/tests/clients/drive.mjs"));
+        command
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn java() {
+    let folder = format!("{ROOT}/clients/java");
+    let built = Command::new("mvn").args(["-q", "-B", "package"]).current_dir(&folder).stdin(Stdio::null()).output();
+    let Ok(built) = built else {
+        eprintln!("SKIPPED: Maven is not on this machine");
+        return;
+    };
+    let said = String::from_utf8_lossy(&built.stdout);
+    let unreachable = ["Could not transfer", "Could not resolve", "Unknown host"].iter().any(|why| said.contains(why));
+    if !built.status.success() && unreachable {
+        eprintln!("SKIPPED: Maven cannot fetch what the client needs:\n{said}");
+        return;
+    }
+    assert!(built.status.success(), "{said}");
+    revokes(|| {
+        let mut command = Command::new("java");
+        let path = format!("{folder}/target/classes:{folder}/target/dependency/*");
+        command.args(["-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", "-cp", &path]);
+        command.env("LC_ALL", "C.UTF-8").arg(format!("{ROOT}/tests/clients/Drive.java"));
+        command
+    })
+    .await;
+}

@@ -1,0 +1,216 @@
+//! An issuer that gets another name, another `iss` or other claims: what was revoked stays so.
+
+use serde_json::json;
+
+use crate::api::{admin_keys, reason, revoke};
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::Checks;
+use crate::support::tokens::{Tokens, now};
+
+const REFUSED: &str = "doorward_config_reloads_total{result=\"refused\"}";
+const IN_FORCE: &str = "doorward_config_reloads_total{result=\"ok\"}";
+
+fn replace(doorward: &Doorward, text: &str) {
+    let next = doorward.dir.path().join("next.yaml");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(&next, doorward.dir.path().join("doorward.yaml")).unwrap();
+}
+
+/// Reloads, and waits for the outcome while dead tokens are tried.
+async fn reloads(doorward: &Doorward, text: &str, counter: &str, dead: &[String]) {
+    let checks = Checks::connect(&doorward.check).await;
+    let before = doorward.metric(counter).await.unwrap_or_default();
+    replace(doorward, text);
+    eventually(counter, || async {
+        for token in dead {
+            assert_eq!(reason(&checks, token).await, "revoked");
+        }
+        doorward.metric(counter).await.unwrap_or_default() > before
+    })
+    .await;
+    for token in dead {
+        assert_eq!(reason(&checks, token).await, "revoked", "after the reload");
+    }
+}
+
+/// A token of every kind of target, each revoked by its kind.
+async fn revoked(tokens: &Tokens, doorward: &Doorward, issuer: &str) -> Vec<String> {
+    let mut dead = Vec::new();
+    for (kind, claim) in [("token", "jti"), ("session", "sid"), ("user", "sub"), ("client", "azp")] {
+        let id = format!("{kind}-of-{issuer}");
+        dead.push(tokens.with(json!({claim: id, "email": "same@example.com"})));
+        let mut body = json!({"kind": kind, "issuer": issuer, "id": id});
+        if kind == "token" {
+            body["expires_at"] = json!(now() + 900);
+        }
+        assert_eq!(revoke(doorward, &body).await.status, 201);
+    }
+    dead
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_would_lose_revocations_is_refused() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
+    let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
+    let (before, issuer) = (tokens.of("carol"), doorward::dev::ISSUER);
+    let mapped = |claims: &str| text.replace("name: dev,", &format!("name: dev, claims: {claims},"));
+    // Nothing is revoked yet, so nothing is lost.
+    reloads(&doorward, &mapped("{user_id: email}"), IN_FORCE, &[]).await;
+    reloads(&doorward, &text, IN_FORCE, &[]).await;
+    let dead = revoked(&tokens, &doorward, "dev").await;
+    for (next, key, cure) in [
+        (mapped("{user_id: email}"), "issuers[0].claims.user_id", "`sub`"),
+        (mapped("{user_id: [email, sub]}"), "issuers[0].claims.user_id", "`sub`"),
+        (mapped("{session_id: email}"), "issuers[0].claims.session_id", "`sid`"),
+        (mapped("{client_id: email}"), "issuers[0].claims.client_id", "`azp`, `client_id`"),
+        (text.replace("name: dev,", "name: shop,"), "issuers[0].name", "formerly: [dev]"),
+        (text.replace(&format!("issuer: \"{issuer}\""), "issuer: \"https://other.test\""), "issuers[0].issuer", issuer),
+        (
+            text.replace("name: dev,", "name: shop, formerly: [dev], claims: {user_id: email},"),
+            "issuers[0].claims.user_id",
+            "`sub`",
+        ),
+    ] {
+        assert_ne!(next, text);
+        doorward.log.lock().unwrap().clear();
+        reloads(&doorward, &next, REFUSED, &dead).await;
+        assert!(doorward.logged(key) && doorward.logged(cure) && doorward.logged("accept_loss"), "{key}");
+    }
+    // What names the same tokens first, and the same more, loses nothing.
+    let more = mapped("{user_id: [sub, email], session_id: [sid, email]}");
+    reloads(&doorward, &more, IN_FORCE, &dead).await;
+    // An issuer may go; what its name stood for is remembered when it comes back.
+    let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://other.test");
+    reloads(&doorward, &other, IN_FORCE, &[]).await;
+    reloads(&doorward, &more.replace("name: dev,", "name: shop,"), REFUSED, &[]).await;
+    reloads(&doorward, &more, IN_FORCE, &[]).await;
+    reloads(&doorward, &more, IN_FORCE, &dead).await;
+    // The loss is meant.
+    let meant = mapped("{user_id: email}").replace("store: embedded", "store: embedded, accept_loss: true");
+    reloads(&doorward, &meant, IN_FORCE, &[]).await;
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(reason(&checks, &dead[2]).await, "ok");
+    assert_eq!(reason(&checks, &before).await, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn former_names_carry_revocations_on_in_either_direction_and_reading() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let old =
+        tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
+    let new = old.replace("name: dev,", "name: shop, formerly: [dev],");
+    let lookup = new.replace("{store: redis,", "{store: redis, read: lookup,");
+    let older = Doorward::start(&old).await;
+    let mut dead = revoked(&tokens, &older, "dev").await;
+    // One that is told by a reload, and two that start.
+    let reloaded = Doorward::start(&old).await;
+    let text = std::fs::read_to_string(reloaded.dir.path().join("doorward.yaml")).unwrap();
+    reloads(&reloaded, &text.replace("name: dev,", "name: shop, formerly: [dev],"), IN_FORCE, &dead).await;
+    let (started, asking) = (Doorward::start(&new).await, Doorward::start(&lookup).await);
+    // A rolling update: what either revokes, the other refuses.
+    dead.extend(revoked(&tokens, &started, "shop").await);
+    for doorward in [&older, &reloaded, &started, &asking] {
+        let checks = Checks::connect(&doorward.check).await;
+        for token in &dead {
+            eventually("it is refused", || async { reason(&checks, token).await == "revoked" }).await;
+        }
+        assert_eq!(reason(&checks, &tokens.of("carol")).await, "ok");
+    }
+    let everything = revoke(&started, &json!({"kind": "issuer", "issuer": "shop"})).await;
+    assert_eq!(everything.status, 201);
+    let checks = Checks::connect(&older.check).await;
+    let carol = tokens.of("carol");
+    eventually("all of it is refused", || async { reason(&checks, &carol).await == "revoked" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_registered_under_a_former_name_is_accepted() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let (token, expires) = (tokens.with(json!({"jti": "j-1"})), (now() + 900).to_string());
+    let entry = ["issuer", "dev", "kind", "registration", "id", "j-1", "at", "*", "expires", &expires];
+    redis.cli(&[&["XADD", "doorward:{r}:log", "*"], &entry[..], &["origin", "registered"]].concat());
+    redis.cli(&["SET", "doorward:{r}:dev:registration:j-1", "* registered", "EXAT", &expires]);
+    for read in ["replica", "lookup"] {
+        let config = tokens.config(&format!(
+            "revocation: {{store: redis, list: allow, read: {read}, redis: {{url: \"{}\"}}}}\n",
+            redis.url()
+        ));
+        let doorward = Doorward::start(&config.replace("name: dev,", "name: shop, formerly: [dev],")).await;
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(reason(&checks, &token).await, "ok", "{read}");
+        assert_eq!(reason(&checks, &tokens.of("alice")).await, "not_registered", "{read}");
+    }
+}
+
+/// Not ready for a reason, and deciding nothing.
+async fn is_held(doorward: &Doorward, key: &str, token: &str) {
+    eventually("the reason is given", || async { doorward.get("/readyz").await.1.contains(key) }).await;
+    assert_eq!(doorward.get("/readyz").await.0, 503);
+    let checks = Checks::connect(&doorward.check).await;
+    assert!(["revocations_stale", "store_unavailable"].contains(&&*reason(&checks, token).await));
+    assert!(doorward.logged("accept_loss"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_means_something_else_by_a_name_does_not_become_ready() {
+    for read in ["replica", "lookup"] {
+        let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+        let config = tokens.config(&format!(
+            "revocation: {{store: redis, read: {read}, redis: {{url: \"{}\"}}}}\n{}",
+            redis.url(),
+            admin_keys()
+        ));
+        let issuer = format!("issuer: \"{}\"", doorward::dev::ISSUER);
+        let first = Doorward::start(&config).await;
+        let alice = tokens.of("alice");
+        // Two deployments that share a prefix and a name, before anything is revoked.
+        let foreign = config.replace(&issuer, "issuer: \"https://other.test\"");
+        let second = Doorward::launch(&foreign).await;
+        eventually("it says why", || async { second.get("/readyz").await.1.contains("issuers[0].issuer") }).await;
+        drop(second);
+        let dead = revoked(&tokens, &first, "dev").await;
+        let claims = config.replace("name: dev,", "name: dev, claims: {user_id: email},");
+        is_held(&Doorward::launch(&claims).await, "issuers[0].claims.user_id", &alice).await;
+        let renamed = config.replace("name: dev,", "name: shop,");
+        is_held(&Doorward::launch(&renamed).await, "formerly: [dev]", &alice).await;
+        let meant = claims.replace("{store: redis,", "{store: redis, accept_loss: true,");
+        let meant = Doorward::start(&meant).await;
+        assert_eq!(reason(&Checks::connect(&meant.check).await, &dead[2]).await, "ok", "the loss is meant");
+        // Who was there goes on.
+        let checks = Checks::connect(&first.check).await;
+        assert_eq!(reason(&checks, &alice).await, "ok");
+        assert_eq!(reason(&checks, &dead[2]).await, "revoked");
+        assert_eq!(first.get("/readyz").await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_remembers_what_names_stand_for_over_a_restart() {
+    let tokens = Tokens::new();
+    let config = tokens.config(&format!(
+        "revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}",
+        admin_keys()
+    ));
+    let renamed = config.replace("name: dev,", "name: shop,");
+    let carried = config.replace("name: dev,", "name: shop, formerly: [dev],");
+    let mut doorward = Doorward::start(&config).await;
+    let (dead, alice) = (revoked(&tokens, &doorward, "dev").await, tokens.of("alice"));
+    for (next, held) in [(&renamed, true), (&carried, false), (&config, false)] {
+        assert_eq!(doorward.stop().await, Some(0));
+        let dir = std::mem::replace(&mut doorward.dir, crate::support::TempDir::new());
+        doorward = Doorward::launch_in(dir, next).await;
+        if held {
+            is_held(&doorward, "formerly: [dev]", &alice).await;
+            continue;
+        }
+        doorward.ready().await;
+        let checks = Checks::connect(&doorward.check).await;
+        for token in &dead {
+            assert_eq!(reason(&checks, token).await, "revoked");
+        }
+        assert_eq!(reason(&checks, &alice).await, "ok");
+    }
+}
