@@ -60,7 +60,8 @@ async fn a_token_that_says_it_is_not_for_access_is_refused_on_every_way() {
         assert_eq!(edge.reason(&token).await, "wrong_type", "{marks}");
         assert_eq!(edge.ask(&token).await, (401, false), "{marks}");
         let auth = format!("http://{}/auth", edge.doorward.http);
-        let auth = reqwest::Client::new().get(auth).bearer_auth(&token).send().await.unwrap();
+        let auth = reqwest::Client::new().get(auth).bearer_auth(&token).header("x-forwarded-uri", "/orders");
+        let auth = auth.header("x-forwarded-method", "GET").send().await.unwrap();
         assert_eq!(auth.status(), 401, "forward-auth: {marks}");
         let said = send(edge.form("/oauth2/introspect", &[("token", &token)]).bearer_auth(READER)).await;
         assert_eq!((said.status, &said.body["active"]), (200, &json!(false)), "{marks}");
@@ -106,12 +107,12 @@ async fn a_refresh_token_takes_its_session_along_whatever_its_audience() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audience_may_stand_in_another_claim() {
-    let issuer = Issuer::with("claims: {audience: [aud, client_id, /azp/0]},", "").await;
+    let issuer = Issuer::with("claims: {audience: [aud, client_id, /for/0]},", "").await;
     for (changes, reason) in [
         (json!({}), "ok"),
         (json!({"aud": null, "client_id": "demo"}), "ok"),
         (json!({"aud": [], "client_id": "demo"}), "ok"),
-        (json!({"aud": null, "azp": ["demo"]}), "ok"),
+        (json!({"aud": null, "for": ["demo"]}), "ok"),
         (json!({"aud": "other", "client_id": "demo"}), "wrong_audience"),
         (json!({"aud": null, "client_id": "other"}), "wrong_audience"),
         (json!({"aud": null}), "missing_claim"),
@@ -209,6 +210,7 @@ async fn the_user_is_whom_user_id_names() {
     assert_eq!(anonymous.reason(), "ok");
     assert!(anonymous.removed.iter().any(|name| name == "x-user-id"), "{anonymous:?}");
     assert_eq!(optional.reason(json!({"sub": []})).await, "invalid_claim", "what is there must be right");
+    assert_eq!(optional.reason(json!({"sub": ""})).await, "invalid_claim");
     assert_eq!(optional.reason(constant).await, "invalid_claim");
 }
 

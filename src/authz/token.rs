@@ -264,6 +264,10 @@ impl TrustedIssuer {
         let named = self.named(&claims)?;
         match &named.user {
             Some(user) if !claims::names_someone(user) => return Err(Denial::InvalidClaim),
+            // What is there and names nobody is empty.
+            None if self.claim_names.user_id.iter().any(|path| path.find(&claims).is_some()) => {
+                return Err(Denial::InvalidClaim);
+            }
             None if self.needs_user => return Err(Denial::MissingClaim),
             _ => {}
         }
