@@ -30,6 +30,7 @@ mod secret;
 mod stats;
 mod unsaved;
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -285,11 +286,14 @@ impl Replica {
                     tokio::join!(self.purge(), self.keep_filed(ledger), self.keep_names(), self.watch_clock());
                 }
                 RevocationLedger::Redis(ledger) => {
+                    // Of no type of their own: together they nest deeper than the compiler looks.
+                    let follow: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(self.follow(ledger));
+                    let adopt: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(self.adopt(ledger));
                     tokio::join!(
                         ledger.write(),
-                        self.follow(ledger),
+                        follow,
                         self.keep_stored(ledger),
-                        self.adopt(ledger),
+                        adopt,
                         self.keep_names(),
                         self.keep_secret(ledger),
                         ledger.keep_connected(),
