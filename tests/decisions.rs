@@ -142,7 +142,7 @@ async fn every_reason_is_reached_with_its_status() {
         (get("/").token(&tokens.with(json!({"exp": now() + 100_000}))), 401, "lifetime_too_long"),
         (get("/").token(&tokens.with(json!({"iat": now() - 90_000}))), 401, "lifetime_too_long"),
         (get("/").token(&tokens.with(json!({"aud": "other"}))), 401, "wrong_audience"),
-        (get("/").token(&tokens.with(json!({"aud": []}))), 401, "wrong_audience"),
+        (get("/").token(&tokens.with(json!({"aud": []}))), 401, "missing_claim"),
         (get("/").token(&typed("logout+jwt")), 401, "wrong_type"),
         (get("/").token(&typed("application/secevent+jwt")), 401, "wrong_type"),
         (get("/admin").token(&good), 403, "insufficient_scope"),

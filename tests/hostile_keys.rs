@@ -55,7 +55,6 @@ fn failures(good: &str, elsewhere: &HostileServer) -> Vec<(String, Behaviour)> {
         ("HTML", answer(200, &[("content-type", "text/html")], "<!doctype html><title>Sign in</title>")),
         ("a signed set", answer(200, &[("content-type", "application/jwk-set+jwt")], "eyJhbGciOiJub25lIn0.e30.")),
         ("a set and more", answer(200, &[], format!("{good}{good}"))),
-        ("a BOM", answer(200, &[], format!("\u{feff}{good}"))),
         ("invalid UTF-8", answer(200, &[], [good.as_bytes(), b"\xff"].concat())),
         ("101 keys", answer(200, &[], json!({ "keys": many }).to_string())),
         ("deep JSON", answer(200, &[], "[".repeat(200_000))),

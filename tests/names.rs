@@ -80,7 +80,7 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
         assert!(doorward.logged(key) && doorward.logged(cure) && doorward.logged("accept_loss"), "{key}");
     }
     // What names the same tokens first, and the same more, loses nothing.
-    let more = mapped("{user_id: [sub, email], session_id: [sid, email]}");
+    let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
     // An issuer may go; what its name stood for is remembered when it comes back.
     let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://other.test");
