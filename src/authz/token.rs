@@ -24,6 +24,7 @@ use super::written::{Kept, Written};
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct TrustedIssuer {
     pub name: IssuerName,
     /// Names that it had before: what was revoked under them applies.
