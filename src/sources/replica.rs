@@ -30,11 +30,12 @@ mod secret;
 mod stats;
 mod unsaved;
 
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -280,31 +281,28 @@ impl Replica {
 
     /// Keeps the replica current until `shutdown`; [`Self::revoke`] on Redis needs it running.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let work = async {
-            match &self.ledger {
-                RevocationLedger::Embedded(ledger) => {
-                    tokio::join!(self.purge(), self.keep_filed(ledger), self.keep_names(), self.watch_clock());
-                }
-                RevocationLedger::Redis(ledger) => {
-                    // Of no type of their own: together they nest deeper than the compiler looks.
-                    let follow: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(self.follow(ledger));
-                    let adopt: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(self.adopt(ledger));
-                    tokio::join!(
-                        ledger.write(),
-                        follow,
-                        self.keep_stored(ledger),
-                        adopt,
-                        self.keep_names(),
-                        self.keep_secret(ledger),
-                        ledger.keep_connected(),
-                        self.purge(),
-                        self.watch_clock()
-                    );
-                }
-            }
+        // Boxed: together their types nest deeper than the compiler looks.
+        let jobs: Vec<BoxFuture<'_, ()>> = match &self.ledger {
+            RevocationLedger::Embedded(ledger) => vec![
+                self.purge().boxed(),
+                self.keep_filed(ledger).boxed(),
+                self.keep_names().boxed(),
+                self.watch_clock().boxed(),
+            ],
+            RevocationLedger::Redis(ledger) => vec![
+                ledger.write().boxed(),
+                self.follow(ledger).boxed(),
+                self.keep_stored(ledger).boxed(),
+                self.adopt(ledger).boxed(),
+                self.keep_names().boxed(),
+                self.keep_secret(ledger).boxed(),
+                ledger.keep_connected().boxed(),
+                self.purge().boxed(),
+                self.watch_clock().boxed(),
+            ],
         };
         tokio::select! {
-            () = work => {}
+            _ = join_all(jobs) => {}
             () = shutdown.cancelled() => match &self.ledger {
                 RevocationLedger::Embedded(ledger) => self.note_file(ledger.keep().await.as_ref().map(drop)),
                 RevocationLedger::Redis(_) => self.withdraw().await,
