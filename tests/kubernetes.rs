@@ -5,6 +5,7 @@
 mod monitoring;
 mod sidecar;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use crate::support::TempDir;
 use crate::support::doorward;
 use crate::support::envoy;
 
-const OVERLAYS: [&str; 4] = ["shop", "gateway", "node", "injected"];
+const OVERLAYS: [&str; 5] = ["shop", "gateway", "node", "injected", "demo"];
 
 /// What `kubectl apply -k` would send; `None` when the test must say that it is skipped.
 fn build(folder: &str) -> Option<Vec<Value>> {
@@ -47,20 +48,27 @@ fn doorward_accepts_every_doorward_yaml() {
         let text = config(&objects, "doorward", "doorward.yaml");
         let file = dir.path().join(format!("{overlay}.yaml"));
         std::fs::write(&file, text.replace("/etc/doorward-redis", &dir.path().display().to_string())).unwrap();
-        let env: Vec<_> = if overlay == "node" { environment(&objects) } else { Vec::new() };
+        let env = environment(&objects);
         let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(env.is_empty(), overlay != "node");
+        assert_eq!(!env.is_empty(), ["node", "demo"].contains(&overlay), "{overlay}: {env:?}");
         let (code, _, error) = doorward::run_with(&env, &["validate", "--config", file.to_str().unwrap()], "");
         assert_eq!(code, 0, "{overlay}: {error}");
     }
 }
 
-/// What the DaemonSet sets beside the file.
-fn environment(objects: &[Value]) -> Vec<(String, String)> {
-    let daemons = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
-    let env = &daemons["spec"]["template"]["spec"]["containers"][0]["env"];
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    env.as_array().unwrap().iter().map(|entry| (text(&entry["name"]), text(&entry["value"]))).collect()
+/// What Doorward's containers set beside the file; in the place of a Secret's value, a digest.
+fn environment(objects: &[Value]) -> BTreeMap<String, String> {
+    let doorward = containers(objects).filter(|container| container["name"] == "doorward");
+    let entries = doorward.flat_map(|container| container["env"].as_array().unwrap());
+    let settings = entries.filter(|entry| entry["name"].as_str().unwrap().starts_with("DOORWARD__"));
+    let value = |entry: &Value| entry["value"].as_str().map_or_else(|| "0".repeat(64), str::to_owned);
+    settings.map(|entry| (entry["name"].as_str().unwrap().to_owned(), value(entry))).collect()
+}
+
+/// Every container of every pod, the sidecars first.
+fn containers(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
+    pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]).filter_map(Value::as_array).flatten()
 }
 
 #[test]
@@ -87,9 +95,7 @@ fn envoy_accepts_every_envoy_yaml() {
 
 /// How the pods start Envoy; nothing where there are no pods.
 fn envoy_args(objects: &[Value]) -> Vec<String> {
-    let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
-    let containers = pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]).filter_map(Value::as_array);
-    let envoy = containers.flatten().find(|container| container["name"] == "envoy");
+    let envoy = containers(objects).find(|container| container["name"] == "envoy");
     let args = envoy.and_then(|envoy| envoy["args"].as_array());
     args.into_iter().flatten().map(|arg| arg.as_str().unwrap().to_owned()).collect()
 }

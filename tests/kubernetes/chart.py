@@ -212,6 +212,45 @@ def refused(helm, mode, setting, expected):
         fault(f"mode {mode}: {' '.join(setting)} is not refused with {expected!r}: {result.stderr}")
 
 
+def found(items, kind, name, *path):
+    """A part of an object; None where there is none."""
+    part = next((item for item in items if (item["kind"], item["metadata"]["name"]) == (kind, name)), None)
+    for step in path:
+        part = part[step] if isinstance(part, list) else (part or {}).get(step)
+    return part
+
+
+# A value, and what it makes of which object.
+GATEWAY = ("Deployment", "doorward-gateway", "spec")
+POD = (*GATEWAY, "template", "spec")
+EFFECTS = [
+    (["image.repository=a.test/d", f"image.digest=sha256:{'0' * 64}"], (*POD, "initContainers", 0, "image"), f"a.test/d@sha256:{'0' * 64}"),
+    (["envoy.image.tag=v2"], (*POD, "containers", 0, "image"), "docker.io/envoyproxy/envoy:v2"),
+    (["replicas=5"], (*GATEWAY, "replicas"), 5),
+    (["autoscaling.enabled=true"], (*GATEWAY, "replicas"), None),
+    (["autoscaling.enabled=true", "autoscaling.maxReplicas=7"], ("HorizontalPodAutoscaler", "doorward-gateway", "spec", "maxReplicas"), 7),
+    (["podDisruptionBudget.maxUnavailable=25%"], ("PodDisruptionBudget", "doorward-gateway", "spec", "maxUnavailable"), "25%"),
+    (["topologySpread=false"], (*POD, "topologySpreadConstraints"), None),
+    (["networkPolicy.enabled=false"], ("NetworkPolicy", "doorward"), None),
+    (["networkPolicy.redis=null", "networkPolicy.redisPort=6380"], ("NetworkPolicy", "doorward", "spec", "egress", 1), {"ports": [{"port": 6380}]}),
+    (["podMonitor.enabled=true", "podMonitor.labels.team=a"], ("PodMonitor", "doorward", "metadata", "labels", "team"), "a"),
+    (["serviceMonitor.enabled=true", "serviceMonitor.labels.team=a"], ("ServiceMonitor", "doorward", "metadata", "labels", "team"), "a"),
+    (["redis.existingSecret=mine", "redis.passwordKey=pass"], (*POD, "volumes", 1, "secret"), {"secretName": "mine", "items": [{"key": "pass", "path": "password"}]}),
+    (["redis.existingSecret="], (*POD, "volumes", 1, "name"), "doorward-socket"),
+]
+
+
+def effects(helm):
+    for settings, path, wanted in EFFECTS:
+        got = found(render(helm, "gateway", *[part for setting in settings for part in ("--set", setting)]), *path)
+        if got != wanted:
+            fault(f"{' '.join(settings)} makes {path} {got!r}, not {wanted!r}")
+    address = "rediss://r.test:6380/0"
+    file = found(render(helm, "gateway", "--set", f"redis.url={address}"), "ConfigMap", "doorward", "data", "doorward.yaml")
+    if yaml.safe_load(file)["revocation"]["redis"]["url"] != address:
+        fault(f"redis.url is not in doorward.yaml: {file}")
+
+
 def check(helm, kubectl, doorward, out):
     if (CHART / "values.schema.json").read_text() != written(values_schema()):
         fault("k8s/chart/values.schema.json is not up to date: run tests/kubernetes/chart.py --write")
@@ -235,6 +274,7 @@ def check(helm, kubectl, doorward, out):
         compare("gateway", render(helm, "gateway", "--set", slip), kustomize(kubectl, "overlays/gateway"), seen.append)
         if not any(place in text for text in seen):
             fault(f"{slip} makes no difference to the overlay: {seen}")
+    effects(helm)
     refused(helm, "gateway", ["--set", "mode=sidecar"], "mode")
     refused(helm, "gateway", ["--set", "replica=3"], "replica")
     refused(helm, "gateway", ["--set", "config.revocations.store=redis"], "revocations")

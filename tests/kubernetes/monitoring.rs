@@ -78,7 +78,7 @@ fn dashboard() -> Vec<String> {
         }
     }
     let mut found = Vec::new();
-    expressions(&serde_json::from_str(&file("k8s/monitoring/doorward.json")).unwrap(), &mut found);
+    expressions(&serde_json::from_str(&file("k8s/monitoring/dashboard/doorward.json")).unwrap(), &mut found);
     found
 }
 

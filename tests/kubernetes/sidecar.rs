@@ -90,7 +90,8 @@ async fn envoy(binary: &str, objects: &[Value], doorward: &Doorward, upstream: &
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_the_manifests_signs_out_at_once() {
     let Some(binary) = envoy::binary() else { return };
-    let Some(objects) = build("overlays/shop") else { return };
+    let (Some(shop), Some(trial)) = (build("overlays/shop"), build("overlays/redis")) else { return };
+    let objects = [shop, trial].concat();
     let (tokens, secret, upstream) = (Tokens::new(), secret(), Upstream::start().await);
     let redis = redis(&objects, &secret).await;
     let doorward = doorward(&objects, &secret, &redis, &tokens).await;
