@@ -2,6 +2,7 @@
 //! program it is for, a pod's worth of them signs users out, and Prometheus finds what the dashboard and
 //! the alerts name. The manifests themselves are checked by `tests/kubernetes.sh`.
 
+mod demo;
 mod monitoring;
 mod sidecar;
 

@@ -14,16 +14,15 @@ use crate::support::tokens::Tokens;
 use crate::support::upstream::Upstream;
 use crate::support::{TempDir, eventually};
 
-/// The Secret that `new-secret.sh` makes.
-fn secret() -> Value {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/redis/new-secret.sh");
-    let output = Command::new(script).output().unwrap();
+/// The Secret that a script below `k8s/` makes.
+pub fn secret(script: &str) -> Value {
+    let output = Command::new(format!("{}/k8s/{script}", env!("CARGO_MANIFEST_DIR"))).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_saphyr::from_str::<Value>(&String::from_utf8(output.stdout).unwrap()).unwrap()["stringData"].clone()
 }
 
 /// Redis by the trial's own file and ACL, and one user more, by whom the test looks on.
-async fn redis(objects: &[Value], secret: &Value) -> RedisServer {
+pub async fn redis(objects: &[Value], secret: &Value) -> RedisServer {
     let mut redis = RedisServer::stopped(&[]);
     let dir = redis.directory().display().to_string();
     let acl = format!("{}user looker on nopass ~* +@all\n", secret["users.acl"].as_str().unwrap());
@@ -92,7 +91,7 @@ async fn a_pod_of_the_manifests_signs_out_at_once() {
     let Some(binary) = envoy::binary() else { return };
     let (Some(shop), Some(trial)) = (build("overlays/shop"), build("overlays/redis")) else { return };
     let objects = [shop, trial].concat();
-    let (tokens, secret, upstream) = (Tokens::new(), secret(), Upstream::start().await);
+    let (tokens, secret, upstream) = (Tokens::new(), secret("redis/new-secret.sh"), Upstream::start().await);
     let redis = redis(&objects, &secret).await;
     let doorward = doorward(&objects, &secret, &redis, &tokens).await;
     let (envoy, health) = envoy(&binary, &objects, &doorward, &upstream).await;
