@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The manifests of k8s/, without a cluster: each overlay built by kubectl, checked against the schemas of
-# Kubernetes 1.33 to 1.37 and of other projects; the Helm chart held against the overlays; the admission policy
-# run by the API server's own code; the alerts fired by promtool; the image built and run. tests/kubernetes.rs
-# runs what the manifests carry.
+# The manifests of k8s/: each overlay built by kubectl, checked against the schemas of Kubernetes 1.33 to 1.37 and of
+# other projects; the Helm chart held against the overlays; all of them applied to a real API server and deleted; the
+# alerts fired by promtool; the image built and run. tests/kubernetes.rs runs what the manifests carry.
 #
 #     tests/kubernetes.sh [BINARY]     (for the image; target/debug/doorward)
 set -euo pipefail
@@ -24,11 +23,11 @@ fail() {
 
 helm=$tools/helm-4.3.1
 "$python" tests/kubernetes/chart.py "$helm" "$kubectl" "${1:-${CARGO_TARGET_DIR:-target}/debug/doorward}" "$out"
-for folder in overlays/{shop,gateway,node,injected,redis} injection monitoring; do
+for folder in overlays/{shop,gateway,node,injected,redis,demo} injection monitoring{,/dashboard}; do
   "$kubectl" kustomize "k8s/$folder" >"$out/$(basename "$folder").yaml"
 done
 # What several overlays use is deleted with none of them.
-for overlay in gateway node injected; do
+for overlay in shop gateway node injected; do
   ! grep -q "kind: StatefulSet" "$out/$overlay.yaml" || fail "deleting overlays/$overlay would take the shared Redis"
 done
 k8s/redis/new-secret.sh >"$out/secret.yaml"
@@ -46,10 +45,14 @@ slip 's/runAsNonRoot: true/runAsNonRoot: false/' shop "runAsNonRoot is False"
 slip 's/restartPolicy: Always/restartPolicy: Never/' shop "no native sidecar"
 if [ -d "$tools/crds" ]; then slip 's/podMetricsEndpoints:/podMetricEndpoints:/' monitoring podMetricEndpoints; fi
 
-# --- the admission policy -------------------------------------------------------------
+# --- an API server --------------------------------------------------------------------
 
-if admission=$(compgen -G "$tools/admission-*"); then
-  "$python" tests/kubernetes/admission.py "$admission" "$out/injection.yaml" "$out/shop.yaml"
+if apiserver=$(compgen -G "$tools/kube-apiserver-*"); then
+  if command -v etcd >/dev/null; then
+    "$python" tests/kubernetes/cluster.py "$PWD/$apiserver" "$kubectl" "$PWD/$helm" "$tools/crds"
+  else
+    echo "skipped: the manifests on an API server: etcd is missing (Debian: etcd-server)"
+  fi
 fi
 
 # --- alerts ---------------------------------------------------------------------------

