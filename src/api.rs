@@ -225,7 +225,7 @@ async fn sign_out(state: &State, policy: &Policy, revocations: &[Revocation], by
     match within(state, &state.waits.store, policy, by, revoked).await {
         Ok(stored) => stored.is_ok(),
         Err(NoAnswer::Crowded) => {
-            state.replica.hold(revocations); // It was not begun, and is offered to the store later.
+            state.replica.hold(revocations.to_vec()); // It was not begun, and is offered to the store later.
             false
         }
         Err(NoAnswer::Late) => false,

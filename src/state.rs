@@ -21,7 +21,7 @@ pub use crate::sources::alarm::Presented;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
-pub use crate::sources::replica::{Peer, Receipt, Replica};
+pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::traces::Traces;
 pub use waits::{Waiting, Waits};
 

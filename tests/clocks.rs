@@ -4,6 +4,11 @@ mod fleets;
 mod leads;
 mod steps;
 
+use std::process::Command;
+use std::time::Duration;
+
+use doorward::clock::Steady;
+
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};
@@ -40,4 +45,30 @@ async fn a_test_steps_the_clock_of_redis_across_restarts() {
     assert!(millis / 1000 - now() > 3595, "ids are of this clock");
     redis.step_clock("-1h");
     assert!((-3605..=-3599).contains(&ahead(&redis)));
+}
+
+/// A day's sleep of the machine, as a time namespace shows it: CLOCK_BOOTTIME is a day further than CLOCK_MONOTONIC.
+#[test]
+fn freshness_is_counted_by_the_clock_that_counts_sleep() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let mut slept = Command::new("unshare");
+    slept.args(["--map-root-user", "--time", "--boottime", &DAY.as_secs().to_string()]);
+    slept.arg(std::env::current_exe().unwrap());
+    slept.args(["--exact", "--ignored", "--nocapture", "clocks::shows_the_steady_clock"]);
+    let shown = slept.output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned() + &String::from_utf8_lossy(&shown.stderr);
+    let Some((_, millis)) = shown.split_once("steady: ") else {
+        assert!(shown.contains("unshare"), "{shown}");
+        println!("skipped: no time namespace here: {shown}");
+        return;
+    };
+    let millis = millis.split_whitespace().next().unwrap().parse().unwrap();
+    let ahead = Duration::from_millis(millis).saturating_sub(Steady::now().uptime());
+    assert!(ahead > DAY - Duration::from_secs(600) && ahead < DAY + Duration::from_secs(600), "{ahead:?}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn shows_the_steady_clock() {
+    println!("steady: {}", Steady::now().uptime().as_millis());
 }

@@ -8,7 +8,7 @@ mod keycloak;
 mod oauth2;
 mod origins;
 mod provider;
-mod signals;
+pub mod signals;
 mod transmitter;
 
 use std::io::{BufRead, BufReader, Lines, Write};

@@ -149,10 +149,26 @@ async fn a_file_that_another_program_removes_or_replaces_is_noticed_before_an_an
     type Act = fn(&Path);
     let tokens = Tokens::new();
     let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
-    let acts: [(&str, Act); 3] = [
+    let acts: [(&str, Act); 6] = [
         ("removed", |file| std::fs::remove_file(file).unwrap()),
         ("moved", |file| std::fs::rename(file, file.with_extension("old")).unwrap()),
         ("replaced by an older copy", |file| std::fs::rename(file.with_extension("copy"), file).unwrap()),
+        ("replaced by a link to an older copy", |file| {
+            std::fs::remove_file(file).unwrap();
+            std::os::unix::fs::symlink(file.with_extension("copy"), file).unwrap();
+        }),
+        ("written over by an older copy", |file| {
+            std::fs::copy(file.with_extension("copy"), file).unwrap();
+        }),
+        ("replaced by a folder for a while", |file| {
+            std::fs::remove_file(file).unwrap();
+            std::fs::create_dir(file).unwrap();
+            let file = file.to_owned();
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_secs(2));
+                std::fs::remove_dir(file).unwrap();
+            });
+        }),
     ];
     for (name, act) in acts {
         let doorward = Doorward::start(&config).await;
@@ -162,6 +178,7 @@ async fn a_file_that_another_program_removes_or_replaces_is_noticed_before_an_an
         assert_eq!(doorward.post("/logout", &before).await.0, 204);
         act(&file);
         // The answer comes with the file or not at all.
+        println!("{name}");
         eventually("it is stored", || async { doorward.post("/logout", &after).await.0 == 204 }).await;
         assert!(doorward.logged("by another program"), "{name}");
         eventually("all that is known is stored again", || async {

@@ -62,6 +62,7 @@ fn network() -> Protocol {
         narrow: false,
         survivors: false,
         ids_grow: true,
+        history: 0,
         bug: None,
     }
 }
@@ -146,6 +147,10 @@ fn it_holds_over_losses_of_the_store() {
         // To the end: what takes many steps, with the fewest ways to take them.
         holds(&format!("{how:?}, narrow"), Protocol { narrow: true, ..loss(how) }, usize::MAX);
     }
+    for how in [&[Loss::Flush][..], &[Loss::Empty]] {
+        let anew = Protocol { ids_grow: false, history: 2, ..loss(how) };
+        holds(&format!("{how:?}, ids begin anew"), anew, 10);
+    }
     holds("losses, a restart", restarting(loss(ALL)), 9);
     holds("losses, two tokens", two_tokens(loss(ALL)), 8);
     let faulty = Left { faults: 1, ..loss(ALL).left };
@@ -196,6 +201,7 @@ fn each_deliberate_bug_is_caught() {
         (Bug::ReceiptTrustsTheClock, Protocol { jumps: true, pauses: false, ..network() }, "receipt"),
         (Bug::LeaseAfterRead, restarting(quiet()), "receipt"),
         (Bug::ShortLease, quiet(), "receipt"),
+        (Bug::PositionOutlivesLog, Protocol { ids_grow: false, history: 1, ..flush() }, "receipt"),
     ] {
         fails(&format!("{bug:?}"), Protocol { bug: Some(bug), ..protocol }, property);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::{admin_keys, reason, revoke};
+use crate::api::{OPERATOR, admin_keys, reason, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
@@ -79,6 +79,13 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
         reloads(&doorward, &next, REFUSED, &dead).await;
         assert!(doorward.logged(key) && doorward.logged(cure) && doorward.logged("accept_loss"), "{key}");
     }
+    // Spellings come and go one at a time.
+    let spelled = |iss: &str| text.replace(&format!("issuer: \"{issuer}\""), &format!("issuer: {iss}"));
+    reloads(&doorward, &spelled(&format!("[\"{issuer}\", \"https://other.test\"]")), IN_FORCE, &dead).await;
+    let tenants = format!("[\"{issuer}\", \"https://other.test/{{tenant}}\"], tenants: [t]");
+    reloads(&doorward, &spelled(&tenants), REFUSED, &dead).await;
+    assert!(doorward.logged("with it"), "users would be named with their tenant");
+    reloads(&doorward, &text, IN_FORCE, &dead).await;
     // What names the same tokens first, and the same more, loses nothing.
     let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
@@ -119,6 +126,10 @@ async fn former_names_carry_revocations_on_in_either_direction_and_reading() {
         }
         assert_eq!(reason(&checks, &tokens.of("carol")).await, "ok");
     }
+    // Its former name must stay, though this process never had it.
+    let text = std::fs::read_to_string(started.dir.path().join("doorward.yaml")).unwrap();
+    reloads(&started, &text.replace("formerly: [dev],", ""), REFUSED, &dead).await;
+    assert!(started.logged("formerly: [dev]"));
     let everything = revoke(&started, &json!({"kind": "issuer", "issuer": "shop"})).await;
     assert_eq!(everything.status, 201);
     let checks = Checks::connect(&older.check).await;
@@ -213,4 +224,103 @@ async fn a_file_remembers_what_names_stand_for_over_a_restart() {
         }
         assert_eq!(reason(&checks, &alice).await, "ok");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_instance_says_that_another_deployment_uses_its_name_and_goes_on() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config =
+        tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
+    let first = Doorward::start(&config).await;
+    let text = std::fs::read_to_string(first.dir.path().join("doorward.yaml")).unwrap();
+    let (dead, alice) = (revoked(&tokens, &first, "dev").await, tokens.of("alice"));
+    let warnings = async || {
+        let (status, body) = first.get("/readyz").await;
+        assert_eq!(status, 200);
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["warnings"].clone()
+    };
+    assert_eq!(warnings().await, json!([]));
+    let issuer = format!("issuer: \"{}\"", doorward::dev::ISSUER);
+    let foreign =
+        config.replace(&issuer, "issuer: \"https://other.test\"").replace("{store:", "{accept_loss: true, store:");
+    let second = Doorward::start(&foreign).await;
+    let noted = || redis.cli(&["ZRANGE", "doorward:{r}:issuers", "0", "-1"]);
+    eventually("it is noted", || async { noted().contains("other.test") }).await;
+    // A reload looks at once.
+    for round in 0..2 {
+        reloads(&first, &text, IN_FORCE, &dead).await;
+        eventually("it is shown", || async { warnings().await.to_string().contains("issuers[0].issuer") }).await;
+        assert!(noted().contains(doorward::dev::ISSUER), "both are noted, round {round}");
+    }
+    let said =
+        |line: &String| ["`dev`", "https://other.test", doorward::dev::ISSUER].iter().all(|text| line.contains(text));
+    assert_eq!(first.log.lock().unwrap().iter().filter(|line| said(line)).count(), 1, "once");
+    let operator = reqwest::Client::new().get(format!("http://{}/v1/instances", first.http)).bearer_auth(OPERATOR);
+    let instances: serde_json::Value = operator.send().await.unwrap().json().await.unwrap();
+    assert_eq!(instances["instances"][0]["state"], "names_differ");
+    let checks = Checks::connect(&first.check).await;
+    assert_eq!(reason(&checks, &alice).await, "ok");
+    // The other deployment is gone.
+    drop(second);
+    redis.cli(&["DEL", "doorward:{r}:issuers"]);
+    reloads(&first, &text, IN_FORCE, &dead).await;
+    eventually("it is over", || async { warnings().await == json!([]) }).await;
+}
+
+/// By a clock that is ahead, what lives has expired: no reload may lose it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    for store in [format!("redis, redis: {{url: \"{}\"}}", redis.url()), "embedded".to_owned()] {
+        let config = tokens.config(&format!("revocation: {{store: {store}}}\n{}", admin_keys()));
+        let config = config.replace("audiences:", "max_lifetime: 15m, audiences:");
+        let (doorward, clock) = Doorward::start_with_clock(&config).await;
+        let dead = revoked(&tokens, &doorward, "dev").await;
+        let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
+        clock.step("+1h");
+        let before = doorward.metric(REFUSED).await.unwrap_or_default();
+        replace(&doorward, &text.replace("name: dev,", "name: shop,"));
+        eventually("the reload is over", || async {
+            assert_eq!(doorward.metric(IN_FORCE).await.unwrap_or_default(), 0.0, "{store}: it would lose them");
+            doorward.metric(REFUSED).await.unwrap_or_default() > before
+        })
+        .await;
+        assert!(doorward.logged("formerly: [dev]"));
+        clock.step("+0");
+        let checks = Checks::connect(&doorward.check).await;
+        for token in &dead {
+            assert_eq!(reason(&checks, token).await, "revoked", "{store}");
+        }
+    }
+}
+
+/// Signals may name a user by an address, which another claim has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_would_lose_who_was_named_by_an_address_is_refused() {
+    let (tokens, transmitter) = (Tokens::new(), Tokens::new());
+    let signals = crate::inlets::signals::section(&transmitter, ", subjects: [email]");
+    let doorward = Doorward::start(&tokens.config(&signals)).await;
+    let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
+    let dead = vec![tokens.of("alice")];
+    let subject = json!({"subject": {"format": "email", "email": "alice@example.com"}});
+    let uri = "https://schemas.openid.net/secevent/risc/event-type/account-disabled";
+    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
+    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
+    let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
+    assert_eq!(sent.status(), 202);
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(reason(&checks, &dead[0]).await, "revoked");
+    for next in [
+        text.replace("name: dev,", "name: dev, claims: {email: mail},"),
+        text.replace("subjects: [email]", "subjects: [iss_sub]"),
+        text.split("signals:").next().unwrap().to_owned(),
+    ] {
+        assert_ne!(next, text);
+        doorward.log.lock().unwrap().clear();
+        reloads(&doorward, &next, REFUSED, &dead).await;
+        assert!(doorward.logged("issuers[0].claims.email"));
+    }
+    reloads(&doorward, &text.replace("name: dev,", "name: dev, claims: {email: [email, mail]},"), IN_FORCE, &dead)
+        .await;
 }

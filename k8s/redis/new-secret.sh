@@ -5,7 +5,7 @@
 #
 # `create` never replaces one that is there. The ACL lets Doorward touch its own keys and nothing
 # else. A service of yours that writes sign-outs by itself gets a user of its own here; `adopt` needs
-# `%R~blacklist:*` besides, and a Redis Cluster `+cluster|slots`.
+# `%R~*blacklist:*` besides, and a Redis Cluster `+cluster|slots`.
 set -euo pipefail
 
 password=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')

@@ -24,8 +24,6 @@ use super::check::fields::{Fields, Malformed};
 use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
-use crate::authz::jwks::Jwks;
-use crate::authz::revocation::{Kind, TargetId};
 use crate::authz::rule::{OnStale, Requirements, Rule};
 use crate::authz::streams::{Cause, Ended, LiveStream, StreamFacts, Subject};
 use crate::clock::{self, Steady};
@@ -280,9 +278,8 @@ impl Service {
         }
         let policy = self.state.policy();
         let issuer = policy.authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
-        let key = facts.targets.iter().find(|target| target.kind == Kind::Key);
-        let mut in_force = issuer.keys.iter().flat_map(Jwks::ids).map(TargetId::new);
-        if key.is_some_and(|key| !in_force.any(|id| id == key.id)) {
+        let is_withdrawn = |key| !issuer.keys.as_ref().is_some_and(|keys| keys.has(key));
+        if facts.key.is_some_and(is_withdrawn) {
             return Err(Cause::KeyWithdrawn);
         }
         Ok(Phase::Live(stream))

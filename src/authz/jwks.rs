@@ -5,8 +5,8 @@ mod soundness;
 use std::collections::HashMap;
 use std::fmt;
 
-use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
+use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
@@ -44,7 +44,12 @@ pub struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     material: Material,
+    digest: KeyDigest,
 }
+
+/// Tells a key from another of the same `kid`: the beginning of a SHA-256 of its algorithm and the public key, of a
+/// secret that of an HMAC made with it. The same in every process.
+pub type KeyDigest = [u8; 16];
 
 /// Read once, when the key set is: reading a key costs a third of what verifying with it does.
 #[derive(Clone)]
@@ -77,16 +82,21 @@ impl Key {
         self.algorithm
     }
 
-    /// Whether it verifies the same; unlike `==` also of secrets.
     #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (&self.material, &other.material) {
-            (Material::Secret(ours), Material::Secret(theirs)) => {
-                let made = hmac::sign(theirs, b"doorward");
-                self.algorithm == other.algorithm && hmac::verify(ours, b"doorward", made.as_ref()).is_ok()
-            }
-            _ => self == other,
+    pub const fn digest(&self) -> KeyDigest {
+        self.digest
+    }
+
+    fn new(id: Option<String>, algorithm: Algorithm, material: Material) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(algorithm_name(algorithm).as_bytes());
+        match &material {
+            Material::Public(key) => context.update(key.as_ref()),
+            Material::Secret(key) => context.update(hmac::sign(key, b"doorward").as_ref()),
         }
+        let mut digest = KeyDigest::default();
+        digest.copy_from_slice(&context.finish().as_ref()[..size_of::<KeyDigest>()]);
+        Self { id, algorithm, material, digest }
     }
 
     /// Whether `signature` is this key's over `signing_input`: of ECDSA the two numbers at full length (RFC
@@ -210,23 +220,21 @@ impl Jwks {
                 Algorithm::HS512 => hmac::HMAC_SHA512,
                 _ => return None, // A secret verifies nothing else.
             };
-            Some(Key {
-                id: None,
-                algorithm: *algorithm,
-                material: Material::Secret(Box::new(hmac::Key::new(hash, secret))),
-            })
+            Some(Key::new(None, *algorithm, Material::Secret(Box::new(hmac::Key::new(hash, secret)))))
         };
         Self { keys: algorithms.iter().filter_map(key).collect() }
     }
 
-    /// The `kid` of each key that has one.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.keys.iter().filter_map(Key::id)
+    /// Whether the key is one of these, under whatever `kid`.
+    #[must_use]
+    pub fn has(&self, digest: KeyDigest) -> bool {
+        self.keys.iter().any(|key| key.digest == digest)
     }
 
-    /// The keys that are not among those of `next`.
+    /// The keys that are not among those of `next`, or under another `kid`.
     pub fn without<'a>(&'a self, next: Option<&'a Self>) -> impl Iterator<Item = &'a Key> {
-        let stays = move |key: &Key| next.is_some_and(|next| next.keys.iter().any(|other| other.is_same(key)));
+        let is_same = |key: &Key, other: &Key| key.id == other.id && key.digest == other.digest;
+        let stays = move |key: &Key| next.is_some_and(|next| next.keys.iter().any(|other| is_same(key, other)));
         self.keys.iter().filter(move |key| !stays(key))
     }
 
@@ -336,8 +344,7 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
         None => algorithms.iter().copied().find(|algorithm| fitting.contains(algorithm)),
     };
     let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(Unfit::AlgorithmNotAllowed)?;
-    let material = Material::Public(public.parse(algorithm)?);
-    Ok(Key { id: text("kid")?.map(str::to_owned), algorithm, material })
+    Ok(Key::new(text("kid")?.map(str::to_owned), algorithm, Material::Public(public.parse(algorithm)?)))
 }
 
 /// Reads base64url, or base64 as some providers write it; padded or not, the bytes are the same.

@@ -23,7 +23,7 @@ use super::denial::Denial;
 use super::jwks::Jwks;
 use super::logout_token::{filled, made_at};
 use super::replay::MessageId;
-use super::revocation::Revocation;
+use super::revocation::{Clocks, Revocation};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 
 /// Someone whose security event tokens are applied.
@@ -172,12 +172,12 @@ impl Transmitter {
     }
 
     /// What each event of a token comes to; `target` is the issuer [`Self::target`].
-    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, now: Timestamp) -> Result<Vec<Heard>, Refusal> {
+    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, clocks: Clocks) -> Result<Vec<Heard>, Refusal> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
             .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
-            .map(|(uri, event)| self.hear_one(uri, event, token, target, now))
+            .map(|(uri, event)| self.hear_one(uri, event, token, target, clocks))
             .collect()
     }
 
@@ -187,7 +187,7 @@ impl Transmitter {
         event: &Map<String, Value>,
         token: &EventToken,
         target: &TrustedIssuer,
-        now: Timestamp,
+        clocks: Clocks,
     ) -> Result<Heard, Refusal> {
         let Some(effect) = Effect::of(uri) else { return Ok(Heard::Ignored) };
         match effect {
@@ -202,17 +202,20 @@ impl Transmitter {
             }
             Effect::Session | Effect::User => {}
         }
-        // An event lies before its token. By this machine's clock it may lie ahead, as the issuer's tokens may.
-        let latest = token.issued_at.max(now);
-        let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at).min(latest);
-        let instant =
-            if target.issuer.name(&self.issuer).is_some() { instant } else { instant.plus(target.least_lead()) };
-        if instant.plus(target.retention()) <= now {
+        let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at);
+        // What a sender says of the future is now. The issuer itself dates its events by the clock by which it dates
+        // its tokens, which may lie ahead of those here; an event lies before its token.
+        let instant = match target.issuer.name(&self.issuer) {
+            Some(_) => instant.min(token.issued_at.max(clocks.latest())),
+            None => instant.min(clocks.latest()).plus(target.least_lead()),
+        };
+        // It is acknowledged, so that one wall clock alone must not say it.
+        if instant.plus(target.retention()) <= clocks.earliest() {
             return Ok(Heard::Stale);
         }
         // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.
         let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
-        match subject.map(|subject| self.revocations(effect, &subject, target, instant, now)) {
+        match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
             Some(Ok(revocations)) => Ok(Heard::Revocations(revocations)),
             Some(Err(Unmapped)) => Ok(Heard::Unmapped),
             None => Err(Denial::MissingClaim.into()),

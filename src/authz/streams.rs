@@ -502,7 +502,7 @@ mod tests {
     fn facts(token: &str, user: &str, iat: i64) -> StreamFacts {
         let targets = [target(Kind::Token, token), target(Kind::User, user), target(Kind::Key, "k")];
         let issued_at = Some(Timestamp::from_secs(iat));
-        StreamFacts { issuer: issuer(), issued_at, expires_at: NEVER, targets: targets.into() }
+        StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into() }
     }
 
     fn revocation(target: Target, watermark: Watermark) -> Revocation {

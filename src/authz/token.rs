@@ -17,7 +17,7 @@ pub use self::unverified::{Header, UnverifiedToken};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::issuer_id::{IssuerId, user_of_tenant};
-use super::jwks::Jwks;
+use super::jwks::{Jwks, Key, KeyDigest};
 use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
 use super::written::{Kept, Written};
@@ -140,6 +140,7 @@ pub struct VerifiedToken(Arc<Facts>);
 struct Facts {
     issuer: IssuerName,
     key_id: Option<Box<str>>,
+    key: Option<KeyDigest>,
     claims: ClaimSet,
     times: Times,
     token_id: Box<str>,
@@ -190,7 +191,7 @@ impl TrustedIssuer {
 
     /// Checks everything about a token but its revocation.
     pub fn verify(&self, token: UnverifiedToken<'_>, now: Timestamp, expiry: Expiry) -> Result<VerifiedToken, Denial> {
-        let key_id = token.check_signature(self.keys.as_ref(), &self.algorithms)?;
+        let key = token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !self.token_types.allow(token.header.token_type.as_deref()) {
             return Err(Denial::WrongType);
         }
@@ -201,7 +202,7 @@ impl TrustedIssuer {
         self.lead.observe(times.issued_at, now);
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         let text = self.revocable_by_text.then(|| token.text_digest());
-        self.identify(token.claims, unnamed, text, key_id, times)
+        self.identify(token.claims, unnamed, text, Some(key), times)
     }
 
     /// Refuses a token that says it is not an access token.
@@ -259,7 +260,7 @@ impl TrustedIssuer {
         claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
         text_digest: Option<TargetId>,
-        key_id: Option<String>,
+        key: Option<&Key>,
         times: Times,
     ) -> Result<VerifiedToken, Denial> {
         let named = self.named(&claims)?;
@@ -297,10 +298,12 @@ impl TrustedIssuer {
         targets.extend(
             address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
         );
-        targets.extend(key_id.iter().flat_map(|id| self.readings(Kind::Key, id)));
+        let key_id = key.and_then(Key::id);
+        targets.extend(key_id.into_iter().flat_map(|id| self.readings(Kind::Key, id)));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
+            key: key.map(Key::digest),
             claims,
             times,
             token_id: token_id.into(),
@@ -429,6 +432,12 @@ impl VerifiedToken {
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.0.key_id.as_deref()
+    }
+
+    /// The key that verified it; `None`: its issuer vouched for it.
+    #[must_use]
+    pub fn key(&self) -> Option<KeyDigest> {
+        self.0.key
     }
 
     #[must_use]

@@ -152,7 +152,7 @@ impl Reload {
             return Ok(());
         }
         let (names, issuers) = (self.names.clone(), trusted(config));
-        let (index, now) = (self.state.replica.index().clone(), clock::now());
+        let (index, now) = (self.state.replica.index().clone(), self.state.replica.earliest_if_set());
         // A million entries must not keep a thread from decisions.
         let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &index, now));
         let fault = |conflict: Conflict| {

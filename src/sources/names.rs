@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::authz::claims::{ClaimPath, IssuerName, Timestamp};
-use crate::authz::revocation::{Kind, RevocationIndex};
+use crate::authz::revocation::{Kind, RevocationIndex, Target};
 use crate::authz::token::TrustedIssuer;
 
 /// What one name stands for: which tokens, and by which claims they are named.
@@ -20,22 +20,35 @@ struct Meaning {
     name: String,
     /// Every `iss`.
     issuer: Vec<String>,
+    /// Whether its users are named with their tenant.
+    multi_tenant: bool,
     user_id: Vec<String>,
+    /// By which users are found whom signals name by their address; empty: by none.
+    email: Vec<String>,
     session_id: Vec<String>,
     client_id: Vec<String>,
 }
 
-impl From<&TrustedIssuer> for Meaning {
-    fn from(issuer: &TrustedIssuer) -> Self {
+impl Meaning {
+    /// Of the present name of an issuer, and of the former ones: what stands under these applies to its tokens.
+    fn all(issuer: &TrustedIssuer) -> impl Iterator<Item = Self> {
         let texts = |claims: &[ClaimPath]| claims.iter().map(|claim| claim.as_str().to_owned()).collect();
-        Self {
-            name: issuer.name.to_string(),
+        let names = [&issuer.name].into_iter().chain(&issuer.formerly);
+        names.map(move |name| Self {
+            name: name.to_string(),
             issuer: issuer.issuer.texts().collect(),
+            multi_tenant: issuer.issuer.is_multi_tenant(),
             user_id: texts(&issuer.claim_names.user_id),
+            email: texts(addresses(issuer)),
             session_id: texts(&issuer.claim_names.session_id),
             client_id: texts(&issuer.claim_names.client_id),
-        }
+        })
     }
+}
+
+/// The claims by which a user is found who is named by an address.
+fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
+    if issuer.revocable_by_email { &issuer.claim_names.email } else { &[] }
 }
 
 /// What names stood for, and until when an instance said so at the least; as it stands in the store.
@@ -71,25 +84,25 @@ impl Names {
 
     /// Notes what names stand for now. A name that is not among them keeps its meaning: it may come back.
     pub fn note(&mut self, issuers: &[Arc<TrustedIssuer>]) {
-        self.0.retain(|(meaning, _)| issuers.iter().all(|issuer| issuer.name.as_str() != meaning.name));
-        self.0.extend(issuers.iter().map(|issuer| (Meaning::from(&**issuer), Timestamp::default())));
+        let now: Vec<_> = issuers.iter().flat_map(|issuer| Meaning::all(issuer)).collect();
+        self.0.retain(|(meaning, _)| now.iter().all(|other| other.name != meaning.name));
+        self.0.extend(now.into_iter().map(|meaning| (meaning, Timestamp::default())));
     }
 
     /// What a store is to note of these.
     #[must_use]
     pub fn texts(issuers: &[Arc<TrustedIssuer>]) -> Vec<String> {
-        issuers.iter().filter_map(|issuer| serde_json::to_string(&Meaning::from(&**issuer)).ok()).collect()
+        let all = issuers.iter().flat_map(|issuer| Meaning::all(issuer));
+        all.filter_map(|meaning| serde_json::to_string(&meaning).ok()).collect()
     }
 
     /// How these issuers would lose revocations that live, or share a name with an issuer in use that is another one.
     #[must_use]
     pub fn conflicts(&self, issuers: &[Arc<TrustedIssuer>], index: &RevocationIndex, now: Timestamp) -> Vec<Conflict> {
-        let lives = |name: &str, kind: Option<Kind>| {
-            index.entries().any(|known| {
-                known.target.issuer.as_str() == name
-                    && known.expires_at > now
-                    && kind.is_none_or(|kind| kind == known.target.kind)
-            })
+        let lives = |name: &str, is_meant: fn(&Target) -> bool| {
+            index
+                .entries()
+                .any(|known| known.target.issuer.as_str() == name && known.expires_at > now && is_meant(&known.target))
         };
         let mut found = Vec::new();
         for (noted, seen) in &self.0 {
@@ -103,34 +116,48 @@ impl Names {
                 // A spelling may come and another go, one at a time.
                 let is_same = issuer.issuer.texts().any(|text| noted.issuer.contains(&text));
                 if is_ours && !is_same {
-                    if lives(name, None) || seen.plus(Self::IN_USE) > now {
+                    if lives(name, |_| true) || seen.plus(Self::IN_USE) > now {
                         let other = noted.issuer.join("`, `");
+                        let ours = issuer.issuer.texts().collect::<Vec<_>>().join("`, `");
                         conflict(
                             &["issuer"],
                             format!(
-                                "the name `{name}` stands for `{other}` in revocations that live: they would apply to \
-                                 the wrong tokens; give this issuer another name (or, for another deployment, \
+                                "the name `{name}` stands for `{other}` in revocations that live, and here for \
+                                 `{ours}`: they would apply to the wrong tokens; give this issuer another name (or, for another deployment, \
                                  `revocation.redis.key_prefix`), or set `revocation.accept_loss: true`"
                             ),
                         );
                     }
                 } else if is_ours {
-                    for (key, kind, before, next) in mappings(noted, issuer) {
+                    let is_multi_tenant = issuer.issuer.is_multi_tenant();
+                    if noted.multi_tenant != is_multi_tenant && lives(name, |target| target.kind == Kind::User) {
+                        let (before, next) = if is_multi_tenant { ("out", "") } else { ("", "out") };
+                        conflict(
+                            &["issuer"],
+                            format!(
+                                "revocations of users that live under the name `{name}` name them with{before} their \
+                                 tenant, and here they are named with{next} it: they would no longer apply; give what \
+                                 is new another name, or set `revocation.accept_loss: true`"
+                            ),
+                        );
+                    }
+                    for Mapping { key, what, before, next, is_meant } in mappings(noted, issuer) {
                         let goes_on = next.len() >= before.len()
                             && before.iter().zip(next).all(|(before, next)| before == next.as_str());
-                        if !goes_on && lives(name, Some(kind)) {
+                        if !goes_on && lives(name, is_meant) {
                             let claims = before.join("`, `");
+                            let ours = next.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `");
                             conflict(
                                 key,
                                 format!(
-                                    "revocations of a {kind} that live under the name `{name}` go by `{claims}` and \
-                                     would no longer apply; begin the list with that, or set \
+                                    "revocations of a {what} that live under the name `{name}` go by `{claims}` and \
+                                     would no longer apply by `{ours}`; begin the list with that, or set \
                                      `revocation.accept_loss: true`"
                                 ),
                             );
                         }
                     }
-                } else if is_same && !issuers.iter().any(|other| is_named(&other.name)) && lives(name, None) {
+                } else if is_same && !issuers.iter().any(|other| is_named(&other.name)) && lives(name, |_| true) {
                     conflict(
                         &["name"],
                         format!(
@@ -145,13 +172,46 @@ impl Names {
     }
 }
 
-type Mapping<'a> = (&'static [&'static str], Kind, &'a [String], &'a [ClaimPath]);
+/// Claims that name what is revoked, before and after a change.
+struct Mapping<'a> {
+    key: &'static [&'static str],
+    what: &'static str,
+    before: &'a [String],
+    next: &'a [ClaimPath],
+    is_meant: fn(&Target) -> bool,
+}
 
-fn mappings<'a>(before: &'a Meaning, next: &'a TrustedIssuer) -> [Mapping<'a>; 3] {
-    let names = &next.claim_names;
+fn mappings<'a>(noted: &'a Meaning, issuer: &'a TrustedIssuer) -> [Mapping<'a>; 4] {
+    let names = &issuer.claim_names;
     [
-        (&["claims", "user_id"], Kind::User, &before.user_id, &names.user_id),
-        (&["claims", "session_id"], Kind::Session, &before.session_id, &names.session_id),
-        (&["claims", "client_id"], Kind::Client, &before.client_id, &names.client_id),
+        Mapping {
+            key: &["claims", "user_id"],
+            what: "user",
+            before: &noted.user_id,
+            next: &names.user_id,
+            is_meant: |target| target.kind == Kind::User,
+        },
+        Mapping {
+            key: &["claims", "email"],
+            what: "user by address",
+            before: &noted.email,
+            next: addresses(issuer),
+            // An address stands in a digest.
+            is_meant: |target| target.kind == Kind::User && target.id.is_digest(),
+        },
+        Mapping {
+            key: &["claims", "session_id"],
+            what: "session",
+            before: &noted.session_id,
+            next: &names.session_id,
+            is_meant: |target| target.kind == Kind::Session,
+        },
+        Mapping {
+            key: &["claims", "client_id"],
+            what: "client",
+            before: &noted.client_id,
+            next: &names.client_id,
+            is_meant: |target| target.kind == Kind::Client,
+        },
     ]
 }

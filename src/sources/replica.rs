@@ -180,7 +180,7 @@ impl Replica {
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
         let is_shared = matches!(self.ledger, RevocationLedger::Redis(_));
-        self.hold(&revocations);
+        self.keep(&revocations);
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
         if !is_shared {
@@ -204,7 +204,11 @@ impl Replica {
 
     /// Revokes in this process alone and goes on offering it to the store: for a caller that is answered with an
     /// error before the store is asked.
-    pub fn hold(&self, revocations: &[Revocation]) {
+    pub fn hold(&self, revocations: Vec<Revocation>) {
+        self.keep(&self.under_all_names(revocations));
+    }
+
+    fn keep(&self, revocations: &[Revocation]) {
         if matches!(self.ledger, RevocationLedger::Redis(_)) {
             self.unsaved.insert(revocations, self.earliest());
         }

@@ -46,6 +46,7 @@ async fn a_writer_with_a_short_lifetime_does_not_bound_the_others() {
         reason == "revoked"
     })
     .await;
+    assert!(writer.logged("\"known_for_seconds\":72"), "what it cannot know any more is said");
 }
 
 /// Redis gives out no smaller id after it: each later entry is one of the far future.
@@ -71,6 +72,35 @@ async fn an_entry_of_the_far_future_does_not_end_revocation() {
         let fresh = tokens.with(json!({"sub": "alice", "sid": null, "iat": now() + 5}));
         assert_eq!(reason(&checks, &fresh).await, "ok", "it does not reach into the future");
         assert_eq!(reason(&checks, &tokens.with(json!({"sid": "gone", "sub": "bob"}))).await, "revoked");
+    }
+}
+
+/// The last id that there is: Redis takes no entry after it, and says so until the log is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_another_id_is_read_and_is_good_again_when_it_was_removed() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config =
+        tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
+    let one = Doorward::start(&config).await;
+    let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
+    let last = format!("{0}-{0}", u64::MAX);
+    redis.cli(&["XADD", "doorward:{r}:log", &last, "issuer", "dev", "kind", "user", "id", "alice"]);
+    let two = Doorward::start(&config).await;
+    let (checks, others) = (Checks::connect(&one.check).await, Checks::connect(&two.check).await);
+    for checks in [&checks, &others] {
+        eventually("it is refused", || async { reason(checks, &alice).await == "revoked" }).await;
+    }
+    let body = json!({"kind": "session", "id": "session-of-bob"});
+    assert_eq!(revoke(&one, &body).await.status, 503, "no promise is made");
+    assert_eq!(reason(&checks, &bob).await, "revoked", "it holds here");
+    redis.cli(&["DEL", "doorward:{r}:log"]);
+    eventually("it is stored", || async { revoke(&one, &body).await.status == 201 }).await;
+    let later = Doorward::start(&config).await;
+    for instance in [&one, &two, &later] {
+        let checks = Checks::connect(&instance.check).await;
+        for token in [&alice, &bob] {
+            eventually("it is refused", || async { reason(&checks, token).await == "revoked" }).await;
+        }
     }
 }
 
@@ -143,7 +173,9 @@ async fn a_sign_out_that_finds_no_room_to_wait_holds_here_and_is_stored_later() 
             admin_keys()
         ))
     };
-    let (doorward, other) = (Doorward::start(&config(proxy.port)).await, Doorward::start(&config(redis.port)).await);
+    // The other one has the issuer's former name.
+    let renamed = config(proxy.port).replace("name: dev,", "name: shop, formerly: [dev],");
+    let (doorward, other) = (Doorward::start(&renamed).await, Doorward::start(&config(redis.port)).await);
     let users: Vec<_> = (0..4).map(|n| tokens.of(&format!("user-{n}"))).collect();
     let (checks, others) = (Checks::connect(&doorward.check).await, Checks::connect(&other.check).await);
     for token in &users {

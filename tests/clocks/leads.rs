@@ -107,3 +107,25 @@ async fn clocks_that_disagree_stamp_nothing() {
     clock.step("+0");
     assert_eq!(revoke(&doorward, &user).await.status, 201);
 }
+
+/// The transmitter is the issuer, whose clock leads by 20 s: what it dates by it is not of the future.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_an_issuer_that_leads_covers_its_tokens() {
+    let tokens = Tokens::new();
+    let issuer = doorward::dev::ISSUER;
+    let signals = crate::inlets::signals::section(&tokens, "").replace("https://signals.test", issuer);
+    let doorward = Doorward::start(&tokens.config(&signals)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let alice = dated(&tokens, "alice", 19);
+    assert_eq!(reason(&checks, &alice).await, "ok");
+    let subject = json!({"subject": {"format": "iss_sub", "iss": issuer, "sub": "alice"}});
+    let uri = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
+    let claims = crate::inlets::signals::claims(uri, subject, &json!({"iss": issuer, "iat": now() + 20}));
+    let set = crate::inlets::sign(&tokens, Some("secevent+jwt"), &claims);
+    let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
+    let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
+    assert_eq!(sent.status(), 202);
+    assert_eq!(reason(&checks, &alice).await, "revoked");
+    let fresh = dated(&tokens, "alice", 25);
+    assert_eq!(reason(&checks, &fresh).await, "ok", "it was issued after the event");
+}

@@ -159,6 +159,47 @@ async fn a_receipt_does_not_rest_on_the_clock_of_redis() {
     assert_eq!(reason(&checks, &alice).await, "revocations_stale");
 }
 
+/// Ids of the future are followed by smaller ones, once the clock was put right and the log was removed: how far an
+/// instance was in the one log says nothing of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let config = |port: u16| {
+        tokens.config(&format!(
+            "revocation: {{store: redis, max_staleness: 8s, redis: {{url: \"redis://127.0.0.1:{port}\"}}}}\n\
+             limits: {{http_timeout: 60s, receipt_timeout: 50s}}\n{}",
+            admin_keys()
+        ))
+    };
+    let (one, away) = (Doorward::start(&config(redis.port)).await, Doorward::start(&config(proxy.port)).await);
+    let checks = Checks::connect(&away.check).await;
+    let confirm = async |user: &str, timeout: &str| {
+        let path = format!("/v1/revocations?wait=all&timeout={timeout}");
+        post(&one, &path, &json!({"kind": "session", "id": format!("session-of-{user}")})).await
+    };
+    redis.step_clock("+20m");
+    assert_eq!(confirm("nobody", "45s").await.status, 201, "both have read an id of the future");
+    redis.step_clock("+0");
+    assert_eq!(confirm("somebody", "45s").await.status, 201, "the clock has gone evenly again");
+    // The one is cut off before it notices, the other time after it did.
+    for (user, removed) in [("alice", true), ("bob", false)] {
+        let token = tokens.of(user);
+        assert_eq!(reason(&checks, &token).await, "ok");
+        proxy.stall();
+        if removed {
+            redis.cli(&["DEL", "doorward:{r}:log"]);
+            eventually("the other instance notices", || async { one.logged("revocation log lost entries") }).await;
+        }
+        let reply = confirm(user, "2s").await;
+        let allowed = reason(&checks, &token).await == "ok";
+        assert!(!(allowed && reply.status == 201), "confirmed, and the other instance allows it: {reply:?}");
+        assert_eq!((reply.status, &reply.body["instances"], &reply.body["applied"]), (202, &json!(2), &json!(1)));
+        proxy.heal();
+        assert_eq!(confirm("anybody", "45s").await.status, 201, "it has read the new log");
+    }
+}
+
 /// The mark of an instance that repaired, before the clock of Redis was set back by an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
@@ -174,4 +215,58 @@ async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
     .await;
     eventually("the view is fresh", || async { instance.age().is_some_and(|age| age < Duration::from_secs(1)) }).await;
     assert!(began.elapsed() < PATIENCE, "as long as a mark is good for, and not for the hour");
+}
+
+/// The clock of the store alone is wrong, by far more than a token lives, in either direction.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_of_the_store_alone_takes_nothing_away() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+    let config =
+        tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
+    let config = short(config);
+    let first = Doorward::start(&config).await;
+    let revoked = revoked(&tokens);
+    for (body, _) in &revoked {
+        assert_eq!(revoke(&first, body).await.status, 201);
+    }
+    for offset in ["+26h", "-26h"] {
+        redis.step_clock(offset);
+        eventually("the jump is noticed", || async { first.logged("the store's clock jumped") }).await;
+        let during = Doorward::start(&config).await;
+        // What is revoked while it is wrong, by a kind that needs no instant.
+        let token = tokens.with(json!({"sub": "late", "sid": offset}));
+        assert_eq!(revoke(&first, &json!({"kind": "session", "id": offset})).await.status, 201);
+        tokio::time::sleep(A_WHILE).await;
+        all_refused(&first, &revoked).await;
+        all_refused(&during, &revoked).await;
+        redis.step_clock("+0");
+        let after = Doorward::start(&config).await;
+        for instance in [&first, &during, &after] {
+            all_refused(instance, &revoked).await;
+            let checks = Checks::connect(&instance.check).await;
+            eventually("it is refused", || async { reason(&checks, &token).await == "revoked" }).await;
+        }
+    }
+}
+
+/// An event is acknowledged, and its transmitter sends it no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
+    let (tokens, transmitter, redis) = (Tokens::new(), Tokens::new(), RedisServer::start(&[]).await);
+    let revocation = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
+    let signals = crate::inlets::signals::section(&transmitter, "");
+    let config = short(tokens.config(&format!("{revocation}{signals}")));
+    let steady = Doorward::start(&config).await;
+    let (ahead, clock) = Doorward::start_with_clock(&config).await;
+    clock.step("+1h");
+    let alice = tokens.of("alice");
+    let subject = json!({"subject": {"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "alice"}});
+    let uri = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
+    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
+    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let sent = reqwest::Client::new().post(format!("http://{}/signals/events", ahead.http));
+    let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
+    assert_eq!(sent.status(), 202);
+    let checks = Checks::connect(&steady.check).await;
+    eventually("the other instance refuses it", || async { reason(&checks, &alice).await == "revoked" }).await;
 }

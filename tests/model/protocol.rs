@@ -35,6 +35,8 @@ pub struct Protocol {
     pub survivors: bool,
     /// Assumption: no server gives out an id that is not newer than all before.
     pub ids_grow: bool,
+    /// The newest id of the log when the run begins; its entries have been trimmed.
+    pub history: u8,
     pub bug: Option<Bug>,
 }
 
@@ -103,6 +105,8 @@ pub enum Bug {
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
     ShortLease,
+    /// How far an instance was in a log that is gone is reported of the next one, too.
+    PositionOutlivesLog,
 }
 
 impl Protocol {
@@ -116,15 +120,16 @@ impl Protocol {
 
     /// Everything is quiet and every instance follows an empty log.
     pub fn start(&self) -> World {
-        let mut store =
-            Store { epoch: 1, founded: self.stale(), since: self.stale(), even: self.stale(), ..Store::new() };
+        let (stale, history) = (self.stale(), self.history);
+        let began = Store { epoch: 1, founded: stale, since: stale, even: stale, ..Store::new() };
+        let mut store = Store { last: history, added: history, ..began };
         let mut instances = [Instance::absent(); INSTANCES];
         for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()) {
             *instance = Instance::started(0);
-            instance.base = Some(super::world::Base { epoch: 1, last: 0, added: 0 });
+            instance.base = Some(super::world::Base { epoch: 1, last: history, added: history });
             instance.checked = true;
             instance.settled = true;
-            *lease = Some(Lease { age: 0, applied: (1, 0) });
+            *lease = Some(Lease { age: 0, applied: history });
         }
         World {
             store,
@@ -132,7 +137,7 @@ impl Protocol {
             isolated: None,
             instances,
             promises: [Promise::None; TOKENS],
-            newest: (0, 1),
+            newest: (history, 1),
             left: self.left,
         }
     }

@@ -42,7 +42,7 @@ impl Protocol {
                 }
                 let base = instance.base.filter(|_| read.kind != Kind::Replay);
                 if !self.has(Bug::LeaseAfterRead) {
-                    let applied = base.map_or((0, 0), |base| (base.epoch, base.last));
+                    let applied = self.reported(base);
                     let lease = &mut server.leases[usize::from(at)];
                     if !server.is_full {
                         *lease = Some(Lease { age: 0, applied });
@@ -87,6 +87,12 @@ impl Protocol {
         Some(())
     }
 
+    /// How far an instance says it is.
+    fn reported(&self, base: Option<Base>) -> u8 {
+        let before = if self.has(Bug::PositionOutlivesLog) { self.history } else { 0 };
+        base.map_or(0, |base| base.last).max(before)
+    }
+
     fn page_end(&self, ids: impl Iterator<Item = u8>, after: u8) -> u8 {
         ids.filter(|id| *id > after).take(self.page.into()).last().unwrap_or(after)
     }
@@ -128,7 +134,7 @@ impl Protocol {
         };
         instance.read = None;
         if self.has(Bug::LeaseAfterRead) {
-            let applied = instance.base.map_or((0, 0), |base| (base.epoch, base.last));
+            let applied = self.reported(instance.base);
             world.server(at).leases[usize::from(at)] = Some(Lease { age: 0, applied });
         }
         Some(())

@@ -359,7 +359,7 @@ impl Protocol {
             && (store.even > self.max_staleness || self.has(Bug::ReceiptTrustsTheClock));
         let applied = |lease: &Lease| {
             let cut_off = lease.age > 0 && self.has(Bug::ReceiptIgnoresCutOff);
-            cut_off || lease.applied.0 == *epoch && lease.applied.1 >= *id
+            cut_off || (*id..=store.last).contains(&lease.applied)
         };
         let others = (0..).zip(&store.leases).filter(|(holder, _)| holder != by);
         let all_applied = reaches

@@ -67,8 +67,8 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Lease {
     pub age: u8,
-    /// The epoch and the last id that the instance has applied.
-    pub applied: (u8, u8),
+    /// The last id that the instance has applied.
+    pub applied: u8,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]

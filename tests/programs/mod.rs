@@ -3,6 +3,7 @@
 //! ```text
 //! cargo test --release --test main -- --ignored --nocapture programs::latency
 //! cargo test --release --test main -- --ignored --nocapture programs::busy
+//! cargo test --release --test main -- --ignored --nocapture programs::sign_out
 //! cargo test --release --test main -- --ignored --nocapture programs::followers
 //! DOORWARD_SOAK=20m cargo test --release --test main -- --ignored --nocapture programs::soak
 //! ```
@@ -11,7 +12,9 @@ mod busy;
 mod faults;
 mod followers;
 mod latency;
+mod sign_out;
 mod soak;
+mod tally;
 
 use std::time::Duration;
 

@@ -4,12 +4,13 @@
 //! wrong, by up to an hour; the issuer dates tokens up to 27 s ahead; the instances' bounds differ and change.
 //!
 //! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be
-//! allowed; a token that an instance refused once as signed out is never allowed by it again; a token
-//! that nobody signed out is refused by 503 or for its times only, and only while a fault lasts or a moment after.
-//! Once `wait=all` confirmed, no check that is sent later is allowed.
+//! allowed; a token that an instance refused once as signed out is never allowed by it again. Once `wait=all`
+//! confirmed, no check that is sent later is allowed. Each that is fails the soak. A token that nobody signed out is
+//! refused by 503 or for its times only, and only while a fault lasts or a moment after (see `tally` for what else may
+//! excuse a refusal).
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Mutex as StdMutex;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -17,6 +18,7 @@ use tokio::sync::{Mutex, RwLock};
 use tokio::time::{sleep, timeout};
 
 use super::faults::{Dice, Fault};
+use super::tally::{Cause, Pace, Tally};
 use crate::api::{OPERATOR, admin_keys};
 use crate::ledger::support::RedisServer;
 use crate::support::TempDir;
@@ -48,6 +50,10 @@ pub(super) struct Fleet {
     signed_out: StdMutex<Vec<SignedOut>>,
     /// The fault that lasts, or ended a moment ago.
     fault: StdMutex<Option<Fault>>,
+    /// All that were begun, and when.
+    faults: StdMutex<Vec<(Duration, Fault)>>,
+    began: Instant,
+    pace: Arc<Pace>,
     tally: StdMutex<Tally>,
 }
 
@@ -63,23 +69,9 @@ struct SignedOut {
     at: Instant,
     /// Nobody accepts it any more.
     confirmed: bool,
-}
-
-#[derive(Default)]
-struct Tally {
-    checks: u64,
-    refused: u64,
-    unavailable: u64,
-    /// Refused for its times, by an instance that a fault befell.
-    untimely: u64,
-    confirmed: u64,
-    sign_outs: u64,
-    unstored: u64,
-    wrong: Vec<String>,
-    /// From a sign-out's answer to the sending of the latest check that was allowed.
-    latest_allow: Duration,
-    /// By fault, how long no check of a live token was allowed.
-    outages: BTreeMap<String, Duration>,
+    /// How, and the instance that was asked.
+    how: &'static str,
+    by: usize,
 }
 
 impl Fleet {
@@ -106,6 +98,9 @@ impl Fleet {
             tokens,
             signed_out: StdMutex::default(),
             fault: StdMutex::default(),
+            faults: StdMutex::default(),
+            began: Instant::now(),
+            pace: Arc::default(),
             tally: StdMutex::default(),
         }
     }
@@ -157,6 +152,7 @@ impl Fleet {
                 member.doorward.http
             };
             let way = dice.roll(4);
+            let how = ["logout", "logout", "logout?all=true", "user, wait=all"][way];
             if way > 1 {
                 minted.push(mint(&self.tokens, &user, LEAD - 3));
             }
@@ -174,7 +170,7 @@ impl Fleet {
             {
                 let mut tally = self.tally.lock().unwrap();
                 if [201, 202, 204].contains(&status) {
-                    let revoked = minted.into_iter().map(|token| SignedOut { token, at, confirmed });
+                    let revoked = minted.into_iter().map(|token| SignedOut { token, at, confirmed, how, by: n % 3 });
                     self.signed_out.lock().unwrap().extend(revoked);
                     tally.sign_outs += 1;
                     tally.confirmed += u64::from(confirmed);
@@ -210,41 +206,46 @@ impl Fleet {
             let Ok(answer) =
                 timeout(Duration::from_secs(10), member.checks.send(get("/").token(token).message())).await
             else {
-                continue; // It stands still.
+                self.tally.lock().unwrap().unanswered += 1; // It stands still.
+                continue;
             };
+            let log = member.doorward.log.clone();
             drop(member);
-            let Ok(answer) = answer else { continue }; // It was killed.
-            let reason = crate::support::grpc::verdict(answer).reason().to_owned();
-            self.judge(at, sent, &reason, picked, &mut refused, &mut allowed_at);
+            let Ok(answer) = answer else {
+                self.tally.lock().unwrap().unanswered += 1; // It was killed.
+                continue;
+            };
+            let answer = Answer { at, sent, reason: crate::support::grpc::verdict(answer).reason().to_owned(), log };
+            self.judge(&answer, picked, &mut refused, &mut allowed_at);
             sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// What the oracle makes of an answer to a check that was sent at `sent`.
+    /// What the oracle makes of an answer.
     fn judge(
         &self,
-        at: usize,
-        sent: Instant,
-        reason: &str,
+        answer: &Answer,
         picked: Option<SignedOut>,
         refused: &mut HashSet<String>,
         allowed_at: &mut Instant,
     ) {
-        let fault = *self.fault.lock().unwrap();
+        let (at, fault) = (answer.at, *self.fault.lock().unwrap());
+        let befallen = fault.filter(|fault| fault.befalls(at));
         let mut tally = self.tally.lock().unwrap();
         tally.checks += 1;
-        match (reason, picked) {
-            ("ok", Some(SignedOut { token, at: signed_out_at, confirmed })) => {
-                let later = sent.saturating_duration_since(signed_out_at);
+        match (&*answer.reason, picked) {
+            ("ok", Some(signed_out)) => {
+                let later = answer.sent.saturating_duration_since(signed_out.at);
                 tally.latest_allow = tally.latest_allow.max(later);
-                let bound = if confirmed { Duration::ZERO } else { MAX_STALENESS };
-                if later > bound || refused.contains(&token) {
-                    tally.wrong.push(format!("instance {at} allowed {later:?} after the sign-out, {fault:?}"));
+                let bound = if signed_out.confirmed { Duration::ZERO } else { MAX_STALENESS };
+                let was_refused = refused.contains(&signed_out.token);
+                if later > bound || was_refused {
+                    tally.wrong_allow(self.context(answer, &signed_out, was_refused));
                 }
             }
             ("ok", None) => {
                 let outage = allowed_at.elapsed();
-                if let Some(fault) = fault.filter(|fault| fault.befalls(at)) {
+                if let Some(fault) = befallen {
                     let name = format!("{fault:?}").split('(').next().unwrap().to_owned();
                     let longest = tally.outages.entry(name).or_default();
                     *longest = outage.max(*longest);
@@ -255,17 +256,39 @@ impl Fleet {
                 tally.refused += 1;
                 refused.insert(token);
             }
-            ("revocations_stale", _) => {
-                tally.unavailable += 1;
-                if !fault.is_some_and(|fault| fault.befalls(at)) {
-                    tally.wrong.push(format!("instance {at} was stale without a fault, {fault:?}"));
-                }
+            ("revocations_stale", _) if befallen.is_some() => tally.unavailable += 1,
+            ("expired" | "not_yet_valid" | "lifetime_too_long", _) if befallen.is_some() => tally.untimely += 1,
+            (other, _) => {
+                let late = self.pace.explains();
+                let cause = match fault {
+                    Some(_) => Cause::Fault,
+                    None if late.is_some() => Cause::Machine,
+                    None => Cause::Nothing,
+                };
+                let context = format!("{:.1?} instance {at}, {fault:?}, late {late:?}", self.began.elapsed());
+                tally.wrong_answer(other, cause, context);
             }
-            ("expired" | "not_yet_valid" | "lifetime_too_long", _) if fault.is_some_and(|fault| fault.befalls(at)) => {
-                tally.untimely += 1;
-            }
-            (other, _) => tally.wrong.push(format!("instance {at} answered {other}, {fault:?}")),
         }
+    }
+
+    /// What is known of a wrong allow.
+    fn context(&self, answer: &Answer, signed_out: &SignedOut, was_refused: bool) -> String {
+        let SignedOut { confirmed, how, by, token, .. } = signed_out;
+        let payload = token.split('.').nth(1).unwrap();
+        let faults = self.faults.lock().unwrap();
+        let log = answer.log.lock().unwrap();
+        format!(
+            "{:.1?} instance {} allowed a token {:?} after its sign-out ({how} at {by}, confirmed: {confirmed}, refused \
+             here before: {was_refused}); payload {payload}; fault {:?}, the last ones {:.1?}; late {:?}; its log ends \
+             {:#?}",
+            self.began.elapsed(),
+            answer.at,
+            answer.sent.saturating_duration_since(signed_out.at),
+            *self.fault.lock().unwrap(),
+            &faults[faults.len().saturating_sub(4)..],
+            self.pace.explains(),
+            &log[log.len().saturating_sub(12)..]
+        )
     }
 
     #[expect(clippy::print_stdout, reason = "how far it is")]
@@ -282,6 +305,7 @@ impl Fleet {
             }
             let Some(fault) = round.pop() else { continue };
             *self.fault.lock().unwrap() = Some(fault);
+            self.faults.lock().unwrap().push((self.began.elapsed(), fault));
             let started = Instant::now();
             fault.happen(self).await;
             sleep(GRACE).await;
@@ -297,14 +321,28 @@ impl Fleet {
         let config = self.configs[0].lock().unwrap().clone();
         let member = Member::start(&config, &self.clocks[0], &self.tokens).await;
         let signed_out = self.signed_out.lock().unwrap().clone();
-        for SignedOut { token, .. } in &signed_out {
-            let verdict = member.checks.check(get("/").token(token)).await;
+        for signed_out in &signed_out {
+            let verdict = member.checks.check(get("/").token(&signed_out.token)).await;
             if verdict.allowed() {
-                self.tally.lock().unwrap().wrong.push("a new instance allowed a signed-out token".to_owned());
+                let log = member.doorward.log.clone();
+                let answer = Answer { at: 0, sent: Instant::now(), reason: "ok".to_owned(), log };
+                let context = self.context(&answer, signed_out, false);
+                self.tally.lock().unwrap().wrong_allow(format!("by a new instance: {context}"));
             }
         }
         signed_out.len()
     }
+}
+
+/// An answer to a check.
+struct Answer {
+    /// The instance.
+    at: usize,
+    /// When the check was sent.
+    sent: Instant,
+    reason: String,
+    /// What the instance logged so far.
+    log: Arc<StdMutex<Vec<String>>>,
 }
 
 impl Member {
@@ -348,6 +386,7 @@ async fn soak() {
     let seed = std::env::var("DOORWARD_SOAK_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("DOORWARD_SOAK_SEED={seed}");
     let fleet = Fleet::start().await;
+    fleet.pace.measure();
     let faults = tokio::select! {
         faults = fleet.suffer(duration, Dice::new(seed)) => faults,
         () = fleet.sign_out(Dice::new(seed ^ 1)) => 0,
@@ -369,10 +408,9 @@ async fn soak() {
         tally.latest_allow
     );
     println!("longest time without an allow, by fault: {:?}", tally.outages);
-    assert!(
-        tally.wrong.is_empty(),
-        "{} wrong answers: {:?}",
-        tally.wrong.len(),
-        tally.wrong.iter().take(20).collect::<Vec<_>>()
-    );
+    println!("{} checks unanswered; the machine was late by {:?} at most", tally.unanswered, fleet.pace.worst());
+    match tally.verdict() {
+        Ok(text) => println!("{text}"),
+        Err(text) => panic!("{text}"),
+    }
 }

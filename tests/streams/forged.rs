@@ -203,3 +203,42 @@ async fn a_filter_that_writes_what_the_client_says_opens_nothing() {
     let clients = Clients::new(&envoy).await;
     drop(clients);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_key_was_replaced_under_its_name_after_its_check_is_refused() {
+    let (tokens, others) = (Tokens::new(), Tokens::new());
+    let set = |tokens: &Tokens, kid: Option<&str>| {
+        let mut key = tokens.issuer.jwks()["keys"][0].clone();
+        key["kid"] = serde_json::json!(kid);
+        serde_json::json!({ "keys": [key] }).to_string()
+    };
+    let kid = tokens.issuer.jwks()["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let written = tokens.config("").replace(&tokens.issuer.jwks().to_string(), "KEYS");
+    assert!(written.contains("KEYS"));
+    // The same name for another key, no name for either, and a name that was not there before.
+    for (before, after, stays) in [
+        (set(&tokens, Some(&kid)), set(&others, Some(&kid)), false),
+        (set(&tokens, None), set(&others, None), false),
+        (set(&tokens, None), set(&others, Some(&kid)), false),
+        (set(&tokens, None), set(&tokens, None), true),
+    ] {
+        let doorward = Doorward::start(&written.replace("KEYS", &before)).await;
+        let checks = Checks::connect(&doorward.check).await;
+        let alice = facts(&checks, &tokens.of("alice")).await;
+        let opened = call(&doorward, vec![opening(&alice)]).await.next().await;
+        assert!(matches!(opened, Ok(Some(Response::RequestHeaders(_)))), "{opened:?}");
+        let (next, file) = (doorward.dir.path().join("next"), doorward.dir.path().join("doorward.yaml"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&before));
+        std::fs::write(&next, format!("{}# reloaded\n", text.replace(&before, &after))).unwrap();
+        std::fs::rename(next, file).unwrap();
+        let reloads = "doorward_config_reloads_total{result=\"ok\"}";
+        eventually("the keys are in force", || async { doorward.metric(reloads).await >= Some(1.0) }).await;
+        let mut later = call(&doorward, vec![opening(&alice)]).await;
+        if stays {
+            assert!(matches!(later.next().await, Ok(Some(Response::RequestHeaders(_)))));
+        } else {
+            later.is_ended(Code::Unauthenticated).await;
+        }
+    }
+}

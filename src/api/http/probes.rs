@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Http;
 use crate::metrics::{Losses, Reading};
-use crate::state::State as Shared;
+use crate::state::{ReplicaState, State as Shared};
 
 /// Between two expositions: each takes as long as ten decisions.
 const SPACING: Duration = Duration::from_millis(1);
@@ -55,6 +55,14 @@ impl Readiness {
         }
         missing
     }
+
+    /// What an operator must mend though the process is ready.
+    fn warnings(state: &Shared) -> Option<(&'static str, String)> {
+        let revocations = state.replica.status();
+        let detail =
+            revocations.detail.filter(|_| revocations.ready && revocations.state == ReplicaState::NamesDiffer)?;
+        Some(("revocations", format!("{}: {detail}", revocations.state)))
+    }
 }
 
 /// The process is alive.
@@ -68,7 +76,7 @@ pub(super) async fn livez() -> &'static str {
     get, path = "/readyz", tag = "probes",
     params(("fresh" = Option<String>, Query, description = "Given, and neither `false` nor `0`: also 503 while the view of the revocations is too old.")),
     responses(
-        (status = 200, description = "Ready.", body = Object),
+        (status = 200, description = "Ready; `warnings` says what to mend.", body = Object),
         (status = 503, description = "Not ready; `missing` says why.", body = Object),
     )
 )]
@@ -80,8 +88,11 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     let fresh = query.is_some_and(|query| query.split('&').any(asks));
     let missing = http.readiness.missing(&http.state, fresh);
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let parts: Vec<Value> = missing.iter().map(|(part, reason)| json!({"part": part, "reason": reason})).collect();
-    let body = json!({"ready": missing.is_empty(), "missing": parts});
+    let (is_ready, warnings) = (missing.is_empty(), Readiness::warnings(&http.state));
+    let part = |(part, reason): (&str, String)| json!({"part": part, "reason": reason});
+    let missing: Vec<Value> = missing.into_iter().map(part).collect();
+    let warnings: Vec<Value> = warnings.into_iter().map(part).collect();
+    let body = json!({"ready": is_ready, "missing": missing, "warnings": warnings});
     answer(status, "application/json", format!("{body}\n").into_bytes())
 }
 

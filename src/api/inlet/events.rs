@@ -124,7 +124,7 @@ async fn apply(
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
         let now = clock::now();
         let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
-        let heard = from.hear(&token, target, now);
+        let heard = from.hear(&token, target, state.replica.clocks());
         Ok((from.clone(), token, heard))
     };
     let (from, token, heard) = verified(state, verify).await.map_err(EventError::Denied)?;

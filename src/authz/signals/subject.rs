@@ -6,7 +6,7 @@ use super::Transmitter;
 use super::event::Effect;
 use crate::authz::claims::Timestamp;
 use crate::authz::issuer_id::user_of_tenant;
-use crate::authz::revocation::{Kind, Revocation, Target, TargetId, Watermark};
+use crate::authz::revocation::{Kind, Revocation, Target, TargetId};
 use crate::authz::token::TrustedIssuer;
 
 /// The formats of names that are understood; `jwt_id`, and what is made of other names, always is.
@@ -69,11 +69,7 @@ pub(crate) fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer)
 
 fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: Timestamp) -> Revocation {
     match target.kind {
-        Kind::User => {
-            let user = issuer.closing_user(target, instant);
-            // The sender's clock is another one: what it says of the future is now.
-            Revocation { watermark: user.watermark.min(Watermark::at(now)), ..user }
-        }
+        Kind::User => issuer.closing_user(target, instant),
         _ => issuer.closing_session(target, now),
     }
 }

@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::jwks::KeyDigest;
 use crate::authz::revocation::{Kind, Target, TargetId};
 use crate::authz::token::VerifiedToken;
 
@@ -24,6 +25,8 @@ pub type Secret = [u8; 32];
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StreamFacts {
     pub issuer: IssuerName,
+    /// The key that verified its token; `None`: the issuer vouched for it.
+    pub key: Option<KeyDigest>,
     pub issued_at: Option<Timestamp>,
     pub expires_at: Timestamp,
     /// Everything whose revocation refuses its token, under former names of the issuer as well.
@@ -75,6 +78,7 @@ impl Proofs {
     pub fn subject(&self, token: &VerifiedToken) -> String {
         let facts = StreamFacts {
             issuer: token.issuer().clone(),
+            key: token.key(),
             issued_at: token.issued_at(),
             expires_at: token.expires_at(),
             targets: token.targets().into(),
@@ -143,6 +147,7 @@ impl StreamFacts {
     fn write(&self) -> Vec<u8> {
         let mut written = vec![TOKEN];
         piece(&mut written, self.issuer.as_str().as_bytes());
+        piece(&mut written, self.key.as_ref().map_or(&[], |key| key));
         written.extend(self.issued_at.map_or(NEVER, Timestamp::as_millis).to_be_bytes());
         written.extend(self.expires_at.as_millis().to_be_bytes());
         for target in &self.targets {
@@ -157,6 +162,10 @@ impl StreamFacts {
 
     fn read(mut rest: &[u8]) -> Option<Self> {
         let issuer = IssuerName::parse(std::str::from_utf8(take(&mut rest)?).ok()?)?;
+        let key = match take(&mut rest)? {
+            [] => None,
+            key => Some(key.try_into().ok()?),
+        };
         let (issued_at, after) = rest.split_first_chunk::<8>()?;
         let (expires_at, after) = after.split_first_chunk::<8>()?;
         rest = after;
@@ -174,7 +183,7 @@ impl StreamFacts {
         }
         let issued_at = Some(i64::from_be_bytes(*issued_at)).filter(|at| *at != NEVER).map(Timestamp::from_millis);
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
-        Some(Self { issuer, issued_at, expires_at, targets: targets.into() })
+        Some(Self { issuer, key, issued_at, expires_at, targets: targets.into() })
     }
 }
 
@@ -205,6 +214,7 @@ mod tests {
         let former = Target::new(IssuerName::parse("before").unwrap(), Kind::User, TargetId::new("ann"));
         let facts = StreamFacts {
             issuer: issuer.clone(),
+            key: Some([7; 16]),
             issued_at: None,
             expires_at: Timestamp::from_millis(1_700_000_000_123),
             targets: targets.chain([former]).collect(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::BearerToken;
 use crate::authz::claims::ClaimSet;
 use crate::authz::denial::Denial;
-use crate::authz::jwks::{Jwks, algorithm_named, is_hmac};
+use crate::authz::jwks::{Jwks, Key, algorithm_named, is_hmac};
 use crate::authz::revocation::TargetId;
 
 /// What a token says before its signature is checked: used only to choose the key.
@@ -71,25 +71,23 @@ impl<'a> UnverifiedToken<'a> {
         named.into_iter().filter_map(text).collect()
     }
 
-    /// Finds the key that made the signature, and returns its `kid`: the one place that checks signatures.
-    pub(in crate::authz) fn check_signature(
+    /// Finds the key that made the signature: the one place that checks signatures.
+    pub(in crate::authz) fn check_signature<'k>(
         &self,
-        keys: Option<&Jwks>,
+        keys: Option<&'k Jwks>,
         algorithms: &[Algorithm],
-    ) -> Result<Option<String>, Denial> {
+    ) -> Result<&'k Key, Denial> {
         let keys = keys.ok_or(Denial::KeysUnavailable)?;
         let algorithm = algorithm_named(&self.header.algorithm)
             .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
             .filter(|algorithm| algorithms.contains(algorithm))
             .ok_or(Denial::AlgorithmNotAllowed)?;
         let kid = self.header.key_id.as_deref().filter(|_| !is_hmac(algorithm));
-        let key = keys
-            .candidates(kid, algorithm)?
+        keys.candidates(kid, algorithm)?
             .into_iter()
             .find(|key| key.verifies(self.signing_input, &self.signature))
             // A key of that name may have been published since.
-            .ok_or_else(|| if keys.names(kid) { Denial::BadSignature } else { Denial::UnknownKey })?;
-        Ok(key.id().map(str::to_owned))
+            .ok_or_else(|| if keys.names(kid) { Denial::BadSignature } else { Denial::UnknownKey })
     }
 
     /// What names it if it does not name itself: never the whole text, for a signature can be varied.

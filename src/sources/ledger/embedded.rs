@@ -1,6 +1,7 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
 use std::fs::{Metadata, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,11 +72,31 @@ impl LedgerFile {
         Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
+    /// What another program wrote over cannot be read, and this process knows what was in it: the file is moved aside,
+    /// once, and another is begun.
+    fn open_again(&self) -> Result<Opened, redb::Error> {
+        let error = match self.open(crate::clock::now()) {
+            Err(error @ redb::Error::Corrupted(_)) => error,
+            Err(redb::Error::Io(error)) if error.kind() == ErrorKind::InvalidData => redb::Error::Io(error),
+            opened => return opened,
+        };
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".unreadable");
+        if Path::new(&aside).exists() {
+            std::fs::remove_file(&self.path)?;
+        } else {
+            std::fs::rename(&self.path, &aside)?;
+        }
+        tracing::error!(%error, aside = %aside.display(), "the file of revocations cannot be read; it is written anew");
+        self.lacks.store(true, Ordering::Relaxed);
+        self.open(crate::clock::now())
+    }
+
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LedgerError> {
         let mut held = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = match held.take() {
             Some(opened) => self.stamp().and_then(|now| if now == opened.stamp { Ok(opened) } else { Err(changed()) }),
-            None => self.open(crate::clock::now()),
+            None => self.open_again(),
         };
         let done = opened.and_then(|mut opened| {
             let done = work(&opened.database)?; // Or it is closed.

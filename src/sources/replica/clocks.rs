@@ -38,13 +38,15 @@ pub(super) struct Clocks {
     passed_over: AtomicBool,
     /// How far the issuers' tokens are dated ahead.
     leads: Mutex<Vec<(IssuerName, Lead)>>,
+    /// What the wall clock showed when this process began.
+    began: (Timestamp, Steady),
 }
 
 impl Clocks {
     /// `retention` is `None` until [`Replica::retain_for`] says it: nothing is forgotten before.
     pub(super) fn new(retention: Option<Duration>) -> Self {
         let retention = AtomicU64::new(retention.map_or(0, millis));
-        Self { retention, ..Self::default() }
+        Self { retention, began: (crate::clock::now(), Steady::now()), ..Self::default() }
     }
 
     /// The longest that a token may be accepted after it was issued.
@@ -107,6 +109,13 @@ impl Replica {
         self.clocks().earliest()
     }
 
+    /// As [`Self::earliest`], and by the wall clock as it would go on from the start of this process had nobody set
+    /// it: for an operator's act that must not lose what lives, and does no harm if it is refused.
+    pub fn earliest_if_set(&self) -> Timestamp {
+        let (wall, steady) = self.clocks.began;
+        self.earliest().min(wall.plus(steady.elapsed()))
+    }
+
     /// How long a revocation may matter: the longest that a token may be accepted, and for how long after its
     /// end. Call it before issuers are put in force that allow more.
     ///
@@ -115,6 +124,9 @@ impl Replica {
         let longest_ms = millis(longest);
         self.clocks.leeway.fetch_max(millis(leeway), Ordering::AcqRel);
         let before = self.clocks.retention.fetch_max(longest_ms, Ordering::AcqRel);
+        if before != 0 {
+            self.warn_of_forgotten(Duration::from_millis(before), longest);
+        }
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         let is_raised = ledger.retain_for(longest, leeway) || (before != 0 && before < longest_ms);
         let has_forgotten =
@@ -125,6 +137,22 @@ impl Replica {
             if has_forgotten {
                 self.freshness.suspend();
             }
+        }
+    }
+
+    /// Says what a longer bound would need and nobody knows any more.
+    fn warn_of_forgotten(&self, before: Duration, longest: Duration) {
+        let known = match &self.ledger {
+            RevocationLedger::Embedded(_) => before,
+            RevocationLedger::Redis(_) => RedisLedger::keeps_for(before),
+        };
+        if longest > known {
+            let (known_for_seconds, needed_for_seconds) = (known.as_secs(), longest.as_secs());
+            tracing::warn!(
+                known_for_seconds,
+                needed_for_seconds,
+                "tokens may be older now than the oldest revocations that are surely known: raise max_lifetime in steps"
+            );
         }
     }
 

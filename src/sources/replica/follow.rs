@@ -115,6 +115,7 @@ impl Replica {
         self.stats.count(Operation::Read, Ok(()));
         // An empty log may have been trimmed: go on from its end, not from its start.
         let read = Baseline::new(epoch.into(), last.max(end.last), end.added + beyond);
+        self.report_anew();
         self.applied.send_replace(read.last);
         self.loss_is_known();
         Ok(Some(read))

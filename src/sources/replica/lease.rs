@@ -19,9 +19,11 @@
 //! by the server's clock counts only if this instance has seen that clock go as evenly as its own for the length
 //! of a lease. A store that was emptied, restarted or failed over may have lost leases, so the list of one that has
 //! not been the same for the length of a lease confirms nothing: by then, an instance that it forgot has a new
-//! lease or no view. An entry that an instance could not apply is reported by it, and not confirmed. A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is
-//! waited for as long as it cannot say how far it is. With `on_stale: allow` a cut-off instance accepts for ever, and a receipt
-//! speaks of the others only. A decision that was being made while its process was frozen may end
+//! lease or no view. An entry that an instance could not apply is reported by it, and not confirmed.
+//! A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is waited for
+//! as long as it cannot say how far it is. A log that was removed may go on with smaller ids, if the store's clock was
+//! set back: how far an instance was in the log before says nothing of this one. With `on_stale: allow` a cut-off
+//! instance accepts for ever, and a receipt speaks of the others only. A decision that was being made while its process was frozen may end
 //! later; the proxy has given it up by then.
 
 use std::collections::VecDeque;
@@ -223,8 +225,13 @@ impl Replica {
             sleep(POLL[0]).await;
         }
         let mut carried_out = self.tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
-        *carried_out = applied.max(*carried_out);
+        *carried_out = applied;
         true
+    }
+
+    /// Another log is followed, whose ids may be smaller: of it nothing is reported yet.
+    pub(super) fn report_anew(&self) {
+        *self.tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
     }
 
     fn report(&self) -> Report {
@@ -236,7 +243,7 @@ impl Replica {
             // While the log is being repaired the view may lack anything: it has no age.
             view_age: self.freshness.age(Steady::now()).filter(|age| *age < Duration::MAX),
             uptime: tenure.started.elapsed(),
-            state: self.health.status().state.as_str().into(),
+            state: self.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             skew_ms: self.clocks().ahead_ms(),
             unapplied: tenure.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
@@ -311,7 +318,8 @@ impl Replica {
 
     fn receipt(&self, listed: &Leases, wanted: Position) -> Receipt {
         let leases = &listed.running;
-        let lacks = |report: &Report| report.position < wanted || report.unapplied.contains(&wanted);
+        let has = |report: &Report| (wanted..=listed.newest).contains(&report.position);
+        let lacks = |report: &Report| !has(report) || report.unapplied.contains(&wanted);
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(lacks));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();

@@ -80,43 +80,57 @@ impl Replica {
         if all.is_empty() {
             return Ok(());
         }
-        let (names, now) = (Names::read(self.ledger.noted_names().await?), crate::clock::now());
+        let (names, now) = (Names::read(self.ledger.noted_names().await?), self.earliest());
         let (issuers, index) = (all.clone(), self.index.clone());
         // A million entries must not keep a thread from decisions.
         let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &index, now)).await;
-        let conflicts = conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })?;
+        let mut conflicts = conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })?;
+        // By the one clock that all instances see.
+        let seen = self.store_clock().unwrap_or(now);
         let drop: Vec<_> = conflicts.iter().map(|conflict| conflict.note.clone()).collect();
         if conflicts.is_empty() || accept_loss {
             self.say(None);
             self.freshness.named.set(true);
             // A store that is full takes no note now; that is no reason to refuse what can be decided.
-            return self.ledger.note_names(&Names::texts(&all), &drop, now).await;
+            return self.ledger.note_names(&Names::texts(&all), &drop, seen).await;
         }
-        // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted.
+        if is_known {
+            // While a name is changed by a rolling update, the instances with the name before see the next one.
+            conflicts.retain(|conflict| conflict.key != ["name"]);
+        }
+        let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
+        self.say(Some(lines.into()).filter(|_| !conflicts.is_empty()));
         if !is_known {
-            self.say(Some(conflicts.iter().map(line).collect::<Vec<_>>().join("; ").into()));
+            return Ok(());
         }
-        Ok(())
+        // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted. What
+        // its names stand for stays noted beside the other meaning, so that neither instance loses sight of it.
+        self.ledger.note_names(&Names::texts(&all), &[], seen).await
     }
 
     /// Logs a conflict once.
     fn say(&self, conflict: Option<Box<str>>) {
         let mut said = self.standing.conflict.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(conflict) = conflict.as_ref().filter(|conflict| said.as_ref() != Some(*conflict)) {
-            tracing::error!(%conflict, "nothing is decided: issuers' names stand for something else in the store");
+            if self.freshness.is_named() {
+                tracing::error!(%conflict, "another deployment or configuration uses issuers' names for something else in the store");
+            } else {
+                tracing::error!(%conflict, "nothing is decided: issuers' names stand for something else in the store");
+            }
         }
         *said = conflict;
     }
 
     /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
     pub fn status(&self) -> ReplicaStatus {
-        let status = self.health.status();
-        if self.freshness.is_named() {
-            return status;
-        }
+        let (status, is_named) = (self.health.status(), self.freshness.is_named());
+        let ready = status.ready && is_named;
         let conflict = self.standing.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let state = if conflict.is_some() { ReplicaState::NamesDiffer } else { status.state };
-        ReplicaStatus { ready: false, state, detail: conflict.or(status.detail) }
+        // A process that decides has other troubles first.
+        match conflict.filter(|_| !is_named || status.state == ReplicaState::Following) {
+            Some(conflict) => ReplicaStatus { ready, state: ReplicaState::NamesDiffer, detail: Some(conflict) },
+            None => ReplicaStatus { ready, ..status },
+        }
     }
 
     /// Nothing is asked by names that may stand for something else.

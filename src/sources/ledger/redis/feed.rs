@@ -72,15 +72,12 @@ pub(in crate::sources) struct StreamInfo {
 impl RedisLedger {
     /// The place of the newest entry, as the server has it now.
     pub(in crate::sources) async fn end(&self) -> Result<Position, LedgerError> {
-        let newest = Command::new("XREVRANGE").arg(&*self.keys.log).args(["+", "-", "COUNT", "1"]);
-        let answer = self.shared.call(self, newest, self.deadline()).await?;
-        match &answer {
-            Value::Array(entries) => match entries.first() {
-                Some(Value::Array(entry)) => position(entry.first().unwrap_or(&Value::Null)),
-                _ => Ok(Position::default()),
-            },
-            _ => Err(unexpected("entries", &answer)),
-        }
+        newest(&self.shared.call(self, self.ask_newest(), self.deadline()).await?)
+    }
+
+    /// What [`newest`] reads.
+    pub(super) fn ask_newest(&self) -> Command {
+        Command::new("XREVRANGE").arg(&*self.keys.log).args(["+", "-", "COUNT", "1"])
     }
 
     pub(in crate::sources) async fn feed(&self) -> Result<Feed<'_>, LedgerError> {
@@ -90,6 +87,17 @@ impl RedisLedger {
             decoder: Decoder::default(),
             server: Server::default(),
         })
+    }
+}
+
+/// The place of the newest entry; of none, the start.
+pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
+    match answer {
+        Value::Array(entries) => match entries.first() {
+            Some(Value::Array(entry)) => position(entry.first().unwrap_or(&Value::Null)),
+            _ => Ok(Position::default()),
+        },
+        _ => Err(unexpected("entries", answer)),
     }
 }
 

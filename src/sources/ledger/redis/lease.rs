@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
@@ -59,6 +59,8 @@ pub(in crate::sources) struct Lease {
 pub(in crate::sources) struct Leases {
     pub(in crate::sources) now: Timestamp,
     pub(in crate::sources) running: Vec<Lease>,
+    /// The newest entry after the reports were read: a report that is beyond it speaks of another log.
+    pub(in crate::sources) newest: Position,
     pub(in crate::sources) server: Server,
     /// Since when it has kept the leases it was given; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
@@ -145,7 +147,9 @@ impl RedisLedger {
         }
         // A lease that has run out by now leaves its holder without a view by now.
         let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
-        let says = self.shared.call(self, says, self.deadline()).await?;
+        let answers = self.shared.pipeline(self, vec![says, self.ask_newest()]).await?;
+        let [says, newest] = answers.as_slice() else { return Err(short()) };
+        leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {

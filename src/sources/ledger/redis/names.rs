@@ -27,13 +27,13 @@ impl RedisLedger {
         &self,
         names: &[String],
         drop: &[String],
-        now: Timestamp,
+        seen: Timestamp,
     ) -> Result<(), LedgerError> {
-        let pairs = names.iter().map(|text| (now, text)).chain(drop.iter().map(|text| (Timestamp::default(), text)));
+        let pairs = names.iter().map(|text| (seen, text)).chain(drop.iter().map(|text| (Timestamp::default(), text)));
         let pairs = pairs.flat_map(|(seen, text)| [seen.as_millis().to_string(), text.clone()]);
         let add = Command::new("ZADD").arg(&*self.keys.issuers).args(pairs);
         let forget = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.issuers).arg("-inf");
-        let forget = forget.arg(now.minus(KEPT).max(Timestamp::default()).as_millis());
+        let forget = forget.arg(self.earliest().minus(KEPT).max(Timestamp::default()).as_millis());
         self.shared.pipeline(self, vec![add, forget]).await.map(|_| ())
     }
 }

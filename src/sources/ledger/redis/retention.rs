@@ -56,6 +56,11 @@ impl RedisLedger {
         longer || later
     }
 
+    /// How long a log is kept for instances of this retention.
+    pub(in crate::sources) fn keeps_for(retention: Duration) -> Duration {
+        retention * 2 + MARGIN
+    }
+
     /// Tokens were seen that are dated this far ahead of the clock.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
@@ -97,7 +102,7 @@ pub(super) fn longest(noted: &Value, own: Duration, now: Timestamp) -> Result<Du
 
 /// Entries written before this instant matter to nobody.
 pub(super) fn trim_before(longest: Duration, now: Timestamp) -> Timestamp {
-    now.minus(longest * 2 + MARGIN).max(Timestamp::default()) // A negative id is none.
+    now.minus(RedisLedger::keeps_for(longest)).max(Timestamp::default()) // A negative id is none.
 }
 
 #[cfg(test)]
