@@ -160,7 +160,8 @@ fn rs256() {
     let issuer = authorizer.issuer(ISSUER).expect("the issuer");
     let (input, signature) = token.rsplit_once('.').expect("a token");
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
-    let keys = issuer.keys.as_ref().expect("keys").candidates(None, Algorithm::RS256).expect("a key");
+    let keys =
+        issuer.keys.as_ref().expect("keys").candidates(None, doorward::authz::jwks::Algorithm::RS256).expect("a key");
     let index = RevocationIndex::new();
     let view = View::of(&index);
     let field = format!("Bearer {token}");

@@ -14,6 +14,7 @@ pub mod logout_token;
 pub mod path;
 pub mod readings;
 pub mod refresh_token;
+pub mod refusal;
 pub mod replay;
 pub mod revocation;
 pub mod rule;

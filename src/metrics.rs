@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use crate::authz::denial::Denial;
-use crate::authz::jwks::Unfit;
+use crate::authz::jwks::{LeftOut, Unfit};
 use crate::authz::revocation::{Kind, RevocationIndex};
 use crate::authz::streams::Cause;
 
@@ -197,7 +197,7 @@ impl Metrics {
             store_foreign: counter(
                 &registry,
                 "doorward_store_foreign_total",
-                "Entries of the log for issuers that are not configured.",
+                "Entries of the log for issuers that are not configured, and keys of revocations without an entry.",
             )?,
             adopted_keys: integer(
                 &registry,
@@ -349,9 +349,9 @@ impl Metrics {
     }
 
     /// How many keys of an issuer's current set are left out, by cause.
-    pub fn unfit_keys(&self, issuer: &str, unfit: &[Unfit]) {
+    pub fn unfit_keys(&self, issuer: &str, unfit: &[LeftOut]) {
         for cause in Unfit::ALL {
-            let count = unfit.iter().filter(|found| **found == cause).count();
+            let count = unfit.iter().filter(|found| found.cause == cause).count();
             self.jwks_unfit_keys
                 .with_label_values(&[issuer, cause.label()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -88,27 +88,61 @@ async fn node() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn java() {
+/// The folder of the Java client with its classes and libraries; `None` where they cannot be had.
+fn built_java() -> Option<String> {
     let folder = format!("{ROOT}/clients/java");
     let built = Command::new("mvn").args(["-q", "-B", "package"]).current_dir(&folder).stdin(Stdio::null()).output();
     let Ok(built) = built else {
         eprintln!("SKIPPED: Maven is not on this machine");
-        return;
+        return None;
     };
     let said = String::from_utf8_lossy(&built.stdout);
     let unreachable = ["Could not transfer", "Could not resolve", "Unknown host"].iter().any(|why| said.contains(why));
     if !built.status.success() && unreachable {
         eprintln!("SKIPPED: Maven cannot fetch what the client needs:\n{said}");
-        return;
+        return None;
     }
     assert!(built.status.success(), "{said}");
-    revokes(|| {
-        let mut command = Command::new("java");
-        let path = format!("{folder}/target/classes:{folder}/target/dependency/*");
-        command.args(["-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", "-cp", &path]);
-        command.env("LC_ALL", "C.UTF-8").arg(format!("{ROOT}/tests/clients/Drive.java"));
-        command
+    Some(folder)
+}
+
+/// A command that runs a program of `tests/clients` with the client and its libraries.
+fn java_program(folder: &str, program: &str) -> Command {
+    let mut command = Command::new("java");
+    let path = format!("{folder}/target/classes:{folder}/target/dependency/*");
+    command.args(["-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", "-cp", &path]);
+    command.env("LC_ALL", "C.UTF-8").arg(format!("{ROOT}/tests/clients/{program}"));
+    command
+}
+
+/// The client, then what Spring's templates make of a key and an entry: one build, for two would write one folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn java() {
+    let Some(folder) = built_java() else { return };
+    revokes(|| java_program(&folder, "Drive.java")).await;
+
+    let (redis, tokens) = (RedisServer::start(&[]).await, Tokens::new());
+    let write = |form: &str| {
+        let output = java_program(&folder, "Templates.java").args([&redis.port.to_string(), form, form]).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{form}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    write("default"); // Under keys that nobody reads.
+    let store = format!("revocation: {{store: redis, redis: {{url: \"redis://127.0.0.1:{}/0\"}}}}\n", redis.port);
+    let doorward = Doorward::start(&tokens.config(&store)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    eventually("the key without an entry is counted", || async {
+        doorward.metric("doorward_store_foreign_total").await == Some(1.0)
     })
     .await;
+    assert!(doorward.logged("have no entry in the log"));
+    let reason =
+        async |id: &str| checks.check(get("/").token(&tokens.with(json!({"jti": id})))).await.reason().to_owned();
+    assert_eq!(reason("default").await, "ok", "Spring's default template revokes nothing");
+    for form in ["string", "json", "jdk"] {
+        assert_eq!(reason(form).await, "ok");
+        write(form);
+        eventually(&format!("{form} is refused"), || async { reason(form).await == "revoked" }).await;
+    }
+    assert_eq!(doorward.metric("doorward_store_unreadable_total").await, Some(0.0));
 }

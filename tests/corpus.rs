@@ -33,12 +33,13 @@ const ISSUER: &str = "https://issuer.test";
 /// Verifies by a shared secret.
 const SECRET_ISSUER: &str = "https://secret.test";
 const AUDIENCE: &str = "demo";
-const ASYMMETRIC: &str = "[RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA]";
+const ASYMMETRIC: &str = "[RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA]";
 
 /// The keys of the issuers, made once: an RSA key takes a second.
 struct Keys {
     ec: Key,
     ec384: Key,
+    ec521: Key,
     ed: Key,
     rsa: Key,
     pss: Key,
@@ -52,6 +53,7 @@ struct Keys {
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     ec: Key::ec(),
     ec384: Key::ec384(),
+    ec521: Key::ec521(),
     ed: Key::ed(),
     rsa: Key::rsa(),
     pss: Key::rsa(),
@@ -62,10 +64,11 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
 
 impl Keys {
     /// Those of the main issuer by their `kid`, with the algorithm each is for.
-    fn published(&self) -> [(&'static str, &'static str, &Key); 6] {
+    fn published(&self) -> [(&'static str, &'static str, &Key); 7] {
         [
             ("ec", "ES256", &self.ec),
             ("ec384", "ES384", &self.ec384),
+            ("ec521", "ES512", &self.ec521),
             ("ed", "EdDSA", &self.ed),
             ("rsa", "RS256", &self.rsa),
             ("pss", "PS256", &self.pss),

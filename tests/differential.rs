@@ -7,7 +7,7 @@
 
 mod explain;
 mod mutate;
-mod signers;
+pub mod signers;
 
 use std::collections::BTreeMap;
 use std::fs::File;

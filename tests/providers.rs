@@ -1,5 +1,8 @@
 //! Tokens in the shapes that providers and libraries write them.
 
+mod details;
+mod table;
+
 use serde_json::{Value, json};
 
 use crate::api::{OPERATOR, READER, admin_keys, send};

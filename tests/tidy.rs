@@ -21,9 +21,10 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 24] = [
+const AUTHZ_ORDER: [&str; 25] = [
     "claims",
     "denial",
+    "refusal",
     "written",
     "jwks",
     "readings",

@@ -18,8 +18,8 @@ use crate::clock;
 use crate::state::Policy;
 
 /// The members of an explanation, in the order in which the decision takes its steps.
-pub const STEPS: [&str; 9] =
-    ["rule", "access", "api_client", "keys", "token", "verified", "revocation", "requirements", "answer"];
+pub const STEPS: [&str; 10] =
+    ["rule", "access", "api_client", "keys", "token", "verified", "revocation", "requirements", "answer", "detail"];
 
 /// Puts a decision into words.
 ///
@@ -32,6 +32,10 @@ pub fn explain(
     view: Option<View<'_>>,
     now: Timestamp,
 ) -> Value {
+    let shadow = match &decision.outcome {
+        Outcome::Allowed(grant) => grant.shadowed.or(grant.ignored),
+        _ => None,
+    };
     let shadowed = match &decision.outcome {
         Outcome::Allowed(grant) => grant.shadowed.map(Denial::label),
         _ => None,
@@ -46,6 +50,7 @@ pub fn explain(
     json!({
         "decision": verdict,
         "reason": reason,
+        "detail": decision.outcome.denial().or(shadow).and(decision.evidence.detail.as_deref()),
         "would_refuse": shadowed,
         "rule": unknown_rule.map_or_else(|| decision.rule.name.to_string(), |name| format!("no rule is named `{name}`")),
         "access": access(decision.rule.access),

@@ -13,8 +13,9 @@ pub(super) use logout::{LogoutError, log_out};
 
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::refusal::Refusal;
 use crate::authz::revocation::Revocation;
-use crate::state::{LedgerError, Policy, State};
+use crate::state::{DecisionLog, LedgerError, Policy, State};
 
 /// A way in; a closed set of labels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,27 +49,42 @@ impl Inlet {
 
 /// Why a message is not taken, and whose keys might help.
 pub(super) struct Refused {
-    pub(super) denial: Denial,
+    pub(super) refusal: Refusal,
     pub(super) issuer: Option<IssuerName>,
 }
 
-impl From<Denial> for Refused {
-    fn from(denial: Denial) -> Self {
-        Self { denial, issuer: None }
+impl<T: Into<Refusal>> From<T> for Refused {
+    fn from(refusal: T) -> Self {
+        Self { refusal: refusal.into(), issuer: None }
     }
 }
 
 /// Verifies by the keys in force; a key that is not among them is fetched once, within the bounds of
-/// `keys.cooldown`, before it counts as unknown.
-pub(super) async fn verified<T>(state: &State, attempt: impl Fn(&Policy) -> Result<T, Refused>) -> Result<T, Denial> {
+/// `keys.cooldown`, before it counts as unknown. A refusal is logged as those of decisions are.
+pub(super) async fn verified<T>(
+    state: &State,
+    inlet: Inlet,
+    attempt: impl Fn(&Policy) -> Result<T, Refused>,
+) -> Result<T, Denial> {
     let policy = state.policy();
-    let refused = match attempt(&policy) {
-        Ok(verified) => return Ok(verified),
-        Err(refused) => refused,
-    };
-    let (Denial::UnknownKey, Some(issuer)) = (refused.denial, refused.issuer) else { return Err(refused.denial) };
-    let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(&issuer)).await;
-    attempt(&state.policy()).map_err(|refused| refused.denial)
+    let mut attempted = attempt(&policy);
+    if let Err(Refused { refusal: Refusal { denial: Denial::UnknownKey, .. }, issuer: Some(issuer) }) = &attempted {
+        let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
+        attempted = attempt(&state.policy());
+    }
+    attempted.map_err(|Refused { refusal, issuer }| {
+        log(&policy, inlet, &refusal, issuer.as_ref());
+        refusal.denial
+    })
+}
+
+/// Logs why a message is not taken.
+fn log(policy: &Policy, inlet: Inlet, refusal: &Refusal, issuer: Option<&IssuerName>) {
+    if policy.decision_log != DecisionLog::None {
+        let (inlet, reason) = (inlet.label(), refusal.denial.label());
+        let issuer = issuer.map(tracing::field::display);
+        info!(inlet, reason, detail = refusal.detail.as_deref(), issuer, "message refused");
+    }
 }
 
 /// Puts revocations into the store, those that can still hit anything.

@@ -1,6 +1,7 @@
 //! What is kept of a decision: its count, its span, its line in the log, and the alarm for a revoked token.
 //!
-//! Everything here holds names of ours only, never anything that a request said as it said it.
+//! Everything here holds names of ours only, and what a token says of itself only as `refusal` shows it: escaped and
+//! cut.
 
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,8 @@ pub(super) fn log(
             Some("context_extensions of the route names a rule which the configuration does not have")
         }
         Some(Denial::BadRequest) => Some("the path is too long for the number of its readings"),
-        _ => None,
+        Some(_) => decision.evidence.detail.as_deref(),
+        None => None,
     });
     info!(
         decision = outcome,

@@ -7,7 +7,9 @@ use super::api_key::ApiKeys;
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
+use super::issuer_id;
 use super::jwks::Jwks;
+use super::refusal::Refusal;
 use super::revocation::{Clocks, Hit, Lead, Origin, Revocation, RevocationIndex, Watermark};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
@@ -160,6 +162,8 @@ pub struct Evidence {
     /// The issuer whose `iss` the token names.
     pub issuer: Option<IssuerName>,
     pub token: Option<VerifiedToken>,
+    /// What is wrong with the token that was refused first, for an operator.
+    pub detail: Option<Box<str>>,
     /// Whether the token was among those that were verified before; `None` if that was not asked.
     pub remembered: Option<bool>,
     pub hit: Option<Hit>,
@@ -421,12 +425,12 @@ impl Authorizer {
         }
         let verified = match self.verified.find(bearer, &self.issuers) {
             Some((issuer, token)) => issuer.verify_again(&token, now, Expiry::Refused),
-            None => UnverifiedToken::parse(bearer).and_then(|unverified| {
+            None => UnverifiedToken::parse(bearer).map_err(Refusal::from).and_then(|unverified| {
                 let issuer = self.issuer(&unverified.unverified_issuer()?)?;
                 issuer.verify(unverified, now, Expiry::Refused).map(drop)
             }),
         };
-        verified == Err(Denial::Expired)
+        verified.is_err_and(|refusal| refusal.denial == Denial::Expired)
     }
 
     /// Whether a token says nothing itself, and its issuer is asked.
@@ -443,23 +447,30 @@ impl Authorizer {
         now: Timestamp,
         evidence: &mut Evidence,
     ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Stop> {
+        let refused = |detail: &mut Option<Box<str>>, refusal: Refusal| {
+            *detail = detail.take().or(refusal.detail);
+            refusal.denial
+        };
         let opaque = self.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
         if let Some(issuer) = opaque.and_then(|name| self.issuer_named(name)) {
             evidence.issuer = Some(issuer.name.clone());
-            let token = issuer.vouch(bearer, word(view, &issuer.name)?, now, expiry)?;
-            return Ok((issuer, token));
+            let token = issuer.vouch(bearer, word(view, &issuer.name)?, now, expiry);
+            return Ok((issuer, token.map_err(|refusal| refused(&mut evidence.detail, refusal))?));
         }
         let remembered = self.verified.find(bearer, &self.issuers);
         evidence.remembered.get_or_insert(remembered.is_some());
         let (issuer, token) = if let Some((issuer, token)) = remembered {
             evidence.issuer = Some(issuer.name.clone());
-            issuer.verify_again(&token, now, expiry)?;
+            issuer.verify_again(&token, now, expiry).map_err(|refusal| refused(&mut evidence.detail, refusal))?;
             (issuer, token)
         } else {
             let unverified = UnverifiedToken::parse(bearer)?;
-            let issuer = self.issuer(&unverified.unverified_issuer()?)?;
-            evidence.issuer = Some(issuer.name.clone());
-            let token = issuer.verify(unverified, now, expiry)?;
+            let has_nonce = unverified.header().has_nonce;
+            let verified = self.verify_anew(unverified, now, expiry, &mut evidence.issuer);
+            let (issuer, token) = verified.map_err(|refusal| {
+                let refusal = if has_nonce { refusal.and(FOR_MICROSOFT) } else { refusal };
+                refused(&mut evidence.detail, refusal)
+            })?;
             self.verified.remember(bearer, issuer, &token);
             (issuer, token)
         };
@@ -467,8 +478,24 @@ impl Authorizer {
         let asked = expiry == Expiry::Refused
             && self.introspection.always.contains(&issuer.name)
             && view.index.find(token.targets(), token.issued_at()).is_none();
-        let token = if asked { issuer.corroborate(token, word(view, &issuer.name)?, now)? } else { token };
-        Ok((issuer, token))
+        if !asked {
+            return Ok((issuer, token));
+        }
+        let token = issuer.corroborate(token, word(view, &issuer.name)?, now);
+        Ok((issuer, token.map_err(|refusal| refused(&mut evidence.detail, refusal))?))
+    }
+
+    /// Verifies a token by the keys of the issuer that it names, which is put into `named`.
+    fn verify_anew(
+        &self,
+        unverified: UnverifiedToken<'_>,
+        now: Timestamp,
+        expiry: Expiry,
+        named: &mut Option<IssuerName>,
+    ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Refusal> {
+        let issuer = self.issuer(&unverified.unverified_issuer()?)?;
+        *named = Some(issuer.name.clone());
+        Ok((issuer, issuer.verify(unverified, now, expiry)?))
     }
 
     /// Refuses a revoked token and, with `list: allow`, one that is not registered; `Ok(true)` if the
@@ -551,8 +578,9 @@ impl Authorizer {
     }
 
     /// The issuer whose `iss` this is; the configuration sees to it that there is one at most.
-    pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Denial> {
-        self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some()).ok_or(Denial::UnknownIssuer)
+    pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Refusal> {
+        let found = self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some());
+        found.ok_or_else(|| issuer_id::unknown(self.issuers.iter().map(|issuer| &issuer.issuer), Some(iss)))
     }
 
     #[must_use]
@@ -569,7 +597,11 @@ impl Authorizer {
     #[must_use]
     pub fn continuing(&self, before: &Self) -> Self {
         let learnt = |issuer: &Arc<TrustedIssuer>| match before.issuer_named(&issuer.name) {
-            Some(known) => Arc::new(TrustedIssuer { lead: known.lead.clone(), ..(**issuer).clone() }),
+            Some(known) => {
+                let same = known.claim_names == issuer.claim_names;
+                let seen = if same { known.seen.clone() } else { issuer.seen.clone() };
+                Arc::new(TrustedIssuer { lead: known.lead.clone(), seen, ..(**issuer).clone() })
+            }
             None => issuer.clone(),
         };
         Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }
@@ -589,6 +621,10 @@ impl Authorizer {
         Self { issuers: self.issuers.iter().map(replace).collect(), ..self.clone() }
     }
 }
+
+/// What a `nonce` in the JOSE header means: the signature is over its digest, which Microsoft does not document.
+const FOR_MICROSOFT: &str = "the header has `nonce`: a token for Microsoft Graph or another service of Microsoft, which \
+    only that service can verify; the client must request a scope of this API";
 
 /// What the issuer says of an active token.
 fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {

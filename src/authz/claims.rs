@@ -181,13 +181,19 @@ pub fn names_someone(value: &str) -> bool {
         && !value.chars().any(is_unseen)
         && !value.starts_with(char::is_whitespace)
         && !value.ends_with(char::is_whitespace)
-        && !value.starts_with(B2C_NOBODY)
+        && !is_b2c_nobody(value)
 }
 
 /// Controls, ends of lines, and what is not seen or turns the direction of what is: two users must not look alike.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Whether a value is what Azure AD B2C writes for each of its users.
+#[must_use]
+pub fn is_b2c_nobody(value: &str) -> bool {
+    value.get(..B2C_NOBODY.len()).is_some_and(|start| start.eq_ignore_ascii_case(B2C_NOBODY))
 }
 
 /// What Azure AD B2C writes into every `sub` that it was not told to fill: one name for all users.

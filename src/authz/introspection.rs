@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::issuer_id::unknown;
+use super::jwks::without_mark;
+use super::refusal::Refusal;
 use super::revocation::TargetId;
 use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, name as name_of, numeric_date, text};
 
@@ -43,7 +46,8 @@ impl Said {
     /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides all, so it must be
     /// there once and be a boolean.
     pub fn parse(body: &[u8]) -> Result<Self, &'static str> {
-        let claims = ClaimSet::parse(body.to_vec()).map_err(|_| "not a JSON object without duplicate members")?;
+        let claims =
+            ClaimSet::parse(without_mark(body).to_vec()).map_err(|_| "not a JSON object without duplicate members")?;
         match claims.get("active") {
             Some(Value::Bool(true)) => Ok(Self::Active(claims)),
             Some(Value::Bool(false)) => Ok(Self::Inactive),
@@ -75,7 +79,7 @@ impl TrustedIssuer {
         claims: &ClaimSet,
         now: Timestamp,
         expiry: Expiry,
-    ) -> Result<VerifiedToken, Denial> {
+    ) -> Result<VerifiedToken, Refusal> {
         self.check_word(claims)?;
         let times = Times::read(claims)?;
         self.check_times(times, now, expiry)?;
@@ -93,20 +97,20 @@ impl TrustedIssuer {
         token: VerifiedToken,
         claims: &ClaimSet,
         now: Timestamp,
-    ) -> Result<VerifiedToken, Denial> {
+    ) -> Result<VerifiedToken, Refusal> {
         self.check_word(claims)?;
         for name in ["sub", "jti"] {
-            let (said, written) = (name_of(claims.get(name))?, name_of(token.claims().get(name))?);
+            let (said, written) = (name_of(name, claims.get(name))?, name_of(name, token.claims().get(name))?);
             if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
-                return Err(Denial::InvalidClaim);
+                return Err(Refusal::invalid(name, "another one in the introspection response", "that of the token"));
             }
         }
         numeric_date(claims, "iat")?;
         if numeric_date(claims, "nbf")?.is_some_and(|at| at > now.plus(self.leeway)) {
-            return Err(Denial::NotYetValid);
+            return Err(Denial::NotYetValid.into());
         }
         if numeric_date(claims, "exp")?.is_some_and(|at| now >= at.plus(self.expiry_leeway)) {
-            return Err(Denial::Expired);
+            return Err(Denial::Expired.into());
         }
         if self.audience_of(claims).is_some() {
             self.check_audience(claims)?;
@@ -115,9 +119,9 @@ impl TrustedIssuer {
         Ok(token.also_targeted_by(self.targets(&named)))
     }
 
-    fn check_word(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        if text(claims.get("iss"))?.is_some_and(|iss| self.issuer.name(&iss).is_none()) {
-            return Err(Denial::UnknownIssuer);
+    fn check_word(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        if let Some(iss) = text(claims, "iss")?.filter(|iss| self.issuer.name(iss).is_none()) {
+            return Err(unknown([&self.issuer], Some(&iss)));
         }
         self.check_use(None, claims)
     }
@@ -157,6 +161,7 @@ mod tests {
         };
         for (body, expected) in [
             (r#"{"active": true, "sub": "u"}"#, "active"),
+            ("\u{feff}{\"active\": true}", "active"),
             (r#"{"active": false}"#, "inactive"),
             (r#"{"active": "true"}"#, "nothing"),
             (r#"{"active": 1}"#, "nothing"),

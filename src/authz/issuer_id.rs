@@ -2,6 +2,7 @@
 
 use super::claims::ClaimSet;
 use super::denial::Denial;
+use super::refusal::{List, Refusal, Shown, near_miss};
 use super::token::text;
 
 /// Every `iss` of one issuer; the spellings share its name and with it its watermarks.
@@ -126,19 +127,52 @@ impl IssuerId {
     }
 
     /// The tenant that claims name: `tid`, which must be the tenant of `iss` where both are there.
-    pub(super) fn tenant_of(&self, claims: &ClaimSet) -> Result<Option<String>, Denial> {
+    pub(super) fn tenant_of(&self, claims: &ClaimSet) -> Result<Option<String>, Refusal> {
         if !self.is_multi_tenant() {
             return Ok(None);
         }
-        let (iss, tid) = (text(claims.get("iss"))?, text(claims.get(Tenants::CLAIM))?);
-        match (iss.as_deref().map(|iss| self.name(iss)), tid) {
-            (Some(None), _) => Err(Denial::UnknownIssuer),
-            (Some(Some(Named { tenant: Some(_) })), None) => Err(Denial::MissingClaim),
-            (Some(Some(Named { tenant: Some(tenant) })), Some(tid)) if tenant != tid => Err(Denial::InvalidClaim),
-            (_, Some(tid)) if !Tenants::is_id(&tid) => Err(Denial::InvalidClaim),
+        let (iss, tid) = (text(claims, "iss")?, text(claims, Tenants::CLAIM)?);
+        let strange = |tid: &str, accepted: &str| Err(Refusal::invalid(Tenants::CLAIM, Shown(tid), accepted));
+        match (iss.as_deref().map(|iss| (iss, self.name(iss))), tid) {
+            (Some((iss, None)), _) => Err(unknown([self], Some(iss))),
+            (Some((_, Some(Named { tenant: Some(_) }))), None) => {
+                Err(Refusal::missing(Tenants::CLAIM, "the tenant that `iss` names"))
+            }
+            (Some((_, Some(Named { tenant: Some(tenant) }))), Some(tid)) if tenant != tid => {
+                strange(&tid, "the tenant that `iss` names")
+            }
+            (_, Some(tid)) if !Tenants::is_id(&tid) => strange(&tid, "1 to 64 letters, digits, `-`, `.` or `_`"),
             (_, tid) => Ok(tid),
         }
     }
+
+    /// How an `iss` that is none of its spellings differs from one of them, in words.
+    fn near_miss(&self, iss: &str) -> Option<&'static str> {
+        self.0.iter().find_map(|spelling| match spelling {
+            Spelling::Exact(exact) => Some(near_miss(iss, exact)).filter(|miss| !miss.is_empty()),
+            Spelling::Tenants { before, after, .. } => {
+                let tenant =
+                    |iss: &str| iss.strip_prefix(before.as_str())?.strip_suffix(after.as_str()).map(str::to_owned);
+                if tenant(iss).is_some_and(|tenant| Tenants::is_id(&tenant)) {
+                    return Some("; its tenant is not among `tenants`");
+                }
+                let other = iss.strip_suffix('/').map_or_else(|| format!("{iss}/"), str::to_owned);
+                let tenant = tenant(&other)?;
+                Some(near_miss(iss, &format!("{before}{tenant}{after}"))).filter(|miss| !miss.is_empty())
+            }
+        })
+    }
+}
+
+/// The refusal of an `iss` that none of these has.
+pub(super) fn unknown<'a>(known: impl IntoIterator<Item = &'a IssuerId> + Clone, iss: Option<&str>) -> Refusal {
+    let texts: Vec<_> = known.clone().into_iter().flat_map(IssuerId::texts).collect();
+    let Some(iss) = iss else {
+        return Refusal::missing("iss", format_args!("one of {}", List(texts.iter())));
+    };
+    let miss = known.into_iter().find_map(|known| known.near_miss(iss)).unwrap_or_default();
+    let found = format_args!("`iss` is {}; accepted: {}{miss}", Shown(iss), List(texts.iter()));
+    Refusal::new(Denial::UnknownIssuer, found)
 }
 
 /// How a user of a tenant is named where revocations are: `TENANT|USER`. No tenant has a `|` in its id, so no

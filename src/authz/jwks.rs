@@ -9,16 +9,34 @@ use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, ParsedPublicKey, Rs
 use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::denial::Denial;
+use super::refusal::Shown;
 use soundness::{check_rsa, is_sound_ed25519};
+
+/// How a signature is checked (RFC 7518 section 3.1, RFC 8037 section 3.1); there is no `none`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    ES512,
+    EdDSA,
+}
 
 /// The asymmetric algorithms: what an issuer may use unless its configuration says otherwise.
 ///
 /// A key that names no `alg` verifies the first of the issuer's algorithms that fits it.
-pub const ASYMMETRIC: [Algorithm; 9] = [
+pub const ASYMMETRIC: [Algorithm; 10] = [
     Algorithm::RS256,
     Algorithm::RS384,
     Algorithm::RS512,
@@ -27,6 +45,7 @@ pub const ASYMMETRIC: [Algorithm; 9] = [
     Algorithm::PS512,
     Algorithm::ES256,
     Algorithm::ES384,
+    Algorithm::ES512,
     Algorithm::EdDSA,
 ];
 
@@ -158,6 +177,25 @@ impl Unfit {
     }
 }
 
+/// A key of a set that is left out: why, and which it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeftOut {
+    pub cause: Unfit,
+    /// Its place in `keys`, from 0.
+    pub place: usize,
+    id: Option<String>,
+}
+
+/// `malformed (kid `k`)`, or by its place where it has no `kid`.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) => write!(f, "{} (kid {})", self.cause.label(), Shown(id)),
+            None => write!(f, "{} (keys[{}])", self.cause.label(), self.place),
+        }
+    }
+}
+
 /// A document that is no key set at all.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
@@ -176,26 +214,28 @@ impl Jwks {
     pub const MAX_TRIES: usize = 4;
 
     /// Reads a key set; keys that are not fit are left out and reported, the others work.
-    pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Unfit>), JwksError> {
-        // Some servers write a byte order mark, which is not of the document (RFC 8259 section 8.1).
-        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-        let document: Value = serde_json::from_slice(document).map_err(JwksError::Json)?;
+    pub fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<LeftOut>), JwksError> {
+        let document: Value = serde_json::from_slice(without_mark(document)).map_err(JwksError::Json)?;
         Self::from_value(&document, algorithms)
     }
 
     /// As [`Jwks::parse`], for a document already read as JSON.
-    pub fn from_value(document: &Value, algorithms: &[Algorithm]) -> Result<(Self, Vec<Unfit>), JwksError> {
+    pub fn from_value(document: &Value, algorithms: &[Algorithm]) -> Result<(Self, Vec<LeftOut>), JwksError> {
         let members = document.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
         if members.len() > Self::MAX_KEYS {
             return Err(JwksError::TooMany(members.len()));
         }
         let mut unfit = Vec::new();
-        let mut found: Vec<(Key, &Value)> = Vec::new();
-        for member in members {
+        let mut found: Vec<(Key, usize)> = Vec::new();
+        for (place, member) in members.iter().enumerate() {
             match read_key(member, algorithms) {
-                Ok(_) if found.iter().any(|(_, seen)| *seen == member) => {} // The very same key twice is one key.
-                Ok(key) => found.push((key, member)),
-                Err(reason) => unfit.push(reason),
+                // The very same key twice is one key.
+                Ok(_) if found.iter().any(|(_, seen)| members[*seen] == *member) => {}
+                Ok(key) => found.push((key, place)),
+                Err(cause) => {
+                    let id = member.get("kid").and_then(Value::as_str).map(str::to_owned);
+                    unfit.push(LeftOut { cause, place, id });
+                }
             }
         }
         // One `kid` may name a key for each algorithm, as a token names both; two for one leave open which it is.
@@ -205,9 +245,10 @@ impl Jwks {
             *holders.entry(id).or_default() += 1;
         }
         let (keys, duplicates): (Vec<_>, Vec<_>) =
-            found.into_iter().map(|(key, _)| key).partition(|key| named(key).is_none_or(|id| holders[&id] == 1));
-        unfit.extend(duplicates.iter().map(|_| Unfit::DuplicateId));
-        Ok((Self { keys }, unfit))
+            found.into_iter().partition(|(key, _)| named(key).is_none_or(|id| holders[&id] == 1));
+        let duplicates = duplicates.into_iter();
+        unfit.extend(duplicates.map(|(key, place)| LeftOut { cause: Unfit::DuplicateId, place, id: key.id }));
+        Ok((Self { keys: keys.into_iter().map(|(key, _)| key).collect() }, unfit))
     }
 
     /// A shared secret for HS256, HS384 or HS512; it has no id and serves whatever `kid` a token names.
@@ -320,6 +361,7 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
             let (fitting, verification, size): (&[_], _, _) = match text("crv")? {
                 Some("P-256") => (&[Algorithm::ES256], &signature::ECDSA_P256_SHA256_FIXED, 32),
                 Some("P-384") => (&[Algorithm::ES384], &signature::ECDSA_P384_SHA384_FIXED, 48),
+                Some("P-521") => (&[Algorithm::ES512], &signature::ECDSA_P521_SHA512_FIXED, 66),
                 _ => return Err(Unfit::UnknownType),
             };
             let (x, y) = (bytes("x")?, bytes("y")?);
@@ -345,6 +387,13 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
     };
     let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(Unfit::AlgorithmNotAllowed)?;
     Ok(Key::new(text("kid")?.map(str::to_owned), algorithm, Material::Public(public.parse(algorithm)?)))
+}
+
+/// A document without the byte order mark that some servers write before it, and which is not of it (RFC 8259
+/// section 8.1).
+#[must_use]
+pub fn without_mark(document: &[u8]) -> &[u8] {
+    document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document)
 }
 
 /// Reads base64url, or base64 as some providers write it; padded or not, the bytes are the same.
@@ -386,13 +435,14 @@ const fn rsa(algorithm: Algorithm) -> Result<&'static RsaParameters, Unfit> {
 
 /// The name in the JOSE registry (RFC 7518 section 3.1).
 #[must_use]
-pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
+pub const fn algorithm_name(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::HS256 => "HS256",
         Algorithm::HS384 => "HS384",
         Algorithm::HS512 => "HS512",
         Algorithm::ES256 => "ES256",
         Algorithm::ES384 => "ES384",
+        Algorithm::ES512 => "ES512",
         Algorithm::RS256 => "RS256",
         Algorithm::RS384 => "RS384",
         Algorithm::RS512 => "RS512",
@@ -400,7 +450,6 @@ pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
         Algorithm::PS384 => "PS384",
         Algorithm::PS512 => "PS512",
         Algorithm::EdDSA => "EdDSA",
-        _ => "unknown",
     }
 }
 
@@ -438,9 +487,9 @@ mod tests {
         match expected {
             Ok(expected) => {
                 let found: Vec<_> = jwks.keys.iter().map(|key| (key.id(), key.algorithm())).collect();
-                assert_eq!((found.as_slice(), unfit.as_slice()), (expected, &[][..]));
+                assert!(found == expected && unfit.is_empty(), "{found:?} {unfit:?}");
             }
-            Err(reason) => assert!(jwks.is_empty() && unfit.contains(&reason), "{unfit:?}"),
+            Err(reason) => assert!(jwks.is_empty() && unfit.iter().any(|left| left.cause == reason), "{unfit:?}"),
         }
     }
 
@@ -536,6 +585,23 @@ mod tests {
         ] {
             check(keys, Err(reason));
         }
+    }
+
+    #[test]
+    fn a_key_that_is_left_out_is_named() {
+        let strange = with(with(ec(), "use", json!("enc")), "kid", json!("a`\n"));
+        let keys = json!({"keys": [rsa(), strange, {"kty": "oct"}, ec(), with(ec(), "use", json!("sig"))]});
+        let (_, unfit) = Jwks::from_value(&keys, &ASYMMETRIC).unwrap();
+        let named: Vec<_> = unfit.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            named,
+            [
+                "not_for_signatures (kid `a\\u{60}\\u{a}`)",
+                "secret (keys[2])",
+                "duplicate_id (kid `1`)",
+                "duplicate_id (kid `1`)"
+            ]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
 use super::issuer_id::user_of_tenant;
+use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, numeric_date, text};
@@ -31,20 +32,23 @@ impl TrustedIssuer {
     /// Its `typ` is `logout+jwt`; one without, as older providers send, is told by its `events`, which no
     /// other token has. It names a session (`sid`), else a user (`sub`): tokens up to its own `iat`, so that
     /// a replay would sign out nobody anew.
-    pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Denial> {
+    pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["logout+jwt", "jwt"].contains(&token.token_type().as_str()) {
-            return Err(Denial::WrongType);
+            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is neither `logout+jwt` nor `JWT`"));
         }
         let claims = token.into_claims();
         if !claims.get("events").is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object)) {
-            return Err(Denial::WrongType);
+            return Err(Refusal::new(Denial::WrongType, format_args!("`events` has no object `{EVENT}`")));
         }
         // An ID token has one: the two must not pass for each other (section 2.4).
         if claims.contains_key("nonce") {
-            return Err(Denial::InvalidClaim);
+            return Err(Refusal::new(
+                Denial::InvalidClaim,
+                "`nonce` is of ID tokens and must not stand in a logout token",
+            ));
         }
-        let issued_at = numeric_date(&claims, "iat")?.ok_or(Denial::MissingClaim)?;
+        let issued_at = numeric_date(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
         // Providers leave `exp` out, as early drafts of the specification did.
         let times = if claims.contains_key("exp") {
             Times::read(&claims)?
@@ -54,16 +58,16 @@ impl TrustedIssuer {
         self.check_times(times, now, Expiry::Refused)?;
         let expires_at = times.expires_at;
         if !claims.contains_key("aud") {
-            return Err(Denial::MissingClaim);
+            return Err(missing("aud"));
         }
-        self.logout.audiences.check(claims.get("aud"))?;
-        let jti = filled(&claims, "jti")?.ok_or(Denial::MissingClaim)?;
+        self.logout.audiences.check("aud", claims.get("aud"))?;
+        let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
         let id = MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway));
         let revocation = self.logout_of(&claims, issued_at, now)?;
         Ok(LogoutToken { id, revocation: Some(revocation).filter(|revocation| revocation.expires_at > now) })
     }
 
-    fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Denial> {
+    fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Refusal> {
         let (session, subject) = (filled(claims, "sid")?, filled(claims, "sub")?);
         let tenant = self.issuer.tenant_of(claims)?;
         let user = subject.filter(|_| self.names_users_by_sub());
@@ -73,7 +77,7 @@ impl TrustedIssuer {
             (_, Some(user)) if self.logout.always_user => Ok(self.closing_user(target(Kind::User, &user), issued_at)),
             (Some(session), _) => Ok(self.closing_session(target(Kind::Session, &session), now)),
             (None, Some(user)) => Ok(self.closing_user(target(Kind::User, &user), issued_at)),
-            (None, None) => Err(Denial::MissingClaim),
+            (None, None) => Err(missing("sid` or `sub")),
         }
         .map(|revocation| Revocation { origin: Origin::SignedOut, ..revocation })
     }
@@ -100,14 +104,19 @@ impl TrustedIssuer {
     }
 }
 
+/// A message between servers lacks a claim of this name.
+pub(super) fn missing(claim: &str) -> Refusal {
+    Refusal::new(Denial::MissingClaim, format_args!("`{claim}` is missing"))
+}
+
 /// A text claim; an empty one names nothing and is refused.
-pub(super) fn filled(claims: &ClaimSet, name: &str) -> Result<Option<String>, Denial> {
-    let text = text(claims.get(name))?;
-    if text.as_deref() == Some("") { Err(Denial::InvalidClaim) } else { Ok(text) }
+pub(super) fn filled(claims: &ClaimSet, name: &str) -> Result<Option<String>, Refusal> {
+    let text = text(claims, name)?;
+    if text.as_deref() == Some("") { Err(Refusal::invalid(name, "empty text", "text")) } else { Ok(text) }
 }
 
 /// The NumericDate of a message that was made already: `iat` may not lie in the future, nor be missing.
-pub(super) fn made_at(claims: &ClaimSet, latest: Timestamp) -> Result<Timestamp, Denial> {
-    let made_at = numeric_date(claims, "iat")?.ok_or(Denial::MissingClaim)?;
-    if made_at > latest { Err(Denial::NotYetValid) } else { Ok(made_at) }
+pub(super) fn made_at(claims: &ClaimSet, latest: Timestamp) -> Result<Timestamp, Refusal> {
+    let made_at = numeric_date(claims, "iat")?.ok_or_else(|| missing("iat"))?;
+    if made_at > latest { Err(Denial::NotYetValid.into()) } else { Ok(made_at) }
 }

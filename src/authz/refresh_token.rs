@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
 use super::logout_token::{filled, made_at};
+use super::refusal::Refusal;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 use super::token_use::TokenUse;
@@ -23,13 +24,13 @@ impl TrustedIssuer {
         token: UnverifiedToken<'_>,
         hinted: bool,
         now: Timestamp,
-    ) -> Result<Revocation, Denial> {
+    ) -> Result<Revocation, Refusal> {
         let unnamed = token.digest();
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         let token_type = token.token_type();
         let claims = token.into_claims();
         if !is_refresh_token(&token_type, &claims, hinted && self.may_be_refreshed_by(&claims)) {
-            return Err(Denial::WrongType);
+            return Err(Denial::WrongType.into());
         }
         if claims.contains_key("iat") {
             made_at(&claims, now.plus(self.leeway))?;

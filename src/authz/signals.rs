@@ -11,7 +11,6 @@ mod subject;
 
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 pub use self::event::{Effect, REQUESTED};
@@ -20,8 +19,9 @@ pub use self::subject::SubjectFormats;
 pub(crate) use self::subject::{Unmapped, user_targets};
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
-use super::jwks::Jwks;
-use super::logout_token::{filled, made_at};
+use super::jwks::{Algorithm, Jwks};
+use super::logout_token::{filled, made_at, missing};
+use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Clocks, Revocation};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
@@ -76,16 +76,16 @@ pub enum Heard {
 }
 
 /// Why a whole token is not taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    Denied(Denial),
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Unheard {
+    Denied(Refusal),
     /// A verification event that nobody asked for (SSF 1.0 section 8.1.4.1).
     InvalidState,
 }
 
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        Self::Denied(denial)
+impl From<Refusal> for Unheard {
+    fn from(refusal: Refusal) -> Self {
+        Self::Denied(refusal)
     }
 }
 
@@ -102,23 +102,26 @@ impl Transmitter {
         token: UnverifiedToken<'_>,
         retention: Duration,
         now: Timestamp,
-    ) -> Result<EventToken, Denial> {
+    ) -> Result<EventToken, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if token.token_type() != "secevent+jwt" {
-            return Err(Denial::WrongType);
+            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is not `secevent+jwt`"));
         }
         let claims = token.into_claims();
         self.check_audience(&claims)?;
         let issued_at = made_at(&claims, now.plus(self.leeway))?;
         let expires_at = numeric_date(&claims, "exp")?;
         if expires_at.is_some_and(|at| now >= at.plus(self.leeway)) {
-            return Err(Denial::Expired);
+            return Err(Denial::Expired.into());
         }
-        let jti = filled(&claims, "jti")?.ok_or(Denial::MissingClaim)?;
+        let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
         match claims.get("events") {
             Some(Value::Object(events)) if !events.is_empty() && events.values().all(Value::is_object) => {}
-            Some(_) => return Err(Denial::InvalidClaim),
-            None => return Err(Denial::MissingClaim),
+            Some(_) => {
+                let accepted = "an object of objects (RFC 8417 section 2.2)";
+                return Err(Refusal::invalid("events", "something else, or empty", accepted));
+            }
+            None => return Err(missing("events")),
         }
         let until = issued_at.plus(retention).max(now).plus(self.leeway);
         let id = MessageId::new(self.name.as_str(), &jti, until);
@@ -128,41 +131,41 @@ impl Transmitter {
     /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation section
     /// 3.5): a short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends as that
     /// URL does may send one, so that no other token for the same audience serves.
-    pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Denial> {
+    pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
-            return Err(Denial::WrongType);
+            return Err(Denial::WrongType.into());
         }
         let claims = token.into_claims();
         if claims.contains_key("events") || claims.contains_key("nonce") {
-            return Err(Denial::WrongType);
+            return Err(Denial::WrongType.into());
         }
         self.check_audience(&claims)?;
         if !self.audience.ends_with(Self::REVOCATION_PATH) {
-            return Err(Denial::WrongAudience);
+            return Err(Denial::WrongAudience.into());
         }
         let issued_at = made_at(&claims, now.plus(self.leeway))?;
-        let expires_at = numeric_date(&claims, "exp")?.ok_or(Denial::MissingClaim)?;
+        let expires_at = numeric_date(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
         let not_before = numeric_date(&claims, "nbf")?;
         if not_before.is_some_and(|at| at > now.plus(self.leeway)) {
-            return Err(Denial::NotYetValid);
+            return Err(Denial::NotYetValid.into());
         }
         if now >= expires_at.plus(self.leeway) {
-            return Err(Denial::Expired);
+            return Err(Denial::Expired.into());
         }
         if expires_at > issued_at.plus(Self::LONGEST_CREDENTIAL) {
-            return Err(Denial::LifetimeTooLong);
+            return Err(Denial::LifetimeTooLong.into());
         }
-        filled(&claims, "sub")?.ok_or(Denial::MissingClaim)?;
-        let jti = filled(&claims, "jti")?.ok_or(Denial::MissingClaim)?;
+        filled(&claims, "sub")?.ok_or_else(|| missing("sub"))?;
+        let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
         Ok(MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway)))
     }
 
     /// Five minutes are recommended; its theft gives that long a time to sign others out.
     const LONGEST_CREDENTIAL: Duration = Duration::from_secs(3600);
 
-    fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        Audiences::OneOf(vec![self.audience.clone()]).check(claims.get("aud"))
+    fn check_audience(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        Audiences::OneOf(vec![self.audience.clone()]).check("aud", claims.get("aud"))
     }
 
     /// Whether the tokens of others name this one as their receiver; for choosing the transmitter.
@@ -172,7 +175,7 @@ impl Transmitter {
     }
 
     /// What each event of a token comes to; `target` is the issuer [`Self::target`].
-    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, clocks: Clocks) -> Result<Vec<Heard>, Refusal> {
+    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, clocks: Clocks) -> Result<Vec<Heard>, Unheard> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
@@ -188,13 +191,13 @@ impl Transmitter {
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<Heard, Refusal> {
+    ) -> Result<Heard, Unheard> {
         let Some(effect) = Effect::of(uri) else { return Ok(Heard::Ignored) };
         match effect {
             Effect::Verification => {
                 let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
                 let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
-                return if expected { Ok(Heard::Verified) } else { Err(Refusal::InvalidState) };
+                return if expected { Ok(Heard::Verified) } else { Err(Unheard::InvalidState) };
             }
             Effect::StreamUpdated => {
                 let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");
@@ -218,7 +221,7 @@ impl Transmitter {
         match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
             Some(Ok(revocations)) => Ok(Heard::Revocations(revocations)),
             Some(Err(Unmapped)) => Ok(Heard::Unmapped),
-            None => Err(Denial::MissingClaim.into()),
+            None => Err(missing("sub_id").into()),
         }
     }
 }

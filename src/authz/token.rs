@@ -2,22 +2,29 @@
 //!
 //! Holding a `VerifiedToken` means that a trusted issuer signed it for us, in form and in time.
 
+mod accepted;
 mod bearer;
+mod reading;
+mod seen;
 mod unverified;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
+pub use self::accepted::{Audiences, TokenTypes};
 pub use self::bearer::BearerToken;
-use self::unverified::media_type;
+use self::reading::{NAME, SECONDS, joined};
+pub(super) use self::reading::{name, numeric_date, text};
+pub use self::seen::Seen;
 pub use self::unverified::{Header, UnverifiedToken};
+use self::unverified::{SPIFFE, trust_domain};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::issuer_id::{IssuerId, user_of_tenant};
-use super::jwks::{Jwks, Key, KeyDigest};
+use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
+use super::refusal::{Refusal, Shown};
 use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
 use super::written::{Kept, Written};
@@ -49,6 +56,8 @@ pub struct TrustedIssuer {
     pub revocable_by_email: bool,
     /// How far its tokens were seen to be dated ahead.
     pub lead: Lead,
+    /// What its tokens were seen to name.
+    pub seen: Seen,
     /// Whether another service revokes tokens by the digest of their text (`adopt`).
     pub revocable_by_text: bool,
     /// `None` until they were loaded once.
@@ -63,56 +72,8 @@ pub struct LogoutPolicy {
     pub always_user: bool,
 }
 
-/// Which `aud` a token must name.
-#[derive(Clone, Debug)]
-pub enum Audiences {
-    Any,
-    OneOf(Vec<String>),
-}
-
-impl Audiences {
-    /// Checks the audiences that a claim names: `aud`, unless an issuer writes them elsewhere.
-    pub(super) fn check(&self, named: Option<Value>) -> Result<(), Denial> {
-        let named = match named {
-            Some(Value::Array(items)) => Some(items).filter(|items| !items.is_empty()),
-            one => one.map(|one| vec![one]),
-        };
-        if !named.iter().flatten().all(Value::is_string) {
-            return Err(Denial::InvalidClaim);
-        }
-        match (self, named) {
-            (Audiences::Any, _) => Ok(()),
-            (Audiences::OneOf(_), None) => Err(Denial::MissingClaim),
-            (Audiences::OneOf(ours), Some(named)) if named.iter().any(|one| ours.iter().any(|our| one == our)) => {
-                Ok(())
-            }
-            (Audiences::OneOf(_), Some(_)) => Err(Denial::WrongAudience),
-        }
-    }
-}
-
-/// Which `typ` a token may name.
-#[derive(Clone, Debug)]
-pub struct TokenTypes(Vec<String>);
-
-impl TokenTypes {
-    /// The first name that may never be allowed is returned as an error.
-    pub fn new(names: &[String]) -> Result<Self, String> {
-        let foreign = |name: &str| matches!(TokenUse::of_word(name), Some(TokenUse::Refresh | TokenUse::Message));
-        match names.iter().find(|name| foreign(name)) {
-            Some(foreign) => Err(foreign.clone()),
-            None => Ok(Self(names.iter().map(|name| media_type(name)).collect())),
-        }
-    }
-
-    /// A token without `typ` is a plain `JWT` (RFC 7519 section 5.1).
-    fn allow(&self, token_type: Option<&str>) -> bool {
-        self.0.contains(&media_type(token_type.unwrap_or("JWT")))
-    }
-}
-
 /// Where an issuer writes what Doorward needs to know; the first that is present counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClaimNames {
     pub user_id: Vec<ClaimPath>,
     pub email: Vec<ClaimPath>,
@@ -161,14 +122,14 @@ pub(super) struct Times {
 }
 
 impl Times {
-    pub(super) fn read(claims: &ClaimSet) -> Result<Self, Denial> {
-        let expires_at = numeric_date(claims, "exp")?.ok_or(Denial::MissingClaim)?;
+    pub(super) fn read(claims: &ClaimSet) -> Result<Self, Refusal> {
+        let expires_at = numeric_date(claims, "exp")?.ok_or_else(|| Refusal::missing("exp", SECONDS))?;
         let (issued_at, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
         Ok(Self { issued_at, not_before, expires_at })
     }
 
     /// The times of a message without `exp`.
-    pub(super) fn of_message(claims: &ClaimSet, issued_at: Timestamp, expires_at: Timestamp) -> Result<Self, Denial> {
+    pub(super) fn of_message(claims: &ClaimSet, issued_at: Timestamp, expires_at: Timestamp) -> Result<Self, Refusal> {
         Ok(Self { issued_at: Some(issued_at), not_before: numeric_date(claims, "nbf")?, expires_at })
     }
 }
@@ -190,12 +151,11 @@ impl TrustedIssuer {
     }
 
     /// Checks everything about a token but its revocation.
-    pub fn verify(&self, token: UnverifiedToken<'_>, now: Timestamp, expiry: Expiry) -> Result<VerifiedToken, Denial> {
+    pub fn verify(&self, token: UnverifiedToken<'_>, now: Timestamp, expiry: Expiry) -> Result<VerifiedToken, Refusal> {
         let key = token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if !self.token_types.allow(token.header.token_type.as_deref()) {
-            return Err(Denial::WrongType);
-        }
+        self.token_types.check(token.header.token_type.as_deref())?;
         self.check_use(token.header.token_type.as_deref(), &token.claims)?;
+        self.check_trust_domain(&token.claims)?;
         let times = Times::read(&token.claims)?;
         self.check_times(times, now, expiry)?;
         self.check_audience(&token.claims)?;
@@ -206,22 +166,46 @@ impl TrustedIssuer {
     }
 
     /// Refuses a token that says it is not an access token.
-    pub(super) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Denial> {
-        match TokenUse::named(header_type, claims) {
-            None | Some(TokenUse::Access) => Ok(()),
-            Some(TokenUse::Id) if self.accepts_id_tokens => Ok(()),
-            Some(TokenUse::Id | TokenUse::Refresh | TokenUse::Message) => Err(Denial::WrongType),
+    pub(super) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Refusal> {
+        let said = match TokenUse::mark(header_type, claims) {
+            None | Some((TokenUse::Access, _)) => return Ok(()),
+            Some((TokenUse::Id, _)) if self.accepts_id_tokens => return Ok(()),
+            Some((TokenUse::Id, place)) => {
+                format!("{place} says that it is an ID token; `accept: [access, id]` accepts those")
+            }
+            Some((TokenUse::Refresh, place)) => format!("{place} says that it is a refresh token"),
+            Some((TokenUse::Message, place)) => format!("{place} says that it is a message between servers"),
+        };
+        Err(Refusal::new(Denial::WrongType, said))
+    }
+
+    /// Refuses a SPIFFE ID of another trust domain: the keys of one domain must not speak for another (JWT-SVID
+    /// section 6).
+    fn check_trust_domain(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        let mut domains = self.issuer.exact().filter(|iss| iss.starts_with(SPIFFE)).peekable();
+        if domains.peek().is_none() {
+            return Ok(());
+        }
+        let found = trust_domain(claims);
+        if found.as_deref().is_some_and(|found| domains.any(|domain| domain == found)) {
+            return Ok(());
+        }
+        let found = found.map_or("not a SPIFFE ID".to_owned(), |found| format!("of {}", Shown(&found)));
+        Err(Refusal::invalid("sub", found, "a SPIFFE ID of the issuer's trust domain"))
+    }
+
+    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        let paths = &self.claim_names.audience;
+        match self.audience_of(claims) {
+            Some((path, named)) => self.audiences.check(path.as_str(), Some(named)),
+            None => self.audiences.check(&joined(paths), None),
         }
     }
 
-    pub(super) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Denial> {
-        self.audiences.check(self.audience_of(claims))
-    }
-
     /// The first claim that names an audience; an empty list names none.
-    pub(super) fn audience_of(&self, claims: &ClaimSet) -> Option<Value> {
-        let mut found = self.claim_names.audience.iter().filter_map(|path| path.find(claims));
-        found.find(|named| named.as_array().is_none_or(|items| !items.is_empty()))
+    pub(super) fn audience_of(&self, claims: &ClaimSet) -> Option<(&ClaimPath, Value)> {
+        let mut found = self.claim_names.audience.iter().filter_map(|path| Some((path, path.find(claims)?)));
+        found.find(|(_, named)| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
     /// When a token is not accepted any more.
@@ -234,22 +218,32 @@ impl TrustedIssuer {
     }
 
     /// Checks what time alone can change about a token that this issuer verified before.
-    pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+    pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Refusal> {
         self.check_times(token.0.times, now, expiry)
     }
 
-    pub(super) fn check_times(&self, times: Times, now: Timestamp, expiry: Expiry) -> Result<(), Denial> {
+    pub(super) fn check_times(&self, times: Times, now: Timestamp, expiry: Expiry) -> Result<(), Refusal> {
         let Times { issued_at, not_before, expires_at } = times;
         let soon = now.plus(self.leeway);
-        if issued_at.is_some_and(|at| at > soon) || not_before.is_some_and(|at| at > soon) {
-            return Err(Denial::NotYetValid); // An iat in the future would outlive every later sign-out.
+        // An iat in the future would outlive every later sign-out.
+        for (claim, at) in [("iat", issued_at), ("nbf", not_before)] {
+            if let Some(at) = at.filter(|at| *at > soon) {
+                let ahead = at.since(now).as_secs();
+                let leeway = self.leeway.as_secs();
+                let found = format_args!("`{claim}` is {ahead} s ahead of this clock; `leeway` is {leeway} s");
+                return Err(Refusal::new(Denial::NotYetValid, found));
+            }
         }
         let longest = self.retention();
-        if expires_at > now.plus(longest) || issued_at.is_some_and(|at| expires_at > at.plus(longest)) {
-            return Err(Denial::LifetimeTooLong);
+        for (claim, from) in [("iat", issued_at), ("now", Some(now))] {
+            if let Some(from) = from.filter(|from| expires_at > from.plus(longest)) {
+                let (lives, most) = (expires_at.since(from).as_secs(), self.max_lifetime.as_secs());
+                let found = format_args!("`exp` - {claim} is {lives} s; `max_lifetime` is {most} s");
+                return Err(Refusal::new(Denial::LifetimeTooLong, found));
+            }
         }
         if expiry == Expiry::Refused && now >= self.ends_at(issued_at, expires_at) {
-            return Err(Denial::Expired);
+            return Err(Denial::Expired.into());
         }
         Ok(())
     }
@@ -262,27 +256,20 @@ impl TrustedIssuer {
         text_digest: Option<TargetId>,
         key: Option<&Key>,
         times: Times,
-    ) -> Result<VerifiedToken, Denial> {
+    ) -> Result<VerifiedToken, Refusal> {
         let named = self.named(&claims)?;
-        match &named.user {
-            Some(user) if !claims::names_someone(user) => return Err(Denial::InvalidClaim),
-            // What is there and names nobody is empty.
-            None if self.claim_names.user_id.iter().any(|path| path.find(&claims).is_some()) => {
-                return Err(Denial::InvalidClaim);
-            }
-            None if self.needs_user => return Err(Denial::MissingClaim),
-            _ => {}
-        }
+        self.check_user(named.user.as_deref(), &claims)?;
         let email = self
             .claim_names
             .email
             .iter()
             .find_map(|path| path.find(&claims))
-            .and_then(|email| text(Some(email)).ok()?);
-        let jti = text(claims.get("jti"))?;
+            .and_then(|email| email.as_str().map(str::to_owned));
+        let jti = text(&claims, "jti")?;
         if jti.as_deref() == Some("") {
-            return Err(Denial::InvalidClaim);
+            return Err(Refusal::invalid("jti", "empty text", "text"));
         }
+        let has_id = jti.is_some();
         let token_target = jti.as_deref().map_or_else(unnamed, TargetId::new);
         let jti_as_digest = jti.as_deref().and_then(TargetId::written_digest);
         let token_id = jti.unwrap_or_else(|| token_target.to_string());
@@ -300,6 +287,8 @@ impl TrustedIssuer {
         );
         let key_id = key.and_then(Key::id);
         targets.extend(key_id.into_iter().flat_map(|id| self.readings(Kind::Key, id)));
+        let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
+        self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
             key_id: key_id.map(Into::into),
@@ -316,9 +305,45 @@ impl TrustedIssuer {
         })))
     }
 
+    /// Checks whom a token names as its user.
+    fn check_user(&self, user: Option<&str>, claims: &ClaimSet) -> Result<(), Refusal> {
+        let paths = &self.claim_names.user_id;
+        let present = || paths.iter().find(|path| path.find(claims).is_some()).map(ClaimPath::as_str);
+        match user {
+            Some(user) if claims::is_b2c_nobody(user) => {
+                let claim = present().unwrap_or_default();
+                let cure = "Azure AD B2C writes it for every user: write `claims: {user_id: oid}`";
+                let found = format_args!("the constant `{}...`", claims::B2C_NOBODY);
+                Err(Refusal::invalid(claim, found, "the id of one user").and(cure))
+            }
+            Some(user) if !claims::names_someone(user) => {
+                let found = format_args!("text of {} bytes that cannot be read on one line", user.len());
+                let accepted = format_args!(
+                    "1 to {} bytes without controls, invisible characters and outer blanks",
+                    claims::MAX_HEADER_VALUE
+                );
+                Err(Refusal::invalid(present().unwrap_or_default(), found, accepted))
+            }
+            Some(_) => Ok(()),
+            None => match present() {
+                // What is there and names nobody is empty.
+                Some(claim) => Err(Refusal::invalid(claim, "empty text", NAME)),
+                None if self.needs_user => {
+                    let accepted =
+                        "the user's id (`claims.user_id`; `subject: optional` accepts tokens without a user)";
+                    Err(Refusal::missing(&joined(paths), accepted))
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
     /// Whom claims name that can be revoked.
-    pub(super) fn named(&self, claims: &ClaimSet) -> Result<Named, Denial> {
-        let first = |paths: &[ClaimPath]| name(paths.iter().find_map(|path| path.find(claims)));
+    pub(super) fn named(&self, claims: &ClaimSet) -> Result<Named, Refusal> {
+        let first = |paths: &[ClaimPath]| {
+            let found = paths.iter().find_map(|path| Some((path.as_str(), path.find(claims)?)));
+            found.map_or(Ok(None), |(claim, value)| name(claim, Some(value)))
+        };
         Ok(Named {
             tenant: self.issuer.tenant_of(claims)?,
             user: first(&self.claim_names.user_id)?,
@@ -393,32 +418,6 @@ impl TrustedIssuer {
         };
         let revocation = Revocation { target, watermark, expires_at, origin: Origin::SignedOut, reason: None };
         Ok(Some(revocation).filter(|revocation| revocation.expires_at > clocks.earliest()))
-    }
-}
-
-pub(super) fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Denial> {
-    match claims.get(name) {
-        None => Ok(None),
-        // Mistyped is not absent: it would switch the check off (CVE-2026-25537).
-        Some(value) => Timestamp::from_numeric_date(&value).map(Some).ok_or(Denial::InvalidClaim),
-    }
-}
-
-pub(super) fn text(claim: Option<Value>) -> Result<Option<String>, Denial> {
-    match claim {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Denial::InvalidClaim),
-    }
-}
-
-/// A claim that names what can be revoked: text, or a whole number as some issuers write user ids.
-///
-/// Any other type is refused: a token whose session cannot be read could not be revoked by it.
-pub(super) fn name(claim: Option<Value>) -> Result<Option<String>, Denial> {
-    match claim {
-        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
-        other => text(other).map(|name| name.filter(|name| !name.is_empty())),
     }
 }
 
@@ -567,6 +566,7 @@ mod tests {
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,
             lead: Lead::default(),
+            seen: Seen::default(),
             revocable_by_text: false,
             keys: None,
         }

@@ -22,14 +22,31 @@ pub enum TokenUse {
 const CLAIMS: [&str; 9] =
     ["typ", "type", "use", "token_use", "token_type", "tokenUse", "tokenType", "tokenName", "purpose"];
 
-/// Abbreviations that mean a use in one claim only: `tok_type` of Oracle, `drn` of Descope.
-const ABBREVIATED: [(&str, &str, TokenUse); 6] = [
+/// Abbreviations that mean a use in one claim only: `tok_type` of Oracle, `drn` of Descope, `tty` of FusionAuth.
+const ABBREVIATED: [(&str, &str, TokenUse); 8] = [
     ("tok_type", "at", TokenUse::Access),
     ("tok_type", "it", TokenUse::Id),
     ("tok_type", "rt", TokenUse::Refresh),
     ("tok_type", "rjt", TokenUse::Refresh),
     ("drn", "ds", TokenUse::Access),
     ("drn", "dsr", TokenUse::Refresh),
+    ("tty", "at", TokenUse::Access),
+    ("tty", "it", TokenUse::Id),
+];
+
+/// Media types of other JWTs, without hyphens and `+jwt`: some are signed by the issuer of access tokens and are for
+/// the same audience, as introspection responses (RFC 9701) are.
+const MESSAGES: [&str; 10] = [
+    "dpop",
+    "oauthauthzreq",
+    "tokenintrospection",
+    "entitystatement",
+    "kb",
+    "jwkset",
+    "clientauthentication",
+    "oauthclientattestation",
+    "oauthclientattestationpop",
+    "globaltokenrevocation",
 ];
 
 /// Where RFC 8693 section 3 names token types.
@@ -40,14 +57,21 @@ impl TokenUse {
     /// that does not say, or not in words that are known.
     #[must_use]
     pub fn named(header_type: Option<&str>, claims: &ClaimSet) -> Option<Self> {
+        Self::mark(header_type, claims).map(|(named, _)| named)
+    }
+
+    /// As [`Self::named`], with the place of the mark.
+    #[must_use]
+    pub fn mark(header_type: Option<&str>, claims: &ClaimSet) -> Option<(Self, &'static str)> {
         let abbreviated = ABBREVIATED.iter().filter_map(|(claim, word, means)| {
             let written = claims.get(claim)?;
-            written.as_str().is_some_and(|text| text.eq_ignore_ascii_case(word)).then_some(*means)
+            written.as_str().is_some_and(|text| text.eq_ignore_ascii_case(word)).then_some((*means, *claim))
         });
-        let in_claims = CLAIMS.iter().filter_map(|claim| Self::of_claim(&claims.get(claim)?));
-        let events = Self::has_events(claims).then_some(Self::Message);
-        let named = header_type.and_then(Self::of_word).into_iter().chain(in_claims).chain(abbreviated).chain(events);
-        named.max_by_key(|named| *named != Self::Access)
+        let in_claims = CLAIMS.iter().filter_map(|claim| Some((Self::of_claim(&claims.get(claim)?)?, *claim)));
+        let events = Self::has_events(claims).then_some((Self::Message, "events"));
+        let header = header_type.and_then(Self::of_word).map(|named| (named, "`typ` of the header"));
+        let named = header.into_iter().chain(in_claims).chain(abbreviated).chain(events);
+        named.max_by_key(|(named, _)| *named != Self::Access)
     }
 
     fn of_claim(claim: &Value) -> Option<Self> {
@@ -75,6 +99,7 @@ impl TokenUse {
             "logout" | "secevent" | "initialaccess" | "registrationaccess" => Self::Message,
             "rt" if lower.ends_with("+jwt") => Self::Refresh,
             "at" if lower.ends_with("+jwt") => Self::Access,
+            other if lower.ends_with("+jwt") && MESSAGES.contains(&other) => Self::Message,
             _ => return None,
         })
     }
@@ -104,7 +129,15 @@ mod tests {
         for word in ["ID", "id", "id_token", "IdToken", "urn:ietf:params:oauth:token-type:id_token", "Serialized-ID"] {
             check(Some("at+jwt"), json!({"typ": word}), Some(TokenUse::Id));
         }
-        for word in ["Logout", "logout+jwt", "application/secevent+jwt", "RegistrationAccessToken"] {
+        for word in [
+            "Logout",
+            "logout+jwt",
+            "application/secevent+jwt",
+            "RegistrationAccessToken",
+            "dpop+jwt",
+            "application/token-introspection+jwt",
+            "oauth-authz-req+jwt",
+        ] {
             check(None, json!({"typ": word}), Some(TokenUse::Message));
         }
         check(None, json!({"events": {"https://schemas.example/event": {}}}), Some(TokenUse::Message));
@@ -112,6 +145,8 @@ mod tests {
         check(None, json!({"tok_type": "RT"}), Some(TokenUse::Refresh));
         check(None, json!({"drn": "DSR"}), Some(TokenUse::Refresh));
         check(None, json!({"type": "it"}), None);
+        check(None, json!({"tty": "it"}), Some(TokenUse::Id));
+        check(None, json!({"tty": "at"}), Some(TokenUse::Access));
         check(None, json!({"token_use": "access", "typ": "ID"}), Some(TokenUse::Id));
         for word in
             ["access", "access_token", "access-token", "at+jwt", "urn:ietf:params:oauth:token-type:access_token"]

@@ -154,5 +154,10 @@ fn print_text(body: &Value) -> ExitCode {
         _ => String::new(),
     };
     let (kind, id, issuer) = (text("kind"), text("id"), text("issuer"));
-    print(format_args!("revoked {kind} {id} of {issuer}{upto}, until {until}{confirmed}"))
+    let unseen = if body["seen"] == json!(false) {
+        format!("\nno token of {issuer} that this instance has verified names a {kind}")
+    } else {
+        String::new()
+    };
+    print(format_args!("revoked {kind} {id} of {issuer}{upto}, until {until}{confirmed}{unseen}"))
 }

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
 
 use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
@@ -14,9 +13,9 @@ use super::file::{
 };
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
-use crate::authz::jwks::{ASYMMETRIC, Jwks, JwksError, Unfit, algorithm_name, algorithm_named};
+use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
 use crate::authz::revocation::Lead;
-use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, TokenTypes, TrustedIssuer};
+use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
 /// One issuer, and what keeps its keys fresh.
@@ -209,6 +208,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         leeway,
         expiry_leeway: leeway,
         lead: Lead::default(),
+        seen: Seen::default(),
         max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),
@@ -401,7 +401,7 @@ const fn secret_bytes(algorithm: Algorithm) -> usize {
 
 /// A set without a usable key is only warned of: emptying the file is how a leaked key is withdrawn, and
 /// a refused reload would keep it in force.
-fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<Unfit>), JwksError>) -> Option<Jwks> {
+fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<LeftOut>), JwksError>) -> Option<Jwks> {
     let (keys, unfit) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -410,8 +410,8 @@ fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<Unfit>)
             return None;
         }
     };
-    for reason in unfit {
-        check.warn(at, format!("a key is left out: {}", reason.label()));
+    for left_out in unfit {
+        check.warn(at, format!("a key is left out: {left_out}"));
     }
     if keys.is_empty() {
         check.warn(at, "no key is usable: every token of this issuer is refused");

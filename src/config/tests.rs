@@ -2,12 +2,12 @@ use crate::authz::answer::IdentityField;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::authz::claims::{ClaimPath, Timestamp};
+use crate::authz::jwks::Algorithm;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, HostPattern, OnStale, PathMatch, SignOut, Then};
 use crate::authz::token::Audiences;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use jsonwebtoken::Algorithm;
 use prometheus::IntCounterVec;
 
 use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
 use crate::authz::claims::IssuerName;
+use crate::authz::jwks::Algorithm;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
 use crate::metrics::Metrics;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jsonwebtoken::Algorithm;
 use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::http::{Authorities, trusting};
 use crate::authz::claims::IssuerName;
-use crate::authz::jwks::{Jwks, JwksError, Unfit};
+use crate::authz::jwks::{Algorithm, Jwks, JwksError, LeftOut, without_mark};
+use crate::authz::refusal::{Shown, near_miss};
 
 /// Where an issuer publishes its keys.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,13 +60,13 @@ pub enum FetchError {
     #[error("{0}: https is required (or `insecure: true`)")]
     Insecure(String),
     #[error("{0}: not a discovery document of the issuer: {1}")]
-    Discovery(String, &'static str),
+    Discovery(String, String),
     #[error("read {0}")]
     File(String, #[source] std::io::Error),
     #[error("parse the key set of {0}")]
     Parse(String, #[source] JwksError),
     #[error("no usable key in the set of {url}; left out: {left_out}", left_out = labels(unfit))]
-    NoKeys { url: String, unfit: Vec<Unfit> },
+    NoKeys { url: String, unfit: Vec<LeftOut> },
 }
 
 /// One issuer's keys on their way from the provider to the authorizer.
@@ -105,11 +105,11 @@ enum Stage {
 pub enum Update {
     Loaded {
         keys: Jwks,
-        unfit: Vec<Unfit>,
+        unfit: Vec<LeftOut>,
     },
     /// With what was found in a set that has no usable key.
     Failed {
-        unfit: Vec<Unfit>,
+        unfit: Vec<LeftOut>,
     },
     /// The keys have not been confirmed for `max_stale`: they are no longer to be used.
     Withdrawn,
@@ -276,7 +276,7 @@ impl KeySource {
         Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
     }
 
-    async fn fetch(&self) -> Result<(Jwks, Vec<Unfit>, Option<Duration>), FetchError> {
+    async fn fetch(&self) -> Result<(Jwks, Vec<LeftOut>, Option<Duration>), FetchError> {
         let (source, document, max_age) = match &self.settings.location {
             Location::Url(url) => {
                 let (document, max_age) = self.read_url(url).await?;
@@ -377,13 +377,16 @@ pub fn ssf_configuration(issuer: &str) -> String {
     format!("{host}{NAME}{path}")
 }
 
-fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, &'static str> {
-    let configuration: serde_json::Value = serde_json::from_slice(configuration).map_err(|_| "not JSON")?;
+fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, String> {
+    let configuration: serde_json::Value =
+        serde_json::from_slice(without_mark(configuration)).map_err(|_| "not JSON".to_owned())?;
     // OpenID Connect Discovery 1.0 section 4.3: or one provider could speak for another.
-    if configuration["issuer"] != issuer {
-        return Err("`issuer` is another one");
+    let Some(found) = configuration["issuer"].as_str() else { return Err("no `issuer`".to_owned()) };
+    if found != issuer {
+        let miss = near_miss(found, issuer);
+        return Err(format!("its `issuer` is {}, the configured one is {}{miss}", Shown(found), Shown(issuer)));
     }
-    configuration["jwks_uri"].as_str().map(str::to_owned).ok_or("no `jwks_uri`")
+    configuration["jwks_uri"].as_str().map(str::to_owned).ok_or_else(|| "no `jwks_uri`".to_owned())
 }
 
 /// RFC 9111 section 5.2.2.1.
@@ -441,7 +444,7 @@ impl KeySources {
 }
 
 /// Logs and counts what an update says; common to all sources.
-pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[Unfit]) {
+pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[LeftOut]) {
     if unfit.is_empty() {
         info!(issuer = %issuer, keys = keys.len(), "keys loaded");
     } else {
@@ -449,7 +452,13 @@ pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[Unfit]) {
     }
 }
 
-fn labels(unfit: &[Unfit]) -> String {
-    let labels: Vec<_> = unfit.iter().map(|cause| cause.label()).collect();
-    if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
+/// The keys that are left out, ten at most.
+fn labels(unfit: &[LeftOut]) -> String {
+    const MOST: usize = 10;
+    let labels: Vec<_> = unfit.iter().take(MOST).map(ToString::to_string).collect();
+    match unfit.len() {
+        0 => "none".to_owned(),
+        all if all > MOST => format!("{} and {} more", labels.join(", "), all - MOST),
+        _ => labels.join(", "),
+    }
 }

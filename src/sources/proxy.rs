@@ -13,9 +13,10 @@ pub fn client() -> ClientBuilder {
     by(|name| std::env::var(name).ok())
 }
 
-/// As [`client`]; `variable` reads a variable of the environment. A proxy that cannot be read is left out.
+/// As [`client`]; `variable` reads a variable of the environment, of which an empty one is none. A proxy that cannot be
+/// read is left out.
 fn by(variable: impl Fn(&str) -> Option<String>) -> ClientBuilder {
-    let first = |names: [&str; 2]| names.into_iter().find_map(&variable);
+    let first = |names: [&str; 2]| names.into_iter().filter_map(&variable).find(|value| !value.trim().is_empty());
     let except = format!("{THIS_HOST},{}", first(["NO_PROXY", "no_proxy"]).unwrap_or_default());
     let except = NoProxy::from_string(&except);
     let all = || first(["ALL_PROXY", "all_proxy"]);
@@ -66,10 +67,12 @@ mod tests {
                 assert_eq!(ask("issuer.test".to_owned()).await, "proxy", "{name} {no_proxy}");
             }
         }
-        // Where nothing listens, an answer could only be the proxy's.
-        let client = client(&[("HTTP_PROXY", &proxy), ("NO_PROXY", "issuer.test")]);
-        for host in ["issuer.test", "127.9.9.9:1", "[::1]:1"] {
-            assert!(client.get(format!("http://{host}/")).send().await.is_err(), "{host}");
+        // Where nothing listens, an answer could only be the proxy's. A variable that is empty is none.
+        for no_proxy in [("NO_PROXY", "issuer.test"), ("no_proxy", "issuer.test"), ("no_proxy", "*")] {
+            let client = client(&[("HTTP_PROXY", ""), ("all_proxy", &proxy), no_proxy, ("NO_PROXY", "")]);
+            for host in ["issuer.test", "127.9.9.9:1", "[::1]:1", "LOCALHOST:1", "[::ffff:127.0.0.1]:1"] {
+                assert!(client.get(format!("http://{host}/")).send().await.is_err(), "{no_proxy:?} {host}");
+            }
         }
     }
 }

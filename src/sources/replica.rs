@@ -298,6 +298,7 @@ impl Replica {
                 self.follow(ledger).boxed(),
                 self.keep_stored(ledger).boxed(),
                 self.adopt(ledger).boxed(),
+                self.watch_keys(ledger).boxed(),
                 self.keep_names().boxed(),
                 self.keep_secret(ledger).boxed(),
                 ledger.keep_connected().boxed(),

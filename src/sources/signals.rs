@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::http::{Authorities, trusting};
 use super::jwks::is_secure;
 use crate::authz::claims::IssuerName;
+use crate::authz::jwks::without_mark;
 
 /// What to receive from one transmitter, and how.
 #[derive(Clone, Debug)]
@@ -174,7 +175,7 @@ impl Receiver {
         if body.is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(&body).map(Some).map_err(|_| SignalError::Answer("no JSON"))
+        serde_json::from_slice(without_mark(&body)).map(Some).map_err(|_| SignalError::Answer("no JSON"))
     }
 
     fn request(

@@ -189,7 +189,7 @@ async fn a_public_key_is_no_secret() {
     let mut corpus = Corpus::start().await;
     let payload = right_claims();
     for (kid, algorithm, key) in KEYS.published() {
-        if kid == "ec384" {
+        if ["ec384", "ec521"].contains(&kid) {
             continue;
         }
         for (encoding, secret) in encodings(kid, algorithm, key) {

@@ -2,7 +2,8 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    self, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
+    EcdsaKeyPair, Ed25519KeyPair, KeyPair,
 };
 use aws_lc_rs::{digest, hmac};
 use base64::Engine;
@@ -28,6 +29,7 @@ pub fn decoded(text: &str) -> Option<Vec<u8>> {
 pub enum Key {
     Ec(EcdsaKeyPair),
     Ec384(EcdsaKeyPair),
+    Ec521(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
     Rsa(Box<Rsa>),
     Secret(Vec<u8>),
@@ -174,6 +176,10 @@ impl Key {
         Self::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
+    pub fn ec521() -> Self {
+        Self::Ec521(EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap())
+    }
+
     pub fn ec384() -> Self {
         Self::Ec384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
     }
@@ -204,7 +210,9 @@ impl Key {
     /// Signs as the algorithm says, if the key can; as the key can, if not.
     pub fn sign(&self, algorithm: &str, input: &[u8]) -> Vec<u8> {
         match self {
-            Self::Ec(pair) | Self::Ec384(pair) => pair.sign(&SystemRandom::new(), input).unwrap().as_ref().to_vec(),
+            Self::Ec(pair) | Self::Ec384(pair) | Self::Ec521(pair) => {
+                pair.sign(&SystemRandom::new(), input).unwrap().as_ref().to_vec()
+            }
             Self::Ed(pair) => pair.sign(input).as_ref().to_vec(),
             Self::Rsa(rsa) if algorithm.starts_with("PS") => {
                 let hash = hash_of(algorithm);
@@ -227,6 +235,7 @@ impl Key {
         let key = match self {
             Self::Ec(pair) => point("P-256", pair.public_key().as_ref()),
             Self::Ec384(pair) => point("P-384", pair.public_key().as_ref()),
+            Self::Ec521(pair) => point("P-521", pair.public_key().as_ref()),
             Self::Ed(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key())}),
             Self::Rsa(rsa) => return rsa.jwk(members),
             Self::Secret(secret) => json!({"kty": "oct", "k": base64url(secret)}),

@@ -20,7 +20,7 @@ pub struct Vector<'a> {
 pub fn transplant(vector: &Vector<'_>, key: &Key, algorithm: &str, input: &[u8]) -> Vec<u8> {
     match key {
         Key::Rsa(rsa) => by_rsa(vector, rsa, || key.sign(algorithm, input), input),
-        Key::Ec(_) | Key::Ec384(_) => by_ec(vector, &key.sign(algorithm, input)),
+        Key::Ec(_) | Key::Ec384(_) | Key::Ec521(_) => by_ec(vector, &key.sign(algorithm, input)),
         Key::Ed(_) | Key::Secret(_) => by_bytes(vector, &key.sign(algorithm, input)),
     }
 }

@@ -109,11 +109,11 @@ async fn json_web_signatures() {
     }
     let mut issuers = Issuers::new();
     let mut rows = Vec::new();
-    let mut unsupported = 0;
+    let mut misspelled = 0;
     for (at, group) in groups.iter().enumerate() {
         let private = &group["private"];
-        if text(private, "crv") == "P-521" {
-            unsupported += list(group, "tests").len(); // ES512 is none of Doorward's algorithms.
+        if text(private, "alg") == "ES521" {
+            misspelled += list(group, "tests").len(); // P-521 under a name that no algorithm has.
             continue;
         }
         let issuer = if private["kty"] == "oct" {
@@ -141,7 +141,7 @@ async fn json_web_signatures() {
     for (what, valid, token) in rows {
         expect(&mut corpus, what, valid, &token);
     }
-    eprintln!("Wycheproof JWS: {unsupported} of ES512 left out");
+    eprintln!("Wycheproof JWS: {misspelled} of `ES521` left out");
     corpus.run("Wycheproof JWS").await;
 }
 
@@ -315,7 +315,7 @@ fn verified_as_they_are(group: &Value, jwk: &Value, algorithm: &str) -> (usize, 
     let jwk = with(jwk.clone(), &json!({"kid": "k", "alg": algorithm}));
     let wanted = algorithm_named(algorithm).unwrap();
     let (keys, unfit) = Jwks::from_value(&json!({ "keys": [jwk] }), &[wanted]).unwrap();
-    let mut wrong: Vec<String> = unfit.iter().map(|cause| format!("the key is left out: {}", cause.label())).collect();
+    let mut wrong: Vec<String> = unfit.iter().map(|cause| format!("the key is left out: {cause}")).collect();
     let mut count = 0;
     for test in list(group, "tests") {
         let Ok(message) = String::from_utf8(unhex(text(test, "msg"))) else { continue };

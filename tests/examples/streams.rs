@@ -97,6 +97,37 @@ async fn a_websocket_is_checked_when_it_opens_and_ends_with_its_session() {
     }
 }
 
+/// As a browser must send it, which can set no header. The client's library refuses a handshake whose answer selects
+/// none of the subprotocols that it offered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_s_token_may_stand_among_its_subprotocols() {
+    for binary in envoy::binaries() {
+        for forward in [true, false] {
+            let (tokens, mut tasks) = (Tokens::new(), JoinSet::new());
+            let source = format!("token: {{forward: {forward}, from: [{{websocket_protocol: bearer}}]}}\n");
+            let doorward = Doorward::start(&tokens.config(&source)).await;
+            let upstream = echo_server(&mut tasks).await;
+            let envoy = Envoy::start(&binary, "streams.yaml", &doorward.check, upstream).await;
+            let shake = async |offer: String| {
+                let mut request = format!("ws://{}/ws", envoy.address).into_client_request().unwrap();
+                request.headers_mut().insert("sec-websocket-protocol", offer.parse().unwrap());
+                tokio_tungstenite::connect_async(request).await
+            };
+            let alice = tokens.of("alice");
+            let (mut socket, answer) = shake(format!("bearer, {alice}")).await.unwrap();
+            assert_eq!(answer.headers()["sec-websocket-protocol"], "bearer", "forward: {forward}");
+            assert_eq!(text(&mut socket).await.as_deref(), Some("alice"));
+            socket.send(Message::text("hello")).await.unwrap();
+            assert_eq!(text(&mut socket).await.as_deref(), Some("hello"));
+            for refused in ["bearer".to_owned(), format!("chat, {alice}"), format!("bearer, {alice}x")] {
+                let Err(Error::Http(answer)) = shake(refused.clone()).await else { panic!("{refused} is let in") };
+                assert_eq!(answer.status(), 401, "{refused}");
+                assert!(!answer.headers().contains_key("sec-websocket-protocol"), "{refused}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_call_is_allowed_or_refused_with_a_grpc_status() {
     for binary in envoy::binaries() {

@@ -287,3 +287,21 @@ async fn what_templates_make_of_a_text_is_read_as_the_text() {
     redis.script("XADD doorward:{r}:log * issuer mian kind user id u\n");
     eventually("an unknown issuer is counted", || count(&stats.foreign) == 1).await;
 }
+
+/// Whoever sets the key alone is obeyed by lookups only.
+#[tokio::test]
+async fn keys_without_an_entry_are_counted() {
+    let redis = RedisServer::start(&[]).await;
+    let writer = Instance::start(&redis).await;
+    writer.replica.revoke(vec![sign_out("whole")]).await.unwrap();
+    redis.script(
+        "SET doorward:{r}:main:token:alone * EX 600\nSET doorward:{r}:main:jti:misspelled * EX 600\n\
+         SET \"\\\"doorward:{r}:main:token:quoted\\\"\" * EX 600\nSET other:main:token:x 1\n",
+    );
+    let instance = Instance::start(&redis).await;
+    let stats = instance.replica.stats();
+    let count = || stats.foreign.load(std::sync::atomic::Ordering::Relaxed);
+    eventually("they are counted", || count() == 3).await;
+    assert!(instance.refuses(&token("whole")) && !instance.refuses(&token("alone")));
+    assert!(instance.replica.lookup(&[token("alone")], None).await.unwrap().is_some());
+}

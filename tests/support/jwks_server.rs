@@ -25,14 +25,19 @@ pub struct JwksServer {
 
 impl JwksServer {
     pub async fn start(jwks: &Value) -> Self {
+        Self::start_at("/jwks", jwks).await
+    }
+
+    /// As [`Self::start`], with the document at another path.
+    pub async fn start_at(path: &str, document: &Value) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let published = Arc::new(Published {
             gate: tokio::sync::RwLock::new(()),
-            answer: Mutex::new((200, jwks.to_string())),
+            answer: Mutex::new((200, document.to_string())),
             fetches: AtomicUsize::new(0),
         });
-        let app = Router::new().route("/jwks", get(answer)).with_state(published.clone());
+        let app = Router::new().route(path, get(answer)).with_state(published.clone());
         #[expect(clippy::disallowed_methods, reason = "a test's own server, ended with it")]
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { address, published, server }

@@ -56,7 +56,7 @@ fn localhost() -> String {
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),
     request_body = ExplainRequest,
     responses(
-        (status = 200, description = "The decision with each of its steps: rule, access, api_client, keys, token, verified, revocation, requirements, answer.", body = Object),
+        (status = 200, description = "The decision with each of its steps: rule, access, api_client, keys, token, verified, revocation, requirements, answer; and `detail`, what is wrong with the token.", body = Object),
         BodyErrors,
         AdminErrors,
     )

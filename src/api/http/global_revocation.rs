@@ -162,11 +162,11 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
         let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
         theirs.peek().ok_or(Denial::UnknownIssuer)?;
         let from = theirs.find(|from| from.is_named_by(&unverified)).ok_or(Denial::WrongAudience)?;
-        let refused = |denial| Refused { denial, issuer: Some(from.name.clone()) };
+        let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
         let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
         Ok((from.clone(), id))
     };
-    let (from, id) = verified(&http.state, verify).await.map_err(refused)?;
+    let (from, id) = verified(&http.state, Inlet::GlobalRevocation, verify).await.map_err(refused)?;
     if http.state.replays.knows(&id) {
         return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));
     }

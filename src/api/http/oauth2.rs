@@ -97,10 +97,10 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
         let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
+        let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
-    let revocation = verified(&http.state, verify).await.map_err(RefreshError::Denied)?;
+    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(RefreshError::Denied)?;
     revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 

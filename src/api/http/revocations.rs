@@ -110,6 +110,10 @@ pub(super) struct RevocationReceipt {
     expires_at: String,
     /// The place in the log; null when nothing was written because all it could hit has expired.
     position: Option<String>,
+    /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
+    /// so the revocation may hit nobody; otherwise it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<bool>,
     #[serde(flatten)]
     confirmation: Confirmation,
 }
@@ -163,10 +167,21 @@ pub(super) async fn create(
         at: watermark(revocation.watermark),
         expires_at: clock::format_rfc3339(revocation.expires_at),
         position: position.map(|position| position.to_string()),
+        seen: (!unconfirmed && is_unseen(&http, &request, &revocation.target)).then_some(false),
         confirmation,
     };
     let status = if unconfirmed { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     Ok((status, axum::Json(receipt)).into_response())
+}
+
+/// Whether no token of the issuer has named a target of this kind. What a token names, its digest among it, was seen.
+fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool {
+    let by_digest = || request.id.as_deref().is_some_and(|id| TargetId::written_digest(id).is_some());
+    if request.token.is_some() || target.kind == Kind::Token && by_digest() {
+        return false;
+    }
+    let policy = http.state.policy();
+    policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
 /// What a request asks for; keys that are not known yet are fetched.
@@ -212,7 +227,7 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, V
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
         let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated);
+        let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated).map_err(Denial::from);
         Ok(((**issuer).clone(), verified))
     };
     let refused = |denial: Denial| {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
-use super::{Inlet, Refused, revoke, verified};
+use super::{Inlet, Refused, log, revoke, verified};
 use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
-use crate::authz::signals::{EventToken, Heard, Refusal, Transmitter};
+use crate::authz::signals::{EventToken, Heard, Transmitter, Unheard};
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
@@ -120,18 +121,21 @@ async fn apply(
         let bearer = BearerToken::parse(text.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
         let from = sender(policy, &unverified, delivery)?;
-        let refused = |denial| Refused { denial, issuer: Some(from.name.clone()) };
+        let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
         let now = clock::now();
         let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
         let heard = from.hear(&token, target, state.replica.clocks());
         Ok((from.clone(), token, heard))
     };
-    let (from, token, heard) = verified(state, verify).await.map_err(EventError::Denied)?;
+    let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::Denied)?;
     authenticate(&from, &token, delivery)?;
-    let heard = heard.map_err(|refusal| match refusal {
-        Refusal::Denied(denial) => EventError::Denied(denial),
-        Refusal::InvalidState => EventError::InvalidState,
+    let heard = heard.map_err(|unheard| match unheard {
+        Unheard::Denied(refusal) => {
+            log(&state.policy(), inlet, &refusal, Some(&from.name));
+            EventError::Denied(refusal.denial)
+        }
+        Unheard::InvalidState => EventError::InvalidState,
     })?;
     if state.replays.knows(&token.id) {
         return Ok(vec!["replayed"]);
@@ -147,17 +151,19 @@ fn sender<'a>(
     policy: &'a Policy,
     token: &UnverifiedToken<'_>,
     delivery: Delivery<'_>,
-) -> Result<&'a Arc<Transmitter>, Denial> {
+) -> Result<&'a Arc<Transmitter>, Refusal> {
     let issuer = token.unverified_issuer()?;
     let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
     if theirs.peek().is_none() {
-        return Err(Denial::UnknownIssuer);
+        let known = policy.transmitters.iter().map(|from| &from.issuer);
+        let found = format_args!("`iss` is {}; transmitters: {}", Shown(&issuer), List(known));
+        return Err(Refusal::new(Denial::UnknownIssuer, found));
     }
     let fits = |from: &&Arc<Transmitter>| match delivery {
         Delivery::Pushed(_) => from.is_named_by(token),
         Delivery::Polled(name, _) => from.name == *name,
     };
-    theirs.find(fits).ok_or(Denial::WrongAudience)
+    theirs.find(fits).ok_or_else(|| Denial::WrongAudience.into())
 }
 
 fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) -> Result<(), EventError> {

@@ -19,10 +19,10 @@ pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), Lo
         let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
         let unverified = UnverifiedToken::parse(bearer)?;
         let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let refused = |denial| Refused { denial, issuer: Some(issuer.name.clone()) };
+        let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
         issuer.verify_logout(unverified, clock::now()).map_err(refused)
     };
-    let token = verified(state, verify).await.map_err(LogoutError::Denied)?;
+    let token = verified(state, Inlet::BackchannelLogout, verify).await.map_err(LogoutError::Denied)?;
     if state.replays.knows(&token.id) {
         return Err(LogoutError::Replayed);
     }

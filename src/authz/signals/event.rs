@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::authz::claims::{ClaimSet, Timestamp};
-use crate::authz::denial::Denial;
+use crate::authz::refusal::Refusal;
 use crate::authz::token::numeric_date;
 
 /// What an event asks for.
@@ -64,7 +64,7 @@ impl Effect {
 /// When it happened: `event_timestamp` of CAEP, else `toe` of RFC 8417.
 ///
 /// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them.
-pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Denial> {
+pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
     const SECONDS: f64 = 1e11;
     match event.get("event_timestamp") {
         // One that cannot be read says nothing: the event stands, dated by its token.

@@ -4,13 +4,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::BearerToken;
 use crate::authz::claims::ClaimSet;
 use crate::authz::denial::Denial;
-use crate::authz::jwks::{Jwks, Key, algorithm_named, is_hmac};
+use crate::authz::jwks::{Algorithm, Jwks, Key, algorithm_name, algorithm_named, is_hmac};
+use crate::authz::refusal::{List, Refusal, Shown, type_of};
 use crate::authz::revocation::TargetId;
 
 /// What a token says before its signature is checked: used only to choose the key.
@@ -30,6 +30,8 @@ pub struct Header {
     pub algorithm: String,
     pub key_id: Option<String>,
     pub token_type: Option<String>,
+    /// Whether it has a `nonce`, which Microsoft puts into tokens that only Microsoft's own services can verify.
+    pub has_nonce: bool,
 }
 
 impl<'a> UnverifiedToken<'a> {
@@ -52,12 +54,13 @@ impl<'a> UnverifiedToken<'a> {
         &self.header
     }
 
-    /// The `iss` claim: who the token says it is from.
-    pub fn unverified_issuer(&self) -> Result<String, Denial> {
+    /// The `iss` claim: who the token says it is from. Of a JWT-SVID without one, the trust domain of its `sub`
+    /// (JWT-SVID section 3: the domain names whose keys verify it).
+    pub fn unverified_issuer(&self) -> Result<String, Refusal> {
         match self.claims.get("iss") {
             Some(Value::String(issuer)) => Ok(issuer),
-            Some(_) => Err(Denial::InvalidClaim),
-            None => Err(Denial::MissingClaim),
+            Some(other) => Err(Refusal::invalid("iss", type_of(&other), "text")),
+            None => trust_domain(&self.claims).ok_or_else(|| Refusal::missing("iss", "the URL of a configured issuer")),
         }
     }
 
@@ -76,18 +79,33 @@ impl<'a> UnverifiedToken<'a> {
         &self,
         keys: Option<&'k Jwks>,
         algorithms: &[Algorithm],
-    ) -> Result<&'k Key, Denial> {
+    ) -> Result<&'k Key, Refusal> {
         let keys = keys.ok_or(Denial::KeysUnavailable)?;
         let algorithm = algorithm_named(&self.header.algorithm)
             .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
             .filter(|algorithm| algorithms.contains(algorithm))
-            .ok_or(Denial::AlgorithmNotAllowed)?;
+            .ok_or_else(|| {
+                let (found, names) = (Shown(&self.header.algorithm), algorithms.iter().copied().map(algorithm_name));
+                let found = format_args!("`alg` is {found}; accepted (`algorithms`): {}", List(names));
+                Refusal::new(Denial::AlgorithmNotAllowed, found)
+            })?;
         let kid = self.header.key_id.as_deref().filter(|_| !is_hmac(algorithm));
-        keys.candidates(kid, algorithm)?
+        keys.candidates(kid, algorithm)
+            .map_err(|denial| self.unfitting(keys, denial))?
             .into_iter()
             .find(|key| key.verifies(self.signing_input, &self.signature))
             // A key of that name may have been published since.
-            .ok_or_else(|| if keys.names(kid) { Denial::BadSignature } else { Denial::UnknownKey })
+            .ok_or_else(|| {
+                if keys.names(kid) { Denial::BadSignature.into() } else { self.unfitting(keys, Denial::UnknownKey) }
+            })
+    }
+
+    /// The refusal of a token whose `kid` and `alg` no key of the set has.
+    fn unfitting(&self, keys: &Jwks, denial: Denial) -> Refusal {
+        let kid = self.header.key_id.as_deref().map_or("missing".to_owned(), |kid| Shown(kid).to_string());
+        let (algorithm, usable) = (Shown(&self.header.algorithm), keys.len());
+        let found = format_args!("`kid` is {kid}, `alg` is {algorithm}; none of the {usable} usable keys has both");
+        Refusal::new(denial, found)
     }
 
     /// What names it if it does not name itself: never the whole text, for a signature can be varied.
@@ -120,6 +138,17 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
+/// `spiffe://DOMAIN` of a `sub` that is a SPIFFE ID.
+pub(super) fn trust_domain(claims: &ClaimSet) -> Option<String> {
+    let Some(Value::String(id)) = claims.get("sub") else { return None };
+    let rest = id.strip_prefix(SPIFFE)?;
+    let domain = rest.split('/').next().filter(|domain| !domain.is_empty())?;
+    Some(format!("{SPIFFE}{domain}"))
+}
+
+/// The scheme of SPIFFE IDs and of trust domains (SPIFFE ID section 2).
+pub(super) const SPIFFE: &str = "spiffe://";
+
 fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
     // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
     URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
@@ -140,7 +169,8 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
         return Err(Denial::MalformedToken);
     }
     let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
-    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")? })
+    let has_nonce = header.contains_key("nonce");
+    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")?, has_nonce })
 }
 
 /// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515

@@ -118,7 +118,7 @@ fn issuers() {
     check_issuer(
         &[("algorithms", "[none]")],
         "7: issuers[0].algorithms[0]",
-        "must be one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA",
+        "must be one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA",
     );
     check_issuer(&[("algorithms", "[rs256]")], "7: issuers[0].algorithms[0]", "must be one of RS256");
     check_issuer(

@@ -15,6 +15,7 @@ mod retention;
 mod secret;
 mod session;
 mod store;
+mod strays;
 mod wire;
 mod writer;
 

@@ -1,19 +1,26 @@
 //! Entries of issuers that are not configured here: applied, since a reload may bring the issuer, and told, since
-//! more likely a writer names another one than it means.
+//! more likely a writer names another one than it means. And keys without an entry: whoever writes the key alone does
+//! not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::super::ledger::FeedItem;
+use tokio::time::sleep;
+
+use super::super::ledger::{FeedItem, RedisLedger};
 use super::Replica;
 use super::stats::ReplicaStats;
 use crate::authz::claims::IssuerName;
+use crate::authz::revocation::Target;
+use crate::clock::Steady;
 
 /// The issuers of the configuration in force; empty before it is known.
 #[derive(Default)]
 pub(super) struct Configured {
     issuers: Mutex<Arc<[IssuerName]>>,
     is_warned: AtomicBool,
+    is_warned_of_keys: AtomicBool,
 }
 
 impl Replica {
@@ -35,5 +42,44 @@ impl Replica {
             tracing::warn!(%issuer, "log entries name an issuer that is not configured: they refuse nothing here");
         }
         ReplicaStats::add(&self.stats.foreign, foreign.count());
+    }
+    /// Looks for keys without an entry soon after the first read, then every ten minutes; for ever.
+    ///
+    /// A key and its entry are written at once, so a key that is still not known when a later read is complete has
+    /// none. Where SCAN is not permitted nothing is counted.
+    pub(super) async fn watch_keys(&self, ledger: &RedisLedger) {
+        const EVERY: Duration = Duration::from_secs(600);
+        const LOOK: Duration = Duration::from_secs(1);
+        let mut counted = 0;
+        loop {
+            sleep(LOOK).await;
+            if self.freshness.log_age(Steady::now()).is_none() {
+                continue;
+            }
+            let is_known = |target: &Target| self.index.find([target], None).is_some();
+            if let Ok(strays) = ledger.stray_keys(is_known).await {
+                let scanned = Steady::now();
+                while !strays.is_empty()
+                    && self.freshness.log_age(Steady::now()).is_none_or(|age| age >= scanned.elapsed())
+                {
+                    sleep(LOOK).await;
+                }
+                let found = strays.iter().filter(|stray| !stray.as_ref().is_some_and(is_known)).count();
+                self.note_strays(found, counted);
+                counted = found;
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    fn note_strays(&self, found: usize, counted: usize) {
+        ReplicaStats::add(&self.stats.foreign, found.saturating_sub(counted));
+        if found > 0 && !self.configured.is_warned_of_keys.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                keys = found,
+                "keys of revocations have no entry in the log, or are written in quotes or serialised: instances do not \
+                 learn of them; write key and entry in one transaction, as plain text"
+            );
+        }
     }
 }

@@ -2,8 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use doorward::authz::jwks::{ASYMMETRIC, Jwks, algorithm_name, is_hmac};
-use jsonwebtoken::Algorithm;
+use doorward::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, algorithm_name, is_hmac};
 use serde_json::Value;
 
 /// The document; of its first byte, whether all algorithms are allowed or one.
@@ -54,6 +53,7 @@ fn may_be(jwk: &Value, algorithm: Algorithm) -> bool {
         }
         (Some("EC"), Some("P-256")) => algorithm == Algorithm::ES256 && bytes("x").len() == 32,
         (Some("EC"), Some("P-384")) => algorithm == Algorithm::ES384 && bytes("x").len() == 48,
+        (Some("EC"), Some("P-521")) => algorithm == Algorithm::ES512 && bytes("x").len() == 66,
         (Some("OKP"), Some("Ed25519")) => algorithm == Algorithm::EdDSA && bytes("x").len() == 32,
         _ => false,
     };

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use doorward::authz::authorizer::Authorizer;
 use doorward::authz::claims::names_someone;
 use doorward::authz::denial::Denial;
+use doorward::authz::refusal::Refusal;
 use doorward::authz::revocation::{Clocks, Kind};
 use doorward::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use doorward::config::Config;
@@ -49,12 +50,18 @@ pub(super) fn issuer() -> &'static TrustedIssuer {
     AUTHORIZER.issuer(ISSUER).expect("it is configured")
 }
 
-fn verify(bearer: BearerToken<'_>, expiry: Expiry) -> Result<VerifiedToken, Denial> {
+fn verify(bearer: BearerToken<'_>, expiry: Expiry) -> Result<VerifiedToken, Refusal> {
     let unverified = UnverifiedToken::parse(bearer)?;
     if unverified.unverified_issuer()? != ISSUER {
-        return Err(Denial::UnknownIssuer);
+        return Err(Denial::UnknownIssuer.into());
     }
-    issuer().verify(unverified, NOW, expiry)
+    issuer().verify(unverified, NOW, expiry).inspect_err(|refusal| {
+        let detail = refusal.detail.as_deref().unwrap_or_default();
+        assert!(
+            detail.len() < 2_000 && detail.bytes().all(|byte| matches!(byte, b' '..=b'~')),
+            "a log line: {detail:?}"
+        );
+    })
 }
 
 /// Whatever a field holds, it is read in one way, and only what was signed is accepted.

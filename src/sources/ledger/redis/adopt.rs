@@ -145,15 +145,6 @@ impl Adopt {
     /// serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
-        let literal = |text: &str| {
-            text.chars().fold(String::new(), |mut pattern, c| {
-                if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
-                    pattern.push('\\');
-                }
-                pattern.push(c);
-                pattern
-            })
-        };
         format!("*{}*{}*", literal(before), literal(after))
     }
 
@@ -172,7 +163,7 @@ impl Adopt {
 
 impl RedisLedger {
     /// Keys that one SCAN looks at: the server answers within a millisecond.
-    const SCAN_COUNT: i64 = 1000;
+    pub(super) const SCAN_COUNT: i64 = 1000;
 
     /// Goes through the database once, and returns how many keys name a token. Of what is found, `take` gets all but
     /// what `is_known`.
@@ -259,8 +250,19 @@ impl RedisLedger {
     }
 }
 
+/// Text for MATCH, whose characters stand for themselves.
+pub(super) fn literal(text: &str) -> String {
+    text.chars().fold(String::new(), |mut pattern, c| {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+        pattern
+    })
+}
+
 /// The cursor and the keys in an answer to SCAN or SSCAN.
-fn page(answer: &Value) -> Result<(&str, &[Value]), LedgerError> {
+pub(super) fn page(answer: &Value) -> Result<(&str, &[Value]), LedgerError> {
     match answer.parts() {
         Some([next, Value::Array(keys)]) => Ok((next.text().ok_or_else(answer::short)?, keys.as_slice())),
         _ => Err(unexpected("keys", answer)),
