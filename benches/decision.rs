@@ -210,7 +210,7 @@ fn growth(dev: &DevIssuer, header: &str) {
             watermark: Watermark::FOREVER,
             expires_at: now.plus(Duration::from_secs(3600)),
             origin: Origin::SignedOut,
-            reason: None,
+            note: None,
         };
         many.apply(&revocation, Duration::ZERO);
         if number < 10 {
@@ -342,7 +342,7 @@ fn streams(yaml: &str, header: &str) {
             watermark: Watermark::FOREVER,
             expires_at: doorward::authz::claims::Timestamp::MAX,
             origin: Origin::Revoked,
-            reason: None,
+            note: None,
         };
         let began = Instant::now();
         assert_eq!(streams.revoke(&revocation), 10_000);

@@ -66,7 +66,7 @@ fn fill(index: &RevocationIndex, numbers: std::ops::Range<u64>, now: Timestamp) 
             watermark: Watermark::FOREVER,
             expires_at: now.plus(Duration::from_secs(3600)),
             origin: Origin::SignedOut,
-            reason: None,
+            note: None,
         };
         index.apply(&revocation, Duration::ZERO);
     }

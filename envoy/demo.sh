@@ -190,7 +190,7 @@ envoy_of() {
 }
 
 # One key, for what Accounts tells Doorward by its HTTP API.
-sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/^sha256: //')
+sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/.*sha256: \([0-9a-f]*\).*/\1/')
 sed -n 's/^key: //p' "$dir/key" >"$dir/admin.key"
 
 ports=$(free_ports 10000 0 0 0 0 0 0 0 0 0)
@@ -243,7 +243,11 @@ else
   envoy_of accounts "$accounts_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $accounts/"
   envoy_of a "$a_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $a/"
   envoy_of b "$b_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $b/"
-  envoy_of c "$c_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $c/"
+  # Its stream of events ends with the session: the filter is there, and this route turns it on.
+  live='{match: {path: /c/live}, route: {cluster: service, timeout: 0s}, typed_per_filter_config: '
+  live+='{envoy.filters.http.ext_proc: {"@type": type.googleapis.com/'
+  live+='envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, overrides: {}}}}'
+  envoy_of c "$c_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $c/" -e "s|^\( *\)routes:\$|&\n\1  - $live|"
   envoy_of edge "$edge_port" "$example/envoy/edge.yaml" \
     -e "s/port_value: 10001\$/port_value: $a_envoy/" -e "s/port_value: 10002\$/port_value: $b_envoy/" \
     -e "s/port_value: 10003\$/port_value: $c_envoy/" -e "s/port_value: 10004\$/port_value: $accounts_envoy/"

@@ -2,9 +2,12 @@
 
 mod dev_token;
 mod explain;
+mod generated;
 mod hash_key;
 mod healthcheck;
+mod init;
 mod lint;
+mod list;
 mod report;
 mod revoke;
 mod serve;
@@ -23,7 +26,7 @@ use crate::config::{Config, Loaded};
 
 /// Instant sign-out for JWTs, beside Envoy.
 #[derive(Parser)]
-#[command(name = "doorward", version, about, propagate_version = true)]
+#[command(name = "doorward", version = env!("DOORWARD_VERSION"), about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,14 +35,18 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Init(init::InitArgs),
     Validate(validate::ValidateArgs),
     Explain(explain::ExplainArgs),
     Revoke(revoke::RevokeArgs),
+    List(list::ListArgs),
     Status(status::StatusArgs),
     DevToken(dev_token::DevTokenArgs),
     HashKey(hash_key::HashKeyArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
     Lint(lint::LintArgs),
+    Completions(generated::CompletionsArgs),
+    Man(generated::ManArgs),
 }
 
 /// Which configuration a command works on.
@@ -62,14 +69,18 @@ pub fn run() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Revoke(args) => revoke::run(&args),
+        Command::List(args) => list::run(&args),
         Command::Status(args) => status::run(&args),
         Command::DevToken(args) => dev_token::run(&args),
         Command::HashKey(args) => hash_key::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Completions(args) => generated::completions(&args),
+        Command::Man(args) => generated::man(&args),
     }
 }
 

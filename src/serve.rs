@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::check;
-use crate::api::http::Readiness;
-use crate::config::Config;
+use crate::api::http::{Missing, Readiness};
+use crate::clock::Steady;
+use crate::config::{Config, Store};
 use crate::state::State;
 use crate::traces::Traces;
 use listeners::Listeners;
@@ -67,6 +68,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     tasks.spawn("streams", streams::keep(state.clone(), limits.drain, drain.clone(), stop.clone()));
     let mut servers = Supervisor::new(drain.clone());
     listeners.serve(&config, &state, &readiness, health, &mut servers, &drain)?;
+    in_force(&config);
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -95,6 +97,20 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     Ok(())
 }
 
+/// What was read, on one line: an operator sees at a glance whether it is the file that was meant.
+fn in_force(config: &Config) {
+    let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.trusted.name.as_str()).collect();
+    let issuers = issuers.join(", ");
+    let store = match &config.revocation.store {
+        Store::Embedded { path: None } => "embedded, in memory: a restart forgets every sign-out",
+        Store::Embedded { path: Some(_) } => "embedded, in a file",
+        Store::Redis(_) => "redis",
+    };
+    let (rules, admin_keys, api_keys) = (config.rules.len(), config.admin_keys.len(), config.api_keys.iter().count());
+    let max_staleness = humantime::format_duration(config.freshness.max_staleness).to_string();
+    info!(issuers, rules, store, max_staleness, admin_keys, api_keys, "in force");
+}
+
 /// Each connection is an open file, and the usual soft limit of 1,024 is there for programs that use `select`.
 fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -109,6 +125,10 @@ fn allow_many_files() {
     }
 }
 
+/// How long something must be missing before the log warns: keys and the log of revocations take a moment at every
+/// start, and a store that fails over is back by then.
+const LASTING: Duration = Duration::from_secs(5);
+
 /// Keeps `grpc.health.v1` in step with `/readyz`, and says in the log when readiness changes and why.
 async fn report_health(
     state: Arc<State>,
@@ -116,7 +136,9 @@ async fn report_health(
     reporter: tonic_health::server::HealthReporter,
     stop: CancellationToken,
 ) {
-    let mut last: Option<Vec<(&'static str, String)>> = None;
+    let mut last: Option<Vec<Missing>> = None;
+    let mut since = Steady::now();
+    let mut warned = false;
     loop {
         let missing = readiness.missing(&state, false);
         if last.as_ref() != Some(&missing) {
@@ -127,12 +149,21 @@ async fn report_health(
             };
             reporter.set_service_status(check::SERVICE_NAME, status).await;
             reporter.set_service_status("", status).await;
-            if missing.is_empty() {
-                info!("ready");
-            } else {
-                warn!(missing = ?missing, "not ready");
+            match missing.as_slice() {
+                [] => info!("ready"),
+                missing => info!(missing = Missing::parts(missing), why = Missing::reasons(missing), "not ready"),
+            }
+            if missing.is_empty() || last.as_ref().is_none_or(Vec::is_empty) {
+                (since, warned) = (Steady::now(), false);
             }
             last = Some(missing);
+        }
+        if let Some(missing) = last.as_deref().filter(|missing| !missing.is_empty() && !warned)
+            && since.elapsed() > LASTING
+        {
+            let seconds = since.elapsed().as_secs();
+            warn!(missing = Missing::parts(missing), why = Missing::reasons(missing), seconds, "still not ready");
+            warned = true;
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}

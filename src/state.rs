@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::sources::alarm::Alarm;
 pub use crate::sources::alarm::Presented;
 use crate::sources::introspection::Introspectors;
+pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::TempDir;
 use crate::support::doorward::{run, run_with};
@@ -83,8 +83,22 @@ fn a_development_token_is_good_where_its_keys_are_trusted() {
 fn keys_are_hashed_as_the_configuration_wants_them() {
     let (code, out, _) = run(&["hash-key"], "0123456789abcdef\n");
     assert_eq!((code, out.trim()), (0, "sha256: 9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f"));
-    let (code, out, error) = run(&["hash-key", "--new"], "");
-    assert!(code == 0 && out.starts_with("sha256: ") && error.starts_with("key: "));
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    for (args, section) in [
+        (&["hash-key", "--new", "--name", "on-call"][..], "admin:\n  keys:\n"),
+        (&["hash-key", "--new", "--of", "api", "--name", "web-shop"], "api_keys:\n  keys:\n"),
+    ] {
+        let (code, entry, error) = run(args, "");
+        let key = error.strip_prefix("key: ").unwrap().trim();
+        assert_eq!((code, key.len()), (0, 43), "{error}");
+        std::fs::write(&file, tokens.config(&format!("{section}    {entry}"))).unwrap();
+        let (code, _, error) = run(&["validate", "--config", file.to_str().unwrap()], "");
+        assert_eq!(code, 0, "{entry}: {error}");
+        let digest = run(&["hash-key"], key).1;
+        assert!(entry.contains(digest.trim()), "{entry} {digest}");
+    }
+    assert_eq!(run(&["hash-key", "--new", "--name", "a b"], "").0, 2);
     assert_eq!(run(&["hash-key"], "short").0, 1);
     assert_eq!(run(&["hash-key"], &format!("{}\n", "k".repeat(4096))).0, 0);
     let (code, out, error) = run(&["hash-key"], &"k".repeat(4097));
@@ -180,4 +194,174 @@ fn explain_says_what_it_did_not_ask() {
     assert_eq!((&unknown["rule"], &unknown["reason"]), (&"no rule is named `nobody`".into(), &"bad_request".into()));
     let undecided = explain(&[&args[..4], &args[6..]].concat());
     assert_eq!(undecided["decision"], "undecided", "{undecided}");
+}
+
+#[test]
+fn a_key_in_plain_text_is_a_fault_that_says_what_to_write() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    for entry in [
+        "admin: {keys: [{name: a, key: canary-0123456789, may: [read]}]}",
+        "api_keys: {keys: [{id: a, key: canary-0123456789}]}",
+    ] {
+        std::fs::write(&file, tokens.config(&format!("{entry}\n"))).unwrap();
+        let (code, _, error) = run(&["validate", "--config", file.to_str().unwrap()], "");
+        assert_eq!(code, 2);
+        assert!(error.contains("write `sha256: DIGEST` instead") && error.contains("doorward hash-key"), "{error}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+    let plain = "admin: {keys: [{name: a, sha256: canary-0123456789, may: [read]}]}\n";
+    std::fs::write(&file, tokens.config(plain)).unwrap();
+    let (_, _, error) = run(&["validate", "--config", file.to_str().unwrap()], "");
+    assert!(error.contains("the key itself never stands in this file") && !error.contains("canary"), "{error}");
+}
+
+#[test]
+fn the_configuration_to_begin_with_is_valid() {
+    let dir = TempDir::new();
+    let file = dir.path().join("doorward.yaml");
+    let (name, issuer) = (file.to_str().unwrap(), "https://login.test/a");
+    let args = ["init", name, "--issuer", issuer, "--audience", "my-shop", "--jwks-url", "https://login.test/jwks"];
+    let (code, out, error) = run(&args, "");
+    assert!(code == 0 && out.contains(&format!("doorward validate --config {name}")), "{out} {error}");
+    let (code, _, error) = run(&["validate", "--config", name], "");
+    assert_eq!(code, 0, "{error}");
+    let (_, explained, _) = run(&["explain", "--config", name, "--json", "--path", "/healthz"], "");
+    assert!(explained.contains("\"allowed\"") && explained.contains("https://login.test/jwks"), "{explained}");
+
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains("audiences: [\"my-shop\"]") && written.contains(issuer), "{written}");
+    let (code, _, error) = run(&["init", name], "");
+    assert!(code == 2 && error.contains("stays as it is"), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+
+    let (code, example, _) = run(&["init", "-"], "");
+    std::fs::write(&file, example).unwrap();
+    assert_eq!((code, run(&["validate", "--config", name], "").0), (0, 0), "as it is");
+    assert_eq!(run(&["init", "-", "--issuer", "https://a\"}\nb"], "").0, 2, "nothing of YAML's own");
+    assert_eq!(run(&["init", "/nowhere/doorward.yaml"], "").0, 1);
+}
+
+#[test]
+fn shells_complete_and_manuals_are_written() {
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef doorward"), ("fish", "complete -c doorward")] {
+        let (code, script, error) = run(&["completions", shell], "");
+        assert!(code == 0 && script.contains(word) && script.contains("hash-key"), "{shell}: {error}");
+        let checked = std::process::Command::new("bash").args(["-n", "-c", &script]).status().unwrap();
+        assert!(shell != "bash" || checked.success());
+    }
+    assert_eq!(run(&["completions", "no-such-shell"], "").0, 2);
+    let dir = TempDir::new();
+    let pages = dir.path().join("man1");
+    assert_eq!(run(&["man", "--dir", pages.to_str().unwrap()], "").0, 0);
+    let names = std::fs::read_dir(&pages).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap());
+    let names: Vec<_> = names.collect();
+    for name in ["doorward.1", "doorward-serve.1", "doorward-revoke.1", "doorward-list.1"] {
+        assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
+    }
+    let page = std::fs::read_to_string(pages.join("doorward-explain.1")).unwrap();
+    assert!(page.contains(".TH") && page.contains("Exit codes"), "{page}");
+    let (code, page, _) = run(&["man"], "");
+    assert!(code == 0 && page.contains("doorward\\-hash\\-key"), "{page}");
+}
+
+#[test]
+fn the_version_names_commit_date_and_compiler() {
+    let (code, version, _) = run(&["--version"], "");
+    assert!(code == 0 && version.starts_with(concat!("doorward ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+    assert!(version.contains("rustc 1."), "{version}");
+
+    // The build script itself: with what a packager gives, and without git.
+    let dir = TempDir::new();
+    let script = dir.path().join("build");
+    let compiled = std::process::Command::new("rustc")
+        .args(["--edition", "2024", "-o"])
+        .arg(&script)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/build.rs"))
+        .status();
+    assert!(compiled.unwrap().success());
+    let said = |env: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(&script);
+        command.env_clear().current_dir(dir.path()).env("CARGO_PKG_VERSION", "9.8.7").env("PROFILE", "release");
+        let said = command.envs(env.iter().copied()).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        said.lines().find_map(|line| line.strip_prefix("cargo:rustc-env=DOORWARD_VERSION=")).unwrap().to_owned()
+    };
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let given = [("DOORWARD_COMMIT", commit), ("DOORWARD_COMMIT_DATE", "2026-01-02")];
+    assert_eq!(said(&given), "9.8.7 (0123456789ab, 2026-01-02)");
+    assert_eq!(said(&[]), "9.8.7 ()", "neither git nor a compiler is there");
+    assert_eq!(said(&[("DOORWARD_COMMIT", "a\ncargo:rustc-env=X=y")]), "9.8.7 ()");
+}
+
+#[test]
+fn explain_shows_each_check_with_what_was_expected_and_found() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let rules =
+        "rules:\n  - {name: admin, match: {path: /admin}, require: {scopes: [admin], claims: {role: [owner]}}}\n";
+    std::fs::write(&file, tokens.config(rules)).unwrap();
+    let config = file.to_str().unwrap();
+    let failed = |token: &str, more: &[&str]| {
+        let args = [&["explain", "--json", "--config", config][..], more, &["-"]].concat();
+        let (code, out, error) = run(&args, token);
+        assert_eq!(code, 0, "{error}");
+        let explained: Value = serde_json::from_str(&out).unwrap();
+        let checks = explained["checks"].as_array().unwrap().clone();
+        let failed: Vec<_> = checks.iter().filter(|check| check["passed"] == false).cloned().collect();
+        assert!(failed.len() <= 1, "{failed:?}");
+        let passed = checks.iter().filter(|check| check["passed"] == true).count();
+        (failed.first().cloned().unwrap_or_default(), passed)
+    };
+    let admin = &["--path", "/admin"][..];
+    for (claims, more, check, expected, got) in [
+        (json!({"aud": "other"}), &[][..], "audience", json!([doorward::dev::AUDIENCE]), json!("other")),
+        (
+            json!({"iss": "https://else.test"}),
+            &[],
+            "issuer",
+            json!([doorward::dev::ISSUER]),
+            json!("https://else.test"),
+        ),
+        (json!({"scope": "read"}), admin, "scopes", json!(["admin"]), json!(["read"])),
+        (
+            json!({"scope": "admin", "role": "guest"}),
+            admin,
+            "required claims",
+            json!({"role": ["owner"]}),
+            json!({"role": "guest"}),
+        ),
+        (json!({}), &["--rule", "nobody"], "rule", json!(["admin"]), json!("nobody")),
+    ] {
+        let (failed, _) = failed(&tokens.with(claims), more);
+        assert_eq!(
+            (&failed["check"], &failed["expected"], &failed["got"]),
+            (&json!(check), &expected, &got),
+            "{failed}"
+        );
+    }
+    let (none, passed) = failed(&tokens.of("alice"), &[]);
+    assert_eq!((none, passed), (Value::Null, 10), "of rule, token, issuer … claims");
+
+    let wrong = tokens.with(json!({"aud": "other"}));
+    let (code, text, _) = run(&["explain", "--config", config, "-"], &wrong);
+    assert_eq!(code, 0, "explained");
+    let line = |name: &str| {
+        text.lines()
+            .find(|line| line[line.chars().next().unwrap_or('x').len_utf8()..].trim_start().starts_with(name))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(
+        line("audience").starts_with('✗') && line("audience").ends_with(r#"expected ["demo"], got "other""#),
+        "{text}"
+    );
+    assert!(line("signature").starts_with('✓') && line("revocation").starts_with('·'), "{text}");
+    for (token, expect, code) in
+        [(&wrong, "deny", 0), (&wrong, "allow", 1), (&tokens.of("alice"), "allow", 0), (&tokens.of("alice"), "deny", 1)]
+    {
+        let (done, _, error) = run(&["explain", "--config", config, "--expect", expect, "-"], token);
+        assert_eq!((done, error.is_empty()), (code, code == 0), "{expect}: {error}");
+    }
+    assert_eq!(run(&["explain", "--config", config, "--expect", "perhaps", "-"], &wrong).0, 2);
 }

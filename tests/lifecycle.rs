@@ -307,3 +307,106 @@ async fn warnings_are_logged_at_every_reload() {
     .unwrap();
     eventually("it is warned of", || async { doorward.logged("rules[0].on_stale: has no effect") }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_what_this_is_and_whether_it_is_ready() {
+    let tokens = Tokens::new();
+    let doorward = Doorward::start(&tokens.config("")).await;
+    let page = async |doorward: &Doorward| {
+        let response = reqwest::get(format!("http://{}/", doorward.http)).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &*response.headers()["content-type"].to_str().unwrap()),
+            (200, "text/html; charset=utf-8")
+        );
+        let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        response.text().await.unwrap()
+    };
+    let ready = page(&doorward).await;
+    assert!(ready.contains("✓ Ready") && !ready.contains("://"), "nothing of another host: {ready}");
+    let links = regex::Regex::new("href=\"([^\"]+)\"").unwrap();
+    let links: Vec<_> = links.captures_iter(&ready).map(|link| link[1].to_owned()).collect();
+    assert!(links.len() >= 4);
+    for link in links {
+        assert_eq!(doorward.get(&format!("/{link}")).await.0, 200, "{link}");
+    }
+
+    // Keys that nobody serves: the host is named, on the page, by the probe and in the log.
+    let closed = format!("localhost:{}", crate::ledger::support::free_port());
+    let unreachable = format!(
+        "revocation: {{store: embedded}}\nissuers: [{{name: main, issuer: \"https://a.test\", audiences: [a], keys: {{jwks_url: \"http://{closed}/jwks\"}}}}]\n"
+    );
+    let doorward = Doorward::launch(&unreachable).await;
+    eventually("the keys were tried", || async {
+        doorward.get("/readyz").await.1.contains("no issuer's keys are loaded")
+    })
+    .await;
+    let missing = doorward.get("/readyz").await.1;
+    assert!(missing.contains("main (from localhost)"), "{missing}");
+    let page = page(&doorward).await;
+    assert!(page.contains("✕ Not ready") && page.contains("main (from localhost)"), "{page}");
+    eventually("the log warns when it lasts", || async { doorward.logged("still not ready") }).await;
+    let lines = doorward.log.lock().unwrap().clone();
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
+    assert_eq!((&line("not ready")["level"], &line("not ready")["missing"]), (&"INFO".into(), &"keys".into()));
+    assert_eq!(
+        (&line("still not ready")["level"], &line("still not ready")["missing"]),
+        (&"WARN".into(), &"keys".into())
+    );
+    assert_eq!((&line("in force")["issuers"], &line("in force")["rules"]), (&"main".into(), &0.into()));
+    let debug = lines.iter().find(|line| line.to_string().contains("[(") || line.to_string().contains("Some("));
+    assert!(debug.is_none(), "text for people: {debug:?}");
+}
+
+#[test]
+fn a_start_that_fails_says_what_to_do() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let folder = dir.path().display();
+    for (check, http, expected) in [
+        (
+            "127.0.0.1:0".to_owned(),
+            taken.to_string(),
+            "another process listens there: stop it, or set `listen.http` (or DOORWARD__LISTEN__HTTP)".to_owned(),
+        ),
+        (
+            taken.to_string(),
+            "127.0.0.1:0".to_owned(),
+            "stop it, or set `listen.check` (or DOORWARD__LISTEN__CHECK)".to_owned(),
+        ),
+        (
+            format!("unix:{folder}/none/check.sock"),
+            "127.0.0.1:0".to_owned(),
+            format!("the folder {folder}/none does not exist: make it"),
+        ),
+        (format!("unix:{folder}/file"), "127.0.0.1:0".to_owned(), "remove the file".to_owned()),
+    ] {
+        std::fs::write(&file, format!("listen: {{check: \"{check}\", http: \"{http}\"}}\n{}", tokens.config("")))
+            .unwrap();
+        let (code, _, error) = run(&["serve", "--config", file.to_str().unwrap()], "");
+        assert!(code == 1 && error.contains(&expected), "{expected} in {error}");
+    }
+}
+
+/// Text for people on a terminal, JSON for programs elsewhere.
+#[test]
+fn the_log_is_text_on_a_terminal() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let listen = format!("listen: {{check: \"unix:{}/none/check.sock\"}}\n", dir.path().display());
+    std::fs::write(&file, format!("{listen}{}", tokens.config(""))).unwrap();
+    let serve = format!("{} serve --config {}", env!("CARGO_BIN_EXE_doorward"), file.display());
+    let typescript = dir.path().join("typescript");
+    let script =
+        Command::new("script").args(["--quiet", "--command", &serve]).arg(&typescript).stdin(Stdio::null()).output();
+    assert!(script.unwrap().status.success(), "script of util-linux runs");
+    let shown = std::fs::read_to_string(&typescript).unwrap();
+    assert!(shown.contains("ERROR") && shown.contains("failed") && !shown.contains("{\""), "{shown}");
+    let (_, _, piped) = run(&["serve", "--config", file.to_str().unwrap()], "");
+    assert!(piped.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{piped}");
+}

@@ -132,6 +132,9 @@ cargo fmt --all --check
 section "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
+section "documentation of the code"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items -p doorward
+
 section "tests"
 cargo build --locked -p four-services
 cargo test --locked

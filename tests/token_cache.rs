@@ -145,7 +145,7 @@ fn every_kind_of_revocation_refuses_a_remembered_token() {
             watermark: Watermark::at(now),
             expires_at: now.plus(Duration::from_secs(3600)),
             origin: Origin::Revoked,
-            reason: None,
+            note: None,
         };
         assert!(index.apply(&revocation, Duration::ZERO));
         assert_eq!(decide(&warm, &index, "/", &token, now), (Err(Denial::Revoked), Some(true)), "{kind}");

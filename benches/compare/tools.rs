@@ -65,7 +65,7 @@ async fn revocations(file: &Path, count: u64) {
             watermark: Watermark::FOREVER,
             expires_at: now.plus(12 * HOUR),
             origin: Origin::SignedOut,
-            reason: None,
+            note: None,
         }
     };
     let numbers: Vec<u64> = (0..count).collect();

@@ -3,6 +3,8 @@
 //! It shows what was established and nothing that could be used: no signature, no key, no header of
 //! the request.
 
+mod checks;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -47,11 +49,17 @@ pub fn explain(
         Outcome::NeedsIntrospection(_) if view.is_none() => ("undecided", "the running service asks the issuer"),
         _ => ("denied", refused.unwrap_or("ok")),
     };
+    let failed = match &decision.outcome {
+        Outcome::Allowed(grant) => grant.shadowed.or(grant.ignored),
+        Outcome::NeedsIntrospection(_) if view.is_none() => None,
+        outcome => outcome.denial(),
+    };
     json!({
         "decision": verdict,
         "reason": reason,
         "detail": decision.outcome.denial().or(shadow).and(decision.evidence.detail.as_deref()),
         "would_refuse": shadowed,
+        "checks": checks::checks(policy, request, decision, failed, view.is_some(), now),
         "rule": unknown_rule.map_or_else(|| decision.rule.name.to_string(), |name| format!("no rule is named `{name}`")),
         "access": access(decision.rule.access),
         "api_client": decision.evidence.api_client.as_deref(),

@@ -12,6 +12,7 @@ mod oauth2;
 mod oidc;
 mod openapi;
 mod origin;
+mod page;
 mod probes;
 mod problem;
 mod registrations;
@@ -35,7 +36,7 @@ use utoipa_axum::routes;
 use crate::authz::answer::Respond;
 use crate::state::State;
 pub use openapi::document;
-pub use probes::Readiness;
+pub use probes::{Missing, Readiness};
 use problem::{Error, Problem};
 
 /// What the handlers share.
@@ -120,6 +121,7 @@ pub fn router(http: Http, part: Part) -> Router {
 
 fn public() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
+        .routes(routes!(page::page))
         .routes(routes!(probes::livez))
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))

@@ -91,7 +91,7 @@ impl TrustedIssuer {
     /// Whoever names a session as ended means all of its tokens, those to come included.
     pub(crate) fn closing_session(&self, target: Target, now: Timestamp) -> Revocation {
         let expires_at = now.plus(self.retention());
-        Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::Revoked, reason: None }
+        Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::Revoked, note: None }
     }
 
     /// The user's tokens up to an instant of the sender's; a whole second counts to its end, as that of a
@@ -100,7 +100,7 @@ impl TrustedIssuer {
         let whole = instant.as_millis() % 1000 == 0;
         let instant = if whole { Timestamp::from_millis(instant.as_millis() + 999) } else { instant };
         let expires_at = instant.plus(self.retention());
-        Revocation { target, watermark: Watermark::at(instant), expires_at, origin: Origin::Revoked, reason: None }
+        Revocation { target, watermark: Watermark::at(instant), expires_at, origin: Origin::Revoked, note: None }
     }
 }
 

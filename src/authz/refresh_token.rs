@@ -45,7 +45,7 @@ impl TrustedIssuer {
             (Kind::Token, jti.map_or(unnamed, |jti| TargetId::new(&jti)), expires_at.min(retained))
         };
         let target = Target::new(self.name.clone(), kind, id);
-        Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None })
+        Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, note: None })
     }
 
     /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.

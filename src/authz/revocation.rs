@@ -12,10 +12,12 @@ use super::claims::{IssuerName, Timestamp};
 
 mod arena;
 mod index;
+mod note;
 mod record;
 mod target_id;
 
 pub use index::RevocationIndex;
+pub use note::Note;
 pub use target_id::TargetId;
 
 /// What a revocation can hit; always within one issuer.
@@ -254,19 +256,16 @@ pub struct Revocation {
     /// When the last token it can hit has expired, leeway included; it may be forgotten then.
     pub expires_at: Timestamp,
     pub origin: Origin,
-    /// An operator's note, at most [`Revocation::MAX_REASON`] bytes; kept in the log only.
-    pub reason: Option<Box<str>>,
+    /// Who asked for it and why, where somebody said so.
+    pub note: Option<Box<Note>>,
 }
 
 impl Revocation {
-    /// The longest operator's note, in bytes.
-    pub const MAX_REASON: usize = 256;
-
     /// The log entry that registers a token until it expires, leeway included.
     #[must_use]
     pub fn registering(issuer: IssuerName, token: TargetId, expires_at: Timestamp) -> Self {
         let target = Target::registration(issuer, token);
-        Self { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, reason: None }
+        Self { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, note: None }
     }
 }
 
@@ -292,13 +291,7 @@ mod tests {
     }
 
     fn revocation(kind: Kind, id: &str, watermark: Watermark, origin: Origin) -> Revocation {
-        Revocation {
-            target: target(kind, id),
-            watermark,
-            expires_at: Timestamp::from_secs(10_000),
-            origin,
-            reason: None,
-        }
+        Revocation { target: target(kind, id), watermark, expires_at: Timestamp::from_secs(10_000), origin, note: None }
     }
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);

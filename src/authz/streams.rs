@@ -273,6 +273,16 @@ impl LiveStreams {
         ended
     }
 
+    /// How many streams are open that a revocation of this target could end. Goes through them: for operators alone.
+    pub fn count(&self, target: &Target) -> usize {
+        let inner = self.lock();
+        let Some(list) = inner.find(&self.hasher, &Key::Target(target.clone())) else { return 0 };
+        let next =
+            |at: &u32| inner.slots[*at as usize].links.iter().find(|link| link.list == list).map(|link| link.next);
+        let slots = std::iter::successors(Some(inner.lists[list as usize].head), next);
+        slots.take_while(|at| *at != NONE).count()
+    }
+
     /// How many streams the last revocation of a target ended that ended any.
     pub fn ended_by(&self, target: &Target) -> usize {
         self.lock().recent.iter().rev().find(|(ended, _)| ended == target).map_or(0, |(_, count)| *count)
@@ -506,7 +516,7 @@ mod tests {
     }
 
     fn revocation(target: Target, watermark: Watermark) -> Revocation {
-        Revocation { target, watermark, expires_at: NEVER, origin: Origin::SignedOut, reason: None }
+        Revocation { target, watermark, expires_at: NEVER, origin: Origin::SignedOut, note: None }
     }
 
     fn ended(stream: &LiveStream) -> Option<Cause> {

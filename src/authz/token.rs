@@ -416,7 +416,7 @@ impl TrustedIssuer {
                 (Watermark::at(instant), instant.plus(self.retention()))
             }
         };
-        let revocation = Revocation { target, watermark, expires_at, origin: Origin::SignedOut, reason: None };
+        let revocation = Revocation { target, watermark, expires_at, origin: Origin::SignedOut, note: None };
         Ok(Some(revocation).filter(|revocation| revocation.expires_at > clocks.earliest()))
     }
 }

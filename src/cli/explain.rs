@@ -4,10 +4,10 @@ use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, fail, load, print};
+use super::{ConfigArgs, FAILED, complain, fail, load, print};
 use crate::api::explain;
 use crate::authz::authorizer::{StoreAnswer, View};
 use crate::authz::revocation::RevocationIndex;
@@ -17,13 +17,16 @@ use crate::config::Config;
 use crate::serve::assemble;
 use crate::sources::jwks::{self, KeySource};
 
-/// Runs one decision and prints each step; the token's signature is never printed.
+/// Run one decision and print each check, passed or not, with what was expected and found; never the signature.
 ///
 /// It decides by the configuration alone: what is revoked is known to the running service only
 /// (`POST /v1/explain` asks it).
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  doorward explain --config doorward.yaml --path /admin/users \"$TOKEN\"\n  doorward explain --config doorward.yaml --json - < token.txt"
+    after_help = "Example:\n  doorward explain --config doorward.yaml --path /admin/users \"$TOKEN\"\n  doorward explain --config doorward.yaml --json - < token.txt\n  \
+    doorward explain --config doorward.yaml --path /healthz --expect allow\n\n\
+    Exit codes: 0 explained (with --expect: as expected), 1 failed (with --expect: decided otherwise), 2 wrong usage or \
+    invalid configuration."
 )]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
@@ -41,11 +44,30 @@ pub(super) struct ExplainArgs {
     /// The rule that the route names (`context_extensions: {doorward.rule: NAME}`).
     #[arg(long)]
     rule: Option<String>,
-    /// Prints one JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Exit with 1 unless this is the decision.
+    #[arg(long, value_enum, value_name = "DECISION")]
+    expect: Option<Expect>,
     /// The access token, or `-` to read it on standard input; stands where the configuration looks for one first.
     token: Option<String>,
+}
+
+/// A decision that somebody counts on.
+#[derive(Clone, Copy, ValueEnum)]
+enum Expect {
+    Allow,
+    Deny,
+}
+
+impl Expect {
+    const fn decision(self) -> &'static str {
+        match self {
+            Self::Allow => "allowed",
+            Self::Deny => "denied",
+        }
+    }
 }
 
 pub(super) fn run(args: &ExplainArgs) -> ExitCode {
@@ -53,10 +75,17 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    match explain(args, &config) {
-        Ok(explanation) if args.json => print(format_args!("{explanation:#}")),
-        Ok(explanation) => print(text(&explanation)),
-        Err(error) => fail(&error),
+    let explanation = match explain(args, &config) {
+        Ok(explanation) => explanation,
+        Err(error) => return fail(&error),
+    };
+    let printed = if args.json { print(format_args!("{explanation:#}")) } else { print(text(&explanation)) };
+    match args.expect.map(Expect::decision) {
+        Some(expected) if explanation["decision"] != expected => {
+            complain(format_args!("doorward: expected {expected}, but it is {}", plain(&explanation["decision"])));
+            ExitCode::from(FAILED)
+        }
+        _ => printed,
     }
 }
 
@@ -115,13 +144,33 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     Ok(explanation)
 }
 
-/// One line a step, in the order in which the decision takes them.
+/// The checks first, then what was established, one line each, in the order in which the decision takes them.
 fn text(explanation: &Value) -> String {
+    let checks = explanation["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut lines: Vec<_> = checks.iter().map(check).collect();
+    lines.push(String::new());
     let told = explain::STEPS.iter().filter(|step| !explanation[**step].is_null() && explanation[**step] != json!({}));
-    let mut lines: Vec<_> = told.map(|step| format!("{step:<12} {}", plain(&explanation[*step]))).collect();
+    lines.extend(told.map(|step| format!("{step:<16} {}", plain(&explanation[*step]))));
     let (decision, reason) = (plain(&explanation["decision"]), plain(&explanation["reason"]));
-    lines.push(format!("{:<12} {decision} ({reason})", "decision"));
+    lines.push(format!("{:<16} {decision} ({reason})", "decision"));
     lines.join("\n")
+}
+
+/// `✗ audience  expected ["shop"], got ["other"]`; `·` was not reached, or is not asked for.
+fn check(check: &Value) -> String {
+    let name = plain(&check["check"]);
+    match check["passed"].as_bool() {
+        Some(true) => {
+            let got = if check["got"].is_null() { String::new() } else { check["got"].to_string() };
+            format!("✓ {name:<16} {got}").trim_end().to_owned()
+        }
+        Some(false) => {
+            let part = |part: &str| (!check[part].is_null()).then(|| format!("{part} {}", check[part]));
+            let compared: Vec<_> = [part("expected"), part("got")].into_iter().flatten().collect();
+            format!("✗ {name:<16} {}", compared.join(", ")).trim_end().to_owned()
+        }
+        None => format!("· {name}"),
+    }
 }
 
 fn plain(value: &Value) -> String {

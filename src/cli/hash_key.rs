@@ -6,18 +6,43 @@ use std::process::ExitCode;
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{fail, print};
 use crate::authz::api_key::digest_of;
+use crate::authz::claims::IssuerName;
 
-/// Reads a key on standard input, or makes one, and prints the line for the configuration.
+/// Read a key on standard input and print its line for the configuration, or make a key and print its whole entry.
 #[derive(Args)]
-#[command(after_help = "Example:\n  doorward hash-key --new\n  printf %s \"$KEY\" | doorward hash-key")]
+#[command(
+    after_help = "Examples:\n  doorward hash-key --new --name on-call\n  doorward hash-key --new --of api --name web-shop\n  \
+    printf %s \"$KEY\" | doorward hash-key\n\nExit codes: 0 printed, 1 failed, 2 wrong usage."
+)]
 pub(super) struct HashKeyArgs {
-    /// Makes a key of 256 random bits; it is printed on standard error, once.
+    /// Make a key of 256 random bits; it is printed on standard error, once.
     #[arg(long)]
     new: bool,
+    /// Whose key it is: its entry stands under `admin.keys`, or under `api_keys.keys`.
+    #[arg(long, value_enum, default_value_t = Holder::Admin, requires = "new")]
+    of: Holder,
+    /// The name of whom it is for.
+    #[arg(long, value_name = "NAME", default_value = "change-me", requires = "new", value_parser = name)]
+    name: String,
+}
+
+/// Whose key.
+#[derive(Clone, Copy, ValueEnum)]
+enum Holder {
+    /// A user of the HTTP API.
+    Admin,
+    /// A client of the services.
+    Api,
+}
+
+/// What `admin.keys[].name` takes; an API key's `id` takes more.
+fn name(text: &str) -> Result<String, &'static str> {
+    let named = IssuerName::parse(text).map(|name| name.to_string());
+    named.ok_or("must be a name of `a` to `z`, `0` to `9` and `-`")
 }
 
 /// Shorter keys can be guessed.
@@ -29,7 +54,12 @@ pub(super) fn run(args: &HashKeyArgs) -> ExitCode {
     match key(args.new) {
         Ok(key) => {
             let hex: Vec<_> = digest_of(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-            print(format_args!("sha256: {}", hex.concat()))
+            let (hex, name) = (hex.concat(), &args.name);
+            match args.of {
+                _ if !args.new => print(format_args!("sha256: {hex}")),
+                Holder::Admin => print(format_args!("- {{name: {name}, sha256: {hex}, may: [revoke, read]}}")),
+                Holder::Api => print(format_args!("- {{id: {name}, sha256: {hex}}}")),
+            }
         }
         Err(error) => fail(&error),
     }

@@ -89,24 +89,18 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
         body.insert("expires_at".to_owned(), expires);
     }
     let (path, patience) = match args.wait {
-        None => ("v1/revocations".to_owned(), Duration::ZERO),
-        Some(Wait::All) => (format!("v1/revocations?wait=all&timeout={}ms", args.timeout.as_millis()), args.timeout),
+        None => ("v1/revocations".to_owned(), None),
+        Some(Wait::All) => {
+            (format!("v1/revocations?wait=all&timeout={}ms", args.timeout.as_millis()), Some(args.timeout))
+        }
     };
     let reply = args.server.post(&path, &Value::Object(body), patience)?;
-    let done = if args.json { print(format_args!("{:#}", reply.body)) } else { print_text(&reply.body) };
-    if reply.body["confirmed"] == json!(false) {
-        let waiting = reply.body["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let waiting = waiting.collect::<Vec<_>>().join(", ");
-        let mut causes = Vec::new();
-        if !waiting.is_empty() {
-            causes.push(format!("not confirmed in time by {waiting}"));
-        }
-        if let Some(until) = reply.body["uncertain_until"].as_str() {
-            causes.push(format!("the store may not list every instance until {until}"));
-        }
-        return Ok(unconfirmed(&format!("stored, but {}", causes.join("; "))));
-    }
-    Ok(done)
+    let receipt = Receipt::read(reply.body);
+    let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.words()) };
+    Ok(match receipt.doubts().as_slice() {
+        [] => done,
+        doubts => unconfirmed(&format!("stored, but {}", doubts.join("; "))),
+    })
 }
 
 impl TargetArgs {
@@ -136,28 +130,162 @@ fn read_token(token: &str) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn print_text(body: &Value) -> ExitCode {
-    let text = |name: &str| body[name].as_str().unwrap_or_default();
-    if body["position"].is_null() {
-        return print(format_args!(
-            "{} {} of {} has expired: nothing to revoke",
-            text("kind"),
-            text("id"),
-            text("issuer")
-        ));
+/// What the service answered.
+struct Receipt {
+    body: Value,
+    /// Instances that have not said in time that they refuse.
+    unconfirmed: Vec<String>,
+    /// Until then there may be instances that the store does not list.
+    uncertain_until: Option<String>,
+}
+
+impl Receipt {
+    fn read(body: Value) -> Self {
+        let waiting = body["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let (unconfirmed, until) = (waiting.map(str::to_owned).collect(), body["uncertain_until"].as_str());
+        Self { unconfirmed, uncertain_until: until.map(str::to_owned), body }
     }
-    let upto = if text("at") == "*" { String::new() } else { format!(", issued up to {}", text("at")) };
-    let until = text("expires_at");
-    let (instances, took) = (&body["instances"], &body["took_ms"]);
-    let confirmed = match body["confirmed"].as_bool() {
-        Some(true) => format!("\nconfirmed by {instances} instances in {took} ms"),
-        _ => String::new(),
-    };
-    let (kind, id, issuer) = (text("kind"), text("id"), text("issuer"));
-    let unseen = if body["seen"] == json!(false) {
-        format!("\nno token of {issuer} that this instance has verified names a {kind}")
-    } else {
-        String::new()
-    };
-    print(format_args!("revoked {kind} {id} of {issuer}{upto}, until {until}{confirmed}{unseen}"))
+
+    fn text(&self, name: &str) -> &str {
+        self.body[name].as_str().unwrap_or_default()
+    }
+
+    fn is_unconfirmed(&self) -> bool {
+        self.body["confirmed"] == json!(false)
+    }
+
+    /// What stands between this revocation and the certainty that every instance refuses.
+    fn doubts(&self) -> Vec<String> {
+        if !self.is_unconfirmed() {
+            return Vec::new();
+        }
+        let unconfirmed = (!self.unconfirmed.is_empty())
+            .then(|| format!("unconfirmed: {} did not answer in time", self.unconfirmed.join(", ")));
+        let until = self.uncertain_until.as_ref();
+        let uncertain = until.map(|until| format!("uncertain: the store may not list every instance until {until}"));
+        unconfirmed.into_iter().chain(uncertain).collect()
+    }
+
+    /// The answer, with what is missing told apart: `outcome`, `unconfirmed` (instances) and `uncertain_until`.
+    fn json(&self) -> Value {
+        let outcome = match (self.body["position"].is_null(), self.body["confirmed"].as_bool()) {
+            (true, _) => "expired",
+            (_, None) => "stored",
+            (_, Some(true)) => "confirmed",
+            (_, Some(false)) if self.unconfirmed.is_empty() => "uncertain",
+            (_, Some(false)) => "unconfirmed",
+        };
+        let mut told = self.body.clone();
+        if let Some(told) = told.as_object_mut() {
+            told.insert("outcome".to_owned(), json!(outcome));
+            if self.is_unconfirmed() {
+                told.remove("waiting");
+                told.insert("unconfirmed".to_owned(), json!(self.unconfirmed));
+            }
+        }
+        told
+    }
+
+    /// What was done, in a sentence an operator can read out.
+    fn words(&self) -> String {
+        let (id, issuer, at) = (self.text("id"), self.text("issuer"), self.text("at"));
+        let what = match self.text("kind") {
+            "token" => format!("the token {id} of {issuer}"),
+            "issuer" => format!("every token of the issuer {issuer}"),
+            "key" => format!("every token of {issuer} that the key {id} signed"),
+            kind => format!("every token of the {kind} {id} of {issuer}"),
+        };
+        if self.body["position"].is_null() {
+            return format!("nothing to revoke: {what} has expired");
+        }
+        let (up_to, then) = match (at, self.text("kind")) {
+            ("*", "key") => (String::new(), "; the issuer must sign with another key"),
+            ("*", _) => (String::new(), "; a new sign-in works"),
+            (at, _) => (format!(" issued up to {at}"), "; new sign-ins work"),
+        };
+        let until = self.text("expires_at");
+        let mut lines = vec![
+            format!("refused from now on: {what}{up_to}{then}"),
+            format!("remembered until {until}, when the last of them has expired"),
+        ];
+        if self.body["confirmed"] == json!(true) {
+            let (instances, took) = (&self.body["instances"], &self.body["took_ms"]);
+            lines.push(format!("confirmed by {instances} instances in {took} ms"));
+        }
+        if self.body["seen"] == json!(false) {
+            let kind = self.text("kind");
+            lines.push(format!("no token of {issuer} that this instance has verified names a {kind}"));
+        }
+        if let Some(streams) = self.body["streams"].as_u64() {
+            lines.push(format!("{streams} open streams ended"));
+        }
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL: &str = "2026-06-02T10:20:31Z";
+
+    fn receipt(changes: Value) -> Receipt {
+        let mut body = json!({
+            "issuer": "main", "kind": "user", "id": "alice", "at": "2026-06-01T16:30:34.000Z", "expires_at": UNTIL,
+            "position": "1-0",
+        });
+        let Value::Object(changes) = changes else { panic!("an object") };
+        body.as_object_mut().unwrap().extend(changes);
+        Receipt::read(body)
+    }
+
+    #[track_caller]
+    fn check(changes: Value, expected: &str) {
+        let words = receipt(changes).words();
+        assert_eq!(words.lines().next(), Some(expected), "{words}");
+    }
+
+    #[test]
+    fn a_revocation_is_told_in_words() {
+        check(
+            json!({}),
+            "refused from now on: every token of the user alice of main issued up to 2026-06-01T16:30:34.000Z; new \
+             sign-ins work",
+        );
+        let always = |kind: &str| json!({"kind": kind, "id": "x", "at": "*"});
+        check(always("token"), "refused from now on: the token x of main; a new sign-in works");
+        check(always("session"), "refused from now on: every token of the session x of main; a new sign-in works");
+        check(
+            always("key"),
+            "refused from now on: every token of main that the key x signed; the issuer must sign with another key",
+        );
+        check(
+            json!({"kind": "token", "id": "x", "position": null}),
+            "nothing to revoke: the token x of main has expired",
+        );
+        check(
+            json!({"kind": "issuer", "id": "main"}),
+            "refused from now on: every token of the issuer main issued up to 2026-06-01T16:30:34.000Z; new sign-ins work",
+        );
+        let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).words();
+        assert!(confirmed.ends_with("confirmed by 3 instances in 2.5 ms\n4 open streams ended"), "{confirmed}");
+    }
+
+    #[test]
+    fn what_is_unconfirmed_is_told_apart_from_what_is_uncertain() {
+        let late = json!({"confirmed": false, "waiting": ["one", "two"]});
+        let unsure = json!({"confirmed": false, "waiting": [], "uncertain_until": UNTIL});
+        for (changes, outcome, unconfirmed, doubts) in [
+            (json!({}), "stored", Value::Null, 0),
+            (json!({"confirmed": true}), "confirmed", Value::Null, 0),
+            (json!({"position": null, "confirmed": true}), "expired", Value::Null, 0),
+            (late, "unconfirmed", json!(["one", "two"]), 1),
+            (unsure, "uncertain", json!([]), 1),
+        ] {
+            let receipt = receipt(changes);
+            let told = receipt.json();
+            assert_eq!((&told["outcome"], &told["unconfirmed"]), (&json!(outcome), &unconfirmed));
+            assert_eq!((receipt.doubts().len(), &told["waiting"]), (doubts, &Value::Null));
+        }
+    }
 }

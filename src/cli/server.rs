@@ -1,8 +1,10 @@
 //! The running service, asked over its HTTP API.
 
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -109,15 +111,15 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl ServerArgs {
     pub(super) fn get(&self, path: &str) -> Result<Reply, Failure> {
-        self.ask(path, None, Duration::ZERO)
+        self.ask(path, None, None)
     }
 
-    /// `patience`: how long the server was told to wait itself.
-    pub(super) fn post(&self, path: &str, body: &Value, patience: Duration) -> Result<Reply, Failure> {
+    /// `patience`: how long the server was told to wait itself; a terminal shows that it does.
+    pub(super) fn post(&self, path: &str, body: &Value, patience: Option<Duration>) -> Result<Reply, Failure> {
         self.ask(path, Some(body), patience)
     }
 
-    fn ask(&self, path: &str, body: Option<&Value>, patience: Duration) -> Result<Reply, Failure> {
+    fn ask(&self, path: &str, body: Option<&Value>, patience: Option<Duration>) -> Result<Reply, Failure> {
         let key = admin_key()?;
         // Neither the user nor the query of what is no URL of ours is shown.
         let server = url::Url::parse(&self.server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -128,20 +130,39 @@ impl ServerArgs {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         let reply = runtime.block_on(async {
-            let client = self.tls.client(patience + GRACE)?.build().context("build the HTTP client")?;
+            let client =
+                self.tls.client(patience.unwrap_or_default() + GRACE)?.build().context("build the HTTP client")?;
             let request = match body {
                 Some(body) => client.post(url.clone()).json(body),
                 None => client.get(url.clone()),
             };
             let request = request.bearer_auth(key.expose_secret());
-            let response = request.send().await.map_err(reqwest::Error::without_url);
-            let response = response.with_context(|| format!("ask {shown}"))?;
+            let response = match patience {
+                Some(patience) if std::io::stderr().is_terminal() => while_waiting(request.send(), patience).await,
+                _ => request.send().await,
+            };
+            let response = response.map_err(reqwest::Error::without_url).with_context(|| format!("ask {shown}"))?;
             let status = response.status().as_u16();
             let body = response.bytes().await.context("read the answer")?;
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             anyhow::Ok(Reply { status, body })
         })?;
         reply.succeeded()
+    }
+}
+
+/// Shows on one line of the terminal how long it has taken so far, and removes the line at the end.
+async fn while_waiting<T>(work: impl Future<Output = T>, patience: Duration) -> T {
+    const EVERY: Duration = Duration::from_millis(100);
+    let (began, mut work) = (Instant::now(), pin!(work));
+    loop {
+        if let Ok(done) = tokio::time::timeout(EVERY, &mut work).await {
+            let _ = write!(std::io::stderr(), "\r\x1b[K"); // Nothing is lost with a line that was for show.
+            return done;
+        }
+        let (so_far, most) = (began.elapsed().as_secs_f64(), patience.as_secs_f64());
+        let _ =
+            write!(std::io::stderr(), "\rwaiting until every instance refuses: {so_far:.1} s of at most {most:.0} s");
     }
 }
 

@@ -261,7 +261,10 @@ impl<'a> Check<'a> {
                 both.map(|(high, low)| *byte = high << 4 | low).is_some()
             });
         if !read {
-            self.fault(at, "must be 64 hex digits, as `doorward hash-key` prints them");
+            self.fault(
+                at,
+                "must be 64 hex digits, as `doorward hash-key` prints them: the key itself never stands in this file",
+            );
         } else if digest == digest_of(b"") {
             self.fault(at, "is the SHA-256 of nothing: any empty key would fit");
         }

@@ -303,7 +303,7 @@ impl Default for ReplayAlarmFile {
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFile {
-    /// JSON lines, or text for people.
+    /// JSON lines, or text for people; `auto` writes text to a terminal and JSON elsewhere.
     pub format: LogFormat,
     /// The least important level that is written.
     pub level: LogLevel,
@@ -316,6 +316,7 @@ pub struct LogFile {
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     #[default]
+    Auto,
     Json,
     Text,
 }

@@ -26,20 +26,26 @@ impl Listener {
         match address {
             CheckAddress::Tcp(address) => Self::bind("listen.check", *address).await,
             CheckAddress::Unix { path, mode } => {
-                remove_stale(path).await.with_context(|| format!("listen.check: bind {}", path.display()))?;
+                let failed = |error: io::Error| {
+                    let cure = socket_cure(&error, path);
+                    anyhow::Error::new(error).context(format!("listen.check: bind {}{cure}", path.display()))
+                };
+                remove_stale(path).await.map_err(failed)?;
                 // Made with its mode: until it were changed, anyone could connect whom the umask lets.
                 let before = umask(Mode::from_raw_mode(0o777 & !mode));
                 let bound = UnixListener::bind(path);
                 umask(before);
-                let listener = bound.with_context(|| format!("listen.check: bind {}", path.display()))?;
-                Ok(Self::Unix(listener, path.clone(), identity(path)))
+                Ok(Self::Unix(bound.map_err(failed)?, path.clone(), identity(path)))
             }
         }
     }
 
     /// `key` is where the address stands in the configuration.
     pub(super) async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("{key}: bind {address}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let cure = tcp_cure(&error, key);
+            anyhow::Error::new(error).context(format!("{key}: bind {address}{cure}"))
+        })?;
         let bound = listener.local_addr().with_context(|| format!("{key}: read the bound address"))?;
         Ok(Self::Tcp(listener, bound))
     }
@@ -72,6 +78,33 @@ impl Listener {
         {
             let _ = std::fs::remove_file(path); // The next start would remove it as well.
         }
+    }
+}
+
+/// What to do about an address that cannot be bound, to stand behind the failure.
+fn tcp_cure(error: &io::Error, key: &str) -> String {
+    let variable = format!("DOORWARD__{}", key.replace('.', "__").to_uppercase());
+    let other = format!("set `{key}` (or {variable}) to another address");
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(" (another process listens there: stop it, or {other})"),
+        io::ErrorKind::AddrNotAvailable => format!(" (no interface of this machine has this address: {other})"),
+        io::ErrorKind::PermissionDenied => format!(" (ports below 1024 need CAP_NET_BIND_SERVICE: {other})"),
+        _ => String::new(),
+    }
+}
+
+/// As [`tcp_cure`], for a Unix socket.
+fn socket_cure(error: &io::Error, path: &Path) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    let other = "or set `listen.check` (or DOORWARD__LISTEN__CHECK) to another path, or to 127.0.0.1:9191";
+    match error.kind() {
+        io::ErrorKind::NotFound => format!(" (the folder {folder} does not exist: make it, {other})"),
+        io::ErrorKind::PermissionDenied => {
+            format!(" (this user may not write to the folder {folder}: let it, {other})")
+        }
+        io::ErrorKind::AddrInUse => format!(" (stop the other process, {other})"),
+        io::ErrorKind::AlreadyExists => format!(" (remove the file, {other})"),
+        _ => String::new(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Lines wait in one buffer. What does not fit, and what standard error refuses (its reader is gone, its disk
 //! full), is dropped and counted: `doorward_degraded_total{control="log",fallback="drop"}`.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -45,8 +45,11 @@ impl Log {
         let output =
             tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
         match settings.format {
-            LogFormat::Json => output.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+            LogFormat::Auto if io::stderr().is_terminal() => output.with_target(false).init(),
             LogFormat::Text => output.init(),
+            LogFormat::Auto | LogFormat::Json => {
+                output.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+            }
         }
         std::panic::set_hook(Box::new(log_panic));
         Ok(Self { lines })

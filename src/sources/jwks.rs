@@ -49,6 +49,20 @@ pub struct KeySettings {
     pub authorities: Option<Authorities>,
 }
 
+impl KeySettings {
+    /// Where the keys come from, for people: a host or the name of a file, and nothing else of a URL or a path.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.location {
+            Location::Url(url) | Location::Discovery(url) | Location::SignalsDiscovery(url) => {
+                let url = reqwest::Url::parse(url).ok();
+                url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "a URL".to_owned())
+            }
+            Location::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("request {0}")]
@@ -240,7 +254,12 @@ impl KeySource {
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
-                        warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
+                        // The first failure may pass: a provider that restarts is back for the next try.
+                        if backoff == BACKOFF.0 {
+                            info!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed; trying again");
+                        } else {
+                            warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
+                        }
                         pause = pause.min(backoff);
                         backoff = (backoff * 2).min(BACKOFF.1);
                         lock(&self.demand).told = false;

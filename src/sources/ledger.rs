@@ -56,7 +56,9 @@
 //! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
 //! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
 //! whose a stream is). An entry with a field
-//! `receipt` asks the instances to say at once that they have applied it.
+//! `receipt` asks the instances to say at once that they have applied it; `by` (the name of an admin key) and `since`
+//! (milliseconds: when an entry that was put back was first made) are for operators. Whoever reads the log passes over
+//! fields that it does not know.
 
 mod embedded;
 mod redis;

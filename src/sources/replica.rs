@@ -144,6 +144,14 @@ impl Replica {
         &self.name
     }
 
+    /// Where the store is, for people; `None` if it is in this process.
+    pub fn place(&self) -> Option<String> {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(redis) => Some(redis.config().place()),
+        }
+    }
+
     /// What the decision reads.
     pub fn index(&self) -> &Arc<RevocationIndex> {
         &self.index

@@ -39,7 +39,7 @@ impl List {
             Self::Users => (Kind::User, Watermark::at(now())),
         };
         let target = Target::new(issuer, kind, TargetId::new(&id(n)));
-        Revocation { target, watermark, expires_at: now().plus(HOUR), origin: Origin::SignedOut, reason: None }
+        Revocation { target, watermark, expires_at: now().plus(HOUR), origin: Origin::SignedOut, note: None }
     }
 
     /// The nth entry as a request to the HTTP API: the path and the body.

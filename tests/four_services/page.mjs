@@ -33,7 +33,7 @@ async function open(options = {}) {
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
     // Chromium notes each request that was refused; those are what the page is about.
-    const asked = /^\/([abc]\/orders|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
+    const asked = /^\/([abc]\/(orders|live)|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
     const refusal = asked && message.text().startsWith('Failed to load resource');
     if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
   });
@@ -56,11 +56,15 @@ async function asThief(request, token) {
   return answers;
 }
 
+/** When C's live stream ended after each click, in milliseconds. */
+const lived = [];
+
 const thrice = (text) => [text, text, text];
 
 /** Signs in, ends it, and returns how long after the answer the last service let the stolen token in, in ms. */
 async function endOnce(page, bob, thief, reason, end) {
   const token = await signIn(page, 'Alice');
+  await page.locator('#live[data-state="open"]').waitFor();
   assert.deepEqual(await asThief(thief, token), thrice('200 ok'));
   await page.locator('#timeline').evaluate((list) => list.replaceChildren());
   await end();
@@ -70,6 +74,12 @@ async function endOnce(page, bob, thief, reason, end) {
   assert.deepEqual(await words(page, '.reason'), thrice(`401 ${reason}`));
   assert.deepEqual(await words(page, '.saw'), thrice('nothing at all'));
   assert.equal(await page.locator('#timeline [data-event="refused"]').count(), 3);
+  // C's stream of events, open until then, has ended as well; Bob's goes on.
+  const live = page.locator('#timeline [data-event="live"]');
+  await live.waitFor();
+  lived.push(Number(await live.getAttribute('data-ms')));
+  assert.equal(await page.locator('#live[data-state="ended"] .detail').textContent(), `${lived.at(-1).toFixed(1)} ms after the sign-out`);
+  await bob.locator('#live[data-state="open"]').waitFor();
   assert.deepEqual(await asThief(thief, token), thrice(`401 ${reason}`));
   await tiles(bob, 'allowed', 'own');
   return Number(await dead.getAttribute('data-since-answer'));
@@ -132,6 +142,9 @@ async function story() {
 
   await tiles(bob, 'allowed', 'own');
   assert.equal(await bob.locator('#timeline li').count(), 1, 'Bob never noticed');
+  // Envoy closes a connection of HTTP/1.1 `delayed_close_timeout` (100 ms) after the end of a stream.
+  console.log(`the live stream ended ${lived.map((ms) => `${ms} ms`).join(', ')} after the click`);
+  assert.ok(Math.min(...lived) < BOUND + 200, 'the stream ends with the sign-out, not by a timeout');
   console.log('bob: allowed throughout');
 }
 

@@ -163,6 +163,43 @@ async fn every_name_of_a_metric_is_that_of_a_metric() {
     assert!(unseen.is_empty(), "not on the dashboard: {unseen:?}");
 }
 
+/// The first row answers at a glance; the others are opened when somebody looks further.
+#[test]
+fn the_dashboard_begins_with_what_matters() {
+    let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/doorward.json")).unwrap();
+    let top = dashboard["panels"].as_array().unwrap();
+    let is_row = |panel: &&Value| panel["type"] == "row";
+    let (rows, glance): (Vec<&Value>, Vec<&Value>) = top.iter().partition(is_row);
+    assert!(is_row(&&top[0]) && top[0]["collapsed"] == false);
+    assert!(rows.len() > 3 && rows[1..].iter().all(|row| row["collapsed"] == true), "{rows:?}");
+    let queries: Vec<_> = glance.iter().map(|panel| panel["targets"][0]["expr"].as_str().unwrap()).collect();
+    for (metric, query) in [
+        "doorward_build_info",
+        "doorward_view_age_seconds",
+        "doorward_revocation_lag_seconds_bucket",
+        "doorward_checks_total",
+        "doorward_store_unsaved",
+        "doorward_streams",
+    ]
+    .into_iter()
+    .zip(&queries)
+    {
+        assert!(query.contains(metric), "{query} is not about {metric}");
+    }
+    assert!(glance.len() == 6 && glance.iter().all(|panel| panel["gridPos"]["y"] == 1), "one row");
+    let nested = rows.iter().flat_map(|row| row["panels"].as_array().unwrap());
+    let all: Vec<_> = top.iter().chain(nested).collect();
+    let ids: BTreeSet<_> = all.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), all.len(), "each panel has an id of its own");
+    for panel in all.iter().filter(|panel| !is_row(panel)) {
+        let described = panel["fieldConfig"]["defaults"]["unit"].is_string() && panel["title"].is_string();
+        assert!(described && panel["datasource"]["uid"] == "${datasource}", "{panel}");
+    }
+    for alert in Regex::new(r"\bDoorward[A-Z][A-Za-z]+\b").unwrap().find_iter(&dashboard.to_string()) {
+        assert!(alerts().to_string().contains(&format!("\"{}\"", alert.as_str())), "{} is no alert", alert.as_str());
+    }
+}
+
 #[test]
 fn every_alert_is_explained() {
     let (alerts, page) = (alerts(), file("k8s/README.md"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use doorward::authz::claims::Timestamp;
-use doorward::authz::revocation::{Kind, Origin, Revocation, Watermark};
+use doorward::authz::revocation::{Kind, Note, Origin, Revocation, Watermark};
 use doorward::sources::ledger::{Position, RedisConfig};
 
 use super::support::*;
@@ -18,7 +18,7 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
     let revoked = Revocation {
         expires_at,
         origin: Origin::Revoked,
-        reason: Some("lost phone".into()),
+        note: Note::new(at, "on-call", "lost phone"),
         ..revoke_user("ann@example", at)
     };
     let first = instance.replica.revoke(vec![signed_out]).await.unwrap();
@@ -47,7 +47,9 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
     let log = redis.cli(&["XRANGE", "doorward:{r}:log", "-", "+"]);
     let expected = format!(
         "{first}\nissuer\nmain\nkind\ntoken\nid\nj-1\nat\n*\nexpires\n{expires}\norigin\nsigned_out\nreason\n\n\
-         {second}\nissuer\nmain\nkind\nuser\nid\nann@example\nat\n{}\nexpires\n{expires}\norigin\nrevoked\nreason\nlost phone",
+         {second}\nissuer\nmain\nkind\nuser\nid\nann@example\nat\n{}\nexpires\n{expires}\norigin\nrevoked\nreason\nlost phone\n\
+         by\non-call\nsince\n{}",
+        at.as_millis(),
         at.as_millis()
     );
     assert_eq!(log, expected);

@@ -222,7 +222,7 @@ pub(crate) fn sign_out(id: &str) -> Revocation {
         watermark: Watermark::FOREVER,
         expires_at: now().plus(Duration::from_secs(3600)),
         origin: Origin::SignedOut,
-        reason: None,
+        note: None,
     }
 }
 
@@ -235,7 +235,7 @@ pub(crate) fn blacklist() -> AdoptedKeys {
 pub(crate) fn revoke_user(id: &str, at: Timestamp) -> Revocation {
     let expires_at = now().plus(Duration::from_secs(3600));
     let target = target(Kind::User, id);
-    Revocation { target, watermark: Watermark::at(at), expires_at, origin: Origin::Revoked, reason: None }
+    Revocation { target, watermark: Watermark::at(at), expires_at, origin: Origin::Revoked, note: None }
 }
 
 /// Polls all of them at once.

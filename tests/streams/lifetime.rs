@@ -138,3 +138,34 @@ async fn the_end_of_a_process_ends_its_streams_in_order() {
     println!("the ends were spread over {spread:?}");
     assert!(spread > Duration::from_millis(500), "not all clients come back at once: {spread:?}");
 }
+
+/// Envoy drains: its listeners take no more connections, what is open goes on until Envoy exits, and still ends by a
+/// sign-out. Then Envoy exits, as on SIGTERM: every stream ends, and Doorward keeps nothing of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_outlive_the_drain_of_envoy_and_end_with_its_exit() {
+    for binary in envoy::binaries() {
+        let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+        let doorward = Doorward::start(&tokens.config("")).await;
+        let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
+        let mut clients = Clients::new(&envoy).await;
+        for user in ["alice", "bob", "carol"] {
+            clients.open_all(user, &tokens.of(user)).await.unwrap();
+        }
+        let open = async || doorward.metric("doorward_streams{state=\"open\"}").await;
+        assert_eq!(open().await, Some(9.0));
+
+        let drained = reqwest::Client::new().post(format!("http://{}/drain_listeners?graceful", envoy.admin));
+        assert_eq!(drained.send().await.unwrap().status(), 200);
+        assert_eq!(doorward.post("/logout?all=true", &tokens.of("bob")).await.0, 204);
+        eventually("a sign-out ends streams of a draining Envoy", || async { clients.ends.of("bob").is_some() }).await;
+        let ends = clients.ends.all();
+        assert!(ends.keys().all(|(user, _)| user == "bob"), "a drain ends nothing that is open: {ends:?}");
+        assert_eq!(open().await, Some(6.0));
+
+        envoy.signal("TERM");
+        eventually("all streams end with Envoy", || async { clients.ends.all().len() == 9 }).await;
+        eventually("Doorward keeps none", || async { open().await == Some(0.0) }).await;
+        assert_eq!(doorward.metric("doorward_streams{state=\"ending\"}").await, Some(0.0));
+        assert_eq!(ended(&doorward, "signed_out").await, 3.0, "those of the exit were not Doorward's to end");
+    }
+}

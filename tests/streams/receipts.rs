@@ -58,6 +58,11 @@ async fn a_receipt_of_one_process_counts_its_streams() {
     let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
     let mut clients = Clients::new(&envoy).await;
     clients.open_all("alice", &tokens.of("alice")).await.unwrap();
+    clients.open("events", "bob", &tokens.of("bob")).await.unwrap();
+    let explained = post(&doorward, "/v1/explain", &json!({"token": tokens.of("alice")})).await.body;
+    // Another token of the session and the user: its own id has no stream.
+    let would_end = json!({"token": 0, "session": 3, "user": 3, "key": 4, "issuer": 4});
+    assert_eq!(explained["streams"], json!({"open": 4, "would_end": would_end}), "{explained}");
     let reply =
         post(&doorward, "/v1/revocations?wait=all", &json!({"kind": "session", "id": "session-of-alice"})).await;
     assert_eq!((reply.status, &reply.body["streams"]), (201, &json!(3)), "{}", reply.body);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{PATIENCE, Process, TempDir};
 
 pub struct Envoy {
-    _process: Process,
+    process: Process,
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub dir: TempDir,
@@ -96,8 +96,13 @@ impl Envoy {
                 continue;
             };
             let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-            return Self { _process: process, address, admin, dir };
+            return Self { process, address, admin, dir };
         }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 
     /// What it wrote: the access log among it.

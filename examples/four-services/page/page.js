@@ -2,6 +2,7 @@
 // of the user's token.
 
 import { ask, post } from "./accounts.js";
+import { Live } from "./live.js";
 import { Session } from "./session.js";
 import { Tile, reason, verdict } from "./tiles.js";
 import { tell } from "./timeline.js";
@@ -15,6 +16,15 @@ const find = (id) => document.getElementById(id);
 const tiles = new Map(SERVICES.map((service) => [service, new Tile(service, find("tiles"))]));
 /** What the demo's users begin with; a change of password is remembered here, in this window. */
 const passwords = { alice: "wonderland", bob: "builder" };
+
+let ending = null; // when the user asked for the end of the session
+/** A stream that lives as long as the session, measured from the click. */
+const live = new Live(find("live"), (at) => {
+  if (ending === null) return tell({ kind: "info", text: "C’s live stream was ended", data: { event: "live" } });
+  const ms = Math.max(0, at - ending).toFixed(1);
+  live.measured(ms);
+  tell({ kind: "good", text: "C’s live stream ended: click to end", figure: `${ms} ms`, data: { event: "live", ms } });
+});
 
 let session = null; // who is signed in here
 let stolen = null; // {token, login, endsAt}: the thief's copy
@@ -98,6 +108,7 @@ async function end(what, call) {
   if (!session || measuring) return false;
   const { login, token } = session;
   measuring = true;
+  ending = performance.now();
   complain("");
   const attempt = { token, failed: false, began: performance.now() };
   const trying = SERVICES.map((service) => tryUntilRefused(service, attempt));
@@ -107,6 +118,7 @@ async function end(what, call) {
   const tried = await Promise.all(trying);
   measuring = false;
   if (attempt.failed) {
+    ending = null;
     complain(answer.status === 403 ? "The old password is wrong." : `Accounts answered ${reason(answer)}.`);
     return false;
   }
@@ -147,6 +159,8 @@ function report(what, began, answer, tried) {
 
 function steal() {
   stolen = { token: session.token, login: session.login, endsAt: session.endsAt };
+  ending = null;
+  live.open(session.token); // The token of a stream is the one that opened it.
   const { token } = stolen;
   const code = document.createElement("code");
   code.textContent = `${token.slice(0, 14)}…${token.slice(-8)}`;

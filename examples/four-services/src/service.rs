@@ -3,13 +3,21 @@
 //! Who is calling stands in headers that only Doorward can have set. There is no token code here, and no
 //! connection to Redis or Accounts.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::Event;
+use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
+use tokio::time::interval;
+use tokio_stream::wrappers::IntervalStream;
+use tokio_stream::{Stream, StreamExt};
 
 use crate::server;
 
@@ -29,7 +37,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn app(name: &str) -> Router {
-    Router::new().fallback(show).with_state(Arc::from(name))
+    Router::new().route("/{service}/live", get(live)).fallback(show).with_state(Arc::from(name))
+}
+
+/// Events for as long as somebody listens. It knows nothing of sessions: whoever opened it is signed out by Envoy and
+/// Doorward.
+async fn live() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    const EVERY: Duration = Duration::from_millis(250);
+    Sse::new(IntervalStream::new(interval(EVERY)).map(|_| Ok(Event::default().data("tick"))))
 }
 
 async fn show(State(name): State<Arc<str>>, request: Request) -> Json<Value> {

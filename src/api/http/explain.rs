@@ -1,8 +1,8 @@
 //! `POST /v1/explain`: one decision by the live state, step by step; it changes nothing.
 
-use axum::extract::State;
+use axum::extract;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -11,7 +11,9 @@ use super::extract::{Json, MayRead};
 use super::problem::{AdminErrors, BodyErrors, Problem};
 use crate::api::{Deadline, Learned, explain, find_out};
 use crate::authz::rule::RequestView;
+use crate::authz::token::VerifiedToken;
 use crate::clock;
+use crate::state::State;
 
 /// The request to decide.
 #[derive(Deserialize, ToSchema)]
@@ -56,13 +58,13 @@ fn localhost() -> String {
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),
     request_body = ExplainRequest,
     responses(
-        (status = 200, description = "The decision with each of its steps: rule, access, api_client, keys, token, verified, revocation, requirements, answer; and `detail`, what is wrong with the token.", body = Object),
+        (status = 200, description = "The decision with each of its `checks` (`check`, `passed`, `expected`, `got`) and what was established: rule, access, api_client, keys, token, verified, revocation, requirements, answer, the open `streams`; and `detail`, what is wrong with the token.", body = Object),
         BodyErrors,
         AdminErrors,
     )
 )]
 pub(super) async fn explain(
-    State(http): State<Http>,
+    extract::State(http): extract::State<Http>,
     _: MayRead,
     Json(mut asked): Json<ExplainRequest>,
 ) -> Result<axum::Json<Value>, Problem> {
@@ -88,5 +90,20 @@ pub(super) async fn explain(
     let now = clock::now();
     let decision = policy.authorizer.authorize(&request, learned.view(state), now);
     let view = learned.view(state);
-    Ok(axum::Json(explain::explain(&policy, &request, &decision, Some(view), now)))
+    let mut explained = explain::explain(&policy, &request, &decision, Some(view), now);
+    explained["streams"] = streams(state, decision.evidence.token.as_ref());
+    Ok(axum::Json(explained))
+}
+
+/// How many streams are open at this instance, and how many of them a revocation of each kind would end that the token
+/// names.
+fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
+    let streams = state.streams();
+    let mut would_end = Map::new();
+    for target in token.into_iter().flat_map(VerifiedToken::targets) {
+        let count = streams.count(target) as u64;
+        let known = would_end.get(target.kind.as_str()).and_then(Value::as_u64).unwrap_or_default();
+        would_end.insert(target.kind.to_string(), json!(known + count));
+    }
+    json!({"open": streams.open_count(), "would_end": would_end})
 }

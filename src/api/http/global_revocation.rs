@@ -21,7 +21,7 @@ use crate::api::inlet::{Inlet, Refused, revoke, verified};
 use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
 use crate::authz::replay::MessageId;
-use crate::authz::revocation::{Kind, Target};
+use crate::authz::revocation::{Kind, Note, Revocation, Target};
 use crate::authz::signals::{Transmitter, user_targets};
 use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::clock;
@@ -91,7 +91,12 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
         }
     };
     let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
-    let revocations = users.into_iter().map(|user| target.closing_user(user, instant)).collect();
+    let note = match &caller {
+        Caller::Operator(by) => Note::new(clock::now(), by, ""),
+        Caller::Transmitter(..) => None,
+    };
+    let closing = |user| Revocation { note: note.clone(), ..target.closing_user(user, instant) };
+    let revocations = users.into_iter().map(closing).collect();
     revoke(&http.state, Inlet::GlobalRevocation, revocations).await.map_err(|error| {
         let detail = "it holds in this instance, other instances may not know it: try again";
         Problem::new(Error::StoreUnavailable, detail).because(error.label())

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Http;
 use crate::metrics::{Losses, Reading};
-use crate::state::{ReplicaState, State as Shared};
+use crate::state::{KeySource, ReplicaState, State as Shared};
 
 /// Between two expositions: each takes as long as ten decisions.
 const SPACING: Duration = Duration::from_millis(1);
@@ -21,47 +21,79 @@ pub struct Readiness {
     draining: AtomicBool,
 }
 
+/// A part of this process that is not ready, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Missing {
+    pub part: &'static str,
+    pub reason: String,
+}
+
+impl Missing {
+    /// The parts, each once, for a field of a log line.
+    #[must_use]
+    pub fn parts(missing: &[Self]) -> String {
+        let mut parts: Vec<_> = missing.iter().map(|missing| missing.part).collect();
+        parts.dedup();
+        parts.join(", ")
+    }
+
+    /// The reasons, in the same order.
+    #[must_use]
+    pub fn reasons(missing: &[Self]) -> String {
+        missing.iter().map(|missing| missing.reason.as_str()).collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl Readiness {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
     /// What is not ready, by part; empty when all is.
-    pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<(&'static str, String)> {
+    pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<Missing> {
         let mut missing = Vec::new();
+        let mut add = |part, reason| missing.push(Missing { part, reason });
         if self.draining.load(Ordering::Acquire) {
-            missing.push(("process", "draining".to_owned()));
+            add("process", "draining".to_owned());
         }
-        let policy = state.policy();
-        let keys = state.keys();
-        let untried: Vec<_> =
-            keys.iter().filter(|source| !source.tried()).map(|source| source.issuer.as_str()).collect();
+        let (policy, keys) = (state.policy(), state.keys());
+        // Sorted: what is the same must read the same.
+        let from = |wanted: &dyn Fn(&KeySource) -> bool| {
+            let sources = keys.iter().filter(|source| wanted(source));
+            let mut places: Vec<_> =
+                sources.map(|source| format!("{} (from {})", source.issuer, source.settings().place())).collect();
+            places.sort();
+            places.join(", ")
+        };
+        let untried = from(&|source| !source.tried());
         if !untried.is_empty() {
-            missing.push(("keys", format!("not yet tried: {}", untried.join(", "))));
+            add("keys", format!("not yet tried: {untried}"));
         }
         if policy.authorizer.issuers.iter().all(|issuer| issuer.keys.is_none()) {
-            missing.push(("keys", "no issuer's keys are loaded".to_owned()));
+            let sources = from(&|_| true);
+            add("keys", format!("no issuer's keys are loaded: {sources}").trim_end_matches(": ").to_owned());
         }
         let revocations = state.replica.status();
         if !revocations.ready {
+            let store = state.replica.place().map_or_else(String::new, |place| format!(" ({place})"));
             let detail = revocations.detail.map_or_else(String::new, |detail| format!(": {detail}"));
-            missing.push(("revocations", format!("{}{detail}", revocations.state.as_str())));
+            add("revocations", format!("{}{store}{detail}", revocations.state.as_str()));
         }
         if fresh {
             let max = policy.authorizer.freshness.max_staleness;
             if state.replica.view_age().is_none_or(|age| age > max) {
-                missing.push(("freshness", "the view of the revocations is older than max_staleness".to_owned()));
+                add("freshness", "the view of the revocations is older than max_staleness".to_owned());
             }
         }
         missing
     }
 
     /// What an operator must mend though the process is ready.
-    fn warnings(state: &Shared) -> Option<(&'static str, String)> {
+    fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
         let detail =
             revocations.detail.filter(|_| revocations.ready && revocations.state == ReplicaState::NamesDiffer)?;
-        Some(("revocations", format!("{}: {detail}", revocations.state)))
+        Some(Missing { part: "revocations", reason: format!("{}: {detail}", revocations.state) })
     }
 }
 
@@ -88,11 +120,12 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     let fresh = query.is_some_and(|query| query.split('&').any(asks));
     let missing = http.readiness.missing(&http.state, fresh);
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let (is_ready, warnings) = (missing.is_empty(), Readiness::warnings(&http.state));
-    let part = |(part, reason): (&str, String)| json!({"part": part, "reason": reason});
-    let missing: Vec<Value> = missing.into_iter().map(part).collect();
-    let warnings: Vec<Value> = warnings.into_iter().map(part).collect();
-    let body = json!({"ready": is_ready, "missing": missing, "warnings": warnings});
+    let is_ready = missing.is_empty();
+    let listed = |parts: Vec<Missing>| -> Vec<Value> {
+        parts.into_iter().map(|Missing { part, reason }| json!({"part": part, "reason": reason})).collect()
+    };
+    let warnings = listed(Readiness::warnings(&http.state).into_iter().collect());
+    let body = json!({"ready": is_ready, "missing": listed(missing), "warnings": warnings});
     answer(status, "application/json", format!("{body}\n").into_bytes())
 }
 

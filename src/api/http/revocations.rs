@@ -19,7 +19,7 @@ use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
-use crate::authz::revocation::{Clocks, Kind, Origin, Revocation, Target, TargetId, Watermark};
+use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
@@ -50,7 +50,8 @@ pub(super) struct RevocationRequest {
     /// `*` for a token, a session and a key, whose holder dates tokens as they like, and now for the others.
     /// Whole seconds mean all of that second.
     at: Option<Instant>,
-    /// An operator's note, at most 256 bytes; it is kept in the log.
+    /// An operator's note, at most 256 bytes, with control characters replaced: it stands in the log, in the list and
+    /// in the audit line.
     #[schema(max_length = 256)]
     reason: Option<String>,
 }
@@ -140,7 +141,9 @@ pub(super) async fn create(
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
-    let revocation = resolve(&http, &request).await?;
+    let mut revocation = resolve(&http, &request).await?;
+    revocation.note = Note::new(clock::now(), &by, request.reason.as_deref().unwrap_or_default());
+    let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
     let kind = revocation.target.kind.as_str();
     let mut position = None;
     // What has expired is written nowhere but here, where the clock may be wrong.
@@ -148,11 +151,11 @@ pub(super) async fn create(
     let written = http.state.replica.revoke(vec![revocation.clone()]).await;
     if is_alive {
         let stored = written.map_err(|error| {
-            warn!(%by, kind, issuer = %revocation.target.issuer, error = error.label(), "revocation not stored");
+            warn!(%by, kind, issuer = %revocation.target.issuer, reason, error = error.label(), "revocation not stored");
             let detail = "it holds in this instance, other instances may not know it: try again";
             Problem::new(Error::StoreUnavailable, detail).because(error.label())
         })?;
-        info!(%by, kind, issuer = %revocation.target.issuer, position = %stored, "revoked");
+        info!(%by, kind, issuer = %revocation.target.issuer, reason, position = %stored, "revoked");
         position = Some(stored);
     }
     let confirmation = match wait {
@@ -190,8 +193,8 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
         Problem::field("/kind", format!("must be one of {kinds}"))
     })?;
-    if request.reason.as_ref().is_some_and(|reason| reason.len() > Revocation::MAX_REASON) {
-        return Err(Problem::field("/reason", format!("must be at most {} bytes", Revocation::MAX_REASON)));
+    if request.reason.as_ref().is_some_and(|reason| reason.len() > Note::MAX_REASON) {
+        return Err(Problem::field("/reason", format!("must be at most {} bytes", Note::MAX_REASON)));
     }
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;
@@ -352,6 +355,5 @@ fn build(
         let from = if watermark == Watermark::FOREVER { now } else { watermark.instant().max(now) };
         from.plus(issuer.retention())
     };
-    let reason = request.reason.as_deref().filter(|reason| !reason.is_empty()).map(Into::into);
-    Ok(Revocation { target, watermark, expires_at, origin: Origin::Revoked, reason })
+    Ok(Revocation { target, watermark, expires_at, origin: Origin::Revoked, note: None })
 }

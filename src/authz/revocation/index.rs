@@ -8,6 +8,7 @@ use std::time::Duration;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::arena::Arena;
+use super::note::Notes;
 use super::record::{Record, Watermarks};
 use super::target_id::Form;
 use super::{Hit, Kind, Origin, Revocation, Target};
@@ -20,6 +21,8 @@ use crate::authz::claims::{IssuerName, Timestamp};
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
+    /// Locked beside no shard, or before it.
+    notes: Notes,
     /// See [`Self::forgotten`]; whole seconds since 1970.
     forgotten: AtomicU32,
 }
@@ -58,7 +61,7 @@ impl RevocationIndex {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards, forgotten: AtomicU32::new(0) }
+        Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: AtomicU32::new(0) }
     }
 
     /// Merges a revocation, whatever its `expires_at`; true if that taught the index anything.
@@ -66,7 +69,9 @@ impl RevocationIndex {
     /// `uptime` counts on a clock that nobody sets, from a moment that is the same in every call.
     pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
         let hash = self.hash(&revocation.target);
-        write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime)
+        let taught = write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime);
+        self.notes.keep(revocation);
+        taught
     }
 
     /// Whether this revocation would teach the index nothing.
@@ -107,7 +112,11 @@ impl RevocationIndex {
             learnt: u32::try_from(learnt.as_secs()).unwrap_or(u32::MAX),
         };
         let purged = self.shards.iter().map(|shard| write(shard).purge(&self.hasher, limits, &self.forgotten));
-        purged.sum()
+        let purged = purged.sum();
+        if purged > 0 {
+            self.notes.retain(|target| self.has(target));
+        }
+        purged
     }
 
     /// Revocations that expired after this instant are all here. A token that has expired by it stays expired
@@ -143,7 +152,11 @@ impl RevocationIndex {
 
     /// Everything known, registrations included: what a store that lost entries is given back.
     pub fn entries(&self) -> impl Iterator<Item = Revocation> + '_ {
-        self.shards.iter().flat_map(|shard| read(shard).entries())
+        self.shards.iter().flat_map(|shard| {
+            let mut entries = read(shard).entries();
+            self.notes.annotate(&mut entries);
+            entries
+        })
     }
 
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
@@ -248,7 +261,7 @@ impl Shard {
             let expires_at = Timestamp::from_secs(i64::from(expires));
             [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)].into_iter().filter_map(
                 move |(origin, watermark)| {
-                    Some(Revocation { target: target.clone(), watermark: watermark?, expires_at, origin, reason: None })
+                    Some(Revocation { target: target.clone(), watermark: watermark?, expires_at, origin, note: None })
                 },
             )
         };

@@ -60,6 +60,12 @@ impl TokenTypes {
         }
     }
 
+    /// The media types, in lower case.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// A token without `typ` is a plain `JWT` (RFC 7519 section 5.1).
     pub(super) fn check(&self, token_type: Option<&str>) -> Result<(), Refusal> {
         if self.0.contains(&media_type(token_type.unwrap_or("JWT"))) {

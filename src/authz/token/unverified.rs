@@ -64,6 +64,12 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
+    /// Everything it says of itself.
+    #[must_use]
+    pub const fn unverified_claims(&self) -> &ClaimSet {
+        &self.claims
+    }
+
     /// The audiences of `aud`: for whom the token says it is.
     pub fn unverified_audiences(&self) -> Vec<String> {
         let named = match self.claims.get("aud") {

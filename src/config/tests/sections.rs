@@ -377,7 +377,11 @@ fn keys_of_clients_and_admins() {
         check(&format!("api_keys: {{keys: [{{{key}}}]}}"), &format!("2: api_keys.keys[0]{at}"), says);
     };
     one(&format!("sha256: {hex}"), ".id", "is missing; it must be text");
-    one("id: a, sha256: abc", ".sha256", "must be 64 hex digits, as `doorward hash-key` prints them");
+    one(
+        "id: a, sha256: abc",
+        ".sha256",
+        "must be 64 hex digits, as `doorward hash-key` prints them: the key itself never stands in this file",
+    );
     one(&format!("id: a, sha256: {}", "gg".repeat(32)), ".sha256", "must be 64 hex digits");
     one(
         "id: a, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

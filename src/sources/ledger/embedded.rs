@@ -11,10 +11,10 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::super::names::Note;
+use super::super::names::Note as NameNote;
 use super::{LedgerError, Position};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Hit, Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
+use crate::authz::revocation::{Hit, Kind, Note, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
 use crate::clock::Steady;
 
 /// Revocations of this node alone.
@@ -140,6 +140,9 @@ const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
+/// The origin and the key of a record → when, by whom and why.
+type Said = (i64, &'static str, &'static str);
+const NOTES: TableDefinition<'_, (&str, &str), Said> = TableDefinition::new("notes-1");
 /// What the names of issuers stand for → when it was last used so, in milliseconds.
 const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 
@@ -201,7 +204,7 @@ impl EmbeddedLedger {
         self.file.is_some()
     }
 
-    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+    pub(super) async fn noted_names(&self) -> Result<Vec<NameNote>, LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
         let read = move || file.with(noted_names);
         tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
@@ -256,6 +259,7 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
     let transaction = file.begin_write()?;
     {
         let mut table = transaction.open_table(TABLE)?;
+        let mut notes = transaction.open_table(NOTES)?;
         for revocation in revocations {
             let Target { issuer, kind, id } = &revocation.target;
             let key = format!("{issuer}:{kind}:{id}");
@@ -271,13 +275,18 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
             if stored != Some(record) {
                 table.insert(&*key, record)?;
             }
+            if let Some(Note { since, by, reason }) = revocation.note.as_deref() {
+                let said =
+                    (since.as_millis(), by.as_deref().unwrap_or_default(), reason.as_deref().unwrap_or_default());
+                notes.insert((revocation.origin.as_str(), &*key), said)?;
+            }
         }
     }
     transaction.commit()?; // Synced to the disk before it returns.
     Ok(())
 }
 
-fn noted_names(file: &Database) -> Result<Vec<Note>, redb::Error> {
+fn noted_names(file: &Database) -> Result<Vec<NameNote>, redb::Error> {
     let transaction = file.begin_read()?;
     let table = match transaction.open_table(NAMES) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -314,18 +323,24 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
     let (uptime, long_ago) = (Steady::now().uptime(), now.minus(FORGOTTEN_AFTER).as_millis());
     forget(file, |_, expires| expires <= long_ago)?;
     let transaction = file.begin_read()?;
+    let notes = transaction.open_table(NOTES)?;
     for record in transaction.open_table(TABLE)?.iter()? {
         let (key, record) = record?;
         let (expires, signed_out, revoked) = record.value();
         let target = target(key.value())?;
         for (origin, millis) in [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)] {
             let Some(millis) = millis else { continue };
+            let said = notes.get((origin.as_str(), key.value()))?;
+            let note = said.and_then(|said| {
+                let (since, by, reason) = said.value();
+                Note::new(Timestamp::from_millis(since), by, reason)
+            });
             let revocation = Revocation {
                 target: target.clone(),
                 watermark: Watermark::at(Timestamp::from_millis(millis)),
                 expires_at: Timestamp::from_millis(expires),
                 origin,
-                reason: None,
+                note,
             };
             index.apply(&revocation, uptime);
         }
@@ -348,7 +363,22 @@ fn target(name: &str) -> Result<Target, redb::Error> {
 
 fn forget(file: &Database, may_go: impl Fn(&str, i64) -> bool) -> Result<(), redb::Error> {
     let transaction = file.begin_write()?;
-    transaction.open_table(TABLE)?.retain(|name, (expires, _, _)| !may_go(name, expires))?;
+    {
+        let mut table = transaction.open_table(TABLE)?;
+        table.retain(|name, (expires, _, _)| !may_go(name, expires))?;
+        let mut gone = Vec::new();
+        let mut notes = transaction.open_table(NOTES)?;
+        for note in notes.iter()? {
+            let (key, _) = note?;
+            let (origin, name) = key.value();
+            if table.get(name)?.is_none() {
+                gone.push((origin.to_owned(), name.to_owned()));
+            }
+        }
+        for (origin, name) in &gone {
+            notes.remove((&**origin, &**name))?;
+        }
+    }
     transaction.commit()?;
     Ok(())
 }
@@ -361,7 +391,7 @@ mod tests {
 
     fn revocation(id: &str, origin: Origin, at: Timestamp, expires_at: Timestamp) -> Revocation {
         let target = Target::new(IssuerName::parse("main").unwrap(), Kind::User, TargetId::new(id));
-        Revocation { target, watermark: Watermark::at(at), expires_at, origin, reason: None }
+        Revocation { target, watermark: Watermark::at(at), expires_at, origin, note: None }
     }
 
     #[tokio::test]
@@ -371,12 +401,14 @@ mod tests {
         let path = directory.join("revocations.redb");
         let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
         let (soon, later) = (now.plus(std::time::Duration::from_secs(5)), now.plus(std::time::Duration::from_secs(60)));
-        let written = [
+        let mut written = [
             revocation("u", Origin::Revoked, now, later),
             revocation("u", Origin::SignedOut, later, later),
             revocation("u", Origin::SignedOut, now, soon), // Older and shorter: changes nothing.
             revocation("brief", Origin::SignedOut, now, soon),
         ];
+        written[0].note = Note::new(now, "operator", "lost phone");
+        written[3].note = Note::new(now, "", "by mistake");
         let ledger = EmbeddedLedger::open(&path, now).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         ledger.append(&written).await.unwrap();
@@ -394,6 +426,11 @@ mod tests {
         }
         let ledger = EmbeddedLedger::open(&path, soon.plus(FORGOTTEN_AFTER)).unwrap();
         assert_eq!(ledger.index().revocations().count(), 2, "the brief one expired a week ago");
+        let notes = ledger.file.as_ref().unwrap().with(|file| {
+            let notes = file.begin_read()?.open_table(NOTES)?;
+            notes.iter()?.map(|note| Ok(note?.0.value().1.to_owned())).collect::<Result<Vec<_>, redb::Error>>()
+        });
+        assert_eq!(notes.unwrap(), ["main:user:u"], "its note went with it");
         drop(ledger);
 
         let sound = std::fs::read(&path).unwrap();

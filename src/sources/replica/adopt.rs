@@ -170,6 +170,6 @@ fn adopted(issuer: &IssuerName, id: &TargetId, expires_at: Timestamp) -> Revocat
         watermark: Watermark::FOREVER,
         expires_at,
         origin: Origin::Revoked,
-        reason: None,
+        note: None,
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::super::ledger::{LedgerError, Server, StoreFacts};
+use crate::clock::Steady;
 
 /// Whether the replica can be decided with, and what it is doing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -137,43 +139,66 @@ impl Obstacle {
     }
 }
 
-pub(super) struct Health(Mutex<ReplicaStatus>);
+pub(super) struct Health(Mutex<Watched>);
+
+struct Watched {
+    status: ReplicaStatus,
+    /// Since when something has stood in the way; `None` when nothing does.
+    hindered: Option<Steady>,
+    warned: bool,
+}
 
 impl Health {
+    /// How long a store may be out of reach before the log warns: it moves or restarts, and is back by then.
+    const LASTING: Duration = Duration::from_secs(5);
+
     pub(super) fn new(state: ReplicaState) -> Self {
-        Self(Mutex::new(ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None }))
+        let status = ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None };
+        Self(Mutex::new(Watched { status, hindered: None, warned: false }))
     }
 
     pub(super) fn status(&self) -> ReplicaStatus {
-        self.lock().clone()
+        self.lock().status.clone()
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.lock().ready
+        self.lock().status.ready
     }
 
     /// Takes in a state; logged when it changes, not at every retry.
     pub(super) fn set(&self, state: ReplicaState) {
-        let mut status = self.lock();
+        let mut watched = self.lock();
+        let status = &mut watched.status;
         if status.state != state {
             tracing::info!(%state, was = %status.state, "revocation store");
         }
         status.ready |= state == ReplicaState::Following;
         status.state = state;
         status.detail = None;
+        if state == ReplicaState::Following {
+            (watched.hindered, watched.warned) = (None, false);
+        }
     }
 
+    /// Takes in what stands in the way. What does not pass by itself is a warning at once; a store out of reach is one
+    /// when that lasts.
     pub(super) fn hindered(&self, obstacle: &Obstacle) {
         let state = obstacle.state();
-        let mut status = self.lock();
-        if status.state != state {
-            tracing::warn!(%state, was = %status.state, error = %obstacle, "revocation store");
+        let mut watched = self.lock();
+        let since = *watched.hindered.get_or_insert_with(Steady::now);
+        let was = watched.status.state;
+        let lasts = state != ReplicaState::Unreachable || since.elapsed() > Self::LASTING;
+        if lasts && (was != state || !watched.warned) {
+            tracing::warn!(%state, %was, error = %obstacle, "revocation store");
+            watched.warned = true;
+        } else if was != state {
+            tracing::info!(%state, %was, error = %obstacle, "revocation store");
         }
-        status.state = state;
-        status.detail = Some(obstacle.to_string().into());
+        watched.status.state = state;
+        watched.status.detail = Some(obstacle.to_string().into());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ReplicaStatus> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

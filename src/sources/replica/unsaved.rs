@@ -162,7 +162,7 @@ mod tests {
         let target = Target::new(IssuerName::parse("main").unwrap(), Kind::Token, TargetId::new("j"));
         let expires_at = Timestamp::from_millis(expires);
         let origin = Origin::SignedOut;
-        [Revocation { target, watermark: Watermark::FOREVER, expires_at, origin, reason: None }]
+        [Revocation { target, watermark: Watermark::FOREVER, expires_at, origin, note: None }]
     }
 
     #[test]

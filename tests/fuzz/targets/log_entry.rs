@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use doorward::authz::claims::{IssuerName, Timestamp};
-use doorward::authz::revocation::{Kind, Revocation, RevocationIndex, Target, Watermark};
+use doorward::authz::revocation::{Kind, Note, Revocation, RevocationIndex, Target, Watermark};
 use doorward::sources::ledger::{Position, Reader, entry_fields, read_entry};
 
 const READER: Reader = Reader {
@@ -62,7 +62,11 @@ fn read(text: &str) -> Option<Revocation> {
     );
     assert!(!id.contains(':') || id.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64));
     assert!(said("at") != "*" || entry.watermark == Watermark::FOREVER);
-    assert!(entry.reason.as_deref().is_none_or(|reason| (1..=Revocation::MAX_REASON).contains(&reason.len())));
+    if let Some(note) = &entry.note {
+        let fits = |text: &Option<Box<str>>, most| text.as_deref().is_none_or(|text| (1..=most).contains(&text.len()));
+        assert!(fits(&note.by, Note::MAX_BY) && fits(&note.reason, Note::MAX_REASON));
+        assert!([&note.by, &note.reason].into_iter().flatten().all(|text| !text.contains(char::is_control)));
+    }
 
     // What is put back after a loss must be what was there.
     let written = entry_fields(&entry);

@@ -69,6 +69,13 @@ struct RevocationItem {
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
+    /// When it was made (RFC 3339). Null, as `by` and `reason`, where neither was given, or where they are in the log
+    /// alone: an instance keeps 8 MiB of them.
+    since: Option<String>,
+    /// The name of the admin key that asked for it.
+    by: Option<String>,
+    /// The operator's note.
+    reason: Option<String>,
 }
 
 /// Lists what is revoked, as this instance knows it.
@@ -199,6 +206,7 @@ impl Ord for Entry {
 }
 
 fn item(revocation: &Revocation) -> RevocationItem {
+    let note = revocation.note.as_deref();
     RevocationItem {
         issuer: revocation.target.issuer.to_string(),
         kind: revocation.target.kind.as_str(),
@@ -206,6 +214,9 @@ fn item(revocation: &Revocation) -> RevocationItem {
         origin: revocation.origin.as_str(),
         at: watermark(revocation.watermark),
         expires_at: clock::format_rfc3339(revocation.expires_at),
+        since: note.map(|note| clock::format_rfc3339(note.since)),
+        by: note.and_then(|note| note.by.as_deref()).map(str::to_owned),
+        reason: note.and_then(|note| note.reason.as_deref()).map(str::to_owned),
     }
 }
 
@@ -240,7 +251,7 @@ mod tests {
                 let watermark = Watermark::at(Timestamp::from_secs(1));
                 let target = target.clone();
                 index.apply(
-                    &Revocation { target, watermark, expires_at, origin, reason: None },
+                    &Revocation { target, watermark, expires_at, origin, note: None },
                     std::time::Duration::ZERO,
                 );
             }

@@ -94,6 +94,18 @@ impl RedisConfig {
         Ok(client)
     }
 
+    /// Where the server is, for people: its host and port, or the socket's path; no user, no password.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let url = url::Url::parse(&self.url).ok();
+        let place = url.and_then(|url| match (url.host_str().filter(|host| !host.is_empty()), url.port()) {
+            (Some(host), Some(port)) => Some(format!("{host}:{port}")),
+            (Some(host), None) => Some(host.to_owned()),
+            (None, _) => Some(url.path().to_owned()).filter(|path| path.starts_with('/')),
+        });
+        place.unwrap_or_else(|| "Redis".to_owned())
+    }
+
     fn scheme(&self) -> &str {
         self.url.split_once("://").map(|(scheme, _)| scheme).unwrap_or_default()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::Position;
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
+use crate::authz::revocation::{Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
 
 /// The names of everything under the prefix; `{r}` keeps them in one slot of a cluster.
 #[derive(Clone, Debug)]
@@ -73,17 +73,24 @@ pub(super) fn parse_value(text: &str) -> Option<(Watermark, Origin)> {
 
 /// The fields of a log entry, in the order in which they are written.
 #[must_use]
-pub fn fields(revocation: &Revocation) -> [(&'static str, String); 7] {
-    let Revocation { target, watermark, expires_at, origin, reason } = revocation;
-    [
+pub fn fields(revocation: &Revocation) -> Vec<(&'static str, String)> {
+    let Revocation { target, watermark, expires_at, origin, note } = revocation;
+    let reason = note.as_ref().and_then(|note| note.reason.as_deref());
+    let mut fields = vec![
         ("issuer", target.issuer.to_string()),
         ("kind", target.kind.to_string()),
         ("id", target.id.to_string()),
         ("at", instant(*watermark)),
         ("expires", expires_at.as_millis().to_string()),
         ("origin", origin_name(target.kind, *origin).to_owned()),
-        ("reason", reason.as_deref().unwrap_or_default().to_owned()),
-    ]
+        ("reason", reason.unwrap_or_default().to_owned()),
+    ];
+    // Instances of an earlier version pass over these.
+    if let Some(note) = note {
+        fields.extend(note.by.as_deref().map(|by| ("by", by.to_owned())));
+        fields.push(("since", note.since.as_millis().to_string()));
+    }
+    fields
 }
 
 /// Reads one log entry as every instance reads it; `Err` names the field at fault.
@@ -129,7 +136,8 @@ impl Decoder {
         fields: impl Iterator<Item = (&'a str, &'a str)>,
         reader: Reader,
     ) -> Result<Revocation, &'static str> {
-        let [mut issuer, mut kind, mut id, mut at, mut expires, mut origin, mut reason] = [""; 7];
+        let [mut issuer, mut kind, mut id, mut at, mut expires, mut origin] = [""; 6];
+        let [mut reason, mut by, mut since] = [""; 3];
         for (name, value) in fields {
             match name {
                 "issuer" => issuer = value,
@@ -139,6 +147,8 @@ impl Decoder {
                 "expires" => expires = value,
                 "origin" => origin = value,
                 "reason" => reason = value,
+                "by" => by = value,
+                "since" => since = value,
                 _ => {} // A later version's field.
             }
         }
@@ -171,8 +181,10 @@ impl Decoder {
             Kind::Registration => Origin::SignedOut, // Nobody's; as [`Revocation::registering`] has it.
             _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
         };
-        let reason = Some(truncated(reason)).filter(|reason| !reason.is_empty()).map(Into::into);
-        Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, reason })
+        // An entry that was put back keeps its time; none was made after it was written.
+        let since = instant_until(since).unwrap_or(written_at).min(written_at);
+        let note = Note::new(since, by, reason);
+        Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, note })
     }
 
     fn issuer(&mut self, name: &str) -> Option<IssuerName> {
@@ -221,11 +233,6 @@ fn whole(text: &str) -> Option<i64> {
         .filter(|(_, fraction)| fraction.bytes().all(|b| b.is_ascii_digit()))
         .map_or(text, |(whole, _)| whole);
     text.parse().ok().filter(|&number| number >= 0)
-}
-
-fn truncated(reason: &str) -> &str {
-    let end = (0..=Revocation::MAX_REASON.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
-    &reason[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -354,20 +361,24 @@ mod tests {
     #[test]
     fn an_entry_is_read_back_as_it_was_written() {
         let issuer = IssuerName::parse("main").unwrap();
-        for (watermark, reason) in
-            [(Watermark::FOREVER, None), (Watermark::at(Timestamp::from_millis(WRITTEN)), Some("lost phone".into()))]
-        {
+        let since = Timestamp::from_millis(WRITTEN - 1);
+        for (watermark, note) in [
+            (Watermark::FOREVER, None),
+            (Watermark::at(Timestamp::from_millis(WRITTEN)), Note::new(since, "", "lost phone")),
+            (Watermark::FOREVER, Note::new(since, "operator", "lost phone")),
+        ] {
             let written = Revocation {
                 target: Target::new(issuer.clone(), Kind::User, TargetId::new("u")),
                 watermark,
                 expires_at: Timestamp::from_millis(WRITTEN + 1),
                 origin: Origin::SignedOut,
-                reason,
+                note,
             };
             let fields = fields(&written);
             let pairs = fields.iter().map(|(name, value)| (*name, value.as_str()));
+            let position = Position { millis: 1_700_000_000_500, sequence: 0 };
             let here = Reader { retention: Duration::ZERO, leeway: Duration::ZERO, ..READER };
-            assert_eq!(Decoder::default().revocation(Position::default(), pairs, here), Ok(written));
+            assert_eq!(Decoder::default().revocation(position, pairs, here), Ok(written));
         }
     }
 
@@ -385,11 +396,5 @@ mod tests {
         for odd in ["", "x revoked", "-5 revoked", "1", "0 signed_out"] {
             assert_eq!(parse_value(odd), None, "{odd:?}");
         }
-    }
-
-    #[test]
-    fn long_reasons_are_cut_at_a_character() {
-        let reason = "é".repeat(200);
-        assert_eq!(truncated(&reason), "é".repeat(128));
     }
 }

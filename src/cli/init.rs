@@ -1,0 +1,71 @@
+//! `doorward init`: a configuration to begin with.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{INVALID, complain, fail, print};
+
+/// Write a commented configuration to begin with; a file that is there stays as it is.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  doorward init --issuer https://auth.example.com --audience shop\n  doorward init -\n\n\
+    Exit codes: 0 written, 1 failed, 2 wrong usage."
+)]
+pub(super) struct InitArgs {
+    /// The file, or `-` for standard output.
+    #[arg(value_name = "FILE", default_value = "doorward.yaml")]
+    file: PathBuf,
+    /// What `iss` in the tokens says.
+    #[arg(long, value_name = "URL", value_parser = plain)]
+    issuer: Option<String>,
+    /// What `aud` in the tokens says.
+    #[arg(long, value_name = "A", value_parser = plain)]
+    audience: Option<String>,
+    /// Where the issuer publishes its keys; without it, its discovery document says so.
+    #[arg(long, value_name = "URL", value_parser = plain)]
+    jwks_url: Option<String>,
+}
+
+/// With the issuer and the audience of an example.
+const TEMPLATE: &str = include_str!("init.yaml");
+
+pub(super) fn run(args: &InitArgs) -> ExitCode {
+    let text = filled(args);
+    if args.file == Path::new("-") {
+        return print(text.trim_end());
+    }
+    let name = args.file.display();
+    let written = OpenOptions::new().write(true).create_new(true).open(&args.file);
+    match written.and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => print(format_args!("{name} is written; next: doorward validate --config {name}")),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            complain(format_args!("doorward: {name} exists and stays as it is; name another file, or `-`"));
+            ExitCode::from(INVALID)
+        }
+        Err(error) => fail(&anyhow::Error::new(error).context(format!("write {name}"))),
+    }
+}
+
+fn filled(args: &InitArgs) -> String {
+    let mut text = TEMPLATE.to_owned();
+    let mut put = |example: &str, given: Option<String>| {
+        if let Some(given) = given {
+            text = text.replacen(example, &given, 1);
+        }
+    };
+    put("issuer: https://auth.example.com ", args.issuer.as_ref().map(|issuer| format!("issuer: \"{issuer}\" ")));
+    put("audiences: [shop]", args.audience.as_ref().map(|audience| format!("audiences: [\"{audience}\"]")));
+    put("{discovery: true}", args.jwks_url.as_ref().map(|url| format!("{{jwks_url: \"{url}\"}}")));
+    text
+}
+
+/// Text that can stand between quotes of YAML as it is.
+fn plain(text: &str) -> Result<String, &'static str> {
+    let fits =
+        !text.is_empty() && text.chars().all(|c| !c.is_control() && !c.is_whitespace() && !matches!(c, '"' | '\\'));
+    if fits { Ok(text.to_owned()) } else { Err("must be text without spaces, quotes and backslashes") }
+}
