@@ -48,8 +48,9 @@
 
 #![warn(clippy::print_stderr)] // It panics where standard error is closed or full.
 
+pub use doorward_authz as authz;
+
 pub mod api;
-pub mod authz;
 pub mod cli;
 pub mod clock;
 pub mod config;

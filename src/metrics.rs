@@ -12,7 +12,7 @@ use prometheus::{
 use crate::authz::denial::Denial;
 use crate::authz::jwks::{LeftOut, Unfit};
 use crate::authz::revocation::{Kind, RevocationIndex};
-use crate::authz::streams::Cause;
+use crate::sources::streams::Cause;
 
 /// The registry of one process and its instruments.
 pub struct Metrics {

@@ -11,3 +11,4 @@ pub mod names;
 pub mod proxy;
 pub mod replica;
 pub mod signals;
+pub mod streams;

@@ -9,12 +9,12 @@ use arc_swap::ArcSwap;
 
 use crate::authz::admin_key::AdminKeys;
 use crate::authz::answer::Responder;
-use crate::authz::authorizer::{Authorizer, StoreAnswer, View};
+use crate::authz::authorizer::{Authorizer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::Jwks;
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
-use crate::authz::streams::{LiveStreams, Proofs, Secret};
+use crate::authz::stream_proof::{Proofs, Secret};
 use crate::metrics::Metrics;
 use crate::sources::alarm::Alarm;
 pub use crate::sources::alarm::Presented;
@@ -23,6 +23,7 @@ pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
+use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
 pub use waits::{Waiting, Waits};
 
@@ -207,12 +208,7 @@ impl State {
     }
 
     /// What is known to be revoked, as of now.
-    pub fn view(&self, answer: Option<StoreAnswer>) -> View<'_> {
-        View {
-            age: self.replica.view_age(),
-            store_clock: self.replica.store_clock(),
-            answer,
-            ..View::of(self.replica.index())
-        }
+    pub fn view(&self) -> View<'_> {
+        View { age: self.replica.view_age(), store_clock: self.replica.store_clock(), ..View::of(self.replica.index()) }
     }
 }

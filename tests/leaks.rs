@@ -7,7 +7,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use doorward::api::{Caller, decide};
+use doorward::api::{Query, decide};
 use doorward::authz::answer::Responder;
 use doorward::authz::api_key::digest_of;
 use doorward::authz::authorizer::Decision;
@@ -488,7 +488,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
         let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
             drop(responder.answer(decision, request));
         };
-        decide(&state, &view, None, Caller::default(), put).await;
+        decide(Query::new(&state, &view), put).await;
     };
     for n in 0..3 {
         for what in 0..3 {

@@ -25,7 +25,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Caller, Flaw, decide, refuse};
+use super::{Caller, Flaw, Query, decide, refuse};
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
 use crate::state::State;
@@ -104,7 +104,7 @@ impl CheckServer {
             .as_ref()
             .map_err(|_| "the call has no whole, plain CheckRequest within `limits.grpc_message_bytes`");
         match read.and_then(|message| CheckRequest::read(message, *max_headers).map_err(Unusable::detail)) {
-            Ok(request) => decide(state, &request.view(), None, caller, respond).await,
+            Ok(request) => decide(Query::new(state, &request.view()).from_caller(caller), respond).await,
             Err(detail) => {
                 let flaw = Flaw { detail, request: &RequestView::NOTHING };
                 refuse(state, Denial::BadRequest, Some(flaw), respond)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::authz::answer::Answer;
-use crate::authz::authorizer::{Decision, Outcome, StoreAnswer, View};
+use crate::authz::authorizer::{Decision, Needs, Outcome, StoreAnswer, View};
 use crate::authz::claims::Timestamp;
 use crate::authz::denial::Denial;
 use crate::authz::revocation::{Hit, Watermark};
@@ -46,12 +46,14 @@ pub fn explain(
     let refused = decision.outcome.denial().map(Denial::label);
     let (verdict, reason) = match &decision.outcome {
         Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
-        Outcome::NeedsIntrospection(_) if view.is_none() => ("undecided", "the running service asks the issuer"),
+        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => {
+            ("undecided", "the running service asks the issuer")
+        }
         _ => ("denied", refused.unwrap_or("ok")),
     };
     let failed = match &decision.outcome {
         Outcome::Allowed(grant) => grant.shadowed.or(grant.ignored),
-        Outcome::NeedsIntrospection(_) if view.is_none() => None,
+        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => None,
         outcome => outcome.denial(),
     };
     json!({

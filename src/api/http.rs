@@ -92,7 +92,7 @@ pub enum Part {
     All,
 }
 
-/// The routes of a listener.
+/// What one listener serves.
 pub fn router(http: Http, part: Part) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();

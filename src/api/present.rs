@@ -1,6 +1,6 @@
 //! A token by itself, asked about as if a request carried it: by the same decision as Check.
 
-use super::{Caller, consider};
+use super::decide::{Query, decide_with};
 use crate::authz::authorizer::Decision;
 use crate::authz::rule::{RequestView, Rule};
 use crate::state::{Policy, State};
@@ -10,11 +10,11 @@ pub(super) async fn present<T>(
     state: &State,
     token: &str,
     rule: &Rule,
-    read: impl FnOnce(&Policy, &Decision<'_>) -> T,
+    read: impl Fn(&Policy, &Decision<'_>) -> T,
 ) -> Option<T> {
     let (mut fields, mut target) = (Vec::new(), "/".to_owned());
     state.policy().authorizer.tokens.put(token, &mut fields, &mut target);
     let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView { method: "POST", target: &target, host: "", headers: &fields, rule: None, source: None };
-    consider(state, &request, Some(rule), Caller::default(), read).await
+    decide_with(Query::new(state, &request).by_rule(rule), read).await
 }

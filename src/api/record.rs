@@ -36,6 +36,11 @@ pub(super) fn record(
     let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
     metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
     metrics.check_duration.observe(took.as_secs_f64());
+    match decision.evidence.remembered {
+        Some(true) => metrics.token_cache_hits.inc(),
+        Some(false) => metrics.token_cache_misses.inc(),
+        None => {}
+    }
     if let Outcome::Allowed(grant) = &decision.outcome {
         if let Some(would_be) = grant.shadowed {
             metrics.shadow_refusals.with_label_values(&[would_be.label(), rule]).inc();

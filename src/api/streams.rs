@@ -25,8 +25,9 @@ use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
 use crate::authz::rule::{OnStale, Requirements, Rule};
-use crate::authz::streams::{Cause, Ended, LiveStream, StreamFacts, Subject};
+use crate::authz::stream_proof::{StreamFacts, Subject};
 use crate::clock::{self, Steady};
+use crate::sources::streams::{Cause, Ended, LiveStream};
 use crate::state::{Policy, State};
 
 /// The only method.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ConfigArgs, FAILED, complain, fail, load, print};
 use crate::api::explain;
-use crate::authz::authorizer::{StoreAnswer, View};
+use crate::authz::authorizer::{KeyFetch, StoreAnswer, View};
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
 use crate::clock;
@@ -135,7 +135,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let index = RevocationIndex::new();
     let age = Some(std::time::Duration::ZERO);
     // Neither the store nor an issuer is asked: what they would have to say is left out of the explanation.
-    let view = View { age, answer: Some(StoreAnswer::Clear), ..View::of(&index) };
+    let view = View { age, keys: Some(KeyFetch::Fetched), answer: Some(StoreAnswer::Clear), ..View::of(&index) };
     let decision = policy.authorizer.authorize(&request, view, now);
     let mut explanation = explain::explain(&policy, &request, &decision, None, now);
     for (name, error) in failures {

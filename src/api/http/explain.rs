@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, MayRead};
 use super::problem::{AdminErrors, BodyErrors, Problem};
-use crate::api::{Deadline, Learned, explain, find_out};
+use crate::api::decide::{Basis, Deadline, Query};
+use crate::api::explain;
 use crate::authz::rule::RequestView;
 use crate::authz::token::VerifiedToken;
 use crate::clock;
@@ -69,7 +70,7 @@ pub(super) async fn explain(
     Json(mut asked): Json<ExplainRequest>,
 ) -> Result<axum::Json<Value>, Problem> {
     let state = &http.state;
-    let mut policy = state.policy();
+    let policy = state.policy();
     let mut fields: Vec<(String, String)> =
         asked.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
     if let Some(token) = &asked.token {
@@ -84,13 +85,11 @@ pub(super) async fn explain(
         rule: asked.rule.as_deref(),
         source: None,
     };
-    let mut learned = Learned::recall(state, &policy, &request);
-    let by = Deadline::now() + policy.max_wait;
-    Box::pin(find_out(state, &request, None, by, &mut policy, &mut learned)).await;
-    let now = clock::now();
-    let decision = policy.authorizer.authorize(&request, learned.view(state), now);
-    let view = learned.view(state);
-    let mut explained = explain::explain(&policy, &request, &decision, Some(view), now);
+    let query = Query::new(state, &request);
+    let mut basis = Basis::of(&query);
+    Box::pin(basis.fetch_needs(&query, Deadline::now() + policy.max_wait)).await;
+    let decision = basis.authorize(&query);
+    let mut explained = explain::explain(&basis.policy, &request, &decision, Some(basis.view(state)), clock::now());
     explained["streams"] = streams(state, decision.evidence.token.as_ref());
     Ok(axum::Json(explained))
 }

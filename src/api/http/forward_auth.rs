@@ -47,7 +47,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
-use crate::api::{Caller, Flaw, decide, refuse};
+use crate::api::{Flaw, Query, decide, refuse};
 use crate::authz::answer::{Answer, Forward, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
@@ -70,7 +70,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
     match Original::read(&parts) {
         Ok(Original { method, target, host }) => {
             let view = RequestView { method, target, host, headers: &fields, rule: None, source: source(&parts) };
-            decide(&http.state, &view, None, Caller::default(), put).await
+            decide(Query::new(&http.state, &view), put).await
         }
         Err(detail) => {
             let flaw = Flaw { detail: &detail, request: &RequestView { headers: &fields, ..RequestView::NOTHING } };

@@ -9,7 +9,7 @@ use super::extract::Parameters;
 use super::origin::Site;
 use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
-use crate::api::{Caller, decide};
+use crate::api::{Query, decide};
 use crate::authz::answer::{Answer, Respond, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::revocation::Kind;
@@ -63,7 +63,7 @@ pub(super) async fn logout(
         Answer::Respond(answer) => respond(answer),
         Answer::Forward(_) => respond(Respond { status: 204, headers: Vec::new(), body: String::new() }),
     };
-    let answer = decide(&http.state, &request, Some(&rule), Caller::default(), put).await;
+    let answer = decide(Query::new(&http.state, &request).by_rule(&rule), put).await;
     Ok(site.admit(answer))
 }
 

@@ -154,7 +154,7 @@ pub enum Read {
     Lookup,
 }
 
-/// What happens while the view is older than allowed.
+/// What happens while the view is older.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStaleFile {

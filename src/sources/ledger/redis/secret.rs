@@ -8,7 +8,7 @@ use super::super::LedgerError;
 use super::RedisLedger;
 use super::answer::{Answer, short};
 use super::session::Command;
-use crate::authz::streams::Secret;
+use crate::authz::stream_proof::Secret;
 
 impl RedisLedger {
     /// The secret of the store; `offered` if there is none yet.

@@ -1,0 +1,546 @@
+//! From decision to answer: identity headers, metadata, statuses, challenges and bodies.
+//!
+//! Pure, so that every face (gRPC, forward-auth, the dynamic module to come) answers alike. On every
+//! allowed request each header that Doorward owns is either set or removed, never both and never
+//! neither: a client's own `x-user-id` that slips through is a stolen identity.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::authorizer::{Decision, Evidence, Grant, LockedOut, Outcome, Principal};
+use super::claims::{IssuerName, Timestamp, fits_header, scopes};
+use super::denial::Denial;
+pub use super::identity::{IdentityField, PayloadHeader};
+use super::rule::{RequestView, Requirements, Then};
+use super::stream_proof::Proofs;
+use super::token::VerifiedToken;
+use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
+use super::written::Written;
+
+/// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
+pub const STALE_HEADER: &str = "x-doorward-stale";
+
+/// In the metadata: whose stream it is, sealed.
+pub const STREAM: &str = "stream";
+/// In the metadata: the proof of its `rule`.
+pub const STREAM_RULE: &str = "stream_rule";
+
+/// How decisions are put into words; immutable, replaced with the authorizer.
+#[derive(Clone, Debug)]
+pub struct Responder {
+    identity: Vec<(String, IdentityField)>,
+    payload: Option<PayloadHeader>,
+    /// The look-alikes of all names we own, never set.
+    look_alikes: Arc<Written<Vec<String>>>,
+    errors: ErrorSettings,
+    /// Where tokens stand.
+    sources: Vec<TokenSource>,
+    /// Whether upstreams see tokens.
+    forward_token: bool,
+    /// `None`: answers prove nothing about streams.
+    proofs: Option<Arc<Proofs>>,
+}
+
+/// How much a refusal says.
+#[derive(Clone, Debug)]
+pub struct ErrorSettings {
+    /// False leaves `reason` and `message` out.
+    pub reasons: bool,
+    /// Stands quoted in challenges; without `"` and `\`.
+    pub realm: String,
+}
+
+/// An answer to a request, for any protocol.
+#[derive(Clone, Debug)]
+pub enum Answer<'a> {
+    /// The request goes on, changed.
+    Forward(Forward<'a>),
+    /// The client is answered.
+    Respond(Respond),
+}
+
+/// How a request is changed: by this request's own part, the part of its token, which never changes, and
+/// the look-alikes, which are always removed. No name is in two of them.
+#[derive(Clone, Debug)]
+pub struct Forward<'a> {
+    responder: &'a Responder,
+    principal: Option<&'a Principal>,
+    pub set: Vec<(&'a str, Cow<'a, str>)>,
+    pub remove: Vec<&'a str>,
+    pub remove_query: Vec<String>,
+    /// A header of the response, unless the upstream sets it.
+    pub response: Option<(&'static str, &'a str)>,
+}
+
+/// What a token alone says of the headers that we own.
+#[derive(Clone, Debug, Default)]
+pub struct Identity<'a> {
+    pub set: Vec<(&'a str, String)>,
+    pub remove: Vec<&'a str>,
+}
+
+impl<'a> Forward<'a> {
+    /// Answers the offer of a WebSocket's client, which ends the handshake when none of its subprotocols is
+    /// selected: by the word before the token, unless the upstream has others to choose from.
+    fn select_protocol(&mut self, word: &'a str, request: &RequestView<'_>, withholds: bool) {
+        let mut items = protocols(request).collect::<Vec<_>>();
+        let Some(at) = items.iter().position(|item| *item == word.as_bytes()) else { return };
+        if withholds {
+            items.drain(at..items.len().min(at + 2));
+            match String::from_utf8(items.join(&b", "[..])) {
+                Ok(rest) if !rest.is_empty() => self.set.push((WEBSOCKET_PROTOCOL, Cow::Owned(rest))),
+                _ => self.remove.push(WEBSOCKET_PROTOCOL),
+            }
+        }
+        if !withholds || items.is_empty() {
+            self.response = Some((WEBSOCKET_PROTOCOL, word));
+        }
+    }
+
+    /// The part of the token; without a principal, all of it is removed.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'a> {
+        let mut identity = Identity::default();
+        let mut tell = |name: &'a str, value: Option<String>| match value {
+            Some(value) => identity.set.push((name, value)),
+            None => identity.remove.push(name),
+        };
+        let token = self.principal.map(Principal::token);
+        for (name, field) in &self.responder.identity {
+            if *field != IdentityField::ApiClient {
+                tell(name, token.and_then(|token| field.of_token(token)).filter(|value| fits_header(value)));
+            }
+        }
+        if let Some(payload) = self.responder.payload.as_ref().filter(|payload| payload.signer.is_none()) {
+            tell(&payload.name, self.principal.and_then(|principal| payload.write(principal)));
+        }
+        identity
+    }
+
+    /// What a face makes of the part of the token, made once for each token and responder; `None` without a
+    /// principal.
+    pub fn kept(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&'a [u8]> {
+        self.principal?.token().kept(&self.responder.look_alikes, make)
+    }
+
+    /// Whose stream it is, if it becomes one, sealed.
+    #[must_use]
+    pub fn subject(&self) -> Option<(&'static str, Cow<'a, str>)> {
+        let proofs = self.responder.proofs.as_ref()?;
+        let anonymous = || Cow::Borrowed(proofs.anonymous());
+        let subject = self.principal.map_or_else(anonymous, |principal| Cow::Owned(proofs.subject(principal.token())));
+        Some((STREAM, subject))
+    }
+
+    /// The proof that this rule decided.
+    #[must_use]
+    pub fn rule_proof(&self, rule: &str) -> Option<(&'static str, &'a str)> {
+        Some((STREAM_RULE, self.responder.proofs.as_ref()?.rule(rule)?))
+    }
+
+    #[must_use]
+    pub fn always_removed(&self) -> &'a Written<Vec<String>> {
+        &self.responder.look_alikes
+    }
+
+    /// Every header that is set.
+    pub fn all_set(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
+        let of_token = self.identity().set.into_iter().map(|(name, value)| (name, Cow::Owned(value)));
+        of_token.chain(self.set.clone())
+    }
+
+    /// Every header that is removed.
+    pub fn all_removed(&self) -> impl Iterator<Item = &'a str> {
+        let always = self.always_removed().iter().map(String::as_str);
+        always.chain(self.identity().remove).chain(self.remove.clone())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Respond {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+impl Responder {
+    /// The most dashes a header of ours may have: each triples the number of its look-alikes.
+    pub const MAX_DASHES: usize = 5;
+
+    /// `identity` and `payload` have lower-case header names with at most [`Self::MAX_DASHES`] dashes.
+    #[must_use]
+    pub fn new(
+        identity: Vec<(String, IdentityField)>,
+        payload: Option<PayloadHeader>,
+        errors: ErrorSettings,
+        tokens: &TokenSettings,
+        forward_token: bool,
+    ) -> Self {
+        let payload_name = payload.as_ref().map(|payload| payload.name.as_str());
+        let settable: Vec<&str> =
+            identity.iter().map(|(name, _)| name.as_str()).chain(payload_name).chain([STALE_HEADER]).collect();
+        let mut never_set: Vec<String> = settable.iter().flat_map(|name| look_alikes(name)).collect();
+        never_set.retain(|name| !settable.contains(&name.as_str()));
+        never_set.sort();
+        never_set.dedup();
+        let (look_alikes, sources) = (Arc::new(Written::new(never_set)), tokens.from.clone());
+        Self { look_alikes, identity, payload, errors, sources, forward_token, proofs: None }
+    }
+
+    /// The realm that challenges name.
+    #[must_use]
+    pub fn realm(&self) -> &str {
+        &self.errors.realm
+    }
+
+    /// The public keys that verify signed payloads, as a JSON Web Key Set.
+    #[must_use]
+    pub fn public_keys(&self, now: Timestamp) -> Value {
+        json!({"keys": self.payload.as_ref().map(|payload| payload.public_keys(now)).unwrap_or_default()})
+    }
+
+    /// Takes the place of another responder, whose public keys stay known while they are needed.
+    #[must_use]
+    pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
+        if let (Some(payload), Some(old)) = (self.payload.take(), &old.payload) {
+            self.payload = Some(payload.replacing(old, now));
+        }
+        self
+    }
+
+    /// The same without signatures: what is shown to people must be of no use to services.
+    #[must_use]
+    pub fn unsigned(&self) -> Self {
+        let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
+        Self { payload, proofs: None, ..self.clone() }.afresh()
+    }
+
+    /// The same with these proofs for streams.
+    #[must_use]
+    pub fn proving(self, proofs: Proofs) -> Self {
+        Self { proofs: Some(Arc::new(proofs)), ..self }.afresh()
+    }
+
+    #[must_use]
+    pub fn proofs(&self) -> Option<&Arc<Proofs>> {
+        self.proofs.as_ref()
+    }
+
+    /// What was kept of a token is another responder's.
+    fn afresh(self) -> Self {
+        Self { look_alikes: Arc::new(Written::new(self.look_alikes.to_vec())), ..self }
+    }
+
+    /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.
+    #[must_use]
+    pub fn answer<'a>(&'a self, decision: &'a Decision<'_>, request: &RequestView<'_>) -> Answer<'a> {
+        match &decision.outcome {
+            Outcome::Allowed(grant) => match grant.sign_out {
+                Some((_, Then::Respond)) => Answer::Respond(signed_out()),
+                _ => Answer::Forward(self.forward(grant, &decision.evidence, request)),
+            },
+            refused => {
+                let denial = refused.denial().unwrap_or(Denial::InternalError);
+                Answer::Respond(self.refuse(denial, &decision.rule.require, decision.evidence.locked_out))
+            }
+        }
+    }
+
+    fn forward<'a>(&'a self, grant: &'a Grant, evidence: &'a Evidence, request: &RequestView<'_>) -> Forward<'a> {
+        let principal = grant.principal.as_ref();
+        let (set, remove, remove_query) = (Vec::new(), Vec::new(), Vec::new());
+        let mut forward = Forward { responder: self, principal, set, remove, remove_query, response: None };
+        let mut tell = |name: &'a str, value: Option<Cow<'a, str>>| match value {
+            Some(value) => forward.set.push((name, value)),
+            None => forward.remove.push(name),
+        };
+        for (name, _) in self.identity.iter().filter(|(_, field)| *field == IdentityField::ApiClient) {
+            tell(name, evidence.api_client.as_deref().filter(|id| fits_header(id)).map(Cow::Borrowed));
+        }
+        if let Some(payload) = self.payload.as_ref().filter(|payload| payload.signer.is_some()) {
+            tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
+        }
+        tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
+        // A token that was refused must not be believed by a service that reads it by itself.
+        let withholds = !self.forward_token || grant.ignored.is_some();
+        let mut cookies: Vec<&TokenSource> = Vec::new();
+        for source in &self.sources {
+            match source {
+                TokenSource::WebSocketProtocol(word) => forward.select_protocol(word, request, withholds),
+                _ if !withholds => {}
+                TokenSource::Header { name, .. } if source.may_stand_in(request) => forward.remove.push(name),
+                TokenSource::Header { .. } => {}
+                // Only from requests that have it: Envoy writes the whole query anew.
+                TokenSource::Query(name) => {
+                    let spelled = spellings_in_query(request, name);
+                    if !spelled.is_empty() {
+                        forward.remove_query.push(name.clone());
+                    }
+                    forward.remove_query.extend(spelled.into_iter().filter(|other| other != name).map(str::to_owned));
+                }
+                TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_) => cookies.push(source),
+            }
+        }
+        match cookies_without(request, &cookies) {
+            Some(rest) if rest.is_empty() => forward.remove.push("cookie"),
+            Some(rest) => forward.set.push(("cookie", Cow::Owned(rest))),
+            None => {}
+        }
+        forward
+    }
+
+    /// The refusal of SPEC section 3 for a reason; `require` names what a challenge must tell, `locked_out` when a
+    /// new token of the same user is accepted.
+    #[must_use]
+    pub fn refuse(&self, denial: Denial, require: &Requirements, locked_out: Option<LockedOut>) -> Respond {
+        let kind = Refusal::of(denial);
+        let mut headers =
+            vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
+        if let Some(challenge) = self.challenge(denial, kind, require) {
+            headers.push(("www-authenticate", challenge));
+        }
+        if kind.status == 503 {
+            headers.push(("retry-after", "1".to_owned()));
+        }
+        let mut body = if self.errors.reasons {
+            json!({"error": kind.error, "reason": denial.label(), "message": denial.message()})
+        } else {
+            json!({"error": kind.error})
+        };
+        if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, locked_out) {
+            headers.push(("retry-after", (left.as_secs() + 1).to_string()));
+            body["until"] = until.to_rfc3339().into();
+        }
+        Respond { status: kind.status, headers, body: body.to_string() }
+    }
+
+    /// RFC 6750 section 3, RFC 9470 section 3.
+    fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements) -> Option<String> {
+        let scheme = kind.challenge?;
+        let mut parameters = vec![("realm", self.errors.realm.clone())];
+        // RFC 6750 section 3.1: no error code where no credentials were.
+        if scheme == "Bearer" && denial != Denial::MissingToken {
+            parameters.push(("error", kind.error.to_owned()));
+            if self.errors.reasons {
+                parameters.push(("error_description", denial.message().to_owned()));
+            }
+            if denial == Denial::InsufficientScope {
+                parameters.push(("scope", require.scopes.join(" ")));
+            }
+            if denial == Denial::InsufficientAuthentication {
+                let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
+                parameters.extend(acr.map(|acr| ("acr_values", acr)));
+                parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
+            }
+        }
+        let parameters: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        Some(format!("{scheme} {}", parameters.join(", ")))
+    }
+}
+
+/// What a reason becomes on the wire.
+#[derive(Clone, Copy)]
+struct Refusal {
+    status: u16,
+    error: &'static str,
+    /// The scheme of the `WWW-Authenticate` challenge.
+    challenge: Option<&'static str>,
+}
+
+impl Refusal {
+    /// The one place where a reason gets its status; a new reason does not compile without one.
+    fn of(denial: Denial) -> Self {
+        let (status, error, challenge) = match denial {
+            Denial::MissingToken => (401, "missing_token", Some("Bearer")),
+            Denial::MultipleTokens | Denial::BadRequest => (400, "invalid_request", None),
+            Denial::MalformedToken
+            | Denial::UnknownIssuer
+            | Denial::UnknownKey
+            | Denial::AlgorithmNotAllowed
+            | Denial::BadSignature
+            | Denial::MissingClaim
+            | Denial::InvalidClaim
+            | Denial::Expired
+            | Denial::NotYetValid
+            | Denial::LifetimeTooLong
+            | Denial::WrongAudience
+            | Denial::WrongType
+            | Denial::TokenInactive
+            | Denial::Revoked
+            | Denial::SignedOut
+            | Denial::NotRegistered => (401, "invalid_token", Some("Bearer")),
+            Denial::ApiKeyMissing | Denial::ApiKeyUnknown | Denial::ApiKeyExpired => {
+                (401, "invalid_api_key", Some("ApiKey"))
+            }
+            Denial::ApiKeyPlatform | Denial::ApiKeyDomain | Denial::ClaimMismatch => (403, "access_denied", None),
+            Denial::InsufficientScope => (403, "insufficient_scope", Some("Bearer")),
+            Denial::InsufficientAuthentication => (401, "insufficient_user_authentication", Some("Bearer")),
+            Denial::KeysUnavailable
+            | Denial::RevocationsStale
+            | Denial::StoreUnavailable
+            | Denial::IntrospectionUnavailable
+            | Denial::ClockSkew
+            | Denial::InternalError => (503, "temporarily_unavailable", None),
+        };
+        Self { status, error, challenge }
+    }
+}
+
+fn signed_out() -> Respond {
+    Respond { status: 204, headers: vec![("cache-control", "no-store".to_owned())], body: String::new() }
+}
+
+/// One thing that access logs and later filters can read of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact<'a> {
+    Text(&'a str),
+    /// Since the Unix epoch.
+    Seconds(i64),
+    Texts(Vec<String>),
+}
+
+/// What there is to know of a decision itself, allowed or refused.
+pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'static str, Fact<'a>)> {
+    let (outcome, denial) = match &decision.outcome {
+        Outcome::Allowed(grant) => (if grant.shadowed.is_some() { "shadow" } else { "allowed" }, grant.shadowed),
+        refused => ("denied", refused.denial()),
+    };
+    let facts = [
+        ("decision", Some(outcome)),
+        ("rule", Some(&*decision.rule.name)),
+        ("reason", Some(denial.map_or("ok", Denial::label))),
+        ("issuer", decision.evidence.issuer.as_ref().map(IssuerName::as_str)),
+        ("api_client", decision.evidence.api_client.as_deref()),
+    ];
+    facts.into_iter().filter_map(|(name, text)| Some((name, Fact::Text(text?))))
+}
+
+/// What there is to know of a token, whatever becomes of it.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
+pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
+    let scopes = scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
+    let facts = [
+        ("user_id", fitting(token.user_id())),
+        ("token_id", fitting(Some(token.token_id()))),
+        ("session_id", fitting(token.session_id())),
+        ("client_id", fitting(token.client_id())),
+        ("scopes", Some(Fact::Texts(scopes))),
+        ("expires_at", Some(Fact::Seconds(token.expires_at().as_secs()))),
+    ];
+    facts.into_iter().filter_map(|(name, fact)| Some((name, fact?)))
+}
+
+fn fitting(text: Option<&str>) -> Option<Fact<'_>> {
+    text.filter(|text| fits_header(text)).map(Fact::Text)
+}
+
+/// A name and every spelling of it with `_` or `.` for `-`: many back ends read them as one
+/// (`HTTP_X_USER_ID`), so a look-alike that passes is a spoofed identity.
+pub fn look_alikes(name: &str) -> Vec<String> {
+    let mut spellings = vec![String::new()];
+    for part in name.split_inclusive('-') {
+        let (text, dash) = part.strip_suffix('-').map_or((part, false), |text| (text, true));
+        let ends: &[&str] = if dash { &["-", "_", "."] } else { &[""] };
+        spellings =
+            spellings.iter().flat_map(|start| ends.iter().map(move |end| format!("{start}{text}{end}"))).collect();
+    }
+    spellings
+}
+
+/// The `cookie` fields as one without these cookies; `None` if none of them was there. Empty, too, if what is
+/// left is no text, which cannot be sent on.
+fn cookies_without(request: &RequestView<'_>, sources: &[&TokenSource]) -> Option<String> {
+    let withheld = |pair: &&[u8]| {
+        let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
+        sources.iter().any(|source| source.is_cookie(name))
+    };
+    let pairs = || request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii);
+    if sources.is_empty() || !pairs().any(|pair| withheld(&pair)) {
+        return None;
+    }
+    let kept: Vec<_> = pairs().filter(|pair| !withheld(pair)).collect();
+    Some(String::from_utf8(kept.join(&b"; "[..])).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_status_and_challenge() {
+        let responder = Responder::new(
+            Vec::new(),
+            None,
+            ErrorSettings { reasons: true, realm: "doorward".to_owned() },
+            &TokenSettings { from: Vec::new(), max_bytes: 1 },
+            true,
+        );
+        let require = Requirements {
+            scopes: vec!["a".to_owned(), "b".to_owned()],
+            acr: vec!["mfa".to_owned()],
+            max_age: Some(std::time::Duration::from_secs(900)),
+            ..Requirements::default()
+        };
+        for denial in Denial::ALL {
+            let refusal = responder.refuse(denial, &require, None);
+            let header = |name| refusal.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+            let body: Value = serde_json::from_str(&refusal.body).unwrap();
+            assert_eq!(body["reason"], denial.label());
+            assert_eq!(header("cache-control"), Some("no-store"));
+            assert_eq!(
+                header("www-authenticate").is_some(),
+                refusal.status == 401 || denial == Denial::InsufficientScope,
+                "{denial:?}"
+            );
+            assert_eq!(header("retry-after").is_some(), refusal.status == 503, "{denial:?}");
+        }
+        let challenge = |denial| {
+            responder
+                .refuse(denial, &require, None)
+                .headers
+                .into_iter()
+                .find(|(n, _)| *n == "www-authenticate")
+                .unwrap()
+                .1
+        };
+        assert_eq!(challenge(Denial::MissingToken), "Bearer realm=\"doorward\"");
+        assert_eq!(challenge(Denial::ApiKeyMissing), "ApiKey realm=\"doorward\"");
+        assert!(challenge(Denial::Expired).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
+        assert!(challenge(Denial::InsufficientScope).ends_with("scope=\"a b\""));
+        assert!(challenge(Denial::InsufficientAuthentication).ends_with("acr_values=\"mfa\", max_age=\"900\""));
+    }
+
+    #[test]
+    fn look_alikes_are_all_spellings_once() {
+        let spellings = look_alikes("x-user-id");
+        assert_eq!(spellings.len(), 9);
+        for name in ["x-user-id", "x_user_id", "x.user.id", "x_user-id", "x.user_id"] {
+            assert!(spellings.contains(&name.to_owned()), "{name}");
+        }
+        assert_eq!(look_alikes("identity"), ["identity"]);
+    }
+
+    #[test]
+    fn cookies_are_taken_out_and_the_others_stay() {
+        let check = |fields: &[&[u8]], names: &[&str], expected: Option<&str>| {
+            let headers: Vec<_> = fields.iter().map(|field| ("cookie", *field)).collect();
+            let request =
+                RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
+            let sources: Vec<_> = names.iter().map(|name| TokenSource::ChunkedCookie((*name).to_owned())).collect();
+            let sources: Vec<_> = sources.iter().collect();
+            assert_eq!(cookies_without(&request, &sources).as_deref(), expected, "{fields:?}");
+        };
+        check(&[b"a=1; token=x; b=2"], &["token"], Some("a=1; b=2"));
+        check(&[b"a=1; token_0=x; token.1=y; token_x=2; token_=3"], &["token"], Some("a=1; token_x=2; token_=3"));
+        check(&[b"a=1; token=x; b=2; old =x"], &["token", "old"], Some("a=1; b=2"));
+        check(&[b"a=1; token=x", b"old=x;b=2"], &["token", "old"], Some("a=1; b=2"));
+        check(&[b"token=x"], &["token"], Some(""));
+        check(&[b"a=1; mytoken=x"], &["token"], None);
+        check(&[b"token=x; a=\xe9; b=2"], &["token"], Some(""));
+        check(&[b"a=\xe9"], &["token"], None);
+    }
+}

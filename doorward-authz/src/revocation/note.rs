@@ -1,0 +1,177 @@
+//! Who revoked, why and since when: for operators. No decision reads it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Origin, Revocation, Target};
+use crate::claims::Timestamp;
+
+/// What is known of a revocation beside what it does; the newest counts.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Note {
+    /// When it was made.
+    pub since: Timestamp,
+    /// The name of the admin key that asked for it, at most [`Note::MAX_BY`] bytes.
+    pub by: Option<Box<str>>,
+    /// An operator's words, at most [`Note::MAX_REASON`] bytes.
+    pub reason: Option<Box<str>>,
+}
+
+impl Note {
+    /// The longest author's name, in bytes.
+    pub const MAX_BY: usize = 64;
+    /// The longest reason, in bytes.
+    pub const MAX_REASON: usize = 256;
+
+    /// `None` when it says nothing. What is too long is cut; what could forge a line of a log or of a terminal is
+    /// replaced.
+    #[must_use]
+    pub fn new(since: Timestamp, by: &str, reason: &str) -> Option<Box<Self>> {
+        let (by, reason) = (legible(by, Self::MAX_BY), legible(reason, Self::MAX_REASON));
+        (by.is_some() || reason.is_some()).then(|| Box::new(Self { since, by, reason }))
+    }
+
+    /// Bytes that it takes in memory beside its target.
+    fn size(&self) -> usize {
+        [&self.by, &self.reason].into_iter().flatten().map(|text| text.len()).sum()
+    }
+}
+
+/// Text on one line: control characters, line separators and those that turn the direction of writing become `�`.
+fn legible(text: &str, most: usize) -> Option<Box<str>> {
+    let harmless = |c: char| match c {
+        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '�',
+        c if c.is_control() => '�',
+        c => c,
+    };
+    let mut legible = String::new();
+    for c in text.chars().map(harmless) {
+        if legible.len() + c.len_utf8() > most {
+            break;
+        }
+        legible.push(c);
+    }
+    Some(legible).filter(|text| !text.is_empty()).map(Into::into)
+}
+
+/// The notes of one index.
+#[derive(Default)]
+pub(super) struct Notes(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    by_target: HashMap<(Target, Origin), Note>,
+    /// See [`Notes::MAX_BYTES`].
+    bytes: usize,
+}
+
+impl Notes {
+    /// The most memory that notes take: some 30,000 of them. More are in the log alone, so whoever may write there
+    /// cannot fill the memory of the instances with text.
+    const MAX_BYTES: usize = 8 << 20;
+    /// What an entry takes beside its text, rounded up.
+    const ENTRY: usize = 200;
+
+    /// Keeps what a revocation says of itself, unless a newer note is here.
+    pub(super) fn keep(&self, revocation: &Revocation) {
+        let Some(note) = revocation.note.as_deref() else { return };
+        let mut kept = self.kept();
+        let key = (revocation.target.clone(), revocation.origin);
+        let old = kept.by_target.get(&key);
+        if old.is_some_and(|old| old >= note) {
+            return;
+        }
+        let bytes = kept.bytes - old.map_or(0, |old| old.size() + Self::ENTRY) + note.size() + Self::ENTRY;
+        if bytes <= Self::MAX_BYTES {
+            kept.bytes = bytes;
+            kept.by_target.insert(key, note.clone());
+        }
+    }
+
+    /// Adds to revocations what is known of them.
+    pub(super) fn annotate(&self, revocations: &mut [Revocation]) {
+        let kept = self.kept();
+        if kept.by_target.is_empty() {
+            return;
+        }
+        for revocation in revocations {
+            let key = (revocation.target.clone(), revocation.origin);
+            revocation.note = kept.by_target.get(&key).cloned().map(Box::new);
+        }
+    }
+
+    /// Forgets the notes on what is not known any more.
+    pub(super) fn retain(&self, is_known: impl Fn(&Target) -> bool) {
+        let mut kept = self.kept();
+        let Kept { by_target, bytes } = &mut *kept;
+        by_target.retain(|(target, _), note| {
+            let stays = is_known(target);
+            *bytes -= if stays { 0 } else { note.size() + Self::ENTRY };
+            stays
+        });
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::IssuerName;
+    use crate::revocation::{Kind, TargetId, Watermark};
+
+    fn noted(id: &str, since: i64, reason: &str) -> Revocation {
+        Revocation {
+            target: Target::new(IssuerName::parse("main").unwrap(), Kind::User, TargetId::new(id)),
+            watermark: Watermark::FOREVER,
+            expires_at: Timestamp::from_secs(10_000),
+            origin: Origin::Revoked,
+            note: Note::new(Timestamp::from_secs(since), "operator", reason),
+        }
+    }
+
+    #[track_caller]
+    fn check(notes: &Notes, id: &str, expected: Option<&str>) {
+        let mut found = [Revocation { note: None, ..noted(id, 0, "") }];
+        notes.annotate(&mut found);
+        assert_eq!(found[0].note.as_ref().map(|note| note.reason.as_deref().unwrap_or("")), expected);
+    }
+
+    #[test]
+    fn the_newest_note_counts_whatever_the_order() {
+        let (notes, again) = (Notes::default(), Notes::default());
+        let written = [noted("u", 1, "old"), noted("u", 2, "lost phone"), noted("u", 1, "old")];
+        written.iter().for_each(|revocation| notes.keep(revocation));
+        written.iter().rev().for_each(|revocation| again.keep(revocation));
+        for notes in [&notes, &again] {
+            check(notes, "u", Some("lost phone"));
+            check(notes, "v", None);
+            assert_eq!(notes.kept().bytes, "operator".len() + "lost phone".len() + Notes::ENTRY);
+        }
+        notes.retain(|_| false);
+        check(&notes, "u", None);
+        assert_eq!(notes.kept().bytes, 0);
+    }
+
+    #[test]
+    fn notes_take_no_more_memory_than_they_may() {
+        let notes = Notes::default();
+        for number in 0..60_000 {
+            notes.keep(&noted(&number.to_string(), 1, &"x".repeat(300)));
+        }
+        let kept = notes.kept();
+        assert!(kept.bytes <= Notes::MAX_BYTES && kept.by_target.len() > 10_000, "{}", kept.by_target.len());
+        assert!(kept.by_target.values().all(|note| note.size() == 8 + Note::MAX_REASON));
+    }
+
+    #[test]
+    fn a_note_is_one_line_of_bounded_length() {
+        let note = Note::new(Timestamp::default(), "", "a\nb\u{1b}[31m\u{202e}c\u{85}").unwrap();
+        assert_eq!((note.by.as_deref(), note.reason.as_deref()), (None, Some("a�b�[31m�c�")));
+        let long = Note::new(Timestamp::default(), &"é".repeat(200), &"é".repeat(200)).unwrap();
+        assert_eq!((long.by.unwrap().len(), long.reason.unwrap().len()), (Note::MAX_BY, Note::MAX_REASON));
+        assert_eq!(Note::new(Timestamp::default(), "", ""), None);
+    }
+}

@@ -1,0 +1,357 @@
+//! All rules in their order, and which of them a request must meet.
+//!
+//! The first rule that matches the path as it is written wins. Where servers may read the path in other
+//! ways, the protecting rules of those readings must be met as well: on an upstream without letter case
+//! `/Admin` is `/admin`, and a public `/app` before it must not open `/app/ADMIN`.
+
+mod index;
+
+use std::ops::Deref;
+
+use super::denial::Denial;
+use super::path::Path;
+use super::rule::{Match, PathMatch, RequestView, Rule};
+use index::Index;
+
+/// The rules, found by their paths: the cost does not grow with their number.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    all: Vec<Rule>,
+    /// For the path as it is written.
+    literal: Index,
+    /// For all readings of a path; of the rules that protect.
+    folded: Index,
+    /// What a protecting rule's path is in readings.
+    folded_paths: Vec<Option<PathMatch>>,
+}
+
+/// What a request must meet: mostly one rule.
+#[derive(Clone, Debug)]
+pub struct Selected<'a> {
+    pub first: &'a Rule,
+    /// Protecting rules of other readings of the path.
+    pub others: Vec<&'a Rule>,
+}
+
+impl Deref for Rules {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.all
+    }
+}
+
+impl Rules {
+    #[must_use]
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let folded_path = |rule: &Rule| rule.matches.as_ref().filter(|_| !rule.loosens()).map(|m| m.path.folded());
+        let folded_paths: Vec<_> = rules.iter().map(folded_path).collect();
+        let literal = Index::new(rules.iter().map(|rule| Some(&rule.matches.as_ref()?.path)), false);
+        let folded = Index::new(folded_paths.iter().map(Option::as_ref), true);
+        Self { all: rules, literal, folded, folded_paths }
+    }
+
+    /// The rule of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Rule> {
+        self.all.iter().find(|rule| *rule.name == *name)
+    }
+
+    /// The rule that the route names, else the first that matches, else `default`; with the protecting
+    /// rules of all other readings of the path. A rule that loosens is only ever alone.
+    pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
+        let path = Path::new(request.target);
+        if path.is_too_odd() {
+            return Err(Denial::BadRequest);
+        }
+        let named = match request.rule {
+            Some(name) => Some(self.named(name).ok_or(Denial::BadRequest)?),
+            None => None,
+        };
+        let mut selected = Vec::new();
+        if path.normal().is_none() {
+            // Whatever a server makes of it is a reading, with a rule or the default.
+            for reading in path.readings() {
+                let rule = self.folded(reading, request, self.all.len(), |_| true);
+                add(&mut selected, rule.map_or(default, |at| &self.all[at]));
+            }
+            let literal = || self.literal(path.text(), request, |at| !self.all[at].loosens()).map(|at| &self.all[at]);
+            add(&mut selected, named.filter(|rule| !rule.loosens()).or_else(literal).unwrap_or(default));
+        } else if let Some(rule) = named {
+            selected.push(rule);
+        } else {
+            let literal = self.literal(path.text(), request, |_| true);
+            let rule = literal.map_or(default, |at| &self.all[at]);
+            // The rules behind the first are left to it, unless it loosens what they protect.
+            let end = literal.filter(|_| !rule.loosens()).unwrap_or(self.all.len());
+            for reading in path.readings() {
+                let hidden = |at: usize| !self.is_literal(at, path.text(), request);
+                if let Some(at) = self.folded(reading, request, end, hidden) {
+                    add(&mut selected, &self.all[at]);
+                }
+            }
+            if selected.is_empty() || !rule.loosens() {
+                add(&mut selected, rule);
+            }
+        }
+        let first = selected.remove(0);
+        Ok(Selected { first, others: selected })
+    }
+
+    /// The first rule for the path as it is written.
+    fn literal(&self, path: &str, request: &RequestView<'_>, wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        self.literal.first(path, self.all.len(), |at| self.is_literal(at, path, request) && wanted(at))
+    }
+
+    fn is_literal(&self, at: usize, path: &str, request: &RequestView<'_>) -> bool {
+        let matches = |matches: &Match| matches.path.matches(path) && matches.host_and_method(request);
+        self.all[at].matches.as_ref().is_some_and(matches)
+    }
+
+    /// The first protecting rule before `end` for a reading of the path.
+    fn folded(
+        &self,
+        reading: &str,
+        request: &RequestView<'_>,
+        end: usize,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        self.folded.first(reading, end, |at| {
+            let path = self.folded_paths[at].as_ref().is_some_and(|path| path.matches(reading));
+            let matches = |matches: &Match| matches.host_and_method_loosely(request);
+            path && self.all[at].matches.as_ref().is_some_and(matches) && wanted(at)
+        })
+    }
+}
+
+fn add<'a>(selected: &mut Vec<&'a Rule>, rule: &'a Rule) {
+    if !selected.iter().any(|known| std::ptr::eq(*known, rule)) {
+        selected.push(rule);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Access, HostPattern};
+    use proptest::prelude::*;
+    use regex::Regex;
+
+    fn rule(name: &str, access: Access, path: PathMatch) -> Rule {
+        let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new() });
+        Rule { name: name.into(), matches, access, ..Rule::default() }
+    }
+
+    fn exact(path: &str) -> PathMatch {
+        PathMatch::Exact(path.to_owned())
+    }
+
+    fn prefix(path: &str) -> PathMatch {
+        PathMatch::Prefix(path.to_owned())
+    }
+
+    fn regex(pattern: &str) -> PathMatch {
+        PathMatch::Regex(Regex::new(&format!("^(?:{pattern})$")).unwrap())
+    }
+
+    /// The names of all rules that `method host target` must meet, separated by spaces.
+    fn select_with(rules: &Rules, method: &str, host: &str, target: &str) -> String {
+        let request = RequestView { method, target, host, headers: &[], rule: None, source: None };
+        let default = Rule::default();
+        match rules.select(&request, &default) {
+            Ok(selected) => {
+                let names: Vec<_> = [selected.first].iter().chain(&selected.others).map(|rule| &*rule.name).collect();
+                names.join(" ")
+            }
+            Err(denial) => denial.label().to_owned(),
+        }
+    }
+
+    #[track_caller]
+    fn check(rules: &[Rule], target: &str, expected: &str) {
+        let rules = Rules::new(rules.to_vec());
+        assert_eq!(select_with(&rules, "GET", "shop.example.com", target), expected, "{target}");
+    }
+
+    #[test]
+    fn prefixes_are_whole_segments() {
+        let rules = [rule("a", Access::Public, prefix("/a"))];
+        for (target, expected) in [
+            ("/a", "a"),
+            ("/a/", "a"),
+            ("/a/b?x", "a"),
+            ("/ab", "default"),
+            ("/", "default"),
+            ("/A", "default"),
+            ("/ab/a", "default"),
+        ] {
+            check(&rules, target, expected);
+        }
+        check(&[rule("all", Access::Protected, prefix(""))], "/anything", "all");
+    }
+
+    #[test]
+    fn a_rule_that_loosens_sees_only_normal_paths_and_one_that_protects_sees_through() {
+        let shadow = Rule { enforce: false, ..rule("shadow", Access::Protected, prefix("/public")) };
+        let admin = rule("admin", Access::Protected, prefix("/admin"));
+        for loose in [rule("public", Access::Public, prefix("/public")), shadow] {
+            let rules = [loose.clone(), admin.clone()];
+            for target in [
+                "/public/../admin",
+                "/public/%2e%2e/admin",
+                "/public/..;/admin",
+                "/public\\..\\admin",
+                "/public/..%2fadmin",
+                "/public//../admin",
+                "//admin",
+                "//host/admin",
+                "http://host/admin",
+                "/x/%252e%252e/admin/y",
+                "/admin%00/../x",
+                "/x/..%c0%afadmin",
+            ] {
+                let rules = Rules::new(rules.to_vec());
+                let selected = select_with(&rules, "GET", "a", target);
+                let names: Vec<_> = selected.split(' ').collect();
+                assert!(names.contains(&"admin") && !names.contains(&&*loose.name), "{target}: {selected}");
+            }
+            check(&rules, "/public/x", &loose.name);
+        }
+    }
+
+    #[test]
+    fn a_protection_holds_in_any_case_and_with_anything_that_trails() {
+        let open_behind =
+            [rule("admin", Access::Protected, exact("/app/admin")), rule("app", Access::Public, prefix("/app"))];
+        for (target, expected) in [
+            ("/app/admin", "admin"),
+            ("/app/ADMIN", "admin"),
+            ("/app/admin/", "admin"),
+            ("/app/admin.", "admin"),
+            ("/app/admin%20", "admin"),
+            ("/app/%61dmin", "admin default"),
+            ("/app/%E2%84%AAadmin", "default"),
+            ("/app/Other", "app"),
+            ("/app/admin/x", "app"),
+            ("/App/admin", "admin default"),
+            ("/APP/other", "default"),
+        ] {
+            check(&open_behind, target, expected);
+        }
+        // What a path is in small letters may be protected by a rule further down.
+        let capitals =
+            [rule("open", Access::Public, prefix("/Public")), rule("closed", Access::Protected, prefix("/public"))];
+        check(&capitals, "/Public/x", "closed");
+        check(&capitals, "/public/x", "closed");
+        check(&capitals[..1], "/Public/x", "open");
+        let rest = [rule("open", Access::Public, prefix("/Account")), rule("rest", Access::Protected, PathMatch::Any)];
+        check(&rest, "/Account/Login", "open");
+        check(&rest, "/account/login", "rest");
+        let patterns =
+            [rule("digits", Access::Protected, regex("/Api/v[0-9]+/x")), rule("all", Access::Public, PathMatch::Any)];
+        check(&patterns, "/api/V2/X", "digits");
+        check(&patterns, "/api/v2/y", "all");
+    }
+
+    #[test]
+    fn every_reading_has_its_rule() {
+        let rules = [
+            rule("open-to-all-users", Access::Protected, exact("/api/open")),
+            rule("api", Access::Protected, prefix("/api")),
+        ];
+        check(&rules, "/api/open", "open-to-all-users");
+        check(&rules, "/api/x/%2e%2e/open", "open-to-all-users api");
+        check(&rules, "/api/x;/../open", "open-to-all-users api");
+        check(&rules, "/api/a%2fb", "api");
+        check(&rules, &format!("/{}", "a;/".repeat(1000)), "bad_request");
+    }
+
+    #[test]
+    fn methods_and_hosts_protect_as_loosely_as_servers_read_them() {
+        let matches = |path, hosts: &[&str], methods: &[&str]| Match {
+            path,
+            hosts: hosts.iter().filter_map(|host| HostPattern::parse(host)).collect(),
+            methods: methods.iter().map(|&method| method.to_owned()).collect(),
+        };
+        let with = |name: &str, access, matches| Rule { matches: Some(matches), ..rule(name, access, PathMatch::Any) };
+        let rules = Rules::new(vec![
+            with("write", Access::Protected, matches(prefix("/docs"), &[], &["POST"])),
+            with("admin", Access::Protected, matches(PathMatch::Any, &["admin.example.com"], &[])),
+            with("docs", Access::Public, matches(prefix("/docs"), &[], &[])),
+            with("health", Access::Public, matches(exact("/healthz"), &["*.example.com"], &["GET"])),
+        ]);
+        for (method, host, target, expected) in [
+            ("GET", "a.example.com", "/docs", "docs"),
+            ("POST", "a.example.com", "/docs", "write"),
+            ("post", "a.example.com", "/docs", "write"),
+            ("GET", "ADMIN.example.com.:80", "/docs", "admin"),
+            ("GET", "admin.example.com..", "/docs", "admin"),
+            ("GET", "x@admin.example.com", "/docs", "admin"),
+            ("GET", "a.example.com", "/healthz", "health"),
+            ("HEAD", "a.example.com", "/healthz", "health"),
+            ("get", "a.example.com", "/healthz", "default"),
+            ("OPTIONS", "a.example.com", "/healthz", "default"),
+            ("GET", "a.example.com..", "/healthz", "default"),
+            ("GET", "x@a.example.org", "/healthz", "default"),
+        ] {
+            assert_eq!(select_with(&rules, method, host, target), expected, "{method} {host} {target}");
+        }
+    }
+
+    /// The same rules, every one of them looked at.
+    fn linear(rules: &Rules) -> Rules {
+        let all = |known: &Index| {
+            let patterns = known.patterns.iter().flat_map(|patterns| &patterns.rules);
+            let found = known.by_path.values().flatten().chain(&known.anywhere).chain(patterns);
+            let mut anywhere: Vec<_> = found.copied().collect();
+            anywhere.sort_unstable();
+            Index { anywhere, ..Index::default() }
+        };
+        Rules { literal: all(&rules.literal), folded: all(&rules.folded), ..rules.clone() }
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![
+            "[ab]",
+            "[aB]{2}",
+            "[a-c]",
+            Just("..".to_owned()),
+            Just("a;b".to_owned()),
+            "[aA%25]{1,3}",
+            Just(String::new())
+        ];
+        prop::collection::vec(segment, 0..4).prop_map(|segments| format!("/{}", segments.join("/")))
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        let path = "(/([ab]|aB|Ab|a%20)){0,3}/?";
+        let path = prop_oneof![
+            Just(PathMatch::Any),
+            path.prop_map(PathMatch::Exact),
+            "(/([ab]|aB|Ab)){0,3}".prop_map(PathMatch::Prefix),
+            (
+                "(/([ab]|aB)){0,2}/?",
+                prop::sample::select(vec!["[ab]+", ".*", "[Ab]/b", "a?", "(a|/b)", "b|/a", "(?i:A)"])
+            )
+                .prop_map(|(start, end)| regex(&format!("{start}{end}"))),
+            Just(PathMatch::Regex(Regex::new("/a/b|b").unwrap())),
+        ];
+        (path, prop_oneof![Just(Access::Public), Just(Access::Protected)])
+            .prop_map(|(path, access)| rule("", access, path))
+    }
+
+    proptest! {
+        #[test]
+        fn looking_rules_up_finds_what_reading_them_all_finds(
+            rules in prop::collection::vec(any_rule(), 0..30),
+            paths in prop::collection::vec(any_path(), 1..12),
+        ) {
+            let named = |(at, rule): (usize, Rule)| Rule { name: at.to_string().into(), ..rule };
+            let rules = Rules::new(rules.into_iter().enumerate().map(named).collect());
+            let linear = linear(&rules);
+            for path in paths {
+                prop_assert_eq!(select_with(&rules, "GET", "a", &path), select_with(&linear, "GET", "a", &path), "{}", path);
+            }
+        }
+    }
+}

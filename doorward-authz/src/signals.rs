@@ -1,0 +1,227 @@
+//! Security event tokens (RFC 8417) of Shared Signals transmitters (SSF, CAEP and RISC 1.0): who may send
+//! them, what they must look like, and which revocations they ask for.
+//!
+//! ```text
+//! UnverifiedToken → Transmitter::verify → EventToken → events → revocations of the target issuer
+//! ```
+
+mod event;
+mod stream;
+mod subject;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use self::event::{Effect, REQUESTED};
+pub use self::stream::StreamKey;
+pub use self::subject::SubjectFormats;
+pub use self::subject::{Unmapped, user_targets};
+use super::claims::{ClaimSet, IssuerName, Timestamp};
+use super::denial::Denial;
+use super::jwks::{Algorithm, Jwks};
+use super::logout_token::{filled, made_at, missing};
+use super::refusal::Refusal;
+use super::replay::MessageId;
+use super::revocation::{Clocks, Revocation};
+use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
+
+/// Someone whose security event tokens are applied.
+#[derive(Clone)]
+pub struct Transmitter {
+    /// Its place in the configuration: stands in metrics and logs.
+    pub name: IssuerName,
+    /// Compared with `iss`, byte by byte.
+    pub issuer: String,
+    /// Which `aud` its tokens must name.
+    pub audience: String,
+    /// Whose tokens its events revoke.
+    pub target: IssuerName,
+    pub subjects: SubjectFormats,
+    pub algorithms: Vec<Algorithm>,
+    pub leeway: Duration,
+    /// `None` until they were loaded once.
+    pub keys: Option<Jwks>,
+    /// What it must send along when it pushes.
+    pub push_token: Option<[u8; 32]>,
+    /// Tells the verification events that were asked for from others.
+    pub stream_key: Option<StreamKey>,
+}
+
+/// A security event token that its transmitter signed for us.
+#[derive(Debug)]
+pub struct EventToken {
+    pub id: MessageId,
+    /// As it names itself; for acknowledgements.
+    pub jti: String,
+    claims: ClaimSet,
+    issued_at: Timestamp,
+}
+
+/// What came of one event.
+#[derive(Debug)]
+pub enum Heard {
+    Revocations(Vec<Revocation>),
+    /// The stream works.
+    Verified,
+    StreamUpdated {
+        enabled: bool,
+    },
+    /// Nothing of it concerns tokens, or it is not known.
+    Ignored,
+    /// It names nobody that could be found.
+    Unmapped,
+    /// Too old to concern any token that is still alive.
+    Stale,
+}
+
+/// Why a whole token is not taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Unheard {
+    Denied(Refusal),
+    /// A verification event that nobody asked for (SSF 1.0 section 8.1.4.1).
+    InvalidState,
+}
+
+impl From<Refusal> for Unheard {
+    fn from(refusal: Refusal) -> Self {
+        Self::Denied(refusal)
+    }
+}
+
+impl Transmitter {
+    /// The end of the audience of who may revoke by a request of its own: the URL of that endpoint.
+    const REVOCATION_PATH: &str = "/global-token-revocation";
+
+    /// Checks a security event token: signed by its transmitter, of that very type, for us, made in the past.
+    ///
+    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is there
+    /// counts. `retention`: how long a revocation by it would matter, and with it its being known.
+    pub fn verify(
+        &self,
+        token: UnverifiedToken<'_>,
+        retention: Duration,
+        now: Timestamp,
+    ) -> Result<EventToken, Refusal> {
+        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
+        if token.token_type() != "secevent+jwt" {
+            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is not `secevent+jwt`"));
+        }
+        let claims = token.into_claims();
+        self.check_audience(&claims)?;
+        let issued_at = made_at(&claims, now.plus(self.leeway))?;
+        let expires_at = numeric_date(&claims, "exp")?;
+        if expires_at.is_some_and(|at| now >= at.plus(self.leeway)) {
+            return Err(Denial::Expired.into());
+        }
+        let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
+        match claims.get("events") {
+            Some(Value::Object(events)) if !events.is_empty() && events.values().all(Value::is_object) => {}
+            Some(_) => {
+                let accepted = "an object of objects (RFC 8417 section 2.2)";
+                return Err(Refusal::invalid("events", "something else, or empty", accepted));
+            }
+            None => return Err(missing("events")),
+        }
+        let until = issued_at.plus(retention).max(now).plus(self.leeway);
+        let id = MessageId::new(self.name.as_str(), &jti, until);
+        Ok(EventToken { id, jti, claims, issued_at })
+    }
+
+    /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation section
+    /// 3.5): a short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends as that
+    /// URL does may send one, so that no other token for the same audience serves.
+    pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
+        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
+        if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
+            return Err(Denial::WrongType.into());
+        }
+        let claims = token.into_claims();
+        if claims.contains_key("events") || claims.contains_key("nonce") {
+            return Err(Denial::WrongType.into());
+        }
+        self.check_audience(&claims)?;
+        if !self.audience.ends_with(Self::REVOCATION_PATH) {
+            return Err(Denial::WrongAudience.into());
+        }
+        let issued_at = made_at(&claims, now.plus(self.leeway))?;
+        let expires_at = numeric_date(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
+        let not_before = numeric_date(&claims, "nbf")?;
+        if not_before.is_some_and(|at| at > now.plus(self.leeway)) {
+            return Err(Denial::NotYetValid.into());
+        }
+        if now >= expires_at.plus(self.leeway) {
+            return Err(Denial::Expired.into());
+        }
+        if expires_at > issued_at.plus(Self::LONGEST_CREDENTIAL) {
+            return Err(Denial::LifetimeTooLong.into());
+        }
+        filled(&claims, "sub")?.ok_or_else(|| missing("sub"))?;
+        let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
+        Ok(MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway)))
+    }
+
+    /// Five minutes are recommended; its theft gives that long a time to sign others out.
+    const LONGEST_CREDENTIAL: Duration = Duration::from_secs(3600);
+
+    fn check_audience(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        Audiences::OneOf(vec![self.audience.clone()]).check("aud", claims.get("aud"))
+    }
+
+    /// Whether the tokens of others name this one as their receiver; for choosing the transmitter.
+    #[must_use]
+    pub fn is_named_by(&self, token: &UnverifiedToken<'_>) -> bool {
+        token.unverified_audiences().contains(&self.audience)
+    }
+
+    /// What each event of a token comes to; `target` is the issuer [`Self::target`].
+    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, clocks: Clocks) -> Result<Vec<Heard>, Unheard> {
+        let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
+        events
+            .iter()
+            .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
+            .map(|(uri, event)| self.hear_one(uri, event, token, target, clocks))
+            .collect()
+    }
+
+    fn hear_one(
+        &self,
+        uri: &str,
+        event: &Map<String, Value>,
+        token: &EventToken,
+        target: &TrustedIssuer,
+        clocks: Clocks,
+    ) -> Result<Heard, Unheard> {
+        let Some(effect) = Effect::of(uri) else { return Ok(Heard::Ignored) };
+        match effect {
+            Effect::Verification => {
+                let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
+                let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
+                return if expected { Ok(Heard::Verified) } else { Err(Unheard::InvalidState) };
+            }
+            Effect::StreamUpdated => {
+                let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");
+                return Ok(Heard::StreamUpdated { enabled });
+            }
+            Effect::Session | Effect::User => {}
+        }
+        let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at);
+        // What a sender says of the future is now. The issuer itself dates its events by the clock by which it dates
+        // its tokens, which may lie ahead of those here; an event lies before its token.
+        let instant = match target.issuer.name(&self.issuer) {
+            Some(_) => instant.min(token.issued_at.max(clocks.latest())),
+            None => instant.min(clocks.latest()).plus(target.least_lead()),
+        };
+        // It is acknowledged, so that one wall clock alone must not say it.
+        if instant.plus(target.retention()) <= clocks.earliest() {
+            return Ok(Heard::Stale);
+        }
+        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.
+        let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
+        match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
+            Some(Ok(revocations)) => Ok(Heard::Revocations(revocations)),
+            Some(Err(Unmapped)) => Ok(Heard::Unmapped),
+            None => Err(missing("sub_id").into()),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The events that mean something here: a closed list.
+
+use serde_json::{Map, Value};
+
+use crate::claims::{ClaimSet, Timestamp};
+use crate::refusal::Refusal;
+use crate::token::numeric_date;
+
+/// What an event asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// The named session ends; all of the user's, if only the user is named.
+    Session,
+    /// Every token of the user up to now.
+    User,
+    Verification,
+    StreamUpdated,
+}
+
+/// By the end of their URIs. What only informs (`account-enabled`, `device-compliance-change`,
+/// `assurance-level-change`, `session-established`, …) is not in the list and so ignored.
+const EVENTS: [(&str, &str, Effect); 13] = [
+    (CAEP, "session-revoked", Effect::Session),
+    (CAEP, "credential-change", Effect::User),
+    (CAEP, "token-claims-change", Effect::User),
+    (RISC, "account-disabled", Effect::User),
+    (RISC, "account-purged", Effect::User),
+    (RISC, "account-credential-change-required", Effect::User),
+    (RISC, "credential-compromise", Effect::User),
+    (RISC, "identifier-changed", Effect::User),
+    (RISC, "identifier-recycled", Effect::User),
+    (RISC, "sessions-revoked", Effect::User),
+    ("https://schemas.openid.net/secevent/oauth/event-type/", "tokens-revoked", Effect::User),
+    (SSF, "verification", Effect::Verification),
+    (SSF, "stream-updated", Effect::StreamUpdated),
+];
+
+const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
+const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
+const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
+
+/// What a stream is asked to deliver.
+pub const REQUESTED: [&str; 10] = [
+    "https://schemas.openid.net/secevent/caep/event-type/session-revoked",
+    "https://schemas.openid.net/secevent/caep/event-type/credential-change",
+    "https://schemas.openid.net/secevent/caep/event-type/token-claims-change",
+    "https://schemas.openid.net/secevent/risc/event-type/account-disabled",
+    "https://schemas.openid.net/secevent/risc/event-type/account-purged",
+    "https://schemas.openid.net/secevent/risc/event-type/account-credential-change-required",
+    "https://schemas.openid.net/secevent/risc/event-type/credential-compromise",
+    "https://schemas.openid.net/secevent/risc/event-type/identifier-changed",
+    "https://schemas.openid.net/secevent/risc/event-type/identifier-recycled",
+    "https://schemas.openid.net/secevent/risc/event-type/sessions-revoked",
+];
+
+impl Effect {
+    /// `None` for an event that asks for nothing, known or not.
+    #[must_use]
+    pub fn of(uri: &str) -> Option<Self> {
+        EVENTS.iter().find(|(base, name, _)| uri.strip_prefix(base) == Some(*name)).map(|(_, _, effect)| *effect)
+    }
+}
+
+/// When it happened: `event_timestamp` of CAEP, else `toe` of RFC 8417.
+///
+/// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them.
+pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
+    const SECONDS: f64 = 1e11;
+    match event.get("event_timestamp") {
+        // One that cannot be read says nothing: the event stands, dated by its token.
+        Some(written) => {
+            let Some(number) = written.as_f64().filter(|number| (0.0..1e15).contains(number)) else { return Ok(None) };
+            let millis = if number < SECONDS { number * 1000.0 } else { number };
+            #[expect(clippy::cast_possible_truncation, reason = "the range was checked above")]
+            let millis = millis.floor() as i64;
+            Ok(Some(Timestamp::from_millis(millis)))
+        }
+        None => numeric_date(claims, "toe"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_requested_is_what_revokes() {
+        let revoking: Vec<_> =
+            REQUESTED.iter().filter(|uri| matches!(Effect::of(uri), Some(Effect::Session | Effect::User))).collect();
+        assert_eq!(revoking.len(), REQUESTED.len());
+        assert_eq!(Effect::of("https://schemas.openid.net/secevent/caep/event-type/session-revoked/"), None);
+        assert_eq!(Effect::of("https://evil.example/session-revoked"), None);
+    }
+}

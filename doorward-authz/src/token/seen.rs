@@ -1,0 +1,33 @@
+//! Which kinds of targets an issuer's tokens name, as far as this process has seen them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::revocation::Kind;
+
+/// The kinds that verified tokens of one issuer have named since the process started.
+///
+/// A revocation of another kind may well hit nobody: a session of an issuer whose tokens have no `sid`. It is a
+/// hint for an operator, and no decision depends on it. Clones share what was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Arc<AtomicU8>);
+
+impl Seen {
+    /// A token that names these was verified.
+    pub(super) fn note(&self, kinds: impl Iterator<Item = Kind>) {
+        let named = kinds.fold(0, |named, kind| named | bit(kind));
+        // Most tokens bring nothing new, and cores share the line of memory as long as nobody writes.
+        if self.0.load(Ordering::Relaxed) & named != named {
+            self.0.fetch_or(named, Ordering::Relaxed);
+        }
+    }
+
+    #[must_use]
+    pub fn has(&self, kind: Kind) -> bool {
+        self.0.load(Ordering::Relaxed) & bit(kind) != 0
+    }
+}
+
+fn bit(kind: Kind) -> u8 {
+    Kind::ALL.iter().position(|known| *known == kind).map_or(0, |at| 1 << at)
+}

@@ -1,0 +1,187 @@
+//! A compact JWS, read in the one way it can be read.
+//!
+//! Stricter than RFC 7515 where leniency would give one token two readings.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::BearerToken;
+use crate::claims::ClaimSet;
+use crate::denial::Denial;
+use crate::jwks::{Algorithm, Jwks, Key, algorithm_name, algorithm_named, is_hmac};
+use crate::refusal::{List, Refusal, Shown, type_of};
+use crate::revocation::TargetId;
+
+/// What a token says before its signature is checked: used only to choose the key.
+#[derive(Clone)]
+pub struct UnverifiedToken<'a> {
+    text: &'a str,
+    pub(super) signing_input: &'a str,
+    pub(super) signature: Vec<u8>,
+    pub(super) header: Header,
+    pub(super) claims: ClaimSet,
+}
+
+/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
+/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub algorithm: String,
+    pub key_id: Option<String>,
+    pub token_type: Option<String>,
+    /// Whether it has a `nonce`, which Microsoft puts into tokens that only Microsoft's own services can verify.
+    pub has_nonce: bool,
+}
+
+impl<'a> UnverifiedToken<'a> {
+    /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
+    pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
+        let text = token.as_str();
+        let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
+        if payload.contains('.') {
+            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
+        }
+        let header = read_header(&ClaimSet::parse(decode(header)?)?)?;
+        let claims = ClaimSet::parse(decode(payload)?)?;
+        let signature = decode(signature)?;
+        Ok(Self { text, signing_input, signature, header, claims })
+    }
+
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The `iss` claim: who the token says it is from. Of a JWT-SVID without one, the trust domain of its `sub`
+    /// (JWT-SVID section 3: the domain names whose keys verify it).
+    pub fn unverified_issuer(&self) -> Result<String, Refusal> {
+        match self.claims.get("iss") {
+            Some(Value::String(issuer)) => Ok(issuer),
+            Some(other) => Err(Refusal::invalid("iss", type_of(&other), "text")),
+            None => trust_domain(&self.claims).ok_or_else(|| Refusal::missing("iss", "the URL of a configured issuer")),
+        }
+    }
+
+    /// Everything it says of itself.
+    #[must_use]
+    pub const fn unverified_claims(&self) -> &ClaimSet {
+        &self.claims
+    }
+
+    /// The audiences of `aud`: for whom the token says it is.
+    pub fn unverified_audiences(&self) -> Vec<String> {
+        let named = match self.claims.get("aud") {
+            Some(Value::Array(many)) => many,
+            one => one.into_iter().collect(),
+        };
+        let text = |audience| if let Value::String(text) = audience { Some(text) } else { None };
+        named.into_iter().filter_map(text).collect()
+    }
+
+    /// Finds the key that made the signature: the one place that checks signatures.
+    pub(crate) fn check_signature<'k>(
+        &self,
+        keys: Option<&'k Jwks>,
+        algorithms: &[Algorithm],
+    ) -> Result<&'k Key, Refusal> {
+        let keys = keys.ok_or(Denial::KeysUnavailable)?;
+        let algorithm = algorithm_named(&self.header.algorithm)
+            .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
+            .filter(|algorithm| algorithms.contains(algorithm))
+            .ok_or_else(|| {
+                let (found, names) = (Shown(&self.header.algorithm), algorithms.iter().copied().map(algorithm_name));
+                let found = format_args!("`alg` is {found}; accepted (`algorithms`): {}", List(names));
+                Refusal::new(Denial::AlgorithmNotAllowed, found)
+            })?;
+        let kid = self.header.key_id.as_deref().filter(|_| !is_hmac(algorithm));
+        keys.candidates(kid, algorithm)
+            .map_err(|denial| self.unfitting(keys, denial))?
+            .into_iter()
+            .find(|key| key.verifies(self.signing_input, &self.signature))
+            // A key of that name may have been published since.
+            .ok_or_else(|| {
+                if keys.names(kid) { Denial::BadSignature.into() } else { self.unfitting(keys, Denial::UnknownKey) }
+            })
+    }
+
+    /// The refusal of a token whose `kid` and `alg` no key of the set has.
+    fn unfitting(&self, keys: &Jwks, denial: Denial) -> Refusal {
+        let kid = self.header.key_id.as_deref().map_or("missing".to_owned(), |kid| Shown(kid).to_string());
+        let (algorithm, usable) = (Shown(&self.header.algorithm), keys.len());
+        let found = format_args!("`kid` is {kid}, `alg` is {algorithm}; none of the {usable} usable keys has both");
+        Refusal::new(denial, found)
+    }
+
+    /// What names it if it does not name itself: never the whole text, for a signature can be varied.
+    pub(crate) fn digest(&self) -> TargetId {
+        TargetId::digest(self.signing_input.as_bytes())
+    }
+
+    /// The digest of its whole text, signature included: by what some services name what they revoked.
+    pub(super) fn text_digest(&self) -> TargetId {
+        TargetId::digest(self.text.as_bytes())
+    }
+
+    /// What would name it, if its signature were good.
+    #[must_use]
+    pub fn unverified_id(&self) -> TargetId {
+        match self.claims.get("jti") {
+            Some(Value::String(id)) => TargetId::new(&id),
+            _ => self.digest(),
+        }
+    }
+
+    /// What it says, once its signature was checked.
+    pub(crate) fn into_claims(self) -> ClaimSet {
+        self.claims
+    }
+
+    /// Its `typ` as a media type in lower case; a token without one is a plain `jwt` (RFC 7519 section 5.1).
+    pub(crate) fn token_type(&self) -> String {
+        media_type(self.header.token_type.as_deref().unwrap_or("JWT"))
+    }
+}
+
+/// `spiffe://DOMAIN` of a `sub` that is a SPIFFE ID.
+pub(super) fn trust_domain(claims: &ClaimSet) -> Option<String> {
+    let Some(Value::String(id)) = claims.get("sub") else { return None };
+    let rest = id.strip_prefix(SPIFFE)?;
+    let domain = rest.split('/').next().filter(|domain| !domain.is_empty())?;
+    Some(format!("{SPIFFE}{domain}"))
+}
+
+/// The scheme of SPIFFE IDs and of trust domains (SPIFFE ID section 2).
+pub(super) const SPIFFE: &str = "spiffe://";
+
+fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
+    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
+    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
+}
+
+fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
+    let text = |name: &str| match header.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Denial::MalformedToken),
+    };
+    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11), and `b64` changes what is
+    // signed and may not stand without it (RFC 7797 section 6); `enc` and `zip` are of encrypted tokens,
+    // `cty: JWT` of nested ones.
+    let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(name));
+    let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
+    if foreign || nested {
+        return Err(Denial::MalformedToken);
+    }
+    let algorithm = text("alg")?.ok_or(Denial::MalformedToken)?;
+    let has_nonce = header.contains_key("nonce");
+    Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")?, has_nonce })
+}
+
+/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
+/// section 4.1.9).
+pub(super) fn media_type(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)
+}

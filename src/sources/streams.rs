@@ -1,0 +1,653 @@
+//! Live streams, and the index that finds those which a revocation hits.
+//!
+//! A check is asked once, when a stream opens; so each open stream stands here under everything that can
+//! revoke its token, and an entry ends exactly the streams that it hits, by the rules of the decision: the
+//! watermark covers the token's `iat`, or its absence.
+//!
+//! A stream is registered first and looked up in the revocations after that. An entry is applied first and
+//! looked up here after that. So whichever comes second finds the other.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::denial::Denial;
+use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId};
+use crate::authz::stream_proof::StreamFacts;
+
+/// Why a stream ends that its client and its server would go on with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    SignedOut,
+    Revoked,
+    /// Its token has expired, leeway included.
+    Expired,
+    /// The key that verified its token is not published or configured any more.
+    KeyWithdrawn,
+    /// The issuer of its token is not configured any more.
+    IssuerRemoved,
+    /// The view of the revocations is older than its rule allows.
+    Stale,
+    /// This process ends.
+    Draining,
+    /// It came without the proof of a decision.
+    Unproven,
+    /// There are as many streams as are allowed.
+    Crowded,
+    /// It is not what `request_header_mode` and `response_trailer_mode` alone make of a stream.
+    Unexpected,
+}
+
+impl Cause {
+    pub const ALL: [Self; 10] = [
+        Self::SignedOut,
+        Self::Revoked,
+        Self::Expired,
+        Self::KeyWithdrawn,
+        Self::IssuerRemoved,
+        Self::Stale,
+        Self::Draining,
+        Self::Unproven,
+        Self::Crowded,
+        Self::Unexpected,
+    ];
+
+    /// The stable public name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::SignedOut => "signed_out",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+            Self::KeyWithdrawn => "key_withdrawn",
+            Self::IssuerRemoved => "issuer_removed",
+            Self::Stale => "stale",
+            Self::Draining => "draining",
+            Self::Unproven => "unproven",
+            Self::Crowded => "crowded",
+            Self::Unexpected => "unexpected",
+        }
+    }
+
+    /// The refusal that a request with this token would meet.
+    #[must_use]
+    pub const fn denial(self) -> Denial {
+        match self {
+            Self::SignedOut => Denial::SignedOut,
+            Self::Revoked => Denial::Revoked,
+            Self::Expired => Denial::Expired,
+            Self::KeyWithdrawn => Denial::UnknownKey,
+            Self::IssuerRemoved => Denial::UnknownIssuer,
+            Self::Stale => Denial::RevocationsStale,
+            Self::Draining | Self::Crowded => Denial::StoreUnavailable,
+            Self::Unproven | Self::Unexpected => Denial::InternalError,
+        }
+    }
+}
+
+impl From<Origin> for Cause {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::SignedOut => Self::SignedOut,
+            Origin::Revoked => Self::Revoked,
+        }
+    }
+}
+
+/// An order to end.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    pub cause: Cause,
+    pub at: Instant,
+    order: u64,
+}
+
+impl Ended {
+    /// Of a stream that is not in the index.
+    #[must_use]
+    pub fn now(cause: Cause) -> Self {
+        Self { cause, at: Instant::now(), order: u64::MAX }
+    }
+}
+
+/// The streams of this process.
+pub struct LiveStreams {
+    inner: Mutex<Inner>,
+    hasher: DefaultHashBuilder,
+    open: AtomicUsize,
+    max: AtomicUsize,
+}
+
+/// One open stream; closed when this is dropped.
+pub struct LiveStream {
+    streams: Arc<LiveStreams>,
+    slot: u32,
+    signal: Arc<Signal>,
+}
+
+#[derive(Default)]
+struct Signal {
+    ended: OnceLock<Ended>,
+    waker: Mutex<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    slots: Vec<Slot>,
+    free_slots: Vec<u32>,
+    lists: Vec<List>,
+    free_lists: Vec<u32>,
+    places: HashTable<u32>,
+    /// Seconds in which tokens expire.
+    seconds: BTreeSet<i64>,
+    /// Orders that have not been carried out.
+    pending: BTreeSet<u64>,
+    orders: u64,
+    /// The smallest bound of staleness among the streams since there were none, in milliseconds.
+    strictest: Option<u32>,
+    /// What lately ended how many, newest last.
+    recent: VecDeque<(Target, usize)>,
+}
+
+struct Slot {
+    signal: Option<Arc<Signal>>,
+    issued_at: Option<Timestamp>,
+    stale_after_ms: Option<u32>,
+    links: Vec<Link>,
+}
+
+/// A place in a list; neighbours are slots that stand in the same list.
+#[derive(Clone, Copy)]
+struct Link {
+    list: u32,
+    previous: u32,
+    next: u32,
+}
+
+struct List {
+    key: Key,
+    head: u32,
+}
+
+#[derive(Clone, Eq, Hash, PartialEq)]
+enum Key {
+    Target(Target),
+    /// Tokens of this second expire, leeway included.
+    Second(i64),
+    /// Those of this issuer whose key has no name.
+    Unnamed(IssuerName),
+}
+
+const NONE: u32 = u32::MAX;
+/// Targets whose count of ended streams is remembered for receipts.
+const RECENT: usize = 1024;
+
+impl Default for LiveStreams {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            hasher: DefaultHashBuilder::default(),
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(usize::MAX),
+        }
+    }
+}
+
+impl LiveStreams {
+    /// The most streams at once.
+    pub fn limit(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// How many streams are open.
+    pub fn open_count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How many were told to end and have not ended.
+    pub fn ending_count(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Registers a stream, which the caller must then look up in the revocations.
+    ///
+    /// `ends_at`: when its token is not accepted any more. `stale_after`: the age of the view that ends it.
+    pub fn open(
+        self: &Arc<Self>,
+        facts: &StreamFacts,
+        ends_at: Timestamp,
+        stale_after: Option<Duration>,
+    ) -> Result<LiveStream, Cause> {
+        let mut inner = self.lock();
+        if self.open.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed) {
+            return Err(Cause::Crowded);
+        }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let signal = Arc::new(Signal::default());
+        let stale_after_ms = stale_after.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
+        if let Some(bound) = stale_after_ms {
+            inner.strictest = Some(inner.strictest.map_or(bound, |strictest| strictest.min(bound)));
+        }
+        let slot = Slot { signal: Some(signal.clone()), issued_at: facts.issued_at, stale_after_ms, links: Vec::new() };
+        let at = inner.place(slot);
+        let unnamed = !facts.targets.iter().any(|target| target.kind == Kind::Key);
+        let keys = facts.targets.iter().cloned().map(Key::Target);
+        let keys = keys.chain([Key::Target(Target::issuer(facts.issuer.clone())), Key::Second(ends_at.as_secs_ceil())]);
+        let keys = keys.chain(unnamed.then(|| Key::Unnamed(facts.issuer.clone())));
+        for key in keys {
+            let list = inner.list(&self.hasher, key);
+            let links = &inner.slots[at as usize].links;
+            if !links.iter().any(|link| link.list == list) {
+                let link = inner.link(list, at);
+                inner.slots[at as usize].links.push(link);
+            }
+        }
+        inner.slots[at as usize].links.shrink_to_fit();
+        Ok(LiveStream { streams: self.clone(), slot: at, signal })
+    }
+
+    /// Ends the streams that a revocation hits, which has been applied; returns how many.
+    pub fn revoke(&self, revocation: &Revocation) -> usize {
+        if self.open_count() == 0 || revocation.target.kind == Kind::Registration {
+            return 0;
+        }
+        let key = Key::Target(revocation.target.clone());
+        let covered = |slot: &Slot| revocation.watermark.covers(slot.issued_at);
+        let mut inner = self.lock();
+        let ended = self.end_list(&mut inner, &key, revocation.origin.into(), covered);
+        if ended > 0 {
+            if inner.recent.len() == RECENT {
+                inner.recent.pop_front();
+            }
+            inner.recent.push_back((revocation.target.clone(), ended));
+        }
+        ended
+    }
+
+    /// How many streams are open that a revocation of this target could end. Goes through them: for operators alone.
+    pub fn count(&self, target: &Target) -> usize {
+        let inner = self.lock();
+        let Some(list) = inner.find(&self.hasher, &Key::Target(target.clone())) else { return 0 };
+        let next =
+            |at: &u32| inner.slots[*at as usize].links.iter().find(|link| link.list == list).map(|link| link.next);
+        let slots = std::iter::successors(Some(inner.lists[list as usize].head), next);
+        slots.take_while(|at| *at != NONE).count()
+    }
+
+    /// How many streams the last revocation of a target ended that ended any.
+    pub fn ended_by(&self, target: &Target) -> usize {
+        self.lock().recent.iter().rev().find(|(ended, _)| ended == target).map_or(0, |(_, count)| *count)
+    }
+
+    /// Ends the streams of an issuer that is not configured any more.
+    pub fn remove_issuer(&self, issuer: &IssuerName) {
+        let key = Key::Target(Target::issuer(issuer.clone()));
+        self.end_list(&mut self.lock(), &key, Cause::IssuerRemoved, |_| true);
+    }
+
+    /// Ends the streams whose tokens a key verified that is not in force any more; `None`: a key without a name.
+    pub fn withdraw_key(&self, issuer: &IssuerName, id: Option<&str>) {
+        let named = |id| Key::Target(Target::new(issuer.clone(), Kind::Key, TargetId::new(id)));
+        let key = id.map_or_else(|| Key::Unnamed(issuer.clone()), named);
+        self.end_list(&mut self.lock(), &key, Cause::KeyWithdrawn, |_| true);
+    }
+
+    /// Ends the streams whose tokens have expired, and those whose rules do not allow a view of this age.
+    pub fn sweep(&self, now: Timestamp, age: Option<Duration>) {
+        if self.open_count() == 0 {
+            return;
+        }
+        let mut inner = self.lock();
+        while let Some(second) = inner.seconds.first().copied().filter(|second| *second <= now.as_secs()) {
+            self.end_list(&mut inner, &Key::Second(second), Cause::Expired, |_| true);
+        }
+        let age_ms = age.map_or(u128::MAX, |age| age.as_millis());
+        if inner.strictest.is_some_and(|bound| u128::from(bound) < age_ms) {
+            let stale = |slot: &Slot| slot.stale_after_ms.is_some_and(|bound| u128::from(bound) < age_ms);
+            self.end_all(&mut inner, usize::MAX, Cause::Stale, stale);
+            let bounds = inner.slots.iter().filter(|slot| slot.signal.is_some()).filter_map(|slot| slot.stale_after_ms);
+            inner.strictest = bounds.min();
+        }
+    }
+
+    /// Ends at most this many streams because the process ends; returns how many are left.
+    pub fn drain(&self, most: usize) -> usize {
+        self.end_all(&mut self.lock(), most, Cause::Draining, |_| true);
+        self.open_count()
+    }
+
+    /// A mark that [`Self::is_carried_out`] knows: every order given until now is before it.
+    pub fn mark(&self) -> u64 {
+        self.lock().orders
+    }
+
+    /// Whether every order before the mark has been carried out.
+    pub fn is_carried_out(&self, mark: u64) -> bool {
+        self.lock().pending.first().is_none_or(|order| *order >= mark)
+    }
+
+    fn end_all(&self, inner: &mut Inner, most: usize, cause: Cause, hit: impl Fn(&Slot) -> bool) {
+        let slots = inner.slots.iter().enumerate().filter(|(_, slot)| slot.signal.is_some() && hit(slot));
+        let slots: Vec<_> = slots.map(|(at, _)| at).take(most).collect();
+        let now = Instant::now();
+        for at in slots.into_iter().filter_map(|at| u32::try_from(at).ok()) {
+            self.end(inner, at, cause, now);
+        }
+    }
+
+    fn end_list(&self, inner: &mut Inner, key: &Key, cause: Cause, hit: impl Fn(&Slot) -> bool) -> usize {
+        let Some(list) = inner.find(&self.hasher, key) else { return 0 };
+        let (now, mut ended, mut at) = (Instant::now(), 0, inner.lists[list as usize].head);
+        while at != NONE {
+            let slot = &inner.slots[at as usize];
+            let next = slot.links.iter().find(|link| link.list == list).map_or(NONE, |link| link.next);
+            if hit(slot) {
+                self.end(inner, at, cause, now);
+                ended += 1;
+            }
+            at = next;
+        }
+        ended
+    }
+
+    fn end(&self, inner: &mut Inner, at: u32, cause: Cause, now: Instant) {
+        let Some(signal) = self.release(inner, at) else { return };
+        let order = inner.orders;
+        inner.orders += 1;
+        inner.pending.insert(order);
+        let _ = signal.ended.set(Ended { cause, at: now, order }); // Only a slot that is in use is ended, and once.
+        let waker = signal.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes a stream out of the index.
+    fn release(&self, inner: &mut Inner, at: u32) -> Option<Arc<Signal>> {
+        let slot = &mut inner.slots[at as usize];
+        let signal = slot.signal.take()?;
+        for link in std::mem::take(&mut slot.links) {
+            inner.unlink(&self.hasher, link);
+        }
+        inner.free_slots.push(at);
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // A burst leaves no memory behind.
+            let (pending, orders, recent) =
+                (std::mem::take(&mut inner.pending), inner.orders, std::mem::take(&mut inner.recent));
+            *inner = Inner { pending, orders, recent, ..Inner::default() };
+        }
+        Some(signal)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LiveStream {
+    /// Ready when the stream is to end.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(ended) = self.signal.ended.get() {
+            return Poll::Ready(*ended);
+        }
+        let mut waker = self.signal.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        // It may have been ended in between.
+        self.signal.ended.get().map_or(Poll::Pending, |ended| Poll::Ready(*ended))
+    }
+}
+
+impl Drop for LiveStream {
+    fn drop(&mut self) {
+        let mut inner = self.streams.lock();
+        match self.signal.ended.get() {
+            Some(ended) => {
+                inner.pending.remove(&ended.order);
+            }
+            None => drop(self.streams.release(&mut inner, self.slot)),
+        }
+    }
+}
+
+impl Inner {
+    fn place(&mut self, slot: Slot) -> u32 {
+        if let Some(at) = self.free_slots.pop() {
+            self.slots[at as usize] = slot;
+            return at;
+        }
+        self.slots.push(slot);
+        u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+    }
+
+    fn find(&self, hasher: &DefaultHashBuilder, key: &Key) -> Option<u32> {
+        self.places.find(hasher.hash_one(key), |list| self.lists[*list as usize].key == *key).copied()
+    }
+
+    fn list(&mut self, hasher: &DefaultHashBuilder, key: Key) -> u32 {
+        self.find(hasher, &key).unwrap_or_else(|| self.add_list(hasher, key))
+    }
+
+    /// Puts a stream at the head of a list.
+    fn link(&mut self, list: u32, at: u32) -> Link {
+        let next = std::mem::replace(&mut self.lists[list as usize].head, at);
+        if let Some(link) = self.link_of(next, list) {
+            link.previous = at;
+        }
+        Link { list, previous: NONE, next }
+    }
+
+    fn add_list(&mut self, hasher: &DefaultHashBuilder, key: Key) -> u32 {
+        if let Key::Second(second) = key {
+            self.seconds.insert(second);
+        }
+        let hash = hasher.hash_one(&key);
+        let list = List { key, head: NONE };
+        let at = if let Some(at) = self.free_lists.pop() {
+            self.lists[at as usize] = list;
+            at
+        } else {
+            self.lists.push(list);
+            u32::try_from(self.lists.len() - 1).unwrap_or(NONE)
+        };
+        let lists = &self.lists;
+        self.places.insert_unique(hash, at, |at| hasher.hash_one(&lists[*at as usize].key));
+        at
+    }
+
+    fn unlink(&mut self, hasher: &DefaultHashBuilder, link: Link) {
+        match self.link_of(link.previous, link.list) {
+            Some(previous) => previous.next = link.next,
+            None => self.lists[link.list as usize].head = link.next,
+        }
+        if let Some(next) = self.link_of(link.next, link.list) {
+            next.previous = link.previous;
+        }
+        if self.lists[link.list as usize].head == NONE {
+            let key = &self.lists[link.list as usize].key;
+            if let Key::Second(second) = key {
+                self.seconds.remove(second);
+            }
+            if let Ok(place) = self.places.find_entry(hasher.hash_one(key), |at| *at == link.list) {
+                place.remove();
+            }
+            self.lists[link.list as usize].key = Key::Second(0); // Frees the name.
+            self.free_lists.push(link.list);
+        }
+    }
+
+    fn link_of(&mut self, at: u32, list: u32) -> Option<&mut Link> {
+        self.slots.get_mut(at as usize)?.links.iter_mut().find(|link| link.list == list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use crate::authz::revocation::{RevocationIndex, Watermark};
+    use super::*;
+
+    const NEVER: Timestamp = Timestamp::from_secs(1_000_000);
+
+    fn issuer() -> IssuerName {
+        IssuerName::parse("main").unwrap()
+    }
+
+    fn target(kind: Kind, id: &str) -> Target {
+        Target::new(issuer(), kind, TargetId::new(id))
+    }
+
+    fn facts(token: &str, user: &str, iat: i64) -> StreamFacts {
+        let targets = [target(Kind::Token, token), target(Kind::User, user), target(Kind::Key, "k")];
+        let issued_at = Some(Timestamp::from_secs(iat));
+        StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into() }
+    }
+
+    fn revocation(target: Target, watermark: Watermark) -> Revocation {
+        Revocation { target, watermark, expires_at: NEVER, origin: Origin::SignedOut, note: None }
+    }
+
+    fn ended(stream: &LiveStream) -> Option<Cause> {
+        match stream.poll_ended(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => Some(ended.cause),
+            Poll::Pending => None,
+        }
+    }
+
+    fn open(streams: &Arc<LiveStreams>, token: &str, user: &str, iat: i64) -> LiveStream {
+        streams.open(&facts(token, user, iat), NEVER, None).unwrap()
+    }
+
+    #[test]
+    fn a_revocation_ends_exactly_the_streams_that_it_hits() {
+        let streams = Arc::<LiveStreams>::default();
+        let old = open(&streams, "t1", "alice", 100);
+        let new = open(&streams, "t2", "alice", 200);
+        let bob = open(&streams, "t3", "bob", 100);
+        let until = Watermark::at(Timestamp::from_secs(150));
+        assert_eq!(streams.revoke(&revocation(target(Kind::User, "alice"), until)), 1);
+        assert_eq!((ended(&old), ended(&new), ended(&bob)), (Some(Cause::SignedOut), None, None));
+        assert_eq!(streams.revoke(&revocation(target(Kind::Session, "alice"), Watermark::FOREVER)), 0);
+        assert_eq!(streams.revoke(&revocation(target(Kind::User, "alice"), until)), 0, "once");
+        assert_eq!((streams.open_count(), streams.ending_count()), (2, 1));
+        let mark = streams.mark();
+        assert!(!streams.is_carried_out(mark), "not before it was sent");
+        drop(old);
+        assert!(streams.is_carried_out(mark));
+        assert_eq!(streams.ended_by(&target(Kind::User, "alice")), 1);
+        assert_eq!(streams.revoke(&revocation(Target::issuer(issuer()), Watermark::FOREVER)), 2);
+        assert_eq!((ended(&new), ended(&bob)), (Some(Cause::SignedOut), Some(Cause::SignedOut)));
+    }
+
+    #[test]
+    fn slots_are_used_again_and_lists_stay_whole() {
+        let streams = Arc::<LiveStreams>::default();
+        let mut live: Vec<LiveStream> = Vec::new();
+        for round in 0..2_000_usize {
+            let user = format!("user-{}", round % 7);
+            live.push(open(&streams, &format!("t{round}"), &user, 100));
+            if round % 3 != 0 {
+                live.swap_remove(round * 31 % live.len());
+            }
+        }
+        assert_eq!(streams.open_count(), live.len());
+        let mut hit = 0;
+        for user in 0..7 {
+            hit += streams.revoke(&revocation(target(Kind::User, &format!("user-{user}")), Watermark::FOREVER));
+        }
+        assert_eq!(hit, live.len());
+        assert!(live.iter().all(|stream| ended(stream).is_some()));
+        drop(live);
+        assert_eq!((streams.open_count(), streams.ending_count()), (0, 0));
+        let inner = streams.lock();
+        assert_eq!((inner.slots.len(), inner.lists.len(), inner.places.len(), inner.seconds.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn time_ends_what_has_expired_and_what_is_too_stale() {
+        let streams = Arc::<LiveStreams>::default();
+        let at = Timestamp::from_secs;
+        let soon = streams.open(&facts("a", "u", 1), at(10), None).unwrap();
+        let strict = streams.open(&facts("b", "u", 1), at(20), Some(Duration::from_secs(2))).unwrap();
+        let lenient = streams.open(&facts("c", "u", 1), at(20), Some(Duration::from_secs(9))).unwrap();
+        streams.sweep(Timestamp::from_millis(9_999), Some(Duration::from_secs(2)));
+        assert_eq!(streams.open_count(), 3);
+        streams.sweep(at(10), Some(Duration::from_secs(2)));
+        assert_eq!((ended(&soon), ended(&strict)), (Some(Cause::Expired), None));
+        streams.sweep(at(11), Some(Duration::from_millis(2_001)));
+        assert_eq!((ended(&strict), ended(&lenient)), (Some(Cause::Stale), None));
+        streams.sweep(at(11), None);
+        assert_eq!(ended(&lenient), Some(Cause::Stale));
+    }
+
+    #[test]
+    fn keys_and_issuers_go_with_their_streams() {
+        let streams = Arc::<LiveStreams>::default();
+        let named = open(&streams, "a", "u", 1);
+        let mut facts = facts("b", "u", 1);
+        facts.targets = [target(Kind::Token, "b")].into();
+        let unnamed = streams.open(&facts, NEVER, None).unwrap();
+        streams.withdraw_key(&issuer(), Some("other"));
+        assert_eq!((ended(&named), ended(&unnamed)), (None, None));
+        streams.withdraw_key(&issuer(), None);
+        assert_eq!((ended(&named), ended(&unnamed)), (None, Some(Cause::KeyWithdrawn)));
+        streams.withdraw_key(&issuer(), Some("k"));
+        assert_eq!(ended(&named), Some(Cause::KeyWithdrawn));
+        let last = open(&streams, "c", "u", 1);
+        streams.remove_issuer(&issuer());
+        assert_eq!(ended(&last), Some(Cause::IssuerRemoved));
+    }
+
+    /// Whichever comes second finds the other: the stream that opens, or the revocation that is applied.
+    #[test]
+    fn a_stream_that_opens_in_the_moment_of_its_revocation_ends() {
+        for round in 0..1_000 {
+            let (streams, index) = (Arc::<LiveStreams>::default(), RevocationIndex::new());
+            let (facts, go) = (facts(&format!("t{round}"), "u", 1), AtomicBool::new(false));
+            let entry = revocation(target(Kind::User, "u"), Watermark::FOREVER);
+            let stream = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !go.load(Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                    index.apply(&entry, Duration::from_secs(1));
+                    streams.revoke(&entry);
+                });
+                go.store(true, Ordering::Release);
+                let stream = streams.open(&facts, NEVER, None).unwrap();
+                index.find(&*facts.targets, facts.issued_at).is_none().then_some(stream)
+            });
+            assert!(stream.is_none_or(|stream| ended(&stream).is_some()), "round {round}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_streams_are_small_and_end_fast() {
+        let streams = Arc::<LiveStreams>::default();
+        let live: Vec<_> =
+            (0..10_000).map(|at| open(&streams, &format!("{at:032x}"), &format!("user-{at}"), 1)).collect();
+        let inner = streams.lock();
+        let links: usize = inner.slots.iter().map(|slot| slot.links.capacity() * size_of::<Link>()).sum();
+        let held = inner.slots.capacity() * size_of::<Slot>()
+            + links
+            + inner.lists.capacity() * (size_of::<List>() + 48)
+            + inner.places.capacity() * 5
+            + live.len() * (size_of::<Signal>() + 16);
+        drop(inner);
+        println!("{} bytes for each stream in the index", held / live.len());
+        assert!(held / live.len() <= 1024, "{}", held / live.len());
+        let began = Instant::now();
+        assert_eq!(streams.revoke(&revocation(Target::issuer(issuer()), Watermark::FOREVER)), live.len());
+        println!("all of an issuer's ended in {:?}", began.elapsed());
+        assert!(live.iter().all(|stream| ended(stream).is_some()));
+    }
+}
