@@ -4,8 +4,6 @@
 //! they are left out: two builds of one commit are equal, and a build without git works. A debug build does not ask
 //! git: every commit would compile everything again.
 
-#![expect(clippy::print_stdout, reason = "a build script speaks to cargo by it")]
-
 use std::env;
 use std::process::Command;
 

@@ -103,15 +103,23 @@ fn built_java() -> Option<String> {
         return None;
     }
     assert!(built.status.success(), "{said}");
+    let programs = ["Drive.java", "Templates.java"].map(|program| format!("{ROOT}/tests/clients/{program}"));
+    let mut compiler = Command::new("javac");
+    compiler.args(["-encoding", "UTF-8", "-d", &format!("{folder}/target/programs"), "-cp", &class_path(&folder)]);
+    let compiled = compiler.args(programs).output().unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     Some(folder)
+}
+
+fn class_path(folder: &str) -> String {
+    format!("{folder}/target/programs:{folder}/target/classes:{folder}/target/dependency/*")
 }
 
 /// A command that runs a program of `tests/clients` with the client and its libraries.
 fn java_program(folder: &str, program: &str) -> Command {
     let mut command = Command::new("java");
-    let path = format!("{folder}/target/classes:{folder}/target/dependency/*");
-    command.args(["-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", "-cp", &path]);
-    command.env("LC_ALL", "C.UTF-8").arg(format!("{ROOT}/tests/clients/{program}"));
+    command.args(["-Dfile.encoding=UTF-8", "-Dsun.jnu.encoding=UTF-8", "-cp", &class_path(folder), program]);
+    command.env("LC_ALL", "C.UTF-8");
     command
 }
 
@@ -119,11 +127,11 @@ fn java_program(folder: &str, program: &str) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn java() {
     let Some(folder) = built_java() else { return };
-    revokes(|| java_program(&folder, "Drive.java")).await;
+    revokes(|| java_program(&folder, "Drive")).await;
 
     let (redis, tokens) = (RedisServer::start(&[]).await, Tokens::new());
     let write = |form: &str| {
-        let output = java_program(&folder, "Templates.java").args([&redis.port.to_string(), form, form]).output();
+        let output = java_program(&folder, "Templates").args([&redis.port.to_string(), form, form]).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{form}: {}", String::from_utf8_lossy(&output.stderr));
     };

@@ -22,6 +22,9 @@ rules:
   - {name: read, match: {path_prefix: /notes, methods: [GET]}, access: public}
 ";
 
+/// The headers of Traefik and Caddy, which set them themselves.
+const FORWARDED: [&str; 2] = ["x-forwarded-uri", "x-forwarded-method"];
+
 struct Fixture {
     tokens: Tokens,
     doorward: Doorward,
@@ -172,8 +175,9 @@ impl Proxied<'_> {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// What must hold behind any proxy; `bad_request` is what it makes of 400.
-    async fn decides(&self, upstream: &Upstream, bad_request: u16) {
+    /// What must hold behind any proxy; `bad_request` is what it makes of 400, `foreign` the headers in which others
+    /// than it name the request.
+    async fn decides(&self, upstream: &Upstream, bad_request: u16, foreign: [&str; 2]) {
         let alice = self.fixture.tokens.of("alice");
         for (path, token, user) in [
             ("/orders?x=1", Some(alice.as_str()), json!("alice")),
@@ -190,7 +194,7 @@ impl Proxied<'_> {
         assert_eq!(self.send(Method::GET, "/orders", None, &[]).await.0, 401);
         assert_eq!(self.send(Method::GET, "/scoped", Some(&alice), &[("host", "shop.example.com")]).await.0, 403);
         assert_eq!(self.send(Method::POST, "/notes/1", None, &[]).await.0, 401);
-        for foreign in ["x-forwarded-uri", "x-forwarded-method"] {
+        for foreign in foreign {
             let (status, _) = self.send(Method::GET, "/orders", Some(&alice), &[(foreign, "/public")]).await;
             assert_eq!(status, bad_request, "{foreign}");
         }
@@ -232,7 +236,7 @@ async fn behind_nginx() {
     );
     let nginx = Nginx::start(binary, &server).await;
     let proxied = Proxied { fixture: &fixture, proxy: nginx.address };
-    proxied.decides(&upstream, 500).await;
+    proxied.decides(&upstream, 500, FORWARDED).await;
     // It takes any 2xx for leave: the token is revoked, and the request goes on all the same.
     let (bob, before) = (fixture.tokens.of("bob"), upstream.seen());
     assert_eq!(proxied.send(Method::POST, "/bye", Some(&bob), &[]).await.0, 200);
@@ -288,7 +292,7 @@ http://:{port} {{
     crate::support::eventually("Caddy listens", || async { tokio::net::TcpStream::connect(address).await.is_ok() })
         .await;
     let proxied = Proxied { fixture: &fixture, proxy: address };
-    proxied.decides(&upstream, 400).await;
+    proxied.decides(&upstream, 400, ["x-original-uri", "x-original-method"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,7 +302,7 @@ async fn behind_envoy_s_http_ext_authz() {
     let upstream = Upstream::start().await;
     let envoy = Envoy::start_text(&binary, &envoy_config(fixture.doorward.http, upstream.address)).await;
     let proxied = Proxied { fixture: &fixture, proxy: envoy.address };
-    proxied.decides(&upstream, 400).await;
+    proxied.decides(&upstream, 400, FORWARDED).await;
     for path in ["/livez", "/metrics", "/openapi.json"] {
         assert_eq!(proxied.send(Method::GET, path, None, &[]).await.0, 401, "{path}");
     }
@@ -328,7 +332,7 @@ async fn behind_envoy_with_a_path_of_its_own() {
     let config = envoy_config(fixture.doorward.http, upstream.address);
     let envoy = Envoy::start_text(&binary, &config.replace("path_prefix: /auth", path)).await;
     let proxied = Proxied { fixture: &fixture, proxy: envoy.address };
-    proxied.decides(&upstream, 400).await;
+    proxied.decides(&upstream, 400, FORWARDED).await;
     let bob = fixture.tokens.of("bob");
     let (status, seen) = proxied.send(Method::GET, "/orders", Some(&bob), &[]).await;
     assert_eq!((status, &seen["headers"]["authorization"]), (200, &Value::Null), "the token is taken off");

@@ -315,7 +315,7 @@ async fn the_page_says_what_this_is_and_whether_it_is_ready() {
     let page = async |doorward: &Doorward| {
         let response = reqwest::get(format!("http://{}/", doorward.http)).await.unwrap();
         assert_eq!(
-            (response.status().as_u16(), &*response.headers()["content-type"].to_str().unwrap()),
+            (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()),
             (200, "text/html; charset=utf-8")
         );
         let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();

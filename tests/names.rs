@@ -281,7 +281,7 @@ async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
         let before = doorward.metric(REFUSED).await.unwrap_or_default();
         replace(&doorward, &text.replace("name: dev,", "name: shop,"));
         eventually("the reload is over", || async {
-            assert_eq!(doorward.metric(IN_FORCE).await.unwrap_or_default(), 0.0, "{store}: it would lose them");
+            assert!(doorward.metric(IN_FORCE).await.unwrap_or_default() < 1.0, "{store}: it would lose them");
             doorward.metric(REFUSED).await.unwrap_or_default() > before
         })
         .await;

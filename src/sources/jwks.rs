@@ -131,6 +131,8 @@ pub enum Update {
 
 /// How fast a failed fetch is repeated: doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// A failure that has lasted for about as long is a warning.
+const LASTING: Duration = Duration::from_secs(4);
 /// How often a key file is looked at; a ConfigMap or Secret changes by a symlink swap.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// Whatever Cache-Control says; but no longer than the refresh interval.
@@ -254,8 +256,8 @@ impl KeySource {
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
-                        // The first failure may pass: a provider that restarts is back for the next try.
-                        if backoff == BACKOFF.0 {
+                        // It may pass: a provider that restarts is back for one of the next tries.
+                        if backoff < LASTING {
                             info!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed; trying again");
                         } else {
                             warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");

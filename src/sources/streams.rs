@@ -274,10 +274,11 @@ impl LiveStreams {
     pub fn count(&self, target: &Target) -> usize {
         let inner = self.lock();
         let Some(list) = inner.find(&self.hasher, &Key::Target(target.clone())) else { return 0 };
-        let next =
-            |at: &u32| inner.slots[*at as usize].links.iter().find(|link| link.list == list).map(|link| link.next);
-        let slots = std::iter::successors(Some(inner.lists[list as usize].head), next);
-        slots.take_while(|at| *at != NONE).count()
+        let next = |at: &u32| {
+            let link = inner.slots[*at as usize].links.iter().find(|link| link.list == list);
+            link.map(|link| link.next).filter(|next| *next != NONE)
+        };
+        std::iter::successors(Some(inner.lists[list as usize].head), next).count()
     }
 
     /// How many streams the last revocation of a target ended that ended any.

@@ -73,7 +73,7 @@ async fn every_refusal_is_a_problem() {
     let doorward = Doorward::start(&config).await;
     let to = |method, path| request(doorward.http, method, path).bearer_auth(OPERATOR);
     send(to(Method::GET, "/v2/revocations")).await.is_problem(404, "not-found", None);
-    send(to(Method::GET, "/")).await.is_problem(404, "not-found", None);
+    send(to(Method::GET, "/none")).await.is_problem(404, "not-found", None);
     for (method, path, allow) in [
         (Method::DELETE, "/v1/revocations", "POST,GET,HEAD"),
         (Method::PUT, "/v1/explain", "POST"),

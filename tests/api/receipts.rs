@@ -240,7 +240,9 @@ async fn a_single_node_confirms_at_once_and_commands_wait() {
     let args = ["revoke", "--user", "bob", "--wait", "all", "--timeout", "2s"];
     let (code, out, error) = run_with(&env, &args, "");
     assert!(
-        code == 1 && out.starts_with("revoked user bob") && error.contains(&fleet.names[1]),
+        code == 1
+            && out.starts_with("refused from now on: every token of the user bob")
+            && error.contains(&fleet.names[1]),
         "{code} {out} {error}"
     );
     fleet.instances[1].process.signal("CONT");

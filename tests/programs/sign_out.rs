@@ -1,6 +1,7 @@
 //! What a sign-out takes beside what its parts take alone, in turns, so that all meet the same machine: a round trip
 //! to Redis, the two writes of its contract sent by hand, and a request to the same process that does nothing.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,18 +79,21 @@ async fn sign_out() {
 async fn asked(connection: &mut TcpStream, commands: &[&[&str]]) {
     let mut text = String::new();
     for command in commands {
-        text += &format!("*{}\r\n", command.len());
+        write!(text, "*{}\r\n", command.len()).unwrap();
         for word in *command {
-            text += &format!("${}\r\n{word}\r\n", word.len());
+            write!(text, "${}\r\n{word}\r\n", word.len()).unwrap();
         }
     }
     connection.write_all(text.as_bytes()).await.unwrap();
     // EXEC answers with both writes'; each other command, with one line or with a length and a line.
     let (mut answer, mut buffer) = (Vec::new(), [0; 512]);
-    let is_whole = |answer: &[u8]| match commands {
-        [_] if answer.first() == Some(&b'$') => answer.iter().filter(|byte| **byte == b'\n').count() == 2,
-        [_] => answer.ends_with(b"\n"),
-        _ => answer.iter().filter(|byte| **byte == b'\n').count() == 7,
+    let is_whole = |answer: &[u8]| {
+        let lines = answer.split(|byte| *byte == b'\n').count() - 1;
+        match commands {
+            [_] if answer.first() == Some(&b'$') => lines == 2,
+            [_] => lines == 1,
+            _ => lines == 7,
+        }
     };
     while !is_whole(&answer) {
         let read = connection.read(&mut buffer).await.unwrap();

@@ -107,7 +107,7 @@ impl Shape {
         }
         for id in IDS {
             match claims.pointer_mut(id) {
-                Some(Value::String(text)) if !text.is_empty() => text.push_str(&format!("-{number}")),
+                Some(Value::String(text)) if !text.is_empty() => *text = format!("{text}-{number}"),
                 Some(id @ Value::Number(_)) => *id = json!(100 + number),
                 _ => {}
             }

@@ -143,8 +143,10 @@ mod tests {
     fn the_newest_note_counts_whatever_the_order() {
         let (notes, again) = (Notes::default(), Notes::default());
         let written = [noted("u", 1, "old"), noted("u", 2, "lost phone"), noted("u", 1, "old")];
-        written.iter().for_each(|revocation| notes.keep(revocation));
-        written.iter().rev().for_each(|revocation| again.keep(revocation));
+        for (one, other) in written.iter().zip(written.iter().rev()) {
+            notes.keep(one);
+            again.keep(other);
+        }
         for notes in [&notes, &again] {
             check(notes, "u", Some("lost phone"));
             check(notes, "v", None);

@@ -216,7 +216,7 @@ impl Said<'_> {
                 let types = issuer.map(|issuer| issuer.token_types.names());
                 (json!(types), json!(header.and_then(|header| header.token_type.as_deref())))
             }
-            Step::Time => (json!(format!("now: {}", clock::format_rfc3339(self.now))), self.times(claims)),
+            Step::Time => (json!(format!("now: {}", clock::format_rfc3339(self.now))), times(claims)),
             Step::Audience => {
                 let named = issuer.zip(claims).and_then(|(issuer, claims)| first(&issuer.claim_names.audience, claims));
                 let expected = issuer.map(|issuer| match &issuer.audiences {
@@ -265,19 +265,19 @@ impl Said<'_> {
         }
         if is_empty(&expected) { (Value::Null, Value::Null) } else { (expected, got) }
     }
+}
 
-    /// The instants that a token names, in words that need no arithmetic.
-    fn times(&self, claims: Option<&ClaimSet>) -> Value {
-        let mut times = json!({});
-        for name in ["iat", "nbf", "exp"] {
-            let Some(value) = claims.and_then(|claims| claims.get(name)) else { continue };
-            times[name] = match Timestamp::from_numeric_date(&value) {
-                Some(at) => json!(clock::format_rfc3339(at)),
-                None => value,
-            };
-        }
-        times
+/// The instants that a token names, in words that need no arithmetic.
+fn times(claims: Option<&ClaimSet>) -> Value {
+    let mut times = json!({});
+    for name in ["iat", "nbf", "exp"] {
+        let Some(value) = claims.and_then(|claims| claims.get(name)) else { continue };
+        times[name] = match Timestamp::from_numeric_date(&value) {
+            Some(at) => json!(clock::format_rfc3339(at)),
+            None => value,
+        };
     }
+    times
 }
 
 fn is_empty(members: &Value) -> bool {

@@ -198,7 +198,20 @@ fn array(value: Value) -> Result<Vec<Value>, LedgerError> {
 }
 
 pub(super) fn unavailable(cause: impl Into<Box<str>>) -> LedgerError {
-    LedgerError::Unavailable { cause: cause.into() }
+    LedgerError::Unavailable { cause: plain(&cause.into()).into() }
+}
+
+/// The words of an error of the system, where the client's library shows it as Rust's `Debug` does:
+/// `Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }`.
+fn plain(cause: &str) -> String {
+    let begins = ["Os { ", "Custom { "].into_iter().find_map(|name| cause.find(name));
+    let words = begins.and_then(|at| {
+        let (before, shown) = cause.split_at(at);
+        let (_, words) = shown.split_once("message: \"").or_else(|| shown.split_once("error: \""))?;
+        let (words, after) = words.split_once("\" }")?;
+        Some(format!("{before}{words}{after}"))
+    });
+    words.unwrap_or_else(|| cause.to_owned())
 }
 
 /// An answer that Redis does not give; only its kind is told, never its content.
@@ -224,4 +237,27 @@ fn refusal(message: &str) -> LedgerError {
 
 fn first_word(message: &str) -> &str {
     message.split_ascii_whitespace().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_told_in_its_words() {
+        for (shown, told) in [
+            (
+                r#"IO Error: Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,
+                "IO Error: Connection refused",
+            ),
+            (
+                r#"IO Error: Custom { kind: Uncategorized, error: "failed to lookup address information" }, again"#,
+                "IO Error: failed to lookup address information, again",
+            ),
+            ("Os { code: 1", "Os { code: 1"),
+            ("the writer has stopped", "the writer has stopped"),
+        ] {
+            assert_eq!(plain(shown), told);
+        }
+    }
 }
