@@ -5,8 +5,8 @@ pub(crate) mod decide;
 pub mod explain;
 pub mod http;
 pub mod inlet;
-mod present;
 mod record;
 pub mod streams;
+mod token_request;
 
 pub use decide::{Caller, Flaw, Query, decide, decide_at_once, refuse};

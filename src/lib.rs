@@ -7,7 +7,7 @@
 //! authz     the pure heart: claims → revocation → token → rule → authorizer → answer
 //! sources   what keeps state fresh: keys, the revocation ledger, its replica in this process
 //! state     the policy in force behind one pointer, and the revocations
-//! api       the faces: Envoy's gRPC, HTTP; all decide through `api::decide`
+//! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! config    what is written → what is usable, all faults at once
 //! serve     wiring, supervision, reload, drain; the only module that spawns
 //! lint      what is dangerous in an Envoy configuration; one function per trap

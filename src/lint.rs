@@ -2,15 +2,15 @@
 //! an outage into a refusal.
 //!
 //! [`Document`] is the text as values with their lines: a static file, a `/config_dump`, or a file of
-//! `resources`. [`scene`] is what matters of it: connection managers with their filters and routes, and
-//! clusters. [`TRAPS`] is the list of what is looked for; each trap is one function over the scene.
+//! `resources`. [`model`] is what matters of it: connection managers with their filters and routes, and
+//! clusters. [`TRAPS`] is the list of what is looked for; each trap is one function over the model.
 //! Nothing here is asked of a running Envoy, and nothing is guessed: what the document leaves to another
 //! (RDS or CDS that is not in it) is not judged.
 
 mod document;
 mod matching;
+mod model;
 mod scalar;
-mod scene;
 mod traps;
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::authz::token_source::TokenSource;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
-use scene::{Node, Scene};
+use model::{Model, Node};
 pub use traps::TRAPS;
 
 /// What a finding costs.
@@ -42,7 +42,7 @@ pub struct Trap {
     pub fix: &'static str,
     /// Where it is documented, or the report that it was learnt from.
     pub source: &'static str,
-    check: fn(&Scene<'_>, &mut Found),
+    check: fn(&Model<'_>, &mut Found),
 }
 
 /// A trap that was found.
@@ -135,8 +135,8 @@ impl From<&Config> for Expected {
 ///
 /// An error says why there is nothing to look at.
 pub fn lint(document: &Document, expected: &Expected) -> Result<Vec<Finding>, String> {
-    let scene = Scene::of(document, expected);
-    if scene.managers.is_empty() {
+    let model = Model::of(document, expected);
+    if model.managers.is_empty() {
         return Err(
             "there is no HTTP connection manager in it: a static configuration, a /config_dump or listeners are needed"
                 .to_owned(),
@@ -146,7 +146,7 @@ pub fn lint(document: &Document, expected: &Expected) -> Result<Vec<Finding>, St
         .iter()
         .flat_map(|trap| {
             let mut found = Found::default();
-            (trap.check)(&scene, &mut found);
+            (trap.check)(&model, &mut found);
             found.0.into_iter().map(|(path, message)| Finding {
                 line: document.line(&path),
                 path: path.to_string(),

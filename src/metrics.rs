@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use crate::authz::denial::Denial;
-use crate::authz::jwks::{LeftOut, Unfit};
+use crate::authz::jwks::{LeftOut, RejectedKey};
 use crate::authz::revocation::{Kind, RevocationIndex};
 use crate::sources::streams::Cause;
 
@@ -350,7 +350,7 @@ impl Metrics {
 
     /// How many keys of an issuer's current set are left out, by cause.
     pub fn unfit_keys(&self, issuer: &str, unfit: &[LeftOut]) {
-        for cause in Unfit::ALL {
+        for cause in RejectedKey::ALL {
             let count = unfit.iter().filter(|found| found.cause == cause).count();
             self.jwks_unfit_keys
                 .with_label_values(&[issuer, cause.label()])

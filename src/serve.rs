@@ -6,7 +6,7 @@ mod connections;
 mod listen;
 mod listeners;
 pub mod log;
-mod pace;
+mod read_quota;
 mod reload;
 mod streams;
 mod supervisor;
@@ -41,7 +41,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     allow_many_files();
     // Listening comes first: a taken port must show before anything is started.
     let listeners = Listeners::bind(&config.listen).await?;
-    let (state, ringer) = assemble::state(&config)?;
+    let (state, webhook_sender) = assemble::state(&config)?;
     log.count_lost(state.metrics.degraded.with_label_values(&["log", "drop"]));
     let readiness = Arc::new(Readiness::default());
     let limits = config.limits;
@@ -49,11 +49,11 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("replica", state.replica.clone().run(stop.clone()));
-    if let Some(ringer) = ringer {
+    if let Some(webhook_sender) = webhook_sender {
         let stopped = stop.clone();
         tasks.spawn("alarm", async move {
             tokio::select! {
-                () = ringer.run() => {}
+                () = webhook_sender.run() => {}
                 () = stopped.cancelled() => {}
             }
         });

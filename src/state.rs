@@ -16,8 +16,8 @@ use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
 use crate::authz::stream_proof::{Proofs, Secret};
 use crate::metrics::Metrics;
-use crate::sources::alarm::Alarm;
 pub use crate::sources::alarm::Presented;
+use crate::sources::alarm::ReplayAlarm;
 use crate::sources::introspection::Introspectors;
 pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
@@ -97,7 +97,7 @@ pub struct State {
     /// Messages that had their effect already.
     pub replays: Replays,
     /// Rings when a revoked token is presented.
-    pub alarm: Alarm,
+    pub alarm: ReplayAlarm,
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
@@ -116,7 +116,7 @@ impl State {
         policy: Policy,
         replica: Arc<Replica>,
         metrics: Arc<Metrics>,
-        alarm: Alarm,
+        alarm: ReplayAlarm,
         traces: Option<Traces>,
     ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());

@@ -24,7 +24,7 @@ const AUTHZ_ORDER: [&str; 25] = [
     "claims",
     "denial",
     "refusal",
-    "written",
+    "encoded",
     "jwks",
     "readings",
     "path",

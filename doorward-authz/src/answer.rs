@@ -1,6 +1,6 @@
 //! From decision to answer: identity headers, metadata, statuses, challenges and bodies.
 //!
-//! Pure, so that every face (gRPC, forward-auth, the dynamic module to come) answers alike. On every
+//! Pure, so that every protocol front end (gRPC, forward-auth, the dynamic module to come) answers alike. On every
 //! allowed request each header that Doorward owns is either set or removed, never both and never
 //! neither: a client's own `x-user-id` that slips through is a stolen identity.
 
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::authorizer::{Decision, Evidence, Grant, LockedOut, Outcome, Principal};
 use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
+use super::encoded::Encoded;
 pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{RequestView, Requirements, Then};
 use super::stream_proof::Proofs;
 use super::token::VerifiedToken;
 use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
-use super::written::Written;
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
@@ -33,7 +33,7 @@ pub struct Responder {
     identity: Vec<(String, IdentityField)>,
     payload: Option<PayloadHeader>,
     /// The look-alikes of all names we own, never set.
-    look_alikes: Arc<Written<Vec<String>>>,
+    look_alikes: Arc<Encoded<Vec<String>>>,
     errors: ErrorSettings,
     /// Where tokens stand.
     sources: Vec<TokenSource>,
@@ -119,7 +119,7 @@ impl<'a> Forward<'a> {
         identity
     }
 
-    /// What a face makes of the part of the token, made once for each token and responder; `None` without a
+    /// The encoding of the part of the token, made once for each token and responder; `None` without a
     /// principal.
     pub fn kept(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&'a [u8]> {
         self.principal?.token().kept(&self.responder.look_alikes, make)
@@ -141,7 +141,7 @@ impl<'a> Forward<'a> {
     }
 
     #[must_use]
-    pub fn always_removed(&self) -> &'a Written<Vec<String>> {
+    pub fn always_removed(&self) -> &'a Encoded<Vec<String>> {
         &self.responder.look_alikes
     }
 
@@ -185,7 +185,7 @@ impl Responder {
         never_set.retain(|name| !settable.contains(&name.as_str()));
         never_set.sort();
         never_set.dedup();
-        let (look_alikes, sources) = (Arc::new(Written::new(never_set)), tokens.from.clone());
+        let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
         Self { look_alikes, identity, payload, errors, sources, forward_token, proofs: None }
     }
 
@@ -230,7 +230,7 @@ impl Responder {
 
     /// What was kept of a token is another responder's.
     fn afresh(self) -> Self {
-        Self { look_alikes: Arc::new(Written::new(self.look_alikes.to_vec())), ..self }
+        Self { look_alikes: Arc::new(Encoded::new(self.look_alikes.to_vec())), ..self }
     }
 
     /// The answer to a decision; a decision that still needs a lookup is refused as if it had failed.

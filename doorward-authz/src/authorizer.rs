@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::api_key::ApiKeys;
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
-use super::introspection::{IntrospectionPolicy, Said, Testimony, is_opaque};
+use super::introspection::{IntrospectionPolicy, IntrospectionResponse, TokenState, is_opaque};
 use super::issuer_id;
 use super::jwks::Jwks;
 use super::refusal::Refusal;
@@ -56,14 +56,21 @@ pub struct View<'a> {
     /// What the store said when it was asked for this very request.
     pub answer: Option<StoreAnswer>,
     /// What the issuer said when it was asked about this very token, now or a moment ago.
-    pub testimony: Option<&'a Testimony>,
+    pub introspection_response: Option<&'a IntrospectionResponse>,
 }
 
 impl<'a> View<'a> {
     /// A view that is as fresh as can be.
     #[must_use]
     pub const fn of(index: &'a RevocationIndex) -> Self {
-        Self { index, age: Some(Duration::ZERO), store_clock: None, keys: None, answer: None, testimony: None }
+        Self {
+            index,
+            age: Some(Duration::ZERO),
+            store_clock: None,
+            keys: None,
+            answer: None,
+            introspection_response: None,
+        }
     }
 }
 
@@ -656,11 +663,15 @@ const FOR_MICROSOFT: &str = "the header has `nonce`: a token for Microsoft Graph
 
 /// What the issuer says of an active token.
 fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
-    match view.testimony.filter(|testimony| testimony.issuer == *issuer).map(|testimony| &testimony.said) {
+    match view
+        .introspection_response
+        .filter(|introspection_response| introspection_response.issuer == *issuer)
+        .map(|introspection_response| &introspection_response.said)
+    {
         None => Err(Stop::Needs(Needs::Introspection(issuer.clone()))),
-        Some(Said::Active(claims)) => Ok(claims),
-        Some(Said::Inactive) => Err(Denial::TokenInactive.into()),
-        Some(Said::Unavailable) => Err(Denial::IntrospectionUnavailable.into()),
+        Some(TokenState::Active(claims)) => Ok(claims),
+        Some(TokenState::Inactive) => Err(Denial::TokenInactive.into()),
+        Some(TokenState::Unavailable) => Err(Denial::IntrospectionUnavailable.into()),
     }
 }
 

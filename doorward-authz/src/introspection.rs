@@ -28,13 +28,13 @@ pub struct IntrospectionPolicy {
 
 /// An issuer's word on one token.
 #[derive(Clone, Debug)]
-pub struct Testimony {
+pub struct IntrospectionResponse {
     pub issuer: IssuerName,
-    pub said: Said,
+    pub said: TokenState,
 }
 
 #[derive(Clone, Debug)]
-pub enum Said {
+pub enum TokenState {
     /// With the members of the response.
     Active(ClaimSet),
     Inactive,
@@ -42,7 +42,7 @@ pub enum Said {
     Unavailable,
 }
 
-impl Said {
+impl TokenState {
     /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides all, so it must be
     /// there once and be a boolean.
     pub fn parse(body: &[u8]) -> Result<Self, &'static str> {
@@ -154,9 +154,9 @@ mod tests {
 
     #[test]
     fn a_response_says_active_as_a_boolean_and_once() {
-        let said = |body: &str| match Said::parse(body.as_bytes()) {
-            Ok(Said::Active(_)) => "active",
-            Ok(Said::Inactive) => "inactive",
+        let said = |body: &str| match TokenState::parse(body.as_bytes()) {
+            Ok(TokenState::Active(_)) => "active",
+            Ok(TokenState::Inactive) => "inactive",
             _ => "nothing",
         };
         for (body, expected) in [

@@ -137,7 +137,7 @@ impl fmt::Debug for Key {
 
 /// Why a key of a set is left out.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Unfit {
+pub enum RejectedKey {
     Malformed,
     UnknownType,
     /// A shared secret, or a private key, in a set that others can read.
@@ -150,7 +150,7 @@ pub enum Unfit {
     DuplicateId,
 }
 
-impl Unfit {
+impl RejectedKey {
     pub const ALL: [Self; 8] = [
         Self::Malformed,
         Self::UnknownType,
@@ -180,7 +180,7 @@ impl Unfit {
 /// A key of a set that is left out: why, and which it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LeftOut {
-    pub cause: Unfit,
+    pub cause: RejectedKey,
     /// Its place in `keys`, from 0.
     pub place: usize,
     id: Option<String>,
@@ -247,7 +247,7 @@ impl Jwks {
         let (keys, duplicates): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|(key, _)| named(key).is_none_or(|id| holders[&id] == 1));
         let duplicates = duplicates.into_iter();
-        unfit.extend(duplicates.map(|(key, place)| LeftOut { cause: Unfit::DuplicateId, place, id: key.id }));
+        unfit.extend(duplicates.map(|(key, place)| LeftOut { cause: RejectedKey::DuplicateId, place, id: key.id }));
         Ok((Self { keys: keys.into_iter().map(|(key, _)| key).collect() }, unfit))
     }
 
@@ -318,38 +318,38 @@ pub const fn is_hmac(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
 
-fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
-    let jwk = jwk.as_object().ok_or(Unfit::Malformed)?;
+fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, RejectedKey> {
+    let jwk = jwk.as_object().ok_or(RejectedKey::Malformed)?;
     let text = |name: &str| match jwk.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => Err(Unfit::Malformed),
+        Some(_) => Err(RejectedKey::Malformed),
     };
     let bytes = |name: &str| {
-        let text = text(name)?.ok_or(Unfit::Malformed)?;
-        decode(text).ok_or(Unfit::Malformed)
+        let text = text(name)?.ok_or(RejectedKey::Malformed)?;
+        decode(text).ok_or(RejectedKey::Malformed)
     };
     // RFC 7517 sections 4.2 and 4.3: a key published for something else must not verify tokens.
     // SPIFFE writes its own word for those of tokens (JWT-SVID section 4.2).
     if text("use")?.is_some_and(|usage| !["sig", "jwt-svid"].contains(&usage)) {
-        return Err(Unfit::NotForSignatures);
+        return Err(RejectedKey::NotForSignatures);
     }
     if let Some(operations) = jwk.get("key_ops").filter(|operations| !operations.is_null()) {
-        let operations = operations.as_array().ok_or(Unfit::Malformed)?;
+        let operations = operations.as_array().ok_or(RejectedKey::Malformed)?;
         let repeated = (1..operations.len()).any(|at| operations[..at].contains(&operations[at]));
         if repeated || !operations.iter().all(Value::is_string) {
-            return Err(Unfit::Malformed);
+            return Err(RejectedKey::Malformed);
         }
         if !operations.iter().any(|operation| operation == "verify") {
-            return Err(Unfit::NotForSignatures);
+            return Err(RejectedKey::NotForSignatures);
         }
     }
     // RFC 7518 sections 6.2.2 and 6.3.2: with these members it signs, and whoever reads the set has them.
     if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|name| jwk.get(*name).is_some_and(|value| !value.is_null()))
     {
-        return Err(Unfit::Secret);
+        return Err(RejectedKey::Secret);
     }
-    let (fitting, public): (&[Algorithm], _) = match text("kty")?.ok_or(Unfit::Malformed)? {
+    let (fitting, public): (&[Algorithm], _) = match text("kty")?.ok_or(RejectedKey::Malformed)? {
         "RSA" => {
             // A sign octet in front changes no number (RFC 7518 section 6.3.1.1 asks to leave it out).
             let number = |name| bytes(name).map(|octets| octets.into_iter().skip_while(|octet| *octet == 0).collect());
@@ -362,30 +362,31 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Unfit> {
                 Some("P-256") => (&[Algorithm::ES256], &signature::ECDSA_P256_SHA256_FIXED, 32),
                 Some("P-384") => (&[Algorithm::ES384], &signature::ECDSA_P384_SHA384_FIXED, 48),
                 Some("P-521") => (&[Algorithm::ES512], &signature::ECDSA_P521_SHA512_FIXED, 66),
-                _ => return Err(Unfit::UnknownType),
+                _ => return Err(RejectedKey::UnknownType),
             };
             let (x, y) = (bytes("x")?, bytes("y")?);
             if x.len() != size || y.len() != size {
-                return Err(Unfit::Malformed); // RFC 7518 section 6.2.1.2: the full size of a coordinate.
+                return Err(RejectedKey::Malformed); // RFC 7518 section 6.2.1.2: the full size of a coordinate.
             }
             (fitting, Public::Ec(verification, [&[0x04], x.as_slice(), y.as_slice()].concat()))
         }
         "OKP" if text("crv")? == Some("Ed25519") => {
             let point = bytes("x")?;
             if !is_sound_ed25519(&point) {
-                return Err(Unfit::NotOnCurve);
+                return Err(RejectedKey::NotOnCurve);
             }
             (&[Algorithm::EdDSA], Public::Ed25519(point))
         }
-        "oct" => return Err(Unfit::Secret),
-        _ => return Err(Unfit::UnknownType),
+        "oct" => return Err(RejectedKey::Secret),
+        _ => return Err(RejectedKey::UnknownType),
     };
     let algorithm = match text("alg")? {
         Some("Ed25519") => Some(Algorithm::EdDSA).filter(|a| fitting.contains(a)), // RFC 9864's name for it.
         Some(name) => fitting.iter().copied().find(|algorithm| algorithm_name(*algorithm) == name),
         None => algorithms.iter().copied().find(|algorithm| fitting.contains(algorithm)),
     };
-    let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(Unfit::AlgorithmNotAllowed)?;
+    let algorithm =
+        algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(RejectedKey::AlgorithmNotAllowed)?;
     Ok(Key::new(text("kid")?.map(str::to_owned), algorithm, Material::Public(public.parse(algorithm)?)))
 }
 
@@ -411,17 +412,21 @@ enum Public {
 
 impl Public {
     /// For one of the algorithms that fit it, and no other.
-    fn parse(&self, algorithm: Algorithm) -> Result<ParsedPublicKey, Unfit> {
+    fn parse(&self, algorithm: Algorithm) -> Result<ParsedPublicKey, RejectedKey> {
         match self {
-            Self::Rsa(components) => components.to_parsed_public_key(rsa(algorithm)?).map_err(|_| Unfit::WeakRsa),
-            Self::Ec(verification, point) => ParsedPublicKey::new(*verification, point).map_err(|_| Unfit::NotOnCurve),
-            Self::Ed25519(point) => ParsedPublicKey::new(&signature::ED25519, point).map_err(|_| Unfit::NotOnCurve),
+            Self::Rsa(components) => components.to_parsed_public_key(rsa(algorithm)?).map_err(|_| RejectedKey::WeakRsa),
+            Self::Ec(verification, point) => {
+                ParsedPublicKey::new(*verification, point).map_err(|_| RejectedKey::NotOnCurve)
+            }
+            Self::Ed25519(point) => {
+                ParsedPublicKey::new(&signature::ED25519, point).map_err(|_| RejectedKey::NotOnCurve)
+            }
         }
     }
 }
 
 /// 2048 to 8192 bits; of PSS, the salt is as long as the hash (RFC 7518 section 3.5).
-const fn rsa(algorithm: Algorithm) -> Result<&'static RsaParameters, Unfit> {
+const fn rsa(algorithm: Algorithm) -> Result<&'static RsaParameters, RejectedKey> {
     Ok(match algorithm {
         Algorithm::RS256 => &signature::RSA_PKCS1_2048_8192_SHA256,
         Algorithm::RS384 => &signature::RSA_PKCS1_2048_8192_SHA384,
@@ -429,7 +434,7 @@ const fn rsa(algorithm: Algorithm) -> Result<&'static RsaParameters, Unfit> {
         Algorithm::PS256 => &signature::RSA_PSS_2048_8192_SHA256,
         Algorithm::PS384 => &signature::RSA_PSS_2048_8192_SHA384,
         Algorithm::PS512 => &signature::RSA_PSS_2048_8192_SHA512,
-        _ => return Err(Unfit::AlgorithmNotAllowed),
+        _ => return Err(RejectedKey::AlgorithmNotAllowed),
     })
 }
 
@@ -482,7 +487,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(keys: Vec<Value>, expected: Result<&[(Option<&str>, Algorithm)], Unfit>) {
+    fn check(keys: Vec<Value>, expected: Result<&[(Option<&str>, Algorithm)], RejectedKey>) {
         let (jwks, unfit) = Jwks::from_value(&json!({ "keys": keys }), &ASYMMETRIC).unwrap();
         match expected {
             Ok(expected) => {
@@ -551,20 +556,20 @@ mod tests {
     fn unfit_keys_are_left_out() {
         let other = with(ec(), "use", json!("sig"));
         for (keys, reason) in [
-            (vec![with(ec(), "use", json!("enc"))], Unfit::NotForSignatures),
-            (vec![with(ec(), "key_ops", json!(["sign"]))], Unfit::NotForSignatures),
-            (vec![with(ec(), "key_ops", json!("verify"))], Unfit::Malformed),
-            (vec![with(ec(), "key_ops", json!(["verify", "verify"]))], Unfit::Malformed),
-            (vec![with(ec(), "d", json!("AAAA"))], Unfit::Secret),
-            (vec![with(ed(), "x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))], Unfit::NotOnCurve),
-            (vec![with(ed(), "x", json!("7____________________________________________38"))], Unfit::NotOnCurve),
-            (vec![with(ec(), "y", json!("AEtl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"))], Unfit::NotOnCurve),
-            (vec![with(ec(), "x", json!("MKBC"))], Unfit::Malformed),
-            (vec![with(ec(), "crv", json!("secp256k1"))], Unfit::UnknownType),
-            (vec![with(ec(), "alg", json!("RS256"))], Unfit::AlgorithmNotAllowed),
-            (vec![with(ec(), "kid", json!(1))], Unfit::Malformed),
-            (vec![with(rsa(), "alg", json!("HS256"))], Unfit::AlgorithmNotAllowed),
-            (vec![with(rsa(), "alg", json!("RSA-OAEP"))], Unfit::AlgorithmNotAllowed),
+            (vec![with(ec(), "use", json!("enc"))], RejectedKey::NotForSignatures),
+            (vec![with(ec(), "key_ops", json!(["sign"]))], RejectedKey::NotForSignatures),
+            (vec![with(ec(), "key_ops", json!("verify"))], RejectedKey::Malformed),
+            (vec![with(ec(), "key_ops", json!(["verify", "verify"]))], RejectedKey::Malformed),
+            (vec![with(ec(), "d", json!("AAAA"))], RejectedKey::Secret),
+            (vec![with(ed(), "x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))], RejectedKey::NotOnCurve),
+            (vec![with(ed(), "x", json!("7____________________________________________38"))], RejectedKey::NotOnCurve),
+            (vec![with(ec(), "y", json!("AEtl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"))], RejectedKey::NotOnCurve),
+            (vec![with(ec(), "x", json!("MKBC"))], RejectedKey::Malformed),
+            (vec![with(ec(), "crv", json!("secp256k1"))], RejectedKey::UnknownType),
+            (vec![with(ec(), "alg", json!("RS256"))], RejectedKey::AlgorithmNotAllowed),
+            (vec![with(ec(), "kid", json!(1))], RejectedKey::Malformed),
+            (vec![with(rsa(), "alg", json!("HS256"))], RejectedKey::AlgorithmNotAllowed),
+            (vec![with(rsa(), "alg", json!("RSA-OAEP"))], RejectedKey::AlgorithmNotAllowed),
             (
                 vec![with(
                     rsa(),
@@ -573,15 +578,15 @@ mod tests {
                         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W"
                     ),
                 )],
-                Unfit::WeakRsa,
+                RejectedKey::WeakRsa,
             ),
-            (vec![with(rsa(), "e", json!("AQ"))], Unfit::WeakRsa),
-            (vec![with(rsa(), "n", json!("AQAB="))], Unfit::Malformed),
-            (vec![json!({"kty": "oct", "k": "AAAA"})], Unfit::Secret),
-            (vec![json!({"kty": "OKP", "crv": "X25519", "x": "AAAA"})], Unfit::UnknownType),
-            (vec![json!("key")], Unfit::Malformed),
-            (vec![json!({})], Unfit::Malformed),
-            (vec![ec(), other], Unfit::DuplicateId),
+            (vec![with(rsa(), "e", json!("AQ"))], RejectedKey::WeakRsa),
+            (vec![with(rsa(), "n", json!("AQAB="))], RejectedKey::Malformed),
+            (vec![json!({"kty": "oct", "k": "AAAA"})], RejectedKey::Secret),
+            (vec![json!({"kty": "OKP", "crv": "X25519", "x": "AAAA"})], RejectedKey::UnknownType),
+            (vec![json!("key")], RejectedKey::Malformed),
+            (vec![json!({})], RejectedKey::Malformed),
+            (vec![ec(), other], RejectedKey::DuplicateId),
         ] {
             check(keys, Err(reason));
         }

@@ -60,7 +60,7 @@ pub struct EventToken {
 
 /// What came of one event.
 #[derive(Debug)]
-pub enum Heard {
+pub enum EventOutcome {
     Revocations(Vec<Revocation>),
     /// The stream works.
     Verified,
@@ -175,7 +175,12 @@ impl Transmitter {
     }
 
     /// What each event of a token comes to; `target` is the issuer [`Self::target`].
-    pub fn hear(&self, token: &EventToken, target: &TrustedIssuer, clocks: Clocks) -> Result<Vec<Heard>, Unheard> {
+    pub fn hear(
+        &self,
+        token: &EventToken,
+        target: &TrustedIssuer,
+        clocks: Clocks,
+    ) -> Result<Vec<EventOutcome>, Unheard> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
@@ -191,17 +196,17 @@ impl Transmitter {
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<Heard, Unheard> {
-        let Some(effect) = Effect::of(uri) else { return Ok(Heard::Ignored) };
+    ) -> Result<EventOutcome, Unheard> {
+        let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
         match effect {
             Effect::Verification => {
                 let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
                 let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
-                return if expected { Ok(Heard::Verified) } else { Err(Unheard::InvalidState) };
+                return if expected { Ok(EventOutcome::Verified) } else { Err(Unheard::InvalidState) };
             }
             Effect::StreamUpdated => {
                 let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");
-                return Ok(Heard::StreamUpdated { enabled });
+                return Ok(EventOutcome::StreamUpdated { enabled });
             }
             Effect::Session | Effect::User => {}
         }
@@ -214,13 +219,13 @@ impl Transmitter {
         };
         // It is acknowledged, so that one wall clock alone must not say it.
         if instant.plus(target.retention()) <= clocks.earliest() {
-            return Ok(Heard::Stale);
+            return Ok(EventOutcome::Stale);
         }
         // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.
         let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
         match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
-            Some(Ok(revocations)) => Ok(Heard::Revocations(revocations)),
-            Some(Err(Unmapped)) => Ok(Heard::Unmapped),
+            Some(Ok(revocations)) => Ok(EventOutcome::Revocations(revocations)),
+            Some(Err(Unmapped)) => Ok(EventOutcome::Unmapped),
             None => Err(missing("sub_id").into()),
         }
     }

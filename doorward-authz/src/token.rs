@@ -22,12 +22,12 @@ pub use self::unverified::{Header, UnverifiedToken};
 use self::unverified::{SPIFFE, trust_domain};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::encoded::{Cached, Encoded};
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
 use super::refusal::{Refusal, Shown};
 use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
-use super::written::{Kept, Written};
 
 /// An issuer we trust, and what its tokens must look like.
 #[derive(Clone)]
@@ -110,7 +110,7 @@ struct Facts {
     client_id: Option<Box<str>>,
     email: Option<Box<str>>,
     targets: Box<[Target]>,
-    kept: Kept<Written<Vec<String>>>,
+    kept: Cached<Encoded<Vec<String>>>,
 }
 
 /// When a token may be used.
@@ -301,7 +301,7 @@ impl TrustedIssuer {
             client_id: named.client.map(Into::into),
             email: email.map(Into::into),
             targets: targets.into(),
-            kept: Kept::default(),
+            kept: Cached::default(),
         })))
     }
 
@@ -492,8 +492,8 @@ impl VerifiedToken {
         Self(Arc::new(facts))
     }
 
-    /// What a face made of this token once for `maker`; `None` if it was made for another.
-    pub(super) fn kept(&self, maker: &Arc<Written<Vec<String>>>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
+    /// The encoding of this token for `maker`; `None` if it was made for another.
+    pub(super) fn kept(&self, maker: &Arc<Encoded<Vec<String>>>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
         self.0.kept.get_or_make(maker, make)
     }
 

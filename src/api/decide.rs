@@ -13,7 +13,7 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, KeyFetch, Needs, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
-use crate::authz::introspection::{Said, Testimony};
+use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use crate::authz::revocation::Revocation;
 use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
@@ -151,19 +151,24 @@ pub(super) struct Basis {
     pub(super) policy: Arc<Policy>,
     keys: Option<KeyFetch>,
     answer: Option<StoreAnswer>,
-    testimony: Option<Arc<Testimony>>,
+    introspection_response: Option<Arc<IntrospectionResponse>>,
 }
 
 impl Basis {
     /// The basis before anything is fetched.
     pub(super) fn of(query: &Query<'_>) -> Self {
         let policy = query.state.policy();
-        let testimony = recall(query, &policy);
-        Self { policy, keys: None, answer: None, testimony }
+        let introspection_response = recall(query, &policy);
+        Self { policy, keys: None, answer: None, introspection_response }
     }
 
     pub(super) fn view<'a>(&'a self, state: &'a State) -> View<'a> {
-        View { keys: self.keys, answer: self.answer, testimony: self.testimony.as_deref(), ..state.view() }
+        View {
+            keys: self.keys,
+            answer: self.answer,
+            introspection_response: self.introspection_response.as_deref(),
+            ..state.view()
+        }
     }
 
     /// The pure decision.
@@ -187,7 +192,7 @@ impl Basis {
                     self.policy = query.state.policy(); // The keys are part of it.
                 }
                 Needs::Introspection(issuer) => {
-                    self.testimony = Some(introspect(query, &self.policy, &issuer, by).await);
+                    self.introspection_response = Some(introspect(query, &self.policy, &issuer, by).await);
                 }
                 Needs::Lookup(token) => {
                     self.answer = Some(look_up(query.state, &self.policy, &token, by).await);
@@ -198,7 +203,7 @@ impl Basis {
 }
 
 /// The cached introspection response for the request's token.
-fn recall(query: &Query<'_>, policy: &Policy) -> Option<Arc<Testimony>> {
+fn recall(query: &Query<'_>, policy: &Policy) -> Option<Arc<IntrospectionResponse>> {
     let introspectors = query.state.introspectors();
     if introspectors.is_empty() {
         return None;
@@ -222,12 +227,17 @@ async fn fetch_keys(state: &State, policy: &Policy, refusal: Denial, issuer: &Is
 
 /// Introspects the request's token. A failure is a result, too: the decision must know of it, because a
 /// shadow rule lets the request pass all the same.
-async fn introspect(query: &Query<'_>, policy: &Policy, issuer: &IssuerName, by: Deadline) -> Arc<Testimony> {
+async fn introspect(
+    query: &Query<'_>,
+    policy: &Policy,
+    issuer: &IssuerName,
+    by: Deadline,
+) -> Arc<IntrospectionResponse> {
     let asked = within(query.state, &query.state.waits.introspection, policy, by, async {
         let token = policy.authorizer.token_of(query.request, clock::now()).ok()??;
         Some(query.state.introspectors().ask(issuer, token.bearer().as_str()).await)
     });
-    let nothing = || Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable });
+    let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), said: TokenState::Unavailable });
     asked.await.ok().flatten().unwrap_or_else(nothing)
 }
 

@@ -116,7 +116,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
     let source = request.source.map(tracing::field::display);
     let shown = issuer.map(tracing::field::display);
     warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
-    state.alarm.ring(|| {
+    state.alarm.notify(|| {
         let token = decision.evidence.token.as_ref();
         let named = token.and_then(|token| token.targets().iter().find(|target| target.kind == Kind::Token));
         Presented {

@@ -188,7 +188,7 @@ impl<B> Call<B> {
         let Some((prefix, rest)) = self.received.split_first_chunk::<PREFIX>() else { return Ok(Vec::new()) };
         let length = self.service.length(*prefix)?;
         let Some((message, more)) = rest.split_at_checked(length) else { return Ok(Vec::new()) };
-        let said = Said::read(message).map_err(|_| Cause::Unexpected)?;
+        let said = RequestFields::read(message).map_err(|_| Cause::Unexpected)?;
         if said.part != Some(Part::RequestHeaders) {
             return Err(Cause::Unexpected);
         }
@@ -235,7 +235,7 @@ impl Service {
     }
 
     /// Registers a stream by what Check said of it, then looks whether it is still allowed.
-    fn admit(&self, said: &Said<'_>) -> Result<Phase, Cause> {
+    fn admit(&self, said: &RequestFields<'_>) -> Result<Phase, Cause> {
         let policy = self.state.policy();
         let proofs = policy.responder.proofs();
         let subject = proofs.and_then(|proofs| proofs.read(said.subject, said.rule, said.rule_proof));
@@ -373,7 +373,7 @@ impl Part {
 
 /// What is read of a `ProcessingRequest`.
 #[derive(Debug, Default)]
-struct Said<'a> {
+struct RequestFields<'a> {
     /// `None`: a body, which this service has not asked for.
     part: Option<Part>,
     subject: &'a str,
@@ -381,7 +381,7 @@ struct Said<'a> {
     rule_proof: &'a str,
 }
 
-impl<'a> Said<'a> {
+impl<'a> RequestFields<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut said = Self::default();
         let mut message = Fields(message);

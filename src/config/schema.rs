@@ -21,13 +21,13 @@ pub(super) struct Schema {
 }
 
 /// What is wrong with the form of a value.
-pub(super) struct Misfit {
+pub(super) struct SchemaViolation {
     pub(super) path: KeyPath,
     pub(super) message: String,
     unknown: bool,
 }
 
-impl Misfit {
+impl SchemaViolation {
     /// An unknown key is shown without its value: it may be a password under a mistyped name.
     pub(super) fn fault(&self, source: &Source) -> Fault {
         let fault = source.fault(&self.path, self.message.clone());
@@ -41,9 +41,9 @@ impl Schema {
     }
 
     /// Every unknown, missing or mistyped key.
-    pub(super) fn check(&self, source: &Source) -> Vec<Misfit> {
+    pub(super) fn check(&self, source: &Source) -> Vec<SchemaViolation> {
         let Ok(validator) = jsonschema::validator_for(&self.root).map_err(|_| ()) else {
-            return vec![Misfit {
+            return vec![SchemaViolation {
                 path: KeyPath::root(),
                 message: "the schema itself is broken".to_owned(),
                 unknown: false,
@@ -56,20 +56,20 @@ impl Schema {
         found
     }
 
-    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<Misfit>) {
+    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<SchemaViolation>) {
         let path = path_of(error);
         match error.kind() {
             Kind::AdditionalProperties { unexpected } => {
                 let known = self.keys(&path);
                 for name in unexpected {
                     let message = unknown_key(name, &known);
-                    found.push(Misfit { path: path.key(name), message, unknown: true });
+                    found.push(SchemaViolation { path: path.key(name), message, unknown: true });
                 }
             }
             Kind::Required { property } => {
                 let path = path.key(property.as_str().unwrap_or_default());
                 let message = format!("is missing; it must be {}", self.expected(&path));
-                found.push(Misfit { path, message, unknown: false });
+                found.push(SchemaViolation { path, message, unknown: false });
             }
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
                 // The variant that was meant is the one whose faults lie deeper.
@@ -84,12 +84,12 @@ impl Schema {
         }
     }
 
-    fn mistyped(&self, path: KeyPath, found: &Value) -> Misfit {
+    fn mistyped(&self, path: KeyPath, found: &Value) -> SchemaViolation {
         let mut message = format!("must be {}", self.expected(&path));
         if message == "must be text" && (found.is_number() || found.is_boolean()) {
             message.push_str("; put it in quotes"); // YAML reads `123` and `true` as something else.
         }
-        Misfit { path, message, unknown: false }
+        SchemaViolation { path, message, unknown: false }
     }
 
     /// The keys that a map may have.

@@ -7,7 +7,7 @@ mod routes;
 mod streams;
 
 use super::Severity::{self, Error, Warning};
-use super::{Found, Scene, Trap};
+use super::{Found, Model, Trap};
 
 const EXT_AUTHZ_FILTER: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter";
@@ -359,7 +359,7 @@ pub const TRAPS: [Trap; 50] = [
 const fn trap(
     name: &'static str,
     severity: Severity,
-    check: fn(&Scene<'_>, &mut Found),
+    check: fn(&Model<'_>, &mut Found),
     source: &'static str,
     fix: &'static str,
 ) -> Trap {

@@ -12,7 +12,7 @@ use crate::authz::jwks::Algorithm;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
 use crate::metrics::Metrics;
-use crate::sources::alarm::{Alarm, AlarmSettings, Ringer, Webhook};
+use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
@@ -23,7 +23,7 @@ use crate::traces::Traces;
 
 /// The state that a configuration asks for, with nothing read or fetched yet; and what rings its alarms, if
 /// that is to run. To be called within the runtime.
-pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
+pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSender>)> {
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
@@ -31,12 +31,12 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<Ringer>)> {
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
     replica.retain_for(config.revocation.retention, longest_leeway(config));
     replica.expect_issuers(issuer_names(config));
-    let (alarm, ringer) = alarm(config, &metrics)?;
+    let (alarm, webhook_sender) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
     replica.streams().limit(config.limits.streams);
     let state = State::new(policy(config), replica, metrics, alarm, traces);
     state.set_introspectors(introspectors);
-    Ok((Arc::new(state), ringer))
+    Ok((Arc::new(state), webhook_sender))
 }
 
 /// The policy that a configuration asks for; keys that must be fetched are not in it yet.
@@ -147,12 +147,13 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
 }
 
 /// What rings when a revoked token is presented.
-fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(Alarm, Option<Ringer>)> {
+fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(ReplayAlarm, Option<WebhookSender>)> {
     let configured = config.telemetry.replay_alarm.as_ref();
     let webhook = configured.map(|alarm| Webhook { url: alarm.url.clone(), token: alarm.token.clone() });
     let per_minute = configured.map_or(DEFAULT_ALARMS, |alarm| alarm.per_minute);
     let settings = AlarmSettings { per_minute, webhook };
-    Alarm::new(settings, metrics.replay_alarms.clone()).context("build the HTTP client for telemetry.replay_alarm")
+    ReplayAlarm::new(settings, metrics.replay_alarms.clone())
+        .context("build the HTTP client for telemetry.replay_alarm")
 }
 
 /// Lines of the log in a minute about revoked tokens, when nothing is configured.

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::pace::Pace;
+use super::read_quota::ReadQuota;
 use crate::api::streams::Room;
 
 /// Bytes that are left to requests: those of all connections, or those of one.
@@ -60,7 +60,7 @@ impl Budget {
 /// What one request has taken of the budget; given back when the request has been answered.
 pub(super) struct Share {
     budget: Arc<Budget>,
-    pace: Arc<Pace>,
+    read_quota: Arc<ReadQuota>,
     bytes: AtomicUsize,
 }
 
@@ -71,8 +71,8 @@ const PER_FIELD: usize = 96;
 
 impl Share {
     /// Of these two of its connection.
-    pub(super) fn new(budget: &Arc<Budget>, pace: &Arc<Pace>) -> Arc<Self> {
-        Arc::new(Self { budget: budget.clone(), pace: pace.clone(), bytes: AtomicUsize::new(0) })
+    pub(super) fn new(budget: &Arc<Budget>, read_quota: &Arc<ReadQuota>) -> Arc<Self> {
+        Arc::new(Self { budget: budget.clone(), read_quota: read_quota.clone(), bytes: AtomicUsize::new(0) })
     }
 
     /// Takes what a request's head needs.
@@ -82,8 +82,8 @@ impl Share {
 
     /// Counts a stream as one request that has arrived.
     pub(super) fn stream_arrived(&self) {
-        self.pace.arrived();
-        self.pace.taken_up(STREAM);
+        self.read_quota.arrived();
+        self.read_quota.taken_up(STREAM);
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -109,7 +109,7 @@ impl Drop for Share {
 }
 
 /// A request's body that must arrive in time and within the budget.
-pub(super) struct Arriving {
+pub(super) struct RequestBody {
     body: Incoming,
     share: Arc<Share>,
     /// The budget was not enough for the head.
@@ -120,7 +120,7 @@ pub(super) struct Arriving {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Arriving {
+impl RequestBody {
     pub(super) fn new(body: Incoming, share: Arc<Share>, refused: bool, within: Duration) -> Self {
         let mut arriving = Self { body, share, refused, by: Instant::now() + within, whole: false, timer: None };
         arriving.count_if_whole();
@@ -131,12 +131,12 @@ impl Arriving {
     fn count_if_whole(&mut self) {
         if !self.whole && self.body.is_end_stream() {
             self.whole = true;
-            self.share.pace.arrived();
+            self.share.read_quota.arrived();
         }
     }
 }
 
-impl Body for Arriving {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -155,7 +155,7 @@ impl Body for Arriving {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
                 Some(data) if !self.share.take(data.len()) => full(),
                 Some(data) => {
-                    self.share.pace.taken_up(data.len());
+                    self.share.read_quota.taken_up(data.len());
                     Poll::Ready(Some(Ok(frame)))
                 }
                 None => Poll::Ready(Some(Ok(frame))),
@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn what_is_taken_comes_back_and_no_more_than_all_is_taken() {
-        let (budget, pace) = (Budget::new(1000), Arc::new(Pace::new(1)));
-        let (first, second) = (Share::new(&budget, &pace), Share::new(&budget, &pace));
+        let (budget, read_quota) = (Budget::new(1000), Arc::new(ReadQuota::new(1)));
+        let (first, second) = (Share::new(&budget, &read_quota), Share::new(&budget, &read_quota));
         assert!(first.take(400) && first.take(300));
         assert!(!second.take(301) && second.take(300));
         assert!(!first.take(1));
@@ -196,7 +196,7 @@ mod tests {
         let left = || budget.left.load(Ordering::Relaxed);
         assert_eq!(left(), 1000);
         let connection = budget.part(600);
-        let (own, other) = (Share::new(&connection, &pace), Share::new(&budget, &pace));
+        let (own, other) = (Share::new(&connection, &read_quota), Share::new(&budget, &read_quota));
         assert!(!own.take(601) && own.take(500));
         assert!(!other.take(501) && other.take(450));
         assert!(!own.take(60), "there is nothing left of the whole");
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!((left(), connection.left.load(Ordering::Relaxed)), (1000, 600));
         let mut headers = HeaderMap::new();
         headers.append("a", axum::http::HeaderValue::from_static("b"));
-        let share = Share::new(&budget, &pace);
+        let share = Share::new(&budget, &read_quota);
         assert!(share.take_head(&headers));
         assert_eq!(left(), 1000 - 2 - PER_FIELD);
     }

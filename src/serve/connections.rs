@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::debug;
 
-use super::budget::{Arriving, Budget, Share};
+use super::budget::{Budget, RequestBody, Share};
 use super::listen::{Accepted, Listener};
-use super::pace::Pace;
+use super::read_quota::ReadQuota;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
@@ -57,7 +57,7 @@ pub(super) struct Server {
     handshake_timeout: Duration,
     idle_timeout: Duration,
     request_timeout: Duration,
-    /// See [`Pace`].
+    /// See [`ReadQuota`].
     overhead_rate: u32,
     /// By listener and result.
     counted: IntCounterVec,
@@ -156,7 +156,7 @@ impl Server {
                     match accepted {
                         Ok(stream) if connections.len() < server.max_connections => {
                             server.count("accepted");
-                            let connection = server.clone().converse(stream, drain.clone());
+                            let connection = server.clone().serve_connection(stream, drain.clone());
                             match server.workers.as_ref().map(Workers::place) {
                                 None => connections.spawn(connection),
                                 Some((worker, place)) => connections.spawn_on(
@@ -186,12 +186,12 @@ impl Server {
     }
 
     /// One connection from beginning to end.
-    async fn converse(self: Arc<Self>, stream: Accepted, drain: CancellationToken) {
-        let stream = match stream.adopt() {
+    async fn serve_connection(self: Arc<Self>, stream: Accepted, drain: CancellationToken) {
+        let stream = match stream.register() {
             Ok(stream) => stream,
             Err(error) => return debug!(%error, listener = self.name, "accept failed"),
         };
-        let pulse = Arc::new(Pulse::new());
+        let liveness = Arc::new(Liveness::new());
         let stream = match &self.tls {
             None => stream,
             Some(tls) => {
@@ -199,7 +199,7 @@ impl Server {
                     let _turn = self.handshakes.acquire().await;
                     tls.accept(stream).await
                 };
-                match tokio::time::timeout_at(pulse.born + self.handshake_timeout, handshake).await {
+                match tokio::time::timeout_at(liveness.born + self.handshake_timeout, handshake).await {
                     Ok(Ok(stream)) => Box::new(stream) as Box<dyn Stream>,
                     Ok(Err(error)) => return debug!(%error, "tls handshake failed"),
                     Err(_) => return self.count("slow"),
@@ -207,24 +207,29 @@ impl Server {
             }
         };
         let budget = self.budget.part(self.part);
-        let pace = Arc::new(Pace::new(self.overhead_rate));
-        let share = || Share::new(&budget, &pace);
+        let read_quota = Arc::new(ReadQuota::new(self.overhead_rate));
+        let share = || Share::new(&budget, &read_quota);
         // Boxed: hyper and tokio move it about before they poll it, and it is large.
-        let service = service_fn(|request| Box::pin(self.clone().answer(request, pulse.clone(), share())));
-        let watched =
-            Watched { stream: stream.take(0), matched: 0, pulse: pulse.clone(), pace: pace.clone(), pause: None };
+        let service = service_fn(|request| Box::pin(self.clone().answer(request, liveness.clone(), share())));
+        let watched = MonitoredStream {
+            stream: stream.take(0),
+            matched: 0,
+            liveness: liveness.clone(),
+            read_quota: read_quota.clone(),
+            pause: None,
+        };
         let stream = TokioIo::new(watched);
         let mut connection = pin!(self.builder.serve_connection(stream, service));
         let mut leaving: Option<Instant> = None;
         let mut held = false;
         let mut count_if_held = || {
-            if !held && pace.was_held() {
+            if !held && read_quota.was_held() {
                 held = true;
                 self.count("held");
             }
         };
         loop {
-            let due = leaving.unwrap_or_else(|| self.due(&pulse).min(Instant::now() + self.request_timeout));
+            let due = leaving.unwrap_or_else(|| self.due(&liveness).min(Instant::now() + self.request_timeout));
             tokio::select! {
                 ended = &mut connection => {
                     count_if_held();
@@ -243,13 +248,13 @@ impl Server {
                     if leaving.is_some() {
                         return; // It was asked to go.
                     }
-                    if pulse.is_stuck(self.request_timeout) {
+                    if liveness.is_stuck(self.request_timeout) {
                         return self.count("stuck");
                     }
-                    if Instant::now() < self.due(&pulse) {
+                    if Instant::now() < self.due(&liveness) {
                         continue;
                     }
-                    if !pulse.greeted() {
+                    if !liveness.greeted() {
                         return self.count("slow");
                     }
                     self.count("idle");
@@ -263,23 +268,23 @@ impl Server {
     async fn answer(
         self: Arc<Self>,
         request: hyper::Request<Incoming>,
-        pulse: Arc<Pulse>,
+        liveness: Arc<Liveness>,
         share: Arc<Share>,
-    ) -> Result<hyper::Response<Leaving>, Infallible> {
+    ) -> Result<hyper::Response<ResponseBody>, Infallible> {
         let arrived = Instant::now();
-        pulse.beat(arrived);
+        liveness.beat(arrived);
         let refused = !share.take_head(request.headers());
         let open = match &self.streams {
             // Its body goes on for as long as the stream does: it has a bound of its own.
             Some(streams) if StreamServer::is_for(&request) && !refused => {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
-                return Ok(answer.map(|body| Leaving { body, untaken: None, open: Some(Open::new(pulse)) }));
+                return Ok(answer.map(|body| ResponseBody { body, unread: None, open: Some(Open::new(liveness)) }));
             }
             _ => None,
         };
         let within = self.request_timeout;
-        let request = request.map(|body| Arriving::new(body, share.clone(), refused, within));
+        let request = request.map(|body| RequestBody::new(body, share.clone(), refused, within));
         let answer = match &self.check {
             Some(check) if CheckServer::is_for(&request) => {
                 let answer = check.answer(request, arrived.into_std()).await;
@@ -289,41 +294,45 @@ impl Server {
         };
         drop(share);
         let answered = Instant::now();
-        pulse.beat(answered);
-        Ok(answer.map(|body| Leaving { body, untaken: Some(Untaken::new(pulse, answered)), open }))
+        liveness.beat(answered);
+        Ok(answer.map(|body| ResponseBody { body, unread: Some(UnreadResponse::new(liveness, answered)), open }))
     }
 
     /// When a connection will have been silent for too long.
-    fn due(&self, pulse: &Pulse) -> Instant {
-        if pulse.open.load(Ordering::Relaxed) > 0 {
+    fn due(&self, liveness: &Liveness) -> Instant {
+        if liveness.open.load(Ordering::Relaxed) > 0 {
             return Instant::now() + self.idle_timeout;
         }
-        if pulse.greeted() { pulse.at(&pulse.last) + self.idle_timeout } else { pulse.born + self.handshake_timeout }
+        if liveness.greeted() {
+            liveness.at(&liveness.last) + self.idle_timeout
+        } else {
+            liveness.born + self.handshake_timeout
+        }
     }
 }
 
 /// When a connection last showed life. Times are milliseconds since it was born.
-struct Pulse {
+struct Liveness {
     born: Instant,
     /// HTTP/2's preface came, or a request.
     greeted: AtomicBool,
     /// When a request came or was answered.
     last: AtomicU64,
     /// Answers of which the peer has taken nothing yet.
-    untaken: AtomicUsize,
+    unread: AtomicUsize,
     /// When one of them was taken, or was the first.
     taken: AtomicU64,
     /// Streams that live on it.
     open: AtomicUsize,
 }
 
-impl Pulse {
+impl Liveness {
     fn new() -> Self {
         Self {
             born: Instant::now(),
             greeted: AtomicBool::new(false),
             last: AtomicU64::new(0),
-            untaken: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
             open: AtomicUsize::new(0),
         }
@@ -353,36 +362,36 @@ impl Pulse {
 
     /// Whether the peer takes none of its answers: each is kept until it does.
     fn is_stuck(&self, limit: Duration) -> bool {
-        self.untaken.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
+        self.unread.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
     }
 }
 
 /// An answer of which the peer has taken nothing yet.
-struct Untaken(Arc<Pulse>);
+struct UnreadResponse(Arc<Liveness>);
 
-impl Untaken {
-    fn new(pulse: Arc<Pulse>, now: Instant) -> Self {
-        if pulse.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
-            pulse.mark(&pulse.taken, now);
+impl UnreadResponse {
+    fn new(liveness: Arc<Liveness>, now: Instant) -> Self {
+        if liveness.unread.fetch_add(1, Ordering::Relaxed) == 0 {
+            liveness.mark(&liveness.taken, now);
         }
-        Self(pulse)
+        Self(liveness)
     }
 }
 
-impl Drop for Untaken {
+impl Drop for UnreadResponse {
     fn drop(&mut self) {
-        self.0.untaken.fetch_sub(1, Ordering::Relaxed);
+        self.0.unread.fetch_sub(1, Ordering::Relaxed);
         self.0.mark(&self.0.taken, Instant::now());
     }
 }
 
 /// A stream on a connection: while there is one, the connection is not idle.
-struct Open(Arc<Pulse>);
+struct Open(Arc<Liveness>);
 
 impl Open {
-    fn new(pulse: Arc<Pulse>) -> Self {
-        pulse.open.fetch_add(1, Ordering::Relaxed);
-        Self(pulse)
+    fn new(liveness: Arc<Liveness>) -> Self {
+        liveness.open.fetch_add(1, Ordering::Relaxed);
+        Self(liveness)
     }
 }
 
@@ -394,15 +403,15 @@ impl Drop for Open {
 }
 
 /// An answer's body; it is first polled when the peer's window has room for it.
-struct Leaving {
+struct ResponseBody {
     body: Either<Reply, Body>,
-    untaken: Option<Untaken>,
+    unread: Option<UnreadResponse>,
     /// A stream, for as long as it lives.
     #[expect(dead_code, reason = "dropped with the answer")]
     open: Option<Open>,
 }
 
-impl http_body::Body for Leaving {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -410,7 +419,7 @@ impl http_body::Body for Leaving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
-        self.untaken = None;
+        self.unread = None;
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -433,23 +442,23 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads at the peer's pace, and sees HTTP/2's preface come in: Envoy may open a connection before it has something
 /// to ask.
-struct Watched {
+struct MonitoredStream {
     stream: Take<Box<dyn Stream>>,
     /// How much of the preface has come; all of it when there is nothing more to see.
     matched: usize,
-    pulse: Arc<Pulse>,
-    pace: Arc<Pace>,
+    liveness: Arc<Liveness>,
+    read_quota: Arc<ReadQuota>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for MonitoredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watched = &mut *self;
-        let turn = ready!(watched.pace.poll_turn(&mut watched.pause, cx));
+        let turn = ready!(watched.read_quota.poll_turn(&mut watched.pause, cx));
         watched.stream.set_limit(turn);
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.pace.spend(buffer.filled().len() - before);
+        self.read_quota.debit(buffer.filled().len() - before);
         let rest = &PREFACE[self.matched..];
         if !rest.is_empty() {
             let came = &buffer.filled()[before..];
@@ -457,7 +466,7 @@ impl AsyncRead for Watched {
             if came[..common] == rest[..common] {
                 self.matched += common;
                 if self.matched == PREFACE.len() {
-                    self.pulse.greet();
+                    self.liveness.greet();
                 }
             } else {
                 self.matched = PREFACE.len(); // HTTP/1: its first request counts.
@@ -469,7 +478,7 @@ impl AsyncRead for Watched {
 
 /// Not vectored: h2 then gathers answers of up to 1 KB, which nearly all are, into one write instead of writing each
 /// by itself.
-impl AsyncWrite for Watched {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(self.stream.get_mut()).poll_write(cx, bytes)
     }

@@ -116,7 +116,7 @@ pub(super) enum Accepted {
 
 impl Accepted {
     /// The runtime that this is called in is the one that wakes the connection.
-    pub(super) fn adopt(self) -> io::Result<Box<dyn Stream>> {
+    pub(super) fn register(self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
             Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),

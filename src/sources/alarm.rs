@@ -50,7 +50,7 @@ pub struct Presented {
 }
 
 /// The bell.
-pub struct Alarm {
+pub struct ReplayAlarm {
     per_minute: u32,
     window: Mutex<(Instant, u32)>,
     suppressed: AtomicU64,
@@ -60,7 +60,7 @@ pub struct Alarm {
 }
 
 /// The one that carries the notes to the webhook.
-pub struct Ringer {
+pub struct WebhookSender {
     webhook: Webhook,
     client: reqwest::Client,
     queue: mpsc::Receiver<Presented>,
@@ -71,10 +71,10 @@ pub struct Ringer {
 const QUEUE: usize = 256;
 const MINUTE: Duration = Duration::from_secs(60);
 
-impl Alarm {
+impl ReplayAlarm {
     /// The bell, and who rings it, if there is a webhook. Fails only if the HTTP client cannot be built.
-    pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<Ringer>), reqwest::Error> {
-        let (queue, ringer) = match settings.webhook {
+    pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<WebhookSender>), reqwest::Error> {
+        let (queue, webhook_sender) = match settings.webhook {
             None => (None, None),
             Some(webhook) => {
                 let client = super::proxy::client()
@@ -82,11 +82,14 @@ impl Alarm {
                     .timeout(Duration::from_secs(5))
                     .build()?;
                 let (sender, queue) = mpsc::channel(QUEUE);
-                (Some(sender), Some(Ringer { webhook, client, queue, rung: rung.clone() }))
+                (Some(sender), Some(WebhookSender { webhook, client, queue, rung: rung.clone() }))
             }
         };
         let window = Mutex::new((Instant::now(), 0));
-        Ok((Self { per_minute: settings.per_minute, window, suppressed: AtomicU64::new(0), queue, rung }, ringer))
+        Ok((
+            Self { per_minute: settings.per_minute, window, suppressed: AtomicU64::new(0), queue, rung },
+            webhook_sender,
+        ))
     }
 
     /// Whether to raise an alarm now: how many were left out before it, or `None` to leave this one out.
@@ -106,7 +109,7 @@ impl Alarm {
     }
 
     /// Leaves a note for the webhook, if there is one and room.
-    pub fn ring(&self, note: impl FnOnce() -> Presented) {
+    pub fn notify(&self, note: impl FnOnce() -> Presented) {
         let Some(queue) = &self.queue else { return };
         if queue.try_send(note()).is_err() {
             self.rung.with_label_values(&["dropped"]).inc();
@@ -114,7 +117,7 @@ impl Alarm {
     }
 }
 
-impl Ringer {
+impl WebhookSender {
     const ATTEMPTS: u32 = 3;
 
     /// Carries notes for ever.
@@ -159,8 +162,9 @@ mod tests {
     #[test]
     fn a_flood_rings_no_more_often_than_allowed_and_is_counted() {
         let rung = IntCounterVec::new(Opts::new("rung", "x"), &["result"]).unwrap();
-        let (alarm, ringer) = Alarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();
-        assert!(ringer.is_none());
+        let (alarm, webhook_sender) =
+            ReplayAlarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();
+        assert!(webhook_sender.is_none());
         let now = Instant::now();
         let admitted: Vec<_> = (0..10).map(|_| alarm.admit(now)).collect();
         assert_eq!(admitted[..4], [Some(0), Some(0), Some(0), None]);

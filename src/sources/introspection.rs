@@ -10,7 +10,7 @@
 
 mod answers;
 mod breaker;
-mod flights;
+mod single_flight;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,10 +26,10 @@ use tracing::{info, warn};
 
 use super::http::{Authorities, trusting};
 use crate::authz::claims::{ClaimSet, IssuerName, Timestamp};
-use crate::authz::introspection::{Said, Testimony};
+use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use answers::Answers;
 use breaker::{Breaker, Turn};
-use flights::Flights;
+use single_flight::SingleFlight;
 
 /// How one issuer is asked.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ pub struct Introspector {
     /// By issuer and result.
     asked: IntCounterVec,
     answers: Mutex<Answers>,
-    flights: Flights,
+    single_flight: SingleFlight,
     breaker: Breaker,
 }
 
@@ -112,8 +112,8 @@ impl Introspector {
             .connect_timeout(settings.timeout)
             .build()?;
         let answers = Mutex::new(Answers::new(settings.max_answers));
-        let flights = Flights::new(settings.max_questions);
-        Ok(Self { issuer, settings, client, asked, answers, flights, breaker: Breaker::default() })
+        let single_flight = SingleFlight::new(settings.max_questions);
+        Ok(Self { issuer, settings, client, asked, answers, single_flight, breaker: Breaker::default() })
     }
 
     #[must_use]
@@ -122,29 +122,29 @@ impl Introspector {
     }
 
     /// What the issuer says of a token, from memory or by asking.
-    pub async fn ask(&self, token: &str) -> Arc<Testimony> {
+    pub async fn ask(&self, token: &str) -> Arc<IntrospectionResponse> {
         let digest = digest_of(token);
         if let Some(known) = self.recall(&digest) {
             return known;
         }
-        let Some(flight) = self.flights.board(digest) else {
+        let Some(flight) = self.single_flight.enter(digest) else {
             self.count("busy");
-            return self.testimony(Said::Unavailable);
+            return self.introspection_response(TokenState::Unavailable);
         };
         flight.join(self.question(digest, token)).await
     }
 
-    fn recall(&self, digest: &Digest) -> Option<Arc<Testimony>> {
+    fn recall(&self, digest: &Digest) -> Option<Arc<IntrospectionResponse>> {
         self.answers().get(digest, Instant::now())
     }
 
-    async fn question(&self, digest: Digest, token: &str) -> Arc<Testimony> {
+    async fn question(&self, digest: Digest, token: &str) -> Arc<IntrospectionResponse> {
         if let Some(known) = self.recall(&digest) {
             return known; // Answered between our look and our turn.
         }
         let Some(turn) = self.breaker.turn(Instant::now()) else {
             self.count("suspended");
-            return self.testimony(Said::Unavailable);
+            return self.introspection_response(TokenState::Unavailable);
         };
         let started = Instant::now();
         let timeout = self.settings.timeout;
@@ -155,17 +155,17 @@ impl Introspector {
                     info!(issuer = %self.issuer, "introspection works again");
                 }
                 let (result, usable) = match &said {
-                    Said::Active(claims) => ("active", self.settings.cache.min(remaining(claims))),
+                    TokenState::Active(claims) => ("active", self.settings.cache.min(remaining(claims))),
                     _ => ("inactive", self.settings.cache),
                 };
                 self.count(result);
-                let testimony = self.testimony(said);
-                self.answers().insert(digest, started + usable, &testimony);
-                testimony
+                let introspection_response = self.introspection_response(said);
+                self.answers().insert(digest, started + usable, &introspection_response);
+                introspection_response
             }
             Err(error) => {
                 self.failed(turn, &error);
-                self.testimony(Said::Unavailable)
+                self.introspection_response(TokenState::Unavailable)
             }
         }
     }
@@ -179,7 +179,7 @@ impl Introspector {
     }
 
     /// RFC 7662 section 2.1, with the credentials of RFC 6749 section 2.3.1.
-    async fn post(&self, token: &str) -> Result<Said, QuestionError> {
+    async fn post(&self, token: &str) -> Result<TokenState, QuestionError> {
         let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let (id, secret) = (encode(&self.settings.client_id), encode(self.settings.client_secret.expose_secret()));
         let credentials = STANDARD.encode(format!("{id}:{secret}"));
@@ -202,11 +202,11 @@ impl Introspector {
             }
             body.extend_from_slice(&chunk);
         }
-        Said::parse(&body).map_err(QuestionError::Response)
+        TokenState::parse(&body).map_err(QuestionError::Response)
     }
 
-    fn testimony(&self, said: Said) -> Arc<Testimony> {
-        Arc::new(Testimony { issuer: self.issuer.clone(), said })
+    fn introspection_response(&self, said: TokenState) -> Arc<IntrospectionResponse> {
+        Arc::new(IntrospectionResponse { issuer: self.issuer.clone(), said })
     }
 
     fn count(&self, result: &str) {
@@ -246,16 +246,16 @@ impl Introspectors {
 
     /// What one of them said of a token lately.
     #[must_use]
-    pub fn recall(&self, token: &str) -> Option<Arc<Testimony>> {
+    pub fn recall(&self, token: &str) -> Option<Arc<IntrospectionResponse>> {
         let digest = digest_of(token);
         self.0.values().find_map(|one| one.recall(&digest))
     }
 
     /// What an issuer says of a token.
-    pub async fn ask(&self, issuer: &IssuerName, token: &str) -> Arc<Testimony> {
+    pub async fn ask(&self, issuer: &IssuerName, token: &str) -> Arc<IntrospectionResponse> {
         match self.get(issuer) {
             Some(introspector) => introspector.ask(token).await,
-            None => Arc::new(Testimony { issuer: issuer.clone(), said: Said::Unavailable }),
+            None => Arc::new(IntrospectionResponse { issuer: issuer.clone(), said: TokenState::Unavailable }),
         }
     }
 }

@@ -46,7 +46,7 @@ use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use crate::authz::stream_proof::Secret;
 use crate::clock::Steady;
 use crate::sources::streams::LiveStreams;
-use lease::Tenure;
+use lease::LeaseState;
 use reseed::Loss;
 use unsaved::Unsaved;
 
@@ -74,7 +74,7 @@ pub struct Replica {
     /// Present from the moment a loss is found until everything lost is put back.
     loss: Mutex<Option<Loss>>,
     loss_noted: Notify,
-    tenure: Tenure,
+    lease_state: LeaseState,
     streams: Arc<LiveStreams>,
     /// What streams are proved with, shared by the instances on one store.
     secret: watch::Sender<Option<Secret>>,
@@ -130,7 +130,7 @@ impl Replica {
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_noted: Notify::new(),
-            tenure: Tenure::default(),
+            lease_state: LeaseState::default(),
             streams: Arc::default(),
             secret: watch::Sender::new(None),
             name: lease::instance_name(),

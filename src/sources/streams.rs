@@ -494,8 +494,8 @@ impl Inner {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use crate::authz::revocation::{RevocationIndex, Watermark};
     use super::*;
+    use crate::authz::revocation::{RevocationIndex, Watermark};
 
     const NEVER: Timestamp = Timestamp::from_secs(1_000_000);
 

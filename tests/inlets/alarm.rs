@@ -50,9 +50,9 @@ impl Drop for Webhook {
     }
 }
 
-type Heard = (Arc<Mutex<Vec<Note>>>, Duration);
+type EventOutcome = (Arc<Mutex<Vec<Note>>>, Duration);
 
-async fn hear(State((heard, takes)): State<Heard>, headers: HeaderMap, body: axum::Json<Value>) -> StatusCode {
+async fn hear(State((heard, takes)): State<EventOutcome>, headers: HeaderMap, body: axum::Json<Value>) -> StatusCode {
     tokio::time::sleep(takes).await;
     let credential = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     heard.lock().unwrap().push((credential, body.0));

@@ -17,7 +17,7 @@ pub const CLIENT_ID: &str = "https://doorward.example";
 pub const CLIENT_SECRET: &str = "s3cret:with/odd+characters%";
 
 #[derive(Default)]
-struct Said {
+struct TokenState {
     by_token: HashMap<String, String>,
     questions: Vec<String>,
     delay: Duration,
@@ -28,7 +28,7 @@ struct Said {
 
 pub struct AuthorizationServer {
     pub address: SocketAddr,
-    said: Arc<Mutex<Said>>,
+    said: Arc<Mutex<TokenState>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -36,7 +36,7 @@ impl AuthorizationServer {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let said = Arc::new(Mutex::new(Said { status: 200, ..Said::default() }));
+        let said = Arc::new(Mutex::new(TokenState { status: 200, ..TokenState::default() }));
         let app = Router::new().route("/introspect", post(answer)).with_state(said.clone());
         #[expect(clippy::disallowed_methods, reason = "a test's own server, ended with it")]
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -98,7 +98,7 @@ impl Drop for AuthorizationServer {
 }
 
 async fn answer(
-    State(said): State<Arc<Mutex<Said>>>,
+    State(said): State<Arc<Mutex<TokenState>>>,
     headers: HeaderMap,
     body: String,
 ) -> (StatusCode, HeaderMap, String) {

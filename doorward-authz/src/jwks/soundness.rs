@@ -1,9 +1,9 @@
 //! Whether the numbers of a public key are such that only its owner can sign.
 
-use super::Unfit;
+use super::RejectedKey;
 
 /// NIST SP 800-131A: under 2048 bits is broken; over 8192 the verification itself is an attack.
-pub(super) fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), Unfit> {
+pub(super) fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), RejectedKey> {
     let significant = |bytes: &[u8]| {
         bytes
             .iter()
@@ -11,11 +11,11 @@ pub(super) fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), Unfit> {
             .map_or(0, |zeros| (bytes.len() - zeros) * 8 - bytes[zeros].leading_zeros() as usize)
     };
     if !(2048..=8192).contains(&significant(modulus)) {
-        return Err(Unfit::WeakRsa);
+        return Err(RejectedKey::WeakRsa);
     }
     let odd = [modulus, exponent].iter().all(|number| number.last().is_some_and(|last| last & 1 == 1));
     let (few, many) = (significant(exponent) < 2, significant(exponent) > 33); // e = 1 signs nothing; aws-lc takes up to 33 bits.
-    if few || many || !odd || is_roca(modulus) { Err(Unfit::WeakRsa) } else { Ok(()) }
+    if few || many || !odd || is_roca(modulus) { Err(RejectedKey::WeakRsa) } else { Ok(()) }
 }
 
 /// Whether a modulus bears the mark of CVE-2017-15361: its private key can be computed from it.

@@ -118,7 +118,7 @@ pub(super) fn checks(
     let token = found.as_ref().and_then(|found| UnverifiedToken::parse(found.bearer()).ok());
     let iss = token.as_ref().and_then(|token| token.unverified_issuer().ok());
     let issuer = iss.as_deref().and_then(|iss| policy.authorizer.issuer(iss).ok()).map(|issuer| &**issuer);
-    let said = Said { policy, request, decision, token: token.as_ref(), issuer, now };
+    let said = TokenState { policy, request, decision, token: token.as_ref(), issuer, now };
     let failed = refused.and_then(Step::of);
     let passed = |step: Step| match failed {
         Some(failed) if step == failed => Some(false),
@@ -142,7 +142,7 @@ pub(super) fn checks(
 }
 
 /// What the checks compare.
-struct Said<'a> {
+struct TokenState<'a> {
     policy: &'a Policy,
     request: &'a RequestView<'a>,
     decision: &'a Decision<'a>,
@@ -151,7 +151,7 @@ struct Said<'a> {
     now: Timestamp,
 }
 
-impl Said<'_> {
+impl TokenState<'_> {
     /// Whether a decision that was not refused here has looked at it.
     fn applies(&self, step: Step, is_complete: bool) -> bool {
         let (rule, evidence) = (self.decision.rule, &self.decision.evidence);

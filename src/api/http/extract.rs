@@ -91,7 +91,7 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         if announced
             .is_some_and(|length: u64| usize::try_from(length).map_or(true, |length| length > http.limits.body_bytes))
         {
-            return Err(too_large()); // Said at once, not after as much has come.
+            return Err(too_large()); // Refused at once, not after as much has come.
         }
         let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(),

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::form::{ClientErrors, FormErrors, OAuthError, admit, client, count, read};
 use crate::api::inlet::{Inlet, Refused, revoke, verified};
-use crate::api::present::present;
+use crate::api::token_request::decide_token;
 use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
@@ -69,7 +69,7 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
         ..Rule::default()
     };
     let read = |_: &Policy, decision: &Decision<'_>| decision.outcome.denial();
-    let denial = present(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
+    let denial = decide_token(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
         return Ok("applied");
@@ -156,7 +156,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
         Outcome::Allowed(grant) => Ok(grant.principal.as_ref().map(|principal| describe(principal.token()))),
         refused => Err(refused.denial().unwrap_or(Denial::InternalError)),
     };
-    match present(&http.state, token, &rule, read).await.unwrap_or(Err(Denial::InternalError)) {
+    match decide_token(&http.state, token, &rule, read).await.unwrap_or(Err(Denial::InternalError)) {
         Ok(Some(active)) => Ok(active),
         Ok(None) => Ok(json!({"active": false})),
         Err(denial) => match passing(denial) {

@@ -11,7 +11,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
-use crate::authz::signals::{EventToken, Heard, Transmitter, Unheard};
+use crate::authz::signals::{EventOutcome, EventToken, Transmitter, Unheard};
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
@@ -179,30 +179,30 @@ fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) 
 }
 
 /// What is counted and what is revoked.
-fn outcome(from: &Transmitter, heard: Vec<Heard>) -> (Vec<&'static str>, Vec<Revocation>) {
+fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
     let (mut labels, mut revocations) = (Vec::new(), Vec::new());
     let transmitter = &from.name;
     for heard in heard {
         labels.push(match heard {
-            Heard::Revocations(found) => {
+            EventOutcome::Revocations(found) => {
                 revocations.extend(found);
                 "applied"
             }
-            Heard::Verified => {
+            EventOutcome::Verified => {
                 info!(%transmitter, "signals stream verified");
                 "verified"
             }
-            Heard::StreamUpdated { enabled: true } => {
+            EventOutcome::StreamUpdated { enabled: true } => {
                 info!(%transmitter, "signals stream enabled");
                 "stream_updated"
             }
-            Heard::StreamUpdated { enabled: false } => {
+            EventOutcome::StreamUpdated { enabled: false } => {
                 warn!(%transmitter, "signals stream paused or disabled by its transmitter");
                 "stream_updated"
             }
-            Heard::Ignored => "ignored",
-            Heard::Stale => "stale",
-            Heard::Unmapped => {
+            EventOutcome::Ignored => "ignored",
+            EventOutcome::Stale => "stale",
+            EventOutcome::Unmapped => {
                 warn!(%transmitter, "a security event names nobody that tokens could be found by");
                 "unmapped"
             }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::scene::{Check, Node, Route, Scene};
+use super::super::model::{Check, Model, Node, Route};
 
 /// Longer, and a stuck Doorward piles requests up; its own bound for a decision is a second.
 const LONGEST_TIMEOUT: f64 = 5.0;
 
-pub(super) fn no_ext_authz(scene: &Scene<'_>, found: &mut Found) {
-    if scene.checks().next().is_none() {
-        for manager in &scene.managers {
+pub(super) fn no_ext_authz(model: &Model<'_>, found: &mut Found) {
+    if model.checks().next().is_none() {
+        for manager in &model.managers {
             found.at(
                 &manager.node,
                 "no connection manager here has an ext_authz filter: nobody is asked about any request",
@@ -20,9 +20,9 @@ pub(super) fn no_ext_authz(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn unchecked_listener(scene: &Scene<'_>, found: &mut Found) {
+pub(super) fn unchecked_listener(model: &Model<'_>, found: &mut Found) {
     let named = |target: &Node<'_>| target.text("name").or_else(|| target.text("cluster")).map(str::to_owned);
-    let checked = scene.checked().flat_map(|manager| &manager.routes).flat_map(Route::targets);
+    let checked = model.checked().flat_map(|manager| &manager.routes).flat_map(Route::targets);
     let behind: BTreeSet<_> = checked.filter_map(|target| named(&target)).collect();
     let mut reached = |place: &Node<'_>, target: &Node<'_>| {
         if let Some(cluster) = named(target).filter(|name| behind.contains(name)) {
@@ -31,19 +31,19 @@ pub(super) fn unchecked_listener(scene: &Scene<'_>, found: &mut Found) {
             found.at(place, "a request header names the cluster here, also one that is behind ext_authz elsewhere");
         }
     };
-    for manager in scene.managers.iter().filter(|manager| manager.checks().next().is_none()) {
+    for manager in model.managers.iter().filter(|manager| manager.checks().next().is_none()) {
         for route in &manager.routes {
             route.targets().for_each(|target| reached(&route.node, &target));
         }
     }
-    for proxy in &scene.tcp_proxies {
+    for proxy in &model.tcp_proxies {
         let weighted = proxy.list("weighted_clusters.clusters");
         std::iter::once(proxy.clone()).chain(weighted).for_each(|target| reached(proxy, &target));
     }
 }
 
-pub(super) fn fail_open(scene: &Scene<'_>, found: &mut Found) {
-    for node in scene.checks().filter_map(|check| check.filter.config.get("failure_mode_allow")) {
+pub(super) fn fail_open(model: &Model<'_>, found: &mut Found) {
+    for node in model.checks().filter_map(|check| check.filter.config.get("failure_mode_allow")) {
         if node.is_true() {
             found.at(
                 &node,
@@ -53,8 +53,8 @@ pub(super) fn fail_open(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn ext_authz_switch(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn ext_authz_switch(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         let config = &check.filter.config;
         if let Some(part) = config.get("filter_enabled") {
             let of = part.at("default_value.denominator");
@@ -75,8 +75,8 @@ pub(super) fn ext_authz_switch(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn conditional_check(scene: &Scene<'_>, found: &mut Found) {
-    for condition in scene.checks().filter_map(|check| check.filter.condition.clone()) {
+pub(super) fn conditional_check(model: &Model<'_>, found: &mut Found) {
+    for condition in model.checks().filter_map(|check| check.filter.condition.clone()) {
         let told = told(&condition);
         found.at(
             &condition,
@@ -112,8 +112,8 @@ fn told(matcher: &Node<'_>) -> String {
     if words.is_empty() { "the matcher decides".to_owned() } else { words.join(", ") }
 }
 
-pub(super) fn http_service_path(scene: &Scene<'_>, found: &mut Found) {
-    for service in http_services(scene) {
+pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
+    for service in http_services(model) {
         if let Some(path) = service.get("path_override") {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
@@ -145,32 +145,32 @@ pub(super) fn http_service_path(scene: &Scene<'_>, found: &mut Found) {
 /// Where Doorward's decisions are asked for over HTTP.
 const PREFIX: &str = "/auth";
 
-fn http_services<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
+fn http_services<'a>(model: &Model<'a>) -> impl Iterator<Item = Node<'a>> {
     let configs = |check: Check<'_, 'a>| {
         let configs = std::iter::once(check.filter.config.clone()).chain(check.settings());
         configs.filter_map(|config| config.get("http_service")).collect::<Vec<_>>()
     };
-    scene.checks().flat_map(configs)
+    model.checks().flat_map(configs)
 }
 
-pub(super) fn grpc_web_after_check(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn grpc_web_after_check(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         for filter in check.manager.filters[check.at..].iter().filter(|filter| filter.config.kind == "GrpcWeb") {
             found.at(&filter.node, "refusals are not translated: a gRPC-Web client cannot read the status of the call");
         }
     }
 }
 
-pub(super) fn ext_authz_disabled(scene: &Scene<'_>, found: &mut Found) {
-    for node in scene.checks().filter_map(|check| check.filter.node.get("disabled")) {
+pub(super) fn ext_authz_disabled(model: &Model<'_>, found: &mut Found) {
+    for node in model.checks().filter_map(|check| check.filter.node.get("disabled")) {
         if node.is_true() {
             found.at(&node, "the filter is off unless a route turns it on: a route that forgets to is open");
         }
     }
 }
 
-pub(super) fn upgrade_bypass(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked() {
+pub(super) fn upgrade_bypass(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked() {
         for filters in manager.node.list("upgrade_configs").filter_map(|upgrade| upgrade.get("filters")) {
             let kinds = || filters.items().filter_map(|filter| filter.get("typed_config"));
             if !kinds().any(|config| config.kind == "ExtAuthz") {
@@ -183,8 +183,8 @@ pub(super) fn upgrade_bypass(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn cache_before_check(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         for filter in &check.manager.filters[..check.at] {
             if matches!(filter.config.kind, "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
                 found.at(
@@ -196,8 +196,8 @@ pub(super) fn cache_before_check(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn status_on_error(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.configured() {
+pub(super) fn status_on_error(model: &Model<'_>, found: &mut Found) {
+    for check in model.configured() {
         let config = &check.filter.config;
         let Some(code) = config.at("status_on_error.code") else {
             found.at(config, "without status_on_error an outage of Doorward is answered 403, as a refusal is");
@@ -214,16 +214,16 @@ pub(super) fn status_on_error(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn timeout_missing(scene: &Scene<'_>, found: &mut Found) {
-    for service in services(scene) {
+pub(super) fn timeout_missing(model: &Model<'_>, found: &mut Found) {
+    for service in services(model) {
         if service.get("timeout").is_none() {
             found.at(&service, "the default is 200 ms: the first token after a key rotation, which waits for one fetch of the keys, is answered with an error");
         }
     }
 }
 
-pub(super) fn timeout_unbounded(scene: &Scene<'_>, found: &mut Found) {
-    for service in services(scene) {
+pub(super) fn timeout_unbounded(model: &Model<'_>, found: &mut Found) {
+    for service in services(model) {
         let Some((node, seconds)) = service.get("timeout").zip(service.seconds("timeout")) else { continue };
         if seconds == 0.0 {
             found.at(&node, "zero is no limit: a Doorward that hangs holds every request for ever");
@@ -238,14 +238,14 @@ pub(super) fn timeout_unbounded(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn retry_cuts_timeout(scene: &Scene<'_>, found: &mut Found) {
-    for node in services(scene).filter_map(|service| service.get("retry_policy")) {
+pub(super) fn retry_cuts_timeout(model: &Model<'_>, found: &mut Found) {
+    for node in services(model).filter_map(|service| service.get("retry_policy")) {
         found.at(&node, "the back-off's max_interval becomes the timeout of each try, and a Doorward that is away is only waited for longer");
     }
 }
 
-pub(super) fn request_body(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn request_body(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         let bodies = std::iter::once(check.filter.config.clone()).chain(check.settings());
         for node in bodies.filter_map(|config| config.get("with_request_body")) {
             found.at(&node, "Doorward reads no bodies, and every request is held until its body is here");
@@ -253,36 +253,36 @@ pub(super) fn request_body(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn validate_mutations(scene: &Scene<'_>, found: &mut Found) {
-    for config in unvalidated(scene).filter(|config| config.get("decoder_header_mutation_rules").is_none()) {
+pub(super) fn validate_mutations(model: &Model<'_>, found: &mut Found) {
+    for config in unvalidated(model).filter(|config| config.get("decoder_header_mutation_rules").is_none()) {
         found.at(&config, "a header value that cannot be sent is noticed late, or not at all");
     }
 }
 
-pub(super) fn mutation_dropped(scene: &Scene<'_>, found: &mut Found) {
-    for node in unvalidated(scene).filter_map(|config| config.get("decoder_header_mutation_rules")) {
+pub(super) fn mutation_dropped(model: &Model<'_>, found: &mut Found) {
+    for node in unvalidated(model).filter_map(|config| config.get("decoder_header_mutation_rules")) {
         found.at(&node, "with these rules and without validate_mutations a header that may not be set is dropped silently, and the client's own goes upstream");
     }
-    for check in scene.checks() {
+    for check in model.checks() {
         let Some(service) = check.filter.config.get("http_service") else { continue };
         let listed = service.at("authorization_response.allowed_upstream_headers");
         let kept = |name: &&str| !listed.as_ref().is_some_and(|list| any_matches(list, name));
         let place = listed.as_ref().unwrap_or(&service);
-        let identity = scene.expected.identity.iter().map(String::as_str);
+        let identity = model.expected.identity.iter().map(String::as_str);
         for name in identity.filter(|name| !check.manager.strips(name, check.at)).filter(kept) {
             found.at(
                 place,
                 format!("Doorward's `{name}` is not listed: it is dropped, and the client's own goes upstream"),
             );
         }
-        if scene.expected.sets_cookie && kept(&"cookie") {
+        if model.expected.sets_cookie && kept(&"cookie") {
             found.at(place, "Doorward sets `cookie` without the token, and it is not listed: the client's own goes upstream, with the token");
         }
     }
 }
 
-pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.configured() {
+pub(super) fn transport_api_version(model: &Model<'_>, found: &mut Found) {
+    for check in model.configured() {
         let config = &check.filter.config;
         match config.get("transport_api_version") {
             Some(version) if version.choice(&["AUTO", "V2", "V3"]) == Some("V3") => {}
@@ -292,8 +292,8 @@ pub(super) fn transport_api_version(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn all_headers_sent(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn all_headers_sent(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         let config = &check.filter.config;
         if config.get("grpc_service").is_some() && config.get("allowed_headers").is_none() {
             found.at(
@@ -304,8 +304,8 @@ pub(super) fn all_headers_sent(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn header_not_sent(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         let config = &check.filter.config;
         let allowed = config.get("allowed_headers");
         let withheld = config.get("disallowed_headers");
@@ -314,7 +314,7 @@ pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
             allowed.as_ref().is_none_or(|list| any_matches(list, name) || over_http())
         };
         let is_withheld = |name: &str| withheld.as_ref().is_some_and(|list| any_matches(list, name));
-        for group in &scene.expected.reads {
+        for group in &model.expected.reads {
             if !group.iter().any(|name| is_allowed(name) && !is_withheld(name)) {
                 let taken_out = withheld.as_ref().filter(|_| group.iter().any(|name| is_allowed(name)));
                 let place = taken_out.or(allowed.as_ref()).unwrap_or(config);
@@ -325,8 +325,8 @@ pub(super) fn header_not_sent(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn cors_after_check(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn cors_after_check(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         for filter in &check.manager.filters[check.at..] {
             if filter.config.kind == "Cors" {
                 found.at(&filter.node, "a preflight carries no token and is refused; no refusal has the headers without which a page cannot read it");
@@ -335,11 +335,11 @@ pub(super) fn cors_after_check(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-fn services<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
-    scene.checks().flat_map(|check| check.services()).map(|service| service.node)
+fn services<'a>(model: &Model<'a>) -> impl Iterator<Item = Node<'a>> {
+    model.checks().flat_map(|check| check.services()).map(|service| service.node)
 }
 
-fn unvalidated<'a>(scene: &Scene<'a>) -> impl Iterator<Item = Node<'a>> {
+fn unvalidated<'a>(model: &Model<'a>) -> impl Iterator<Item = Node<'a>> {
     let config = |check: Check<'_, 'a>| check.filter.config.clone();
-    scene.configured().map(config).filter(|config| !config.is("validate_mutations"))
+    model.configured().map(config).filter(|config| !config.is("validate_mutations"))
 }

@@ -3,35 +3,35 @@
 use std::net::IpAddr;
 
 use super::super::Found;
-use super::super::scene::{Node, Scene};
+use super::super::model::{Model, Node};
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Fewer at once than this, and a burst of requests is answered 503 by Envoy itself.
 const ENOUGH_REQUESTS: f64 = 4096.0;
 
-pub(super) fn cluster_unknown(scene: &Scene<'_>, found: &mut Found) {
-    if scene.more_clusters || scene.clusters.is_empty() {
+pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
+    if model.more_clusters || model.clusters.is_empty() {
         return;
     }
-    for node in scene.checks().flat_map(|check| check.services()).filter_map(|service| service.cluster) {
+    for node in model.checks().flat_map(|check| check.services()).filter_map(|service| service.cluster) {
         let name = node.value.as_str().unwrap_or_default();
-        if !scene.clusters.contains_key(name) {
+        if !model.clusters.contains_key(name) {
             found.at(&node, format!("there is no cluster `{name}`: no check is ever answered"));
         }
     }
 }
 
-pub(super) fn cluster_http1(scene: &Scene<'_>, found: &mut Found) {
-    for (cluster, grpc) in scene.asked().into_values() {
+pub(super) fn cluster_http1(model: &Model<'_>, found: &mut Found) {
+    for (cluster, grpc) in model.asked().into_values() {
         if grpc && http2(&cluster).is_none() {
             found.at(&cluster, "gRPC needs HTTP/2, and this cluster speaks HTTP/1.1: every check fails");
         }
     }
 }
 
-pub(super) fn cluster_keepalive(scene: &Scene<'_>, found: &mut Found) {
-    for (cluster, _) in scene.asked().into_values() {
+pub(super) fn cluster_keepalive(model: &Model<'_>, found: &mut Found) {
+    for (cluster, _) in model.asked().into_values() {
         if let Some(options) = http2(&cluster).filter(|options| options.get("connection_keepalive").is_none()) {
             found.at(
                 &options,
@@ -41,8 +41,8 @@ pub(super) fn cluster_keepalive(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
-    for (cluster, _) in scene.asked().into_values() {
+pub(super) fn cluster_circuit_breaker(model: &Model<'_>, found: &mut Found) {
+    for (cluster, _) in model.asked().into_values() {
         let is_high = |t: &Node<'_>| t.get("priority").is_some_and(|p| p.choice(&["DEFAULT", "HIGH"]) == Some("HIGH"));
         let threshold = cluster.list("circuit_breakers.thresholds").find(|t| !is_high(t));
         let limit = |field: &str| threshold.as_ref().and_then(|t| t.number(field)).unwrap_or(1024.0);
@@ -59,9 +59,9 @@ pub(super) fn cluster_circuit_breaker(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn cluster_plaintext(scene: &Scene<'_>, found: &mut Found) {
+pub(super) fn cluster_plaintext(model: &Model<'_>, found: &mut Found) {
     const CLEAR: &str = "tokens cross a network in clear, and whoever sits on it can answer in Doorward's place";
-    for (cluster, _) in scene.asked().into_values() {
+    for (cluster, _) in model.asked().into_values() {
         let host = |address: &Node<'_>| is_far(address.text("socket_address.address").unwrap_or_default());
         let Some(address) = addresses(&cluster).find(host) else { continue };
         match cluster.get("transport_socket") {
@@ -73,7 +73,7 @@ pub(super) fn cluster_plaintext(scene: &Scene<'_>, found: &mut Found) {
             _ => {}
         }
     }
-    for service in scene.checks().flat_map(|check| check.services()) {
+    for service in model.checks().flat_map(|check| check.services()) {
         let Some(google) = service.node.get("google_grpc") else { continue };
         let credentials = ["channel_credentials", "channel_credentials_plugin"];
         let clear = credentials.iter().all(|field| google.get(field).is_none());
@@ -120,8 +120,8 @@ fn is_unverified(socket: &Node<'_>) -> bool {
     socket.get("typed_config").is_some_and(|config| config.kind == "UpstreamTlsContext" && !says(&config))
 }
 
-pub(super) fn cluster_outlier(scene: &Scene<'_>, found: &mut Found) {
-    for (cluster, _) in scene.asked().into_values() {
+pub(super) fn cluster_outlier(model: &Model<'_>, found: &mut Found) {
+    for (cluster, _) in model.asked().into_values() {
         if let Some(node) =
             cluster.get("outlier_detection").filter(|_| addresses(&cluster).count() == 1 && is_static(&cluster))
         {
@@ -133,8 +133,8 @@ pub(super) fn cluster_outlier(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn cluster_health(scene: &Scene<'_>, found: &mut Found) {
-    for (cluster, _) in scene.asked().into_values() {
+pub(super) fn cluster_health(model: &Model<'_>, found: &mut Found) {
+    for (cluster, _) in model.asked().into_values() {
         let several = addresses(&cluster).count() > 1 || kind(&cluster) == Some("STRICT_DNS");
         if several && cluster.list("health_checks").next().is_none() {
             found.at(&cluster, "without health checks a Doorward that is stopping, or not ready, is asked on: a rolling restart is answered with errors");

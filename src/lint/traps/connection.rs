@@ -1,7 +1,7 @@
 //! What the connection manager believes, and how it writes paths and logs.
 
 use super::super::Found;
-use super::super::scene::Scene;
+use super::super::model::Model;
 
 /// `HttpConnectionManager.PathWithEscapedSlashesAction`.
 const ESCAPED_SLASHES: [&str; 5] = [
@@ -19,14 +19,14 @@ const WIDEST_PRIVATE_RANGE: f64 = 7.0;
 const CLIENT_CERTIFICATE: [&str; 5] =
     ["SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY"];
 
-pub(super) fn path_not_normalized(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked().filter(|manager| !manager.node.is("normalize_path")) {
+pub(super) fn path_not_normalized(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked().filter(|manager| !manager.node.is("normalize_path")) {
         found.at(&manager.node, "`/./`, `/../` and `%2e` reach Doorward, the routes and the upstream as they are, and each may read them as another path");
     }
 }
 
-pub(super) fn slashes_not_merged(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked().filter(|manager| !manager.node.is("merge_slashes")) {
+pub(super) fn slashes_not_merged(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked().filter(|manager| !manager.node.is("merge_slashes")) {
         found.at(
             &manager.node,
             "`//` reaches Doorward, the routes and the upstream as it is, and each may read it as another path",
@@ -34,8 +34,8 @@ pub(super) fn slashes_not_merged(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn escaped_slashes(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked() {
+pub(super) fn escaped_slashes(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked() {
         let field = manager.node.get("path_with_escaped_slashes_action");
         let action = field.as_ref().and_then(|node| node.choice(&ESCAPED_SLASHES));
         if !matches!(action, Some("UNESCAPE_AND_REDIRECT" | "UNESCAPE_AND_FORWARD" | "REJECT_REQUEST")) {
@@ -48,8 +48,8 @@ pub(super) fn escaped_slashes(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn client_address(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked() {
+pub(super) fn client_address(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked() {
         let detected = manager.node.get("original_ip_detection_extensions").is_some();
         if !manager.node.is("use_remote_address") && !detected {
             found.at(&manager.node, "a client's own x-forwarded-for is believed, and with an internal address in it its x-envoy-* headers as well");
@@ -57,8 +57,8 @@ pub(super) fn client_address(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn internal_addresses(scene: &Scene<'_>, found: &mut Found) {
-    for node in scene.checked().filter_map(|manager| manager.node.get("internal_address_config")) {
+pub(super) fn internal_addresses(model: &Model<'_>, found: &mut Found) {
+    for node in model.checked().filter_map(|manager| manager.node.get("internal_address_config")) {
         if node.list("cidr_ranges").next().is_none() {
             found.at(&node, "without ranges it makes loopback and all private addresses internal, and their x-envoy-* headers are believed");
         }
@@ -71,8 +71,8 @@ pub(super) fn internal_addresses(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn client_certificate_header(scene: &Scene<'_>, found: &mut Found) {
-    for node in scene.checked().filter_map(|manager| manager.node.get("forward_client_cert_details")) {
+pub(super) fn client_certificate_header(model: &Model<'_>, found: &mut Found) {
+    for node in model.checked().filter_map(|manager| manager.node.get("forward_client_cert_details")) {
         if node.choice(&CLIENT_CERTIFICATE) == Some("ALWAYS_FORWARD_ONLY") {
             found.at(
                 &node,
@@ -82,8 +82,8 @@ pub(super) fn client_certificate_header(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn token_in_access_log(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked() {
+pub(super) fn token_in_access_log(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked() {
         let routers = manager.filters.iter().filter(|filter| filter.config.kind == "Router");
         let upstream_logs = routers.flat_map(|router| router.config.list("upstream_log"));
         for log in manager.node.list("access_log").chain(upstream_logs) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::removes;
-use super::super::scene::{Check, Filter, Node, Route, Scene};
+use super::super::model::{Check, Filter, Model, Node, Route};
 use crate::authz::answer::look_alikes;
 
 /// Under this key a route names one of Doorward's rules.
@@ -18,10 +18,10 @@ enum Passes {
     Itself(String),
 }
 
-fn passes(scene: &Scene<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes {
+fn passes(model: &Model<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes {
     let stripped =
         |name: &str| check.manager.strips(name, check.manager.filters.len()) || route.removes(name).is_some();
-    let names = &scene.expected.identity;
+    let names = &model.expected.identity;
     if let Some(name) = names.iter().find(|name| !stripped(name)) {
         return Passes::Itself(name.clone());
     }
@@ -30,8 +30,8 @@ fn passes(scene: &Scene<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes
 }
 
 /// Every route that Doorward is not asked about, with the node that says so.
-fn unasked<'s, 'a>(scene: &'s Scene<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
-    scene.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
+fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
+    model.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
         |(manager, route)| {
             let mut words = manager.checks().map(|check| check.disabled_on(route).map(|node| (check, node)));
             // With two filters, a route is exempt only if both are off.
@@ -41,31 +41,31 @@ fn unasked<'s, 'a>(scene: &'s Scene<'a>) -> impl Iterator<Item = (Check<'s, 'a>,
     )
 }
 
-pub(super) fn identity_not_stripped(scene: &Scene<'_>, found: &mut Found) {
-    for (check, route, node) in unasked(scene) {
-        if let Passes::Itself(name) = passes(scene, &check, route) {
+pub(super) fn identity_not_stripped(model: &Model<'_>, found: &mut Found) {
+    for (check, route, node) in unasked(model) {
+        if let Passes::Itself(name) = passes(model, &check, route) {
             found.at(&node, format!("Doorward is not asked here, so a client's own `{name}` reaches the upstream"));
         }
     }
 }
 
-pub(super) fn look_alike_not_stripped(scene: &Scene<'_>, found: &mut Found) {
-    for (check, route, node) in unasked(scene) {
-        if let Passes::LookAlike(name) = passes(scene, &check, route) {
+pub(super) fn look_alike_not_stripped(model: &Model<'_>, found: &mut Found) {
+    for (check, route, node) in unasked(model) {
+        if let Passes::LookAlike(name) = passes(model, &check, route) {
             found.at(&node, format!("Doorward is not asked here, and a client's `{name}` passes, which many back ends take for the identity header"));
         }
     }
 }
 
-pub(super) fn no_early_strip(scene: &Scene<'_>, found: &mut Found) {
+pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
     let open = |check: &Check<'_, '_>| {
-        unasked(scene).any(|(other, route, _)| {
-            other.filter.node.path == check.filter.node.path && !matches!(passes(scene, &other, route), Passes::Nothing)
+        unasked(model).any(|(other, route, _)| {
+            other.filter.node.path == check.filter.node.path && !matches!(passes(model, &other, route), Passes::Nothing)
         })
     };
-    for check in scene.checks() {
+    for check in model.checks() {
         let kept = |name: &&String| !check.manager.strips(name, check.at);
-        if let Some(name) = scene.expected.identity.iter().find(kept)
+        if let Some(name) = model.expected.identity.iter().find(kept)
             && !open(&check)
         {
             found.at(&check.manager.node, format!("nothing takes a client's `{name}` away before ext_authz: should a check ever be skipped or fail open, it is believed"));
@@ -73,14 +73,14 @@ pub(super) fn no_early_strip(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn identity_removed(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         for route in check.manager.routes.iter().filter(|route| check.disabled_on(route).is_none()) {
             let later = later_mutations(&check, route);
             let appended = later.iter().filter_map(|mutation| mutation.get("append"));
             let on_route = route.levels.iter().flat_map(|level| level.list("request_headers_to_add"));
             let added: Vec<_> = appended.chain(on_route).collect();
-            for name in &scene.expected.identity {
+            for name in &model.expected.identity {
                 let removing = later.iter().find(|mutation| removes([(*mutation).clone()].into_iter(), name)).cloned();
                 for node in route.removes(name).into_iter().chain(removing) {
                     found.at(&node, "this acts after ext_authz: it takes away what Doorward has set");
@@ -116,8 +116,8 @@ fn writes(option: &Node<'_>, name: &str) -> bool {
     option.text("header.key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && absent != Some("ADD_IF_ABSENT")
 }
 
-pub(super) fn unknown_rule(scene: &Scene<'_>, found: &mut Found) {
-    let extensions = scene.checks().flat_map(|check| check.settings().collect::<Vec<_>>());
+pub(super) fn unknown_rule(model: &Model<'_>, found: &mut Found) {
+    let extensions = model.checks().flat_map(|check| check.settings().collect::<Vec<_>>());
     let entries = extensions.filter_map(|settings| settings.get("context_extensions"));
     for (key, node) in entries.flat_map(|extensions| extensions.entries().collect::<Vec<_>>()) {
         if key != RULE {
@@ -127,16 +127,16 @@ pub(super) fn unknown_rule(scene: &Scene<'_>, found: &mut Found) {
             continue;
         }
         let name = node.value.as_str().unwrap_or_default();
-        if let Some(rules) = scene.expected.rules.as_ref().filter(|rules| !rules.contains(name)) {
+        if let Some(rules) = model.expected.rules.as_ref().filter(|rules| !rules.contains(name)) {
             let known = rules.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             found.at(&node, format!("Doorward has no rule `{name}` and answers 400; it has: {known}"));
         }
     }
 }
 
-pub(super) fn per_route_ignored(scene: &Scene<'_>, found: &mut Found) {
-    let upstream: BTreeSet<_> = scene.clusters.values().flat_map(upstream_filters).collect();
-    for manager in &scene.managers {
+pub(super) fn per_route_ignored(model: &Model<'_>, found: &mut Found) {
+    let upstream: BTreeSet<_> = model.clusters.values().flat_map(upstream_filters).collect();
+    for manager in &model.managers {
         let upgrades = manager.node.list("upgrade_configs").flat_map(|upgrade| upgrade.list("filters"));
         let routers = manager.filters.iter().flat_map(|filter| filter.config.list("upstream_http_filters"));
         let others: BTreeSet<_> = upgrades.chain(routers).filter_map(|filter| filter.text("name")).collect();
@@ -179,11 +179,11 @@ fn upstream_filters<'a>(cluster: &Node<'a>) -> Vec<&'a str> {
     options.flat_map(|options| options.list("http_filters")).filter_map(|filter| filter.text("name")).collect()
 }
 
-pub(super) fn internal_redirect(scene: &Scene<'_>, found: &mut Found) {
-    if !scene.expected.withholds_token {
+pub(super) fn internal_redirect(model: &Model<'_>, found: &mut Found) {
+    if !model.expected.withholds_token {
         return;
     }
-    for route in scene.checked().flat_map(|manager| &manager.routes) {
+    for route in model.checked().flat_map(|manager| &manager.routes) {
         let action = route.node.get("route");
         let old = || {
             action.as_ref()?.get("internal_redirect_action").filter(|action| {
@@ -203,8 +203,8 @@ fn depends_on_route<'a>(check: &Check<'_, 'a>) -> Option<Node<'a>> {
     check.per_route().next()
 }
 
-pub(super) fn rerouted_after_check(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn rerouted_after_check(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         if depends_on_route(&check).is_none() {
             continue;
         }
@@ -235,8 +235,8 @@ fn may_reroute(filter: &Filter<'_>) -> bool {
     }
 }
 
-pub(super) fn rerouted_by_check(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks() {
+pub(super) fn rerouted_by_check(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks() {
         if let Some(node) = check.filter.config.get("clear_route_cache").filter(Node::is_true)
             && depends_on_route(&check).is_some()
         {
@@ -245,11 +245,11 @@ pub(super) fn rerouted_by_check(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn route_not_chosen_anew(scene: &Scene<'_>, found: &mut Found) {
-    for check in scene.checks().filter(|check| !check.filter.config.is("clear_route_cache")) {
+pub(super) fn route_not_chosen_anew(model: &Model<'_>, found: &mut Found) {
+    for check in model.checks().filter(|check| !check.filter.config.is("clear_route_cache")) {
         for header in check.manager.routes.iter().flat_map(|route| route.node.list("match.headers")) {
             let name = header.text("name").unwrap_or_default().to_ascii_lowercase();
-            if scene.expected.identity.contains(&name) {
+            if model.expected.identity.contains(&name) {
                 found.at(
                     &header,
                     format!("the route is chosen before Doorward sets `{name}`, and not again: this never matches"),
@@ -259,8 +259,8 @@ pub(super) fn route_not_chosen_anew(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
-pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
-    for manager in scene.checked() {
+pub(super) fn stream_outlives_sign_out(model: &Model<'_>, found: &mut Found) {
+    for manager in model.checked() {
         let longest = manager.node.seconds("common_http_protocol_options.max_stream_duration");
         for route in manager.routes.iter().filter(|route| route.forwards()) {
             let own = route.node.list("route.upgrade_configs").filter(is_websocket).last();
@@ -269,7 +269,7 @@ pub(super) fn stream_outlives_sign_out(scene: &Scene<'_>, found: &mut Found) {
             let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
             let own_longest = route.node.seconds("route.max_stream_duration.max_stream_duration");
             if enabled
-                && !super::streams::ends_streams(scene, manager, route)
+                && !super::streams::ends_streams(model, manager, route)
                 && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0)
             {
                 found.at(&route.node, "an upgraded connection is checked once; without Doorward's ext_proc filter a sign-out does not end it, and without a longest duration it stays open");

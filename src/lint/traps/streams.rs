@@ -1,7 +1,7 @@
 //! Streams that are to end with their session: the `ext_proc` filter that asks Doorward for it.
 
 use super::super::Found;
-use super::super::scene::{Filter, Manager, Node, Route, Scene};
+use super::super::model::{Filter, Manager, Model, Node, Route};
 
 /// The namespace in which `ext_authz` says whose a stream is.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
@@ -11,8 +11,8 @@ const BODY_MODES: [&str; 5] = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL
 const LATE: f64 = 0.5;
 
 /// The `ext_proc` filters that ask one of the clusters that the checks ask, with their places.
-fn enders<'s, 'a>(scene: &Scene<'a>, manager: &'s Manager<'a>) -> Vec<(usize, &'s Filter<'a>)> {
-    let asked = scene.asked();
+fn enders<'s, 'a>(model: &Model<'a>, manager: &'s Manager<'a>) -> Vec<(usize, &'s Filter<'a>)> {
+    let asked = model.asked();
     let is_ours = |filter: &Filter<'_>| {
         let cluster = filter.config.text("grpc_service.envoy_grpc.cluster_name");
         filter.config.kind == "ExternalProcessor" && cluster.is_some_and(|name| asked.contains_key(name))
@@ -21,23 +21,23 @@ fn enders<'s, 'a>(scene: &Scene<'a>, manager: &'s Manager<'a>) -> Vec<(usize, &'
 }
 
 /// Whether one of them acts on a route.
-pub(super) fn ends_streams(scene: &Scene<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
-    enders(scene, manager).into_iter().any(|(_, filter)| match route.per_filter(filter.name).next() {
+pub(super) fn ends_streams(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
+    enders(model, manager).into_iter().any(|(_, filter)| match route.per_filter(filter.name).next() {
         Some(word) => !word.is("disabled"),
         None => !filter.node.is("disabled"),
     })
 }
 
-fn each<'a>(scene: &Scene<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Filter<'a>)) {
-    for manager in scene.checked() {
-        for (at, filter) in enders(scene, manager) {
+fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Filter<'a>)) {
+    for manager in model.checked() {
+        for (at, filter) in enders(model, manager) {
             judge(manager, at, filter);
         }
     }
 }
 
-pub(super) fn stream_unproven(scene: &Scene<'_>, found: &mut Found) {
-    each(scene, |manager, at, filter| {
+pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
+    each(model, |manager, at, filter| {
         if !manager.checks().any(|check| check.at < at) {
             found.at(
                 &filter.node,
@@ -51,8 +51,8 @@ pub(super) fn stream_unproven(scene: &Scene<'_>, found: &mut Found) {
     });
 }
 
-pub(super) fn stream_modes(scene: &Scene<'_>, found: &mut Found) {
-    each(scene, |_, _, filter| {
+pub(super) fn stream_modes(model: &Model<'_>, found: &mut Found) {
+    each(model, |_, _, filter| {
         let mode = |field: &str| filter.config.at(&format!("processing_mode.{field}"));
         let header = |field: &str| mode(field).and_then(|mode| mode.choice(&HEADER_MODES)).unwrap_or("DEFAULT");
         let at = filter.config.get("processing_mode").unwrap_or_else(|| filter.node.clone());
@@ -71,8 +71,8 @@ pub(super) fn stream_modes(scene: &Scene<'_>, found: &mut Found) {
     });
 }
 
-pub(super) fn stream_fail_open(scene: &Scene<'_>, found: &mut Found) {
-    each(scene, |_, _, filter| {
+pub(super) fn stream_fail_open(model: &Model<'_>, found: &mut Found) {
+    each(model, |_, _, filter| {
         for (field, what) in [
             ("failure_mode_allow", "when Doorward ends the call, or is not there, the stream goes on"),
             ("observability_mode", "Envoy does not listen to Doorward here: no stream ends"),
@@ -84,8 +84,8 @@ pub(super) fn stream_fail_open(scene: &Scene<'_>, found: &mut Found) {
     });
 }
 
-pub(super) fn stream_closes_late(scene: &Scene<'_>, found: &mut Found) {
-    each(scene, |manager, _, filter| {
+pub(super) fn stream_closes_late(model: &Model<'_>, found: &mut Found) {
+    each(model, |manager, _, filter| {
         let timeout = manager.node.seconds("delayed_close_timeout").unwrap_or(1.0);
         if timeout > LATE {
             let node = manager.node.get("delayed_close_timeout").unwrap_or_else(|| filter.node.clone());

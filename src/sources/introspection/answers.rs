@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Digest;
-use crate::authz::introspection::{Said, Testimony};
+use crate::authz::introspection::{IntrospectionResponse, TokenState};
 
 /// Active tokens and inactive ones, apart.
 pub(super) struct Answers {
@@ -20,25 +20,30 @@ impl Answers {
         Self { active: Fifo::new(capacity - inactive), inactive: Fifo::new(inactive) }
     }
 
-    pub(super) fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<Testimony>> {
+    pub(super) fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
         // The last word counts; an inactive token does not come back, so both is only seen around its end.
         self.inactive.get(digest, now).or_else(|| self.active.get(digest, now))
     }
 
-    pub(super) fn insert(&mut self, digest: Digest, until: Instant, testimony: &Arc<Testimony>) {
-        let answers = match testimony.said {
-            Said::Active(_) => &mut self.active,
-            Said::Inactive => &mut self.inactive,
-            Said::Unavailable => return,
+    pub(super) fn insert(
+        &mut self,
+        digest: Digest,
+        until: Instant,
+        introspection_response: &Arc<IntrospectionResponse>,
+    ) {
+        let answers = match introspection_response.said {
+            TokenState::Active(_) => &mut self.active,
+            TokenState::Inactive => &mut self.inactive,
+            TokenState::Unavailable => return,
         };
-        answers.insert(digest, until, testimony.clone());
+        answers.insert(digest, until, introspection_response.clone());
     }
 }
 
 /// The oldest goes first: all answers live about as long, so it is also the first to be of no use.
 struct Fifo {
     capacity: usize,
-    by_token: HashMap<Digest, (Instant, Arc<Testimony>)>,
+    by_token: HashMap<Digest, (Instant, Arc<IntrospectionResponse>)>,
     /// May name what has been replaced; never longer than the capacity.
     order: VecDeque<(Digest, Instant)>,
 }
@@ -48,11 +53,14 @@ impl Fifo {
         Self { capacity, by_token: HashMap::new(), order: VecDeque::new() }
     }
 
-    fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<Testimony>> {
-        self.by_token.get(digest).filter(|(until, _)| now < *until).map(|(_, testimony)| testimony.clone())
+    fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
+        self.by_token
+            .get(digest)
+            .filter(|(until, _)| now < *until)
+            .map(|(_, introspection_response)| introspection_response.clone())
     }
 
-    fn insert(&mut self, digest: Digest, until: Instant, testimony: Arc<Testimony>) {
+    fn insert(&mut self, digest: Digest, until: Instant, introspection_response: Arc<IntrospectionResponse>) {
         let now = Instant::now();
         if self.capacity == 0 || until <= now {
             return;
@@ -66,7 +74,7 @@ impl Fifo {
             }
         }
         self.order.push_back((digest, until));
-        self.by_token.insert(digest, (until, testimony));
+        self.by_token.insert(digest, (until, introspection_response));
     }
 }
 
@@ -77,8 +85,8 @@ mod tests {
     use super::*;
     use crate::authz::claims::{ClaimSet, IssuerName};
 
-    fn testimony(said: Said) -> Arc<Testimony> {
-        Arc::new(Testimony { issuer: IssuerName::parse("main").unwrap(), said })
+    fn introspection_response(said: TokenState) -> Arc<IntrospectionResponse> {
+        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), said })
     }
 
     fn token(number: u8) -> Digest {
@@ -88,7 +96,10 @@ mod tests {
     #[test]
     fn what_is_too_much_or_too_old_goes_and_the_dead_push_out_no_living() {
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
-        let (alive, dead) = (testimony(Said::Active(ClaimSet::default())), testimony(Said::Inactive));
+        let (alive, dead) = (
+            introspection_response(TokenState::Active(ClaimSet::default())),
+            introspection_response(TokenState::Inactive),
+        );
         let mut answers = Answers::new(8);
         for number in 0..6 {
             answers.insert(token(number), later, &alive);
@@ -109,7 +120,7 @@ mod tests {
         assert!(answers.active.order.len() <= 6 && answers.active.by_token.len() <= 6);
         assert!(answers.get(&token(6), now).is_some());
         answers.insert(token(7), now, &alive);
-        answers.insert(token(7), later, &testimony(Said::Unavailable));
+        answers.insert(token(7), later, &introspection_response(TokenState::Unavailable));
         assert!(answers.get(&token(7), now).is_none(), "too late, and nothing said");
     }
 }

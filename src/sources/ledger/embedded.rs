@@ -141,8 +141,8 @@ const CACHE: usize = 8 << 20;
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
 /// The origin and the key of a record → when, by whom and why.
-type Said = (i64, &'static str, &'static str);
-const NOTES: TableDefinition<'_, (&str, &str), Said> = TableDefinition::new("notes-1");
+type TokenState = (i64, &'static str, &'static str);
+const NOTES: TableDefinition<'_, (&str, &str), TokenState> = TableDefinition::new("notes-1");
 /// What the names of issuers stand for → when it was last used so, in milliseconds.
 const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 

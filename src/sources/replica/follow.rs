@@ -69,7 +69,7 @@ impl Replica {
     async fn follow_connection(&self, ledger: &RedisLedger, reading: &mut Reading) -> Result<Infallible, Obstacle> {
         let mut feed = ledger.feed().await?;
         let facts = feed.facts().await?;
-        self.tenure.note_server(&facts.server);
+        self.lease_state.note_server(&facts.server);
         let mut fit = self.examine(facts, ledger)?;
         loop {
             let mut life = feed.life(&self.name).await?;
@@ -226,7 +226,7 @@ impl Replica {
                     self.report_following();
                 }
             }
-            if !page.items.is_empty() && page.complete && !self.tenure.is_asked() {
+            if !page.items.is_empty() && page.complete && !self.lease_state.is_asked() {
                 sleep(COALESCE).await;
             }
         }
@@ -298,7 +298,7 @@ impl Replica {
         let mut unreadable = None;
         for FeedItem { position, revocation, asks } in items {
             if *asks && following {
-                self.tenure.note_asked();
+                self.lease_state.note_asked();
             }
             match revocation {
                 // By both clocks it expired long ago.
@@ -306,7 +306,7 @@ impl Replica {
                 Ok(revocation) => {
                     self.learn(revocation, uptime);
                     if *asks && following {
-                        self.tenure.note_ended(*position, self.streams.ended_by(&revocation.target));
+                        self.lease_state.note_ended(*position, self.streams.ended_by(&revocation.target));
                     }
                     if let Some(seen) = &seen {
                         seen.apply(revocation, uptime);
@@ -314,7 +314,7 @@ impl Replica {
                 }
                 Err(field) => {
                     if *asks {
-                        self.tenure.note_unapplied(*position);
+                        self.lease_state.note_unapplied(*position);
                     }
                     ReplicaStats::add(&self.stats.unreadable, 1);
                     unreadable = Some((position, field));

@@ -57,7 +57,7 @@ const REMEMBERED: usize = 32;
 const END_WITHIN: Duration = Duration::from_millis(50);
 
 /// What is known of this instance's lease, whatever the connection.
-pub(super) struct Tenure {
+pub(super) struct LeaseState {
     started: Steady,
     /// The longest that a view of this instance may be used, in milliseconds.
     hold_ms: AtomicU64,
@@ -72,7 +72,7 @@ pub(super) struct Tenure {
     carried_out: Mutex<Position>,
 }
 
-impl Default for Tenure {
+impl Default for LeaseState {
     fn default() -> Self {
         Self {
             started: Steady::now(),
@@ -142,7 +142,7 @@ pub struct Peer {
     pub streams: usize,
 }
 
-impl Tenure {
+impl LeaseState {
     fn hold(&self) -> Duration {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
     }
@@ -184,8 +184,8 @@ impl Replica {
     /// that allow more are put in force.
     pub fn hold_for(&self, longest: Duration) {
         let hold_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4);
-        if self.tenure.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
-            self.tenure.note_asked(); // The lease is too short now: renew it at once.
+        if self.lease_state.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
+            self.lease_state.note_asked(); // The lease is too short now: renew it at once.
         }
     }
 
@@ -196,16 +196,16 @@ impl Replica {
         clock: ServerClock,
         held: &mut Held,
     ) -> Result<(), LedgerError> {
-        let tenure = &self.tenure;
+        let lease_state = &self.lease_state;
         let due = held.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEW_EVERY);
-        let asked = tenure.asked.swap(false, Ordering::AcqRel);
+        let asked = lease_state.asked.swap(false, Ordering::AcqRel);
         if !asked && !due {
             return Ok(());
         }
         if !self.streams_have_ended(if asked { END_WITHIN } else { Duration::ZERO }).await && asked {
-            tenure.note_asked();
+            lease_state.note_asked();
         }
-        let hold = tenure.hold();
+        let hold = lease_state.hold();
         let clock = held.clock.unwrap_or(clock);
         let (clock, runs_until) = feed.renew(&self.name, clock, hold + MARGIN, self.report(), &self.leads()).await?;
         self.note_leads(feed.ledger());
@@ -224,29 +224,29 @@ impl Replica {
             }
             sleep(POLL[0]).await;
         }
-        let mut carried_out = self.tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut carried_out = self.lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
         *carried_out = applied;
         true
     }
 
     /// Another log is followed, whose ids may be smaller: of it nothing is reported yet.
     pub(super) fn report_anew(&self) {
-        *self.tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
+        *self.lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
     }
 
     fn report(&self) -> Report {
-        let tenure = &self.tenure;
+        let lease_state = &self.lease_state;
         Report {
-            position: *tenure.carried_out.lock().unwrap_or_else(PoisonError::into_inner),
+            position: *lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner),
             streams: self.streams.open_count(),
-            ended: tenure.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            ended: lease_state.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             // While the log is being repaired the view may lack anything: it has no age.
             view_age: self.freshness.age(Steady::now()).filter(|age| *age < Duration::MAX),
-            uptime: tenure.started.elapsed(),
+            uptime: lease_state.started.elapsed(),
             state: self.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             skew_ms: self.clocks().ahead_ms(),
-            unapplied: tenure.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
     }
@@ -323,7 +323,7 @@ impl Replica {
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(lacks));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
-        let length = self.tenure.hold() + MARGIN;
+        let length = self.lease_state.hold() + MARGIN;
         // By a clock that may have jumped, a lease that still runs has run out.
         let doubtful = if listed.even_for < length { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(ToString::to_string));
@@ -342,8 +342,8 @@ impl Replica {
     /// primary that this instance reads, with these data, for as long as a lease is, by a clock that this instance
     /// has seen go evenly all the time.
     fn uncertain_for(&self, listed: &Leases) -> Option<Duration> {
-        let length = self.tenure.hold() + MARGIN;
-        let follows = self.tenure.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = self.lease_state.hold() + MARGIN;
+        let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
         let whole_for = listed.whole_since.filter(|_| is_same).map(|since| listed.now.since(since));
         let sure_for = whole_for.unwrap_or_default().min(listed.even_for);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doorward::authz::jwks::{ASYMMETRIC, Jwks};
 use doorward::authz::revocation::{Clocks, Origin, Watermark};
-use doorward::authz::signals::{Heard, SubjectFormats, Transmitter};
+use doorward::authz::signals::{EventOutcome, SubjectFormats, Transmitter};
 use doorward::authz::token::{BearerToken, Expiry, UnverifiedToken};
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     let Ok(heard) = TRANSMITTER.hear(&token, issuer(), Clocks::local(NOW)) else { return };
     assert_eq!(heard.len(), claims["events"].as_object().map_or(0, serde_json::Map::len), "an answer to each event");
     for heard in heard {
-        let Heard::Revocations(revocations) = heard else { continue };
+        let EventOutcome::Revocations(revocations) = heard else { continue };
         assert!(!revocations.is_empty() && revocations.len() <= 16, "few, however many an event names");
         for revocation in revocations {
             assert_eq!(revocation.target.issuer, TRANSMITTER.target, "of nobody else's tokens");

@@ -7,37 +7,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 use super::Digest;
-use crate::authz::introspection::Testimony;
+use crate::authz::introspection::IntrospectionResponse;
 
-type Cell = Arc<OnceCell<Arc<Testimony>>>;
+type Cell = Arc<OnceCell<Arc<IntrospectionResponse>>>;
 
 /// The questions under way; their number is bounded.
-pub(super) struct Flights {
+pub(super) struct SingleFlight {
     by_token: Mutex<HashMap<Digest, Cell>>,
     max: usize,
 }
 
 /// A part in a question: the first asks, the others wait; if the first leaves, the next asks.
 pub(super) struct Flight<'a> {
-    flights: &'a Flights,
+    single_flight: &'a SingleFlight,
     digest: Digest,
     /// Taken when it ends.
     cell: Option<Cell>,
 }
 
-impl Flights {
+impl SingleFlight {
     pub(super) fn new(max: usize) -> Self {
         Self { by_token: Mutex::default(), max }
     }
 
     /// `None` when too many questions are under way.
-    pub(super) fn board(&self, digest: Digest) -> Option<Flight<'_>> {
+    pub(super) fn enter(&self, digest: Digest) -> Option<Flight<'_>> {
         let mut by_token = self.lock();
         if by_token.len() >= self.max && !by_token.contains_key(&digest) {
             return None;
         }
         let cell = Some(by_token.entry(digest).or_default().clone());
-        Some(Flight { flights: self, digest, cell })
+        Some(Flight { single_flight: self, digest, cell })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Cell>> {
@@ -47,23 +47,26 @@ impl Flights {
 
 impl Flight<'_> {
     /// The answer, by `question` if nobody else is asking.
-    pub(super) async fn join(self, question: impl Future<Output = Arc<Testimony>>) -> Arc<Testimony> {
+    pub(super) async fn join(
+        self,
+        question: impl Future<Output = Arc<IntrospectionResponse>>,
+    ) -> Arc<IntrospectionResponse> {
         let Some(cell) = self.cell.clone() else { return question.await };
-        let testimony = cell.get_or_init(|| question).await.clone();
+        let introspection_response = cell.get_or_init(|| question).await.clone();
         // Whoever comes now asks anew: an answer that is not remembered is used by those who waited only.
-        let mut by_token = self.flights.lock();
+        let mut by_token = self.single_flight.lock();
         if by_token.get(&self.digest).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
             by_token.remove(&self.digest);
         }
         drop(by_token);
-        testimony
+        introspection_response
     }
 }
 
 impl Drop for Flight<'_> {
     /// A question that everyone has left is none.
     fn drop(&mut self) {
-        let mut by_token = self.flights.lock();
+        let mut by_token = self.single_flight.lock();
         drop(self.cell.take()); // Under the lock, so that the count below is right.
         if by_token.get(&self.digest).is_some_and(|cell| Arc::strong_count(cell) == 1) {
             by_token.remove(&self.digest);
@@ -77,46 +80,46 @@ mod tests {
 
     use super::*;
     use crate::authz::claims::IssuerName;
-    use crate::authz::introspection::Said;
+    use crate::authz::introspection::TokenState;
 
-    fn inactive() -> Arc<Testimony> {
-        Arc::new(Testimony { issuer: IssuerName::parse("main").unwrap(), said: Said::Inactive })
+    fn inactive() -> Arc<IntrospectionResponse> {
+        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), said: TokenState::Inactive })
     }
 
     #[tokio::test]
     async fn many_wait_for_one_question_and_nothing_is_left_behind() {
-        let (flights, asked) = (Flights::new(1), AtomicUsize::new(0));
+        let (single_flight, asked) = (SingleFlight::new(1), AtomicUsize::new(0));
         let ask = || async {
             let question = async {
                 asked.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
                 inactive()
             };
-            flights.board([1; 32]).unwrap().join(question).await
+            single_flight.enter([1; 32]).unwrap().join(question).await
         };
         tokio::join!(ask(), ask(), ask());
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert!(flights.lock().is_empty());
+        assert!(single_flight.lock().is_empty());
         ask().await;
         assert_eq!(asked.load(Ordering::Relaxed), 2, "later is another question");
     }
 
     #[tokio::test]
     async fn who_leaves_hands_the_question_on_and_the_last_takes_it_along() {
-        let flights = Flights::new(1);
-        let stuck = flights.board([1; 32]).unwrap().join(std::future::pending());
-        let next = flights.board([1; 32]).unwrap().join(async { inactive() });
-        assert!(flights.board([2; 32]).is_none(), "too many");
+        let single_flight = SingleFlight::new(1);
+        let stuck = single_flight.enter([1; 32]).unwrap().join(std::future::pending());
+        let next = single_flight.enter([1; 32]).unwrap().join(async { inactive() });
+        assert!(single_flight.enter([2; 32]).is_none(), "too many");
         let mut stuck = Box::pin(stuck);
         assert!(futures_util::poll!(&mut stuck).is_pending());
         let mut next = Box::pin(next);
         assert!(futures_util::poll!(&mut next).is_pending(), "it waits for the first");
         drop(stuck);
-        assert!(matches!(next.await.said, Said::Inactive));
-        assert!(flights.lock().is_empty());
-        let mut last = Box::pin(flights.board([1; 32]).unwrap().join(std::future::pending()));
+        assert!(matches!(next.await.said, TokenState::Inactive));
+        assert!(single_flight.lock().is_empty());
+        let mut last = Box::pin(single_flight.enter([1; 32]).unwrap().join(std::future::pending()));
         assert!(futures_util::poll!(&mut last).is_pending());
         drop(last);
-        assert!(flights.lock().is_empty());
+        assert!(single_flight.lock().is_empty());
     }
 }

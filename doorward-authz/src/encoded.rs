@@ -1,16 +1,16 @@
-//! Room for what a face makes of a value that does not change: its bytes on that face's wire, made once.
+//! A value with its encoding for one protocol front end, made once.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 /// A value, and what was made of it.
-pub struct Written<T> {
+pub struct Encoded<T> {
     value: T,
     bytes: OnceLock<Box<[u8]>>,
 }
 
-impl<T> Written<T> {
+impl<T> Encoded<T> {
     #[must_use]
     pub const fn new(value: T) -> Self {
         Self { value, bytes: OnceLock::new() }
@@ -22,7 +22,7 @@ impl<T> Written<T> {
     }
 }
 
-impl<T> Deref for Written<T> {
+impl<T> Deref for Encoded<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -30,7 +30,7 @@ impl<T> Deref for Written<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Written<T> {
+impl<T: fmt::Debug> fmt::Debug for Encoded<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(f)
     }
@@ -38,22 +38,22 @@ impl<T: fmt::Debug> fmt::Debug for Written<T> {
 
 /// Room beside a value for what is made of it together with another one, `M`, once.
 #[derive(Debug)]
-pub struct Kept<M>(OnceLock<(Arc<M>, Box<[u8]>)>);
+pub struct Cached<M>(OnceLock<(Arc<M>, Box<[u8]>)>);
 
-impl<M> Default for Kept<M> {
+impl<M> Default for Cached<M> {
     fn default() -> Self {
         Self(OnceLock::new())
     }
 }
 
 /// Of a copy nothing is made yet: it may be about to be changed.
-impl<M> Clone for Kept<M> {
+impl<M> Clone for Cached<M> {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl<M> Kept<M> {
+impl<M> Cached<M> {
     /// What was made with this very `maker`, the first that asked; `None` for any other.
     pub fn get_or_make(&self, maker: &Arc<M>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
         let (first, bytes) = self.0.get_or_init(|| (maker.clone(), make()));

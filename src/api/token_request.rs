@@ -6,7 +6,7 @@ use crate::authz::rule::{RequestView, Rule};
 use crate::state::{Policy, State};
 
 /// Decides about a token by a rule; `read` takes what is needed of the decision. `None` if it panicked.
-pub(super) async fn present<T>(
+pub(super) async fn decide_token<T>(
     state: &State,
     token: &str,
     rule: &Rule,

@@ -106,7 +106,7 @@ fn camel_case(field: &str) -> String {
 }
 
 /// All that is judged.
-pub(super) struct Scene<'a> {
+pub(super) struct Model<'a> {
     pub(super) managers: Vec<Manager<'a>>,
     /// What passes bytes on: each `TcpProxy`.
     pub(super) tcp_proxies: Vec<Node<'a>>,
@@ -195,7 +195,7 @@ pub(super) struct Service<'a> {
     pub(super) grpc: bool,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Model<'a> {
     pub(super) fn of(document: &'a Document, expected: &'a Expected) -> Self {
         let root = Node::new(KeyPath::default(), &document.root);
         let found = Resources::of(&root);

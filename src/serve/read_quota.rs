@@ -23,7 +23,7 @@ const HEAD: i64 = 4 * 1024;
 const PAUSES: u32 = 200;
 
 /// The bytes that one connection may still send.
-pub(super) struct Pace {
+pub(super) struct ReadQuota {
     left: AtomicI64,
     /// What a pause earns.
     pause: i64,
@@ -31,7 +31,7 @@ pub(super) struct Pace {
     held: AtomicBool,
 }
 
-impl Pace {
+impl ReadQuota {
     /// `rate`: bytes a second.
     pub(super) fn new(rate: u32) -> Self {
         Self { left: AtomicI64::new(AHEAD), pause: i64::from(rate / PAUSES).max(1), held: AtomicBool::new(false) }
@@ -39,22 +39,22 @@ impl Pace {
 
     /// A request takes up so much of its body.
     pub(super) fn taken_up(&self, bytes: usize) {
-        self.earn(i64::try_from(bytes).unwrap_or(MOST));
+        self.credit(i64::try_from(bytes).unwrap_or(MOST));
     }
 
     /// A request has come to its end.
     pub(super) fn arrived(&self) {
-        self.earn(HEAD);
+        self.credit(HEAD);
     }
 
-    fn earn(&self, bytes: i64) {
+    fn credit(&self, bytes: i64) {
         if self.left.load(Ordering::Relaxed) < MOST {
             self.left.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     /// The peer sent so much.
-    pub(super) fn spend(&self, bytes: usize) {
+    pub(super) fn debit(&self, bytes: usize) {
         self.left.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
@@ -69,7 +69,7 @@ impl Pace {
             ready!(timer.as_mut().poll(cx));
             *pause = None;
             self.held.store(true, Ordering::Relaxed);
-            self.earn(self.pause);
+            self.credit(self.pause);
         }
     }
 
@@ -87,33 +87,33 @@ mod tests {
 
     #[tokio::test]
     async fn who_sends_more_than_arrives_waits() {
-        let pace = Pace::new(200_000);
+        let read_quota = ReadQuota::new(200_000);
         let mut pause = None;
-        let mut turn = async || std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx)).await;
+        let mut turn = async || std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx)).await;
         assert_eq!(turn().await, 16 * 1024);
-        assert!(!pace.was_held());
-        pace.spend(16 * 1024 + 2_500);
+        assert!(!read_quota.was_held());
+        read_quota.debit(16 * 1024 + 2_500);
         let began = std::time::Instant::now();
         assert_eq!(turn().await, 500, "after three pauses");
         assert!(began.elapsed() >= 3 * Duration::from_secs(1) / PAUSES);
-        assert!(pace.was_held());
+        assert!(read_quota.was_held());
     }
 
     #[tokio::test]
     async fn a_request_ends_the_pause_and_earns_so_much_at_most() {
-        let pace = Pace::new(1_000_000);
-        pace.spend(16 * 1024);
+        let read_quota = ReadQuota::new(1_000_000);
+        read_quota.debit(16 * 1024);
         let mut pause = None;
-        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_pending());
-        pace.arrived();
-        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_ready());
+        assert!(poll!(std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx))).is_pending());
+        read_quota.arrived();
+        assert!(poll!(std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx))).is_ready());
         assert!(pause.is_none());
         for _ in 0..1_000 {
-            pace.arrived();
+            read_quota.arrived();
         }
-        pace.spend(usize::try_from(MOST + HEAD).unwrap());
-        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_pending());
-        pace.taken_up(1 << 20);
-        assert!(poll!(std::future::poll_fn(|cx| pace.poll_turn(&mut pause, cx))).is_ready());
+        read_quota.debit(usize::try_from(MOST + HEAD).unwrap());
+        assert!(poll!(std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx))).is_pending());
+        read_quota.taken_up(1 << 20);
+        assert!(poll!(std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx))).is_ready());
     }
 }
