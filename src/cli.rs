@@ -59,13 +59,13 @@ struct ConfigArgs {
 
 /// Something went wrong while doing what was asked.
 const FAILED: u8 = 1;
-/// What was asked for, or the configuration, is not valid.
+/// The arguments or the configuration are not valid.
 const INVALID: u8 = 2;
 
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
-    // One cryptography for all of TLS and signatures; a second provider would panic at first use.
+    // One cryptography provider for TLS and signatures; with a second one rustls would panic at first use.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),

@@ -182,7 +182,7 @@ impl Config {
         }
     }
 
-    /// Who is asked about which tokens.
+    /// The introspection settings.
     fn introspection(&self) -> IntrospectionPolicy {
         let asked = |when| {
             let issuers = self.issuers.iter();

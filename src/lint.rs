@@ -23,7 +23,7 @@ pub use document::Document;
 use model::{Model, Node};
 pub use traps::TRAPS;
 
-/// What a finding costs.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -33,12 +33,12 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing to look for.
+/// A trap to look for.
 pub struct Trap {
     /// Stable: reports, `--allow` and the documentation name it.
     pub name: &'static str,
     pub severity: Severity,
-    /// What to write instead.
+    /// The configuration to write instead.
     pub fix: &'static str,
     /// Where it is documented, or the report that it was learnt from.
     pub source: &'static str,
@@ -54,7 +54,7 @@ pub struct Finding {
     pub path: String,
     pub rule: &'static str,
     pub severity: Severity,
-    /// What goes wrong.
+    /// The consequence.
     pub message: String,
     pub fix: &'static str,
     pub source: &'static str,
@@ -70,7 +70,7 @@ impl Found {
     }
 }
 
-/// What the Doorward behind this Envoy does, as far as it is known.
+/// The configuration of the Doorward behind this Envoy, as far as it is known.
 pub struct Expected {
     /// The headers it sets: its identity headers.
     identity: Vec<String>,

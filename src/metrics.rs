@@ -25,7 +25,7 @@ pub struct Metrics {
     pub shadow_refusals: IntCounterVec,
     /// Tokens whose signature was checked before.
     pub token_cache_hits: IntCounter,
-    /// Those whose was not.
+    /// Lookups that missed the cache.
     pub token_cache_misses: IntCounter,
     /// Dead tokens that were tried.
     pub revoked_presented: IntCounterVec,
@@ -48,7 +48,7 @@ pub struct Metrics {
     pub inlet_events: IntCounterVec,
     /// Requests to transmitters of signals.
     pub signal_requests: IntCounterVec,
-    /// What became of alarms about revoked tokens.
+    /// Notifications about presented revoked tokens, by result.
     pub replay_alarms: IntCounterVec,
     pub config_reloads: IntCounterVec,
     /// Streams that were ended, by cause.
@@ -77,7 +77,7 @@ pub struct Reading<'a> {
     pub index: &'a RevocationIndex,
     pub view_age: Option<Duration>,
     pub store_up: bool,
-    /// What was asked of the store so far, by operation and result.
+    /// Store operations by operation and result.
     pub store_operations: Vec<(&'static str, &'static str, u64)>,
     pub losses: Losses,
     /// Keys of another service that name a token.
@@ -90,7 +90,7 @@ pub struct Reading<'a> {
     pub clock_skew: Vec<(String, f64)>,
 }
 
-/// What the store lost, refused or wrote unreadably, and how far that is made good.
+/// Entries that the store lost, refused or returned unreadable, and the progress of re-seeding.
 #[derive(Default)]
 pub struct Losses {
     pub gaps: u64,
@@ -98,7 +98,7 @@ pub struct Losses {
     pub reseed_waiting: u64,
     pub unsaved: u64,
     pub unreadable: u64,
-    /// Of issuers that are not configured.
+    /// Entries of issuers that are not configured.
     pub foreign: u64,
 }
 
@@ -403,7 +403,7 @@ impl Metrics {
         let mut text = Vec::new();
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text)?;
-        // What has no series yet is described all the same.
+        // Metrics without a series are described as well.
         let may_be_empty: [(&dyn Collector, &str); 9] = [
             (&self.shadow_refusals, "counter"),
             (&self.jwks_fetches, "counter"),

@@ -78,7 +78,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     }
     info!("draining");
     readiness.drain();
-    // Who checks our health sends elsewhere before connections close; a second signal is in a hurry.
+    // Gives load balancers time to notice the failing health check before connections close; a second signal skips it.
     tokio::select! {
         () = tokio::time::sleep(limits.drain_delay) => {}
         _ = terminate.recv() => {}

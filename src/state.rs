@@ -1,4 +1,4 @@
-//! What every face reads: the policy in force, behind one pointer, and the revocations.
+//! State shared by the protocol front ends: the policy in force, behind one pointer, and the revocations.
 
 mod waits;
 
@@ -34,7 +34,7 @@ pub struct Policy {
     pub responder: Responder,
     pub decision_log: DecisionLog,
     pub admin_keys: AdminKeys,
-    /// Whose security events are applied.
+    /// The transmitters whose security events are applied.
     pub transmitters: Vec<Arc<Transmitter>>,
     /// The longest that a decision may wait for keys or for the store.
     pub max_wait: Duration,
@@ -101,7 +101,7 @@ pub struct State {
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
-    /// What streams are proved with, the one in force first.
+    /// The secrets that seal stream proofs, the current one first.
     secrets: Mutex<Vec<Secret>>,
 }
 
@@ -163,7 +163,7 @@ impl State {
         self.keys.store(Arc::new(keys));
     }
 
-    /// Who can be asked about tokens.
+    /// The issuers that answer introspection requests.
     pub fn introspectors(&self) -> Arc<Introspectors> {
         self.introspectors.load_full()
     }
@@ -207,7 +207,7 @@ impl State {
         }
     }
 
-    /// What is known to be revoked, as of now.
+    /// The view of the revocations at this moment.
     pub fn view(&self) -> View<'_> {
         View { age: self.replica.view_age(), store_clock: self.replica.store_clock(), ..View::of(self.replica.index()) }
     }

@@ -40,7 +40,7 @@ pub struct Decided<'a> {
 impl Traces {
     /// How long the last spans may take when the process ends.
     const FAREWELL: Duration = Duration::from_secs(2);
-    /// Of a `traceparent`, which has 55 bytes today and may have more in a later version.
+    /// The length of a `traceparent`, which is 55 bytes today and may be more in a later version.
     const LONGEST_PARENT: usize = 256;
 
     /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 
 use super::api_key::{KeyDigest, digest_of};
 
-/// What an admin key may do.
+/// The permissions of an admin key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Permission {
     Revoke,

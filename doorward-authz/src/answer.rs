@@ -74,7 +74,7 @@ pub struct Forward<'a> {
     pub response: Option<(&'static str, &'a str)>,
 }
 
-/// What a token alone says of the headers that we own.
+/// The identity headers that depend on the token alone.
 #[derive(Clone, Debug, Default)]
 pub struct Identity<'a> {
     pub set: Vec<(&'a str, String)>,
@@ -125,7 +125,7 @@ impl<'a> Forward<'a> {
         self.principal?.token().kept(&self.responder.look_alikes, make)
     }
 
-    /// Whose stream it is, if it becomes one, sealed.
+    /// The sealed subject, for a request that becomes a stream.
     #[must_use]
     pub fn subject(&self) -> Option<(&'static str, Cow<'a, str>)> {
         let proofs = self.responder.proofs.as_ref()?;
@@ -228,7 +228,7 @@ impl Responder {
         self.proofs.as_ref()
     }
 
-    /// What was kept of a token is another responder's.
+    /// The cached encoding belongs to another responder.
     fn afresh(self) -> Self {
         Self { look_alikes: Arc::new(Encoded::new(self.look_alikes.to_vec())), ..self }
     }
@@ -340,7 +340,7 @@ impl Responder {
     }
 }
 
-/// What a reason becomes on the wire.
+/// The wire form of a refusal: status, error code, challenge.
 #[derive(Clone, Copy)]
 struct Refusal {
     status: u16,
@@ -392,7 +392,7 @@ fn signed_out() -> Respond {
     Respond { status: 204, headers: vec![("cache-control", "no-store".to_owned())], body: String::new() }
 }
 
-/// One thing that access logs and later filters can read of a decision.
+/// A fact of a decision for access logs and later filters.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact<'a> {
     Text(&'a str),
@@ -401,7 +401,7 @@ pub enum Fact<'a> {
     Texts(Vec<String>),
 }
 
-/// What there is to know of a decision itself, allowed or refused.
+/// The facts of a decision, allowed or refused.
 pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'static str, Fact<'a>)> {
     let (outcome, denial) = match &decision.outcome {
         Outcome::Allowed(grant) => (if grant.shadowed.is_some() { "shadow" } else { "allowed" }, grant.shadowed),
@@ -417,7 +417,7 @@ pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'stati
     facts.into_iter().filter_map(|(name, text)| Some((name, Fact::Text(text?))))
 }
 
-/// What there is to know of a token, whatever becomes of it.
+/// The facts of a verified token, allowed or refused.
 ///
 /// Values that could not stand in a header are left out here as well: a line break in a `sid` would
 /// write lines of its own into a text access log.

@@ -31,7 +31,7 @@ pub struct ApiKeys {
     /// Where the key stands, in lower case.
     pub header: String,
     pub platform_header: String,
-    /// What a rule without an own setting does.
+    /// The default for rules without a setting of their own.
     pub default: ApiKeyUse,
     keys: HashMap<KeyDigest, ApiKey>,
 }
@@ -125,7 +125,7 @@ fn site_of(request: &RequestView<'_>) -> Option<String> {
     };
     let port_fits = (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
     let host = host_of(host);
-    // What can be a pattern can be a host: names and bracketed addresses, nothing else.
+    // A pattern has the form of a host: a name or a bracketed address.
     (port_fits && matches!(HostPattern::parse(&host), Some(HostPattern::Exact(_)))).then_some(host)
 }
 

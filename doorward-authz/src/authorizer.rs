@@ -42,14 +42,14 @@ pub struct FreshnessPolicy {
     pub allow_list: bool,
 }
 
-/// What is known to be revoked.
+/// The view of the revocations that a decision is made with.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub index: &'a RevocationIndex,
     /// The time since the start of the last completed read; `None` before the first, and
     /// [`Duration::MAX`] while a view that lost track is put right.
     pub age: Option<Duration>,
-    /// What the store's clock shows; `None` if there is none.
+    /// The store's time; `None` for a store without a clock of its own.
     pub store_clock: Option<Timestamp>,
     /// Whether the keys that this request needs were fetched; `None` before that was tried.
     pub keys: Option<KeyFetch>,

@@ -196,7 +196,7 @@ pub fn is_b2c_nobody(value: &str) -> bool {
     value.get(..B2C_NOBODY.len()).is_some_and(|start| start.eq_ignore_ascii_case(B2C_NOBODY))
 }
 
-/// What Azure AD B2C writes into every `sub` that it was not told to fill: one name for all users.
+/// The `sub` that Azure AD B2C writes by default: one constant for all users.
 pub const B2C_NOBODY: &str = "Not supported currently";
 
 /// The longest identity value that becomes a header, in bytes.

@@ -145,7 +145,7 @@ impl Denial {
         }
     }
 
-    /// One sentence for the client's developer; says nothing that the request said.
+    /// A sentence for the client's developer; contains nothing from the request.
     #[must_use]
     pub const fn message(self) -> &'static str {
         match self {

@@ -16,7 +16,7 @@ impl<T> Encoded<T> {
         Self { value, bytes: OnceLock::new() }
     }
 
-    /// What was made of the value the first time. There is one face that asks, so there is one form.
+    /// The encoding that the first call made. One protocol front end asks, so there is one form.
     pub fn written(&self, make: impl FnOnce(&T) -> Box<[u8]>) -> &[u8] {
         self.bytes.get_or_init(|| make(&self.value))
     }
@@ -46,7 +46,7 @@ impl<M> Default for Cached<M> {
     }
 }
 
-/// Of a copy nothing is made yet: it may be about to be changed.
+/// A clone starts with an empty cache, because the caller may modify it.
 impl<M> Clone for Cached<M> {
     fn clone(&self) -> Self {
         Self::default()
@@ -54,7 +54,7 @@ impl<M> Clone for Cached<M> {
 }
 
 impl<M> Cached<M> {
-    /// What was made with this very `maker`, the first that asked; `None` for any other.
+    /// The encoding made with this `maker`, the first that asked; `None` for any other.
     pub fn get_or_make(&self, maker: &Arc<M>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
         let (first, bytes) = self.0.get_or_init(|| (maker.clone(), make()));
         Arc::ptr_eq(first, maker).then_some(&**bytes)

@@ -1,4 +1,4 @@
-//! Who is calling, as upstreams are told: single headers, and one document.
+//! The caller's identity for upstreams: single headers and a signed payload.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::claims::{ClaimPath, Timestamp, scopes};
 use super::signing::PayloadSigner;
 use super::token::VerifiedToken;
 
-/// What an identity header says.
+/// The content of an identity header.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum IdentityField {
     UserId,
@@ -34,7 +34,7 @@ pub enum IdentityField {
 }
 
 impl IdentityField {
-    /// What a token says of it; nothing for what is of the request.
+    /// The value from the token; empty for fields of the request.
     pub(super) fn of_token(&self, token: &VerifiedToken) -> Option<String> {
         match self {
             Self::UserId => token.user_id().map(str::to_owned),

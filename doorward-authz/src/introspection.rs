@@ -1,4 +1,4 @@
-//! What an issuer says of a token when it is asked (RFC 7662), and what is made of its word.
+//! Introspection responses (RFC 7662) and their use in the decision.
 //!
 //! An opaque token is nothing but its issuer's word: it is held to the same checks as a JWT's claims. A
 //! token that was verified here is held to the word in addition. Nothing here asks; that is returned as an
@@ -20,7 +20,7 @@ use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, nam
 /// Which tokens are asked about, and whom.
 #[derive(Clone, Debug, Default)]
 pub struct IntrospectionPolicy {
-    /// Whose tokens those are that say nothing themselves.
+    /// The issuer of opaque tokens.
     pub opaque: Option<IssuerName>,
     /// Issuers that are asked about each of their tokens, in addition to its being verified.
     pub always: Vec<IssuerName>,
@@ -60,7 +60,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decod
 
 /// Whether a token says nothing of itself.
 ///
-/// What begins with a JOSE header is a JOSE object, however broken, and is never asked about as opaque:
+/// A token that begins with a JOSE header is a JOSE object, however broken, and is never introspected as opaque:
 /// an attacker who breaks a JWT on purpose must not choose who judges it.
 #[must_use]
 pub fn is_opaque(token: BearerToken<'_>) -> bool {

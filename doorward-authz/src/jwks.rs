@@ -55,7 +55,7 @@ pub struct Jwks {
     keys: Vec<Key>,
 }
 
-/// One public key (or shared secret), bound to exactly one algorithm.
+/// A public key (or shared secret), bound to exactly one algorithm.
 ///
 /// If the token could choose, a public key would serve as an HMAC secret (RFC 8725 section 3.1).
 #[derive(Clone)]
@@ -238,7 +238,7 @@ impl Jwks {
                 }
             }
         }
-        // One `kid` may name a key for each algorithm, as a token names both; two for one leave open which it is.
+        // A `kid` may name one key per algorithm, as a token names both; two keys for one algorithm are ambiguous.
         let mut holders: HashMap<(String, &str), usize> = HashMap::new();
         let named = |key: &Key| key.id.clone().map(|id| (id, algorithm_name(key.algorithm)));
         for id in found.iter().filter_map(|(key, _)| named(key)) {
@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn what_rfc_7517_allows_is_read() {
-        // One kid for several algorithms, as ForgeRock publishes it.
+        // A `kid` for several algorithms, as ForgeRock publishes it.
         let of = |algorithm: &str| with(with(rsa(), "alg", json!(algorithm)), "kid", json!("k"));
         let (k, es) = (Some("k"), with(ec(), "kid", json!("k")));
         let several = [(k, Algorithm::RS256), (k, Algorithm::PS256), (k, Algorithm::ES256)];

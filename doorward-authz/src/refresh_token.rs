@@ -10,11 +10,11 @@ use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 use super::token_use::TokenUse;
 
-/// What only an ID token has (OpenID Connect Core 1.0): it is known to more parties than a refresh token.
+/// Claims that only an ID token has (OpenID Connect Core 1.0); ID tokens are known to more parties than refresh tokens.
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
 impl TrustedIssuer {
-    /// What signs out the session that a refresh token belongs to; the token itself when it names none.
+    /// The revocation of the session that a refresh token belongs to, or of the token itself if it names no session.
     ///
     /// Its issuer must have signed it. Its audience is the issuer, its lifetime is its own affair, and it
     /// may have expired. `hinted`: the client says that it is one (`token_type_hint`); without that it must

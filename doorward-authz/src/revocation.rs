@@ -20,12 +20,12 @@ pub use index::RevocationIndex;
 pub use note::Note;
 pub use target_id::TargetId;
 
-/// What a revocation can hit; always within one issuer.
+/// The target of a revocation, always within one issuer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// One token, by `jti`, or by the digest of its signing input.
+    /// A token, by `jti` or by the digest of its signing input.
     Token,
-    /// One session, by `sid`.
+    /// A session, by `sid`.
     Session,
     /// All tokens of a user.
     User,
@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What can be revoked.
+    /// The kinds of targets that can be revoked.
     pub const ALL: [Self; 6] = [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer];
 
     #[must_use]
@@ -88,7 +88,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Who a revocation came from; `Revoked` is shown when both apply.
+/// The origin of a revocation; `Revoked` is shown when both apply.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Origin {
     /// The user signed out.

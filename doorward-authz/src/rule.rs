@@ -14,7 +14,7 @@ use super::readings::loosest;
 use super::revocation::Kind;
 use super::token::VerifiedToken;
 
-/// What the decision needs of a request; borrowed from the bytes it came in.
+/// The parts of a request that the decision reads, borrowed from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
     pub method: &'a str,
@@ -31,7 +31,7 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    /// Of a request that could not be read.
+    /// The view of a request that could not be read.
     pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None, source: None };
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
@@ -39,7 +39,7 @@ impl<'a> RequestView<'a> {
     }
 }
 
-/// One policy, and the requests it is for.
+/// A policy, and the requests it applies to.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Stands in metrics, logs and metadata.
@@ -58,7 +58,7 @@ pub struct Rule {
     pub enforce: bool,
 }
 
-/// What a request without a matching rule meets.
+/// The rule for requests that no other rule matches.
 pub const DEFAULT_RULE: &str = "default";
 
 impl Default for Rule {
@@ -104,7 +104,7 @@ impl Rule {
     }
 }
 
-/// Who may pass.
+/// The access that the rule grants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Access {
     /// Anyone; the token is not looked at.
@@ -126,7 +126,7 @@ pub struct SignOut {
     pub then: Then,
 }
 
-/// What follows when the sign-out is recorded.
+/// The response after the sign-out is recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
     /// The request goes on to the auth service.
@@ -135,7 +135,7 @@ pub enum Then {
     Respond,
 }
 
-/// What happens while the view of the revocations is older than allowed.
+/// The decision while the view of the revocations is older than `max_staleness`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OnStale {
     Deny,
@@ -143,14 +143,14 @@ pub enum OnStale {
     Lookup,
 }
 
-/// What becomes of an open stream when its token is not accepted any more.
+/// The end of open streams whose token is no longer accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Streams {
     End,
     Keep,
 }
 
-/// What a rule does with API keys.
+/// The treatment of API keys by a rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ApiKeyUse {
     Required,
@@ -300,18 +300,18 @@ pub fn host_of(authority: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// What a verified token must also show.
+/// Further requirements that a verified token must meet.
 #[derive(Clone, Debug, Default)]
 pub struct Requirements {
     /// All of them.
     pub scopes: Vec<String>,
     /// By claim, one of the values; of a claim that is a list, any item may fit.
     pub claims: BTreeMap<String, Vec<Value>>,
-    /// One of them; empty for any.
+    /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Duration>,
-    /// One of them; empty for any.
+    /// Any of these; empty accepts all.
     pub acr: Vec<String>,
 }
 

@@ -35,14 +35,14 @@ pub struct Transmitter {
     pub issuer: String,
     /// Which `aud` its tokens must name.
     pub audience: String,
-    /// Whose tokens its events revoke.
+    /// The issuer whose tokens its events revoke.
     pub target: IssuerName,
     pub subjects: SubjectFormats,
     pub algorithms: Vec<Algorithm>,
     pub leeway: Duration,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
-    /// What it must send along when it pushes.
+    /// The `Authorization` header that its pushed events must carry.
     pub push_token: Option<[u8; 32]>,
     /// Tells the verification events that were asked for from others.
     pub stream_key: Option<StreamKey>,
@@ -58,7 +58,7 @@ pub struct EventToken {
     issued_at: Timestamp,
 }
 
-/// What came of one event.
+/// The outcome of one event.
 #[derive(Debug)]
 pub enum EventOutcome {
     Revocations(Vec<Revocation>),
@@ -174,7 +174,7 @@ impl Transmitter {
         token.unverified_audiences().contains(&self.audience)
     }
 
-    /// What each event of a token comes to; `target` is the issuer [`Self::target`].
+    /// The outcome of each event of a token; `target` is the issuer [`Self::target`].
     pub fn hear(
         &self,
         token: &EventToken,

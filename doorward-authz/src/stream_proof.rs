@@ -18,10 +18,10 @@ use crate::jwks::KeyDigest;
 use crate::revocation::{Kind, Target, TargetId};
 use crate::token::VerifiedToken;
 
-/// What instances seal with.
+/// The secret that instances seal with.
 pub type Secret = [u8; 32];
 
-/// What a stream's end depends on.
+/// The facts that a stream's end depends on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StreamFacts {
     pub issuer: IssuerName,
@@ -33,7 +33,7 @@ pub struct StreamFacts {
     pub targets: Box<[Target]>,
 }
 
-/// Whose stream it is.
+/// The subject of the stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Subject {
     /// The request proved no identity: nobody's sign-out ends it.
@@ -98,7 +98,7 @@ impl Proofs {
         self.rules.get(name).map(|proof| &**proof)
     }
 
-    /// What was sealed; `None` if it was not, or not by one of these secrets.
+    /// The sealed facts; `None` if the seal is missing or not made with one of these secrets.
     #[must_use]
     pub fn read(&self, subject: &str, rule: &str, rule_proof: &str) -> Option<Subject> {
         let tag = URL_SAFE_NO_PAD.decode(rule_proof).ok()?;
@@ -228,7 +228,7 @@ mod tests {
         for at in 0..sealed.len() {
             assert_eq!(proofs.read(&sealed[..at], "default", rule), None, "cut off at {at}");
         }
-        // What was sealed by the secret before is read; by a stranger's it is not.
+        // A seal of the previous secret is accepted; one of an unknown secret is not.
         let before = Proofs::new(&[[2; 32]], ["default".into()]);
         assert!(proofs.read(before.anonymous(), "default", before.rule("default").unwrap()).is_some());
         assert!(proofs.read(before.anonymous(), "default", rule).is_none(), "both by one secret");

@@ -1,4 +1,4 @@
-//! What a token says it is for: the one list of marks by which issuers and libraries tell their tokens apart.
+//! The declared use of a token: the list of marks by which issuers and libraries tell their tokens apart.
 
 use serde_json::Value;
 

@@ -32,7 +32,7 @@ use crate::state::State;
 use request::{CheckRequest, Unusable};
 use response::respond;
 
-/// What `Check` and its neighbours look like, for gRPC reflection (made by protoc from Envoy's protos).
+/// The file descriptors of `Check` and related messages, for gRPC reflection (made by protoc from Envoy's protos).
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!("external_auth.fds");
 
 /// The fully qualified name of the service, as health checks ask for it.
@@ -140,7 +140,7 @@ impl Service<Request<Body>> for CheckServer {
     }
 }
 
-/// What stands before a message: whether it is compressed, and its length.
+/// The length of the prefix of a gRPC message: the compression flag and the message's length.
 pub(super) const PREFIX: usize = 5;
 
 /// The one message of a call, if it is whole, alone, not compressed and not too large.

@@ -20,7 +20,7 @@ use crate::authz::token::VerifiedToken;
 use crate::clock;
 use crate::state::{Policy, State, Waiting};
 
-/// What the one who asks says of itself.
+/// The caller's deadline and trace context.
 #[derive(Clone, Copy, Default)]
 pub struct Caller<'a> {
     /// How long it waits for the answer.
@@ -241,7 +241,7 @@ async fn introspect(
     asked.await.ok().flatten().unwrap_or_else(nothing)
 }
 
-/// What the store says of a token, in one round trip.
+/// Looks a token up in the store, in one round trip.
 async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Deadline) -> StoreAnswer {
     let freshness = policy.authorizer.freshness;
     if !freshness.always_lookup {
@@ -307,7 +307,7 @@ async fn within<T>(
     tokio::time::timeout_at(by, wanted).await.map_err(|_| NoAnswer::Late)
 }
 
-/// What is wrong with a request that cannot be asked about.
+/// The fault of a request that cannot be decided.
 #[derive(Clone, Copy)]
 pub struct Flaw<'a> {
     /// In names of ours only; it stands in the log.

@@ -100,7 +100,7 @@ fn keys(policy: &Policy) -> Value {
     Value::Object(usable.collect())
 }
 
-/// What the token says of itself before its signature is checked.
+/// The token's header and issuer before the signature is verified.
 fn unverified(policy: &Policy, request: &RequestView<'_>) -> Value {
     let found = policy.authorizer.tokens.find(request).first;
     let parsed = found.as_ref().and_then(|found| UnverifiedToken::parse(found.bearer()).ok());

@@ -39,13 +39,13 @@ pub use openapi::document;
 pub use probes::{Missing, Readiness};
 use problem::{Error, Problem};
 
-/// What the handlers share.
+/// The state that handlers share.
 #[derive(Clone)]
 pub struct Http {
     pub state: Arc<State>,
     pub readiness: Arc<Readiness>,
     limits: HttpLimits,
-    /// Who may go through all revocations now.
+    /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
     /// Messages of other servers that are worked on now.
     inlets: Arc<Semaphore>,
@@ -82,17 +82,17 @@ impl Http {
     }
 }
 
-/// What one listener serves.
+/// The routes of a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Part {
-    /// What needs no admin key.
+    /// Routes without an admin key.
     Public,
-    /// What needs one.
+    /// Routes that require an admin key.
     Admin,
     All,
 }
 
-/// What one listener serves.
+/// The routes of a listener.
 pub fn router(http: Http, part: Part) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
@@ -151,7 +151,7 @@ fn admin() -> OpenApiRouter<Http> {
         .routes(routes!(oauth2::introspection))
 }
 
-/// What is about tokens stays out of caches.
+/// Responses about tokens are not cached.
 async fn uncached(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

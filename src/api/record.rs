@@ -1,4 +1,4 @@
-//! What is kept of a decision: its count, its span, its line in the log, and the alarm for a revoked token.
+//! The record of a decision: its counters, its span, its log line, and the alarm for a revoked token.
 //!
 //! Everything here holds names of ours only, and what a token says of itself only as `refusal` shows it: escaped and
 //! cut.

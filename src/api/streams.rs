@@ -89,7 +89,7 @@ impl StreamServer {
     }
 }
 
-/// One call, which is the answer's body.
+/// A call, which is also the response body.
 pub struct Call<B> {
     service: Arc<Service>,
     body: B,
@@ -113,7 +113,7 @@ enum Phase {
     Left,
 }
 
-/// What a call needs until its first message is there.
+/// The state of a call before its first message has arrived.
 struct Opening {
     by: Pin<Box<Sleep>>,
     room: Arc<dyn Room>,
@@ -286,7 +286,7 @@ impl Service {
         Ok(Phase::Live(stream))
     }
 
-    /// What ends the HTTP stream, and the status of the call after it; counts it.
+    /// The message that ends the HTTP stream and the status of the call after it; counts the end.
     fn end(&self, ended: Ended) -> (Bytes, u16) {
         let metrics = &self.state.metrics;
         metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
@@ -371,7 +371,7 @@ impl Part {
     }
 }
 
-/// What is read of a `ProcessingRequest`.
+/// The fields of a `ProcessingRequest` that are read.
 #[derive(Debug, Default)]
 struct RequestFields<'a> {
     /// `None`: a body, which this service has not asked for.

@@ -1,4 +1,4 @@
-//! What `lint` and `validate` found, in the forms that people and machines read.
+//! The findings of `lint` and `validate`, as text and in machine-readable formats.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub(super) enum Format {
     /// Lines for people.
     Text,
-    /// One JSON object.
+    /// A JSON object.
     Json,
     /// Workflow commands of GitHub Actions, which mark the lines of a change.
     Github,
@@ -16,7 +16,7 @@ pub(super) enum Format {
     Sarif,
 }
 
-/// One finding, as the formats of others want it.
+/// A finding in the terms of other tools' formats.
 pub(super) struct Note {
     pub(super) is_error: bool,
     pub(super) rule: &'static str,

@@ -31,7 +31,7 @@ pub(super) struct ServerArgs {
     tls: TlsArgs,
 }
 
-/// What TLS to the service takes beyond a certificate that the system trusts.
+/// TLS settings for the service beyond the certificates that the system trusts.
 #[derive(Args)]
 pub(super) struct TlsArgs {
     /// The CA that signed the service's certificate, PEM; by default those of the system.
@@ -81,7 +81,7 @@ pub(super) struct Reply {
 
 /// Why there is nothing to show.
 pub(super) enum Failure {
-    /// What was asked for is not valid.
+    /// The arguments are not valid.
     Usage(String),
     Failed(anyhow::Error),
 }

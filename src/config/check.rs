@@ -1,4 +1,4 @@
-//! What a value must be beyond its form: the checks that several sections share.
+//! Checks beyond the schema that several sections share.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -20,9 +20,9 @@ use crate::sources::http::Authorities;
 /// Collects what is wrong while the sections are read; each reader goes on with something harmless.
 pub(super) struct Check<'a> {
     source: &'a Source,
-    /// What already has a fault of form: a second complaint about it would only confuse.
+    /// Paths that violate the schema; a second fault for the same path would only confuse.
     blamed: Blamed,
-    /// What has a fault of meaning: the first that was found is told, what follows from it is not.
+    /// Paths with a semantic fault: the first is reported, its consequences are not.
     told: HashSet<KeyPath>,
     /// Relative file names start here.
     folder: &'a Path,

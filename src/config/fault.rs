@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where: every fault is found before any is reported.
+//! Configuration faults and their places: all faults are collected before any is reported.
 
 use std::fmt;
 
@@ -80,7 +80,7 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// Who wrote a value.
+/// The origin of a value.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Place {
     /// A line of the file, from 1.
@@ -89,15 +89,15 @@ pub enum Place {
     Variable(String),
 }
 
-/// One thing that is wrong (or, as a warning, unlikely to be meant).
+/// A fault, or a warning about a value that is unlikely to be meant.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Fault {
     /// `None` when the value stands nowhere: a default.
     pub place: Option<Place>,
     pub path: KeyPath,
-    /// What is wrong and what would be right.
+    /// The fault and its cure.
     pub message: String,
-    /// What was found, shortened; never a credential.
+    /// The value that was found, shortened; never a credential.
     pub value: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What people write: one type per section of the file, with its defaults and no behaviour.
+//! The configuration file as it is written: one type per section, with defaults and no behaviour.
 //!
 //! The doc comments are the descriptions of the JSON Schema that `doorward validate --schema` prints.
 //! Every field has a default, so that a file with faults can still be read as a whole and all its faults
@@ -36,11 +36,11 @@ pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, Tr
 pub struct ConfigFile {
     /// Where Doorward listens. Changes need a restart.
     pub listen: ListenFile,
-    /// Who signs the tokens; at least one.
+    /// The accepted token issuers; at least one.
     pub issuers: Vec<IssuerFile>,
     /// Where tokens stand in requests.
     pub token: TokenFile,
-    /// What the upstream is told about the caller.
+    /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
     /// Which policy a request meets: the first that matches; none means protected.
     pub rules: Vec<RuleFile>,
@@ -51,7 +51,7 @@ pub struct ConfigFile {
     pub revocation: RevocationFile,
     /// How refusals are worded.
     pub errors: ErrorsFile,
-    /// Who may use the HTTP API.
+    /// The keys that may use the HTTP API.
     pub admin: AdminFile,
     /// Shared Signals that revoke.
     pub signals: SignalsFile,
@@ -131,7 +131,7 @@ impl Default for TokenFile {
     }
 }
 
-/// One place for a token: exactly one of `header`, `cookie`, `query` and `websocket_protocol`.
+/// A place where a token is looked for: exactly one of `header`, `cookie`, `query` and `websocket_protocol`.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFromFile {
@@ -150,7 +150,7 @@ pub struct TokenFromFile {
     pub websocket_protocol: Option<String>,
 }
 
-/// What the upstream is told about the caller.
+/// The caller's identity as it is sent to the upstream.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentityFile {
@@ -229,7 +229,7 @@ pub enum Detail {
     Code,
 }
 
-/// Who may use the HTTP API.
+/// The keys that may use the HTTP API.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminFile {
@@ -242,15 +242,15 @@ pub struct AdminFile {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["name", "sha256", "may"]))]
 pub struct AdminKeyFile {
-    /// Whose key it is; stands in logs.
+    /// The name of the key's owner, as it appears in logs.
     pub name: String,
     /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
     pub sha256: String,
-    /// What it may do.
+    /// The key's permissions.
     pub may: Vec<Permission>,
 }
 
-/// What an admin key may do.
+/// The permissions of an admin key.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Permission {
@@ -274,7 +274,7 @@ pub struct TelemetryFile {
     pub replay_alarm: Option<ReplayAlarmFile>,
 }
 
-/// Who is told of revoked tokens that are presented.
+/// The webhook that is notified when a revoked token is presented.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["url"]))]

@@ -1,4 +1,4 @@
-//! Who signs the tokens, and where the keys come from.
+//! Token issuers and the sources of their keys.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::authz::revocation::Lead;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
-/// One issuer, and what keeps its keys fresh.
+/// An issuer and the source of its keys.
 #[derive(Clone)]
 pub struct IssuerConfig {
     /// Its `keys` are there unless they come from the network.

@@ -12,7 +12,7 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
     for (index, later) in rules.iter().enumerate() {
         let Some(wanted) = &later.matches else { continue };
         let hides = |earlier: &&Rule| {
-            // What protects, protects in any case.
+            // Rules that protect apply in any case.
             let any_case = later.loosens() && !earlier.loosens();
             earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted, any_case))
         };

@@ -19,7 +19,7 @@ pub struct TokenConfig {
     pub forward: bool,
 }
 
-/// What the upstream is told about the caller.
+/// The caller's identity as it is sent to the upstream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     /// Lower-case header names, each different from the others even where a back end folds `_` and `.`

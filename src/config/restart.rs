@@ -1,4 +1,4 @@
-//! What a changed file changes only at the next start.
+//! Settings that take effect only after a restart.
 
 use super::revocation::Store;
 use super::{Config, Limits, Log, Revocation, Telemetry};

@@ -45,7 +45,7 @@ pub struct Redis {
     pub password: Option<SecretString>,
     pub ca_file: Option<PathBuf>,
     pub key_prefix: String,
-    /// What an existing service writes.
+    /// The revocation keys that an existing service writes.
     pub adopt: Option<AdoptedKeys>,
     pub min_replicas: u32,
 }

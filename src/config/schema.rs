@@ -20,7 +20,7 @@ pub(super) struct Schema {
     root: Value,
 }
 
-/// What is wrong with the form of a value.
+/// A violation of the schema.
 pub(super) struct SchemaViolation {
     pub(super) path: KeyPath,
     pub(super) message: String,
@@ -104,7 +104,7 @@ impl Schema {
         self.at(path).iter().any(|node| is_open(node))
     }
 
-    /// What stands at a path where nothing is written.
+    /// The default at a path that the file does not mention.
     pub(super) fn default(&self, path: &KeyPath) -> Option<Value> {
         self.at(path).iter().find_map(|node| node.get("default").cloned())
     }
@@ -130,7 +130,7 @@ impl Schema {
         !nodes.is_empty() && nodes.iter().all(closed)
     }
 
-    /// What may stand at a path, in words.
+    /// The values that the schema accepts at a path, as text.
     fn expected(&self, path: &KeyPath) -> String {
         let nodes = self.at(path);
         let mut words: Vec<String> = Vec::new();

@@ -1,4 +1,4 @@
-//! What concerns the process as a whole: refusals' wording, telemetry, limits.
+//! Settings of the process as a whole: error responses, telemetry, limits.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Telemetry {
     pub replay_alarm: Option<ReplayAlarm>,
 }
 
-/// Who is told of revoked tokens that are presented.
+/// The webhook that is notified when a revoked token is presented.
 #[derive(Clone, Debug)]
 pub struct ReplayAlarm {
     pub url: String,

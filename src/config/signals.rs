@@ -26,7 +26,7 @@ pub struct Transmitter {
     /// `None`: events are pushed.
     pub poll: Option<PollSettings>,
     pub stream: Option<StreamSettings>,
-    /// What the transmitter sends along when it pushes.
+    /// The `Authorization` header that the transmitter sends when it pushes.
     pub push_token: Option<SecretString>,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,

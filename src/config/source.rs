@@ -1,4 +1,4 @@
-//! What was written, and where: YAML text to a tree of values with the place of each.
+//! The YAML text as a tree of values, each with its line and column.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -35,7 +35,7 @@ pub(super) fn cure(path: &str, is_prefix: bool) -> Option<(String, String)> {
 
 /// Any number of segments.
 const ANY: &str = ".*";
-/// One segment.
+/// A path segment.
 const ONE: &str = "[^/]+";
 
 struct Segment<'a> {

@@ -1,4 +1,4 @@
-//! What matters of a configuration: connection managers with their filters and routes, and clusters.
+//! The model of a configuration: connection managers with their filters and routes, and clusters.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ fn camel_case(field: &str) -> String {
 /// All that is judged.
 pub(super) struct Model<'a> {
     pub(super) managers: Vec<Manager<'a>>,
-    /// What passes bytes on: each `TcpProxy`.
+    /// The `TcpProxy` filters, which forward bytes without HTTP.
     pub(super) tcp_proxies: Vec<Node<'a>>,
     pub(super) clusters: BTreeMap<&'a str, Node<'a>>,
     /// Clusters may come from elsewhere.
@@ -130,7 +130,7 @@ pub(super) struct Filter<'a> {
     pub(super) name: &'a str,
     /// Its `typed_config`, out of what wraps it; the entry itself when it has none.
     pub(super) config: Node<'a>,
-    /// What decides whether a request meets it.
+    /// The condition under which a request reaches the filter.
     pub(super) condition: Option<Node<'a>>,
     /// Its configuration comes by ECDS and is not in the document.
     pub(super) is_elsewhere: bool,
@@ -188,7 +188,7 @@ pub(super) struct Check<'s, 'a> {
     pub(super) filter: &'s Filter<'a>,
 }
 
-/// Who is asked: a `GrpcService` or, over HTTP, an `HttpUri`.
+/// The authorization service: a `GrpcService` or, over HTTP, an `HttpUri`.
 pub(super) struct Service<'a> {
     pub(super) node: Node<'a>,
     pub(super) cluster: Option<Node<'a>>,
@@ -382,7 +382,7 @@ fn routes<'a>(config: &Node<'a>) -> Vec<Route<'a>> {
 }
 
 impl<'a> Route<'a> {
-    /// What the route says of a filter, the most specific first.
+    /// The per-route configurations of a filter, the most specific first.
     pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
         let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
         configs.filter_map(move |config| Some(Node::new(config.path.key(name), config.value.get(name)?)))
@@ -394,7 +394,7 @@ impl<'a> Route<'a> {
         removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
     }
 
-    /// What names the clusters that it reaches: by `name` or `cluster`, or by a request's `cluster_header`.
+    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's `cluster_header`.
     /// Mirrors of the virtual host or above count too, as one of the route's own may be only a part.
     pub(super) fn targets(&self) -> impl Iterator<Item = Node<'a>> {
         let weighted = self.levels.first().filter(|level| level.path != self.node.path).cloned();
@@ -419,7 +419,7 @@ impl<'a> Check<'_, 'a> {
         word.get("disabled").or_else(|| within.get("disabled")).filter(Node::is_true)
     }
 
-    /// What routes say of this filter.
+    /// The per-route configurations of this filter.
     pub(super) fn per_route(&self) -> impl Iterator<Item = Node<'a>> {
         self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name))
     }

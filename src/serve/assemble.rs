@@ -120,7 +120,7 @@ fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Optio
     }
 }
 
-/// Who can be asked about tokens; one that is known by the same settings stays, with its answers.
+/// The introspection clients; a client whose settings are unchanged is kept together with its cached answers.
 pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterVec) -> anyhow::Result<Introspectors> {
     let introspector = |(name, settings): (&IssuerName, IntrospectionSettings)| {
         if let Some(same) = known.get(name).filter(|known| *known.settings() == settings) {
@@ -146,7 +146,7 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
     asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
 }
 
-/// What rings when a revoked token is presented.
+/// The webhook for presented revoked tokens.
 fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(ReplayAlarm, Option<WebhookSender>)> {
     let configured = config.telemetry.replay_alarm.as_ref();
     let webhook = configured.map(|alarm| Webhook { url: alarm.url.clone(), token: alarm.token.clone() });
@@ -159,7 +159,7 @@ fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(ReplayAlarm, Opt
 /// Lines of the log in a minute about revoked tokens, when nothing is configured.
 const DEFAULT_ALARMS: u32 = 60;
 
-/// What is polled for, and which streams are set up.
+/// The transmitters that are polled and the streams that are set up.
 pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Receiver>> {
     let receiver = |from: &config::Transmitter| {
         let settings = ReceiverSettings {
@@ -214,7 +214,7 @@ pub fn longest_leeway(config: &Config) -> Duration {
     config.issuers.iter().map(|issuer| issuer.trusted.leeway).max().unwrap_or_default()
 }
 
-/// Whose tokens are accepted.
+/// The accepted issuers.
 #[must_use]
 pub fn issuer_names(config: &Config) -> Vec<IssuerName> {
     config.issuers.iter().map(|issuer| issuer.trusted.name.clone()).collect()
@@ -227,7 +227,7 @@ pub fn shortest_staleness(config: &Config) -> Duration {
     by_rule.fold(config.freshness.max_staleness, Duration::min)
 }
 
-/// Whose token ids an adopted key may name: those of every issuer, since the key does not say.
+/// The issuers whose token ids an adopted key may name: all of them, because the key names none.
 #[must_use]
 pub fn adopting_issuers(config: &Config) -> Vec<(IssuerName, Duration)> {
     config.issuers.iter().map(|issuer| (issuer.trusted.name.clone(), issuer.trusted.leeway)).collect()

@@ -1,4 +1,4 @@
-//! What requests may take together while they arrive and are answered.
+//! The memory budget of all requests that are being received or answered.
 //!
 //! Each connection and each request has bounds of its own, but a peer chooses how many there are: one
 //! connection with a thousand messages that never end would take a gigabyte. So all of them draw on one
@@ -23,7 +23,7 @@ use crate::api::streams::Room;
 /// Bytes that are left to requests: those of all connections, or those of one.
 pub(super) struct Budget {
     left: AtomicUsize,
-    /// What this is a part of.
+    /// The budget that this one is a part of.
     whole: Option<Arc<Self>>,
 }
 
@@ -32,7 +32,7 @@ impl Budget {
         Arc::new(Self { left: AtomicUsize::new(bytes), whole: None })
     }
 
-    /// What one connection may take of it: no peer takes everything.
+    /// The share of one connection, so that no peer takes the whole budget.
     pub(super) fn part(self: &Arc<Self>, bytes: usize) -> Arc<Self> {
         Arc::new(Self { left: AtomicUsize::new(bytes), whole: Some(self.clone()) })
     }
@@ -57,20 +57,20 @@ impl Budget {
     }
 }
 
-/// What one request has taken of the budget; given back when the request has been answered.
+/// The share of one request, returned when the request is answered.
 pub(super) struct Share {
     budget: Arc<Budget>,
     read_quota: Arc<ReadQuota>,
     bytes: AtomicUsize,
 }
 
-/// What the messages of a stream may take: its headers, twice.
+/// The memory for the messages of a stream: twice its headers.
 const STREAM: usize = 8 * 1024;
 /// Beside its text, each field takes about as much again where it is kept (RFC 9113 section 6.5.2 says 32).
 const PER_FIELD: usize = 96;
 
 impl Share {
-    /// Of these two of its connection.
+    /// Two of these belong to its connection.
     pub(super) fn new(budget: &Arc<Budget>, read_quota: &Arc<ReadQuota>) -> Arc<Self> {
         Arc::new(Self { budget: budget.clone(), read_quota: read_quota.clone(), bytes: AtomicUsize::new(0) })
     }

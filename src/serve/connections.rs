@@ -51,7 +51,7 @@ pub(super) struct Server {
     /// TLS handshakes under way.
     handshakes: Semaphore,
     budget: Arc<Budget>,
-    /// What one connection may take of the budget.
+    /// The budget of one connection.
     part: usize,
     max_connections: usize,
     handshake_timeout: Duration,
@@ -63,7 +63,7 @@ pub(super) struct Server {
     counted: IntCounterVec,
 }
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
     /// HTTP/2 only.
@@ -76,9 +76,9 @@ pub(super) enum Protocol {
 const MAX_HANDSHAKES: usize = 256;
 /// After an accept that failed for want of file descriptors, for instance.
 const PAUSE: Duration = Duration::from_millis(50);
-/// One connection may take this part of the budget, or what two of the largest messages need.
+/// The share of the budget for one connection; at least the size of two of the largest messages.
 const PARTS: usize = 4;
-/// What a stream may receive before it is read, and a connection in all; messages are small.
+/// The HTTP/2 receive windows of a stream and of a connection, in bytes; messages are small.
 const WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
 
 impl Server {
@@ -126,7 +126,7 @@ impl Server {
             part: (limits.buffered_bytes / PARTS).max(limits.grpc_message_bytes.max(limits.http_body_bytes) * 2),
             max_connections: limits.connections,
             handshake_timeout: limits.handshake_timeout,
-            // What is being answered is not idle.
+            // A connection with an unanswered request is not idle.
             idle_timeout: limits.idle_timeout.max(limits.http_timeout + limits.request_timeout),
             request_timeout: limits.request_timeout,
             overhead_rate: limits.overhead_bytes_per_second,
@@ -185,7 +185,7 @@ impl Server {
         self.counted.with_label_values(&[self.name, result]).inc();
     }
 
-    /// One connection from beginning to end.
+    /// Serves one connection until it closes.
     async fn serve_connection(self: Arc<Self>, stream: Accepted, drain: CancellationToken) {
         let stream = match stream.register() {
             Ok(stream) => stream,

@@ -14,9 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, LogFormat, LogLevel};
 
-/// What may wait to be written, in bytes: some 3,000 refusals. As much again may be on its way out.
+/// The bytes that may wait to be written, about 3,000 refusals; as many again may be in the writer's hands.
 const MOST: usize = 1 << 20;
-/// What is kept of the buffers when they are empty, in bytes.
+/// The capacity in bytes that an empty buffer keeps.
 const KEPT: usize = 1 << 14;
 /// Between two writes: a flood of lines is written by the thousand, and wakes the thread as seldom.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -69,7 +69,7 @@ impl Log {
     }
 }
 
-/// One line of the log like any other, without the panic's message: that may quote what was worked on.
+/// Logs a panic without its message, which may quote request data.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     tracing::error!(location, thread = thread::current().name(), "panicked");

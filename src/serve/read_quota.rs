@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-/// What a connection may send before anything comes of it, in bytes; HTTP/2's preface and a hundred heads.
+/// The bytes that a connection may send before its first complete request: HTTP/2's preface and a hundred heads.
 const AHEAD: i64 = 16 * 1024;
 /// The most that a connection can have earned: what a thousand requests at once may need.
 const MOST: i64 = 256 * 1024;
-/// What a request earns beside its body.
+/// The credit for a request, in addition to its body.
 const HEAD: i64 = 4 * 1024;
 /// How often in a second a peer is read that has used up what it had.
 const PAUSES: u32 = 200;
@@ -25,7 +25,7 @@ const PAUSES: u32 = 200;
 /// The bytes that one connection may still send.
 pub(super) struct ReadQuota {
     left: AtomicI64,
-    /// What a pause earns.
+    /// The credit for a pause.
     pause: i64,
     /// It had to wait.
     held: AtomicBool,

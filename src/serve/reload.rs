@@ -52,7 +52,7 @@ struct Next {
     fetched: Vec<Fetched>,
 }
 
-/// What the files say.
+/// The configuration as read from the files.
 struct Files {
     config: Config,
     warnings: Vec<Fault>,
@@ -116,7 +116,7 @@ impl Reload {
             }
             match next {
                 Ok(next) => {
-                    // What they fetch may be from a place that the next configuration no longer names.
+                    // The fetched keys may come from a URL that the next configuration no longer names.
                     fetchers.shutdown().await;
                     self.put_in_force(next);
                     self.start_fetchers(&mut fetchers);
@@ -191,7 +191,7 @@ impl Reload {
         self.state.streams().limit(config.limits.streams);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
-        // Who is asked comes before the policy that asks.
+        // The introspection clients are replaced before the policy that uses them.
         self.state.set_introspectors(introspectors);
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
@@ -243,7 +243,7 @@ fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>
     Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
 }
 
-/// What becomes of an event that was polled for.
+/// The outcome of a polled event.
 async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> Verdict {
     match events::take(&state, &set, events::Delivery::Polled(&from, &id)).await {
         Ok(()) => Verdict::Acknowledged,
@@ -268,7 +268,7 @@ fn key_sources(fetched: Vec<Fetched>, known: &[Arc<KeySource>], metrics: &Metric
     fetched.into_iter().map(source).collect()
 }
 
-/// Whose keys are fetched, how, and by what client.
+/// The issuers whose keys are fetched, with settings and client.
 type Fetched = (IssuerName, KeySettings, reqwest::Client);
 
 fn fetched(config: &Config) -> anyhow::Result<Vec<Fetched>> {

@@ -1,4 +1,4 @@
-//! What time does to streams: their tokens expire, the view of the revocations grows old, the process ends.
+//! Ends streams whose token expires or whose view grows stale, and all streams when the process ends.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// One thread for each core; they end when this is dropped.
+/// A worker thread for each core; the threads end when this value is dropped.
 pub(super) struct Workers {
     workers: Vec<Worker>,
     _stop: DropGuard,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// Who is told, and how often.
+/// The receiver of the notifications and their rate.
 #[derive(Clone, Debug)]
 pub struct AlarmSettings {
     /// The most alarms in a minute.
@@ -43,7 +43,7 @@ pub struct Presented {
     /// As it stands in the store: a plain `jti`, else a digest.
     pub token_id: Option<String>,
     pub request_id: Option<String>,
-    /// Of the client, as the proxy says.
+    /// The client's address as the proxy reports it.
     pub source: Option<IpAddr>,
     /// Alarms that were left out since the last, because there were too many.
     pub suppressed: u64,

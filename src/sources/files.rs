@@ -64,7 +64,7 @@ pub fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
     files.into_iter().map(|file| (file.clone(), Stamp::of(file))).collect()
 }
 
-/// What a look at watched files found.
+/// The result of a look at the watched files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
     /// They are as they were when they were read.
@@ -162,7 +162,7 @@ fn is_elsewhere(before: Option<&Option<Stamp>>, now: Option<&Stamp>) -> bool {
 /// A name in a watched folder, or (without one) a watched file.
 type Place = (i32, Vec<u8>);
 
-/// Who has watched files open for writing, as far as inotify tells: it does not over a network, and where its
+/// Tracks which watched files are open for writing, as far as inotify tells: not on network file systems, nor where its
 /// watches are used up. Then [`SETTLE`] has to do.
 #[derive(Default)]
 struct Writers {
@@ -188,7 +188,7 @@ impl Writers {
         for (path, stamp) in files {
             let mut places = Vec::new();
             let real = stamp.as_ref().map(|stamp| stamp.real.as_path());
-            // What is there already has the same watch again.
+            // inotify returns the existing watch for a file that is watched already.
             let mut add = |folder: Option<&Path>, name: &[u8]| {
                 let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
                 let watch = folder.and_then(|folder| inotify::add_watch(inotify, folder, EVENTS).ok());
@@ -312,7 +312,7 @@ mod tests {
     fn a_file_written_in_place_must_be_still() {
         let (_folder, path, mut watch) = Folder::new("place");
         for _ in 0..5 {
-            // Of one length, and with the old times.
+            // The same length and the old times.
             let before = fs::metadata(&path).unwrap().modified().unwrap();
             fs::write(&path, "new").unwrap();
             let times = fs::FileTimes::new().set_accessed(before).set_modified(before);

@@ -69,7 +69,7 @@ fn digest_of(token: &str) -> Digest {
     bytes
 }
 
-/// One issuer that can be asked.
+/// An issuer with an introspection endpoint.
 pub struct Introspector {
     issuer: IssuerName,
     settings: IntrospectionSettings,
@@ -121,7 +121,7 @@ impl Introspector {
         &self.settings
     }
 
-    /// What the issuer says of a token, from memory or by asking.
+    /// The introspection response for a token, cached or fetched.
     pub async fn ask(&self, token: &str) -> Arc<IntrospectionResponse> {
         let digest = digest_of(token);
         if let Some(known) = self.recall(&digest) {
@@ -244,14 +244,14 @@ impl Introspectors {
         self.0.is_empty()
     }
 
-    /// What one of them said of a token lately.
+    /// A cached introspection response for a token.
     #[must_use]
     pub fn recall(&self, token: &str) -> Option<Arc<IntrospectionResponse>> {
         let digest = digest_of(token);
         self.0.values().find_map(|one| one.recall(&digest))
     }
 
-    /// What an issuer says of a token.
+    /// The introspection response for a token.
     pub async fn ask(&self, issuer: &IssuerName, token: &str) -> Arc<IntrospectionResponse> {
         match self.get(issuer) {
             Some(introspector) => introspector.ask(token).await,

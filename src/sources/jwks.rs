@@ -83,7 +83,7 @@ pub enum FetchError {
     NoKeys { url: String, unfit: Vec<LeftOut> },
 }
 
-/// One issuer's keys on their way from the provider to the authorizer.
+/// The key source of one issuer: from the provider to the authorizer.
 pub struct KeySource {
     pub issuer: IssuerName,
     settings: KeySettings,
@@ -115,7 +115,7 @@ enum Stage {
     Fetching,
 }
 
-/// What a completed attempt means to the rest of the process.
+/// The effect of a completed attempt on the rest of the process.
 pub enum Update {
     Loaded {
         keys: Jwks,
@@ -215,7 +215,7 @@ impl KeySource {
         matches!(served, Ok(Ok(()))) && lock(&self.demand).told
     }
 
-    /// One fetch, now, for a command that decides without the service; the error is for a person.
+    /// Fetches once, for a command that decides without the service; the error text is for a person.
     pub async fn fetch_once(&self) -> Result<Jwks, String> {
         self.fetch().await.map(|(keys, _, _)| keys).map_err(|error| Chain(&error).to_string())
     }
@@ -289,7 +289,7 @@ impl KeySource {
         }
     }
 
-    /// What tells a changed file from the same one without reading it.
+    /// The attributes by which a changed file is recognised without reading it.
     async fn file_stamp(&self) -> Option<(std::time::SystemTime, u64, u64)> {
         use std::os::unix::fs::MetadataExt;
         let Location::File(path) = &self.settings.location else { return None };

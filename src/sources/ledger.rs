@@ -102,7 +102,7 @@ impl From<RedisLedger> for RevocationLedger {
 impl RevocationLedger {
     /// Writes revocations durably, all or none of one call, and returns the place of the last one.
     ///
-    /// What has already expired is not written, and counts as done. `Ok` means that every one is in
+    /// An expired revocation is not written, and counts as done. `Ok` means that every one is in
     /// the store (and on `min_replicas` replicas); after an error some may be: appending again is
     /// safe, because merging twice changes nothing.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
@@ -123,7 +123,7 @@ impl RevocationLedger {
         }
     }
 
-    /// What the names of issuers stand for, as noted in the store; nothing is in memory.
+    /// The meaning of issuer names as noted in the store; nothing is cached.
     pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.noted_names().await,

@@ -1,4 +1,4 @@
-//! What the names of issuers stand for.
+//! The meaning of issuer names.
 //!
 //! A revocation is kept under the name of an issuer and what a claim of its tokens says. Where the name comes to stand
 //! for another `iss`, the issuer gets another name, or another claim names the user, what was revoked would be accepted
@@ -14,7 +14,7 @@ use crate::authz::claims::{ClaimPath, IssuerName, Timestamp};
 use crate::authz::revocation::{Kind, RevocationIndex, Target};
 use crate::authz::token::TrustedIssuer;
 
-/// What one name stands for: which tokens, and by which claims they are named.
+/// The meaning of one issuer name: its `iss` values and the claims that name users and sessions.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Meaning {
     name: String,
@@ -54,7 +54,7 @@ fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
 /// What names stood for, and until when an instance said so at the least; as it stands in the store.
 pub type Note = (String, Timestamp);
 
-/// What each name stood for when it was last used; a name may have stood for several things.
+/// The meanings of each name with their last use; a name may have had several.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Vec<(Meaning, Timestamp)>);
 
@@ -65,9 +65,9 @@ pub struct Conflict {
     pub issuer: usize,
     /// The key, from the issuer on.
     pub key: &'static [&'static str],
-    /// What is wrong and what would be right.
+    /// The fault and its cure.
     pub message: String,
-    /// What the store noted.
+    /// The meaning that the store noted.
     pub note: String,
 }
 
@@ -75,7 +75,7 @@ impl Names {
     /// How long an instance that uses a name is taken to run on after it last said so.
     const IN_USE: Duration = Duration::from_secs(90);
 
-    /// What a store noted; what cannot be read there was written by another program.
+    /// Parses the store's notes; an unreadable note was written by another program.
     #[must_use]
     pub fn read(notes: Vec<Note>) -> Self {
         let read = |(text, seen): Note| Some((serde_json::from_str(&text).ok()?, seen));
@@ -89,7 +89,7 @@ impl Names {
         self.0.extend(now.into_iter().map(|meaning| (meaning, Timestamp::default())));
     }
 
-    /// What a store is to note of these.
+    /// The notes to store for these issuers.
     #[must_use]
     pub fn texts(issuers: &[Arc<TrustedIssuer>]) -> Vec<String> {
         let all = issuers.iter().flat_map(|issuer| Meaning::all(issuer));

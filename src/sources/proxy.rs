@@ -5,7 +5,7 @@
 
 use reqwest::{ClientBuilder, NoProxy, Proxy};
 
-/// What `NO_PROXY` has in any case.
+/// The hosts that are never proxied, whatever `NO_PROXY` says.
 const THIS_HOST: &str = "localhost,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
 
 /// A client that is not yet built, with the proxies of the environment.

@@ -5,14 +5,14 @@
 //! before that start has been applied, so an instance that is cut off knows how much it may have
 //! missed. A read counts only if the epoch of the store is still the one the view was built from.
 //!
-//! What is known stays known. When the log turns out to be another one, or to have lost entries, it
+//! A known revocation stays known. When the log turns out to be another one, or to have lost entries, it
 //! is read again from its start and merged, and what the store no longer has is put back by one of
 //! the instances, so that a new instance learns it too.
 //!
 //! No instance relies on a store that it cannot tell to be whole: one that was emptied, restarted or failed
 //! over is given time first in which the others notice what it lacks and say so (see `follow`).
 //!
-//! What remains: others that are frozen or cut off for longer than that cannot tell what a lagging copy
+//! A limit remains: instances that are frozen or cut off for longer than that cannot tell what a lagging copy
 //! lacks; `min_replicas` keeps it from lacking anything that was answered 2xx.
 
 mod adopt;
@@ -76,7 +76,7 @@ pub struct Replica {
     loss_noted: Notify,
     lease_state: LeaseState,
     streams: Arc<LiveStreams>,
-    /// What streams are proved with, shared by the instances on one store.
+    /// The secret that seals stream proofs, shared by the instances on one store.
     secret: watch::Sender<Option<Secret>>,
     /// Names this process to its peers; no two have the same.
     name: Box<str>,
@@ -153,7 +153,7 @@ impl Replica {
         }
     }
 
-    /// What the decision reads.
+    /// The index that decisions read.
     pub fn index(&self) -> &Arc<RevocationIndex> {
         &self.index
     }
@@ -238,7 +238,7 @@ impl Replica {
         &self.streams
     }
 
-    /// What streams are proved with on this store; `None` until that is known, and without a store that is shared.
+    /// The secret that seals stream proofs on this store; `None` until it is known, and for an embedded store.
     pub fn secret(&self) -> watch::Receiver<Option<Secret>> {
         self.secret.subscribe()
     }

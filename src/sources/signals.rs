@@ -22,15 +22,15 @@ use super::jwks::is_secure;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::without_mark;
 
-/// What to receive from one transmitter, and how.
+/// The settings of one transmitter.
 #[derive(Clone, Debug)]
 pub struct ReceiverSettings {
     pub name: IssuerName,
-    /// Whose description is read.
+    /// The transmitter whose metadata is read.
     pub issuer: String,
     pub poll: Option<PollSettings>,
     pub stream: Option<StreamSettings>,
-    /// What the transmitter is told to send along when it pushes.
+    /// The `Authorization` header that the transmitter is asked to send when it pushes.
     pub push_token: Option<SecretString>,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,
@@ -58,7 +58,7 @@ pub struct StreamSettings {
     pub insecure: bool,
 }
 
-/// What becomes of one event.
+/// The outcome of one event.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
     Acknowledged,
@@ -85,7 +85,7 @@ enum SignalError {
     Insecure,
 }
 
-/// One transmitter's events on their way here.
+/// The receiver of one transmitter's events.
 pub struct Receiver {
     settings: ReceiverSettings,
     client: reqwest::Client,
@@ -149,7 +149,7 @@ impl Receiver {
         }
     }
 
-    /// One request with its answer in JSON; `None` for an empty one.
+    /// Sends a request and parses its JSON response; `None` if that is empty.
     async fn ask(&self, operation: &'static str, request: RequestBuilder) -> Result<Option<Value>, SignalError> {
         let answer = self.send(request).await;
         let result = if answer.is_ok() { "ok" } else { "failed" };
@@ -202,7 +202,7 @@ impl Receiver {
     }
 }
 
-/// What must work for the events of a transmitter to arrive.
+/// The parts that must work for a transmitter's events to arrive.
 #[derive(Clone, Copy)]
 enum Part {
     Stream,

@@ -109,7 +109,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Of a stream that is not in the index.
+    /// The end of a stream that is not in the index.
     #[must_use]
     pub fn now(cause: Cause) -> Self {
         Self { cause, at: Instant::now(), order: u64::MAX }
@@ -124,7 +124,7 @@ pub struct LiveStreams {
     max: AtomicUsize,
 }
 
-/// One open stream; closed when this is dropped.
+/// An open stream; dropping it closes the entry.
 pub struct LiveStream {
     streams: Arc<LiveStreams>,
     slot: u32,
@@ -151,7 +151,7 @@ struct Inner {
     orders: u64,
     /// The smallest bound of staleness among the streams since there were none, in milliseconds.
     strictest: Option<u32>,
-    /// What lately ended how many, newest last.
+    /// Recent causes with the number of streams that each ended, newest last.
     recent: VecDeque<(Target, usize)>,
 }
 
@@ -180,7 +180,7 @@ enum Key {
     Target(Target),
     /// Tokens of this second expire, leeway included.
     Second(i64),
-    /// Those of this issuer whose key has no name.
+    /// The streams of this issuer whose key has no `kid`.
     Unnamed(IssuerName),
 }
 

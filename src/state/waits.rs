@@ -13,7 +13,7 @@ pub struct Waits {
     pub store: Waiting,
 }
 
-/// Those that wait for one thing.
+/// The decisions that wait for one kind of answer.
 #[derive(Default)]
 pub struct Waiting(AtomicUsize);
 

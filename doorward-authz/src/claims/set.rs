@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Of an access token.
+/// The claims of an access token.
 const USUAL_MEMBERS: usize = 16;
 
 #[derive(serde::Deserialize)]

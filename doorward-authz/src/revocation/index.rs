@@ -273,7 +273,7 @@ fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> 
     hash(hasher, issuers.name(record), record.kind(), record.id_parts())
 }
 
-/// What may be forgotten. A record's `expires` is rounded up and its `learnt` down, so the latter must lie a whole
+/// The bound of forgetting. A record's `expires` is rounded up and its `learnt` down, so the latter must lie a whole
 /// second back: nothing goes early.
 #[derive(Clone, Copy)]
 struct Limits {

@@ -1,4 +1,4 @@
-//! One target's revocations in a few bytes: a UUID token takes 30, and nothing but its own memory.
+//! A compact record of one target's revocations: 30 bytes for a UUID token id.
 //!
 //! A million of them must fit beside a service (`cargo bench --bench index`), and each must keep its whole
 //! name: an index of digests could not give a store back what it lost.
@@ -20,7 +20,7 @@ pub(super) struct Record<'a>(&'a [u8]);
 const HEAD: usize = 14;
 const INSTANT: usize = 8;
 
-/// What of an origin is known; two bits of the head.
+/// The knowledge about one origin; two bits of the head.
 #[derive(Clone, Copy)]
 enum Held {
     Nothing = 0,
@@ -155,7 +155,7 @@ impl<'a> Record<'a> {
         self.body().0
     }
 
-    /// What is hashed and compared, see [`TargetId::parts`].
+    /// The bytes that are hashed and compared, see [`TargetId::parts`].
     pub(super) fn id_parts(self) -> (Form, &'a [u8]) {
         let (_, at) = self.body();
         let id = match self.form() {

@@ -28,7 +28,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// Of two bits.
+    /// A form as two bits.
     pub(super) const fn of(bits: u8) -> Self {
         match bits & 3 {
             0 => Self::Text,
@@ -74,7 +74,7 @@ impl TargetId {
 
     /// The digest that a text is the writing of, if it is one.
     ///
-    /// Of such a text nobody can tell whether it names a digest or is what a claim says. Where a claim says it,
+    /// Such a text may name a digest or be the value of a claim. Where it is the value of a claim,
     /// both readings refuse the token.
     #[must_use]
     pub fn written_digest(text: &str) -> Option<Self> {
@@ -88,7 +88,7 @@ impl TargetId {
         self.form() == Form::Digest
     }
 
-    /// What is hashed and compared: bytes of one form are those of one id.
+    /// The bytes that are hashed and compared: equal bytes of one form are equal ids.
     pub(super) fn parts(&self) -> (Form, &[u8]) {
         (self.form(), &self.0[1..])
     }

@@ -12,9 +12,9 @@ use crate::rule::PathMatch;
 pub(super) struct Index {
     /// By whole segments; each list in the order of the rules.
     pub(super) by_path: HashMap<Box<str>, Vec<usize>>,
-    /// Those that may match anywhere.
+    /// Rules that may match any path.
     pub(super) anywhere: Vec<usize>,
-    /// Those of them that are patterns, if there are many.
+    /// The patterns among them, as one set if there are many.
     pub(super) patterns: Option<Patterns>,
     /// The most segments of a key: a longer path has no more keys to be looked up.
     pub(super) depth: usize,
@@ -24,7 +24,7 @@ pub(super) struct Index {
 #[derive(Clone, Debug)]
 pub(super) struct Patterns {
     joint: RegexSet,
-    /// Whose they are, in the order of the rules.
+    /// The rules they belong to, in order.
     pub(super) rules: Vec<usize>,
 }
 

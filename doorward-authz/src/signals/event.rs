@@ -6,7 +6,7 @@ use crate::claims::{ClaimSet, Timestamp};
 use crate::refusal::Refusal;
 use crate::token::numeric_date;
 
-/// What an event asks for.
+/// The effect that an event asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// The named session ends; all of the user's, if only the user is named.
@@ -39,7 +39,7 @@ const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 
-/// What a stream is asked to deliver.
+/// The event types that a stream is asked to deliver.
 pub const REQUESTED: [&str; 10] = [
     "https://schemas.openid.net/secevent/caep/event-type/session-revoked",
     "https://schemas.openid.net/secevent/caep/event-type/credential-change",
@@ -67,7 +67,7 @@ impl Effect {
 pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
     const SECONDS: f64 = 1e11;
     match event.get("event_timestamp") {
-        // One that cannot be read says nothing: the event stands, dated by its token.
+        // An unreadable timestamp is ignored: the event is dated by its token.
         Some(written) => {
             let Some(number) = written.as_f64().filter(|number| (0.0..1e15).contains(number)) else { return Ok(None) };
             let millis = if number < SECONDS { number * 1000.0 } else { number };

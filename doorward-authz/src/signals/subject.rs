@@ -21,7 +21,7 @@ pub struct SubjectFormats {
 #[derive(Debug)]
 pub struct Unmapped;
 
-/// Whose names a message may use.
+/// The issuers whose subject names a message may use.
 struct Namer<'a> {
     formats: SubjectFormats,
     /// The sender, whose `sub` it may be as well as the target's.
@@ -29,7 +29,7 @@ struct Namer<'a> {
     target: &'a TrustedIssuer,
 }
 
-/// What a name is taken for.
+/// The meaning of a subject name.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Role {
     User,

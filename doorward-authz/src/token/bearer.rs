@@ -46,7 +46,7 @@ impl<'a> BearerToken<'a> {
         })
     }
 
-    /// Of text that [`Self::parse`] took.
+    /// Wraps text that [`Self::parse`] accepted.
     pub(crate) const fn of_checked(text: &'a str) -> Self {
         Self(text)
     }
@@ -63,7 +63,7 @@ impl fmt::Debug for BearerToken<'_> {
     }
 }
 
-/// Of `b64token`, but for the padding.
+/// The characters of `b64token` without padding (RFC 6750 section 2.1).
 #[expect(clippy::needless_bitwise_bool, reason = "without branches, for the same reason")]
 const fn is_allowed(b: u8) -> bool {
     ((b | 0x20).wrapping_sub(b'a') < 26)
@@ -76,7 +76,7 @@ const fn is_allowed(b: u8) -> bool {
         | (b == b'/')
 }
 
-/// What follows the scheme and its spaces; other white space stays, so that no token can be made of it.
+/// The text after the scheme and its spaces; other white space stays and makes the token invalid.
 fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (head, tail) = field.split_at_checked(scheme.len())?;
     let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());

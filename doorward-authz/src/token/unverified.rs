@@ -13,7 +13,7 @@ use crate::jwks::{Algorithm, Jwks, Key, algorithm_name, algorithm_named, is_hmac
 use crate::refusal::{List, Refusal, Shown, type_of};
 use crate::revocation::TargetId;
 
-/// What a token says before its signature is checked: used only to choose the key.
+/// A token before its signature is verified: used only to choose the key.
 #[derive(Clone)]
 pub struct UnverifiedToken<'a> {
     text: &'a str,
@@ -114,7 +114,7 @@ impl<'a> UnverifiedToken<'a> {
         Refusal::new(denial, found)
     }
 
-    /// What names it if it does not name itself: never the whole text, for a signature can be varied.
+    /// The id of a token without `jti`: never a digest of the whole text, because a signature can be varied.
     pub(crate) fn digest(&self) -> TargetId {
         TargetId::digest(self.signing_input.as_bytes())
     }
@@ -124,7 +124,7 @@ impl<'a> UnverifiedToken<'a> {
         TargetId::digest(self.text.as_bytes())
     }
 
-    /// What would name it, if its signature were good.
+    /// The id that the token would have if its signature were good.
     #[must_use]
     pub fn unverified_id(&self) -> TargetId {
         match self.claims.get("jti") {
@@ -133,7 +133,7 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// What it says, once its signature was checked.
+    /// The claims, once the signature was verified.
     pub(crate) fn into_claims(self) -> ClaimSet {
         self.claims
     }

@@ -3,16 +3,16 @@
 //! Every length is held against what is left, so nothing is read or reserved that did not arrive. What is
 //! refused and what is passed over is what prost refuses and passes over; a test compares the two.
 
-/// What is not a message: cut off, of a wrong type, or no text where text must be.
+/// The bytes are not a protobuf message: truncated, of a wrong wire type, or not UTF-8 where text is required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::api) struct Malformed;
 
-/// What a field holds.
+/// The value of a field.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::api) enum Value<'a> {
     /// Text, bytes or a message.
     Bytes(&'a [u8]),
-    /// Of a type that no field read here has.
+    /// A wire type that no field in use has.
     Other,
 }
 

@@ -12,7 +12,7 @@ impl<'a> Message<'a> {
         Self(bytes)
     }
 
-    /// What was written elsewhere, complete fields of this very message.
+    /// Fields that are already encoded, in the form of this message.
     pub(in crate::api) fn fields(&mut self, written: &[u8]) {
         self.0.extend_from_slice(written);
     }

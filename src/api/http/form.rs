@@ -17,7 +17,7 @@ use super::Http;
 use crate::api::inlet::Inlet;
 use crate::authz::admin_key::Permission;
 
-/// What went wrong, in the words of OAuth 2.0.
+/// An OAuth 2.0 error (RFC 6749 section 5.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum OAuthError {
     /// The form lacks this, or has it twice, or is none.
@@ -30,7 +30,7 @@ pub(super) enum OAuthError {
     UnsupportedTokenType,
     /// Too much at once.
     Busy,
-    /// What it needs is not there now.
+    /// A dependency is unavailable.
     Unavailable(&'static str),
 }
 
@@ -41,7 +41,7 @@ pub(super) struct OAuthErrorBody {
     error_description: &'static str,
 }
 
-/// What every endpoint with such a form may answer, for the OpenAPI document.
+/// The error responses of every endpoint with such a form, for the OpenAPI document.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) enum FormErrors {
@@ -59,7 +59,7 @@ pub(super) enum FormErrors {
     Unavailable(OAuthErrorBody),
 }
 
-/// What credentials may lead to.
+/// The result of a credential check.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) enum ClientErrors {

@@ -109,7 +109,7 @@ struct Original<'a> {
     host: &'a str,
 }
 
-/// One part of the request, as somebody names it: where, and what.
+/// One part of the original request as a header states it: header name and value.
 type Named<'a> = (&'static str, Option<&'a str>);
 
 impl<'a> Original<'a> {
@@ -157,7 +157,7 @@ fn field<'a>(parts: &'a Parts, name: &'static str) -> Result<Named<'a>, Cow<'sta
     Ok((name, text.map_err(|_| format!("{name} is not UTF-8 text"))?))
 }
 
-/// What all that name it agree on.
+/// The value that all headers agree on.
 fn agreed(named: [Named<'_>; 3], same: impl Fn(&str, &str) -> bool) -> Result<&str, Cow<'static, str>> {
     let mut given = named.iter().filter_map(|(place, text)| Some((place, (*text)?)));
     let Some((place, first)) = given.next().filter(|(_, first)| !first.is_empty()) else {

@@ -27,7 +27,7 @@ use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
 
-/// Whose tokens end.
+/// The subject whose tokens end.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct GlobalRevocationRequest {
     /// A subject identifier (RFC 9493): `format` is `iss_sub`, `opaque`, `email` or `aliases`.
@@ -35,7 +35,7 @@ pub(super) struct GlobalRevocationRequest {
     sub_id: Map<String, Value>,
 }
 
-/// Who asks.
+/// The authenticated caller.
 enum Caller {
     /// With an admin key of this name.
     Operator(Arc<str>),

@@ -20,7 +20,7 @@ pub(super) struct Instances {
     complete: bool,
 }
 
-/// One running Doorward.
+/// A running Doorward instance.
 #[derive(Serialize, ToSchema)]
 struct Instance {
     name: String,
@@ -33,7 +33,7 @@ struct Instance {
     view_age_ms: Option<u64>,
     /// Everything in the log up to here is applied.
     position: String,
-    /// What its replica is doing.
+    /// The state of the instance's replica.
     state: String,
     /// Seconds by which its wall clock is ahead of the store's, negative if it is behind; null without a store, or
     /// for an instance of an earlier version.

@@ -106,7 +106,7 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
 
 const STORE: &str = "the store did not take it";
 
-/// What passes by itself, and why.
+/// Refusals that are temporary, with their reason.
 const fn passing(denial: Denial) -> Option<&'static str> {
     match denial {
         Denial::StoreUnavailable => Some(STORE),

@@ -36,7 +36,7 @@ pub fn document() -> OpenApi {
     components.add_security_scheme("push_token", scheme("The transmitter's `push.token`."));
     components.add_security_scheme("assertion", scheme("A JWT that a configured transmitter signed."));
     components.add_security_scheme("access_token", scheme("The caller's own access token."));
-    // What only errors name is not collected from the handlers.
+    // Schemas that only error responses name are not collected from the handlers.
     add::<ProblemDetails>(components);
     add::<OAuthErrorBody>(components);
     add::<EventErrorBody>(components);

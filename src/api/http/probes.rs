@@ -49,7 +49,7 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// What is not ready, by part; empty when all is.
+    /// The parts that are not ready; empty when all are.
     pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<Missing> {
         let mut missing = Vec::new();
         let mut add = |part, reason| missing.push(Missing { part, reason });
@@ -129,7 +129,7 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     answer(status, "application/json", format!("{body}\n").into_bytes())
 }
 
-/// What Prometheus scrapes.
+/// The metrics in Prometheus' text format.
 #[utoipa::path(
     get, path = "/metrics", tag = "probes",
     responses((status = 200, description = "The text exposition, version 0.0.4.", body = String, content_type = "text/plain"))

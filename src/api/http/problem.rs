@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-/// What went wrong; a closed set, each with its own type URI.
+/// The problem type; a closed set, each with its own type URI.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Error {
     MalformedJson,
@@ -143,7 +143,7 @@ impl Problem {
     }
 }
 
-/// What every endpoint for admin keys may answer, for the OpenAPI document.
+/// The error responses of every endpoint for admin keys, for the OpenAPI document.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) enum AdminErrors {
@@ -155,7 +155,7 @@ pub(super) enum AdminErrors {
     Permission(ProblemDetails),
 }
 
-/// What every endpoint with a JSON body may answer, for the OpenAPI document.
+/// The error responses of every endpoint with a JSON body, for the OpenAPI document.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) enum BodyErrors {

@@ -15,7 +15,7 @@ use super::revocations::{Instant, expiry, issuer_named, verify};
 use crate::authz::revocation::{Revocation, TargetId};
 use crate::clock;
 
-/// What to register: a token by its id and expiry, or the token itself.
+/// The token to register: by its id and expiry, or the token itself.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationRequest {
@@ -83,7 +83,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
 }
 
-/// What a request asks for; keys that are not known yet are fetched.
+/// Parses the request; keys that are not known yet are fetched.
 async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;

@@ -27,11 +27,11 @@ use crate::state::Policy;
 pub(super) use list::{__path_list, list};
 use receipt::{Confirmation, Wait, WaitQuery};
 
-/// What to revoke: a target by its `id`, or the one that a `token` names.
+/// The target: by `id`, or the one that a `token` names.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationRequest {
-    /// What is revoked: `token`, `session`, `user`, `client`, `key` or `issuer`.
+    /// The kind of the target: `token`, `session`, `user`, `client`, `key` or `issuer`.
     #[schema(value_type = KindName)]
     kind: String,
     /// The configured name of the issuer; may be left out when one is configured, or with `token`.
@@ -56,7 +56,7 @@ pub(super) struct RevocationRequest {
     reason: Option<String>,
 }
 
-/// What a revocation can hit.
+/// The kind of a target.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "for the OpenAPI document; `Kind::parse` reads it")]
@@ -146,7 +146,7 @@ pub(super) async fn create(
     let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
     let kind = revocation.target.kind.as_str();
     let mut position = None;
-    // What has expired is written nowhere but here, where the clock may be wrong.
+    // An expired token is revoked in this process alone, because its clock may be wrong.
     let is_alive = revocation.expires_at > http.state.replica.earliest();
     let written = http.state.replica.revoke(vec![revocation.clone()]).await;
     if is_alive {
@@ -187,7 +187,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
     policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
-/// What a request asks for; keys that are not known yet are fetched.
+/// Parses the request; keys that are not known yet are fetched.
 async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
@@ -315,7 +315,7 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
-/// What holds where a request is silent.
+/// Defaults of the request.
 struct Default {
     /// The instant is not before this one.
     covers: Option<Timestamp>,

@@ -178,7 +178,7 @@ fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) 
     }
 }
 
-/// What is counted and what is revoked.
+/// The counter labels and the revocations of an event.
 fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
     let (mut labels, mut revocations) = (Vec::new(), Vec::new());
     let transmitter = &from.name;

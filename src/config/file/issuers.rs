@@ -19,7 +19,7 @@ pub struct IssuerFile {
     /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
     /// for the tenant that `tid` names.
     pub issuer: OneOrMany,
-    /// Whose tokens are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or the word `any`.
+    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or the word `any`.
     pub tenants: Option<AudiencesFile>,
     /// Which `aud` a token must name: a list, or the word `any`.
     pub audiences: AudiencesFile,

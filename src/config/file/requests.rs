@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{OnStaleFile, OneOrMany, Required, Span};
 
-/// One policy, and the requests it is for.
+/// A policy, and the requests it applies to.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["name"]))]
@@ -18,13 +18,13 @@ pub struct RuleFile {
     /// The requests it is for; without it, only those whose route names the rule.
     #[serde(rename = "match")]
     pub matches: Option<MatchFile>,
-    /// Who may pass.
+    /// The access that the rule grants.
     pub access: AccessFile,
     /// With `access: optional`, what becomes of a request whose token is refused.
     pub bad_token: Option<BadToken>,
-    /// What `access: sign_out` does.
+    /// The effect of `access: sign_out`.
     pub sign_out: Option<SignOutFile>,
-    /// What a token must also show.
+    /// Further requirements that a token must meet.
     pub require: Option<RequireFile>,
     /// Overrides `api_keys.default`.
     pub api_key: Option<ApiKeyUseFile>,
@@ -32,7 +32,7 @@ pub struct RuleFile {
     pub on_stale: Option<OnStaleFile>,
     /// Overrides `revocation.max_staleness`.
     pub max_staleness: Option<Span>,
-    /// What becomes of an open stream when its token is not accepted any more, where Envoy asks for it (`ext_proc`).
+    /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
     pub streams: StreamsFile,
     /// False: a shadow; always allowed, the would-be refusal is counted and logged.
     pub enforce: bool,
@@ -74,7 +74,7 @@ pub struct MatchFile {
     pub methods: Option<Vec<String>>,
 }
 
-/// Who may pass.
+/// The access that the rule grants.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessFile {
@@ -91,7 +91,7 @@ pub enum AccessFile {
     SignOut,
 }
 
-/// What becomes of a request whose token is refused, where none is needed.
+/// The treatment of a refused token on a rule that requires none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadToken {
@@ -102,7 +102,7 @@ pub enum BadToken {
     Anonymous,
 }
 
-/// What becomes of an open stream.
+/// The treatment of open streams.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamsFile {
@@ -113,17 +113,17 @@ pub enum StreamsFile {
     Keep,
 }
 
-/// What a sign-out does.
+/// The effect of a sign-out.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignOutFile {
-    /// What is revoked.
+    /// The target that is revoked.
     pub scope: SignOutScope,
-    /// What follows.
+    /// The response after the sign-out is recorded.
     pub then: ThenFile,
 }
 
-/// What a sign-out revokes.
+/// The target that a sign-out revokes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SignOutScope {
@@ -136,7 +136,7 @@ pub enum SignOutScope {
     User,
 }
 
-/// What follows a sign-out.
+/// The response after a sign-out.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThenFile {
@@ -147,7 +147,7 @@ pub enum ThenFile {
     Respond,
 }
 
-/// What a token must also show.
+/// Further requirements that a token must meet.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequireFile {
@@ -155,11 +155,11 @@ pub struct RequireFile {
     pub scopes: Option<Vec<String>>,
     /// By name or JSON pointer: the value, or a list of which one must fit.
     pub claims: Option<BTreeMap<String, Value>>,
-    /// One of these issuers, by name.
+    /// The token's issuer is one of these names.
     pub issuers: Option<Vec<String>>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Span>,
-    /// One of these authentication context classes.
+    /// The token's `acr` is one of these authentication context classes.
     pub acr: Option<OneOrMany>,
 }
 
@@ -169,7 +169,7 @@ pub struct RequireFile {
 pub struct ApiKeysFile {
     /// Where the key stands.
     pub header: String,
-    /// What a rule without `api_key` does.
+    /// The default for rules without `api_key`.
     pub default: ApiKeyUseFile,
     /// Where the client's platform stands.
     pub platform_header: String,
@@ -188,7 +188,7 @@ impl Default for ApiKeysFile {
     }
 }
 
-/// What is done with API keys.
+/// The treatment of API keys.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiKeyUseFile {

@@ -15,13 +15,13 @@ pub struct RevocationFile {
     pub embedded: EmbeddedFile,
     /// `store: redis`.
     pub redis: RedisFile,
-    /// What is listed: the refused tokens, or the accepted ones.
+    /// The meaning of the list: tokens that are refused, or tokens that are accepted.
     pub list: List,
     /// How a decision reads the list.
     pub read: Read,
     /// How old the view may be. Longer than a routine failover; 5s for the strict; a rule may set its own.
     pub max_staleness: Span,
-    /// What happens while the view is older.
+    /// The decision while the view is older than `max_staleness`.
     pub on_stale: OnStaleFile,
     /// True starts on a Redis whose `maxmemory-policy` may drop revocations.
     pub allow_eviction: bool,
@@ -132,7 +132,7 @@ fn has_credentials(url: &str) -> bool {
     url.contains('@') || url.contains('?')
 }
 
-/// What is listed.
+/// The meaning of the list.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum List {
@@ -150,11 +150,11 @@ pub enum Read {
     /// Every instance holds the list.
     #[default]
     Replica,
-    /// One round trip to Redis per decision.
+    /// Each decision takes one round trip to Redis.
     Lookup,
 }
 
-/// What happens while the view is older.
+/// The decision while the view is older than `max_staleness`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStaleFile {

@@ -9,7 +9,7 @@ use super::{KeysFile, Required, Span};
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalsFile {
-    /// Who may send signals.
+    /// The transmitters whose events are accepted.
     pub transmitters: Vec<TransmitterFile>,
 }
 
@@ -28,7 +28,7 @@ pub struct TransmitterFile {
     pub target_issuer: String,
     /// Fetches events (RFC 8936); without it they are pushed (RFC 8935) to `/signals/events`.
     pub poll: Option<PollFile>,
-    /// What the transmitter must send along when it pushes; null asks for nothing but its signature.
+    /// The `Authorization` header that pushed events must carry; null requires only a valid signature.
     pub push: Option<PushFile>,
     /// Sets the stream up and keeps it verified; null leaves that to the operator.
     pub stream: Option<StreamFile>,
@@ -55,7 +55,7 @@ impl Default for TransmitterFile {
     }
 }
 
-/// What comes with pushed events.
+/// The credential that pushed events carry.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushFile {

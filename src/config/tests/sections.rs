@@ -1,4 +1,4 @@
-//! What each section refuses, with its place and words.
+//! Faults of each section, with place and message.
 
 use std::fmt::Write as _;
 

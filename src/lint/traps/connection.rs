@@ -1,4 +1,4 @@
-//! What the connection manager believes, and how it writes paths and logs.
+//! Traps in the connection manager: trusted headers, path normalisation, access logs.
 
 use super::super::Found;
 use super::super::model::Model;

@@ -13,7 +13,7 @@ const RULE: &str = "doorward.rule";
 /// What of an identity header can reach an upstream on a route that Doorward is not asked about.
 enum Passes {
     Nothing,
-    /// One of its spellings with `_` or `.`, which back ends fold onto it.
+    /// A spelling with `_` or `.`, which back ends treat as the same header.
     LookAlike(String),
     Itself(String),
 }
@@ -98,7 +98,7 @@ pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
     }
 }
 
-/// What `header_mutation` filters behind ext_authz do to a request, by themselves or by the route.
+/// The request mutations of `header_mutation` filters behind ext_authz, from their own configuration or from the route.
 fn later_mutations<'a>(check: &Check<'_, 'a>, route: &Route<'a>) -> Vec<Node<'a>> {
     let filters = check.manager.filters[check.at + 1..].iter();
     let filters = filters.filter(|filter| filter.config.kind == "HeaderMutation" && !filter.node.is("disabled"));

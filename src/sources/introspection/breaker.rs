@@ -54,7 +54,7 @@ impl Breaker {
         state.failures = state.failures.saturating_add(1);
         let opens = match turn {
             Turn::Probe => true,
-            // Of many that failed together, one opens it.
+            // Concurrent failures open the breaker once.
             Turn::Regular => state.open_until.is_none() && state.failures >= Self::MAX_FAILURES,
         };
         if !opens {

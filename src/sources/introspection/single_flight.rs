@@ -1,4 +1,4 @@
-//! One question per token at a time, however many wait for its answer.
+//! Single flight: one introspection request per token at a time, however many decisions wait for its response.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -20,12 +20,12 @@ use crate::clock::Steady;
 /// Revocations of this node alone.
 pub struct EmbeddedLedger {
     file: Option<Arc<LedgerFile>>,
-    /// What the file holds, and at the same time what the decision reads.
+    /// The content of the file, which is also the index that decisions read.
     index: Arc<RevocationIndex>,
     writes: AtomicU64,
 }
 
-/// One file. After a failed write redb refuses everything, until the file is opened again.
+/// An open database. After a failed write redb refuses every operation until the file is opened again.
 struct LedgerFile {
     path: PathBuf,
     /// Takes in what the file holds whenever it is opened.
@@ -58,7 +58,7 @@ impl From<Metadata> for Stamp {
 
 impl LedgerFile {
     fn open(&self, now: Timestamp) -> Result<Opened, redb::Error> {
-        // Who signed out is nobody's business; redb would let everybody read it.
+        // Only the owner may read who signed out; redb would create the file readable by all.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         let same = file.try_clone()?;
@@ -135,7 +135,7 @@ fn changed() -> redb::Error {
     redb::Error::Io(std::io::Error::other("was removed, replaced or changed by another program; it is opened again"))
 }
 
-/// Of pages, in bytes: the file is read once, decisions look into the index.
+/// The page cache in bytes: the file is read once, and decisions read the index.
 const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
@@ -143,7 +143,7 @@ const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocatio
 /// The origin and the key of a record → when, by whom and why.
 type TokenState = (i64, &'static str, &'static str);
 const NOTES: TableDefinition<'_, (&str, &str), TokenState> = TableDefinition::new("notes-1");
-/// What the names of issuers stand for → when it was last used so, in milliseconds.
+/// The meanings of issuer names → the last use of each, in milliseconds.
 const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 
 impl EmbeddedLedger {
@@ -348,7 +348,7 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-/// What a record is about.
+/// The target of a record.
 fn target(name: &str) -> Result<Target, redb::Error> {
     let mut parts = name.splitn(3, ':');
     let (Some(issuer), Some(kind), Some(id)) = (

@@ -111,7 +111,7 @@ impl RedisLedger {
         self.shared.is_registered(self, target, issued_at).await
     }
 
-    /// What the store's clock shows; `None` before it was first read.
+    /// The store's time; `None` before the first reading.
     pub fn store_clock(&self) -> Option<Timestamp> {
         self.clock.at(Steady::now())
     }

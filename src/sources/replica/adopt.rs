@@ -17,7 +17,7 @@ use crate::clock::Steady;
 /// Between attempts after a failure.
 const RETRY: Duration = Duration::from_millis(300);
 
-/// Whose token ids the adopted keys name, and how the reading of them goes.
+/// The issuers whose token ids the adopted keys name, and the progress of reading them.
 #[derive(Default)]
 pub(super) struct Adopted {
     issuers: Mutex<Issuers>,
@@ -163,7 +163,7 @@ impl Replica {
     }
 }
 
-/// What a key of the token says: every token of that id, whoever revoked it.
+/// The revocation that a key of the token stands for: every token of that id, whoever revoked it.
 fn adopted(issuer: &IssuerName, id: &TargetId, expires_at: Timestamp) -> Revocation {
     Revocation {
         target: Target::new(issuer.clone(), Kind::Token, id.clone()),

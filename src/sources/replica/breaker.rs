@@ -41,7 +41,7 @@ impl Breaker {
     }
 }
 
-/// One lookup that was let through; its end is told when it is dropped.
+/// A lookup that was let through; dropping it without a result counts as a failure.
 pub(super) struct Attempt<'a> {
     breaker: &'a Breaker,
     began: Instant,

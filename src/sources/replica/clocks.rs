@@ -96,7 +96,7 @@ impl Replica {
         revocation::Clocks { local: crate::clock::now(), store: self.store_clock() }
     }
 
-    /// What the store's clock shows; `None` without a store of its own, or before it was first read.
+    /// The store's time; `None` for an embedded store, or before the first reading.
     pub fn store_clock(&self) -> Option<Timestamp> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
@@ -119,7 +119,7 @@ impl Replica {
     /// How long a revocation may matter: the longest that a token may be accepted, and for how long after its
     /// end. Call it before issuers are put in force that allow more.
     ///
-    /// What was forgotten by a smaller bound is read again from the log; until then the view is stale.
+    /// Entries that a smaller bound dropped are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {
         let longest_ms = millis(longest);
         self.clocks.leeway.fetch_max(millis(leeway), Ordering::AcqRel);
@@ -156,7 +156,7 @@ impl Replica {
         }
     }
 
-    /// What is learnt about these issuers is told to the other instances, and learnt from them.
+    /// The leads of these issuers are shared with the other instances.
     pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
         *self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner) = leads;
     }

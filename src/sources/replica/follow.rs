@@ -73,7 +73,7 @@ impl Replica {
         let mut fit = self.examine(facts, ledger)?;
         loop {
             let mut life = feed.life(&self.name).await?;
-            // What was known before may not be the log any more: `follow_log` looks before it counts.
+            // The log may have been replaced since: `follow_log` checks before the read counts.
             let known = if let Some(known) = &mut reading.baseline {
                 known
             } else {

@@ -24,7 +24,7 @@ pub(super) struct Configured {
 }
 
 impl Replica {
-    /// Whose revocations can hit a token here.
+    /// The issuers whose revocations can hit a token here.
     pub fn expect_issuers(&self, names: Vec<IssuerName>) {
         *self.configured.issuers.lock().unwrap_or_else(PoisonError::into_inner) = names.into();
         self.configured.is_warned.store(false, Ordering::Relaxed);

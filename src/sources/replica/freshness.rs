@@ -45,7 +45,7 @@ impl Freshness {
         self.named.is_known()
     }
 
-    /// Of the log alone.
+    /// The age of the log's view alone.
     pub(super) fn log_age(&self, now: Steady) -> Option<Duration> {
         self.log.age(now)
     }

@@ -17,7 +17,7 @@ pub(super) struct Baseline {
     pub(super) last: Position,
     /// Entries ever added when the view was last known complete, plus those read since.
     pub(super) added: u64,
-    /// What it said of itself when it was last found whole, and when the read began that found it so.
+    /// The log's state when it was last found complete, and the start of the read that found it so.
     pub(super) whole: Option<(StreamInfo, Steady)>,
     /// Where the log ended when a page of it did not reach its end.
     goal: Option<Goal>,
@@ -49,7 +49,7 @@ pub(super) enum Gap {
     Miscounted { expected: u64, added: u64 },
     /// Trimmed or deleted while still in force, after they were read.
     Shortened,
-    /// What was acknowledged to this process is not in it.
+    /// An entry that was acknowledged to this process is missing.
     OwnLost,
 }
 
@@ -79,7 +79,7 @@ impl Baseline {
         }
     }
 
-    /// What the view is fresh as of, if the goal is reached; a gap if entries are missing before it.
+    /// The instant that the view is fresh as of, if the goal is reached; a gap if entries are missing before it.
     pub(super) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
         let Some(goal) = self.goal.take_if(|goal| goal.last <= self.last) else { return Ok(None) };
         if goal.counted == goal.added {
@@ -98,7 +98,7 @@ impl Baseline {
     }
 
     /// Judges the log's account of itself, taken in one step with a read that is already counted.
-    /// What was written before `alive` may have been trimmed.
+    /// Entries written before `alive` may have been trimmed.
     pub(super) fn check(&self, stream: Option<StreamInfo>, complete: bool, alive: Timestamp) -> Result<(), Gap> {
         let Some(stream) = stream else {
             return if self.added > 0 { Err(Gap::LogGone) } else { Ok(()) };
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!((baseline.last, baseline.added), (at(14), 17));
         assert_eq!(baseline.reached(), Ok(Some(start)));
         assert!(!baseline.has_goal());
-        // One was trimmed before it was read.
+        // An entry was trimmed before it was read.
         baseline.aim(&StreamInfo { last: at(16), added: 19, ..StreamInfo::default() }, start);
         baseline.advance(positions(20, 5));
         assert_eq!(baseline.reached(), Err(Gap::Miscounted { expected: 18, added: 19 }));

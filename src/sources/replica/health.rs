@@ -1,4 +1,4 @@
-//! What `/readyz` and the log say of the store.
+//! The state of the store as `/readyz` and the log report it.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ pub struct ReplicaStatus {
     pub detail: Option<Box<str>>,
 }
 
-/// What the replica is doing, or what keeps it from it.
+/// The state of the replica, or the obstacle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReplicaState {
     /// Not connected yet.

@@ -56,7 +56,7 @@ const REMEMBERED: usize = 32;
 /// the connection is stuck; the next report says it then.
 const END_WITHIN: Duration = Duration::from_millis(50);
 
-/// What is known of this instance's lease, whatever the connection.
+/// The state of this instance's lease across connections.
 pub(super) struct LeaseState {
     started: Steady,
     /// The longest that a view of this instance may be used, in milliseconds.
@@ -103,14 +103,14 @@ impl Held {
     }
 }
 
-/// What became of a revocation.
+/// The receipt of a revocation.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// Instances that may be deciding.
     pub instances: usize,
-    /// Those of them that have confirmed.
+    /// The number of instances that have confirmed.
     pub applied: usize,
-    /// Those that have not confirmed, by name.
+    /// The names of the instances that have not confirmed.
     pub waiting: Vec<String>,
     /// How long it takes until the store surely lists every instance that may be deciding; `None`: it does.
     pub uncertain_for: Option<Duration>,
@@ -126,7 +126,7 @@ impl Receipt {
     }
 }
 
-/// One instance, as it last said of itself.
+/// An instance as it last described itself.
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub name: String,
@@ -260,7 +260,7 @@ impl Replica {
         }
     }
 
-    /// What this instance says of itself.
+    /// The description that this instance publishes.
     pub fn this(&self) -> Peer {
         let now = crate::clock::now();
         peer(&self.name, &Report { at: now, position: *self.applied.borrow(), ..self.report() }, now)

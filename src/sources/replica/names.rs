@@ -20,7 +20,7 @@ const AT_EASE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Standing {
     state: Mutex<Issuers>,
-    /// What keeps this process from deciding.
+    /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<Box<str>>>,
 }
 

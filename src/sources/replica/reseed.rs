@@ -28,14 +28,14 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A loss in the log, while it is being made good.
 pub(super) struct Loss {
-    /// What the log has been seen to hold since.
+    /// The entries that have been seen in the log since.
     seen: Arc<RevocationIndex>,
     /// The log has been read from its start: what was not seen is missing.
     is_known: bool,
 }
 
 impl Replica {
-    /// What is known here may not be in the log any more; to be called before it is read from its start.
+    /// Notes that known entries may be missing from the log; to be called before it is read from its start.
     pub(super) fn note_loss(&self) {
         self.unsaved.forget_acknowledged(); // From here on it is looked for with everything else.
         *self.loss() = Some(Loss { seen: Arc::default(), is_known: false });

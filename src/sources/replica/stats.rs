@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::super::ledger::LedgerError;
 
-/// What was asked of the store; a closed set.
+/// The operations on the store; a closed set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Operation {
     /// Revocations written.
@@ -13,7 +13,7 @@ pub enum Operation {
     Read,
     /// The log compared with what it should be.
     Check,
-    /// One token asked about.
+    /// A lookup of one token.
     Lookup,
     /// The keys of another service read.
     Adopt,

@@ -104,7 +104,7 @@ impl Unsaved {
             || self.lock().by_target.get(&key).is_some_and(|entry| entry.acknowledged.is_none())
     }
 
-    /// What has waited longer than a write takes.
+    /// The entries that have waited longer than a write takes.
     pub(super) fn waiting(&self, longer_than: Duration, now: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
         state.retain(|entry| entry.revocation.expires_at > now);

@@ -17,7 +17,7 @@ const IN_FLIGHT: usize = 8;
 /// How long a transmitter may hold a poll; most hold it for half of that.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What the transmitter is to be told with the next poll.
+/// The acknowledgements and errors for the next poll.
 #[derive(Default)]
 struct Report {
     acknowledged: Vec<String>,
@@ -105,7 +105,7 @@ impl Receiver {
         let answer = self.ask("poll", request.timeout(LONGEST).json(&body)).await?;
         let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
         let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?;
-        // What is no text is refused as what it is: no token.
+        // A value that is not text is refused as an invalid token.
         let text = |set: &Value| set.as_str().unwrap_or_default().to_owned();
         Ok(sets.iter().take(MAX_EVENTS).map(|(id, set)| (id.clone(), text(set))).collect())
     }

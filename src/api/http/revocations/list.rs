@@ -40,7 +40,7 @@ pub(in crate::api::http) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// Who a revocation came from.
+/// The origin of a revocation.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "for the OpenAPI document; `Origin::parse` reads it")]
@@ -49,7 +49,7 @@ enum OriginName {
     Revoked,
 }
 
-/// One page.
+/// A page of the list.
 #[derive(Serialize, ToSchema)]
 pub(in crate::api::http) struct RevocationPage {
     /// In the order of issuer, kind, id and origin.
@@ -118,7 +118,7 @@ fn parameter(name: &str, detail: String) -> Problem {
     Problem::new(Error::InvalidParameter, detail).at(name)
 }
 
-/// What orders a list.
+/// The sort key of a list.
 type Key = (Target, Origin);
 
 struct Filter {

@@ -33,7 +33,7 @@ enum WaitFor {
     All,
 }
 
-/// Who refuses; nothing of it when nobody waits.
+/// The instances that refuse the target; absent when the request does not wait.
 #[derive(Default, Serialize, ToSchema)]
 pub(super) struct Confirmation {
     /// No instance, connected or cut off, accepts it any more (`on_stale: deny`).
@@ -45,7 +45,7 @@ pub(super) struct Confirmation {
     /// How many may be deciding.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<usize>,
-    /// Who has not confirmed, by name; only when not confirmed.
+    /// The names of the instances that have not confirmed; absent when all have.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
     /// Until then the store may have forgotten instances, or its clock is not known to be right (RFC 3339); only
@@ -68,7 +68,7 @@ pub(super) struct Wait {
 
 impl Wait {
     const DEFAULT: Duration = Duration::from_secs(2);
-    /// What is left of the request's time for the answer itself.
+    /// The part of the request's time that is kept for the answer itself.
     const GRACE: Duration = Duration::from_millis(250);
 
     pub(super) fn read(query: &WaitQuery, limits: &HttpLimits) -> Result<Option<Self>, Problem> {

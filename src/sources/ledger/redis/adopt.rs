@@ -61,9 +61,9 @@ pub(in crate::sources) struct Found {
 pub enum AdoptedKeys {
     /// A key for each token.
     Each {
-        /// What stands before the name of the token.
+        /// The part of the key before the token's name.
         before: String,
-        /// What stands after it.
+        /// The part of the key after it.
         after: String,
         names: Names,
     },
@@ -123,7 +123,7 @@ impl Adopt {
         }
     }
 
-    /// What to ask about the token with this id; an answer above 0 revokes it.
+    /// The command to send for the token with this id; a reply above 0 revokes the token.
     pub(super) fn asks(&self, id: &TargetId) -> Vec<Command> {
         let forms = |text: String| [foreign::as_java(&text), Some(text.into_bytes())].into_iter().flatten();
         match &self.keys {

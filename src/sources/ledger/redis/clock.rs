@@ -18,7 +18,7 @@ pub(in crate::sources) struct ServerClock {
 }
 
 impl ServerClock {
-    /// What the server's clock shows about now; it may show less by the time that the answer took.
+    /// The server's time now, as estimated; at most the round trip ahead of it.
     pub(super) fn now(&self) -> Timestamp {
         self.at(Steady::now())
     }
@@ -57,7 +57,7 @@ impl Default for StoreClock {
 }
 
 impl StoreClock {
-    /// What it shows now, two loads away; `None` before it was first read.
+    /// The estimate of the server's time, two atomic loads; `None` before the first reading.
     pub(super) fn at(&self, now: Steady) -> Option<Timestamp> {
         let offset = self.offset.load(Ordering::Acquire);
         (offset != UNKNOWN).then(|| Timestamp::from_millis(millis(now).saturating_add(offset)))

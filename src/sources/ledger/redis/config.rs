@@ -41,11 +41,11 @@ pub struct RedisConfig {
     pub leeway: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,
-    /// One command or transaction.
+    /// The deadline of one command or transaction.
     pub command_deadline: Duration,
-    /// One append, its retries on new connections included.
+    /// The deadline of one append, including its retries on new connections.
     pub write_deadline: Duration,
-    /// One lookup, its connecting included.
+    /// The deadline of one lookup, including connecting.
     pub lookup_deadline: Duration,
     /// How long an idle read of the log waits; the age of an idle view is at most about this plus
     /// 110 ms.
@@ -210,7 +210,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// What is wrong with a [`RedisConfig`]; never shows the URL, which may hold a password.
+/// The fault of a [`RedisConfig`]; never shows the URL, which may hold a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisConfigError {
     #[error("url: the scheme must be one of {}", RedisConfig::SCHEMES.join(", "))]

@@ -13,7 +13,7 @@ use super::store::{Server, StoreFacts};
 use super::wire::{self, Decoder};
 use crate::authz::revocation::Revocation;
 
-/// One connection's reading of the log, from wherever the caller is.
+/// Reads the log over one connection, from the caller's position.
 pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
@@ -30,7 +30,7 @@ pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) asks: bool,
 }
 
-/// What one read returned.
+/// The result of one read.
 pub(in crate::sources) struct Page {
     pub(in crate::sources) items: Vec<FeedItem>,
     /// Nothing was left behind: every entry written before the read began has now been read.
@@ -55,7 +55,7 @@ pub(in crate::sources) struct Snapshot {
     pub(in crate::sources) facts: StoreFacts,
 }
 
-/// What XINFO STREAM says of the log.
+/// The log's state as reported by XINFO STREAM.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct StreamInfo {
     pub(in crate::sources) last: Position,

@@ -1,4 +1,4 @@
-//! What other writers' libraries make of a text.
+//! Decodes texts as other writers' libraries encode them.
 //!
 //! A Spring template that is given no `StringRedisSerializer` writes Java's serialisation, or JSON, which puts a
 //! text into quotes. Both have one reading, so they are read as the text that was meant.

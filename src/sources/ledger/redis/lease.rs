@@ -25,7 +25,7 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
 
-/// What an instance says of itself.
+/// The description that an instance publishes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct Report {
     /// When it said so, by the server's clock.

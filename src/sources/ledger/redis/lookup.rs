@@ -89,7 +89,7 @@ impl Shared {
         Ok(stored.is_some_and(|(watermark, _)| watermark.covers(issued_at)))
     }
 
-    /// One command on the shared connection, connecting included in the deadline.
+    /// Runs a command on the shared connection; the deadline includes connecting.
     pub(super) async fn call(
         &self,
         ledger: &RedisLedger,

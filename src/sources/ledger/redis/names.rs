@@ -1,4 +1,4 @@
-//! What the names of issuers stand for (see [`crate::sources::names`]).
+//! The meaning of issuer names (see [`crate::sources::names`]).
 //!
 //! ```text
 //! doorward:{r}:issuers  sorted set: a meaning as JSON, when an instance last used it (ms)

@@ -13,7 +13,7 @@ use super::RedisLedger;
 use super::answer::Answer;
 use super::session::{Command, Session, unavailable};
 
-/// What a server speaks that nobody expected.
+/// The protocol of a server that is not a plain Redis.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Speech {
     Plain,

@@ -80,7 +80,7 @@ impl RedisLedger {
 /// Notes a retention for others.
 pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command {
     let until = now.plus(retention + MARGIN).as_millis();
-    // One that was noted twice holds until the later instant.
+    // An instance that noted two retentions keeps the one that ends later.
     Command::new("ZADD").arg(&*keys.retentions).arg("GT").arg(until).arg(retention.as_millis().to_string())
 }
 
@@ -89,7 +89,7 @@ pub(super) fn forget(keys: &Keys, now: Timestamp) -> Command {
     Command::new("ZREMRANGEBYSCORE").arg(&*keys.retentions).arg("-inf").arg(now.as_millis())
 }
 
-/// What [`trim_before`] reads.
+/// The input of [`trim_before`].
 pub(super) fn ask(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }

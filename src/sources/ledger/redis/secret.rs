@@ -19,7 +19,7 @@ impl RedisLedger {
             return Ok(secret);
         }
         let set = Command::new("SET").arg(&*self.keys.streams).arg(write(&offered));
-        // What is not a secret is nobody's to keep.
+        // A value that is not a valid secret is replaced.
         let set = if found.is_nil() { set.arg("NX") } else { set };
         self.shared.call(self, set, self.deadline()).await?;
         let kept = self.shared.call(self, get(), self.deadline()).await?;

@@ -1,4 +1,4 @@
-//! One connection to the primary that is never repaired.
+//! A connection to the primary that is replaced instead of repaired.
 //!
 //! The client library can reconnect by itself, and then a reader cannot tell that the server
 //! behind its connection changed, and a connection that died silently is waited on for ever. So a

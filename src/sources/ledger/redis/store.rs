@@ -32,7 +32,7 @@ pub(in crate::sources) struct Server {
     pub(in crate::sources) replication_id: Box<str>,
 }
 
-/// What makes a store unfit to keep revocations.
+/// Reasons why a store cannot keep revocations.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct StoreFacts {
     pub(in crate::sources) server: Server,
@@ -40,7 +40,7 @@ pub(in crate::sources) struct StoreFacts {
     pub(in crate::sources) eviction_policy: Box<str>,
 }
 
-/// One life of the store, at one server.
+/// The epoch of a store: one server process from its start.
 #[derive(Clone, Debug)]
 pub(in crate::sources) struct Life {
     pub(in crate::sources) epoch: Box<str>,
@@ -111,7 +111,7 @@ pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, Ledge
 }
 
 impl Feed<'_> {
-    /// What kind of store this is; to be asked first on a connection.
+    /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
         let info = match self.session.call(StoreFacts::ask(), self.ledger.deadline()).await {
             Err(LedgerError::Refused { code, .. }) if &*code == "ERR" => Value::Null, // A proxy that knows no INFO.

@@ -1,4 +1,4 @@
-//! What stands in Redis: keys, values and log entries, as pure functions.
+//! The data format in Redis: keys, values and log entries, as pure functions.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Keys {
         Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, issuers, streams }
     }
 
-    /// What begins every key.
+    /// The prefix of every key.
     pub(super) fn stem(&self) -> &str {
         &self.stem
     }

@@ -39,7 +39,7 @@ impl Writer {
     const MAX_BATCH: usize = 256;
     /// Between attempts on a store that moves or starts.
     const RETRY: Duration = Duration::from_millis(25);
-    /// What is left for the answer to reach the caller before its own deadline fires.
+    /// The time that is kept for the answer to reach the caller before the caller's own deadline.
     const GRACE: Duration = Duration::from_millis(50);
     /// Attempts to get past other writers of the same keys.
     const MAX_CONFLICTS: usize = 16;
@@ -110,7 +110,7 @@ impl Writer {
         }
     }
 
-    /// One attempt; the session goes back only after a success, so that nothing half done (a watch,
+    /// Makes one attempt; the session goes back only after a success, so that nothing half done (a watch,
     /// an answer still on its way) is ever used again.
     async fn attempt(&self, ledger: &RedisLedger, batch: &[Append]) -> Result<Vec<Position>, LedgerError> {
         let kept = self.session().take();
@@ -177,7 +177,7 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
     if reached < wanted { Err(LedgerError::NotReplicated { reached, wanted }) } else { Ok(()) }
 }
 
-/// What the watched keys hold, and what they are to hold.
+/// The present and the intended values of the watched keys.
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
     trim_before: Timestamp,
