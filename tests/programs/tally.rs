@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Examples of each kind that are printed.
 const EXAMPLES: usize = 5;
@@ -99,8 +102,8 @@ impl Tally {
     }
 }
 
-/// How late the machine is: of a thread that sleeps, and of a file that is written through, by how much they took
-/// longer than they should.
+/// How late the machine is: of a thread that sleeps, one that works, and one that writes a file through, by how much
+/// they took longer than they should.
 #[derive(Default)]
 pub(super) struct Pace {
     late: Mutex<VecDeque<(Instant, Duration)>>,
@@ -108,22 +111,29 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    const EVERY: Duration = Duration::from_millis(20);
+    const EVERY: Duration = Duration::from_millis(50);
+    /// Of a processor.
+    const WORK: Duration = Duration::from_millis(5);
 
     /// Measures for as long as somebody else holds it.
-    pub(super) fn measure(self: &std::sync::Arc<Self>) {
-        let file = tempfile();
-        for act in [None, Some(file)] {
-            let pace = self.clone();
+    pub(super) fn measure(self: &Arc<Self>) {
+        let dir = crate::support::TempDir::new();
+        let file = std::fs::File::create(dir.path().join("pace")).unwrap();
+        let write = move || {
+            let _in = &dir;
+            file.write_all_at(b"x", 0).unwrap();
+            file.sync_data().unwrap();
+        };
+        let acts: [(Duration, Box<dyn Fn() + Send>); 3] =
+            [(Duration::ZERO, Box::new(|| {})), (Self::WORK, Box::new(work)), (Duration::ZERO, Box::new(write))];
+        for (takes, act) in acts {
+            let pace = Arc::downgrade(self);
             std::thread::spawn(move || {
-                while std::sync::Arc::strong_count(&pace) > 2 {
+                while let Some(pace) = pace.upgrade() {
                     let began = Instant::now();
-                    if let Some((file, _dir)) = &act {
-                        std::os::unix::fs::FileExt::write_all_at(file, b"x", 0).unwrap();
-                        file.sync_data().unwrap();
-                    }
+                    act();
                     std::thread::sleep(Self::EVERY);
-                    pace.note(began.elapsed().saturating_sub(Self::EVERY));
+                    pace.note(began.elapsed().saturating_sub(Self::EVERY + takes));
                 }
             });
         }
@@ -136,7 +146,7 @@ impl Pace {
             all.pop_front();
         }
         // A wake-up takes a moment on any machine, and a disk some milliseconds.
-        if late > Self::EVERY {
+        if late > Duration::from_millis(20) {
             all.push_back((now, late));
         }
         drop(all);
@@ -155,7 +165,12 @@ impl Pace {
     }
 }
 
-fn tempfile() -> (std::fs::File, crate::support::TempDir) {
-    let dir = crate::support::TempDir::new();
-    (std::fs::File::create(dir.path().join("pace")).unwrap(), dir)
+/// Takes [`Pace::WORK`] of a processor, and longer where others want it.
+fn work() {
+    let used = || {
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(used.tv_sec.try_into().unwrap(), used.tv_nsec.try_into().unwrap())
+    };
+    let began = used();
+    while used().saturating_sub(began) < Pace::WORK {}
 }
