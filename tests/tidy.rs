@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// What each top-level module may use of this crate.
 const MAY_USE: [(&str, &[&str]); 12] = [
     ("clock", &["authz"]),
-    ("dev", &[]),
+    ("dev", &["authz"]),
     ("metrics", &["authz", "sources"]),
     ("traces", &["clock"]),
     ("sources", &["authz", "clock"]),

@@ -19,7 +19,7 @@ pub(super) struct SingleFlight {
 
 /// A part in a question: the first asks, the others wait; if the first leaves, the next asks.
 pub(super) struct Flight<'a> {
-    single_flight: &'a SingleFlight,
+    all: &'a SingleFlight,
     digest: Digest,
     /// Taken when it ends.
     cell: Option<Cell>,
@@ -37,7 +37,7 @@ impl SingleFlight {
             return None;
         }
         let cell = Some(by_token.entry(digest).or_default().clone());
-        Some(Flight { single_flight: self, digest, cell })
+        Some(Flight { all: self, digest, cell })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Cell>> {
@@ -54,7 +54,7 @@ impl Flight<'_> {
         let Some(cell) = self.cell.clone() else { return question.await };
         let introspection_response = cell.get_or_init(|| question).await.clone();
         // Whoever comes now asks anew: an answer that is not remembered is used by those who waited only.
-        let mut by_token = self.single_flight.lock();
+        let mut by_token = self.all.lock();
         if by_token.get(&self.digest).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
             by_token.remove(&self.digest);
         }
@@ -66,7 +66,7 @@ impl Flight<'_> {
 impl Drop for Flight<'_> {
     /// A question that everyone has left is none.
     fn drop(&mut self) {
-        let mut by_token = self.single_flight.lock();
+        let mut by_token = self.all.lock();
         drop(self.cell.take()); // Under the lock, so that the count below is right.
         if by_token.get(&self.digest).is_some_and(|cell| Arc::strong_count(cell) == 1) {
             by_token.remove(&self.digest);

@@ -10,7 +10,7 @@ use doorward::authz::token::TrustedIssuer;
 use doorward::config::Config;
 use doorward::metrics::Metrics;
 use doorward::serve::assemble;
-use doorward::sources::alarm::{Alarm, AlarmSettings};
+use doorward::sources::alarm::{ReplayAlarm, AlarmSettings};
 use doorward::sources::ledger::EmbeddedLedger;
 use doorward::sources::replica::Replica;
 use doorward::state::{Policy, State};
@@ -92,7 +92,7 @@ pub fn run(data: &[u8]) {
 async fn ask(message: &[u8]) -> CheckResponse {
     let replica = Replica::new(EmbeddedLedger::in_memory().into(), None); // What one input revokes is not the next one's.
     let bell = AlarmSettings { per_minute: 60, webhook: None };
-    let (alarm, _) = Alarm::new(bell, METRICS.replay_alarms.clone()).expect("no client to build");
+    let (alarm, _) = ReplayAlarm::new(bell, METRICS.replay_alarms.clone()).expect("no client to build");
     let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), alarm, None);
     let service = check::service(Arc::new(state), 1 << 20, 100);
     let length = u32::try_from(message.len()).expect("a fuzzer's input").to_be_bytes();
