@@ -10,7 +10,7 @@ use doorward::authz::token::TrustedIssuer;
 use doorward::config::Config;
 use doorward::metrics::Metrics;
 use doorward::serve::assemble;
-use doorward::sources::alarm::{ReplayAlarm, AlarmSettings};
+use doorward::sources::alarm::{AlarmSettings, ReplayAlarm};
 use doorward::sources::ledger::EmbeddedLedger;
 use doorward::sources::replica::Replica;
 use doorward::state::{Policy, State};
