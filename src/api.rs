@@ -1,4 +1,4 @@
-//! The protocol front ends: Envoy's gRPC and HTTP. All of them decide by [`decide`], so answers cannot diverge.
+//! The protocol front ends: Envoy's gRPC and HTTP. All of them decide by [`decide()`], so answers cannot diverge.
 
 pub mod check;
 pub(crate) mod decide;
