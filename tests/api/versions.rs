@@ -1,6 +1,8 @@
 //! Two versions side by side on one log, which is what a rolling upgrade is: this one, and what an older or
 //! a newer one may have written.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{READER, admin_keys, post, read, reason};
@@ -89,8 +91,6 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
         redis.cli(&["SET", &format!("doorward:{{r}}:instance:{name}"), &says, "EX", "60"]);
         redis.cli(&["ZADD", "doorward:{r}:instances", &until.to_string(), name]);
     };
-    // A newer version says more than this one reads; it has applied everything.
-    lease("newer", "9999999999999-0 NOW 3 60 following 9.9.9 zone-b canary");
     let revoke = async |user: &str, timeout: &str| {
         let reply = post(
             &doorward,
@@ -100,7 +100,20 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
         .await;
         (reply.status, reply.body)
     };
-    let (status, body) = revoke("alice", "20s").await;
+    // A newer version says more than this one reads; it applies everything.
+    let newer = async {
+        loop {
+            let newest = redis.cli(&["XREVRANGE", "doorward:{r}:log", "+", "-", "COUNT", "1"]);
+            let position = newest.lines().next().filter(|line| !line.is_empty()).unwrap_or("0-0");
+            lease("newer", &format!("{position} NOW 3 60 following 9.9.9 zone-b canary"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    lease("newer", "0-0 NOW 3 60 following 9.9.9 zone-b canary");
+    let (status, body) = tokio::select! {
+        answer = revoke("alice", "20s") => answer,
+        () = newer => unreachable!(),
+    };
     assert_eq!((status, &body["confirmed"], &body["instances"]), (201, &json!(true), &json!(2)), "{body}");
     let listed = read(&doorward, "/v1/instances", READER).await.body["instances"].clone();
     let newer = listed.as_array().unwrap().iter().find(|one| one["name"] == "newer").unwrap().clone();
@@ -108,7 +121,11 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
 
     lease("stranger", "{\"position\": \"9999999999999-0\"}");
     let (status, body) = revoke("bob", "2s").await;
-    assert_eq!((status, &body["confirmed"], &body["waiting"]), (202, &json!(false), &json!(["stranger"])), "{body}");
+    assert_eq!(
+        (status, &body["confirmed"], &body["waiting"]),
+        (202, &json!(false), &json!(["newer", "stranger"])),
+        "{body}"
+    );
     let checks = Checks::connect(&doorward.check).await;
     assert_eq!(reason(&checks, &tokens.of("bob")).await, "revoked", "it is stored all the same");
 }

@@ -166,7 +166,7 @@ async fn every_name_of_a_metric_is_that_of_a_metric() {
 /// The first row answers at a glance; the others are opened when somebody looks further.
 #[test]
 fn the_dashboard_begins_with_what_matters() {
-    let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/doorward.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/dashboard/doorward.json")).unwrap();
     let top = dashboard["panels"].as_array().unwrap();
     let is_row = |panel: &&Value| panel["type"] == "row";
     let (rows, glance): (Vec<&Value>, Vec<&Value>) = top.iter().partition(is_row);

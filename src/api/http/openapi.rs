@@ -61,7 +61,7 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
     const UNTIL: &str = "2027-06-02T12:00:30.000Z";
     const POSITION: &str = "1780315200000-0";
     let (asked, answered) = match (path, has_body) {
-        ("/readyz", _) => (None, Some(json!({"ready": true, "missing": [], "warnings": []}))),
+        ("/readyz", _) => (None, Some(json!({"ready": true, "missing": []}))),
         ("/jwks.json", _) => (None, Some(json!({"keys": []}))),
         ("/v1/revocations", true) => (
             Some(json!({"kind": "user", "issuer": "main", "id": "alice", "reason": "the laptop was stolen"})),

@@ -108,7 +108,7 @@ pub(super) async fn livez() -> &'static str {
     get, path = "/readyz", tag = "probes",
     params(("fresh" = Option<String>, Query, description = "Given, and neither `false` nor `0`: also 503 while the view of the revocations is too old.")),
     responses(
-        (status = 200, description = "Ready; `warnings` says what to mend.", body = Object),
+        (status = 200, description = "Ready; `warnings`, if there are any, say what to mend.", body = Object),
         (status = 503, description = "Not ready; `missing` says why.", body = Object),
     )
 )]
@@ -125,7 +125,10 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
         parts.into_iter().map(|Missing { part, reason }| json!({"part": part, "reason": reason})).collect()
     };
     let warnings = listed(Readiness::warnings(&http.state).into_iter().collect());
-    let body = json!({"ready": is_ready, "missing": listed(missing), "warnings": warnings});
+    let mut body = json!({"ready": is_ready, "missing": listed(missing)});
+    if !warnings.is_empty() {
+        body["warnings"] = Value::Array(warnings);
+    }
     answer(status, "application/json", format!("{body}\n").into_bytes())
 }
 
