@@ -4,7 +4,7 @@
 //! # The map, in reading order
 //!
 //! ```text
-//! authz     the pure heart: claims → revocation → token → rule → authorizer → answer
+//! authz     the pure heart, a crate of its own (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
 //! sources   what keeps state fresh: keys, the revocation ledger, its replica in this process
 //! state     the policy in force behind one pointer, and the revocations
 //! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → authz`, `traces → clock → authz`.
+//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
 //!
 //! # One request
 //!

@@ -2,8 +2,9 @@
 
     cluster.py KUBE-APISERVER KUBECTL HELM CRDS
 
-For Kubernetes 1.37 and, emulated by it, 1.36: each overlay, the chart in each mode, the monitoring and the injection
-are applied, their difference to what the server stores is empty, and deleting them leaves everything else as it was.
+Each overlay, the chart in each mode, the monitoring and the injection are applied, their difference to what the server
+stores is empty, and deleting them leaves everything else as it was. `DOORWARD_KUBERNETES=1.36,1.37` has the server
+emulate each of these versions; without it, it is the newest.
 Every pod that they make is admitted under the Pod Security standard `restricted`; the injection policy makes of a
 pod what the component `sidecar` makes. The manifests for meshes pass the CEL rules of their own definitions.
 """
@@ -24,7 +25,7 @@ import time
 import yaml
 
 K8S = pathlib.Path(__file__).resolve().parents[2] / "k8s"
-VERSIONS = ["1.36", "1.37"]
+VERSIONS = os.environ.get("DOORWARD_KUBERNETES", "1.37").split(",")
 PATIENCE = 120  # seconds, for what takes some
 
 
