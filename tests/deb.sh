@@ -37,7 +37,7 @@ CARGO_TARGET_DIR=$dir/target "$deb" --no-build --no-strip --fast --quiet --outpu
 dpkg-deb --contents "$dir/doorward.deb" | awk '{print $1, $2, $6}' >"$dir/contents"
 for entry in "-rwxr-xr-x 0/0 ./usr/bin/doorward" "-rw-r----- 0/0 ./etc/doorward/doorward.yaml" \
   "-rw-r--r-- 0/0 ./usr/share/doorward/doorward.schema.json" "-rw-r--r-- 0/0 ./usr/lib/systemd/system/doorward.service" \
-  "-rw-r--r-- 0/0 ./usr/share/man/man1/doorward.1.gz" "-rw-r--r-- 0/0 ./usr/share/man/man1/doorward-list.1.gz" \
+  "-rw-r--r-- 0/0 ./usr/share/man/man1/doorward.1" "-rw-r--r-- 0/0 ./usr/share/man/man1/doorward-list.1" \
   "-rw-r--r-- 0/0 ./usr/share/bash-completion/completions/doorward" \
   "-rw-r--r-- 0/0 ./usr/share/zsh/vendor-completions/_doorward"; do
   grep -qF -- "$entry" "$dir/contents" || fail "the package lacks $entry: $(cat "$dir/contents")"
