@@ -186,8 +186,11 @@ pub fn names_someone(value: &str) -> bool {
 
 /// Controls, ends of lines, and what is not seen or turns the direction of what is: two users must not look alike.
 fn is_unseen(c: char) -> bool {
+    // Unicode's Default_Ignorable_Code_Point but for joiners and variation selectors, which scripts and emoji need.
     c.is_control()
-        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Whether a value is what Azure AD B2C writes for each of its users.
@@ -219,6 +222,19 @@ pub fn scopes(claims: &ClaimSet) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_has_no_character_that_is_not_seen() {
+        for unseen in
+            ["\u{ad}", "\u{61c}", "\u{2060}", "\u{3164}", "\u{180e}", "\u{fff9}", "\u{1d173}", "\u{e0041}", "\u{202e}"]
+        {
+            assert!(!names_someone(&format!("ali{unseen}ce")), "{unseen:?}");
+        }
+        for seen in ["alice", "علی", "न\u{200d}", "👩\u{200d}💻", "名前", "❤\u{fe0f}"] {
+            assert!(names_someone(seen), "{seen}");
+        }
+    }
+
     use serde_json::json;
 
     #[test]

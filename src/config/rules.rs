@@ -255,6 +255,9 @@ fn methods(check: &mut Check<'_>, at: &KeyPath, methods: Option<&[String]>) -> V
         let fits = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
         if !fits {
             check.fault(&at.index(index), "must be an HTTP method in capitals such as `GET`");
+        } else if matches!(method.as_str(), "ALL" | "ANY") {
+            check
+                .fault(&at.index(index), "is no HTTP method, so no request has it; leave `methods` out for any method");
         }
     }
     methods.to_vec()

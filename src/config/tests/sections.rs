@@ -317,6 +317,7 @@ fn rules() {
     one("match: {hosts: ['*']}", ".match.hosts[0]", "must be a host name");
     one("match: {hosts: []}", ".match.hosts", "must not be empty; leave it out for any host");
     one("match: {methods: [get]}", ".match.methods[0]", "must be an HTTP method in capitals");
+    one("match: {methods: [ALL]}", ".match.methods[0]", "is no HTTP method");
     one("sign_out: {scope: user}", ".sign_out", "only a rule with `access: sign_out` signs out");
     one(
         "access: sign_out, sign_out: {scope: all}",
