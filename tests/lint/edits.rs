@@ -401,6 +401,19 @@ fn over_http_only_the_way_to_decisions_will_do() {
         ("http-service-path", ", path_override: /auth".to_owned()),
         ("http-service-path", format!(", path_override: /auth{}", add(&both[..1]))),
         ("http-service-path", format!(", path_override: /auth{}", add(&[both[0], ("x-original-method", "GET")]))),
+        // The client would choose the path or the method, or only a part would be asked about.
+        (
+            "http-service-path",
+            format!(", path_override: /auth{}", add(&[("x-original-uri", "%REQ(X-PATH?:PATH)%"), both[1]])),
+        ),
+        (
+            "http-service-path",
+            format!(", path_override: /auth{}", add(&[("x-original-uri", "%REQ(:PATH):10%"), both[1]])),
+        ),
+        (
+            "http-service-path",
+            format!(", path_override: /auth{}", add(&[both[0], ("x-original-method", "%REQ(X-METHOD?:METHOD)%")])),
+        ),
         ("http-service-path", format!(", path_override: /livez{}", add(&both))),
         ("", format!(", path_override: /auth{}", add(&both))),
         ("", format!(", path_override: /auth{}", add(&forwarded))),

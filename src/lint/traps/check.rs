@@ -118,8 +118,10 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
                 added.iter().any(|header| {
+                    // Whole, and of nothing else: `%REQ(X?:PATH)%` is the client's choice, `%REQ(:PATH):9%` a part.
                     let value = header.text("value").unwrap_or_default().to_ascii_lowercase();
-                    header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && value.contains(command)
+                    let is_whole = ["req", "request_header"].iter().any(|of| value == format!("%{of}({command})%"));
+                    header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && is_whole
                 })
             };
             let both =
@@ -130,7 +132,10 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
                     "this is not Doorward's `/auth`: its answer is not a decision, and a 200 lets the request pass",
                 );
             } else if !both("original") && !both("forwarded") {
-                found.at(&path, "nothing tells Doorward which request is asked about: every request is refused");
+                found.at(
+                    &path,
+                    "nothing tells Doorward the whole path and method of the request that it is asked about",
+                );
             }
         } else if let Some(path) = service.get("path_prefix") {
             if path.value.as_str() != Some(PREFIX) {
