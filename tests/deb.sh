@@ -66,15 +66,15 @@ cat >"$dir/inside.sh" <<'INSIDE'
 set -euo pipefail
 cd "$1"
 mount -t tmpfs tmpfs overlay
-mkdir overlay/up overlay/work overlay/root
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/overlay/up,workdir=$1/overlay/work" overlay/root
-mount --rbind /proc overlay/root/proc
-mount --rbind /dev overlay/root/dev
-mount -t tmpfs tmpfs overlay/root/run
-mkdir -p overlay/root/test
-cp doorward.deb overlay/root/test/
-cp overlay.sh overlay/root/test/
-chroot overlay/root /bin/bash /test/overlay.sh
+mkdir overlay/up overlay/work overlay/merged
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/overlay/up,workdir=$1/overlay/work" overlay/merged
+mount --rbind /proc overlay/merged/proc
+mount --rbind /dev overlay/merged/dev
+mount -t tmpfs tmpfs overlay/merged/run
+mkdir -p overlay/merged/test
+cp doorward.deb overlay/merged/test/
+cp overlay.sh overlay/merged/test/
+chroot overlay/merged /bin/bash /test/overlay.sh
 INSIDE
 cat >"$dir/overlay.sh" <<'OVERLAY'
 set -euo pipefail
