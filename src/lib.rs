@@ -11,7 +11,7 @@
 //! config    what is written → what is usable, all faults at once
 //! serve     wiring, supervision, reload, drain; the only module that spawns
 //! lint      what is dangerous in an Envoy configuration; one function per trap
-//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads, `traces` what
+//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads (`instruments`: as a table), `traces` what
 //!           an OTLP collector is sent
 //! ```
 //!
@@ -55,6 +55,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod instruments;
 pub mod lint;
 pub mod metrics;
 pub mod serve;

@@ -8,7 +8,7 @@ pub mod introspection;
 pub mod jwks;
 pub mod ledger;
 pub mod names;
-pub mod proxy;
 pub mod replica;
+mod retry;
 pub mod signals;
 pub mod streams;

@@ -15,7 +15,7 @@ use crate::authz::rule::RequestView;
 use crate::clock;
 use crate::config::Config;
 use crate::serve::assemble;
-use crate::sources::jwks::{self, KeySource};
+use crate::sources::jwks::KeySource;
 
 /// Run one decision and print each check, passed or not, with what was expected and found; never the signature.
 ///
@@ -124,8 +124,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     for issuer in &config.issuers {
         let Some(settings) = assemble::key_settings(config, issuer) else { continue };
         let name = &issuer.trusted.name;
-        let client = jwks::client(settings.authorities.as_ref()).context("build the HTTP client")?;
-        let source = KeySource::new(name.clone(), settings, client);
+        let source = KeySource::new(name.clone(), settings).context("build the HTTP client")?;
         match runtime.block_on(source.fetch_once()) {
             Ok(keys) => policy.authorizer = policy.authorizer.with_keys(name, Some(&keys)),
             Err(error) => failures.push((name, error)),

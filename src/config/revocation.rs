@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -220,7 +221,7 @@ fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Opti
     } else {
         server(check, at, &url);
     }
-    let decode = |text: &str| percent_decode(text);
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let user = Some(decode(url.username())).filter(|user| !user.is_empty());
     let password = url.password().map(|password| SecretString::from(decode(password)));
     // A URL without a host has neither.
@@ -239,10 +240,6 @@ fn server(check: &mut Check<'_>, at: &KeyPath, url: &Url) {
     } else if !database.is_empty() && database.parse::<u8>().is_err() {
         check.fault(at, "must end with the number of a database, such as `/0`");
     }
-}
-
-fn percent_decode(text: &str) -> String {
-    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes()).map(|(name, _)| name.into_owned()).collect()
 }
 
 fn adopt(check: &mut Check<'_>, at: &KeyPath, file: &AdoptFile) -> Option<AdoptedKeys> {

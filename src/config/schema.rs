@@ -260,33 +260,12 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
                 `printf %s \"$KEY\" | doorward hash-key` prints, and replace the key if others can read the file"
             .to_owned();
     }
-    let near = known.iter().map(|key| (distance(name, key), *key)).min();
+    // A long name is near none: it is not compared letter by letter.
+    let written = name.to_lowercase();
+    let near = known.iter().filter(|_| name.len() <= 64).map(|key| (strsim::osa_distance(&written, key), *key)).min();
     match near {
         Some((distance, key)) if distance <= 1 + name.len() / 4 => format!("is not a known key; did you mean `{key}`?"),
         _ if known.is_empty() => "is not a known key".to_owned(),
         _ => format!("is not a known key; known are {}", known.join(", ")),
     }
-}
-
-/// How many letters have to be changed, added, dropped or swapped with their neighbour; long names are
-/// far from everything.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.chars().collect());
-    if a.len() > 64 {
-        return usize::MAX;
-    }
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

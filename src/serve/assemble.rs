@@ -27,7 +27,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSende
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
-    let replica = Arc::new(Replica::new(ledger(config)?, Some(metrics.revocation_lag.clone())));
+    let replica = Arc::new(Replica::new(ledger(config)?, metrics.store.clone()));
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
     replica.retain_for(config.revocation.retention, longest_leeway(config));
     replica.expect_issuers(issuer_names(config));

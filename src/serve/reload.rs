@@ -21,7 +21,7 @@ use crate::config::{Config, Fault, Faults, KeyPath, Loaded};
 use crate::metrics::Metrics;
 use crate::sources::files::{Look, Stamps, Watch};
 use crate::sources::introspection::Introspectors;
-use crate::sources::jwks::{self, KeySettings, KeySource, KeySources, Update, report};
+use crate::sources::jwks::{KeySource, KeySources, Update, report};
 use crate::sources::names::{Conflict, Names};
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
@@ -49,7 +49,7 @@ struct Next {
     files: Files,
     introspectors: Introspectors,
     receivers: Vec<Arc<Receiver>>,
-    fetched: Vec<Fetched>,
+    fetched: Vec<KeySource>,
 }
 
 /// The configuration as read from the files.
@@ -256,28 +256,22 @@ async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> V
 
 /// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
 /// from the same place goes on from what was read.
-fn key_sources(fetched: Vec<Fetched>, known: &[Arc<KeySource>], metrics: &Metrics) -> Vec<Arc<KeySource>> {
-    let source = |(name, settings, client): Fetched| {
-        metrics.expect_fetches(name.as_str());
-        let same = known.iter().find(|source| source.issuer == name && *source.settings() == settings);
-        same.cloned().unwrap_or_else(|| {
-            let source = KeySource::new(name, settings, client);
-            Arc::new(known.iter().fold(source, |source, known| source.continuing(known)))
-        })
+fn key_sources(fetched: Vec<KeySource>, known: &[Arc<KeySource>], metrics: &Metrics) -> Vec<Arc<KeySource>> {
+    let source = |source: KeySource| {
+        metrics.expect_fetches(source.issuer.as_str());
+        let same = known.iter().find(|known| known.issuer == source.issuer && known.settings() == source.settings());
+        same.cloned().unwrap_or_else(|| Arc::new(known.iter().fold(source, |source, known| source.continuing(known))))
     };
     fetched.into_iter().map(source).collect()
 }
 
-/// The issuers whose keys are fetched, with settings and client.
-type Fetched = (IssuerName, KeySettings, reqwest::Client);
-
-fn fetched(config: &Config) -> anyhow::Result<Vec<Fetched>> {
-    let with_client = |(name, settings): (&IssuerName, KeySettings)| {
-        let client = jwks::client(settings.authorities.as_ref())
-            .with_context(|| format!("build the HTTP client for the keys of {name}"))?;
-        Ok((name.clone(), settings, client))
+/// A new source for every issuer whose keys are fetched.
+fn fetched(config: &Config) -> anyhow::Result<Vec<KeySource>> {
+    let source = |(name, settings)| {
+        KeySource::new(IssuerName::clone(name), settings)
+            .with_context(|| format!("build the HTTP client for the keys of {name}"))
     };
-    assemble::all_key_settings(config).map(with_client).collect()
+    assemble::all_key_settings(config).map(source).collect()
 }
 
 fn publish(state: &State, issuer: &IssuerName, update: Update) {

@@ -8,11 +8,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounterVec;
+use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::warn;
+
+use super::http::{Chain, Client, HttpError, Redirects, send};
 
 /// The receiver of the notifications and their rate.
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ pub struct ReplayAlarm {
 /// The one that carries the notes to the webhook.
 pub struct WebhookSender {
     webhook: Webhook,
-    client: reqwest::Client,
+    client: Client,
     queue: mpsc::Receiver<Presented>,
     rung: IntCounterVec,
 }
@@ -77,10 +80,7 @@ impl ReplayAlarm {
         let (queue, webhook_sender) = match settings.webhook {
             None => (None, None),
             Some(webhook) => {
-                let client = super::proxy::client()
-                    .redirect(reqwest::redirect::Policy::none()) // Or our token would go wherever it says.
-                    .timeout(Duration::from_secs(5))
-                    .build()?;
+                let client = Client::new(None, Redirects::Refused)?;
                 let (sender, queue) = mpsc::channel(QUEUE);
                 (Some(sender), Some(WebhookSender { webhook, client, queue, rung: rung.clone() }))
             }
@@ -119,6 +119,10 @@ impl ReplayAlarm {
 
 impl WebhookSender {
     const ATTEMPTS: u32 = 3;
+    /// For one attempt.
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    /// The largest answer that is read, in bytes, so that the connection is used again.
+    const MAX_ANSWER: usize = 64 * 1024;
 
     /// Carries notes for ever.
     pub async fn run(mut self) {
@@ -139,17 +143,22 @@ impl WebhookSender {
         let body = serde_json::to_vec(note).map_err(|error| error.to_string())?;
         let mut last = String::new();
         for attempt in 0..Self::ATTEMPTS {
-            let request = self.client.post(&self.webhook.url).header(CONTENT_TYPE, "application/json");
-            let token = self.webhook.token.as_ref();
-            let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token.expose_secret()));
-            match request.body(body.clone()).send().await {
-                Ok(response) if response.status().is_success() => return Ok(()),
-                Ok(response) => last = format!("answered {}", response.status().as_u16()),
-                Err(error) => last = error.without_url().to_string(),
+            match self.post(body.clone()).await {
+                // The receiver has it; its answer's text says nothing to us.
+                Ok(()) | Err(HttpError::TooLarge(_)) => return Ok(()),
+                Err(error) => last = Chain(&error).to_string(),
             }
             tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
         }
         Err(last)
+    }
+
+    async fn post(&self, body: Vec<u8>) -> Result<(), HttpError> {
+        let request = self.client.request(Method::POST, &self.webhook.url, true)?;
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        let token = self.webhook.token.as_ref();
+        let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token.expose_secret()));
+        send(request, Self::TIMEOUT, Self::MAX_ANSWER).await.map(drop)
     }
 }
 

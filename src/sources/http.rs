@@ -1,9 +1,22 @@
-//! Whom HTTP clients trust.
+//! The one way out over HTTP: for keys, introspection, signals and alarms.
+//!
+//! A [`Client`] honours the proxies of the environment, trusts the system's certificates or a `ca_file`, and sends
+//! what it sends to https or to this very host. [`send`] bounds the time and the size of a response.
+
+mod proxy;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use reqwest::{Certificate, ClientBuilder};
+use reqwest::header::HeaderMap;
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, StatusCode};
+
+/// The longest wait for a connection: servers that hold a request open must at least be there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most redirects that are followed, where any are.
+const MAX_REDIRECTS: usize = 3;
 
 /// The certificates of a `ca_file`, which are trusted instead of those of the system.
 #[derive(Clone, Eq, PartialEq)]
@@ -15,8 +28,12 @@ impl Authorities {
     /// Fails unless there is a certificate in it, and all of them can be trusted.
     pub fn parse(pem: Vec<u8>) -> Result<Self, reqwest::Error> {
         let authorities = Self { pem: pem.into() };
-        trusting(reqwest::Client::builder(), Some(&authorities))?.build()?;
+        authorities.trusted_by(proxy::client())?.build()?;
         Ok(authorities)
+    }
+
+    fn trusted_by(&self, client: ClientBuilder) -> Result<ClientBuilder, reqwest::Error> {
+        Ok(client.tls_certs_only(Certificate::from_pem_bundle(&self.pem)?))
     }
 }
 
@@ -26,8 +43,133 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// A client that trusts these authorities alone, or those of the system.
-pub fn trusting(client: ClientBuilder, authorities: Option<&Authorities>) -> Result<ClientBuilder, reqwest::Error> {
-    let Some(authorities) = authorities else { return Ok(client) };
-    Ok(client.tls_certs_only(Certificate::from_pem_bundle(&authorities.pem)?))
+/// The redirects that a client follows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Redirects {
+    /// None: a redirect would carry a token or our credentials to another server.
+    Refused,
+    /// Three at most, none from https to plain http, and to plain http on this very host only.
+    Secure,
+}
+
+/// An HTTP client for other servers.
+#[derive(Clone, Debug)]
+pub struct Client(reqwest::Client);
+
+impl Client {
+    /// Fails only if the system's certificates or its TLS cannot be used.
+    pub fn new(authorities: Option<&Authorities>, redirects: Redirects) -> Result<Self, reqwest::Error> {
+        let policy = match redirects {
+            Redirects::Refused => Policy::none(),
+            Redirects::Secure => Policy::custom(follow),
+        };
+        let client = proxy::client().redirect(policy).connect_timeout(CONNECT_TIMEOUT);
+        match authorities {
+            Some(authorities) => authorities.trusted_by(client)?,
+            None => client,
+        }
+        .build()
+        .map(Self)
+    }
+
+    /// A request that is not sent yet. Fails unless its URL is https or on this very host, or `insecure` allows any.
+    pub fn request(&self, method: Method, url: &str, insecure: bool) -> Result<RequestBuilder, HttpError> {
+        if !insecure && !is_secure(url) {
+            return Err(HttpError::Insecure);
+        }
+        Ok(self.0.request(method, url))
+    }
+}
+
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else if (from_https && attempt.url().scheme() != "https") || !is_secure(attempt.url().as_str()) {
+        attempt.error("redirect to plain http")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// https, or plain http to this very host.
+#[must_use]
+pub fn is_secure(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+/// A successful response, read whole.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The response if it is a document: with 200, and not a part of one (206) or an acknowledgement.
+    pub fn document(self) -> Result<Self, HttpError> {
+        if self.status == StatusCode::OK { Ok(self) } else { Err(HttpError::Status(self.status.as_u16())) }
+    }
+}
+
+/// Why there is no response. Its text names no URL: that may hold a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("https is required (or `insecure: true`)")]
+    Insecure,
+    #[error("request failed")]
+    Request(#[source] reqwest::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("answered {0}")]
+    Status(u16),
+    #[error("sent more than {0} bytes")]
+    TooLarge(usize),
+}
+
+impl HttpError {
+    fn of(error: reqwest::Error, timeout: Duration) -> Self {
+        if error.is_timeout() && !error.is_connect() {
+            Self::Timeout(timeout)
+        } else {
+            Self::Request(error.without_url())
+        }
+    }
+}
+
+/// Sends a request and reads its response within `timeout`, of at most `max_body` bytes. Any status but 2xx is an
+/// error.
+pub async fn send(request: RequestBuilder, timeout: Duration, max_body: usize) -> Result<Response, HttpError> {
+    let failed = |error| HttpError::of(error, timeout);
+    let mut response = request.timeout(timeout).send().await.map_err(failed)?;
+    if !response.status().is_success() {
+        return Err(HttpError::Status(response.status().as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > max_body {
+            return Err(HttpError::TooLarge(max_body));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Response { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
+}
+
+/// An error with its causes on one line.
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }

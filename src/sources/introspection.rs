@@ -9,26 +9,26 @@
 //! asks again. So Envoy's timeout should exceed `introspection.timeout`.
 
 mod answers;
-mod breaker;
 mod single_flight;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prometheus::IntCounterVec;
+use reqwest::Method;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
-use super::http::{Authorities, trusting};
+use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
+use super::retry::{Breaker, Change};
 use crate::authz::claims::{ClaimSet, IssuerName, Timestamp};
 use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use answers::Answers;
-use breaker::{Breaker, Turn};
 use single_flight::SingleFlight;
 
 /// How one issuer is asked.
@@ -60,6 +60,9 @@ impl PartialEq for IntrospectionSettings {
     }
 }
 
+/// The first and the longest time for which an issuer that fails is not asked: a short outage costs little.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+
 /// SHA-256 of a token: the text itself is kept nowhere.
 type Digest = [u8; 32];
 
@@ -73,10 +76,10 @@ fn digest_of(token: &str) -> Digest {
 pub struct Introspector {
     issuer: IssuerName,
     settings: IntrospectionSettings,
-    client: reqwest::Client,
+    client: Client,
     /// By issuer and result.
     asked: IntCounterVec,
-    answers: Mutex<Answers>,
+    answers: Answers,
     single_flight: SingleFlight,
     breaker: Breaker,
 }
@@ -84,14 +87,8 @@ pub struct Introspector {
 /// Why an issuer said nothing.
 #[derive(Debug, thiserror::Error)]
 enum QuestionError {
-    #[error("request: {0}")]
-    Request(#[from] reqwest::Error),
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-    #[error("answered {0}")]
-    Status(u16),
-    #[error("sent more than {0} bytes")]
-    TooLarge(usize),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("answer not understood: {0}")]
     Response(&'static str),
 }
@@ -106,14 +103,18 @@ impl Introspector {
         settings: IntrospectionSettings,
         asked: IntCounterVec,
     ) -> Result<Self, reqwest::Error> {
-        let client = trusting(super::proxy::client(), settings.authorities.as_ref())?
-            // A redirect would carry the token, and our own credentials, to wherever it says.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(settings.timeout)
-            .build()?;
-        let answers = Mutex::new(Answers::new(settings.max_answers));
+        let client = Client::new(settings.authorities.as_ref(), Redirects::Refused)?;
+        let answers = Answers::new(settings.max_answers);
         let single_flight = SingleFlight::new(settings.max_questions);
-        Ok(Self { issuer, settings, client, asked, answers, single_flight, breaker: Breaker::default() })
+        let name = issuer.clone();
+        let breaker = Breaker::new(PAUSES, move |change, error| match change {
+            Change::Opened { pause } => {
+                let error = error.map_or_else(|| "no answer in time".to_owned(), |error| Chain(error).to_string());
+                warn!(issuer = %name, error, ?pause, "introspection fails; not asking for a while");
+            }
+            Change::Closed => info!(issuer = %name, "introspection works again"),
+        });
+        Ok(Self { issuer, settings, client, asked, answers, single_flight, breaker })
     }
 
     #[must_use]
@@ -135,47 +136,32 @@ impl Introspector {
     }
 
     fn recall(&self, digest: &Digest) -> Option<Arc<IntrospectionResponse>> {
-        self.answers().get(digest, Instant::now())
+        self.answers.get(digest, Instant::now())
     }
 
     async fn question(&self, digest: Digest, token: &str) -> Arc<IntrospectionResponse> {
         if let Some(known) = self.recall(&digest) {
             return known; // Answered between our look and our turn.
         }
-        let Some(turn) = self.breaker.turn(Instant::now()) else {
+        let Some(attempt) = self.breaker.admit(self.settings.timeout) else {
             self.count("suspended");
             return self.introspection_response(TokenState::Unavailable);
         };
         let started = Instant::now();
-        let timeout = self.settings.timeout;
-        let answer = tokio::time::timeout(timeout, self.post(token)).await;
-        match answer.unwrap_or(Err(QuestionError::Timeout(timeout))) {
-            Ok(said) => {
-                if self.breaker.succeeded() {
-                    info!(issuer = %self.issuer, "introspection works again");
-                }
-                let (result, usable) = match &said {
-                    TokenState::Active(claims) => ("active", self.settings.cache.min(remaining(claims))),
-                    _ => ("inactive", self.settings.cache),
-                };
-                self.count(result);
-                let introspection_response = self.introspection_response(said);
-                self.answers().insert(digest, started + usable, &introspection_response);
-                introspection_response
-            }
-            Err(error) => {
-                self.failed(turn, &error);
-                self.introspection_response(TokenState::Unavailable)
-            }
-        }
-    }
-
-    fn failed(&self, turn: Turn, error: &QuestionError) {
-        self.count("failed");
-        if let Some(pause) = self.breaker.failed(turn, Instant::now()) {
-            let cause = std::error::Error::source(error).and_then(std::error::Error::source).map(ToString::to_string);
-            warn!(issuer = %self.issuer, %error, cause, ?pause, "introspection fails; not asking for a while");
-        }
+        let answer = self.post(token).await;
+        attempt.ended(answer.as_ref().map(drop).map_err(|error| error as _));
+        let Ok(said) = answer else {
+            self.count("failed");
+            return self.introspection_response(TokenState::Unavailable);
+        };
+        let (result, usable) = match &said {
+            TokenState::Active(claims) => ("active", self.settings.cache.min(remaining(claims))),
+            _ => ("inactive", self.settings.cache),
+        };
+        self.count(result);
+        let introspection_response = self.introspection_response(said);
+        self.answers.insert(digest, started + usable, &introspection_response);
+        introspection_response
     }
 
     /// RFC 7662 section 2.1, with the credentials of RFC 6749 section 2.3.1.
@@ -184,25 +170,16 @@ impl Introspector {
         let (id, secret) = (encode(&self.settings.client_id), encode(self.settings.client_secret.expose_secret()));
         let credentials = STANDARD.encode(format!("{id}:{secret}"));
         let body = format!("token={}&token_type_hint=access_token", encode(token));
+        // The configuration refuses plain http unless it is allowed.
         let request = self
             .client
-            .post(&self.settings.url)
+            .request(Method::POST, &self.settings.url, true)?
             .header(AUTHORIZATION, format!("Basic {credentials}"))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body);
-        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(QuestionError::Status(response.status().as_u16()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            if body.len() + chunk.len() > Self::MAX_BODY {
-                return Err(QuestionError::TooLarge(Self::MAX_BODY));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        TokenState::parse(&body).map_err(QuestionError::Response)
+        let response = send(request, self.settings.timeout, Self::MAX_BODY).await?.document()?;
+        TokenState::parse(&response.body).map_err(QuestionError::Response)
     }
 
     fn introspection_response(&self, said: TokenState) -> Arc<IntrospectionResponse> {
@@ -211,10 +188,6 @@ impl Introspector {
 
     fn count(&self, result: &str) {
         self.asked.with_label_values(&[self.issuer.as_str(), result]).inc();
-    }
-
-    fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

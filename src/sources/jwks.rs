@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::http::{Authorities, trusting};
+use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
+use super::retry::Backoff;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::{Algorithm, Jwks, JwksError, LeftOut, without_mark};
 use crate::authz::refusal::{Shown, near_miss};
@@ -65,14 +67,10 @@ impl KeySettings {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("request {0}")]
-    Request(String, #[source] reqwest::Error),
-    #[error("{0} answered {1}")]
-    Status(String, u16),
-    #[error("{0} sent more than {1} bytes")]
+    #[error("fetch {0}")]
+    Http(String, #[source] HttpError),
+    #[error("{0} has more than {1} bytes")]
     TooLarge(String, usize),
-    #[error("{0}: https is required (or `insecure: true`)")]
-    Insecure(String),
     #[error("{0}: not a discovery document of the issuer: {1}")]
     Discovery(String, String),
     #[error("read {0}")]
@@ -87,7 +85,7 @@ pub enum FetchError {
 pub struct KeySource {
     pub issuer: IssuerName,
     settings: KeySettings,
-    client: reqwest::Client,
+    client: Client,
     wanted: Notify,
     demand: Mutex<Demand>,
     /// Counts the completed fetches that unknown keys asked for.
@@ -130,7 +128,7 @@ pub enum Update {
 }
 
 /// How fast a failed fetch is repeated: doubled from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
 /// A failure that has lasted for about as long is a warning.
 const LASTING: Duration = Duration::from_secs(4);
 /// How often a key file is looked at; a ConfigMap or Secret changes by a symlink swap.
@@ -139,10 +137,10 @@ const FILE_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(15);
 
 impl KeySource {
-    /// `client` follows no redirects to plain http; see [`client`].
-    #[must_use]
-    pub fn new(issuer: IssuerName, settings: KeySettings, client: reqwest::Client) -> Self {
-        Self {
+    /// Fails only if the HTTP client cannot be built.
+    pub fn new(issuer: IssuerName, settings: KeySettings) -> Result<Self, reqwest::Error> {
+        let client = Client::new(settings.authorities.as_ref(), Redirects::Secure)?;
+        Ok(Self {
             issuer,
             settings,
             client,
@@ -151,7 +149,7 @@ impl KeySource {
             served: watch::Sender::new(0),
             tried: watch::Sender::new(false),
             loaded: Mutex::new(None),
-        }
+        })
     }
 
     #[must_use]
@@ -222,7 +220,7 @@ impl KeySource {
 
     /// Fetches for ever; every outcome goes to `publish`.
     pub async fn run(&self, publish: impl Fn(&IssuerName, Update)) {
-        let mut backoff = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF);
         let mut seen = None;
         {
             // An earlier run may have been cut off in a fetch that somebody waits for.
@@ -252,18 +250,18 @@ impl KeySource {
                         publish(&self.issuer, Update::Loaded { keys, unfit });
                         lock(&self.demand).told = true;
                         seen = stamp;
-                        backoff = BACKOFF.0;
+                        backoff.succeeded();
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
                         // It may pass: a provider that restarts is back for one of the next tries.
-                        if backoff < LASTING {
+                        let again = backoff.failed();
+                        if again < LASTING {
                             info!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed; trying again");
                         } else {
                             warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
                         }
-                        pause = pause.min(backoff);
-                        backoff = (backoff * 2).min(BACKOFF.1);
+                        pause = pause.min(again);
                         lock(&self.demand).told = false;
                         let outlived = self.age().is_some_and(|age| age > self.settings.max_stale);
                         let unfit = match error {
@@ -327,24 +325,13 @@ impl KeySource {
     }
 
     async fn read_url(&self, url: &str) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
-        if !self.settings.insecure && !is_secure(url) {
-            return Err(FetchError::Insecure(url.to_owned()));
-        }
-        let failed = |error: reqwest::Error| FetchError::Request(url.to_owned(), error.without_url());
-        let request = self.client.get(url).timeout(self.settings.timeout).header("accept", "application/json");
-        let mut response = request.send().await.map_err(failed)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchError::Status(url.to_owned(), response.status().as_u16()));
-        }
-        let max_age = max_age(response.headers());
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > self.settings.max_bytes {
-                return Err(FetchError::TooLarge(url.to_owned(), self.settings.max_bytes));
-            }
-        }
-        Ok((body, max_age))
+        let fetched = async {
+            let request = self.client.request(Method::GET, url, self.settings.insecure)?;
+            let request = request.header("accept", "application/json");
+            send(request, self.settings.timeout, self.settings.max_bytes).await?.document()
+        };
+        let response = fetched.await.map_err(|error| FetchError::Http(url.to_owned(), error))?;
+        Ok((response.body, max_age(&response.headers)))
     }
 
     async fn read_file(&self, path: &Path) -> Result<Vec<u8>, FetchError> {
@@ -360,31 +347,6 @@ impl KeySource {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An HTTP client that leaves a redirect from https to anything else unfollowed.
-pub fn client(authorities: Option<&Authorities>) -> Result<reqwest::Client, reqwest::Error> {
-    const MAX_REDIRECTS: usize = 3;
-    let policy = reqwest::redirect::Policy::custom(|attempt| {
-        let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
-        if attempt.previous().len() > MAX_REDIRECTS {
-            attempt.error("too many redirects")
-        } else if (from_https && attempt.url().scheme() != "https") || !is_secure(attempt.url().as_str()) {
-            attempt.error("redirect to plain http")
-        } else {
-            attempt.follow()
-        }
-    });
-    trusting(super::proxy::client().redirect(policy), authorities)?.build()
-}
-
-/// https, or plain http to this very host.
-#[must_use]
-pub fn is_secure(url: &str) -> bool {
-    let Ok(url) = reqwest::Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
 }
 
 /// Where a transmitter describes itself: the well-known name stands before the issuer's own path (SSF 1.0
@@ -416,21 +378,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let seconds =
         directives.split(',').find_map(|directive| directive.trim().strip_prefix("max-age=")?.parse().ok())?;
     Some(Duration::from_secs(seconds))
-}
-
-/// An error with its causes on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 /// The key sources of all issuers that have one.

@@ -180,6 +180,35 @@ impl FromStr for Position {
     }
 }
 
+/// What Redis refuses, by the first word of its error.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RefusalKind {
+    /// `OOM`: `maxmemory` is reached.
+    OutOfMemory,
+    /// `READONLY`: a replica.
+    ReadOnly,
+    /// `NOREPLICAS`: fewer than `min-replicas-to-write`.
+    NotReplicated,
+    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the password or the ACL.
+    NotPermitted,
+    /// It starts or fails over.
+    Loading,
+    Other,
+}
+
+impl RefusalKind {
+    pub(super) fn of(message: &str) -> Self {
+        match message.split_ascii_whitespace().next().unwrap_or_default() {
+            "OOM" => Self::OutOfMemory,
+            "READONLY" => Self::ReadOnly,
+            "NOREPLICAS" => Self::NotReplicated,
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::NotPermitted,
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => Self::Loading,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Why the ledger could not be written or read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -189,9 +218,9 @@ pub enum LedgerError {
     /// No answer within the deadline; the outcome is unknown.
     #[error("no answer from the store within {after:?}")]
     Timeout { after: Duration },
-    /// The store said no; `code` is the first word of its answer (`OOM`, `READONLY`, `NOAUTH`, …).
+    /// The store answered with an error.
     #[error("refused by the store: {message}")]
-    Refused { code: Box<str>, message: Box<str> },
+    Refused { kind: RefusalKind, message: Box<str> },
     /// Written, but on fewer replicas than `min_replicas` asks for.
     #[error("stored, but confirmed by {reached} of {wanted} replicas")]
     NotReplicated { reached: u32, wanted: u32 },
@@ -227,22 +256,27 @@ impl LedgerError {
             Self::NotReplicated { .. } => "not_replicated",
             Self::BreakerOpen => "breaker_open",
             Self::File { .. } => "file",
-            Self::Refused { code, .. } => match &**code {
-                "OOM" => "out_of_memory",
-                "READONLY" => "read_only",
-                "NOREPLICAS" => "not_replicated",
-                "NOAUTH" | "WRONGPASS" | "NOPERM" => "not_permitted",
-                "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "loading",
-                _ => "refused",
+            Self::Refused { kind, .. } => match kind {
+                RefusalKind::OutOfMemory => "out_of_memory",
+                RefusalKind::ReadOnly => "read_only",
+                RefusalKind::NotReplicated => "not_replicated",
+                RefusalKind::NotPermitted => "not_permitted",
+                RefusalKind::Loading => "loading",
+                RefusalKind::Other => "refused",
             },
         }
+    }
+
+    /// Whether the store takes no writes because its memory is full.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Refused { kind: RefusalKind::OutOfMemory, .. })
     }
 
     /// Whether another connection, a moment later, may well succeed: the store moves or starts.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => true,
-            Self::Refused { .. } => matches!(self.label(), "read_only" | "loading"),
+            Self::Refused { kind, .. } => matches!(kind, RefusalKind::ReadOnly | RefusalKind::Loading),
             Self::NotReplicated { .. } | Self::BreakerOpen | Self::File { .. } => false,
         }
     }

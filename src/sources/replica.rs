@@ -16,7 +16,6 @@
 //! lacks; `min_replicas` keeps it from lacking anything that was answered 2xx.
 
 mod adopt;
-mod breaker;
 mod clocks;
 mod follow;
 mod foreign;
@@ -30,17 +29,16 @@ mod secret;
 mod stats;
 mod unsaved;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
-use prometheus::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
+use super::retry::Breaker;
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use crate::authz::stream_proof::Secret;
@@ -53,7 +51,10 @@ use unsaved::Unsaved;
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
 pub use lease::{Peer, Receipt};
-pub use stats::{Operation, ReplicaStats};
+pub use stats::{LAG_BUCKETS, Operation, ReplicaStats};
+
+/// The time for which a store that fails is not asked: long enough to matter under load, short against a failover.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// This process's copy of the revocations, and the way to add to them.
 pub struct Replica {
@@ -62,12 +63,10 @@ pub struct Replica {
     freshness: Freshness,
     health: health::Health,
     stats: ReplicaStats,
-    /// From the instant in an entry's id, which is the store's clock, to its being applied here.
-    lag: Option<Histogram>,
     applied: watch::Sender<Position>,
     adopted: adopt::Adopted,
     configured: foreign::Configured,
-    breaker: breaker::Breaker,
+    breaker: Breaker,
     unsaved: Unsaved,
     /// The newest entry of our own.
     written: Mutex<Position>,
@@ -91,10 +90,8 @@ impl Replica {
 
     /// A replica of the ledger; of an embedded one it is complete at once, of Redis once
     /// [`Self::run`] has read it.
-    ///
-    /// `lag` takes seconds from written to applied.
     #[must_use]
-    pub fn new(ledger: RevocationLedger, lag: Option<Histogram>) -> Self {
+    pub fn new(ledger: RevocationLedger, stats: ReplicaStats) -> Self {
         let (index, freshness, health) = match &ledger {
             RevocationLedger::Embedded(embedded) => {
                 (Arc::clone(embedded.index()), Freshness::always(), health::Health::new(ReplicaState::Following))
@@ -113,7 +110,6 @@ impl Replica {
             RevocationLedger::Embedded(_) => None,
             RevocationLedger::Redis(redis) => Some(redis.config().retention),
         });
-        let stats = ReplicaStats::default();
         stats.set_store_up(matches!(ledger, RevocationLedger::Embedded(_)));
         Self {
             ledger,
@@ -121,11 +117,10 @@ impl Replica {
             freshness,
             health,
             stats,
-            lag,
             applied: watch::Sender::new(Position::default()),
             adopted,
             configured: foreign::Configured::default(),
-            breaker: breaker::Breaker::default(),
+            breaker: Breaker::new([LOOKUP_PAUSE; 2], |_, _| {}),
             unsaved: Unsaved::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
@@ -195,7 +190,7 @@ impl Replica {
         if !is_shared {
             self.note_file(written.as_ref().map(drop));
             if written.is_err() {
-                ReplicaStats::add(&self.stats.unsaved, revocations.len());
+                self.stats.unsaved.add(stats::gauge(revocations.len()));
             }
         }
         if let Ok(position) = written {
@@ -275,7 +270,7 @@ impl Replica {
         self.answers_for(ledger, targets)?;
         let attempt = self.breaker.admit(ledger.config().lookup_deadline).ok_or(LedgerError::BreakerOpen)?;
         let found = ledger.lookup(targets, issued_at).await;
-        attempt.ended(found.is_ok());
+        attempt.ended(found.as_ref().map(drop).map_err(|error| error as _));
         found
     }
 
@@ -334,7 +329,7 @@ impl Replica {
             let kept = ledger.keep().await;
             self.note_file(kept.as_ref().map(drop));
             if kept.is_ok() {
-                self.stats.unsaved.store(0, Ordering::Relaxed);
+                self.stats.unsaved.set(0);
             }
             pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
         }

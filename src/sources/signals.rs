@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::http::{Authorities, trusting};
-use super::jwks::is_secure;
+use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::without_mark;
 
@@ -73,29 +72,23 @@ pub enum Verdict {
 /// Why a transmitter could not be spoken to.
 #[derive(Debug, thiserror::Error)]
 enum SignalError {
-    #[error("request: {0}")]
-    Request(#[from] reqwest::Error),
-    #[error("answered {0}")]
-    Status(u16),
-    #[error("sent more than {0} bytes")]
-    TooLarge(usize),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("answer not understood: {0}")]
     Answer(&'static str),
-    #[error("https is required (or `insecure: true`)")]
-    Insecure,
 }
 
 /// The receiver of one transmitter's events.
 pub struct Receiver {
     settings: ReceiverSettings,
-    client: reqwest::Client,
+    client: Client,
     /// By operation and result.
     requests: IntCounterVec,
     up: IntGaugeVec,
 }
 
 /// How fast a failed request is repeated: doubled from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(60)];
 
 impl Receiver {
     /// The largest answer that is read, in bytes: one poll's worth of tokens.
@@ -103,11 +96,7 @@ impl Receiver {
 
     /// Fails only if the HTTP client cannot be built.
     pub fn new(settings: ReceiverSettings, requests: IntCounterVec, up: IntGaugeVec) -> Result<Self, reqwest::Error> {
-        let client = trusting(super::proxy::client(), settings.authorities.as_ref())?
-            // A redirect would carry our token to wherever it says.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(5))
-            .build()?;
+        let client = Client::new(settings.authorities.as_ref(), Redirects::Refused)?;
         Ok(Self { settings, client, requests, up })
     }
 
@@ -150,32 +139,24 @@ impl Receiver {
     }
 
     /// Sends a request and parses its JSON response; `None` if that is empty.
-    async fn ask(&self, operation: &'static str, request: RequestBuilder) -> Result<Option<Value>, SignalError> {
-        let answer = self.send(request).await;
+    async fn ask(
+        &self,
+        operation: &'static str,
+        request: RequestBuilder,
+        timeout: Duration,
+    ) -> Result<Option<Value>, SignalError> {
+        let answer = Self::parsed(request, timeout).await;
         let result = if answer.is_ok() { "ok" } else { "failed" };
         self.requests.with_label_values(&[operation, result]).inc();
         answer
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Option<Value>, SignalError> {
-        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-        if !response.status().is_success() {
-            return Err(SignalError::Status(response.status().as_u16()));
-        }
-        if response.status() == StatusCode::NO_CONTENT {
-            return Ok(None);
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            if body.len() + chunk.len() > Self::MAX_BODY {
-                return Err(SignalError::TooLarge(Self::MAX_BODY));
-            }
-            body.extend_from_slice(&chunk);
-        }
+    async fn parsed(request: RequestBuilder, timeout: Duration) -> Result<Option<Value>, SignalError> {
+        let body = send(request, timeout, Self::MAX_BODY).await?.body;
         if body.is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(without_mark(&body)).map(Some).map_err(|_| SignalError::Answer("no JSON"))
+        serde_json::from_slice(without_mark(&body)).map(Some).map_err(|_| SignalError::Answer("not JSON"))
     }
 
     fn request(
@@ -185,16 +166,12 @@ impl Receiver {
         token: Option<&SecretString>,
         insecure: bool,
     ) -> Result<RequestBuilder, SignalError> {
-        if !insecure && !is_secure(url) {
-            return Err(SignalError::Insecure);
-        }
-        let request = self.client.request(method, url).header("accept", "application/json");
+        let request = self.client.request(method, url, insecure)?.header("accept", "application/json");
         Ok(token.into_iter().fold(request, |request, token| request.bearer_auth(token.expose_secret())))
     }
 
     fn failed(&self, doing: &'static str, error: &SignalError, pause: Duration) {
-        let cause = std::error::Error::source(error).and_then(std::error::Error::source).map(ToString::to_string);
-        warn!(transmitter = %self.settings.name, doing, %error, cause, ?pause, "signals transmitter fails");
+        warn!(transmitter = %self.settings.name, doing, error = %Chain(error), ?pause, "signals transmitter fails");
     }
 
     fn works_again(&self, doing: &'static str) {
@@ -228,25 +205,5 @@ impl Up {
     fn note(&self, part: Part, works: bool) {
         self.parts[part as usize].store(works, Ordering::Relaxed);
         self.gauge.set(i64::from(self.parts.iter().all(|part| part.load(Ordering::Relaxed))));
-    }
-}
-
-/// Doubles, and says where it began.
-struct Backoff(Duration);
-
-impl Backoff {
-    const fn new() -> Self {
-        Self(BACKOFF.0)
-    }
-
-    fn failed(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(BACKOFF.1);
-        pause
-    }
-
-    /// True if it had failed before.
-    fn succeeded(&mut self) -> bool {
-        std::mem::replace(&mut self.0, BACKOFF.0) > BACKOFF.0
     }
 }

@@ -209,10 +209,7 @@ async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
     redis.cli(&["ZADD", "doorward:{r}:repairing", &ahead.to_string(), "gone.00000000"]);
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     let began = std::time::Instant::now();
-    eventually("the connection was lost", || async {
-        instance.replica.stats().disconnects.load(std::sync::atomic::Ordering::Relaxed) > 0
-    })
-    .await;
+    eventually("the connection was lost", || async { instance.replica.stats().disconnects.get() > 0 }).await;
     eventually("the view is fresh", || async { instance.age().is_some_and(|age| age < Duration::from_secs(1)) }).await;
     assert!(began.elapsed() < PATIENCE, "as long as a mark is good for, and not for the hour");
 }

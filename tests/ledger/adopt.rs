@@ -199,7 +199,7 @@ async fn what_libraries_write_is_found_whatever_its_form() {
             assert!(instance.replica.lookup(std::slice::from_ref(&target), None).await.unwrap().is_some(), "{write}");
         }
         instance.comes_to_refuse(&target).await;
-        let adopted = || instance.replica.stats().adopted.load(std::sync::atomic::Ordering::Relaxed);
+        let adopted = || instance.replica.stats().adopted.get();
         eventually("counted", || adopted() == if write.starts_with("SADD") { 2 } else { 1 }).await;
     }
 }

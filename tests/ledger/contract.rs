@@ -83,7 +83,7 @@ async fn a_writer_with_nothing_but_redis_cli_is_honoured() {
     ));
     instance.comes_to_refuse(&target(Kind::Session, "s")).await;
     instance.comes_to_refuse(&target(Kind::User, "u")).await;
-    assert_eq!(instance.replica.stats().unreadable.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(instance.replica.stats().unreadable.get(), 1);
     let hit = instance.replica.lookup(&[token("by-hand")], None).await.unwrap().unwrap();
     assert_eq!((hit.origin, hit.kind), (Origin::Revoked, Kind::Token));
     assert_eq!(instance.replica.lookup(&[token("another"), target(Kind::User, "u")], None).await.unwrap(), None);
@@ -283,11 +283,10 @@ async fn what_templates_make_of_a_text_is_read_as_the_text() {
     }
     let hit = instance.replica.lookup(&[token("quoted")], None).await.unwrap().unwrap();
     assert_eq!(hit.origin, Origin::SignedOut, "the value was read, too");
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     let stats = instance.replica.stats();
-    assert_eq!((count(&stats.unreadable), count(&stats.foreign)), (0, 0));
+    assert_eq!((stats.unreadable.get(), stats.foreign.get()), (0, 0));
     redis.script("XADD doorward:{r}:log * issuer mian kind user id u\n");
-    eventually("an unknown issuer is counted", || count(&stats.foreign) == 1).await;
+    eventually("an unknown issuer is counted", || stats.foreign.get() == 1).await;
 }
 
 /// Whoever sets the key alone is obeyed by lookups only.
@@ -302,7 +301,7 @@ async fn keys_without_an_entry_are_counted() {
     );
     let instance = Instance::start(&redis).await;
     let stats = instance.replica.stats();
-    let count = || stats.foreign.load(std::sync::atomic::Ordering::Relaxed);
+    let count = || stats.foreign.get();
     eventually("they are counted", || count() == 3).await;
     assert!(instance.refuses(&token("whole")) && !instance.refuses(&token("alone")));
     assert!(instance.replica.lookup(&[token("alone")], None).await.unwrap().is_some());

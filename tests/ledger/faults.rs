@@ -1,16 +1,11 @@
 //! Stores that refuse, forget, freeze or are unfit: nothing known is un-revoked.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use doorward::sources::ledger::RedisConfig;
 
 use super::support::*;
 use crate::support::proxy::Proxy;
-
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
 
 #[tokio::test]
 async fn a_flushed_store_is_given_back_what_it_lost_and_new_instances_learn_it() {
@@ -28,10 +23,10 @@ async fn a_flushed_store_is_given_back_what_it_lost_and_new_instances_learn_it()
     eventually("whole again", || {
         [&one, &two]
             .iter()
-            .all(|i| read(&i.replica.stats().reseed_waiting) == 0 && i.age() < Some(Duration::from_secs(1)))
+            .all(|i| i.replica.stats().reseed_waiting.get() == 0 && i.age() < Some(Duration::from_secs(1)))
     })
     .await;
-    let counts = [&one, &two].map(|instance| read(&instance.replica.stats().reseeded));
+    let counts = [&one, &two].map(|instance| instance.replica.stats().reseeded.get());
     // A batch that was not answered in time, on a busy machine, is written again.
     let written: u64 = redis.cli(&["XLEN", "doorward:{r}:log"]).parse().unwrap();
     assert!((1000..=1512).contains(&written), "one of them does it: {written} entries by {counts:?}");
@@ -65,7 +60,7 @@ async fn an_older_copy_of_the_store_is_given_back_what_it_lacks() {
     redis.script(new); // As many entries as before: only the count of those read tells.
     eventually("given back", || redis.cli(&["EXISTS", "doorward:{r}:main:token:lost"]) == "1").await;
     one.comes_to_refuse(&token("elsewhere")).await;
-    assert_eq!(read(&one.replica.stats().gaps), 1);
+    assert_eq!(one.replica.stats().gaps.get(), 1);
     let two = Instance::start(&redis).await;
     assert!(["saved", "lost", "elsewhere"].iter().all(|id| two.refuses(&token(id))));
 }
@@ -104,7 +99,7 @@ async fn a_view_that_is_being_repaired_ages_and_is_not_unread() {
     redis.cli(&["FLUSHALL"]);
     eventually("repaired", || {
         let age = instance.age().expect("it was complete once");
-        read(&instance.replica.stats().gaps) == 1 && age < Duration::from_secs(1)
+        instance.replica.stats().gaps.get() == 1 && age < Duration::from_secs(1)
     })
     .await;
 }
@@ -118,10 +113,10 @@ async fn entries_that_vanish_from_the_log_are_noticed_and_given_back() {
     redis.script(
         "MULTI\nXADD doorward:{r}:log * issuer main kind token id unseen\nXTRIM doorward:{r}:log MAXLEN 0\nEXEC\n",
     );
-    eventually("noticed", || read(&one.replica.stats().gaps) == 1).await;
+    eventually("noticed", || one.replica.stats().gaps.get() == 1).await;
     eventually("given back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == "50").await;
     redis.cli(&["DEL", "doorward:{r}:log"]);
-    eventually("noticed", || read(&one.replica.stats().gaps) == 2).await;
+    eventually("noticed", || one.replica.stats().gaps.get() == 2).await;
     eventually("given back", || redis.cli(&["XLEN", "doorward:{r}:log"]) == "50").await;
 }
 
@@ -145,7 +140,7 @@ async fn fifty_cut_connections_while_appending_lose_nothing() {
     let mut applied = two.replica.applied();
     applied.wait_for(|applied| *applied >= end).await.unwrap();
     assert!(acknowledged.iter().all(|id| two.refuses(&token(id))));
-    assert_eq!(read(&two.replica.stats().gaps), 0);
+    assert_eq!(two.replica.stats().gaps.get(), 0);
     let clients = || redis.cli(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count();
     eventually("no connection is left behind", || clients() <= 6).await;
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use doorward::sources::ledger::RedisConfig;
+use doorward::sources::replica::Operation;
 
 use super::support::*;
 
@@ -118,10 +119,7 @@ async fn adopting() {
     let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..redis.config() });
     instance.becomes_ready().await;
     println!("first scan: {:?}, {:.0} ms of the server", began.elapsed(), (cpu() - before) * 1000.0);
-    let scans = || {
-        let mut operations = instance.replica.stats().operations();
-        operations.find(|(operation, result, _)| (*operation, *result) == ("adopt", "ok")).unwrap().2
-    };
+    let scans = || instance.replica.stats().operations(Operation::Adopt, "ok").get();
     let (scans_before, before, began) = (scans(), cpu(), Instant::now());
     tokio::time::sleep(Duration::from_secs(20)).await;
     let (scanned, used) = (f64::from(u32::try_from(scans() - scans_before).unwrap()), cpu() - before);

@@ -1,10 +1,9 @@
 //! Stores that lose what some instances do not know: nobody relies on one that may lack something.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use doorward::sources::ledger::RedisConfig;
-use doorward::sources::replica::Receipt;
+use doorward::sources::replica::{Operation, Receipt};
 use tokio::time::sleep;
 
 use super::oracle::{Judged, Oracle};
@@ -19,18 +18,15 @@ fn repairing(redis: &RedisServer) -> String {
 }
 
 fn gaps(instance: &Instance) -> u64 {
-    instance.replica.stats().gaps.load(Ordering::Relaxed)
+    instance.replica.stats().gaps.get()
 }
 
 /// Waits until an instance has compared the log with what it should be, beginning after now.
 async fn compared(instance: &Instance) {
-    let count = || {
-        let mut done = instance.replica.stats().operations();
-        done.find_map(|(operation, result, count)| ((operation, result) == ("check", "ok")).then_some(count))
-    };
-    let before = count().unwrap_or_default();
+    let count = || instance.replica.stats().operations(Operation::Check, "ok").get();
+    let before = count();
     // The first may have begun before.
-    eventually("compared", || count().unwrap_or_default() >= before + 2).await;
+    eventually("compared", || count() >= before + 2).await;
 }
 
 /// The start of the read that its view is from.
@@ -177,7 +173,7 @@ async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() 
     let proxy = Proxy::start(redis.port);
     proxy.delay(Duration::from_millis(10));
     let reader = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
-    eventually("it reads", || reader.replica.stats().entries.load(Ordering::Relaxed) >= 2000).await;
+    eventually("it reads", || reader.replica.stats().entries.get() >= 2000).await;
     redis.cli(&["FLUSHALL"]);
     proxy.heal();
     reader.becomes_ready().await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use doorward::authz::claims::{IssuerName, Timestamp};
 use doorward::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use doorward::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisLedger, RevocationLedger};
-use doorward::sources::replica::Replica;
+use doorward::sources::replica::{Replica, ReplicaStats};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -153,7 +153,7 @@ impl Instance {
     /// Started, not awaited.
     pub(crate) fn launch(config: RedisConfig) -> Self {
         let ledger = RevocationLedger::from(RedisLedger::new(config).unwrap());
-        let replica = Arc::new(Replica::new(ledger, None));
+        let replica = Arc::new(Replica::new(ledger, ReplicaStats::new().unwrap()));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&replica).run(stop.clone()));

@@ -126,9 +126,8 @@ async fn survives_a_failover(config: RedisConfig, mut fail: impl AsyncFnMut()) {
     }
     let whole = |instance: &Instance| {
         let stats = instance.replica.stats();
-        let waiting =
-            [&stats.reseed_waiting, &stats.unsaved].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
-        waiting == [0, 0] && instance.replica.status().state.as_str() == "following"
+        (stats.reseed_waiting.get(), stats.unsaved.get()) == (0, 0)
+            && instance.replica.status().state.as_str() == "following"
     };
     eventually("the store is whole", || whole(&one) && whole(&two)).await;
     let three = Instance::launch(config);

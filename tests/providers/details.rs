@@ -157,7 +157,7 @@ async fn a_key_that_is_left_out_is_named_and_so_is_the_issuer_that_discovery_fou
         )
     };
     let doorward = Doorward::start(&config(format!("jwks_url: \"{}\"", server.url()), ISSUER)).await;
-    assert!(doorward.logged("secret (keys[1]), unknown_type (kid `odd`)"), "{:?}", doorward.log.lock().unwrap());
+    doorward.logs("secret (keys[1]), unknown_type (kid `odd`)").await;
 
     let provider = JwksServer::start_at("/.well-known/openid-configuration", &json!({})).await;
     let issuer = format!("http://{}", provider.address);

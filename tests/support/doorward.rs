@@ -112,6 +112,12 @@ impl Doorward {
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// Waits for a line with this text: the log is written by a thread of its own.
+    pub async fn logs(&self, text: &str) {
+        super::eventually(&format!("{text:?} is logged"), async || self.logged(text)).await;
+    }
+
+    /// Whether a line with this text was logged up to now.
     pub fn logged(&self, text: &str) -> bool {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
     }

@@ -9,7 +9,7 @@ use axum::http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Http;
-use crate::metrics::{Losses, Reading};
+use crate::metrics::Reading;
 use crate::state::{KeySource, ReplicaState, State as Shared};
 
 /// Between two expositions: each takes as long as ten decisions.
@@ -142,22 +142,10 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
     tokio::time::sleep_until(*last + SPACING).await;
     *last = tokio::time::Instant::now();
     let state = &http.state;
-    let stats = state.replica.stats();
     let reading = Reading {
         index: state.replica.index(),
         view_age: state.replica.view_age(),
-        store_up: stats.store_up(),
-        store_operations: stats.operations().collect(),
-        losses: Losses {
-            gaps: stats.gaps.load(Ordering::Relaxed),
-            reseeded: stats.reseeded.load(Ordering::Relaxed),
-            reseed_waiting: stats.reseed_waiting.load(Ordering::Relaxed),
-            unsaved: stats.unsaved.load(Ordering::Relaxed),
-            unreadable: stats.unreadable.load(Ordering::Relaxed),
-            foreign: stats.foreign.load(Ordering::Relaxed),
-        },
         clock_skew: clock_skew(state),
-        adopted: stats.adopted.load(Ordering::Relaxed),
         streams: (state.streams().open_count(), state.streams().ending_count()),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };

@@ -1,80 +1,44 @@
 //! Answers that are remembered, bounded in number and in time.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
+
+use quick_cache::sync::Cache;
 
 use super::Digest;
 use crate::authz::introspection::{IntrospectionResponse, TokenState};
 
-/// Active tokens and inactive ones, apart.
+/// Active tokens and inactive ones, apart: a flood of made-up tokens pushes out nobody who is signed in.
 pub(super) struct Answers {
-    active: Fifo,
-    inactive: Fifo,
+    active: Remembered,
+    inactive: Remembered,
 }
+
+/// An answer with the instant up to which it may be used; with a capacity of 0 none is kept.
+type Remembered = Cache<Digest, (Instant, Arc<IntrospectionResponse>)>;
 
 impl Answers {
     /// A quarter of the room is for inactive tokens.
     pub(super) fn new(capacity: usize) -> Self {
         let inactive = capacity / 4;
-        Self { active: Fifo::new(capacity - inactive), inactive: Fifo::new(inactive) }
+        Self { active: Cache::new(capacity - inactive), inactive: Cache::new(inactive) }
     }
 
     pub(super) fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
         // The last word counts; an inactive token does not come back, so both is only seen around its end.
-        self.inactive.get(digest, now).or_else(|| self.active.get(digest, now))
+        let usable = |answers: &Remembered| answers.get(digest).filter(|(until, _)| now < *until);
+        usable(&self.inactive).or_else(|| usable(&self.active)).map(|(_, response)| response)
     }
 
-    pub(super) fn insert(
-        &mut self,
-        digest: Digest,
-        until: Instant,
-        introspection_response: &Arc<IntrospectionResponse>,
-    ) {
-        let answers = match introspection_response.said {
-            TokenState::Active(_) => &mut self.active,
-            TokenState::Inactive => &mut self.inactive,
+    pub(super) fn insert(&self, digest: Digest, until: Instant, response: &Arc<IntrospectionResponse>) {
+        let answers = match response.said {
+            TokenState::Active(_) => &self.active,
+            TokenState::Inactive => &self.inactive,
             TokenState::Unavailable => return,
         };
-        answers.insert(digest, until, introspection_response.clone());
-    }
-}
-
-/// The oldest goes first: all answers live about as long, so it is also the first to be of no use.
-struct Fifo {
-    capacity: usize,
-    by_token: HashMap<Digest, (Instant, Arc<IntrospectionResponse>)>,
-    /// May name what has been replaced; never longer than the capacity.
-    order: VecDeque<(Digest, Instant)>,
-}
-
-impl Fifo {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, by_token: HashMap::new(), order: VecDeque::new() }
-    }
-
-    fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
-        self.by_token
-            .get(digest)
-            .filter(|(until, _)| now < *until)
-            .map(|(_, introspection_response)| introspection_response.clone())
-    }
-
-    fn insert(&mut self, digest: Digest, until: Instant, introspection_response: Arc<IntrospectionResponse>) {
-        let now = Instant::now();
-        if self.capacity == 0 || until <= now {
-            return;
+        if Instant::now() < until {
+            answers.insert(digest, (until, response.clone()));
         }
-        while let Some((oldest, its_until)) = self.order.front().copied()
-            && (self.order.len() >= self.capacity || its_until <= now)
-        {
-            self.order.pop_front();
-            if self.by_token.get(&oldest).is_some_and(|(until, _)| *until == its_until) {
-                self.by_token.remove(&oldest);
-            }
-        }
-        self.order.push_back((digest, until));
-        self.by_token.insert(digest, (until, introspection_response));
     }
 }
 
@@ -85,42 +49,46 @@ mod tests {
     use super::*;
     use crate::authz::claims::{ClaimSet, IssuerName};
 
-    fn introspection_response(said: TokenState) -> Arc<IntrospectionResponse> {
+    fn response(said: TokenState) -> Arc<IntrospectionResponse> {
         Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), said })
     }
 
-    fn token(number: u8) -> Digest {
-        [number; 32]
+    fn token(number: usize) -> Digest {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_ne_bytes());
+        digest
     }
 
     #[test]
     fn what_is_too_much_or_too_old_goes_and_the_dead_push_out_no_living() {
-        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
-        let (alive, dead) = (
-            introspection_response(TokenState::Active(ClaimSet::default())),
-            introspection_response(TokenState::Inactive),
-        );
-        let mut answers = Answers::new(8);
-        for number in 0..6 {
+        const ROOM: usize = 1_000;
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        let (alive, dead) = (response(TokenState::Active(ClaimSet::default())), response(TokenState::Inactive));
+        let answers = Answers::new(ROOM);
+        let known = |at| (0..20_000).filter(|number| answers.get(&token(*number), at).is_some()).collect::<Vec<_>>();
+        for number in 0..100 {
             answers.insert(token(number), later, &alive);
         }
-        for number in 100..200 {
+        for number in 1_000..10_000 {
             answers.insert(token(number), later, &dead);
         }
-        let known = |answers: &Answers, at| {
-            (0..=255).filter(|number| answers.get(&token(*number), at).is_some()).collect::<Vec<_>>()
-        };
-        assert_eq!(known(&answers, now), [0, 1, 2, 3, 4, 5, 198, 199]);
-        answers.insert(token(6), later, &alive);
-        assert_eq!(known(&answers, now), [1, 2, 3, 4, 5, 6, 198, 199]);
-        assert_eq!(known(&answers, later), [0_u8; 0]);
-        for _ in 0..100 {
-            answers.insert(token(6), later, &alive);
+        let kept = known(now);
+        assert_eq!(kept[..100], (0..100).collect::<Vec<_>>());
+        // The cache rounds its room up.
+        assert!(kept.len() <= 100 + ROOM / 2, "{}", kept.len());
+        assert_eq!(known(later), [0_usize; 0]);
+        for number in 10_000..20_000 {
+            answers.insert(token(number), later, &alive);
         }
-        assert!(answers.active.order.len() <= 6 && answers.active.by_token.len() <= 6);
-        assert!(answers.get(&token(6), now).is_some());
-        answers.insert(token(7), now, &alive);
-        answers.insert(token(7), later, &introspection_response(TokenState::Unavailable));
-        assert!(answers.get(&token(7), now).is_none(), "too late, and nothing said");
+        assert!(known(now).len() <= ROOM * 2, "{}", known(now).len());
+
+        answers.insert(token(7), later, &dead);
+        assert!(matches!(answers.get(&token(7), now).unwrap().said, TokenState::Inactive), "the last word");
+        answers.insert(token(20_000), now, &alive);
+        answers.insert(token(20_000), later, &response(TokenState::Unavailable));
+        assert!(answers.get(&token(20_000), now).is_none(), "too late, and nothing said");
+        let none = Answers::new(0);
+        none.insert(token(1), later, &alive);
+        assert!(none.get(&token(1), now).is_none());
     }
 }

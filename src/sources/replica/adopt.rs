@@ -140,7 +140,7 @@ impl Replica {
 
     /// A template that fits no key is more likely a slip than a service that has revoked nothing yet.
     async fn note_adopted(&self, ledger: &RedisLedger, found: u64) {
-        self.stats.adopted.store(found, Ordering::Relaxed);
+        self.stats.adopted.set(i64::try_from(found).unwrap_or(i64::MAX));
         if found > 0 || self.adopted.is_warned.load(Ordering::Relaxed) {
             return;
         }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::ledger::{Feed, FeedItem, Life, Position, RedisLedger, Snapshot, StoreFacts};
+use super::super::retry::Backoff;
 use super::gap::{Baseline, Gap};
 use super::health::Obstacle;
 use super::lease::Held;
-use super::stats::{Operation, ReplicaStats};
+use super::stats::Operation;
 use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
@@ -47,21 +48,20 @@ impl Replica {
     /// Follows for as long as it is polled, over new connections whenever one ends.
     pub(super) async fn follow(&self, ledger: &RedisLedger) {
         let mut reading = Reading::default();
-        let [mut backoff, longest] = BACKOFF;
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             let began = Steady::now();
             let Err(obstacle) = self.follow_connection(ledger, &mut reading).await;
             self.stats.set_store_up(false);
-            ReplicaStats::add(&self.stats.disconnects, 1);
+            self.stats.disconnects.inc();
             if let Obstacle::Ledger(error) = &obstacle {
                 self.stats.count(Operation::Read, Err(error));
             }
             self.health.hindered(&obstacle);
-            if began.elapsed() > longest * 4 {
-                backoff = BACKOFF[0]; // It worked for a while.
+            if began.elapsed() > BACKOFF[1] * 4 {
+                backoff.succeeded(); // It worked for a while.
             }
-            sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
-            backoff = (backoff * 2).min(longest);
+            sleep(backoff.failed().mul_f64(rand::random_range(0.5..=1.0))).await;
         }
     }
 
@@ -88,7 +88,7 @@ impl Replica {
                 reading.baseline.insert(read)
             };
             let gap = self.follow_log(&mut feed, ledger, &mut life, known, &mut fit).await?;
-            ReplicaStats::add(&self.stats.gaps, 1);
+            self.stats.gaps.inc();
             tracing::warn!(gap = gap.label(), cause = %gap, "revocation log lost entries; reading it again");
             if let Some((_, whole)) = known.whole {
                 self.freshness.publish(whole); // What was read since may have lacked something.
@@ -316,13 +316,13 @@ impl Replica {
                     if *asks {
                         self.lease_state.note_unapplied(*position);
                     }
-                    ReplicaStats::add(&self.stats.unreadable, 1);
+                    self.stats.unreadable.inc();
                     unreadable = Some((position, field));
                 }
             }
-            if following && let Some(lag) = &self.lag {
+            if following {
                 let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX));
-                lag.observe(now.since(written_at).as_secs_f64());
+                self.stats.lag.observe(now.since(written_at).as_secs_f64());
             }
         }
         if let Some((entry, field)) = unreadable {
@@ -330,6 +330,6 @@ impl Replica {
         }
         self.count_foreign(items);
         self.unsaved.read_back(items.iter().filter_map(|item| item.revocation.as_ref().ok()));
-        ReplicaStats::add(&self.stats.entries, items.len());
+        self.stats.entries.inc_by(items.len() as u64);
     }
 }

@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use super::super::ledger::{FeedItem, RedisLedger};
 use super::Replica;
-use super::stats::ReplicaStats;
 use crate::authz::claims::IssuerName;
 use crate::authz::revocation::Target;
 use crate::clock::Steady;
@@ -41,7 +40,7 @@ impl Replica {
         if !self.configured.is_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(%issuer, "log entries name an issuer that is not configured: they refuse nothing here");
         }
-        ReplicaStats::add(&self.stats.foreign, foreign.count());
+        self.stats.foreign.inc_by(foreign.count() as u64);
     }
     /// Looks for keys without an entry soon after the first read, then every ten minutes; for ever.
     ///
@@ -73,7 +72,7 @@ impl Replica {
     }
 
     fn note_strays(&self, found: usize, counted: usize) {
-        ReplicaStats::add(&self.stats.foreign, found.saturating_sub(counted));
+        self.stats.foreign.inc_by(found.saturating_sub(counted) as u64);
         if found > 0 && !self.configured.is_warned_of_keys.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 keys = found,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::ledger::{LedgerError, Server, StoreFacts};
+use super::super::ledger::{LedgerError, RefusalKind, Server, StoreFacts};
 use crate::clock::Steady;
 
 /// Whether the replica can be decided with, and what it is doing.
@@ -101,7 +101,7 @@ impl Obstacle {
                 LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } | LedgerError::BreakerOpen => {
                     ReplicaState::Unreachable
                 }
-                LedgerError::Refused { .. } if error.label() == "not_permitted" => ReplicaState::AccessDenied,
+                LedgerError::Refused { kind: RefusalKind::NotPermitted, .. } => ReplicaState::AccessDenied,
                 LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
                     ReplicaState::Refusing
                 }

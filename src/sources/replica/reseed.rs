@@ -1,6 +1,5 @@
 //! Giving back to the store what this process knows and the store does not have.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::ledger::{LedgerError, Position, RedisLedger};
 use super::Replica;
-use super::stats::{Operation, ReplicaStats};
+use super::stats::{Operation, gauge};
 use crate::authz::revocation::{Revocation, RevocationIndex};
 use crate::clock::Steady;
 
@@ -78,7 +77,7 @@ impl Replica {
         while self.loss().as_ref().is_some_and(is_current) {
             let began = Steady::now();
             let missing = self.missing(seen).await.len();
-            self.stats.reseed_waiting.store(missing as u64, Ordering::Relaxed);
+            self.stats.reseed_waiting.set(gauge(missing));
             if missing == 0 {
                 if self.loss().take_if(|loss| is_current(loss)).is_some() {
                     let _ = ledger.end_repairing(&self.name).await; // It runs out by itself.
@@ -119,9 +118,9 @@ impl Replica {
             for revocation in batch {
                 seen.apply(revocation, Steady::now().uptime());
             }
-            ReplicaStats::add(&self.stats.reseeded, batch.len());
+            self.stats.reseeded.inc_by(batch.len() as u64);
             let waiting = missing.len() - (done * BATCH + batch.len());
-            self.stats.reseed_waiting.store(waiting as u64, Ordering::Relaxed);
+            self.stats.reseed_waiting.set(gauge(waiting));
         }
         Ok(missing.len())
     }
@@ -156,7 +155,7 @@ impl Replica {
                 Err(_) => break,
             }
         }
-        self.stats.unsaved.store(self.unsaved.len() as u64, Ordering::Relaxed);
+        self.stats.unsaved.set(gauge(self.unsaved.len()));
     }
 
     fn loss(&self) -> std::sync::MutexGuard<'_, Option<Loss>> {

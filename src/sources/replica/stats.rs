@@ -1,8 +1,9 @@
-//! Figures for the metrics: plain counters, read whenever someone asks.
+//! The metrics of a replica and its store.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use prometheus::IntCounter;
 
 use super::super::ledger::LedgerError;
+use crate::instruments::instruments;
 
 /// The operations on the store; a closed set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,62 +38,79 @@ impl Operation {
     }
 }
 
-/// Counters of one replica, since it was made.
-#[derive(Debug, Default)]
-pub struct ReplicaStats {
-    store_up: AtomicBool,
-    operations: [[AtomicU64; RESULTS]; Operation::ALL.len()],
-    /// Log entries applied, replays included.
-    pub entries: AtomicU64,
-    /// Log entries that could not be understood.
-    pub unreadable: AtomicU64,
-    /// Keys of another service that name a token, in the last complete scan.
-    pub adopted: AtomicU64,
-    /// Log entries of issuers that are not configured.
-    pub foreign: AtomicU64,
-    /// Losses found in the log.
-    pub gaps: AtomicU64,
-    /// Connections that ended while following.
-    pub disconnects: AtomicU64,
-    /// Revocations put back after the store lost them.
-    pub reseeded: AtomicU64,
-    /// Revocations still to be put back.
-    pub reseed_waiting: AtomicU64,
-    /// Revocations that hold here and that the store refused so far.
-    pub unsaved: AtomicU64,
+/// 0.1 ms to 30 s.
+pub const LAG_BUCKETS: [f64; 14] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+instruments! {
+    /// The instruments of a replica.
+    pub struct ReplicaStats {
+        /// Time from a revocation's writing to its application here.
+        pub lag: Histogram = "doorward_revocation_lag_seconds" in LAG_BUCKETS,
+        /// Operations on the revocation store.
+        pub operations: IntCounterVec = "doorward_store_operations_total" by ["operation", "result"],
+        /// Entries of the log that were applied here, replays included.
+        pub entries: IntCounter = "doorward_store_entries_total",
+        /// Entries of the log that could not be understood.
+        pub unreadable: IntCounter = "doorward_store_unreadable_total",
+        /// Entries of the log for issuers that are not configured, and keys of revocations without an entry.
+        pub foreign: IntCounter = "doorward_store_foreign_total",
+        /// Keys of another service that revoke a token, in the last complete scan (adopt).
+        pub adopted: IntGauge = "doorward_adopted_keys",
+        /// Times the log was found to have lost something, and was read again.
+        pub gaps: IntCounter = "doorward_store_gaps_total",
+        /// Connections to the log that ended while it was followed.
+        pub disconnects: IntCounter = "doorward_store_disconnects_total",
+        /// Revocations that this process gave back to the store.
+        pub reseeded: IntCounter = "doorward_store_reseeded_total",
+        /// Revocations that the store lost and was not given back yet.
+        pub reseed_waiting: IntGauge = "doorward_store_reseed_waiting",
+        /// Revocations that hold here and the store refused so far.
+        pub unsaved: IntGauge = "doorward_store_unsaved",
+        /// Whether the last operation on the revocation store succeeded.
+        up: IntGauge = "doorward_store_up",
+    }
 }
 
-/// `ok`, then the labels of the errors.
-const RESULTS: usize = LedgerError::LABELS.len() + 1;
-
 impl ReplicaStats {
-    /// Whether the last thing asked of the store by the follower succeeded, or written to the file of this node.
-    pub fn store_up(&self) -> bool {
-        self.store_up.load(Ordering::Relaxed)
+    /// Every operation with every result is there from the start. Fails on a name that Prometheus does not allow.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let stats = Self::create()?;
+        for operation in Operation::ALL {
+            for result in LedgerError::LABELS.into_iter().chain([OK]) {
+                stats.operations(operation, result).inc_by(0);
+            }
+        }
+        Ok(stats)
     }
 
-    /// Every `(operation, result)` with its count; the same closed set every time.
-    pub fn operations(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        Operation::ALL.into_iter().zip(&self.operations).flat_map(|(operation, counts)| {
-            let results = std::iter::once("ok").chain(LedgerError::LABELS);
-            results.zip(counts).map(move |(result, count)| (operation.as_str(), result, count.load(Ordering::Relaxed)))
-        })
+    /// Whether the last thing asked of the store by the follower succeeded, or written to the file of this node.
+    #[must_use]
+    pub fn store_up(&self) -> bool {
+        self.up.get() == 1
+    }
+
+    /// The operations that ended like this: `ok`, or the label of an error.
+    #[must_use]
+    pub fn operations(&self, operation: Operation, result: &str) -> IntCounter {
+        self.operations.with_label_values(&[operation.as_str(), result])
     }
 
     /// Returns what it was.
     pub(super) fn set_store_up(&self, up: bool) -> bool {
-        self.store_up.swap(up, Ordering::Relaxed)
+        let was_up = self.store_up();
+        self.up.set(up.into());
+        was_up
     }
 
     pub(super) fn count(&self, operation: Operation, result: Result<(), &LedgerError>) {
-        let at = match result {
-            Ok(()) => 0,
-            Err(error) => LedgerError::LABELS.iter().position(|label| *label == error.label()).map_or(0, |at| at + 1),
-        };
-        self.operations[operation as usize][at].fetch_add(1, Ordering::Relaxed);
+        self.operations(operation, result.map_or_else(LedgerError::label, |()| OK)).inc();
     }
+}
 
-    pub(super) fn add(counter: &AtomicU64, count: usize) {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
-    }
+/// The result of an operation that succeeded.
+const OK: &str = "ok";
+
+/// For a gauge; a count beyond its range is its maximum.
+pub(super) fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -8,7 +8,8 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Backoff, Part, PollSettings, Receiver, SignalError, Up, Verdict};
+use super::super::retry::Backoff;
+use super::{BACKOFF, Part, PollSettings, Receiver, SignalError, Up, Verdict};
 
 /// Tokens that one poll may bring; a token has 16 KiB at most.
 const MAX_EVENTS: usize = 32;
@@ -41,7 +42,7 @@ impl Receiver {
     ) where
         F: Future<Output = Verdict> + Send,
     {
-        let (mut report, mut backoff) = (Report::default(), Backoff::new());
+        let (mut report, mut backoff) = (Report::default(), Backoff::new(BACKOFF));
         loop {
             let started = Instant::now();
             let polled = self.poll_once(url, settings, &report).await;
@@ -102,7 +103,7 @@ impl Receiver {
             body["setErrs"] = json!(report.refused);
         }
         let request = self.request(Method::POST, url, settings.token.as_ref(), settings.insecure)?;
-        let answer = self.ask("poll", request.timeout(LONGEST).json(&body)).await?;
+        let answer = self.ask("poll", request.json(&body), LONGEST).await?;
         let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
         let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?;
         // A value that is not text is refused as an invalid token.

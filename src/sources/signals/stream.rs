@@ -8,7 +8,9 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Backoff, Part, Receiver, SignalError, StreamSettings, Up};
+use super::super::http::HttpError;
+use super::super::retry::Backoff;
+use super::{BACKOFF, Part, Receiver, SignalError, StreamSettings, Up};
 use crate::authz::signals::{REQUESTED, StreamKey};
 use crate::sources::jwks::ssf_configuration;
 
@@ -29,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receiver {
     pub(super) async fn set_up_patiently(&self, settings: &StreamSettings, up: &Up) -> Stream {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             let set_up = self.set_up(settings).await;
             up.note(Part::Stream, set_up.is_ok());
@@ -49,8 +51,8 @@ impl Receiver {
 
     async fn set_up(&self, settings: &StreamSettings) -> Result<Stream, SignalError> {
         let url = ssf_configuration(&self.settings.issuer);
-        let request = self.request(Method::GET, &url, None, settings.insecure)?.timeout(TIMEOUT);
-        let metadata = self.ask("metadata", request).await?.ok_or(SignalError::Answer("no metadata"))?;
+        let request = self.request(Method::GET, &url, None, settings.insecure)?;
+        let metadata = self.ask("metadata", request, TIMEOUT).await?.ok_or(SignalError::Answer("no metadata"))?;
         // SSF 1.0 section 7.2.4: or one transmitter could speak for another.
         if metadata["issuer"] != self.settings.issuer.as_str() {
             return Err(SignalError::Answer("`issuer` of the metadata is another one"));
@@ -91,11 +93,11 @@ impl Receiver {
     /// The stream that delivers to us in this way.
     async fn find(&self, settings: &StreamSettings, endpoint: &str) -> Result<Option<Value>, SignalError> {
         let request = self.request(Method::GET, endpoint, settings.token.as_ref(), settings.insecure)?;
-        let streams = match self.ask("stream", request.timeout(TIMEOUT)).await {
+        let streams = match self.ask("stream", request, TIMEOUT).await {
             Ok(Some(Value::Array(streams))) => streams,
             Ok(Some(stream)) => vec![stream],
             // Some say so when there is none yet.
-            Ok(None) | Err(SignalError::Status(404)) => Vec::new(),
+            Ok(None) | Err(SignalError::Http(HttpError::Status(404))) => Vec::new(),
             Err(error) => return Err(error),
         };
         let wanted = self.delivery(settings);
@@ -118,7 +120,7 @@ impl Receiver {
         let body =
             json!({"delivery": self.delivery(settings), "events_requested": REQUESTED, "description": "Doorward"});
         let request = self.request(Method::POST, endpoint, settings.token.as_ref(), settings.insecure)?;
-        let created = self.ask("stream", request.timeout(TIMEOUT).json(&body)).await?;
+        let created = self.ask("stream", request.json(&body), TIMEOUT).await?;
         created.ok_or(SignalError::Answer("the stream was created without a word about it"))
     }
 
@@ -128,19 +130,19 @@ impl Receiver {
             "stream_id": found["stream_id"], "delivery": self.delivery(settings), "events_requested": REQUESTED,
         });
         let request = self.request(Method::PATCH, endpoint, settings.token.as_ref(), settings.insecure).ok()?;
-        let updated = self.ask("stream", request.timeout(TIMEOUT).json(&body)).await;
+        let updated = self.ask("stream", request.json(&body), TIMEOUT).await;
         updated.inspect_err(|error| warn!(transmitter = %self.settings.name, %error, "stream not updated")).ok()?
     }
 
     /// Asks for verification events until the stream is gone.
     pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream, up: &Up) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             let verified = self.verify(settings, stream).await;
             up.note(Part::Stream, matches!(verified, Ok(true)));
             let pause = match verified {
                 Ok(_) => settings.verify.max(stream.min_interval),
-                Err(SignalError::Status(404)) => {
+                Err(SignalError::Http(HttpError::Status(404))) => {
                     warn!(transmitter = %self.settings.name, "signals stream is gone");
                     return;
                 }
@@ -161,8 +163,8 @@ impl Receiver {
         if let Some(status) = &stream.status {
             let mut url = url::Url::parse(status).map_err(|_| SignalError::Answer("`status_endpoint` is no URL"))?;
             url.query_pairs_mut().append_pair("stream_id", &stream.id);
-            let request = ask(Method::GET, url.as_str())?.timeout(TIMEOUT);
-            let answer = self.ask("status", request).await?.unwrap_or_default();
+            let request = ask(Method::GET, url.as_str())?;
+            let answer = self.ask("status", request, TIMEOUT).await?.unwrap_or_default();
             is_enabled = answer["status"].as_str().is_none_or(|status| status == "enabled");
             if !is_enabled {
                 warn!(transmitter = %self.settings.name, "signals stream is not enabled by its transmitter");
@@ -174,7 +176,7 @@ impl Receiver {
             let key = StreamKey::new(token.expose_secret().as_bytes());
             body["state"] = json!(key.state(rand::random()));
         }
-        let request = ask(Method::POST, verification)?.timeout(TIMEOUT).json(&body);
-        self.ask("verification", request).await.map(|_| is_enabled)
+        let request = ask(Method::POST, verification)?.json(&body);
+        self.ask("verification", request, TIMEOUT).await.map(|_| is_enabled)
     }
 }

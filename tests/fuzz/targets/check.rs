@@ -90,7 +90,7 @@ pub fn run(data: &[u8]) {
 }
 
 async fn ask(message: &[u8]) -> CheckResponse {
-    let replica = Replica::new(EmbeddedLedger::in_memory().into(), None); // What one input revokes is not the next one's.
+    let replica = Replica::new(EmbeddedLedger::in_memory().into(), METRICS.store.clone()); // What one input revokes is not the next one's.
     let bell = AlarmSettings { per_minute: 60, webhook: None };
     let (alarm, _) = ReplayAlarm::new(bell, METRICS.replay_alarms.clone()).expect("no client to build");
     let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), alarm, None);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use super::super::{LedgerError, Position};
+use super::super::{LedgerError, Position, RefusalKind};
 use super::RedisLedger;
 use super::answer::{self, Answer, position, short};
 use super::foreign;
@@ -171,7 +171,7 @@ impl Feed<'_> {
                 self.snapshot_of(read, epoch, Some(stream_info(info)?), facts)
             }
             // A full server queues nothing, reads included; what it left of the transaction goes too.
-            Err(error) if error.label() == "out_of_memory" => {
+            Err(error) if error.is_out_of_memory() => {
                 self.session = self.ledger.session().await?;
                 self.unqueued_snapshot(after).await
             }
@@ -272,7 +272,7 @@ fn stream_info(info: &Value) -> Result<StreamInfo, LedgerError> {
     let fact = |name: &str| pairs.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).map(|pair| &pair[1]);
     let count = |name: &str| {
         fact(name).and_then(Value::as_u64).ok_or_else(|| LedgerError::Refused {
-            code: "VERSION".into(),
+            kind: RefusalKind::Other,
             message: format!("XINFO STREAM names no {name}: Redis or Valkey 7 or later is needed").into(),
         })
     };

@@ -111,7 +111,7 @@ impl Feed<'_> {
                 self.ledger.clock.observe(clock);
                 Ok((clock, Some(asked + length)))
             }
-            Err(error) if error.label() == "out_of_memory" => {
+            Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);

@@ -14,7 +14,7 @@ use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, Server};
 use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
 use tokio::time::timeout;
 
-use super::super::LedgerError;
+use super::super::{LedgerError, RefusalKind};
 
 pub(super) struct Session {
     client: Client,
@@ -221,7 +221,7 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
 
 /// The first word of what the server said is all that tells its refusals apart.
 fn fault(error: &fred::error::Error) -> LedgerError {
-    let code = first_word(error.details());
+    let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
         refusal(error.details())
     } else {
@@ -232,11 +232,7 @@ fn fault(error: &fred::error::Error) -> LedgerError {
 fn refusal(message: &str) -> LedgerError {
     // A server that does not know a command repeats its arguments; those of AUTH are secret.
     let message = message.split(", with args").next().unwrap_or_default();
-    LedgerError::Refused { code: first_word(message).into(), message: message.into() }
-}
-
-fn first_word(message: &str) -> &str {
-    message.split_ascii_whitespace().next().unwrap_or_default()
+    LedgerError::Refused { kind: RefusalKind::of(message), message: message.into() }
 }
 
 #[cfg(test)]

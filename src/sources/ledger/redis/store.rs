@@ -114,7 +114,8 @@ impl Feed<'_> {
     /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
         let info = match self.session.call(StoreFacts::ask(), self.ledger.deadline()).await {
-            Err(LedgerError::Refused { code, .. }) if &*code == "ERR" => Value::Null, // A proxy that knows no INFO.
+            // A proxy that does not know INFO.
+            Err(LedgerError::Refused { message, .. }) if message.starts_with("ERR ") => Value::Null,
             info => info?,
         };
         let facts = StoreFacts::read(&info);
@@ -148,7 +149,7 @@ impl Feed<'_> {
         let note = Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()));
         match self.session.call(note, deadline).await {
             Ok(_) => Ok(Life { epoch, since: Some(now), clock }),
-            Err(error) if error.label() == "out_of_memory" => Ok(Life { epoch, since: None, clock }),
+            Err(error) if error.is_out_of_memory() => Ok(Life { epoch, since: None, clock }),
             Err(error) => Err(error),
         }
     }
@@ -161,7 +162,7 @@ impl Feed<'_> {
     ) -> Result<(), LedgerError> {
         let mark = mark(self.ledger, name, clock.now());
         match self.session.call(mark, self.ledger.deadline()).await {
-            Err(error) if error.label() != "out_of_memory" => Err(error),
+            Err(error) if !error.is_out_of_memory() => Err(error),
             _ => Ok(()), // A full server can be given back nothing, and nobody relies on it before it can.
         }
     }

@@ -11,7 +11,7 @@ use fred::types::Value;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::super::{LedgerError, Position};
+use super::super::{LedgerError, Position, RefusalKind};
 use super::answer;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
@@ -162,7 +162,7 @@ async fn commit(
             return answers.get(before..).unwrap_or_default().iter().map(answer::position).collect();
         }
     }
-    Err(LedgerError::Refused { code: "CONFLICT".into(), message: "other writers kept changing the same keys".into() })
+    Err(LedgerError::Refused { kind: RefusalKind::Other, message: "other writers kept changing the same keys".into() })
 }
 
 async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), LedgerError> {

@@ -9,7 +9,7 @@ use reqwest::{ClientBuilder, NoProxy, Proxy};
 const THIS_HOST: &str = "localhost,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
 
 /// A client that is not yet built, with the proxies of the environment.
-pub fn client() -> ClientBuilder {
+pub(super) fn client() -> ClientBuilder {
     by(|name| std::env::var(name).ok())
 }
 
