@@ -14,14 +14,21 @@ export class Doorward {
   }
 
   /** Every token of a session, by its `sid`. */
-  revokeSession(sessionId, reason = "") {
-    return this.#revoke("session", sessionId, "*", Date.now() / 1000 + this.maxLifetime, reason);
+  async revokeSession(sessionId, reason = "") {
+    return this.#revoke("session", sessionId, "*", (await this.#now()) + this.maxLifetime, reason);
   }
 
   /** Every token of a user that was issued up to now. */
-  revokeUser(userId, reason = "") {
-    const now = Date.now();
-    return this.#revoke("user", userId, `${now}`, now / 1000 + this.maxLifetime, reason);
+  async revokeUser(userId, reason = "") {
+    const now = await this.#now();
+    // Tokens of the second that is not over yet may be dated by its end.
+    return this.#revoke("user", userId, `${Math.floor((now + 1) * 1000)}`, now + this.maxLifetime, reason);
+  }
+
+  /** By the clock of Redis: one that is behind would leave tokens of the last moments valid. */
+  async #now() {
+    const [seconds, microseconds] = await this.redis.sendCommand(["TIME"]);
+    return Number(seconds) + Number(microseconds) / 1e6;
   }
 
   async #revoke(kind, target, at, until, reason) {
@@ -32,7 +39,8 @@ export class Doorward {
     const both = redis
       .multi()
       .set(`${prefix}${issuer}:${kind}:${id}`, `${at} revoked`, { expiration: { type: "EXAT", value: expires } })
-      .xAdd(`${prefix}log`, "*", { issuer, kind, id, at, expires: `${expires}000`, origin: "revoked", reason });
+      // Without `at`, each instance adds to the entry's own time what it knows of the issuer's clock.
+      .xAdd(`${prefix}log`, "*", { issuer, kind, id, ...(kind !== "user" && { at }), expires: `${expires}000`, origin: "revoked", reason });
     return (await both.exec())[1];
   }
 }

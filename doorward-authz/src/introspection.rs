@@ -84,6 +84,7 @@ impl TrustedIssuer {
         let times = Times::read(claims)?;
         self.check_times(times, now, expiry)?;
         self.check_audience(claims)?;
+        self.lead.observe(times.issued_at, now);
         // Without a signature there is nothing malleable: the token itself names it.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
         let text = self.revocable_by_text.then(unnamed);

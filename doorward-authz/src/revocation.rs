@@ -219,11 +219,23 @@ impl Clocks {
     }
 }
 
-/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen.
+/// The longest leeway that can be configured, and the largest lead that is believed.
+pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
+
+/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
+/// of the wall clocks.
 ///
 /// Shared by every clone of the issuer; it only grows.
 #[derive(Clone, Debug, Default)]
-pub struct Lead(Arc<AtomicU64>);
+pub struct Lead(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// In milliseconds.
+    lead: AtomicU64,
+    /// Milliseconds by which this machine's clock is ahead of the store's.
+    local_ahead: AtomicU64,
+}
 
 impl Lead {
     /// Tokens of the second that is not over yet may be dated by its end, by the clock of another machine.
@@ -231,20 +243,27 @@ impl Lead {
 
     /// A token was verified.
     pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
-        if let Some(ahead) = issued_at.map(|at| at.since(now)).filter(|ahead| !ahead.is_zero()) {
+        let earliest = now.minus(Duration::from_millis(self.0.local_ahead.load(Ordering::Relaxed)));
+        if let Some(ahead) = issued_at.map(|at| at.since(earliest)).filter(|ahead| !ahead.is_zero()) {
             self.raise(ahead);
         }
     }
 
+    /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one.
+    pub fn note_local_ahead(&self, ahead: Duration) {
+        self.0.local_ahead.store(u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Another instance has seen such tokens.
     pub fn raise(&self, to: Duration) {
-        self.0.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let to = to.min(LONGEST_LEEWAY);
+        self.0.lead.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The largest that was seen.
     #[must_use]
     pub fn seen(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::Relaxed))
+        Duration::from_millis(self.0.lead.load(Ordering::Relaxed))
     }
 }
 

@@ -381,8 +381,8 @@ impl TrustedIssuer {
     /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
     /// may be dated ahead of it.
     ///
-    /// For a user that is what this issuer's tokens were seen to lead by, at least [`Lead::LEAST`] and at most the
-    /// leeway; for a client or the whole issuer, which sign nobody in again a moment later, it is the leeway. Clocks
+    /// For a user that is what this issuer's tokens were seen to lead by at any instance, at least [`Lead::LEAST`]; for
+    /// a client or the whole issuer, which sign nobody in again a moment later, it is at least the leeway. Clocks
     /// that are further apart than the leeway are refused: one of them would stamp an instant that covers too little.
     pub fn instant(&self, kind: Kind, clocks: Clocks) -> Result<Timestamp, Denial> {
         let most = self.leeway.max(Lead::LEAST);
@@ -391,18 +391,18 @@ impl TrustedIssuer {
         }
         let lead = match kind {
             Kind::User => self.least_lead(),
-            _ => most,
+            _ => most.max(self.lead.seen()),
         };
         Ok(clocks.latest().plus(lead))
     }
 
     /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.
     pub(super) fn least_lead(&self) -> Duration {
-        self.lead.seen().clamp(Lead::LEAST, self.leeway.max(Lead::LEAST))
+        self.lead.seen().max(Lead::LEAST)
     }
 
     /// The revocation that signs out a token, its session or its user; of a token that names no session or no
-    /// user, the token alone. `None` when nothing of that is alive.
+    /// user, the token alone. Also of a token that has expired by these clocks: another instance may accept it.
     pub fn sign_out(&self, token: &VerifiedToken, scope: Kind, clocks: Clocks) -> Result<Option<Revocation>, Denial> {
         let named = |kind| token.targets().iter().find(|target| target.kind == kind);
         let Some(target) = named(scope).or_else(|| named(Kind::Token)).cloned() else { return Ok(None) };
@@ -416,8 +416,7 @@ impl TrustedIssuer {
                 (Watermark::at(instant), instant.plus(self.retention()))
             }
         };
-        let revocation = Revocation { target, watermark, expires_at, origin: Origin::SignedOut, note: None };
-        Ok(Some(revocation).filter(|revocation| revocation.expires_at > clocks.earliest()))
+        Ok(Some(Revocation { target, watermark, expires_at, origin: Origin::SignedOut, note: None }))
     }
 }
 
@@ -539,6 +538,7 @@ pub(super) const fn allocated(bytes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::issuer_id::Spelling;
+    use crate::revocation::LONGEST_LEEWAY;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -620,6 +620,13 @@ mod tests {
         assert_eq!(lead(Kind::User, clocks(1_031)), Err(Denial::ClockSkew));
         assert_eq!(lead(Kind::Issuer, clocks(969)), Err(Denial::ClockSkew));
         issuer.lead.raise(seconds(60));
-        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(seconds(30)), "no accepted token leads by more");
+        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(seconds(60)), "an instance with a longer leeway has seen it");
+        assert_eq!(lead(Kind::Client, clocks(1_000)), Ok(seconds(60)));
+        issuer.lead.raise(seconds(86_400));
+        assert_eq!(lead(Kind::User, clocks(1_000)), Ok(LONGEST_LEEWAY), "no leeway is longer");
+        let measured = Lead::default();
+        measured.note_local_ahead(seconds(25));
+        measured.observe(Some(Timestamp::from_secs(995)), local);
+        assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
     }
 }

@@ -89,8 +89,8 @@ fn log(policy: &Policy, inlet: Inlet, refusal: &Refusal, issuer: Option<&IssuerN
 
 /// Puts revocations into the store, those that can still hit anything.
 pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
-    let now = state.replica.earliest();
-    let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > now).collect();
+    let over = state.replica.surely_over();
+    let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
     let inlet = inlet.label();
     if alive.is_empty() {
         return Ok(());

@@ -14,7 +14,7 @@ use super::file::{
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
-use crate::authz::revocation::Lead;
+use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
@@ -203,7 +203,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         check
             .fault(&at.key("accept"), "must contain `access`: most tokens do not say what they are, and count as that");
     }
-    let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=HOUR);
+    let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=LONGEST_LEEWAY);
     let trusted = TrustedIssuer {
         leeway,
         expiry_leeway: leeway,

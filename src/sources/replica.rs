@@ -214,7 +214,7 @@ impl Replica {
 
     fn keep(&self, revocations: &[Revocation]) {
         if matches!(self.ledger, RevocationLedger::Redis(_)) {
-            self.unsaved.insert(revocations, self.earliest());
+            self.unsaved.insert(revocations, self.surely_over());
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {
@@ -308,6 +308,7 @@ impl Replica {
                 ledger.keep_connected().boxed(),
                 self.purge().boxed(),
                 self.watch_clock().boxed(),
+                self.share_margins(ledger).boxed(),
             ],
         };
         tokio::select! {

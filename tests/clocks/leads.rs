@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::{READER, admin_keys, read, reason, revoke};
+use crate::api::{READER, admin_keys, post, read, reason, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
@@ -128,4 +128,103 @@ async fn an_event_of_an_issuer_that_leads_covers_its_tokens() {
     assert_eq!(reason(&checks, &alice).await, "revoked");
     let fresh = dated(&tokens, "alice", 25);
     assert_eq!(reason(&checks, &fresh).await, "ok", "it was issued after the event");
+}
+
+/// What another instance has seen a moment ago counts; a receipt waits until it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_that_another_instance_saw_counts_at_once() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = redis_config(&tokens, &redis);
+    let (one, two) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    let (checks, others) = (Checks::connect(&one.check).await, Checks::connect(&two.check).await);
+    for (ahead, user) in [(8, "alice"), (14, "bob"), (20, "carol"), (26, "dave")] {
+        assert_eq!(reason(&checks, &dated(&tokens, "somebody", ahead)).await, "ok");
+        let unseen = dated(&tokens, user, ahead);
+        let reply = post(&two, "/v1/revocations?wait=all&timeout=5s", &json!({"kind": "user", "id": user})).await;
+        assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+        for checks in [&checks, &others] {
+            assert_eq!(reason(checks, &unseen).await, "revoked", "{ahead} s ahead: {reply:?}");
+        }
+    }
+}
+
+/// The reader's leeway lets tokens in that the writer would refuse: what they lead by is the fleet's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_with_a_short_leeway_covers_what_others_accept() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = redis_config(&tokens, &redis);
+    let strict = config.replace("audiences:", "leeway: 1s, audiences:");
+    let (writer, reader) = (Doorward::start(&strict).await, Doorward::start(&config).await);
+    let checks = Checks::connect(&reader.check).await;
+    let ahead = |user: &str| tokens.with(json!({"sub": user, "azp": "shop", "iat": now() + 25, "exp": now() + 600}));
+    assert_eq!(reason(&checks, &ahead("somebody")).await, "ok");
+    for (kind, id, token) in [("user", "alice", ahead("alice")), ("client", "shop", ahead("bob"))] {
+        let reply = post(&writer, "/v1/revocations?wait=all&timeout=5s", &json!({"kind": kind, "id": id})).await;
+        assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+        assert_eq!(reason(&checks, &token).await, "revoked", "{kind}");
+    }
+    // A token that has expired by the writer's leeway is alive by the reader's.
+    let late = tokens.with(json!({"sub": "carol", "iat": now() - 600, "exp": now() - 5}));
+    assert_eq!(reason(&checks, &late).await, "ok");
+    eventually("the longer leeway is known", async || {
+        let reply =
+            post(&writer, "/v1/revocations?wait=all&timeout=5s", &json!({"kind": "token", "token": late})).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.body["position"].is_string()
+    })
+    .await;
+    assert_eq!(reason(&checks, &late).await, "revoked");
+    let late = tokens.with(json!({"sub": "dave", "iat": now() - 600, "exp": now() - 5}));
+    assert_eq!(writer.post("/logout", &late).await.0, 204);
+    eventually("it is refused", async || reason(&checks, &late).await == "signed_out").await;
+}
+
+/// By its own clock, which is ahead as well, an instance would see no lead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_is_measured_by_the_earlier_clock() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = redis_config(&tokens, &redis);
+    let writer = Doorward::start(&config).await;
+    let (reader, clock) = Doorward::start_with_clock(&config).await;
+    clock.step("+25s");
+    eventually("the skew is known", async || {
+        reader.metric("doorward_clock_skew_seconds{of=\"store\"}").await.is_some_and(|skew| skew > 20.0)
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await; // It is looked at many times a second.
+    let checks = Checks::connect(&reader.check).await;
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 20)).await, "ok");
+    let unseen = dated(&tokens, "alice", 20);
+    let reply = post(&writer, "/v1/revocations?wait=all&timeout=5s", &json!({"kind": "user", "id": "alice"})).await;
+    assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+    assert_eq!(reason(&checks, &unseen).await, "revoked");
+}
+
+/// An instance that never heard from the store cannot know that its own clock is ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_alone_does_not_say_that_a_sign_out_is_of_no_use() {
+    let (tokens, mut redis) = (Tokens::new(), RedisServer::stopped(&[]));
+    let config = redis_config(&tokens, &redis);
+    let clock = crate::support::clock::Clock::at("+1h");
+    let ahead = Doorward::launch_by(clock.doorward(), crate::support::TempDir::new(), &config).await;
+    let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
+    let reply = post(&ahead, "/v1/revocations?wait=all", &json!({"kind": "token", "token": alice})).await;
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert_eq!(ahead.post("/logout", &bob).await.0, 503);
+    redis.run().await;
+    let steady = Doorward::start(&config).await;
+    let checks = Checks::connect(&steady.check).await;
+    for token in [&alice, &bob] {
+        eventually("it is offered again", async || reason(&checks, token).await != "ok").await;
+    }
+
+    let file = format!("revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}", admin_keys());
+    let (alone, clock) = Doorward::start_with_clock(&tokens.config(&file)).await;
+    clock.step("+1h");
+    assert_eq!(alone.post("/logout", &tokens.of("carol")).await.0, 204);
+    let dave = tokens.of("dave");
+    assert_eq!(alone.post("/logout", &dave).await.0, 204);
+    clock.step("+0");
+    let checks = Checks::connect(&alone.check).await;
+    assert_eq!(reason(&checks, &dave).await, "signed_out");
 }

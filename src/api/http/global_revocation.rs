@@ -90,6 +90,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
             )
         }
     };
+    http.state.replica.learn_leads().await;
     let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
     let note = match &caller {
         Caller::Operator(by) => Note::new(clock::now(), by, ""),

@@ -22,6 +22,7 @@ use crate::authz::denial::Denial;
 use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
+use crate::sources::ledger::Position;
 use crate::state::Policy;
 
 pub(super) use list::{__path_list, list};
@@ -141,26 +142,28 @@ pub(super) async fn create(
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
-    let mut revocation = resolve(&http, &request).await?;
+    http.state.replica.learn_leads().await;
+    let clocks = http.state.replica.clocks();
+    let mut revocation = resolve(&http, &request, clocks).await?;
     revocation.note = Note::new(clock::now(), &by, request.reason.as_deref().unwrap_or_default());
-    let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
     let kind = revocation.target.kind.as_str();
-    let mut position = None;
-    // An expired token is revoked in this process alone, because its clock may be wrong.
-    let is_alive = revocation.expires_at > http.state.replica.earliest();
-    let written = http.state.replica.revoke(vec![revocation.clone()]).await;
-    if is_alive {
-        let stored = written.map_err(|error| {
-            warn!(%by, kind, issuer = %revocation.target.issuer, reason, error = error.label(), "revocation not stored");
-            let detail = "it holds in this instance, other instances may not know it: try again";
-            Problem::new(Error::StoreUnavailable, detail).because(error.label())
-        })?;
-        info!(%by, kind, issuer = %revocation.target.issuer, reason, position = %stored, "revoked");
-        position = Some(stored);
-    }
+    let mut position = store(&http, &by, &revocation).await?;
     let confirmation = match wait {
         None => Confirmation::default(),
-        Some(wait) => wait.confirm(&http.state.replica, &revocation, position).await,
+        Some(wait) => loop {
+            let confirmation = wait.confirm(&http.state.replica, &revocation, position).await;
+            if confirmation.confirmed == Some(false) {
+                break confirmation;
+            }
+            // Whoever has applied it may have verified, before that, a token that is dated further ahead.
+            http.state.replica.learn_leads().await;
+            let again = resolve(&http, &request, clocks).await?;
+            if again.watermark <= revocation.watermark {
+                break confirmation;
+            }
+            revocation = Revocation { note: revocation.note, ..again };
+            position = store(&http, &by, &revocation).await?;
+        },
     };
     let unconfirmed = confirmation.confirmed == Some(false);
     let receipt = RevocationReceipt {
@@ -177,6 +180,25 @@ pub(super) async fn create(
     Ok((status, axum::Json(receipt)).into_response())
 }
 
+/// The place in the log; `None` if nothing was written, because every instance holds all that it could hit for over.
+async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<Position>, Problem> {
+    let (kind, issuer) = (revocation.target.kind.as_str(), &revocation.target.issuer);
+    let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
+    // What is over is revoked in this process alone, because its clock may be wrong.
+    let is_alive = revocation.expires_at > http.state.replica.surely_over();
+    let written = http.state.replica.revoke(vec![revocation.clone()]).await;
+    if !is_alive {
+        return Ok(None);
+    }
+    let position = written.map_err(|error| {
+        warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
+        let detail = "it holds in this instance, other instances may not know it: try again";
+        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+    })?;
+    info!(%by, kind, %issuer, reason, %position, "revoked");
+    Ok(Some(position))
+}
+
 /// Whether no token of the issuer has named a target of this kind. What a token names, its digest among it, was seen.
 fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool {
     let by_digest = || request.id.as_deref().is_some_and(|id| TargetId::written_digest(id).is_some());
@@ -188,7 +210,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
 }
 
 /// Parses the request; keys that are not known yet are fetched.
-async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation, Problem> {
+async fn resolve(http: &Http, request: &RevocationRequest, clocks: Clocks) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
         Problem::field("/kind", format!("must be one of {kinds}"))
@@ -205,7 +227,7 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
             if named.is_some_and(|named| named.name != issuer.name) {
                 return Err(Problem::field("/issuer", "the token is of another issuer"));
             }
-            by_token(request, kind, &issuer, &token, http.state.replica.clocks())
+            by_token(request, kind, &issuer, &token, clocks)
         }
         (id, None) => {
             let issuer = named.or_else(|| match policy.authorizer.issuers.as_slice() {
@@ -214,7 +236,7 @@ async fn resolve(http: &Http, request: &RevocationRequest) -> Result<Revocation,
             });
             let issuer =
                 issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
-            by_id(request, kind, issuer, id.as_deref(), http.state.replica.clocks())
+            by_id(request, kind, issuer, id.as_deref(), clocks)
         }
     }
 }

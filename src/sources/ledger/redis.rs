@@ -9,6 +9,7 @@ mod feed;
 mod foreign;
 mod lease;
 mod lookup;
+mod margins;
 mod names;
 mod reach;
 mod retention;
@@ -82,8 +83,8 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let now = self.earliest();
-        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > now).cloned().collect();
+        let over = self.surely_over();
+        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > over).cloned().collect();
         if alive.is_empty() {
             return Ok(Position::default());
         }
@@ -114,6 +115,13 @@ impl RedisLedger {
     /// The store's time; `None` before the first reading.
     pub fn store_clock(&self) -> Option<Timestamp> {
         self.clock.at(Steady::now())
+    }
+
+    /// A token that expired before this instant is accepted by no instance: both wall clocks say that it is over, and
+    /// every instance was seen to accept tokens for no longer than [`Self::grace`] after their end.
+    pub(in crate::sources) fn surely_over(&self) -> Timestamp {
+        let both = self.store_clock().map(|store| store.min(crate::clock::now()));
+        both.map_or(Timestamp::default(), |earlier| earlier.minus(self.grace()))
     }
 
     /// The earlier of this machine's clock and the store's: what has expired by it has expired by both.

@@ -20,6 +20,10 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
 use crate::clock::Steady;
 
+/// Between looks at whether tokens were seen that are dated further ahead than others know.
+const SHARE_EVERY: Duration = Duration::from_millis(50);
+/// Between readings of what others noted.
+const LEARN_EVERY: Duration = Duration::from_millis(500);
 /// Between looks at the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A smaller jump is an adjustment, which the least leeway of a stamp covers.
@@ -109,6 +113,14 @@ impl Replica {
         self.clocks().earliest()
     }
 
+    /// A token that expired before this instant is accepted by no instance: nothing of it is written or offered.
+    pub fn surely_over(&self) -> Timestamp {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => self.earliest(),
+            RevocationLedger::Redis(ledger) => ledger.surely_over(),
+        }
+    }
+
     /// As [`Self::earliest`], and by the wall clock as it would go on from the start of this process had nobody set
     /// it: for an operator's act that must not lose what lives, and does no harm if it is refused.
     pub fn earliest_if_set(&self) -> Timestamp {
@@ -163,6 +175,46 @@ impl Replica {
 
     pub(super) fn leads(&self) -> Vec<(IssuerName, Lead)> {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over how far tokens are dated ahead that other instances have verified, for an instant that is about to be
+    /// stamped; what cannot be read is not waited for.
+    pub async fn learn_leads(&self) {
+        if let RevocationLedger::Redis(ledger) = &self.ledger
+            && let Err(error) = ledger.read_margins(&self.leads()).await
+        {
+            tracing::debug!(%error, "margins of other instances not read");
+        }
+    }
+
+    /// Tells others at once how far tokens are dated ahead that were verified here, and by how much the clock of this
+    /// machine lengthens the life of a token; for ever.
+    pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
+        let mut shared = (Vec::new(), Duration::ZERO);
+        let mut looks = 0_u32;
+        loop {
+            let (leads, clocks) = (self.leads(), self.clocks());
+            let local_ahead = clocks.local.since(clocks.earliest());
+            for (_, lead) in &leads {
+                lead.note_local_ahead(local_ahead);
+            }
+            let behind = clocks.latest().since(clocks.local);
+            // Beyond a second it matters; less is not worth a note each time.
+            let grace = self.clocks.leeway() + if behind > JUMP { behind } else { Duration::ZERO };
+            let seen = || leads.iter().map(|(_, lead)| lead.seen()).collect::<Vec<_>>();
+            if seen() != shared.0 || grace > shared.1 {
+                let now = (seen(), grace);
+                if ledger.share_margins(&leads, grace).await.is_ok() {
+                    shared = now;
+                }
+            } else if looks
+                .is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
+            {
+                self.learn_leads().await;
+            }
+            looks = looks.wrapping_add(1);
+            sleep(SHARE_EVERY).await;
+        }
     }
 
     /// Entries of other writers that name no instant are read with the largest lead.

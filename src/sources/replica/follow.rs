@@ -212,7 +212,7 @@ impl Replica {
                     Err(gap) => return Ok(gap),
                 }
             };
-            if (page.complete || as_of.is_some()) && self.unsaved.lacks(as_of.unwrap_or(start), self.earliest()) {
+            if (page.complete || as_of.is_some()) && self.unsaved.lacks(as_of.unwrap_or(start), self.surely_over()) {
                 return Ok(Gap::OwnLost);
             }
             self.stats.set_store_up(true);

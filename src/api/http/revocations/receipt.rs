@@ -61,6 +61,7 @@ pub(super) struct Confirmation {
 }
 
 /// A wait that was asked for.
+#[derive(Clone, Copy)]
 pub(super) struct Wait {
     began: Instant,
     until: Instant,

@@ -32,6 +32,7 @@ pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
+    grace: AtomicU64,
 }
 
 fn raise(value: &AtomicU64, to: Duration) -> bool {
@@ -59,6 +60,16 @@ impl RedisLedger {
     /// How long a log is kept for instances of this retention.
     pub(in crate::sources) fn keeps_for(retention: Duration) -> Duration {
         retention * 2 + MARGIN
+    }
+
+    /// For how long after its end, by the store's clock, some instance may accept a token: the longest leeway, and how
+    /// far a wall clock was seen to be behind.
+    pub(in crate::sources) fn grace(&self) -> Duration {
+        read(&self.keeping.grace)
+    }
+
+    pub(in crate::sources) fn note_grace(&self, grace: Duration) {
+        raise(&self.keeping.grace, grace);
     }
 
     /// Tokens were seen that are dated this far ahead of the clock.

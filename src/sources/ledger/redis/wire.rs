@@ -159,7 +159,9 @@ impl Decoder {
             ("", _) => return Err("id"),
             (id, _) => TargetId::from_stored(id),
         };
-        let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(reader.now);
+        // The store's clock may have been set since it was read last.
+        let latest = reader.now.plus(reader.leeway);
+        let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(written_at.plus(reader.lead)),
@@ -325,10 +327,11 @@ mod tests {
 
     #[test]
     fn an_id_of_the_future_is_an_entry_of_now() {
-        for millis in [1_700_000_000_502, 1 << 62, 1 << 63, u64::MAX] {
-            let until = WRITTEN + 1 + 3_600_000;
+        // The leeway is for a store's clock that was set since it was read.
+        for millis in [1_700_000_030_501, 1_700_000_030_502, 1 << 62, 1 << 63, u64::MAX] {
+            let until = WRITTEN + 30_001 + 3_600_000;
             check_at(millis, "issuer=main kind=session id=s", Ok(&format!("{{r}}:main:session:s * revoked {until}")));
-            let at = WRITTEN + 2_001;
+            let at = WRITTEN + 32_001;
             let user = format!("{{r}}:main:user:u {at} revoked {}", at + 3_600_000);
             check_at(millis, "issuer=main kind=user id=u", Ok(&user));
         }

@@ -6,9 +6,11 @@ import java.security.NoSuchAlgorithmException;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.HexFormat;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.springframework.dao.DataAccessException;
+import org.springframework.data.redis.core.RedisCallback;
 import org.springframework.data.redis.core.RedisOperations;
 import org.springframework.data.redis.core.SessionCallback;
 import org.springframework.data.redis.core.StringRedisTemplate;
@@ -28,21 +30,31 @@ public record Doorward(StringRedisTemplate redis, String issuer, Duration maxLif
 
     /** Every token of a session, by its {@code sid}. */
     public String revokeSession(String sessionId, String reason) {
-        return revoke("session", sessionId, "*", Instant.now().plus(maxLifetime), reason);
+        return revoke("session", sessionId, "*", now().plus(maxLifetime), reason);
     }
 
     /** Every token of a user that was issued up to now. */
     public String revokeUser(String userId, String reason) {
-        Instant now = Instant.now();
-        return revoke("user", userId, "" + now.toEpochMilli(), now.plus(maxLifetime), reason);
+        Instant now = now();
+        // Tokens of the second that is not over yet may be dated by its end.
+        return revoke("user", userId, "" + now.plusSeconds(1).toEpochMilli(), now.plus(maxLifetime), reason);
+    }
+
+    /** By the clock of Redis: one that is behind would leave tokens of the last moments valid. */
+    private Instant now() {
+        Long millis = redis.execute((RedisCallback<Long>) connection -> connection.serverCommands().time());
+        return Instant.ofEpochMilli(millis);
     }
 
     private String revoke(String kind, String target, String at, Instant until, String reason) {
         Instant expires = until.plus(leeway).plusSeconds(1);
-        Duration life = Duration.between(Instant.now(), expires);
+        Duration life = Duration.between(now(), expires);
         String id = written(target);
-        var entry = Map.of("issuer", issuer, "kind", kind, "id", id, "at", at, "expires", "" + expires.toEpochMilli(),
-            "origin", "revoked", "reason", reason);
+        var entry = new LinkedHashMap<>(Map.of("issuer", issuer, "kind", kind, "id", id, "at", at,
+            "expires", "" + expires.toEpochMilli(), "origin", "revoked", "reason", reason));
+        if (kind.equals("user")) {
+            entry.remove("at"); // Each instance adds to the entry's own time what it knows of the issuer's clock.
+        }
         List<Object> answers = redis.execute(new SessionCallback<>() {
             @SuppressWarnings("unchecked")
             public <K, V> List<Object> execute(RedisOperations<K, V> operations) throws DataAccessException {
