@@ -6,6 +6,7 @@
 pub mod assemble;
 mod budget;
 pub(crate) mod connections;
+mod hosted;
 mod http;
 pub(crate) mod listen;
 pub mod log;
@@ -33,6 +34,7 @@ use crate::state::State;
 use crate::traces::Traces;
 use budget::Budget;
 use connections::{Protocol, Server};
+pub use hosted::Hosted;
 pub use http::HttpListeners;
 use listen::Listener;
 use log::Log;

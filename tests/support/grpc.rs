@@ -67,6 +67,13 @@ impl Ask {
         self
     }
 
+    /// Method, target and headers, as they would come over HTTP; `None` if the route is to name a rule.
+    pub fn over_http(&self) -> Option<(&str, &str, Vec<(String, Vec<u8>)>)> {
+        let host = ("host".to_owned(), self.host.clone().into_bytes());
+        let headers = [host].into_iter().chain(self.headers.clone()).collect();
+        self.rule.is_none().then_some((&self.method, &self.path, headers))
+    }
+
     pub fn message(self) -> CheckRequest {
         let mut http = HttpRequest {
             method: self.method,

@@ -1,0 +1,367 @@
+//! One stream: its request is read, decided, and changed, answered, or made to wait; later it is ended when its token
+//! is not accepted any more.
+//!
+//! Envoy calls hooks of a filter from within its own calls to Envoy. So a filter is shared, never borrowed mutably.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use doorward::api::streams::{count_end, register};
+use doorward::api::{Flaw, Query, decide, decide_at_once, refuse};
+use doorward::authz::answer::Responder;
+use doorward::authz::authorizer::Decision;
+use doorward::authz::denial::Denial;
+use doorward::authz::rule::RequestView;
+use doorward::authz::stream_proof::StreamFacts;
+use doorward::engine::Hosted;
+use doorward::sources::streams::{Ended, LiveStream};
+
+use crate::abi::{Headers, Status, Stream, Unreadable, Waker};
+use crate::config::FilterConfig;
+use crate::plan::{BROKEN, BROKEN_BODY, BROKEN_DETAILS, BROKEN_HEADERS, Form, Plan, Subject, Then};
+use crate::slot::Slot;
+
+/// The filter of one stream.
+pub struct Filter {
+    config: Arc<FilterConfig>,
+    /// Where the answer to a decision that waits is put.
+    waiting: RefCell<Option<Arc<Slot<Waker, Plan>>>>,
+    /// A header of the response, unless the upstream sets it.
+    response: Cell<Option<(&'static str, String)>>,
+    /// Whose stream it is, until it is known to be one that lasts.
+    subject: Cell<Option<Subject>>,
+    live: RefCell<Option<Live>>,
+    /// The request has a body of unknown length: it is a stream from its beginning.
+    lasts: Cell<bool>,
+}
+
+/// A stream that ends when its token is not accepted any more.
+struct Live {
+    slot: Arc<Slot<Waker, ()>>,
+    /// `Err`: it was not accepted when the stream was registered.
+    stream: Result<LiveStream, Ended>,
+}
+
+/// A response of at most this many bytes is not ended: it is on its way.
+const SHORT: u64 = 64 * 1024;
+
+impl Filter {
+    pub fn new(config: Arc<FilterConfig>) -> Self {
+        let (waiting, live) = (RefCell::default(), RefCell::default());
+        Self { config, waiting, response: Cell::default(), subject: Cell::default(), live, lasts: Cell::default() }
+    }
+
+    /// Decides a request whose head has come; `rule`: the name that its route gives.
+    pub fn request_headers(&self, stream: Stream<'_>, rule: Option<&str>, is_whole: bool) -> Status {
+        let Some(engine) = self.config.engine() else { return refuse_broken(stream) };
+        self.lasts.set(!is_whole && stream.header(Headers::Request, "content-length").is_none());
+        match self.decide(engine, &stream, rule) {
+            Decided::Now(plan) => self.carry_out(engine, plan, stream, false),
+            Decided::Later => Status::StopAllIterationAndWatermark,
+            Decided::Never => refuse_broken(stream),
+        }
+    }
+
+    fn decide(&self, engine: &Hosted, stream: &Stream<'_>, rule: Option<&str>) -> Decided {
+        let (state, facts) = (engine.state(), self.config.facts);
+        let is_grpc = stream.header(Headers::Request, "content-type").is_some_and(is_grpc);
+        let put = move |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
+            Plan::new(responder, decision, request, Form { facts, is_grpc })
+        };
+        let headers = stream.headers(engine.limits().request_headers);
+        let request = headers.as_deref().map_err(|unreadable| detail(*unreadable));
+        let request = match request.and_then(|headers| Request::read(headers, rule, stream.source_address())) {
+            Ok(request) => request,
+            Err(detail) => {
+                let flaw = Flaw { detail, request: &RequestView::NOTHING };
+                return Decided::Now(refuse(state, Denial::BadRequest, Some(flaw), put));
+            }
+        };
+        if let Some(plan) = decide_at_once(Query::new(state, &request.view()), put) {
+            return Decided::Now(plan);
+        }
+        let Some(waker) = stream.waker() else { return Decided::Never };
+        let slot = Arc::new(Slot::new(waker));
+        *self.waiting.borrow_mut() = Some(slot.clone());
+        let (state, request, mut answer) = (state.clone(), OwnedRequest::of(&request), Answering(Some(slot)));
+        engine.spawn(async move {
+            let headers = request.headers();
+            let view = request.view(&headers);
+            let plan = decide(Query::new(&state, &view), put).await;
+            answer.with(plan);
+        });
+        Decided::Later
+    }
+
+    /// Applies a plan; `is_parked`: the request was stopped before.
+    fn carry_out(&self, engine: &Hosted, plan: Plan, mut stream: Stream<'_>, is_parked: bool) -> Status {
+        let is_changed = plan.edits();
+        match plan.apply(&mut stream, &self.config.namespace) {
+            Then::Continue { response, subject } => {
+                self.response.set(response);
+                if self.config.ends_streams {
+                    self.subject.set(subject);
+                }
+                if self.lasts.get() {
+                    self.watch(engine, &stream);
+                }
+                if is_changed && self.config.clear_route_cache {
+                    stream.clear_route_cache();
+                }
+                if is_parked {
+                    stream.resume();
+                }
+                Status::Continue
+            }
+            Then::Respond { answer, details } => {
+                let headers: Vec<_> = answer.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                stream.respond(answer.status, &headers, &answer.body, &details);
+                Status::StopIteration
+            }
+        }
+    }
+
+    /// Registers the stream, if it proved an identity and its rule ends streams.
+    fn watch(&self, engine: &Hosted, stream: &Stream<'_>) {
+        let Some(Subject { token, rule }) = self.subject.take() else { return };
+        let Some(waker) = stream.waker() else { return };
+        let (state, slot) = (engine.state(), Arc::new(Slot::new(waker)));
+        let policy = state.policy();
+        let rule = policy.authorizer.rules.named(&rule).unwrap_or(&policy.authorizer.default_rule);
+        let registered = register(state, &policy, rule, &StreamFacts::of(&token)).map_err(Ended::now);
+        let is_over = match &registered {
+            Ok(stream) => stream.poll_ended(&mut Context::from_waker(&slot.clone().into())).is_ready(),
+            Err(_) => true,
+        };
+        *self.live.borrow_mut() = Some(Live { slot: slot.clone(), stream: registered });
+        if is_over {
+            slot.put(()); // Ended soon, and not within a hook that Envoy expects to return.
+        }
+    }
+
+    /// The response begins; `is_whole`: without a body.
+    pub fn response_headers(&self, mut stream: Stream<'_>, is_whole: bool) {
+        if let Some((name, value)) = self.response.take()
+            && stream.header(Headers::Response, name).is_none()
+        {
+            stream.set_header(Headers::Response, name.as_bytes(), Some(value.as_bytes()));
+        }
+        let Some(engine) = self.config.engine().filter(|_| !is_whole) else { return };
+        let length = stream.header(Headers::Response, "content-length");
+        let length = length.and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
+        if length.is_none_or(|length| length > SHORT) {
+            self.watch(engine, &stream);
+        }
+    }
+
+    /// Another thread has woken the stream.
+    pub fn scheduled(&self, stream: Stream<'_>) {
+        let Some(engine) = self.config.engine() else { return };
+        let waiting = self.waiting.borrow().clone();
+        if let Some(plan) = waiting.and_then(|slot| slot.take()) {
+            self.leave_waiting();
+            self.carry_out(engine, plan, stream, true);
+            return;
+        }
+        let live = self.live.borrow_mut().take();
+        let Some(Live { slot, stream: registered }) = live else { return };
+        let ended = match &registered {
+            Ok(registered) => registered.poll_ended(&mut Context::from_waker(std::task::Waker::noop())),
+            Err(ended) => Poll::Ready(*ended),
+        };
+        slot.leave();
+        if let Poll::Ready(ended) = ended {
+            count_end(engine.state(), ended);
+            let details = format!("doorward_stream_{}", ended.cause.label());
+            stream.end(&details);
+        }
+        drop(registered); // The order has been carried out.
+    }
+
+    fn leave_waiting(&self) {
+        if let Some(slot) = self.waiting.borrow_mut().take() {
+            slot.leave();
+        }
+    }
+
+    /// The stream is over, or somebody else answers it: nothing of it may be touched from another thread any more.
+    pub fn leave(&self) {
+        self.leave_waiting();
+        let live = self.live.borrow_mut().take();
+        if let Some(live) = live {
+            live.slot.leave();
+        }
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        self.leave();
+        crate::faults::meet("drop");
+    }
+}
+
+enum Decided {
+    Now(Plan),
+    /// The answer comes by the slot.
+    Later,
+    /// It cannot come.
+    Never,
+}
+
+/// Answers a stream that waits: with a plan, or with a refusal when the work on it panics or is dropped.
+struct Answering(Option<Arc<Slot<Waker, Plan>>>);
+
+impl Answering {
+    fn with(&mut self, plan: Plan) {
+        if let Some(slot) = self.0.take() {
+            slot.put(plan);
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.with(Plan::broken());
+    }
+}
+
+/// Refuses a request that cannot be decided.
+pub fn refuse_broken(stream: Stream<'_>) -> Status {
+    stream.respond(BROKEN, &BROKEN_HEADERS, BROKEN_BODY, BROKEN_DETAILS);
+    Status::StopIteration
+}
+
+/// As Envoy has it (`Grpc::Common::hasGrpcContentType`).
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+}
+
+const fn detail(unreadable: Unreadable) -> &'static str {
+    match unreadable {
+        Unreadable::TooMany => "the request has more header fields than `limits.request_headers`",
+        Unreadable::Missing => "the request has no header fields",
+        Unreadable::Name => "the name of a header field is not UTF-8",
+    }
+}
+
+/// The request, borrowed from Envoy.
+struct Request<'a> {
+    method: &'a str,
+    target: &'a str,
+    host: &'a str,
+    headers: &'a [(&'a str, &'a [u8])],
+    rule: Option<&'a str>,
+    source: Option<IpAddr>,
+}
+
+impl<'a> Request<'a> {
+    fn read(
+        headers: &'a [(&'a str, &'a [u8])],
+        rule: Option<&'a str>,
+        source: Option<&[u8]>,
+    ) -> Result<Self, &'static str> {
+        let (mut method, mut target, mut host) = (&b""[..], &b""[..], &b""[..]);
+        for (name, value) in headers.iter().filter(|(name, _)| name.starts_with(':')) {
+            match *name {
+                ":method" => method = value,
+                ":path" => target = value,
+                ":authority" => host = value,
+                _ => {}
+            }
+        }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "the request line is not UTF-8");
+        let source = source.and_then(|source| std::str::from_utf8(source).ok()).and_then(address);
+        Ok(Self { method: text(method)?, target: text(target)?, host: text(host)?, headers, rule, source })
+    }
+
+    fn view(&self) -> RequestView<'a> {
+        let Self { method, target, host, headers, rule, source } = *self;
+        RequestView { method, target, host, headers, rule, source }
+    }
+}
+
+/// An address with its port (since Envoy 1.40) or without.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
+}
+
+/// A request that outlives its hook.
+struct OwnedRequest {
+    method: String,
+    target: String,
+    host: String,
+    headers: Vec<(String, Vec<u8>)>,
+    rule: Option<String>,
+    source: Option<IpAddr>,
+}
+
+impl OwnedRequest {
+    fn of(request: &Request<'_>) -> Self {
+        Self {
+            method: request.method.to_owned(),
+            target: request.target.to_owned(),
+            host: request.host.to_owned(),
+            headers: request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
+            rule: request.rule.map(str::to_owned),
+            source: request.source,
+        }
+    }
+
+    fn headers(&self) -> Vec<(&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
+    }
+
+    fn view<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
+        RequestView {
+            method: &self.method,
+            target: &self.target,
+            host: &self.host,
+            headers,
+            rule: self.rule.as_deref(),
+            source: self.source,
+        }
+    }
+}
+
+/// A stream that lives is woken by the index of live streams.
+impl std::task::Wake for Slot<Waker, ()> {
+    fn wake(self: Arc<Self>) {
+        self.put(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_as_envoy_tells_it() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_have_its_port() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:80", Some("192.0.2.1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("/run/client.sock", None),
+            ("", None),
+        ] {
+            assert_eq!(address(text), expected.map(|text| text.parse().unwrap()), "{text}");
+        }
+    }
+}
