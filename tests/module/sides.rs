@@ -74,8 +74,8 @@ pub fn listener(name: &str, filters: &[Value], log: &str) -> Value {
         "doorward": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
             "dynamic_module_config": {"name": "doorward_envoy", "do_not_close": true},
-            "per_route_config_name": "doorward",
-            "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"rule": "public"}},
+            "filter_name": "doorward",
+            "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": r#"{"rule": "public"}"#},
         }
     });
     let name_of = |filter: &Value| filter["name"].as_str().unwrap().to_owned();

@@ -21,8 +21,13 @@ pub struct Buffer {
 impl Buffer {
     const NONE: Self = Self { pointer: ptr::null(), length: 0 };
 
-    const fn new(bytes: &[u8]) -> Self {
+    pub(crate) const fn new(bytes: &[u8]) -> Self {
         Self { pointer: bytes.as_ptr(), length: bytes.len() }
+    }
+
+    #[cfg(test)]
+    pub fn is_null(self) -> bool {
+        self.pointer.is_null()
     }
 
     /// # Safety

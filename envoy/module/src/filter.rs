@@ -19,7 +19,7 @@ use doorward::engine::Hosted;
 use doorward::sources::streams::{Ended, LiveStream};
 
 use crate::abi::{Headers, Status, Stream, Unreadable, Waker};
-use crate::config::FilterConfig;
+use crate::config::{Facts, FilterConfig};
 use crate::plan::{BROKEN, BROKEN_BODY, BROKEN_DETAILS, BROKEN_HEADERS, Form, Plan, Subject, Then};
 use crate::slot::Slot;
 
@@ -131,12 +131,8 @@ impl Filter {
         let policy = state.policy();
         let rule = policy.authorizer.rules.named(&rule).unwrap_or(&policy.authorizer.default_rule);
         let registered = register(state, &policy, rule, &StreamFacts::of(&token)).map_err(Ended::now);
-        let is_over = match &registered {
-            Ok(stream) => stream.poll_ended(&mut Context::from_waker(&slot.clone().into())).is_ready(),
-            Err(_) => true,
-        };
         *self.live.borrow_mut() = Some(Live { slot: slot.clone(), stream: registered });
-        if is_over {
+        if self.poll_ended().is_ready() {
             slot.put(()); // Ended soon, and not within a hook that Envoy expects to return.
         }
     }
@@ -157,7 +153,7 @@ impl Filter {
     }
 
     /// Another thread has woken the stream.
-    pub fn scheduled(&self, stream: Stream<'_>) {
+    pub fn scheduled(&self, mut stream: Stream<'_>) {
         let Some(engine) = self.config.engine() else { return };
         let waiting = self.waiting.borrow().clone();
         if let Some(plan) = waiting.and_then(|slot| slot.take()) {
@@ -165,19 +161,27 @@ impl Filter {
             self.carry_out(engine, plan, stream, true);
             return;
         }
+        let Poll::Ready(ended) = self.poll_ended() else { return };
         let live = self.live.borrow_mut().take();
-        let Some(Live { slot, stream: registered }) = live else { return };
-        let ended = match &registered {
-            Ok(registered) => registered.poll_ended(&mut Context::from_waker(std::task::Waker::noop())),
-            Err(ended) => Poll::Ready(*ended),
-        };
-        slot.leave();
-        if let Poll::Ready(ended) = ended {
-            count_end(engine.state(), ended);
-            let details = format!("doorward_stream_{}", ended.cause.label());
-            stream.end(&details);
+        if let Some(live) = &live {
+            live.slot.leave();
         }
-        drop(registered); // The order has been carried out.
+        count_end(engine.state(), ended);
+        let cause = ended.cause.label();
+        tell_end(&mut stream, &self.config, cause);
+        stream.end(&format!("doorward_stream_{cause}"));
+        drop(live); // The order has been carried out.
+    }
+
+    /// Ready if the stream is registered and is to end.
+    fn poll_ended(&self) -> Poll<Ended> {
+        match &*self.live.borrow() {
+            None => Poll::Pending,
+            Some(Live { slot, stream: Ok(stream) }) => {
+                stream.poll_ended(&mut Context::from_waker(&slot.clone().into()))
+            }
+            Some(Live { stream: Err(ended), .. }) => Poll::Ready(*ended),
+        }
     }
 
     fn leave_waiting(&self) {
@@ -225,6 +229,15 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.with(Plan::broken());
+    }
+}
+
+/// Tells the access log why the stream ends: its status and details are those of the response that had begun.
+fn tell_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
+    match config.facts {
+        Facts::FilterState => stream.set_filter_state(&format!("{}.ended", config.namespace), cause.as_bytes()),
+        Facts::Struct(_) | Facts::Keys => stream.set_metadata_text(&config.namespace, "ended", cause),
+        Facts::None => {}
     }
 }
 
@@ -335,7 +348,156 @@ impl std::task::Wake for Slot<Waker, ()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::host::Host;
+
+    struct Fixture {
+        issuer: DevIssuer,
+        config: Arc<FilterConfig>,
+    }
+
+    impl Fixture {
+        /// `name`: engines are told apart by it.
+        fn new(name: &str) -> Self {
+            let issuer = DevIssuer::generate().unwrap();
+            let inline = json!({
+                "listen": {"http": null},
+                "revocation": {"store": "embedded"},
+                "token": {"forward": false, "from": [{"header": "authorization", "scheme": "Bearer"}, {"query": "token"}]},
+                "issuers": [{"name": "dev", "issuer": ISSUER, "audiences": [AUDIENCE], "keys": {"jwks": issuer.jwks()}}],
+                "rules": [{"name": "leave", "match": {"path": "/leave"}, "access": "sign_out"}],
+            });
+            let text = json!({ "inline": inline }).to_string();
+            Self { issuer, config: Arc::new(FilterConfig::new(name, text.as_bytes(), false).unwrap()) }
+        }
+
+        fn token(&self, user: &str) -> String {
+            let now = doorward::clock::now().as_secs();
+            let claims =
+                json!({"iss": ISSUER, "aud": AUDIENCE, "sub": user, "jti": user, "iat": now - 9, "exp": now + 600});
+            self.issuer.mint(&claims).unwrap()
+        }
+
+        fn filter(&self) -> Filter {
+            Filter::new(self.config.clone())
+        }
+    }
+
+    /// A request as Envoy lists it; `more` may come between a token and its uses.
+    fn request(target: &str, more: &[(&str, &str)]) -> Box<Host> {
+        let pseudo = [(":method", "GET"), (":path", target), (":authority", "shop.example.com")];
+        Host::new(&[&pseudo, more].concat())
+    }
+
+    #[test]
+    fn edits_are_made_from_what_was_owned() {
+        let fixture = Fixture::new("edits");
+        let bearer = format!("Bearer {}", fixture.token("alice"));
+        for _ in 0..2 {
+            // The second time by what is kept with the token.
+            let host = request(
+                "/orders?b=1&token=",
+                &[("x-user-id", "root"), ("authorization", &bearer), ("x_user_id", "root"), ("x-other", "stays")],
+            );
+            let filter = fixture.filter();
+            assert_eq!(filter.request_headers(host.stream(), None, true), Status::Continue);
+            assert_eq!(host.header("x-user-id").as_deref(), Some("alice"));
+            assert_eq!(host.header("x_user_id"), None);
+            assert_eq!(host.header("authorization"), None);
+            assert_eq!(host.header("x-other").as_deref(), Some("stays"));
+            let state = host.state.borrow();
+            assert_eq!(state[0].0, "doorward");
+            let facts: Value = serde_json::from_slice(&state[0].1).unwrap();
+            assert_eq!((&facts["decision"], &facts["user_id"]), (&json!("allowed"), &json!("alice")));
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_with_its_grpc_status() {
+        let fixture = Fixture::new("refusal");
+        for (content_type, status) in [("application/grpc", Some("16")), ("application/json", None)] {
+            let host = request("/", &[("content-type", content_type)]);
+            assert_eq!(fixture.filter().request_headers(host.stream(), None, true), Status::StopIteration);
+            let answered = host.answered.borrow();
+            let (code, headers, body, details) = answered.as_ref().unwrap();
+            assert_eq!((*code, details.as_str()), (401, "doorward_missing_token"));
+            assert!(body.contains("missing_token"), "{body}");
+            let found = headers.iter().find(|(name, _)| name == "grpc-status").map(|(_, value)| value.as_str());
+            assert_eq!(found, status);
+        }
+        let host = request("/", &[("authorization", "Bearer x")]);
+        let status = fixture.filter().request_headers(host.stream(), Some("no-such-rule"), true);
+        assert_eq!((status, host.answered.borrow().as_ref().unwrap().0), (Status::StopIteration, 400));
+    }
+
+    #[test]
+    fn a_sign_out_waits_for_the_store_and_goes_on() {
+        let fixture = Fixture::new("sign-out");
+        let bearer = format!("Bearer {}", fixture.token("bob"));
+        let host = request("/leave", &[("authorization", &bearer)]);
+        let filter = fixture.filter();
+        assert_eq!(filter.request_headers(host.stream(), None, true), Status::StopAllIterationAndWatermark);
+        assert_eq!(host.wakers.get(), 1);
+        while !host.resumed.get() {
+            std::thread::sleep(Duration::from_millis(1));
+            filter.scheduled(host.stream());
+        }
+        assert_eq!(host.header("x-user-id").as_deref(), Some("bob"));
+        assert_eq!(host.wakers.get(), 0, "it is deleted with the answer");
+        let host = request("/", &[("authorization", &bearer)]);
+        assert_eq!(fixture.filter().request_headers(host.stream(), None, true), Status::StopIteration);
+        assert_eq!(host.answered.borrow().as_ref().unwrap().3, "doorward_signed_out");
+    }
+
+    #[test]
+    fn a_filter_that_goes_takes_its_wakers_along() {
+        let fixture = Fixture::new("gone");
+        for user in ["carla", "dora", "eve"] {
+            let host = request("/leave", &[("authorization", &format!("Bearer {}", fixture.token(user)))]);
+            let filter = fixture.filter();
+            assert_eq!(filter.request_headers(host.stream(), None, true), Status::StopAllIterationAndWatermark);
+            drop(filter);
+            assert_eq!(host.wakers.get(), 0);
+        }
+        let host = request("/", &[("authorization", &format!("Bearer {}", fixture.token("fred")))]);
+        let filter = fixture.filter();
+        assert_eq!(filter.request_headers(host.stream(), None, false), Status::Continue);
+        assert_eq!(host.wakers.get(), 1, "a request without an end is a stream");
+        filter.leave();
+        assert_eq!(host.wakers.get(), 0);
+    }
+
+    #[test]
+    fn a_revocation_ends_the_stream_of_its_token() {
+        let fixture = Fixture::new("stream");
+        let bearer = format!("Bearer {}", fixture.token("gina"));
+        let host = request("/", &[("authorization", &bearer)]);
+        let filter = fixture.filter();
+        assert_eq!(filter.request_headers(host.stream(), None, true), Status::Continue);
+        host.begin_response(&[("content-length", "10")]);
+        filter.response_headers(host.stream(), false);
+        assert_eq!(host.wakers.get(), 0, "a short answer is on its way");
+        let (host, filter) = (request("/", &[("authorization", &bearer)]), fixture.filter());
+        assert_eq!(filter.request_headers(host.stream(), None, true), Status::Continue);
+        host.begin_response(&[("content-type", "text/event-stream")]);
+        filter.response_headers(host.stream(), false);
+        filter.scheduled(host.stream());
+        assert_eq!((host.ended.borrow().clone(), host.wakers.get()), (None, 1), "woken for nothing, it goes on");
+        let (leaving, signing_out) = (request("/leave", &[("authorization", &bearer)]), fixture.filter());
+        assert_eq!(signing_out.request_headers(leaving.stream(), None, true), Status::StopAllIterationAndWatermark);
+        while host.ended.borrow().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+            filter.scheduled(host.stream());
+        }
+        assert_eq!(host.ended.borrow().as_deref(), Some("doorward_stream_signed_out"));
+        assert_eq!(host.state.borrow().last().unwrap(), &("doorward.ended".to_owned(), b"signed_out".to_vec()));
+        assert_eq!(host.wakers.get(), 0);
+    }
 
     #[test]
     fn grpc_is_told_as_envoy_tells_it() {

@@ -20,13 +20,21 @@ fn guard<T>(hook: &str, work: impl FnOnce() -> T) -> Option<T> {
     guarded.ok()
 }
 
-/// The filter of a stream, held for as long as a hook runs: Envoy may destroy it from within a call to Envoy.
+/// In the place of a filter that could not be made, whose request is refused. Null would leave that to Envoy.
+static BROKEN: u8 = 0;
+
+fn broken() -> *const Filter {
+    (&raw const BROKEN).cast()
+}
+
+/// The filter of a stream, held for as long as a hook runs: Envoy may destroy it from within a call to Envoy. `None`: it
+/// could not be made.
 ///
 /// # Safety
 ///
 /// `filter` must be what [`envoy_dynamic_module_on_http_filter_new`] returned, not destroyed, on its thread.
 unsafe fn hold(filter: *const Filter) -> Option<Rc<Filter>> {
-    if filter.is_null() {
+    if filter.is_null() || filter == broken() {
         return None;
     }
     // SAFETY: it was made by `Rc::into_raw`, and lives by the caller's word.
@@ -99,12 +107,12 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_new(
         };
         Rc::into_raw(Rc::new(Filter::new(config)))
     });
-    made.unwrap_or(ptr::null())
+    made.unwrap_or_else(broken)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_http_filter_destroy(filter: *const Filter) {
-    if filter.is_null() {
+    if filter.is_null() || filter == broken() {
         return;
     }
     guard("filter_destroy", || ());

@@ -29,5 +29,8 @@ mod faults;
 mod filter;
 #[expect(unsafe_code, reason = "the functions that Envoy calls")]
 mod hooks;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "Envoy's side of the boundary")]
+mod host;
 mod plan;
 mod slot;
