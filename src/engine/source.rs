@@ -44,6 +44,6 @@ impl Source {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -12,7 +12,7 @@ use crate::support::tokens::Tokens;
 use crate::support::upstream::Upstream;
 
 /// A configuration that uses everything which shapes an answer.
-const RICH: &str = r#"
+const RICH: &str = r"
 token:
   forward: false
   from:
@@ -36,7 +36,7 @@ rules:
   - {name: logout, match: {path: /logout, methods: [POST]}, access: sign_out, sign_out: {scope: token, then: forward}}
   - {name: keyed, match: {path_prefix: /keyed}, api_key: required}
   - {name: admin, match: {path_prefix: /admin}, require: {scopes: [admin], max_age: 15m, acr: [mfa]}}
-"#;
+";
 
 const HOST: (&str, &str) = ("host", "shop.example.com");
 
@@ -291,8 +291,8 @@ fn mutated(random: &mut Random, good: &[String], at: usize) -> Row {
         match random.below(6) {
             0 => row = row.with("cookie", &format!("a=1; session={token}")),
             1 => {
-                row.target =
-                    format!("{}{}access_token={token}", row.target, if row.target.contains('?') { '&' } else { '?' })
+                let joint = if row.target.contains('?') { '&' } else { '?' };
+                row.target = format!("{}{joint}access_token={token}", row.target);
             }
             2 => row = row.with("sec-websocket-protocol", &format!("bearer, {token}")),
             _ => row = row.with("authorization", &format!("Bearer {token}")),

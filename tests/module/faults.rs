@@ -23,7 +23,7 @@ async fn a_panic_in_any_hook_refuses_its_request_and_nothing_else() {
     let (tokens, dir, upstream) = (Tokens::new(), TempDir::new(), Upstream::start().await);
     // A key that is not published: its tokens wait for a fetch.
     let stranger = Tokens::new();
-    let server = JwksServer::start(&tokens.issuer.jwks()).await;
+    let server = JwksServer::start(tokens.issuer.jwks()).await;
     let mut config: serde_json::Value = serde_json::from_str(&inline(&tokens)).unwrap();
     config["issuers"][0]["keys"] = json!({"jwks_url": server.url()});
     let fault = dir.path().join("fault");

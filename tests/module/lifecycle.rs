@@ -46,7 +46,7 @@ struct Waiting {
 impl Waiting {
     async fn start(binary: &str) -> Self {
         let (tokens, stranger, upstream) = (Tokens::new(), Tokens::new(), Upstream::start().await);
-        let keys = JwksServer::start(&tokens.issuer.jwks()).await;
+        let keys = JwksServer::start(tokens.issuer.jwks()).await;
         let mut config: Value = serde_json::from_str(&inline(&tokens)).unwrap();
         config["issuers"][0]["keys"] = json!({"jwks_url": keys.url(), "timeout": "20s", "cooldown": "1s"});
         config["limits"] = json!({"waiting_decisions": 10_000, "decision_timeout": "20s"});
@@ -171,17 +171,16 @@ async fn a_sign_out_ends_the_streams_of_its_user_alone() {
     let of_bob = [open("/events", &bob).await, open("/ws", &bob).await];
     let metric = async |series: &str| {
         let text = reqwest::get(format!("http://{http}/metrics")).await.unwrap().text().await.unwrap();
-        let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
-        found.unwrap_or(0.0)
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<usize>().ok()).unwrap_or(0)
     };
-    eventually("they are known", || async { metric("doorward_streams{state=\"open\"}").await == 4.0 }).await;
+    eventually("they are known", || async { metric("doorward_streams{state=\"open\"}").await == 4 }).await;
     let logout = reqwest::Client::new().post(format!("http://{http}/logout")).bearer_auth(&alice);
     assert_eq!(logout.send().await.unwrap().status(), 204);
     for stream in &mut of_alice {
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
     }
-    assert_eq!(metric("doorward_streams_ended_total{cause=\"signed_out\"}").await, 2.0);
+    assert_eq!(metric("doorward_streams_ended_total{cause=\"signed_out\"}").await, 2);
     eventually("the log has them", || async {
         envoy.log().lines().filter(|line| *line == "DONE signed_out").count() == 2
     })
@@ -192,30 +191,71 @@ async fn a_sign_out_ends_the_streams_of_its_user_alone() {
         let now = stream.try_read(&mut more).map_err(|error| error.kind());
         assert_eq!(now, Err(std::io::ErrorKind::WouldBlock), "bob's stream is open");
     }
-    assert_eq!(metric("doorward_streams{state=\"open\"}").await, 2.0);
+    assert_eq!(metric("doorward_streams{state=\"open\"}").await, 2);
     assert_eq!(status(at, "/", Some(&alice)).await, 401);
 }
 
-/// A listener that comes from a file, so that it can be replaced.
-fn dynamic(dir: &TempDir, upstream: SocketAddr) -> String {
-    let mut text: Value = serde_json::from_str(&bootstrap(&[], upstream, None)).unwrap();
-    text["node"] = json!({"id": "test", "cluster": "test"});
-    let source = json!({"path_config_source": {"path": dir.path().join("lds.json")}});
-    text["dynamic_resources"] = json!({"lds_config": source});
-    text.to_string()
+/// How Envoy's configuration is replaced.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Delivery {
+    /// The listener with all its filters (LDS).
+    Listener,
+    /// The filter alone (ECDS).
+    Extension,
 }
 
-/// Replaces the listener as Envoy's file watcher wants it: by a rename.
-fn publish(dir: &TempDir, version: usize, listener: &Value) {
-    let mut resource = listener.clone();
-    resource["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-    let (next, file) = (dir.path().join("next.json"), dir.path().join("lds.json"));
-    std::fs::write(&next, json!({"version_info": version.to_string(), "resources": [resource]}).to_string()).unwrap();
-    std::fs::rename(next, file).unwrap();
+impl Delivery {
+    /// Replaces it as Envoy's file watcher wants it: by a rename.
+    fn publish(self, dir: &TempDir, version: usize, config: &Value, port: SocketAddr) {
+        let module = filter(&json!({"inline": config}));
+        let resource = match self {
+            Self::Listener => {
+                let mut listener = on_port(&module, port);
+                listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+                listener
+            }
+            Self::Extension => {
+                let kind = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+                json!({"@type": kind, "name": "doorward", "typed_config": module["typed_config"]})
+            }
+        };
+        let (next, file) = (dir.path().join("next.json"), dir.path().join("resources.json"));
+        let text = json!({"version_info": version.to_string(), "resources": [resource]}).to_string();
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, file).unwrap();
+    }
+
+    fn bootstrap(self, dir: &TempDir, upstream: SocketAddr, port: SocketAddr) -> String {
+        let source =
+            json!({"path_config_source": {"path": dir.path().join("resources.json")}, "resource_api_version": "V3"});
+        let discovered = json!({
+            "name": "doorward",
+            "config_discovery": {
+                "config_source": source,
+                "type_urls": ["type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"],
+            }
+        });
+        let listeners = match self {
+            Self::Listener => Vec::new(),
+            Self::Extension => vec![on_port(&discovered, port)],
+        };
+        let mut text: Value = serde_json::from_str(&bootstrap(&listeners, upstream, None)).unwrap();
+        text["node"] = json!({"id": "test", "cluster": "test"});
+        if self == Self::Listener {
+            text["dynamic_resources"] = json!({"lds_config": source});
+        }
+        text.to_string()
+    }
 }
 
-async fn counter(envoy: &Envoy, name: &str) -> usize {
-    let stats = envoy.ask_admin(&format!("/stats?filter=^{name}$")).await;
+fn on_port(filter: &Value, port: SocketAddr) -> Value {
+    let mut listener = listener("module", std::slice::from_ref(filter), "DONE");
+    listener["address"]["socket_address"]["port_value"] = json!(port.port());
+    listener
+}
+
+async fn stat(envoy: &Envoy, name: &str) -> usize {
+    let stats = envoy.ask_admin(&format!("/stats?filter={name}$")).await;
     stats.trim().rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
@@ -227,23 +267,16 @@ fn size(envoy: &Envoy) -> (usize, usize) {
     (threads, pages.split(' ').nth(1).unwrap().parse().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn updates_under_load_fail_no_request_and_start_no_second_engine() {
-    let Some(binary) = envoy::binary() else { return };
+/// 50 updates with four workers and a client of each.
+async fn update_under_load(binary: &str, delivery: Delivery) {
     let (tokens, dir, upstream) = (Tokens::new(), TempDir::new(), Upstream::start().await);
     let mut config: Value = serde_json::from_str(&inline(&tokens)).unwrap();
-    let made = |config: &Value| listener("module", &[filter(&json!({"inline": config}))], "DONE");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fixed = |config: &Value| {
-        let mut listener = made(config);
-        listener["address"]["socket_address"]["port_value"] = json!(port.port());
-        listener
-    };
-    publish(&dir, 0, &fixed(&config));
-    let mut four = command(&binary);
+    let at = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    delivery.publish(&dir, 0, &config, at);
+    let mut four = command(binary);
     four.args(["--concurrency", "4", "--drain-time-s", "1"]);
-    let envoy = Envoy::start_by(four, &dynamic(&dir, upstream.address)).await;
-    let (at, http) = (address(&envoy, "module").await, module_http(&envoy).await);
+    let envoy = Envoy::start_by(four, &delivery.bootstrap(&dir, upstream.address, at)).await;
+    let http = module_http(&envoy).await;
     // A sign-out before the updates holds after them: the store is memory of the engine.
     let gone = tokens.of("gone");
     let logout = reqwest::Client::new().post(format!("http://{http}/logout")).bearer_auth(&gone);
@@ -265,28 +298,22 @@ async fn updates_under_load_fail_no_request_and_start_no_second_engine() {
             }
         });
     }
-    let update = async |version: usize, config: &Value| {
+    let mut update = async |version: usize| {
+        config["rules"][0]["match"]["path_prefix"] = json!(format!("/public-{version}"));
         let before = asked.load(Ordering::SeqCst);
-        publish(&dir, version, &fixed(config));
-        eventually("the update is taken up", || async {
-            counter(&envoy, "listener_manager.lds.update_success").await > version
-        })
-        .await;
+        delivery.publish(&dir, version, &config, at);
+        let path = format!("/public-{version}");
+        eventually("the text is in force", || async { status(at, &path, None).await == 200 }).await;
         eventually("requests go on", || async { asked.load(Ordering::SeqCst) > before + 20 }).await;
     };
     for version in 1..=10 {
-        config["rules"][0]["match"]["path_prefix"] = json!(format!("/public-{version}"));
-        update(version, &config).await;
+        update(version).await;
     }
-    eventually("old listeners are gone", || async {
-        counter(&envoy, "listener_manager.total_filter_chains_draining").await == 0
-    })
-    .await;
     let (threads, pages) = size(&envoy);
     for version in 11..=50 {
-        config["rules"][0]["match"]["path_prefix"] = json!(format!("/public-{version}"));
-        update(version, &config).await;
+        update(version).await;
     }
+    eventually("what was replaced is gone", || async { stat(&envoy, "total_filter_chains_draining").await == 0 }).await;
     let (threads_after, pages_after) = size(&envoy);
     over.store(true, Ordering::SeqCst);
     while let Some(client) = clients.join_next().await {
@@ -295,19 +322,26 @@ async fn updates_under_load_fail_no_request_and_start_no_second_engine() {
     assert!(threads_after <= threads + 2, "{threads} threads became {threads_after}"); // tokio's blocking pool.
     assert!(pages_after <= pages + 8_192, "{pages} pages became {pages_after}"); // 32 MB, of Envoy's own updates, too.
     assert_eq!(envoy.log().matches("\"message\":\"listening\"").count(), 1, "one engine");
-    eventually("the last text is in force", || async { status(at, "/public-50", None).await == 200 }).await;
     assert_eq!(status(at, "/public-49", None).await, 401);
     assert_eq!(status(at, "/", Some(&gone)).await, 401, "signed out before the updates");
 
     // A bad text is refused by Envoy, and the engine keeps the good one.
     config["rules"][0]["access"] = json!("open");
-    publish(&dir, 51, &fixed(&config));
-    eventually("the update is refused", || async {
-        counter(&envoy, "listener_manager.lds.update_rejected").await == 1
-    })
-    .await;
-    assert!(envoy.log().contains("rules[0].access"), "{}", envoy.log());
+    delivery.publish(&dir, 51, &config, at);
+    eventually("Envoy tells the fault", || async { envoy.log().contains("rules[0].access") }).await;
     assert_eq!(status(at, "/public-50", None).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_are_replaced_under_load() {
+    let Some(binary) = envoy::binary() else { return };
+    update_under_load(&binary, Delivery::Listener).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_is_replaced_under_load() {
+    let Some(binary) = envoy::binary() else { return };
+    update_under_load(&binary, Delivery::Extension).await;
 }
 
 #[test]

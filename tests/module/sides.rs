@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::support::TempDir;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::Envoy;
 use crate::support::eventually;
@@ -189,8 +190,20 @@ impl Row {
     }
 }
 
+/// Writes the access log of a listener into a file, where no other line comes between.
+fn logged_to(mut listener: Value, file: &Path) -> Value {
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    let log = &mut manager["access_log"][0];
+    log["name"] = json!("envoy.access_loggers.file");
+    log["typed_config"]["@type"] = json!("type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog");
+    log["typed_config"]["path"] = json!(file);
+    listener
+}
+
 /// The service and the module behind one Envoy, on one configuration of Doorward.
 pub struct Sides {
+    /// With the access log.
+    dir: TempDir,
     pub envoy: Envoy,
     pub upstream: Upstream,
     pub service: SocketAddr,
@@ -205,16 +218,17 @@ const ROW: &str = "x-test-row";
 impl Sides {
     /// `doorward` runs; the module reads the same file.
     pub async fn start(binary: &str, doorward: &Doorward) -> Self {
-        let upstream = Upstream::start().await;
+        let (dir, upstream) = (TempDir::new(), Upstream::start().await);
         let file = doorward.dir.path().join("doorward.yaml");
         let module = filter(&json!({"config": file, "facts": "metadata", "namespace": NAMESPACE}));
         let log = |side: &str| format!("ROW {side} %REQ({ROW})% %DYNAMIC_METADATA({NAMESPACE})%");
         let listeners =
             [listener("service", &[ext_authz()], &log("service")), listener("module", &[module], &log("module"))];
+        let listeners = listeners.map(|listener| logged_to(listener, &dir.path().join("access.log")));
         let text = bootstrap(&listeners, upstream.address, Some(doorward.check.parse().unwrap()));
         let envoy = Envoy::start_by(command(binary), &text).await;
         let (service, module) = (address(&envoy, "service").await, address(&envoy, "module").await);
-        Self { envoy, upstream, service, module }
+        Self { dir, envoy, upstream, service, module }
     }
 
     /// Asks both every row: what differs, each on a line. Of every row, the metadata must have been logged.
@@ -231,7 +245,8 @@ impl Sides {
         let marker = Row::new("marker", "GET", "/", &[("host", "marker.example.com")]);
         ask(&mut service, &marker, rows.len()).await;
         ask(&mut module, &marker, rows.len()).await;
-        let logged = || ["service", "module"].map(|side| metadata(&self.envoy.log(), side));
+        let log = || std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        let logged = || ["service", "module"].map(|side| metadata(&log(), side));
         let is_written = || logged().iter().all(|logged| logged.contains_key(&rows.len()));
         eventually("the access log is written", || std::future::ready(is_written())).await;
         let [by_service, by_module] = logged();

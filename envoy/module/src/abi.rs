@@ -296,7 +296,9 @@ impl Drop for Waker {
 
 /// `envoy_dynamic_module_callback_http_set_dynamic_metadata_struct`, which Envoy has since 1.40.
 #[derive(Clone, Copy)]
-pub struct MetadataSetter(unsafe extern "C" fn(*mut c_void, Buffer, Buffer) -> bool);
+pub struct MetadataSetter(SetMetadata);
+
+type SetMetadata = unsafe extern "C" fn(*mut c_void, Buffer, Buffer) -> bool;
 
 impl MetadataSetter {
     /// `None`: Envoy is older.
@@ -305,7 +307,8 @@ impl MetadataSetter {
         // SAFETY: the name is a C string; null is `RTLD_DEFAULT`, the symbols of the process.
         let found = unsafe { callback::dlsym(ptr::null_mut(), NAME.as_ptr()) };
         // SAFETY: it is that function, of this type.
-        NonNull::new(found).map(|found| Self(unsafe { std::mem::transmute::<*mut c_void, _>(found.as_ptr()) }))
+        NonNull::new(found)
+            .map(|found| Self(unsafe { std::mem::transmute::<*mut c_void, SetMetadata>(found.as_ptr()) }))
     }
 }
 

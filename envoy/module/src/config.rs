@@ -108,7 +108,7 @@ impl FilterConfig {
             (None, Some(inline)) => Place::Inline(name.to_owned(), inline.to_string().into()),
             _ => return Err("filter_config must have one of `config` and `inline`".to_owned()),
         };
-        let engine = if validates { place.load(place.source().0).map(|_| None) } else { place.engine().map(Some) }?;
+        let engine = if validates { load(&place.source().0).map(|_| None) } else { place.engine().map(Some) }?;
         let facts = match written.facts {
             WrittenFacts::FilterState => Facts::FilterState,
             WrittenFacts::Metadata => MetadataSetter::find().map_or(Facts::Keys, Facts::Struct),
@@ -166,10 +166,6 @@ impl Place {
         }
     }
 
-    fn load(&self, source: Source) -> Result<Loaded, String> {
-        source.load().map_err(|faults| faults.to_string())
-    }
-
     /// The engine that runs by this configuration; a new text is handed to it.
     fn engine(&self) -> Result<Arc<Running>, String> {
         let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,7 +174,7 @@ impl Place {
             if let (Some(sender), Self::Inline(_, text)) = (&running.text, self)
                 && *sender.borrow() != *text
             {
-                self.load(self.source().0)?; // Envoy keeps the old configuration, and so must the engine.
+                load(&self.source().0)?; // Envoy keeps the old configuration, and so must the engine.
                 sender.send_replace(text.clone());
             }
             return Ok(running.clone());
@@ -189,7 +185,7 @@ impl Place {
             ));
         }
         let (source, text) = self.source();
-        let loaded = self.load(source.clone())?;
+        let loaded = load(&source)?;
         let failed = |error: &dyn Display| format!("the engine does not start: {error:#}");
         let hosted = Hosted::start(loaded, source).map_err(|error| failed(&error))?;
         let running = Arc::new(Running { hosted, text });
@@ -199,6 +195,10 @@ impl Place {
         let _ = running.hosted.wait_ready(FIRST_READY);
         Ok(running)
     }
+}
+
+fn load(source: &Source) -> Result<Loaded, String> {
+    source.load().map_err(|faults| faults.to_string())
 }
 
 /// The per-route configuration.

@@ -4,7 +4,6 @@
 //! Envoy calls hooks of a filter from within its own calls to Envoy. So a filter is shared, never borrowed mutably.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -18,9 +17,10 @@ use doorward::authz::stream_proof::StreamFacts;
 use doorward::engine::Hosted;
 use doorward::sources::streams::{Ended, LiveStream};
 
-use crate::abi::{Headers, Status, Stream, Unreadable, Waker};
+use crate::abi::{Headers, Status, Stream, Waker};
 use crate::config::{Facts, FilterConfig};
 use crate::plan::{BROKEN, BROKEN_BODY, BROKEN_DETAILS, BROKEN_HEADERS, Form, Plan, Subject, Then};
+use crate::request::{OwnedRequest, Request, detail, is_grpc};
 use crate::slot::Slot;
 
 /// The filter of one stream.
@@ -247,98 +247,6 @@ pub fn refuse_broken(stream: Stream<'_>) -> Status {
     Status::StopIteration
 }
 
-/// As Envoy has it (`Grpc::Common::hasGrpcContentType`).
-fn is_grpc(content_type: &[u8]) -> bool {
-    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
-}
-
-const fn detail(unreadable: Unreadable) -> &'static str {
-    match unreadable {
-        Unreadable::TooMany => "the request has more header fields than `limits.request_headers`",
-        Unreadable::Missing => "the request has no header fields",
-        Unreadable::Name => "the name of a header field is not UTF-8",
-    }
-}
-
-/// The request, borrowed from Envoy.
-struct Request<'a> {
-    method: &'a str,
-    target: &'a str,
-    host: &'a str,
-    headers: &'a [(&'a str, &'a [u8])],
-    rule: Option<&'a str>,
-    source: Option<IpAddr>,
-}
-
-impl<'a> Request<'a> {
-    fn read(
-        headers: &'a [(&'a str, &'a [u8])],
-        rule: Option<&'a str>,
-        source: Option<&[u8]>,
-    ) -> Result<Self, &'static str> {
-        let (mut method, mut target, mut host) = (&b""[..], &b""[..], &b""[..]);
-        for (name, value) in headers.iter().filter(|(name, _)| name.starts_with(':')) {
-            match *name {
-                ":method" => method = value,
-                ":path" => target = value,
-                ":authority" => host = value,
-                _ => {}
-            }
-        }
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "the request line is not UTF-8");
-        let source = source.and_then(|source| std::str::from_utf8(source).ok()).and_then(address);
-        Ok(Self { method: text(method)?, target: text(target)?, host: text(host)?, headers, rule, source })
-    }
-
-    fn view(&self) -> RequestView<'a> {
-        let Self { method, target, host, headers, rule, source } = *self;
-        RequestView { method, target, host, headers, rule, source }
-    }
-}
-
-/// An address with its port (since Envoy 1.40) or without.
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
-}
-
-/// A request that outlives its hook.
-struct OwnedRequest {
-    method: String,
-    target: String,
-    host: String,
-    headers: Vec<(String, Vec<u8>)>,
-    rule: Option<String>,
-    source: Option<IpAddr>,
-}
-
-impl OwnedRequest {
-    fn of(request: &Request<'_>) -> Self {
-        Self {
-            method: request.method.to_owned(),
-            target: request.target.to_owned(),
-            host: request.host.to_owned(),
-            headers: request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
-            rule: request.rule.map(str::to_owned),
-            source: request.source,
-        }
-    }
-
-    fn headers(&self) -> Vec<(&str, &[u8])> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
-    }
-
-    fn view<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
-        RequestView {
-            method: &self.method,
-            target: &self.target,
-            host: &self.host,
-            headers,
-            rule: self.rule.as_deref(),
-            source: self.source,
-        }
-    }
-}
-
 /// A stream that lives is woken by the index of live streams.
 impl std::task::Wake for Slot<Waker, ()> {
     fn wake(self: Arc<Self>) {
@@ -463,6 +371,13 @@ mod tests {
             assert_eq!(filter.request_headers(host.stream(), None, true), Status::StopAllIterationAndWatermark);
             drop(filter);
             assert_eq!(host.wakers.get(), 0);
+            // The client is gone, and is signed out all the same.
+            let bearer = format!("Bearer {}", fixture.token(user));
+            let ask =
+                || fixture.filter().request_headers(request("/", &[("authorization", &bearer)]).stream(), None, true);
+            while ask() != Status::StopIteration {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         let host = request("/", &[("authorization", &format!("Bearer {}", fixture.token("fred")))]);
         let filter = fixture.filter();
@@ -497,33 +412,5 @@ mod tests {
         assert_eq!(host.ended.borrow().as_deref(), Some("doorward_stream_signed_out"));
         assert_eq!(host.state.borrow().last().unwrap(), &("doorward.ended".to_owned(), b"signed_out".to_vec()));
         assert_eq!(host.wakers.get(), 0);
-    }
-
-    #[test]
-    fn grpc_is_told_as_envoy_tells_it() {
-        for (content_type, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc-web", false),
-            ("application/grpcx", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
-        }
-    }
-
-    #[test]
-    fn an_address_may_have_its_port() {
-        for (text, expected) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("192.0.2.1:80", Some("192.0.2.1")),
-            ("2001:db8::1", Some("2001:db8::1")),
-            ("[2001:db8::1]:80", Some("2001:db8::1")),
-            ("/run/client.sock", None),
-            ("", None),
-        ] {
-            assert_eq!(address(text), expected.map(|text| text.parse().unwrap()), "{text}");
-        }
     }
 }

@@ -20,6 +20,12 @@ fn guard<T>(hook: &str, work: impl FnOnce() -> T) -> Option<T> {
     guarded.ok()
 }
 
+/// Destroys a value of ours; a panic before or within leaves nothing behind.
+fn destroy<T>(hook: &str, value: T) {
+    guard(hook, || ());
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+}
+
 /// In the place of a filter that could not be made, whose request is refused. Null would leave that to Envoy.
 static BROKEN: u8 = 0;
 
@@ -73,7 +79,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const FilterConfig) {
     // SAFETY: it was made by `Arc::into_raw`, and Envoy destroys it once.
-    guard("config_destroy", || drop(unsafe { Arc::from_raw(config) }));
+    destroy("config_destroy", unsafe { Arc::from_raw(config) });
 }
 
 #[unsafe(no_mangle)]
@@ -91,7 +97,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_destroy(config: *mut RouteConfig) {
     // SAFETY: it was made by `Box::into_raw`, and Envoy destroys it once.
-    guard("route_config_destroy", || drop(unsafe { Box::from_raw(config) }));
+    destroy("route_config_destroy", unsafe { Box::from_raw(config) });
 }
 
 #[unsafe(no_mangle)]
@@ -115,9 +121,8 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_destroy(filter: *const Fil
     if filter.is_null() || filter == broken() {
         return;
     }
-    guard("filter_destroy", || ());
     // SAFETY: it was made by `Rc::into_raw`, and Envoy destroys it once.
-    guard("", || drop(unsafe { Rc::from_raw(filter) }));
+    destroy("filter_destroy", unsafe { Rc::from_raw(filter) });
 }
 
 #[unsafe(no_mangle)]
@@ -127,8 +132,9 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     is_whole: bool,
 ) -> Status {
     let decided = guard("request_headers", || {
-        // SAFETY: Envoy passes what belongs together, and all route configurations are of one type.
+        // SAFETY: Envoy passes what belongs together, and all route configurations are of this type.
         let (filter, stream) = unsafe { (hold(filter)?, Stream::new(envoy)?) };
+        // SAFETY: as above.
         let route = unsafe { stream.route_config::<RouteConfig>() };
         Some(filter.request_headers(stream, route.map(|route| route.rule.as_str()), is_whole))
     });

@@ -15,12 +15,15 @@ pub struct Host {
     /// What getters returned since the last setter.
     lent: RefCell<Vec<Box<[u8]>>>,
     pub state: RefCell<Vec<(String, Vec<u8>)>>,
-    pub answered: RefCell<Option<(u32, Vec<(String, String)>, String, String)>>,
+    pub answered: RefCell<Option<Answered>>,
     pub resumed: Cell<bool>,
     pub ended: RefCell<Option<String>>,
     /// Wakers that were made and not deleted.
     pub wakers: Cell<usize>,
 }
+
+/// Status, headers, body and details of an answer.
+type Answered = (u32, Vec<(String, String)>, String, String);
 
 impl Host {
     pub fn new(headers: &[(&str, &str)]) -> Box<Self> {

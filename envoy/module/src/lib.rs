@@ -3,6 +3,7 @@
 //! ```text
 //! hooks    what Envoy calls: each guards against panics, borrows, calls, falls back
 //! filter   one stream: read the request, decide, apply or wait; end it when its token is revoked
+//! request  the request as the decision reads it
 //! plan     a decision as edits of the stream, owned
 //! slot     where an answer from the engine's thread meets its stream
 //! config   the filter's configuration, and the engines of the process
@@ -33,4 +34,5 @@ mod hooks;
 #[expect(unsafe_code, reason = "Envoy's side of the boundary")]
 mod host;
 mod plan;
+mod request;
 mod slot;

@@ -143,7 +143,9 @@ impl Plan {
                         Value::Text(text) => stream.set_metadata_text(namespace, key, text),
                         Value::Number(number) => stream.set_metadata_number(namespace, key, *number),
                         Value::Texts(texts) => {
-                            texts.iter().for_each(|text| stream.add_metadata_text(namespace, key, text));
+                            for text in texts {
+                                stream.add_metadata_text(namespace, key, text);
+                            }
                         }
                     }
                 }

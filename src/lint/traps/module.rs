@@ -1,10 +1,10 @@
 //! Doorward inside Envoy, as a dynamic module.
 
 use super::super::Found;
-use super::super::model::Model;
+use super::super::model::{Manager, Model};
 
 pub(super) fn module_closed(model: &Model<'_>, found: &mut Found) {
-    for module in model.managers.iter().flat_map(|manager| manager.modules()) {
+    for module in model.managers.iter().flat_map(Manager::modules) {
         if !module.config.is("dynamic_module_config.do_not_close") {
             let place = module.config.get("dynamic_module_config").unwrap_or_else(|| module.node.clone());
             found.at(
