@@ -552,7 +552,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="doorward-compare-") as directory:
         bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
         try:
-            message = bench.capture()
+            message = bench.capture() if args.only != "module" else None
             if args.only == "settings":
                 return report_settings(*bench.settings())
             if args.only == "start":

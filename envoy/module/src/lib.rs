@@ -23,6 +23,9 @@
 //! 5. An engine in Envoy has no listener for checks, so the form that a token keeps
 //!    ([`doorward::authz::answer::Forward::kept`]) is the one that [`plan`] writes.
 
+// The futures of the engine are deep, and optimised builds lay them out here.
+#![recursion_limit = "256"]
+
 #[expect(unsafe_code, reason = "the boundary to Envoy")]
 mod abi;
 mod config;
