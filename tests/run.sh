@@ -141,7 +141,7 @@ RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::bare_u
 
 section "tests"
 cargo build --locked -p four-services
-cargo test --locked
+cargo test --locked -p doorward -p doorward-authz -p doorward-envoy
 cargo test --locked -p four-services
 
 section "Kubernetes"
