@@ -204,7 +204,7 @@ fn logged_to(mut listener: Value, file: &Path) -> Value {
 pub struct Sides {
     /// With the access log.
     dir: TempDir,
-    pub envoy: Envoy,
+    _envoy: Envoy,
     pub upstream: Upstream,
     pub service: SocketAddr,
     pub module: SocketAddr,
@@ -228,7 +228,7 @@ impl Sides {
         let text = bootstrap(&listeners, upstream.address, Some(doorward.check.parse().unwrap()));
         let envoy = Envoy::start_by(command(binary), &text).await;
         let (service, module) = (address(&envoy, "service").await, address(&envoy, "module").await);
-        Self { dir, envoy, upstream, service, module }
+        Self { dir, _envoy: envoy, upstream, service, module }
     }
 
     /// Asks both every row: what differs, each on a line. Of every row, the metadata must have been logged.
