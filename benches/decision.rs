@@ -25,7 +25,7 @@ use doorward::authz::rules::Rules;
 use doorward::authz::signing::PayloadSigner;
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
-use doorward::serve::assemble;
+use doorward::engine::assemble;
 use futures_util::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
 use jsonwebtoken::Algorithm;

@@ -18,7 +18,7 @@ use doorward::api::Caller;
 use doorward::api::check::{self, CheckServer};
 use doorward::config::Config;
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
-use doorward::serve::assemble;
+use doorward::engine::assemble;
 use futures_util::FutureExt;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use serde_json::json;

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: envoy/demo.sh [--once] [--sidecars]
+Usage: envoy/demo.sh [--once] [--sidecars | --module]
 
 Builds Doorward and the four services of examples/four-services, fetches Envoy, starts all
 of it, and shows with real requests how a token works at the services A, B and C until its
@@ -13,12 +13,14 @@ Ctrl-C; with --once it ends, with status 0 if every answer was the expected one.
 
   --sidecars   A, B, C and Accounts each have an Envoy and a Doorward of their own, which
                share the sign-outs by Redis; else one gateway stands before all of them
+  --module     Doorward runs inside the gateway's Envoy, as a dynamic module
 
 Needs Rust (cargo), a C compiler, Python 3 and curl; --sidecars also redis-server. It listens
 on 127.0.0.1 only, keeps its keys, tokens and database in a temporary folder, and stops
 everything it started.
 
   DOORWARD=FILE        uses this doorward binary and builds none
+  DOORWARD_MODULE=DIR  uses the libdoorward_envoy.so in this folder and builds none
   FOUR_SERVICES=FILE   uses this four-services binary and builds none
   ENVOY=FILE           uses this envoy binary and fetches none
 TEXT
@@ -26,14 +28,18 @@ TEXT
 
 once=
 sidecars=
+module=
 for argument; do
   case "$argument" in
     --once) once=yes ;;
     --sidecars) sidecars=yes ;;
+    --module) module=yes ;;
     -h | --help) usage && exit ;;
     *) usage >&2 && exit 2 ;;
   esac
 done
+
+if [ -n "$sidecars" ] && [ -n "$module" ]; then usage >&2 && exit 2; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 example=$root/examples/four-services
@@ -67,6 +73,12 @@ if [ -n "${FOUR_SERVICES:-}" ]; then
 else
   packages+=(-p four-services)
   services=$built/four-services
+fi
+if [ -n "${DOORWARD_MODULE:-}" ]; then
+  library=$(cd "$DOORWARD_MODULE" && pwd) || fail "DOORWARD_MODULE names no folder: $DOORWARD_MODULE"
+elif [ -n "$module" ]; then
+  packages+=(-p doorward-envoy)
+  library=$built
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
   need cargo "Doorward is built with Rust 1.90 or newer (rustup installs it)"
@@ -189,6 +201,26 @@ envoy_of() {
   started sh -c "curl -fs http://\$(cat '$dir/$1.admin')/ready"
 }
 
+# with_module CONFIG: the gateway's configuration with the module in the place of what asks the service. The access
+# log and all else stay as they are: the facts are told under the name of the filter that is gone.
+with_module() {
+  python3 - "$1" "$example/doorward.yaml" <<'PYTHON'
+import json, re, sys
+text = open(sys.argv[1]).read()
+kind = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
+settings = {"config": sys.argv[2], "facts": "metadata", "namespace": "envoy.filters.http.ext_authz"}
+filter = {"name": "doorward", "typed_config": {
+    "@type": kind, "filter_name": "doorward",
+    "dynamic_module_config": {"name": "doorward_envoy", "do_not_close": True},
+    "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": settings}}}
+start, end = (text.index(f"- name: envoy.filters.http.{name}") for name in ("ext_authz", "router"))
+text = text[:start] + "- " + json.dumps(filter) + "\n" + " " * 18 + text[end:]
+# Streams end by themselves, and nobody is asked.
+text = re.sub(r" *typed_per_filter_config:\n *envoy\.filters\.http\.ext_proc:\n.*\n.*\n", "", text)
+print(text[:text.index("    - name: doorward\n      type: STATIC")])
+PYTHON
+}
+
 # One key, for what Accounts tells Doorward by its HTTP API.
 sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/.*sha256: \([0-9a-f]*\).*/\1/')
 sed -n 's/^key: //p' "$dir/key" >"$dir/admin.key"
@@ -221,7 +253,23 @@ of_accounts=(
   DOORWARD__SIGNALS__TRANSMITTERS__0__KEYS__JWKS_URL="$keys"
 )
 
-if [ -z "$sidecars" ]; then
+if [ -n "$module" ]; then
+  with_module "$example/envoy/gateway.yaml" >"$dir/module.yaml"
+  export ENVOY_DYNAMIC_MODULES_SEARCH_PATH=$library "${of_accounts[@]}" \
+    DOORWARD__LISTEN__HTTP="127.0.0.1:$http_port" \
+    DOORWARD__ISSUERS__0__KEYS__JWKS_URL="$keys" \
+    DOORWARD__REVOCATION__EMBEDDED__PATH="$dir/revocations"
+  envoy_of gateway "$edge_port" "$dir/module.yaml" \
+    -e "s/port_value: 8080\$/port_value: $accounts/" -e "s/port_value: 8081\$/port_value: $a/" \
+    -e "s/port_value: 8082\$/port_value: $b/" -e "s/port_value: 8083\$/port_value: $c/"
+  started curl -fs "http://127.0.0.1:$http_port/readyz"
+  cat <<TEXT
+
+  browser, curl ──▶ Envoy 127.0.0.1:$edge_port with Doorward inside ──▶ Accounts, A, B, C
+                        ▲
+                        └── Accounts: signed out everywhere, password or permissions changed
+TEXT
+elif [ -z "$sidecars" ]; then
   doorward_of gateway "$http_port" "$example/doorward.yaml" "${of_accounts[@]}" \
     DOORWARD__REVOCATION__EMBEDDED__PATH="$dir/revocations"
   envoy_of gateway "$edge_port" "$example/envoy/gateway.yaml" \

@@ -9,14 +9,15 @@
 //! state     the policy in force behind one pointer, and the revocations
 //! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! config    what is written → what is usable, all faults at once
-//! serve     wiring, supervision, reload, drain; the only module that spawns
+//! engine    what keeps decisions right, whoever asks: wiring, supervision, reload, live streams, the HTTP API
+//! serve     the process: signals, the listener for checks, limits, drain, exit
 //! lint      what is dangerous in an Envoy configuration; one function per trap
 //! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads (`instruments`: as a table), `traces` what
 //!           an OTLP collector is sent
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → {api, config} → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
+//! `main → cli → serve → engine → {api, config} → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
 //!
 //! # One request
 //!
@@ -55,6 +56,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+pub mod engine;
 pub mod instruments;
 pub mod lint;
 pub mod metrics;

@@ -115,7 +115,7 @@ fn good() -> String {
     signed(right_claims())
 }
 
-enum Expected {
+pub enum Expected {
     Allowed,
     /// Allowed, with these headers removed and not set.
     Without(&'static [&'static str]),
@@ -203,6 +203,10 @@ revocation: {{store: embedded}}
         if let Some(binary) = envoy::wanted() {
             envoy::compare(&binary, class, &self.providers, &self.rows).await;
         }
+        let mut apart = Vec::new();
+        if let Some(binary) = crate::support::envoy::binary() {
+            apart = crate::module::compare(&binary, &self.doorward, &self.rows).await;
+        }
         for (what, ask, expected) in self.rows {
             let verdict = self.checks.check(ask).await;
             if let Some(fault) = fault(&verdict, &expected) {
@@ -213,6 +217,7 @@ revocation: {{store: embedded}}
         eprintln!("corpus {class}: {refused} to refuse, {allowed} to allow, {} wrong", wrong.len());
         assert!(self.doorward.get("/livez").await.0 == 200, "{class}: the process lives on");
         assert!(wrong.is_empty(), "{class}: {} wrong:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(apart.is_empty(), "{class}: the module answers {} otherwise:\n{}", apart.len(), apart.join("\n"));
     }
 }
 

@@ -13,8 +13,8 @@ use doorward::authz::api_key::digest_of;
 use doorward::authz::authorizer::Decision;
 use doorward::authz::rule::RequestView;
 use doorward::config::Config;
+use doorward::engine::assemble;
 use doorward::metrics::Reading;
-use doorward::serve::assemble;
 use serde_json::{Value, json};
 
 use crate::ledger::support::RedisServer;

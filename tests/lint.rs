@@ -102,7 +102,8 @@ fn every_rule_has_a_bad_file_and_a_line_in_the_readme() {
 #[test]
 fn envoy_loads_every_bad_file() {
     for binary in envoy::binaries() {
-        for (_, path) in bad_files() {
+        // Modules of Envoy are loaded in tests/module: older ones cannot.
+        for (_, path) in bad_files().into_iter().filter(|(rule, _)| !rule.starts_with("module-")) {
             let mut command = Command::new(&binary);
             let output =
                 command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();

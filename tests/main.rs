@@ -38,6 +38,7 @@ mod leftovers;
 mod lifecycle;
 mod lint;
 mod model;
+mod module;
 mod names;
 mod paths;
 mod programs;

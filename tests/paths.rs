@@ -8,7 +8,7 @@ use crate::support::grpc::{Checks, ask};
 use crate::support::raw::{self, RawUpstream};
 use crate::support::tokens::Tokens;
 
-const RULES: &str = r"
+pub const RULES: &str = r"
 rules:
   - {name: closed, match: {path: /public/closed}, require: {scopes: [admin]}}
   - {name: health, match: {path: /healthz, methods: [GET]}, access: public}
@@ -230,7 +230,7 @@ fn reaches_protected(target: &str) -> bool {
 }
 
 /// Each form from each door; a door of Envoy's routes only where Envoy takes the route.
-fn attacks() -> impl Iterator<Item = (&'static str, String)> {
+pub fn attacks() -> impl Iterator<Item = (&'static str, String)> {
     let all = DOORS.iter().flat_map(|door| FORMS.iter().map(move |form| (*door, spell(form, door))));
     all.filter(|(door, target)| !is_routed(door) || is_routed(target))
 }

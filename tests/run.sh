@@ -69,7 +69,9 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy ||
 # The newest Envoy, for the whole suite, and the oldest that the examples promise to run on.
 ENVOY=$(./envoy/get-envoy.sh 1.40.0)
 ENVOY_OLDEST=$(./envoy/get-envoy.sh 1.36.4)
-export ENVOY ENVOY_OLDEST
+# The oldest that the module is for.
+ENVOY_MODULE_OLDEST=$(./envoy/get-envoy.sh 1.38.3)
+export ENVOY ENVOY_OLDEST ENVOY_MODULE_OLDEST
 
 # Another service's client, for the test of the data contract, and another verifier of tokens.
 if ! .tools/python/bin/python -c 'import joserfc, redis' 2>/dev/null; then
@@ -135,11 +137,11 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 section "documentation of the code"
 # Private items are documented as well, so links to them resolve; help texts of commands have plain addresses.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::bare_urls" \
-  cargo doc --no-deps --locked --document-private-items -p doorward -p doorward-authz
+  cargo doc --no-deps --locked --document-private-items -p doorward -p doorward-authz -p doorward-envoy
 
 section "tests"
 cargo build --locked -p four-services
-cargo test --locked
+cargo test --locked -p doorward -p doorward-authz -p doorward-envoy
 cargo test --locked -p four-services
 
 section "Kubernetes"

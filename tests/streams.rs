@@ -8,4 +8,4 @@ mod kinds;
 mod lifetime;
 mod receipts;
 mod scale;
-mod support;
+pub mod support;

@@ -15,8 +15,9 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("config", &["authz", "clock", "sources", "state"]),
     ("lint", &["authz", "config"]),
     ("api", &["authz", "clock", "metrics", "sources", "state", "traces"]),
-    ("serve", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
-    ("cli", &["api", "authz", "clock", "config", "dev", "lint", "serve", "sources", "state"]),
+    ("engine", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
+    ("serve", &["api", "config", "engine"]),
+    ("cli", &["api", "authz", "clock", "config", "dev", "engine", "lint", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];
 
@@ -138,7 +139,10 @@ fn each_library_has_one_place() {
         ("fred::", &["sources/ledger/redis"]),
         ("redb::", &["sources/ledger/embedded"]),
         ("opentelemetry", &["traces"]),
-        ("tokio::spawn", &["serve"]),
+        ("tokio::spawn", &["engine"]),
+        ("tokio::signal", &["serve"]),
+        ("umask", &["serve"]),
+        ("setrlimit", &["serve"]),
         // One client for other servers, with its proxies, redirects and bounds; the commands ask Doorward itself.
         ("reqwest::Client::", &["sources/http", "cli/server"]),
     ] {
@@ -151,7 +155,24 @@ fn each_library_has_one_place() {
 }
 
 #[test]
-fn there_is_no_unsafe_code() {
+fn unsafe_code_is_at_the_boundary_to_envoy_alone() {
     let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
     assert!(manifest.contains("unsafe_code = \"forbid\""));
+    for (path, text) in files_of("envoy/module/src") {
+        let file = path.to_str().unwrap();
+        let is_boundary = ["abi.rs", "hooks.rs", "host.rs"].contains(&file);
+        let is_unsafe = code(&text).contains("unsafe ") || code(&text).contains("unsafe(");
+        assert_eq!(is_unsafe, is_boundary, "{file}");
+    }
+}
+
+/// A host process has its own signals, limits, allocator and end.
+#[test]
+fn what_runs_inside_envoy_leaves_the_process_alone() {
+    let inside = ["src/engine", "src/api", "src/sources", "src/state", "doorward-authz/src", "envoy/module/src"];
+    for (path, text) in inside.into_iter().flat_map(files_of) {
+        for word in ["tokio::signal", "umask", "setrlimit", "process::exit", "process::abort", "global_allocator"] {
+            assert!(!code(&text).contains(word), "{} has {word}", path.display());
+        }
+    }
 }

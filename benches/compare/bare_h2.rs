@@ -13,7 +13,7 @@ use std::path::Path;
 use bytes::Bytes;
 use doorward::api::{Caller, check};
 use doorward::config::Config;
-use doorward::serve::assemble;
+use doorward::engine::assemble;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;

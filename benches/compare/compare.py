@@ -26,13 +26,14 @@ BINARIES = {
     "h2": TARGET / "release/examples/compare-h2",
     "tools": TARGET / "release/examples/compare-tools",
 }
+MODULES = Path(os.environ.get("DOORWARD_MODULE", TARGET / "release/deps"))
 KEY = ROOT / "src/config/testdata/sign-rsa2048.pem"
 ENVOY = os.environ.get("ENVOY", "envoy")
 TICKS = os.sysconf("SC_CLK_TCK")
 CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
 REVOCATIONS = 1_000_000
 MARK = "\0"
-HELP = "settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
+HELP = "module: the same decision inside Envoy; settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
 BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
 PATIENCE = 60
 
@@ -239,7 +240,9 @@ class Bench:
         text = text.replace("route: {cluster: upstream}", 'direct_response: {status: 200, body: {inline_string: "ok"}}')
         file = self.directory / f"envoy-{name}.yaml"
         file.write_text(text)
-        server = self.start(ENVOY, "--use-dynamic-base-id", "--concurrency", 1, "--log-level", "error", "-c", file)
+        # Built with the examples, as a dependency of the tests.
+        modules = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(MODULES)}
+        server = self.start(ENVOY, "--use-dynamic-base-id", "--concurrency", 1, "--log-level", "error", "-c", file, env=modules)
         wait_for(f"Envoy ({name})", lambda: is_ready(f"http://127.0.0.1:{admin}/ready"))
         return server, port, admin
 
@@ -268,6 +271,25 @@ class Bench:
             "Doorward": ((doorward,), ext_authz(check, everything=False)),
             "Doorward, read: lookup": ((lookup, redis), ext_authz(lookup_check, everything=False)),
             "Doorward, introspection": ((asking,), ext_authz(asking_check, everything=False)),
+        }
+        return self.load_all(variants)
+
+    def inside(self):
+        """The module beside what it is an alternative to."""
+        doorward, check = self.doorward("behind", self.filled("behind"))
+
+        def module(facts):
+            file, _, _ = self.config(f"inside-{facts}", self.filled(f"inside-{facts}"))
+            return inside_envoy(file, facts)
+
+        variants = {
+            "nothing": ((), NOTHING),
+            "jwt_authn": ((), jwt_authn(self.jwks, cache=False)),
+            "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
+            "Doorward": ((doorward,), ext_authz(check, everything=False)),
+            "module": ((), module("filter_state")),
+            "module, facts: metadata": ((), module("metadata")),
+            "module, facts: none": ((), module("none")),
         }
         return self.load_all(variants)
 
@@ -395,6 +417,17 @@ def ext_authz(address, everything):
     return filters
 
 
+def inside_envoy(file, facts):
+    config = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": {"name": "doorward_envoy", "do_not_close": True},
+        "filter_name": "doorward",
+        "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"config": str(file), "facts": facts}},
+    }
+    block = f"                  - name: doorward\n                    typed_config: {json.dumps(config)}\n\n"
+    return lambda _block, _cluster: (block, "")
+
+
 def jwt_authn(jwks, cache):
     provider = {
         "issuer": "https://auth.example.com",
@@ -459,6 +492,11 @@ def report_envoy(taken, ratios):
         envoy = statistics.median(envoy for envoy, _ in rounds) - nothing
         print(f"{name:34} {envoy:8.1f} {statistics.median(service for _, service in rounds):8.1f} {spread(added[name]):>30}")
     ratios["envoy_added_vs_jwt_authn"] = ratio_of(added["Doorward"], added["jwt_authn"])
+    if "module" in added:
+        ratios["module_vs_ext_authz"] = ratio_of(added["module"], added["Doorward"])
+        ratios["module_vs_jwt_authn_cached"] = ratio_of(added["module"], added["jwt_authn with its cache"])
+        ratios["module_metadata_vs_jwt_authn_cached"] = ratio_of(added["module, facts: metadata"], added["jwt_authn with its cache"])
+        return
     ratios["envoy_added_vs_noop_uds"] = ratio_of(added["Doorward"], added["no-op, UDS, allowed headers"])
     ratios["envoy_added_vs_noop_tcp"] = ratio_of(added["Doorward"], added["no-op, TCP, all headers"])
     return {name: statistics.median(values) for name, values in added.items() if name != "nothing"}
@@ -507,24 +545,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="write target/compare.json")
-    parser.add_argument("--only", choices=["direct", "envoy", "settings", "profile", "start"], help=HELP)
+    parser.add_argument("--only", choices=["direct", "envoy", "module", "settings", "profile", "start"], help=HELP)
     args = parser.parse_args()
     caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
     ratios, direct, added = {}, None, None
     with tempfile.TemporaryDirectory(prefix="doorward-compare-") as directory:
         bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
         try:
-            message = bench.capture()
+            message = bench.capture() if args.only != "module" else None
             if args.only == "settings":
                 return report_settings(*bench.settings())
             if args.only == "start":
                 return starting.report(starting.starts(bench))
             if args.only == "profile":
                 return profiling.report(profiling.shares(bench))
-            if args.only != "envoy":
+            if args.only == "module":
+                report_envoy(bench.inside(), ratios)
+            elif args.only != "envoy":
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)
-            if args.only != "direct":
+            if args.only not in ("direct", "module"):
                 added = report_envoy(bench.through_envoy(), ratios)
         finally:
             bench.end()

@@ -165,6 +165,41 @@ pub struct Respond {
     pub body: String,
 }
 
+impl Respond {
+    /// The `grpc-status` of the same answer, as Envoy derives it from an HTTP status (`Grpc::Utility::httpToGrpcStatus`).
+    #[must_use]
+    pub const fn grpc_status(&self) -> &'static str {
+        match self.status {
+            400 => "13", // Internal
+            401 => "16", // Unauthenticated
+            403 => "7",  // PermissionDenied
+            503 => "14", // Unavailable
+            _ => "2",    // Unknown
+        }
+    }
+}
+
+/// A request target without some parameters of its query, as Envoy's `query_parameters_to_remove` leaves it: the
+/// others sorted by their names, each with `=` (`Http::Utility::QueryParamsMulti`).
+#[must_use]
+pub fn without_query(target: &str, names: &[String]) -> String {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // What is empty behind the last `&` is no parameter to Envoy.
+    let query = query.strip_suffix('&').unwrap_or(query);
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut kept: Vec<_> = pairs.filter(|(name, _)| !names.iter().any(|removed| removed == name)).collect();
+    if query.is_empty() {
+        kept.clear();
+    }
+    kept.sort_by_key(|(name, _)| *name); // Stable: values of one name stay in order.
+    let mut rest = path.to_owned();
+    for (at, (name, value)) in kept.into_iter().enumerate() {
+        rest.push(if at == 0 { '?' } else { '&' });
+        rest.extend([name, "=", value]);
+    }
+    rest
+}
+
 impl Responder {
     /// The most dashes a header of ours may have: each triples the number of its look-alikes.
     pub const MAX_DASHES: usize = 5;
@@ -512,6 +547,23 @@ mod tests {
         assert!(challenge(Denial::Expired).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
         assert!(challenge(Denial::InsufficientScope).ends_with("scope=\"a b\""));
         assert!(challenge(Denial::InsufficientAuthentication).ends_with("acr_values=\"mfa\", max_age=\"900\""));
+    }
+
+    #[test]
+    fn a_query_is_rewritten_as_envoy_does() {
+        let names = ["token".to_owned()];
+        for (target, expected) in [
+            ("/a?token=x", "/a"),
+            ("/a?b=1&token=x", "/a?b=1"),
+            ("/a?c&b=2&token&b=1", "/a?b=2&b=1&c="),
+            ("/a?token=x&&b", "/a?=&b="),
+            ("/a?token=x&", "/a"),
+            ("/a?token=x&b=c=d?", "/a?b=c=d?"),
+            ("/a?", "/a"),
+            ("/a", "/a"),
+        ] {
+            assert_eq!(without_query(target, &names), expected, "{target}");
+        }
     }
 
     #[test]

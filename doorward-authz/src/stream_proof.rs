@@ -33,6 +33,19 @@ pub struct StreamFacts {
     pub targets: Box<[Target]>,
 }
 
+impl StreamFacts {
+    #[must_use]
+    pub fn of(token: &VerifiedToken) -> Self {
+        Self {
+            issuer: token.issuer().clone(),
+            key: token.key(),
+            issued_at: token.issued_at(),
+            expires_at: token.expires_at(),
+            targets: token.targets().into(),
+        }
+    }
+}
+
 /// The subject of the stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Subject {
@@ -76,14 +89,7 @@ impl Proofs {
     /// The subject of a stream that proved an identity.
     #[must_use]
     pub fn subject(&self, token: &VerifiedToken) -> String {
-        let facts = StreamFacts {
-            issuer: token.issuer().clone(),
-            key: token.key(),
-            issued_at: token.issued_at(),
-            expires_at: token.expires_at(),
-            targets: token.targets().into(),
-        };
-        self.sealed(facts.write())
+        self.sealed(StreamFacts::of(token).write())
     }
 
     /// The subject of one that did not.

@@ -31,6 +31,7 @@ use crate::authz::rule::RequestView;
 use crate::state::State;
 use request::{CheckRequest, Unusable};
 use response::respond;
+pub use response::write_struct;
 
 /// The file descriptors of `Check` and related messages, for gRPC reflection (made by protoc from Envoy's protos).
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!("external_auth.fds");

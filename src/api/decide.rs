@@ -348,7 +348,7 @@ mod tests {
     use super::*;
     use crate::api::check;
     use crate::config::Config;
-    use crate::serve::assemble;
+    use crate::engine::assemble;
 
     /// Only in a test build: a request may ask for a panic in the middle of its decision.
     pub(super) fn panic_if_asked(request: &RequestView<'_>, place: &str) {

@@ -251,46 +251,16 @@ impl Service {
         let default = &*policy.authorizer.default_rule;
         let rule = policy.authorizer.rules.named(said.rule).unwrap_or(default);
         match subject {
-            Subject::Token(facts) if rule.ends_streams() => self.register(&policy, rule, &facts),
+            Subject::Token(facts) if rule.ends_streams() => {
+                register(&self.state, &policy, rule, &facts).map(Phase::Live)
+            }
             Subject::Token(_) | Subject::Anonymous => Ok(Phase::Kept),
         }
     }
 
-    fn register(&self, policy: &Policy, rule: &Rule, facts: &StreamFacts) -> Result<Phase, Cause> {
-        let State { replica, .. } = &*self.state;
-        let authorizer = &policy.authorizer;
-        let issuer = authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
-        let ends_at = issuer.ends_at(facts.issued_at, facts.expires_at);
-        let on_stale = rule.on_stale.unwrap_or(authorizer.freshness.on_stale);
-        let max_staleness = rule.max_staleness.unwrap_or(authorizer.freshness.max_staleness);
-        let stale_after = (on_stale == OnStale::Deny).then_some(max_staleness);
-        let stream = replica.streams().open(facts, ends_at, stale_after)?;
-
-        // From here on whatever is revoked finds it; what was revoked before is found now.
-        if let Some(hit) = replica.index().find(&*facts.targets, facts.issued_at) {
-            return Err(hit.origin.into());
-        }
-        if ends_at <= clock::now() {
-            return Err(Cause::Expired);
-        }
-        let age = replica.freshness().age(Steady::now());
-        if stale_after.is_some_and(|most| age.is_none_or(|age| age > most)) {
-            return Err(Cause::Stale);
-        }
-        let policy = self.state.policy();
-        let issuer = policy.authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
-        let is_withdrawn = |key| !issuer.keys.as_ref().is_some_and(|keys| keys.has(key));
-        if facts.key.is_some_and(is_withdrawn) {
-            return Err(Cause::KeyWithdrawn);
-        }
-        Ok(Phase::Live(stream))
-    }
-
     /// The message that ends the HTTP stream and the status of the call after it; counts the end.
     fn end(&self, ended: Ended) -> (Bytes, u16) {
-        let metrics = &self.state.metrics;
-        metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
-        metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
+        count_end(&self.state, ended);
         let denial = ended.cause.denial();
         let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), None);
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
@@ -315,6 +285,42 @@ impl Service {
         });
         (message, status)
     }
+}
+
+/// Registers a stream, then looks whether its token is still accepted; `rule` allowed it.
+pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: &StreamFacts) -> Result<LiveStream, Cause> {
+    let (replica, authorizer) = (&state.replica, &policy.authorizer);
+    let issuer = authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
+    let ends_at = issuer.ends_at(facts.issued_at, facts.expires_at);
+    let on_stale = rule.on_stale.unwrap_or(authorizer.freshness.on_stale);
+    let max_staleness = rule.max_staleness.unwrap_or(authorizer.freshness.max_staleness);
+    let stale_after = (on_stale == OnStale::Deny).then_some(max_staleness);
+    let stream = replica.streams().open(facts, ends_at, stale_after)?;
+
+    // From here on whatever is revoked finds it; what was revoked before is found now.
+    if let Some(hit) = replica.index().find(&*facts.targets, facts.issued_at) {
+        return Err(hit.origin.into());
+    }
+    if ends_at <= clock::now() {
+        return Err(Cause::Expired);
+    }
+    let age = replica.freshness().age(Steady::now());
+    if stale_after.is_some_and(|most| age.is_none_or(|age| age > most)) {
+        return Err(Cause::Stale);
+    }
+    let policy = state.policy();
+    let issuer = policy.authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
+    let is_withdrawn = |key| !issuer.keys.as_ref().is_some_and(|keys| keys.has(key));
+    if facts.key.is_some_and(is_withdrawn) {
+        return Err(Cause::KeyWithdrawn);
+    }
+    Ok(stream)
+}
+
+/// Counts the end of a stream.
+pub fn count_end(state: &State, ended: Ended) {
+    state.metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
+    state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
 }
 
 /// `google.rpc.Code`

@@ -14,7 +14,7 @@ use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
 use crate::clock;
 use crate::config::Config;
-use crate::serve::assemble;
+use crate::engine::assemble;
 use crate::sources::jwks::KeySource;
 
 /// Run one decision and print each check, passed or not, with what was expected and found; never the signature.

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{ConfigArgs, FAILED, fail, load};
 use crate::config::Config;
-use crate::serve::log::Log;
+use crate::engine::log::Log;
 
 /// Runs the service.
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&anyhow::Error::new(error).context("start the log")),
     };
-    crate::serve::log_warnings(&loaded.warnings, &args.config.config);
+    crate::engine::log_warnings(&loaded.warnings, &args.config.config.display().to_string());
     let code = match serve(loaded.config, args.config.config.clone(), &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

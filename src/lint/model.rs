@@ -85,6 +85,11 @@ impl<'a> Node<'a> {
         scalar::boolean(self.value) == Some(false)
     }
 
+    /// Whether this is the configuration of Doorward's module.
+    pub(super) fn is_module(&self) -> bool {
+        self.kind == "DynamicModuleFilter" && self.text("dynamic_module_config.name") == Some("doorward_envoy")
+    }
+
     /// A duration in seconds.
     pub(super) fn seconds(&self, fields: &str) -> Option<f64> {
         scalar::seconds(self.at(fields)?.value)
@@ -227,9 +232,9 @@ impl<'a> Model<'a> {
         self.checks().filter(|check| !check.filter.is_elsewhere)
     }
 
-    /// Every connection manager that has one.
+    /// Every connection manager whose requests Doorward decides: by such a filter, or by its module.
     pub(super) fn checked(&self) -> impl Iterator<Item = &Manager<'a>> {
-        self.managers.iter().filter(|manager| manager.checks().next().is_some())
+        self.managers.iter().filter(|manager| manager.is_checked())
     }
 
     /// The clusters that are asked, each once; those that are not in the document are left out.
@@ -332,6 +337,15 @@ impl<'a> Manager<'a> {
         let filters = self.filters.iter().enumerate();
         let checks = filters.filter(|(_, filter)| filter.config.kind == "ExtAuthz");
         checks.map(|(at, filter)| Check { manager: self, at, filter })
+    }
+
+    /// Doorward's module inside Envoy.
+    pub(super) fn modules(&self) -> impl Iterator<Item = &Filter<'a>> {
+        self.filters.iter().filter(|filter| filter.config.is_module())
+    }
+
+    pub(super) fn is_checked(&self) -> bool {
+        self.checks().next().is_some() || self.modules().next().is_some()
     }
 
     /// Whether a request header is removed before anything reads it: by an early header mutation, or by a

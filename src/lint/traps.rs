@@ -3,6 +3,7 @@
 mod check;
 mod cluster;
 mod connection;
+mod module;
 mod routes;
 mod streams;
 
@@ -15,7 +16,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// Everything that is looked for. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 50] = [
+pub const TRAPS: [Trap; 52] = [
     trap(
         "no-ext-authz",
         Error,
@@ -255,6 +256,14 @@ pub const TRAPS: [Trap; 50] = [
         streams::stream_closes_late,
         "HttpConnectionManager.delayed_close_timeout; the default is 1 s",
         "delayed_close_timeout: 0.1s",
+    ),
+    trap("module-closed", Error, module::module_closed, "DynamicModuleConfig.do_not_close", "do_not_close: true"),
+    trap(
+        "module-beside-check",
+        Warning,
+        module::module_beside_check,
+        "docs/module.md of Doorward",
+        "keep one of the two filters",
     ),
     trap(
         "path-not-normalized",

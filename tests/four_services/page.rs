@@ -30,6 +30,7 @@ fn demo(dir: &TempDir, services: &Path) -> Option<Command> {
     command
         .env("ENVOY", envoy::binary()?)
         .env("DOORWARD", env!("CARGO_BIN_EXE_doorward"))
+        .env("DOORWARD_MODULE", crate::module::library())
         .env("FOUR_SERVICES", services)
         .env("TMPDIR", dir.path())
         .stdin(Stdio::null())
@@ -119,7 +120,7 @@ fn once(args: &[&str], services: &Path) -> Option<Output> {
 #[test]
 fn the_demo_shows_what_it_says_and_leaves_nothing() {
     let _alone = alone();
-    for args in VARIANTS {
+    for args in [&VARIANTS[..], &[&["--module"]]].concat() {
         let Some(output) = once(args, support::binary()) else { return };
         let said = String::from_utf8(output.stdout).unwrap();
         let complaint = String::from_utf8(output.stderr).unwrap();

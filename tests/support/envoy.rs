@@ -52,6 +52,12 @@ impl Envoy {
 
     /// Starts Envoy on a configuration whose admin listener has port 0.
     pub async fn start_text(binary: &str, text: &str) -> Self {
+        Self::start_by(Command::new(binary), text).await
+    }
+
+    /// As [`Self::start_text`]; `command` becomes Envoy with the arguments that are added, one worker unless it names
+    /// more.
+    pub async fn start_by(mut command: Command, text: &str) -> Self {
         let dir = TempDir::new();
         let (file, admin_file, log) =
             (dir.path().join("envoy.yaml"), dir.path().join("admin"), dir.path().join("envoy.log"));
@@ -63,8 +69,11 @@ impl Envoy {
         let text: Vec<_> = text.lines().map(own_port).collect();
         std::fs::write(&file, text.join("\n")).unwrap();
         let output = std::fs::File::create(&log).unwrap();
-        let child = Command::new(binary)
-            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn", "-c"])
+        if command.get_args().all(|argument| argument != "--concurrency") {
+            command.args(["--concurrency", "1"]);
+        }
+        let child = command
+            .args(["--use-dynamic-base-id", "--log-level", "warn", "-c"])
             .arg(&file)
             .arg("--admin-address-path")
             .arg(&admin_file)
@@ -103,6 +112,22 @@ impl Envoy {
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// Waits for its end; `None` as exit code: a signal ended it.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "Envoy does not end:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// What it wrote: the access log among it.

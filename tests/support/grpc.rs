@@ -14,6 +14,9 @@ use tonic::transport::{Channel, Endpoint};
 #[derive(Clone)]
 pub struct Checks(AuthorizationClient<Channel>);
 
+/// Names and values of header fields.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
 /// A request to be checked; built up by the `with_` methods.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -65,6 +68,13 @@ impl Ask {
     pub fn raw(mut self) -> Self {
         self.raw = true;
         self
+    }
+
+    /// Method, target and headers, as they would come over HTTP; `None` if the route is to name a rule.
+    pub fn over_http(&self) -> Option<(&str, &str, Headers)> {
+        let host = ("host".to_owned(), self.host.clone().into_bytes());
+        let headers = [host].into_iter().chain(self.headers.clone()).collect();
+        self.rule.is_none().then_some((&self.method, &self.path, headers))
     }
 
     pub fn message(self) -> CheckRequest {

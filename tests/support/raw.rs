@@ -28,6 +28,90 @@ pub async fn send(address: SocketAddr, method: &str, target: &str, headers: &[(&
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
+/// What a client is sent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Answer {
+    /// 0: nothing that is HTTP.
+    pub status: u16,
+    /// Sorted.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Sends one request after the other, over one connection while the server keeps it.
+pub struct Client {
+    address: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, stream: None }
+    }
+
+    /// Sends a request without a body, byte for byte; its target is not looked at.
+    pub async fn send(&mut self, method: &str, target: &str, headers: &[(String, Vec<u8>)]) -> Answer {
+        let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+        for (name, value) in headers {
+            head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        head.extend(b"\r\n");
+        let exchange = async {
+            // A connection that was kept may have been closed meanwhile.
+            for _ in 0..2 {
+                let kept = self.stream.take();
+                let is_kept = kept.is_some();
+                let mut stream = match kept {
+                    Some(stream) => stream,
+                    None => TcpStream::connect(self.address).await.unwrap(),
+                };
+                let _ = stream.write_all(&head).await;
+                let answer = read_answer(&mut stream, method == "HEAD").await;
+                if answer.status == 0 && is_kept {
+                    continue;
+                }
+                if answer.status != 0 && answer.header("connection") != Some("close") {
+                    self.stream = Some(stream);
+                }
+                return answer;
+            }
+            Answer::default()
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap()
+    }
+}
+
+async fn read_answer(stream: &mut TcpStream, is_bare: bool) -> Answer {
+    let mut read = Vec::new();
+    let end = loop {
+        if let Some(at) = read.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at;
+        }
+        let Ok(1..) = stream.read_buf(&mut read).await else { return Answer::default() };
+    };
+    let head = String::from_utf8_lossy(&read[..end]).into_owned();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
+    let field = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    let mut headers: Vec<_> = lines.filter_map(field).collect();
+    headers.sort();
+    let mut answer = Answer { status, headers, body: String::new() };
+    let mut body = read.split_off(end + 4);
+    if let Some(length) = answer.header("content-length").and_then(|text| text.parse().ok()).filter(|_| !is_bare) {
+        while body.len() < length {
+            let Ok(1..) = stream.read_buf(&mut body).await else { break };
+        }
+    }
+    answer.body = String::from_utf8_lossy(&body).into_owned();
+    answer
+}
+
 /// An upstream that takes every request and notes its first line.
 pub struct RawUpstream {
     pub address: SocketAddr,

@@ -129,25 +129,32 @@ fn header(message: &mut Message<'_>, field: u8, name: &str, value: &str, action:
 
 /// Fields of the `google.protobuf.Struct`.
 fn facts<'a>(response: &mut Message<'_>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
-    response.message(DYNAMIC_METADATA, |metadata| {
-        for (name, fact) in facts {
-            metadata.message(1, |field| {
-                field.text(1, name);
-                field.message(2, |value| match fact {
-                    Fact::Text(text) => value.text(3, text),
-                    Fact::Seconds(seconds) => {
-                        #[expect(clippy::cast_precision_loss, reason = "no date before the year 9999 has 53 bits")]
-                        value.double(2, seconds as f64);
+    response.message(DYNAMIC_METADATA, |metadata| fields(metadata, facts));
+}
+
+/// Appends facts as fields of a `google.protobuf.Struct`, for a front end that hands over the metadata alone.
+pub fn write_struct<'a>(bytes: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
+    fields(&mut Message::new(bytes), facts);
+}
+
+fn fields<'a>(metadata: &mut Message<'_>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
+    for (name, fact) in facts {
+        metadata.message(1, |field| {
+            field.text(1, name);
+            field.message(2, |value| match fact {
+                Fact::Text(text) => value.text(3, text),
+                Fact::Seconds(seconds) => {
+                    #[expect(clippy::cast_precision_loss, reason = "no date before the year 9999 has 53 bits")]
+                    value.double(2, seconds as f64);
+                }
+                Fact::Texts(texts) => value.message(6, |list| {
+                    for text in &texts {
+                        list.message(1, |item| item.text(3, text));
                     }
-                    Fact::Texts(texts) => value.message(6, |list| {
-                        for text in &texts {
-                            list.message(1, |item| item.text(3, text));
-                        }
-                    }),
-                });
+                }),
             });
-        }
-    });
+        });
+    }
 }
 
 #[cfg(test)]

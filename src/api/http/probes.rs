@@ -15,10 +15,11 @@ use crate::state::{KeySource, ReplicaState, State as Shared};
 /// Between two expositions: each takes as long as ten decisions.
 const SPACING: Duration = Duration::from_millis(1);
 
-/// Whether this process wants traffic; off while it drains.
+/// Whether this process wants traffic: not while it drains, nor after a part of it has failed.
 #[derive(Default)]
 pub struct Readiness {
     draining: AtomicBool,
+    failed: AtomicBool,
 }
 
 /// A part of this process that is not ready, and why.
@@ -49,12 +50,24 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// A part that nothing starts again has ended.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     /// The parts that are not ready; empty when all are.
     pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<Missing> {
         let mut missing = Vec::new();
         let mut add = |part, reason| missing.push(Missing { part, reason });
         if self.draining.load(Ordering::Acquire) {
             add("process", "draining".to_owned());
+        }
+        if self.has_failed() {
+            add("process", "a task ended unexpectedly".to_owned());
         }
         let (policy, keys) = (state.policy(), state.keys());
         // Sorted: what is the same must read the same.
@@ -98,9 +111,19 @@ impl Readiness {
 }
 
 /// The process is alive.
-#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "Alive.", body = String)))]
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+#[utoipa::path(
+    get, path = "/livez", tag = "probes",
+    responses(
+        (status = 200, description = "Alive.", body = String),
+        (status = 503, description = "A part of it has failed (inside Envoy alone; the service ends then).", body = String),
+    )
+)]
+pub(super) async fn livez(State(http): State<Http>) -> (StatusCode, &'static str) {
+    if http.readiness.has_failed() {
+        (StatusCode::SERVICE_UNAVAILABLE, "a task ended unexpectedly\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
 }
 
 /// The process wants traffic: 200, or 503 with the parts that are not ready.

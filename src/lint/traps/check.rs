@@ -10,7 +10,7 @@ use super::super::model::{Check, Model, Node, Route};
 const LONGEST_TIMEOUT: f64 = 5.0;
 
 pub(super) fn no_ext_authz(model: &Model<'_>, found: &mut Found) {
-    if model.checks().next().is_none() {
+    if model.checked().next().is_none() {
         for manager in &model.managers {
             found.at(
                 &manager.node,
@@ -31,7 +31,7 @@ pub(super) fn unchecked_listener(model: &Model<'_>, found: &mut Found) {
             found.at(place, "a request header names the cluster here, also one that is behind ext_authz elsewhere");
         }
     };
-    for manager in model.managers.iter().filter(|manager| manager.checks().next().is_none()) {
+    for manager in model.managers.iter().filter(|manager| !manager.is_checked()) {
         for route in &manager.routes {
             route.targets().for_each(|target| reached(&route.node, &target));
         }
@@ -178,7 +178,7 @@ pub(super) fn upgrade_bypass(model: &Model<'_>, found: &mut Found) {
     for manager in model.checked() {
         for filters in manager.node.list("upgrade_configs").filter_map(|upgrade| upgrade.get("filters")) {
             let kinds = || filters.items().filter_map(|filter| filter.get("typed_config"));
-            if !kinds().any(|config| config.kind == "ExtAuthz") {
+            if !kinds().any(|config| config.kind == "ExtAuthz" || config.is_module()) {
                 found.at(
                     &filters,
                     "an upgrade with filters of its own skips http_filters, and these do not ask: it is not checked",

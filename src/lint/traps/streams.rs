@@ -22,10 +22,14 @@ fn enders<'s, 'a>(model: &Model<'a>, manager: &'s Manager<'a>) -> Vec<(usize, &'
 
 /// Whether one of them acts on a route.
 pub(super) fn ends_streams(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
-    enders(model, manager).into_iter().any(|(_, filter)| match route.per_filter(filter.name).next() {
-        Some(word) => !word.is("disabled"),
-        None => !filter.node.is("disabled"),
-    })
+    let by_module = manager
+        .modules()
+        .any(|module| !module.config.at("filter_config.value.end_streams").is_some_and(|word| word.is_false()));
+    by_module
+        || enders(model, manager).into_iter().any(|(_, filter)| match route.per_filter(filter.name).next() {
+            Some(word) => !word.is("disabled"),
+            None => !filter.node.is("disabled"),
+        })
 }
 
 fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Filter<'a>)) {

@@ -1,4 +1,4 @@
-//! Connections: how many, how long, and what one may do. Both listeners serve through this.
+//! Connections: how many, how long, and what one may do. All listeners serve through this.
 //!
 //! A peer that does nothing, or everything very slowly, must not hold what others need. So a listener has
 //! so many connections and closes one more at once; a connection shows in time what it is, asks something
@@ -38,7 +38,7 @@ use crate::api::streams::StreamServer;
 use crate::config::Limits;
 
 /// A listener's service and its bounds.
-pub(super) struct Server {
+pub(crate) struct Server {
     name: &'static str,
     router: Router,
     /// Asked before the router, which is a detour for nearly all requests.
@@ -65,7 +65,7 @@ pub(super) struct Server {
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     /// HTTP/2 only.
     Grpc,
     /// HTTP/1 and HTTP/2.
@@ -135,11 +135,11 @@ impl Server {
     }
 
     /// Serves checks, on threads of their own.
-    pub(super) fn with_check(self, check: CheckServer, streams: StreamServer, workers: Workers) -> Self {
+    pub(crate) fn with_check(self, check: CheckServer, streams: StreamServer, workers: Workers) -> Self {
         Self { check: Some(check), streams: Some(streams), workers: Some(workers), ..self }
     }
 
-    pub(super) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
+    pub(crate) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
         Self { tls, ..self }
     }
 

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A worker thread for each core; the threads end when this value is dropped.
-pub(super) struct Workers {
+pub(crate) struct Workers {
     workers: Vec<Worker>,
     _stop: DropGuard,
 }
@@ -26,7 +26,7 @@ struct Worker {
 }
 
 impl Workers {
-    pub(super) fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let workers: io::Result<_> = (0..count).map(|number| start(number, stop.clone())).collect();

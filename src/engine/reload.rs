@@ -1,17 +1,17 @@
-//! The configuration in force: policies made from it, keys kept for it, and its replacement when the
-//! file changes or on SIGHUP. A bad or half-written file never replaces a good one.
+//! The configuration in force: policies made from it, keys kept for it, and its replacement when its
+//! source changes or on request. A bad or half-written file never replaces a good one.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::assemble;
+use super::source::Source;
 use super::tls::Tls;
 use crate::api::inlet::events;
 use crate::authz::claims::IssuerName;
@@ -34,7 +34,9 @@ const READING: Duration = Duration::from_secs(10);
 
 /// Keeps the configuration and the keys of its issuers in force.
 pub(super) struct Reload {
-    file: PathBuf,
+    source: Source,
+    /// Somebody wants it read again, changed or not.
+    wanted: Arc<Notify>,
     watched: Stamps,
     started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
@@ -63,7 +65,8 @@ struct Files {
 
 impl Reload {
     pub(super) fn new(
-        file: PathBuf,
+        source: Source,
+        wanted: Arc<Notify>,
         config: &Config,
         state: Arc<State>,
         tls: Option<Arc<Tls>>,
@@ -75,7 +78,7 @@ impl Reload {
         let started_with = Arc::new(config.clone());
         let mut names = Names::default();
         names.note(&trusted(config));
-        Ok(Self { file, watched, started_with, sources, receivers, names, state, tls })
+        Ok(Self { source, wanted, watched, started_with, sources, receivers, names, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -88,14 +91,14 @@ impl Reload {
 
     /// Until a fetcher ends.
     async fn keep(mut self) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         let mut fetchers = JoinSet::new();
         self.start_fetchers(&mut fetchers);
         let mut watch = Watch::new(self.watched.clone());
         let mut asked = false;
         loop {
             tokio::select! {
-                _ = hangup.recv() => asked = true,
+                () = self.wanted.notified() => asked = true,
+                () = self.source.changed() => asked = true,
                 Some(_) = fetchers.join_next() => return,
                 () = tokio::time::sleep(POLL) => {}
             }
@@ -133,8 +136,8 @@ impl Reload {
 
     /// Reads everything anew; nothing changes yet.
     async fn prepare(&self) -> anyhow::Result<Next> {
-        let (file, tls, started_with) = (self.file.clone(), self.tls.clone(), self.started_with.clone());
-        let reading = tokio::task::spawn_blocking(move || read(&file, tls.as_deref(), &started_with));
+        let (source, tls, started_with) = (self.source.clone(), self.tls.clone(), self.started_with.clone());
+        let reading = tokio::task::spawn_blocking(move || read(&source, tls.as_deref(), &started_with));
         let read = tokio::time::timeout(READING, reading).await;
         let files = read.with_context(|| format!("its files cannot be read within {READING:?}"))???;
         let known = self.state.introspectors();
@@ -161,7 +164,7 @@ impl Reload {
             Fault { place: None, path, message: conflict.message, value: None }
         };
         let faults: Vec<_> = conflicts.await?.into_iter().map(fault).collect();
-        let (file, watched) = (self.file.display().to_string(), config.watched_files().clone());
+        let (file, watched) = (self.source.name(), config.watched_files().clone());
         if faults.is_empty() { Ok(()) } else { Err(Faults { file, faults, watched }.into()) }
     }
 
@@ -169,7 +172,7 @@ impl Reload {
     fn put_in_force(&mut self, next: Next) {
         let Next { files, introspectors, receivers, fetched } = next;
         let Files { config, warnings, later, certificates } = files;
-        log_warnings(&warnings, &self.file);
+        log_warnings(&warnings, &self.source.name());
         if !later.is_empty() {
             warn!(keys = ?later, "changed keys that take effect at the next start");
         }
@@ -220,15 +223,15 @@ impl Reload {
 }
 
 /// Says what in a configuration is unlikely to be meant.
-pub fn log_warnings(warnings: &[Fault], file: &Path) {
+pub fn log_warnings(warnings: &[Fault], source: &str) {
     for warning in warnings {
-        warn!(warning = warning.line(&file.display().to_string()), "configuration");
+        warn!(warning = warning.line(source), "configuration");
     }
 }
 
 /// Reads the configuration and the listeners' certificates; may block for as long as a file does.
-fn read(file: &Path, tls: Option<&Tls>, started_with: &Config) -> anyhow::Result<Files> {
-    let Loaded { config, warnings } = Config::load(file, crate::config::environment())?;
+fn read(source: &Source, tls: Option<&Tls>, started_with: &Config) -> anyhow::Result<Files> {
+    let Loaded { config, warnings } = source.load()?;
     let later = config.needs_restart(started_with);
     let certificates = tls.map(Tls::read_again).transpose()?;
     Ok(Files { config: config.until_restart(started_with), warnings, later, certificates })

@@ -17,7 +17,7 @@ use super::connections::Stream;
 use crate::config;
 
 /// The listeners' TLS as the files last said; who has shaken hands is not affected by a change.
-pub(super) struct Tls {
+pub(crate) struct Tls {
     files: config::Tls,
     current: ArcSwap<ServerConfig>,
 }

@@ -1,0 +1,41 @@
+//! Doorward's decision inside Envoy: an HTTP filter as a dynamic module.
+//!
+//! ```text
+//! hooks    what Envoy calls: each guards against panics, borrows, calls, falls back
+//! filter   one stream: read the request, decide, apply or wait; end it when its token is revoked
+//! request  the request as the decision reads it
+//! plan     a decision as edits of the stream, owned
+//! slot     where an answer from the engine's thread meets its stream
+//! config   the filter's configuration, and the engines of the process
+//! abi      Envoy's binary interface, and the only wrappers of it
+//! ```
+//!
+//! Rules, tokens, revocations, answers, metrics and the HTTP API are the library's ([`doorward`]); the engine runs on
+//! a thread of its own. Workers of Envoy decide by themselves and never wait.
+//!
+//! # Invariants
+//!
+//! 1. A request passes only by a plan that was made from a decision. A panic, a filter that could not be made and an
+//!    answer that does not come refuse it.
+//! 2. The library sets no signal handler, allocator, `umask` or limit of the process, and ends no process.
+//! 3. Nothing of Envoy's is touched after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
+//! 4. A waker is used while its stream lives, and under the lock of its [`slot::Slot`] alone.
+//! 5. An engine in Envoy has no listener for checks, so the form that a token keeps
+//!    ([`doorward::authz::answer::Forward::kept`]) is the one that [`plan`] writes.
+
+// The futures of the engine are deep, and optimised builds lay them out here.
+#![recursion_limit = "256"]
+
+#[expect(unsafe_code, reason = "the boundary to Envoy")]
+mod abi;
+mod config;
+mod faults;
+mod filter;
+#[expect(unsafe_code, reason = "the functions that Envoy calls")]
+mod hooks;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "Envoy's side of the boundary")]
+mod host;
+mod plan;
+mod request;
+mod slot;

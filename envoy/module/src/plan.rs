@@ -1,0 +1,350 @@
+//! A decision as edits of a stream: written while the request is read, applied after.
+//!
+//! A setter frees what getters returned, and a decision is recorded by what it read. So a plan owns all it needs.
+
+use doorward::api::check::write_struct;
+use doorward::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token, without_query};
+use doorward::authz::authorizer::{Decision, Outcome};
+use doorward::authz::denial::Denial;
+use doorward::authz::rule::RequestView;
+use doorward::authz::token::VerifiedToken;
+
+use crate::abi::{Headers, MetadataSetter, Stream};
+use crate::config::Facts;
+
+/// What is done with a stream.
+pub struct Plan {
+    edits: Edits,
+    facts: Told,
+    pub then: Then,
+}
+
+/// How a plan ends.
+pub enum Then {
+    /// The request goes on.
+    Continue {
+        /// A header of the response, unless the upstream sets it.
+        response: Option<(&'static str, String)>,
+        /// The token whose revocation ends the stream.
+        subject: Option<Subject>,
+    },
+    /// The client is answered.
+    Respond { answer: Respond, details: String },
+}
+
+/// Whose stream it is, where its rule ends streams.
+pub struct Subject {
+    pub token: VerifiedToken,
+    pub rule: std::sync::Arc<str>,
+}
+
+/// The facts of a decision, in the form in which Envoy is told them.
+enum Told {
+    Nothing,
+    FilterState(Vec<u8>),
+    Struct(MetadataSetter, Vec<u8>),
+    Keys(Vec<(&'static str, Value)>),
+}
+
+enum Value {
+    Text(String),
+    Number(f64),
+    Texts(Vec<String>),
+}
+
+/// How a plan is written: the filter's setting, and whether the client speaks gRPC.
+#[derive(Clone, Copy)]
+pub struct Form {
+    pub facts: Facts,
+    pub is_grpc: bool,
+}
+
+/// The bytes of most edits, and of most facts.
+const USUAL: usize = 512;
+
+impl Plan {
+    /// The plan for a decision. Pure: the request stays as it was.
+    pub fn new(responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>, form: Form) -> Self {
+        match responder.answer(decision, request) {
+            Answer::Forward(forward) => Self::forward(decision, &forward, request, form),
+            Answer::Respond(mut answer) => {
+                let reason = decision.outcome.denial().map_or("signed_out", Denial::label);
+                if form.is_grpc {
+                    let status = answer.grpc_status().to_owned();
+                    answer.headers.push(("grpc-status", status)); // Without it Envoy says 0, which is success.
+                }
+                let facts = tell(decision, form.facts, |facts| of_token(decision, facts));
+                let then = Then::Respond { answer, details: format!("doorward_{reason}") };
+                Self { edits: Edits::default(), facts, then }
+            }
+        }
+    }
+
+    fn forward(decision: &Decision<'_>, forward: &Forward<'_>, request: &RequestView<'_>, form: Form) -> Self {
+        let mut edits = Edits(Vec::with_capacity(USUAL));
+        for (name, value) in &forward.set {
+            edits.set(name, value);
+        }
+        forward.remove.iter().for_each(|name| edits.remove_from(request, name));
+        if !forward.remove_query.is_empty() {
+            edits.set(":path", &without_query(request.target, &forward.remove_query));
+        }
+        // Sorted, and each has one of these characters, which the names of nearly no request have.
+        let look_alikes = forward.always_removed();
+        for (name, _) in request.headers.iter().filter(|(name, _)| name.contains(['_', '.'])) {
+            if look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
+                edits.remove(name);
+            }
+        }
+        let facts = if let Some(kept) = forward.kept(|| Kept::write(decision, forward, form.facts)) {
+            let kept = Kept(kept);
+            edits.0.extend_from_slice(kept.edits());
+            tell(decision, form.facts, |facts| {
+                kept.facts(facts).map_or_else(|| of_token(decision, facts), <[u8]>::to_vec)
+            })
+        } else {
+            let identity = forward.identity();
+            identity.set.iter().for_each(|(name, value)| edits.set(name, value));
+            identity.remove.iter().for_each(|name| edits.remove_from(request, name));
+            tell(decision, form.facts, |facts| of_token(decision, facts))
+        };
+        let response = forward.response.map(|(name, value)| (name, value.to_owned()));
+        let principal = match &decision.outcome {
+            Outcome::Allowed(grant) => grant.principal.as_ref().filter(|_| decision.rule.ends_streams()),
+            _ => None,
+        };
+        let subject =
+            principal.map(|principal| Subject { token: principal.token().clone(), rule: decision.rule.name.clone() });
+        Self { edits, facts, then: Then::Continue { response, subject } }
+    }
+
+    /// For a stream that nothing is known of any more.
+    pub fn broken() -> Self {
+        let headers = BROKEN_HEADERS.map(|(name, value)| (name, value.to_owned())).into();
+        let answer = Respond { status: BROKEN, headers, body: BROKEN_BODY.to_owned() };
+        let then = Then::Respond { answer, details: BROKEN_DETAILS.to_owned() };
+        Self { edits: Edits::default(), facts: Told::Nothing, then }
+    }
+
+    /// Whether the request is changed.
+    pub fn edits(&self) -> bool {
+        !self.edits.0.is_empty()
+    }
+
+    /// Makes the edits and tells the facts; what follows is the caller's.
+    pub fn apply(self, stream: &mut Stream<'_>, namespace: &str) -> Then {
+        match &self.facts {
+            Told::Nothing => {}
+            Told::FilterState(text) => stream.set_filter_state(namespace, text),
+            Told::Struct(setter, fields) => stream.set_metadata(*setter, namespace, fields),
+            Told::Keys(facts) => {
+                for (key, value) in facts {
+                    match value {
+                        Value::Text(text) => stream.set_metadata_text(namespace, key, text),
+                        Value::Number(number) => stream.set_metadata_number(namespace, key, *number),
+                        Value::Texts(texts) => {
+                            for text in texts {
+                                stream.add_metadata_text(namespace, key, text);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for (name, value) in self.edits.iter() {
+            stream.set_header(Headers::Request, name, value);
+        }
+        self.then
+    }
+}
+
+/// The refusal of a request when something of ours has failed: without reasons, and for gRPC clients as well.
+pub const BROKEN: u16 = 503;
+pub const BROKEN_HEADERS: [(&str, &str); 4] =
+    [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1"), ("grpc-status", "14")];
+pub const BROKEN_BODY: &str = "{\"error\":\"temporarily_unavailable\"}";
+pub const BROKEN_DETAILS: &str = "doorward_internal_error";
+
+/// The facts of a decision, with those of its token in the same form.
+fn tell(decision: &Decision<'_>, form: Facts, of_token: impl FnOnce(Facts) -> Vec<u8>) -> Told {
+    match form {
+        Facts::None => Told::Nothing,
+        Facts::FilterState => {
+            let mut text = Vec::with_capacity(USUAL);
+            members(&mut text, facts_of(decision));
+            text.extend(of_token(form));
+            text[0] = b'{'; // In the place of the first comma: there are always facts.
+            text.push(b'}');
+            Told::FilterState(text)
+        }
+        Facts::Struct(setter) => {
+            let mut fields = Vec::with_capacity(USUAL);
+            write_struct(&mut fields, facts_of(decision));
+            fields.extend(of_token(form));
+            Told::Struct(setter, fields)
+        }
+        Facts::Keys => {
+            let of_token = decision.evidence.token.iter().flat_map(facts_of_token);
+            let facts = facts_of(decision).chain(of_token);
+            Told::Keys(facts.map(|(name, fact)| (name, Value::of(fact))).collect())
+        }
+    }
+}
+
+/// The facts of the token.
+fn of_token(decision: &Decision<'_>, form: Facts) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let facts = decision.evidence.token.iter().flat_map(facts_of_token);
+    match form {
+        Facts::FilterState => members(&mut bytes, facts),
+        Facts::Struct(_) => write_struct(&mut bytes, facts),
+        Facts::Keys | Facts::None => {}
+    }
+    bytes
+}
+
+/// Members of a JSON object, a comma before each.
+fn members<'a>(text: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
+    for (name, fact) in facts {
+        text.extend_from_slice(b",\"");
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b"\":");
+        let written = match &fact {
+            Fact::Text(value) => serde_json::to_writer(&mut *text, value),
+            Fact::Seconds(value) => serde_json::to_writer(&mut *text, value),
+            Fact::Texts(values) => serde_json::to_writer(&mut *text, values),
+        };
+        debug_assert!(written.is_ok(), "text and numbers are JSON, and memory takes all");
+    }
+}
+
+impl Value {
+    fn of(fact: Fact<'_>) -> Self {
+        match fact {
+            Fact::Text(text) => Self::Text(text.to_owned()),
+            #[expect(clippy::cast_precision_loss, reason = "no date before the year 9999 has 53 bits")]
+            Fact::Seconds(seconds) => Self::Number(seconds as f64),
+            Fact::Texts(texts) => Self::Texts(texts),
+        }
+    }
+}
+
+/// What a token says, as it is kept with it: a byte for the form of the facts, the length of the edits, edits, facts.
+struct Kept<'a>(&'a [u8]);
+
+/// The form of facts, the length of edits.
+const HEAD: usize = 5;
+
+impl<'a> Kept<'a> {
+    fn write(decision: &Decision<'_>, forward: &Forward<'_>, facts: Facts) -> Box<[u8]> {
+        let mut edits = Edits(vec![facts.tag(), 0, 0, 0, 0]);
+        let identity = forward.identity();
+        identity.set.iter().for_each(|(name, value)| edits.set(name, value));
+        identity.remove.iter().for_each(|name| edits.remove(name));
+        let mut bytes = edits.0;
+        let length = u32::try_from(bytes.len() - HEAD).unwrap_or(u32::MAX);
+        bytes[1..HEAD].copy_from_slice(&length.to_le_bytes());
+        bytes.extend(of_token(decision, facts));
+        bytes.into()
+    }
+
+    fn split(&self) -> (u8, &'a [u8], &'a [u8]) {
+        let Some(([tag, length @ ..], rest)) = self.0.split_first_chunk::<HEAD>() else { return (0, &[], &[]) };
+        let (edits, facts) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).unwrap_or((rest, &[]));
+        (*tag, edits, facts)
+    }
+
+    fn edits(&self) -> &'a [u8] {
+        self.split().1
+    }
+
+    /// `None`: they were written for a filter with another setting.
+    fn facts(&self, form: Facts) -> Option<&'a [u8]> {
+        let (tag, _, facts) = self.split();
+        (tag == form.tag()).then_some(facts)
+    }
+}
+
+/// Headers to set and to remove: for each the lengths of name and value, name, value.
+#[derive(Default)]
+struct Edits(Vec<u8>);
+
+/// In the place of the length of a value: the header is removed.
+const REMOVED: u32 = u32::MAX;
+
+impl Edits {
+    fn set(&mut self, name: &str, value: &str) {
+        self.put(name, length(value));
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.put(name, REMOVED);
+    }
+
+    /// Removes a header if the request has it.
+    fn remove_from(&mut self, request: &RequestView<'_>, name: &str) {
+        if request.header(name).next().is_some() {
+            self.remove(name);
+        }
+    }
+
+    fn put(&mut self, name: &str, value: u32) {
+        self.0.extend_from_slice(&length(name).to_le_bytes());
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self.0.extend_from_slice(name.as_bytes());
+    }
+
+    /// The name of each header, and its value if it is set.
+    fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (name, value) = (number(&mut rest)?, number(&mut rest)?);
+            let name = rest.split_off(..name as usize)?;
+            let value = if value == REMOVED { None } else { Some(rest.split_off(..value as usize)?) };
+            Some((name, value))
+        })
+    }
+}
+
+/// Names and values come from one request and one configuration: they are far below four gigabytes.
+fn length(text: &str) -> u32 {
+    u32::try_from(text.len()).unwrap_or(0)
+}
+
+fn number(bytes: &mut &[u8]) -> Option<u32> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_are_read_as_they_were_written() {
+        let mut edits = Edits::default();
+        edits.set("x-user-id", "anna");
+        edits.remove("x_user_id");
+        edits.set("x-empty", "");
+        let read: Vec<_> = edits.iter().collect();
+        let expected: [(&[u8], Option<&[u8]>); 3] =
+            [(b"x-user-id", Some(b"anna")), (b"x_user_id", None), (b"x-empty", Some(b""))];
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn members_are_json_whatever_they_hold() {
+        let mut text = Vec::new();
+        let scopes = vec!["a".to_owned(), "\"".to_owned()];
+        members(
+            &mut text,
+            [("rule", Fact::Text("a\"b\\\n")), ("expires_at", Fact::Seconds(7)), ("scopes", Fact::Texts(scopes))],
+        );
+        text[0] = b'{';
+        text.push(b'}');
+        let read: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(read, serde_json::json!({"rule": "a\"b\\\n", "expires_at": 7, "scopes": ["a", "\""]}));
+    }
+}
