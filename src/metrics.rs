@@ -29,6 +29,8 @@ pub struct Metrics {
     pub token_cache_misses: IntCounter,
     /// Dead tokens that were tried.
     pub revoked_presented: IntCounterVec,
+    /// Proofs that bound tokens are used by their holders, and what came of them.
+    pub proofs: IntCounterVec,
     /// Requests that passed, or were decided, with a control weakened.
     pub degraded: IntCounterVec,
     pub revocation_lag: Histogram,
@@ -109,10 +111,11 @@ const CHECK_BUCKETS: [f64; 16] =
 const LAG_BUCKETS: [f64; 14] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 30.0];
 
 /// Every control that can be weakened or dropped, with what stands in for it.
-const DEGRADED: [(&str, &str); 7] = [
+const DEGRADED: [(&str, &str); 8] = [
     ("keys", "withdrawn"),
     ("revocations", "stale_view"),
     ("revocations", "lookup"),
+    ("proofs", "local"),
     ("memory", "refuse"),
     ("deadline", "refuse"),
     ("concurrency", "refuse"),
@@ -150,6 +153,12 @@ impl Metrics {
                 "doorward_revoked_presented_total",
                 "Revoked tokens that were tried, by the kind of revocation that hit.",
                 &["kind"],
+            )?,
+            proofs: counters(
+                &registry,
+                "doorward_proofs_total",
+                "Requests with a bound token, by what came of the proof that its sender may use it.",
+                &["result"],
             )?,
             degraded: counters(
                 &registry,

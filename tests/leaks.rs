@@ -503,7 +503,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
         let authorization = format!("Bearer {token}");
         let headers = [("authorization", authorization.as_bytes())];
         let view =
-            RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None, source: None };
+            RequestView { method: &method, target: &path, host: &host, headers: &headers, ..RequestView::NOTHING };
         let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
             drop(responder.answer(decision, request));
         };

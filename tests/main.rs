@@ -41,6 +41,7 @@ mod model;
 mod names;
 mod paths;
 mod programs;
+mod proofs;
 mod providers;
 mod reload;
 mod samples;

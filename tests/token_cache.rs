@@ -32,7 +32,7 @@ fn decide(
 ) -> (Result<String, Denial>, Option<bool>) {
     let credentials = format!("Bearer {token}");
     let headers: [(&str, &[u8]); 1] = [("authorization", credentials.as_bytes())];
-    let request = RequestView { method: "GET", target: path, host: "a", headers: &headers, rule: None, source: None };
+    let request = RequestView { method: "GET", target: path, host: "a", headers: &headers, ..RequestView::NOTHING };
     let view = View::of(index);
     let decision = authorizer.authorize(&request, view, now);
     let outcome = match &decision.outcome {

@@ -21,7 +21,9 @@ pub use self::seen::Seen;
 pub use self::unverified::{Header, UnverifiedToken};
 use self::unverified::{SPIFFE, trust_domain};
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
+use super::confirmation::Confirmation;
 use super::denial::Denial;
+use super::dpop::{DpopPolicy, ProofUse};
 use super::encoded::{Cached, Encoded};
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
@@ -51,6 +53,9 @@ pub struct TrustedIssuer {
     pub claim_names: ClaimNames,
     /// Whether a token must name a user.
     pub needs_user: bool,
+    /// Whether those who send its tokens must prove that they may.
+    pub proof: ProofUse,
+    pub dpop: DpopPolicy,
     pub logout: LogoutPolicy,
     /// Whether events name users by their address, so that tokens must be found by it.
     pub revocable_by_email: bool,
@@ -109,6 +114,7 @@ struct Facts {
     session_id: Option<Box<str>>,
     client_id: Option<Box<str>>,
     email: Option<Box<str>>,
+    confirmation: Option<Box<Confirmation>>,
     targets: Box<[Target]>,
     kept: Cached<Encoded<Vec<String>>>,
 }
@@ -288,6 +294,7 @@ impl TrustedIssuer {
         let key_id = key.and_then(Key::id);
         targets.extend(key_id.into_iter().flat_map(|id| self.readings(Kind::Key, id)));
         let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
+        let confirmation = Confirmation::read(&claims).map(Box::new);
         self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
@@ -300,6 +307,7 @@ impl TrustedIssuer {
             session_id: named.session.map(Into::into),
             client_id: named.client.map(Into::into),
             email: email.map(Into::into),
+            confirmation,
             targets: targets.into(),
             kept: Cached::default(),
         })))
@@ -480,6 +488,20 @@ impl VerifiedToken {
         self.0.email.as_deref()
     }
 
+    /// What its sender must prove to hold; `None`: whoever has it may use it.
+    #[must_use]
+    pub fn confirmation(&self) -> Option<&Confirmation> {
+        self.0.confirmation.as_deref()
+    }
+
+    /// This token, bound as its issuer says that it is.
+    #[must_use]
+    pub(super) fn bound_by(self, confirmation: Confirmation) -> Self {
+        let mut facts = Arc::unwrap_or_clone(self.0);
+        facts.confirmation = Some(Box::new(confirmation));
+        Self(Arc::new(facts))
+    }
+
     /// This token, refused by the revocation of these as well.
     #[must_use]
     pub(super) fn also_targeted_by(self, targets: impl Iterator<Item = Target>) -> Self {
@@ -508,7 +530,8 @@ impl VerifiedToken {
         let ids: usize = facts.targets.iter().map(|target| allocated(target.id.bytes())).sum();
         let targets = size_of_val(&*facts.targets);
         let rest = [size_of::<Facts>(), facts.token_id.len(), targets, facts.claims.bytes(), kept].map(allocated);
-        named + ids + rest.iter().sum::<usize>()
+        let confirmation = facts.confirmation.as_ref().map_or(0, |confirmation| allocated(confirmation.bytes()));
+        named + ids + confirmation + rest.iter().sum::<usize>()
     }
 
     /// What registers this token, where only registered ones are accepted.
@@ -562,6 +585,12 @@ mod tests {
                 session_id: path("sid"),
                 client_id: path("azp"),
                 audience: path("aud"),
+            },
+            proof: ProofUse::Verify,
+            dpop: DpopPolicy {
+                window: Duration::from_secs(60),
+                nonce: false,
+                replay: super::super::dpop::ReplayPolicy::Local,
             },
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,

@@ -24,6 +24,7 @@ use super::check::fields::{Fields, Malformed};
 use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
+use crate::authz::authorizer::Evidence;
 use crate::authz::rule::{OnStale, Requirements, Rule};
 use crate::authz::stream_proof::{StreamFacts, Subject};
 use crate::clock::{self, Steady};
@@ -292,7 +293,7 @@ impl Service {
         metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
         metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
         let denial = ended.cause.denial();
-        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), None);
+        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), &Evidence::default());
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
         let message = message(|response| {
             response.message(IMMEDIATE_RESPONSE, |immediate| {

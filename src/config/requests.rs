@@ -172,12 +172,14 @@ fn identity_header_fault(name: &str) -> Option<String> {
 }
 
 /// Headers that steer the request, or that others own.
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 24] = [
     "accept",
     "authorization",
     "content-encoding",
     "content-type",
     "cookie",
+    "dpop",
+    "dpop-nonce",
     "expect",
     "forwarded",
     "origin",

@@ -76,6 +76,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
         access,
         ignores_bad_token: file.bad_token == Some(BadToken::Anonymous),
         require: file.require.as_ref().map(|file| require(check, &at.key("require"), file, whole)).unwrap_or_default(),
+        needs_proof: true,
         api_key: file.api_key.map(api_key_use),
         on_stale: file.on_stale.map(on_stale),
         max_staleness: file

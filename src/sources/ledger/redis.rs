@@ -10,6 +10,7 @@ mod foreign;
 mod lease;
 mod lookup;
 mod names;
+mod proofs;
 mod reach;
 mod retention;
 mod secret;
