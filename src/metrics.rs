@@ -9,6 +9,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::authz::authorizer::ProofResult;
 use crate::authz::denial::Denial;
 use crate::authz::jwks::{LeftOut, RejectedKey};
 use crate::authz::revocation::{Kind, RevocationIndex};
@@ -339,6 +340,9 @@ impl Metrics {
         metrics.replay_alarms.with_label_values(&["delivered"]);
         for kind in Kind::ALL {
             metrics.revoked_presented.with_label_values(&[kind.as_str()]);
+        }
+        for result in ProofResult::ALL {
+            metrics.proofs.with_label_values(&[result.label()]);
         }
         for (control, fallback) in DEGRADED {
             metrics.degraded.with_label_values(&[control, fallback]);

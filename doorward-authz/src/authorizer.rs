@@ -165,7 +165,7 @@ pub enum Needs {
     /// What the store has on this token's targets.
     Lookup(VerifiedToken),
     /// Whether this proof was used before; from now on it is.
-    Spending(VerifiedProof),
+    Spending(Box<VerifiedProof>),
 }
 
 impl Needs {

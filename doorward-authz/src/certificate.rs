@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn the_header_tells_of_one_certificate_or_of_none() {
         let expected = Thumbprint::of(b"012");
-        let hex: String = expected.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = expected.hex();
         let tell = |field: &str| of(&[(FORWARDED, field.as_bytes())], "", CertificateSource::ForwardedHeader);
         for good in [
             format!("Hash={hex}"),

@@ -47,6 +47,15 @@ impl Thumbprint {
         Some(Self(thumbprint))
     }
 
+    #[cfg(test)]
+    pub(crate) fn hex(&self) -> String {
+        use std::fmt::Write as _;
+        self.0.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
+    }
+
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -173,7 +182,7 @@ mod tests {
     #[test]
     fn a_thumbprint_in_hex_is_the_same() {
         let thumbprint = Thumbprint::of(b"certificate");
-        let hex: String = thumbprint.bytes().iter().map(|byte| format!("{byte:02X}")).collect();
+        let hex = thumbprint.hex().to_uppercase();
         assert_eq!(Thumbprint::from_hex(hex.as_bytes()), Some(thumbprint));
         assert_eq!(Thumbprint::parse(&thumbprint.to_string()), Some(thumbprint));
         for bad in [&hex[1..], &format!("+{}", &hex[1..]), &format!("g{}", &hex[1..]), &format!("{hex}0")] {

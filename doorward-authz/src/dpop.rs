@@ -136,13 +136,10 @@ impl VerifiedProof {
             None => Err(invalid(format!("`{name}` of the proof is missing"))),
         };
         let jti = text("jti")?;
-        let method = text("htm")?;
-        if method != expected.method {
-            return Err(invalid(format!("`htm` of the proof is {}; the request's method is another", Shown(&method))));
+        if text("htm")? != expected.method {
+            return Err(invalid("`htm` of the proof is another method than the request's"));
         }
-        if normal_uri(&text("htu")?).as_deref() != Some(expected.uri) {
-            return Err(invalid(format!("`htu` of the proof is not the request's URI, {}", Shown(expected.uri))));
-        }
+        check_uri(&text("htu")?, expected.uri)?;
         let hash = Thumbprint::of(expected.token.as_str().as_bytes()).to_string();
         if !bool::from(text("ath")?.as_bytes().ct_eq(hash.as_bytes())) {
             return Err(invalid("`ath` of the proof is not the hash of the token"));
@@ -191,6 +188,23 @@ fn thumbprint(jwk: &Value) -> Option<Thumbprint> {
     let bare: Map<_, _> = members.filter_map(|name| Some((name.to_owned(), jwk.get(name)?.clone()))).collect();
     let jwk: Jwk = serde_json::from_value(Value::Object(bare)).ok()?;
     Thumbprint::parse(&jwk.thumbprint(ThumbprintHash::SHA256).ok()?)
+}
+
+/// Compares two URIs; what they say is not repeated: paths may hold what is nobody's business.
+fn check_uri(named: &str, expected: &str) -> Result<(), BadProof> {
+    let named =
+        normal_uri(named).ok_or_else(|| invalid("`htu` of the proof is not an absolute URI of http or https"))?;
+    let parts = |uri: &'_ str| {
+        let (scheme, rest) = uri.split_once("://").unwrap_or_default();
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        [scheme.to_owned(), host.to_owned(), path.to_owned()]
+    };
+    let differs = |((name, ours), theirs): ((&'static str, String), String)| (ours != theirs).then_some(name);
+    let mut pairs = ["scheme", "host", "path"].into_iter().zip(parts(expected)).zip(parts(&named));
+    match pairs.find_map(differs) {
+        None => Ok(()),
+        Some(part) => Err(invalid(format!("`htu` of the proof has another {part} than the request (`proxy.{part}`)"))),
+    }
 }
 
 /// Checks when the proof was created: by its nonce where that is asked for, else by its `iat` (RFC 9449 section 4.3,

@@ -3,7 +3,7 @@
 //! A DPoP proof names the URI that it was made for (`htu`). Two spellings of one URI are compared after the
 //! syntax-based and scheme-based normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449 section 4.3).
 
-use super::certificate::CertificateSource;
+use super::certificate::{CertificateSource, FORWARDED};
 use super::rule::RequestView;
 
 /// What the proxy in front is believed to say about requests.
@@ -68,6 +68,21 @@ impl ProxyTrust {
         let target = self.path.of(request, request.target).ok_or("proxy.path")?;
         let path = normal_path(without_query(target)).ok_or("proxy.path")?;
         Ok(format!("{scheme}://{authority}{path}"))
+    }
+}
+
+impl ProxyTrust {
+    /// The headers that are believed.
+    pub fn headers(&self) -> impl Iterator<Item = &str> {
+        let scheme = match &self.scheme {
+            SchemeSource::Https => None,
+            SchemeSource::Part(part) => Some(part),
+        };
+        let parts = scheme.into_iter().chain([&self.host, &self.path]).filter_map(|part| match part {
+            PartSource::Request => None,
+            PartSource::Header(name) => Some(name.as_str()),
+        });
+        parts.chain((self.certificate == CertificateSource::ForwardedHeader).then_some(FORWARDED))
     }
 }
 
@@ -144,13 +159,13 @@ fn normal_escapes(path: &str) -> Option<String> {
                 let value = digit(bytes.next())? * 16 + digit(bytes.next())?;
                 let byte = u8::try_from(value).ok()?;
                 if !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')) {
-                    written.push_str(&format!("%{byte:02X}"));
+                    escape(&mut written, byte);
                     continue;
                 }
                 byte
             }
             byte if !byte.is_ascii_graphic() => {
-                written.push_str(&format!("%{byte:02X}"));
+                escape(&mut written, byte);
                 continue;
             }
             byte => byte,
@@ -158,6 +173,12 @@ fn normal_escapes(path: &str) -> Option<String> {
         written.push(char::from(byte));
     }
     Some(written)
+}
+
+fn escape(written: &mut String, byte: u8) {
+    const HEX: [u8; 16] = *b"0123456789ABCDEF";
+    written.push('%');
+    written.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ pub(super) struct Basis {
     keys: Option<KeyFetch>,
     answer: Option<StoreAnswer>,
     introspection_response: Option<Arc<IntrospectionResponse>>,
-    proof: Option<(VerifiedProof, Spending)>,
+    proof: Option<(Box<VerifiedProof>, Spending)>,
 }
 
 impl Basis {
@@ -182,7 +182,7 @@ impl Basis {
             keys: self.keys,
             answer: self.answer,
             introspection_response: self.introspection_response.as_deref(),
-            proof: self.proof.as_ref().map(|(proof, spending)| (proof, *spending)),
+            proof: self.proof.as_ref().map(|(proof, spending)| (&**proof, *spending)),
             ..state.view()
         }
     }

@@ -6,6 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
+use crate::leaks::hex;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::grpc::{Checks, get};
@@ -36,9 +37,7 @@ async fn edge(
     for (name, text) in [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.pem())] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
-    let tls = format!(
-        "        - transport_socket:\n            name: envoy.transport_sockets.tls\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n              common_tls_context:\n                tls_certificates: [{{certificate_chain: {{filename: DIR/tls.crt}}, private_key: {{filename: DIR/tls.key}}}}]\n                validation_context: {{trusted_ca: {{filename: DIR/ca.crt}}}}\n          filters:\n"
-    )
+    let tls = "        - transport_socket:\n            name: envoy.transport_sockets.tls\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n              common_tls_context:\n                tls_certificates: [{certificate_chain: {filename: DIR/tls.crt}, private_key: {filename: DIR/tls.key}}]\n                validation_context: {trusted_ca: {filename: DIR/ca.crt}}\n          filters:\n"
     .replace("DIR", &dir.path().display().to_string());
     let text = envoy::text("envoy/edge-tcp.yaml", check, upstream.address).replacen("        - filters:\n", &tls, 1);
     let text = if forwards {
@@ -89,7 +88,7 @@ async fn a_token_is_used_by_whoever_has_its_certificate() {
             assert_eq!(ask(Some(&theirs), None).await, refused("proof_invalid"), "{setting}");
             assert_eq!(ask(None, None).await, refused("proof_missing"), "{setting}");
             // A client cannot tell of a certificate by itself.
-            let hash: String = thumbprint(&ours.0).iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = hex(&thumbprint(&ours.0));
             let forged = format!("Hash={hash}");
             assert_eq!(ask(None, Some(&forged)).await, refused("proof_missing"), "{setting}");
             assert_eq!(ask(Some(&theirs), Some(&forged)).await, refused("proof_invalid"), "{setting}");
@@ -101,7 +100,7 @@ async fn a_token_is_used_by_whoever_has_its_certificate() {
 async fn the_header_is_believed_only_where_that_is_configured() {
     let (tokens, authority) = (Tokens::new(), authority());
     let (certificate, _) = issue(&authority);
-    let hash: String = thumbprint(&certificate).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&thumbprint(&certificate));
     let (token, told) = (bound(&tokens, &certificate), format!("By=spiffe://edge;Hash={hash};Subject=\"CN=a,b\""));
     let ask = |field: &str| get("/").token(&token).header("x-forwarded-client-cert", field);
     let doorward = Doorward::start(&tokens.config("")).await;

@@ -89,7 +89,7 @@ impl Proof {
     ) -> Result<ProvedToken, Stop> {
         let Self::Dpop(proof) = self else { return Ok(ProvedToken { token, by_dpop: false }) };
         let (result, denial) = match view.proof.filter(|(known, _)| known.id() == proof.id()) {
-            None => return Err(Stop::Needs(Needs::Spending((**proof).clone()))),
+            None => return Err(Stop::Needs(Needs::Spending(proof.clone()))),
             Some((_, Spending::First)) => return Ok(ProvedToken { token, by_dpop: true }),
             Some((_, Spending::Again)) => (ProofResult::Replayed, Denial::ProofInvalid),
             Some((_, Spending::Unknown)) => (ProofResult::Unknown, Denial::StoreUnavailable),

@@ -30,7 +30,7 @@ impl Nonces {
     #[must_use]
     pub fn issue(&self, now: Timestamp) -> Option<String> {
         let time = now.as_millis().to_be_bytes();
-        let tag = hmac::sign(self.keys.first()?, &sealed(&time));
+        let tag = hmac::sign(self.keys.first()?, &sealed(time));
         Some(URL_SAFE_NO_PAD.encode([&time[..], &tag.as_ref()[..TAG]].concat()))
     }
 
@@ -40,15 +40,15 @@ impl Nonces {
         let bytes: [u8; TIME + TAG] = URL_SAFE_NO_PAD.decode(nonce).ok()?.try_into().ok()?;
         let (time, tag) = bytes.split_first_chunk::<TIME>()?;
         let is_ours = |key: &hmac::Key| {
-            let right = hmac::sign(key, &sealed(time));
+            let right = hmac::sign(key, &sealed(*time));
             aws_lc_rs::constant_time::verify_slices_are_equal(&right.as_ref()[..TAG], tag).is_ok()
         };
         self.keys.iter().any(is_ours).then(|| Timestamp::from_millis(i64::from_be_bytes(*time)))
     }
 }
 
-fn sealed(time: &[u8; TIME]) -> Vec<u8> {
-    [PURPOSE, time].concat()
+fn sealed(time: [u8; TIME]) -> Vec<u8> {
+    [PURPOSE, &time].concat()
 }
 
 #[cfg(test)]
