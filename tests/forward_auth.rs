@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::proofs::client::Client as ProofClient;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
+use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 use crate::support::nginx::{self, Nginx};
 use crate::support::tokens::Tokens;
@@ -66,7 +67,10 @@ async fn bound_tokens_are_proved_by_the_request_that_is_asked_about() {
         let challenge = header(&refused, "www-authenticate").unwrap_or_default();
         assert!(refused.status() == 401 && challenge.contains("error=\"invalid_dpop_proof\""), "{proto}: {challenge}");
     }
-    assert!(http.logged("the request's URI cannot be told: see `proxy.scheme`"));
+    eventually("the detail is logged", || async {
+        http.logged("the request's URI cannot be told: see `proxy.scheme`")
+    })
+    .await;
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {

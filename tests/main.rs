@@ -9,6 +9,7 @@
 mod support;
 
 mod abuse;
+mod actors;
 mod allow_list;
 mod api;
 mod api_keys;

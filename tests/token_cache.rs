@@ -136,8 +136,10 @@ fn times_are_looked_at_every_time() {
 fn every_kind_of_revocation_refuses_a_remembered_token() {
     let tokens = Tokens::new();
     let issuer = IssuerName::parse("dev").unwrap();
-    let token = tokens.with(json!({"jti": "1", "sid": "s", "azp": "shop"}));
-    for (kind, id) in Kind::ALL.into_iter().zip(["1", "s", "alice", "shop", tokens.issuer.key_id(), "dev"]) {
+    let token = tokens.with(json!({"jti": "1", "sid": "s", "azp": "shop", "act": {"sub": "agent"}}));
+    let ids = ["1", "s", "alice", "shop", tokens.issuer.key_id(), "dev", "agent"];
+    assert_eq!(ids.len(), Kind::ALL.len());
+    for (kind, id) in Kind::ALL.into_iter().zip(ids) {
         let (warm, index, now) = (authorizer(&tokens.config("")), RevocationIndex::new(), now());
         assert_eq!(decide(&warm, &index, "/", &token, now), (alice(), Some(false)));
         let revocation = Revocation {

@@ -471,11 +471,14 @@ pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'stati
 /// write lines of its own into a text access log.
 pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
     let scopes = scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
+    let actors: Vec<_> = token.actors().filter(|actor| fits_header(actor)).map(str::to_owned).collect();
     let facts = [
         ("user_id", fitting(token.user_id())),
         ("token_id", fitting(Some(token.token_id()))),
         ("session_id", fitting(token.session_id())),
         ("client_id", fitting(token.client_id())),
+        ("actor", fitting(token.actor())),
+        ("actors", Some(Fact::Texts(actors)).filter(|_| token.actor().is_some())),
         ("scopes", Some(Fact::Texts(scopes))),
         ("expires_at", Some(Fact::Seconds(token.expires_at().as_secs()))),
     ];

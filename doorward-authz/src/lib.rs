@@ -1,5 +1,6 @@
 //! The pure heart: what a token says, what is revoked, and the decision. No I/O, no async, no clock.
 
+pub mod actor;
 pub mod admin_key;
 pub mod answer;
 pub mod api_key;

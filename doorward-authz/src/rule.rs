@@ -319,6 +319,10 @@ pub struct Requirements {
     pub claims: BTreeMap<String, Vec<Value>>,
     /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
+    /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
+    pub actors: Vec<String>,
+    /// Whether somebody must act for the user, or nobody may.
+    pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Duration>,
     /// Any of these; empty accepts all.
@@ -328,6 +332,12 @@ pub struct Requirements {
 impl Requirements {
     pub fn check(&self, token: &VerifiedToken, leeway: Duration, now: Timestamp) -> Result<(), Denial> {
         if !self.issuers.is_empty() && !self.issuers.contains(token.issuer()) {
+            return Err(Denial::ClaimMismatch);
+        }
+        let acts = |actor| self.actors.iter().any(|allowed| allowed == actor);
+        if self.delegated.is_some_and(|delegated| delegated != token.actor().is_some())
+            || !self.actors.is_empty() && !token.actor().is_some_and(acts)
+        {
             return Err(Denial::ClaimMismatch);
         }
         if !self.scopes.is_empty() {

@@ -29,11 +29,13 @@ pub struct Identity {
 }
 
 /// How an identity field is written.
-const FIELD_NAMES: [(&str, IdentityField); 9] = [
+const FIELD_NAMES: [(&str, IdentityField); 11] = [
     ("user_id", IdentityField::UserId),
     ("email", IdentityField::Email),
     ("session_id", IdentityField::SessionId),
     ("client_id", IdentityField::ClientId),
+    ("actor", IdentityField::Actor),
+    ("actors", IdentityField::Actors),
     ("token_id", IdentityField::TokenId),
     ("issuer", IdentityField::Issuer),
     ("scopes", IdentityField::Scopes),

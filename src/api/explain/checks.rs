@@ -6,7 +6,7 @@ use crate::authz::authorizer::Decision;
 use crate::authz::claims::{ClaimPath, ClaimSet, Timestamp, scopes};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{Access, RequestView};
-use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken};
+use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
 
@@ -178,7 +178,11 @@ impl TokenState<'_> {
             Step::Revocation => is_complete && evidence.token.is_some() && evidence.hit.is_none(),
             Step::Scopes => !require.scopes.is_empty() && evidence.token.is_some(),
             Step::RequiredClaims => {
-                !(require.claims.is_empty() && require.issuers.is_empty()) && evidence.token.is_some()
+                let none = require.claims.is_empty()
+                    && require.issuers.is_empty()
+                    && require.actors.is_empty()
+                    && require.delegated.is_none();
+                !none && evidence.token.is_some()
             }
             Step::Authentication => !(require.max_age.is_none() && require.acr.is_empty()) && evidence.token.is_some(),
         }
@@ -272,6 +276,15 @@ impl TokenState<'_> {
         if !require.issuers.is_empty() {
             expected["issuer"] = require.issuers.iter().map(ToString::to_string).collect();
             got["issuer"] = json!(self.issuer.map(|issuer| issuer.name.as_str()));
+        }
+        if !require.actors.is_empty() {
+            expected["actor"] = json!(require.actors);
+        }
+        if let Some(delegated) = require.delegated {
+            expected["delegated"] = json!(delegated);
+        }
+        if !require.actors.is_empty() || require.delegated.is_some() {
+            got["actor"] = json!(self.decision.evidence.token.as_ref().and_then(VerifiedToken::actor));
         }
         if is_empty(&expected) { (Value::Null, Value::Null) } else { (expected, got) }
     }

@@ -176,7 +176,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
 /// The members of RFC 7662 section 2.2 that the token has.
 fn describe(token: &VerifiedToken) -> Value {
     let mut said = Map::new();
-    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time", "cnf"] {
+    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time", "cnf", "act"] {
         said.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
     }
     let scopes = scopes(token.claims()).join(" ");
