@@ -367,7 +367,7 @@ fn target(count: usize) -> String {
 }
 
 fn request<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
-    RequestView { method: "GET", target, host: "shop.example.com", headers, rule: None, source: None }
+    RequestView { method: "GET", target, host: "shop.example.com", headers, ..RequestView::NOTHING }
 }
 
 fn rule(number: usize, access: Access, path: PathMatch) -> Rule {

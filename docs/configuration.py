@@ -48,6 +48,10 @@ EXAMPLES = {
   from: [{header: authorization, scheme: Bearer}, {cookie: session}]
   forward: false                         # the service does not receive it
 """,
+    "proxy": """proxy:
+  scheme: https                          # TLS ends before Envoy; the URI that a DPoP proof must name
+  client_certificate: x-forwarded-client-cert
+""",
     "identity": """identity:
   headers: {x-user-id: user_id, x-user-email: email, x-tenant: claim:/tenant}
   payload: {header: x-identity}

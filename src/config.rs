@@ -13,7 +13,9 @@ use std::time::Duration;
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
+use crate::authz::dpop::ProofUse;
 use crate::authz::introspection::IntrospectionPolicy;
+use crate::authz::request_uri::ProxyTrust;
 use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
@@ -27,6 +29,7 @@ mod fault;
 pub mod file;
 mod issuers;
 mod listen;
+mod proxy;
 mod reach;
 mod requests;
 mod restart;
@@ -59,6 +62,7 @@ pub struct Config {
     /// At least one.
     pub issuers: Vec<IssuerConfig>,
     pub token: TokenConfig,
+    pub proxy: ProxyTrust,
     pub identity: Identity,
     pub rules: Vec<Rule>,
     pub api_keys: ApiKeys,
@@ -178,6 +182,8 @@ impl Config {
             tokens: Arc::new(self.token.settings.clone()),
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
+            proxy: Arc::new(self.proxy.clone()),
+            nonces: None, // They are made with a secret of the fleet.
             verified: Arc::new(TokenCache::new(self.limits.token_cache)),
         }
     }
@@ -199,7 +205,10 @@ impl Config {
         let errors = ErrorSettings { reasons: self.errors.detail == Detail::Reason, realm: self.errors.realm.clone() };
         let header = |payload: &Payload| PayloadHeader::new(payload.header.clone(), payload.signer.clone());
         let payload = self.identity.payload.as_ref().map(header);
-        Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward)
+        let responder =
+            Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward);
+        let asks = self.issuers.iter().any(|issuer| issuer.trusted.proof == ProofUse::Required);
+        if asks { responder.asking_for_dpop() } else { responder }
     }
 
     /// The files whose change makes a reload worthwhile: the configuration itself and all it names, as they were
@@ -240,6 +249,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         listen: listen::listen(check, &file.listen),
         issuers,
         token: requests::token(check, &file.token),
+        proxy: proxy::proxy(check, &file.proxy),
         identity: requests::identity(check, &file.identity),
         rules: rules::rules(check, file),
         api_keys: access::api_keys(check, &file.api_keys),

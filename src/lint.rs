@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::authz::dpop::{self, ProofUse};
 use crate::authz::token_source::TokenSource;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
@@ -118,6 +119,10 @@ impl From<&Config> for Expected {
         if keys.iter().any(|key| !key.domains.is_empty()) {
             reads.push(vec!["origin".to_owned(), "referer".to_owned()]);
         }
+        if config.issuers.iter().any(|issuer| issuer.trusted.proof == ProofUse::Required) {
+            reads.push(vec![dpop::FIELD.to_owned()]);
+        }
+        reads.extend(config.proxy.headers().map(|name| vec![name.to_owned()]));
         let rules = config.rules.iter().map(|rule| rule.name.to_string()).collect();
         let from_cookie = config
             .token

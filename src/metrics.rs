@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 
+use crate::authz::authorizer::ProofResult;
 use crate::authz::denial::Denial;
 use crate::authz::jwks::{LeftOut, RejectedKey};
 use crate::authz::revocation::{Kind, RevocationIndex};
@@ -30,6 +31,8 @@ instruments! {
         token_cache: IntCounterVec = "doorward_token_cache_total" by ["result"],
         /// Revoked tokens that were tried, by the kind of revocation that hit.
         pub revoked_presented: IntCounterVec = "doorward_revoked_presented_total" by ["kind"],
+        /// Requests with a bound token, by what came of the proof that its sender may use it.
+        pub proofs: IntCounterVec = "doorward_proofs_total" by ["result"],
         /// Decisions made with a control weakened, and what stood in for it.
         pub degraded: IntCounterVec = "doorward_degraded_total" by ["control", "fallback"],
         /// Attempts to load an issuer's keys.
@@ -110,10 +113,11 @@ pub struct Reading<'a> {
 }
 
 /// Every control that can be weakened or dropped, with what stands in for it.
-const DEGRADED: [(&str, &str); 7] = [
+const DEGRADED: [(&str, &str); 8] = [
     ("keys", "withdrawn"),
     ("revocations", "stale_view"),
     ("revocations", "lookup"),
+    ("proofs", "local"),
     ("memory", "refuse"),
     ("deadline", "refuse"),
     ("concurrency", "refuse"),
@@ -140,6 +144,9 @@ impl Metrics {
         metrics.replay_alarms.with_label_values(&["delivered"]);
         for kind in Kind::ALL {
             metrics.revoked_presented.with_label_values(&[kind.as_str()]);
+        }
+        for result in ProofResult::ALL {
+            metrics.proofs.with_label_values(&[result.label()]);
         }
         for (control, fallback) in DEGRADED {
             metrics.degraded.with_label_values(&[control, fallback]);

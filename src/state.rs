@@ -11,6 +11,7 @@ use crate::authz::admin_key::AdminKeys;
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, View};
 use crate::authz::claims::IssuerName;
+use crate::authz::dpop::{Nonces, SpentProofs};
 use crate::authz::jwks::Jwks;
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
@@ -59,12 +60,13 @@ impl Policy {
         Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
     }
 
-    /// This policy with answers that prove whose streams they allow.
+    /// This policy with answers that prove whose streams they allow, and with nonces for DPoP proofs.
     #[must_use]
     fn proving(mut self, secrets: &[Secret]) -> Self {
         let rules = self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
         let proofs = Proofs::new(secrets, rules.map(|rule| rule.name.clone()));
         self.responder = self.responder.proving(proofs);
+        self.authorizer.nonces = Some(Arc::new(Nonces::new(secrets)));
         self
     }
 
@@ -96,12 +98,14 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Messages that had their effect already.
     pub replays: Replays,
+    /// DPoP proofs that were used at this process.
+    pub spent_proofs: SpentProofs,
     /// Rings when a revoked token is presented.
     pub alarm: ReplayAlarm,
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
-    /// The secrets that seal stream proofs, the current one first.
+    /// The secrets that seal stream proofs and nonces, the current one first.
     secrets: Mutex<Vec<Secret>>,
 }
 
@@ -130,6 +134,7 @@ impl State {
             replica,
             metrics,
             replays: Replays::default(),
+            spent_proofs: SpentProofs::default(),
             alarm,
             waits: Waits::default(),
             traces,

@@ -160,6 +160,8 @@ async fn every_reason_is_reached_with_its_status() {
         ),
         (get("/").token(&good).rule("by-route"), 403, "insufficient_scope"),
         (get("/").token(&good).rule("no-such-rule"), 400, "bad_request"),
+        (get("/").token(&tokens.with(json!({"cnf": {"kid": "k"}}))), 401, "proof_invalid"),
+        (get("/").token(&tokens.with(json!({"cnf": {"jkt": "A".repeat(43)}}))), 401, "proof_missing"),
         (partner(), 401, "api_key_missing"),
         (partner().header("x-api-key", "wrong"), 401, "api_key_unknown"),
         (partner().header("x-api-key", "old-0123456789abcdef"), 401, "api_key_expired"),

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
+use crate::proofs::client::Client as ProofClient;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
+use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 use crate::support::nginx::{self, Nginx};
 use crate::support::tokens::Tokens;
@@ -41,6 +43,34 @@ impl Fixture {
     fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.doorward.http))
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bound_tokens_are_proved_by_the_request_that_is_asked_about() {
+    let fixture = Fixture::start("").await;
+    let (client, http) = (ProofClient::new(), &fixture.doorward);
+    let bound = fixture.tokens.with(json!({"cnf": {"jkt": client.thumbprint()}}));
+    let ask = |proto: &str, proof: &str| {
+        let request = fixture.ask(Method::GET, "/auth").header("authorization", format!("DPoP {bound}"));
+        let request = request.header("x-forwarded-uri", "/orders?x=1").header("x-forwarded-method", "POST");
+        let request = request.header("x-forwarded-host", "shop.example.com").header("x-forwarded-proto", proto);
+        request.header("dpop", proof).send()
+    };
+    let proof = || client.proof(&bound, "POST", "https://shop.example.com/orders");
+    let once = proof();
+    let allowed = ask("https", &once).await.unwrap();
+    assert_eq!((allowed.status().as_u16(), header(&allowed, "x-user-id")), (200, Some("alice")));
+    let removed = header(&allowed, "x-envoy-auth-headers-to-remove").unwrap_or_default();
+    assert!(removed.split(',').any(|name| name == "dpop"), "{removed}");
+    for (proto, proof) in [("https", once), ("http", proof()), ("", proof()), ("https,http", proof())] {
+        let refused = ask(proto, &proof).await.unwrap();
+        let challenge = header(&refused, "www-authenticate").unwrap_or_default();
+        assert!(refused.status() == 401 && challenge.contains("error=\"invalid_dpop_proof\""), "{proto}: {challenge}");
+    }
+    eventually("the detail is logged", || async {
+        http.logged("the request's URI cannot be told: see `proxy.scheme`")
+    })
+    .await;
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {

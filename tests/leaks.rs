@@ -18,6 +18,7 @@ use doorward::metrics::Reading;
 use serde_json::{Value, json};
 
 use crate::ledger::support::RedisServer;
+use crate::proofs::client::{Client as ProofClient, hash};
 use crate::support::doorward::{Doorward, run, run_with};
 use crate::support::grpc::{Ask, Checks, ask, get};
 use crate::support::jwks_server::JwksServer;
@@ -71,7 +72,7 @@ fn sha256(key: &str) -> String {
     hex(&digest_of(key.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
@@ -185,6 +186,15 @@ fn requests(tokens: &Tokens) -> Vec<(String, Ask)> {
         ]
     })
     .collect();
+    let client = ProofClient::new();
+    let mut claims = marked();
+    claims["cnf"] = json!({"jkt": client.thumbprint()});
+    let token = sign(right, &claims);
+    let bound = || get("/canary-path/x").host("canary-host").header("authorization", format!("DPoP {token}"));
+    let proved = |method: &str, uri: &str| {
+        let claims = json!({"htm": method, "htu": uri, "ath": hash(&token), "jti": "canary-jti"});
+        bound().header("dpop", client.proof_with(&json!({}), &claims))
+    };
     let odd = "canary\r\nlevel: x\u{1b}[31m\"}{\u{202e}";
     rows.extend(
         [
@@ -203,6 +213,11 @@ fn requests(tokens: &Tokens) -> Vec<(String, Ask)> {
             ),
             ("an odd rule", get("/x").rule(odd)),
             ("a path", get("/canary-path/x")),
+            ("a proof", proved("GET", "http://canary-host/canary-path/x")),
+            ("a proof of another method", proved("CANARY-canary", "http://canary-host/canary-path/x")),
+            ("a proof of another path", proved("GET", "http://canary-host/canary-other")),
+            ("a proof of no URI", proved("GET", "canary-uri")),
+            ("a broken proof", bound().header("dpop", "canary-proof")),
         ]
         .map(|(what, ask)| (what.to_owned(), ask)),
     );
@@ -499,7 +514,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
         let authorization = format!("Bearer {token}");
         let headers = [("authorization", authorization.as_bytes())];
         let view =
-            RequestView { method: &method, target: &path, host: &host, headers: &headers, rule: None, source: None };
+            RequestView { method: &method, target: &path, host: &host, headers: &headers, ..RequestView::NOTHING };
         let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
             drop(responder.answer(decision, request));
         };

@@ -185,14 +185,16 @@ fn a_configuration_of_doorward_makes_it_exact() {
     let digest = "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
     std::fs::write(
         &config,
-        format!("{CONFIG}identity: {{headers: {{x-caller: user_id}}}}\napi_keys: {{keys: [{{id: web, sha256: {digest}, domains: [shop.example.com]}}]}}\n"),
+        format!("{CONFIG}identity: {{headers: {{x-caller: user_id}}}}\napi_keys: {{keys: [{{id: web, sha256: {digest}, domains: [shop.example.com]}}]}}\nproxy: {{scheme: x-forwarded-proto, client_certificate: x-forwarded-client-cert}}\n"),
     )
     .unwrap();
     let clean = format!("{ROOT}/tests/lint/clean.yaml");
     let (_, findings) = lint(&[&clean, "--config", config.to_str().unwrap()], "");
     assert_eq!(rules(&findings), ["header-not-sent", "no-early-strip"]);
     let said = serde_json::to_string(&findings).unwrap();
-    for part in ["`x-caller`", "`x-api-key`", "`origin` or `referer`"] {
+    for part in
+        ["`x-caller`", "`x-api-key`", "`origin` or `referer`", "`x-forwarded-proto`", "`x-forwarded-client-cert`"]
+    {
         assert!(said.contains(part), "{part} in {said}");
     }
 }

@@ -9,6 +9,7 @@
 mod support;
 
 mod abuse;
+mod actors;
 mod allow_list;
 mod api;
 mod api_keys;
@@ -42,6 +43,7 @@ mod module;
 mod names;
 mod paths;
 mod programs;
+mod proofs;
 mod providers;
 mod reload;
 mod samples;

@@ -5,7 +5,7 @@
 #
 # Installs what is missing: Debian packages as root or by a sudo that asks nothing; Envoy, kubectl, Python's
 # redis client, two verifiers of tokens, schemathesis,
-# openapi-spec-validator, an OpenID provider, playwright and cargo-deny into .tools/; rustfmt and clippy through
+# openapi-spec-validator, an OpenID provider, clients with bound tokens, playwright and cargo-deny into .tools/; rustfmt and clippy through
 # rustup.
 # Running it again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy,
 # on ports of their own.
@@ -111,6 +111,11 @@ if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null 
   npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
   export OIDC_PROVIDER=$provider
 fi
+
+# Clients that use bound tokens, written by others; without them their test says that it is skipped.
+[ -d .tools/dpop/node_modules/oauth4webapi ] || { command -v npm >/dev/null &&
+  npm install --prefix .tools/dpop --no-audit --no-fund --silent dpop@2.1.2 oauth4webapi@3.8.8; } ||
+  echo "skipped: the test with npm's dpop and oauth4webapi, which could not be fetched"
 
 # What drives that Chromium.
 playwright=$PWD/.tools/playwright

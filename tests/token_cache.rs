@@ -32,7 +32,7 @@ fn decide(
 ) -> (Result<String, Denial>, Option<bool>) {
     let credentials = format!("Bearer {token}");
     let headers: [(&str, &[u8]); 1] = [("authorization", credentials.as_bytes())];
-    let request = RequestView { method: "GET", target: path, host: "a", headers: &headers, rule: None, source: None };
+    let request = RequestView { method: "GET", target: path, host: "a", headers: &headers, ..RequestView::NOTHING };
     let view = View::of(index);
     let decision = authorizer.authorize(&request, view, now);
     let outcome = match &decision.outcome {
@@ -136,8 +136,10 @@ fn times_are_looked_at_every_time() {
 fn every_kind_of_revocation_refuses_a_remembered_token() {
     let tokens = Tokens::new();
     let issuer = IssuerName::parse("dev").unwrap();
-    let token = tokens.with(json!({"jti": "1", "sid": "s", "azp": "shop"}));
-    for (kind, id) in Kind::ALL.into_iter().zip(["1", "s", "alice", "shop", tokens.issuer.key_id(), "dev"]) {
+    let token = tokens.with(json!({"jti": "1", "sid": "s", "azp": "shop", "act": {"sub": "agent"}}));
+    let ids = ["1", "s", "alice", "shop", tokens.issuer.key_id(), "dev", "agent"];
+    assert_eq!(ids.len(), Kind::ALL.len());
+    for (kind, id) in Kind::ALL.into_iter().zip(ids) {
         let (warm, index, now) = (authorizer(&tokens.config("")), RevocationIndex::new(), now());
         assert_eq!(decide(&warm, &index, "/", &token, now), (alice(), Some(false)));
         let revocation = Revocation {

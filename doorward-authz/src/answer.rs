@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::authorizer::{Decision, Evidence, Grant, LockedOut, Outcome, Principal};
+use super::authorizer::{Decision, Evidence, Grant, LockedOut, Outcome, Principal, ProofResult};
 use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
+use super::dpop;
 use super::encoded::Encoded;
 pub use super::identity::{IdentityField, PayloadHeader};
-use super::rule::{RequestView, Requirements, Then};
+use super::rule::{Access, RequestView, Requirements, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token::VerifiedToken;
 use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
@@ -35,6 +36,8 @@ pub struct Responder {
     /// The look-alikes of all names we own, never set.
     look_alikes: Arc<Encoded<Vec<String>>>,
     errors: ErrorSettings,
+    /// Whether challenges name the scheme `DPoP`, too.
+    asks_for_dpop: bool,
     /// Where tokens stand.
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
@@ -70,8 +73,8 @@ pub struct Forward<'a> {
     pub set: Vec<(&'a str, Cow<'a, str>)>,
     pub remove: Vec<&'a str>,
     pub remove_query: Vec<String>,
-    /// A header of the response, unless the upstream sets it.
-    pub response: Option<(&'static str, &'a str)>,
+    /// Headers of the response, unless the upstream sets them.
+    pub response: Vec<(&'static str, &'a str)>,
 }
 
 /// The identity headers that depend on the token alone.
@@ -95,7 +98,7 @@ impl<'a> Forward<'a> {
             }
         }
         if !withholds || items.is_empty() {
-            self.response = Some((WEBSOCKET_PROTOCOL, word));
+            self.response.push((WEBSOCKET_PROTOCOL, word));
         }
     }
 
@@ -221,7 +224,13 @@ impl Responder {
         never_set.sort();
         never_set.dedup();
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
-        Self { look_alikes, identity, payload, errors, sources, forward_token, proofs: None }
+        Self { look_alikes, identity, payload, errors, asks_for_dpop: false, sources, forward_token, proofs: None }
+    }
+
+    /// The same, with challenges that name the scheme `DPoP`, too.
+    #[must_use]
+    pub fn asking_for_dpop(self) -> Self {
+        Self { asks_for_dpop: true, ..self }
     }
 
     /// The realm that challenges name.
@@ -274,19 +283,25 @@ impl Responder {
         match &decision.outcome {
             Outcome::Allowed(grant) => match grant.sign_out {
                 Some((_, Then::Respond)) => Answer::Respond(signed_out()),
-                _ => Answer::Forward(self.forward(grant, &decision.evidence, request)),
+                _ => Answer::Forward(self.forward(decision.rule, grant, &decision.evidence, request)),
             },
             refused => {
                 let denial = refused.denial().unwrap_or(Denial::InternalError);
-                Answer::Respond(self.refuse(denial, &decision.rule.require, decision.evidence.locked_out))
+                Answer::Respond(self.refuse(denial, &decision.rule.require, &decision.evidence))
             }
         }
     }
 
-    fn forward<'a>(&'a self, grant: &'a Grant, evidence: &'a Evidence, request: &RequestView<'_>) -> Forward<'a> {
+    fn forward<'a>(
+        &'a self,
+        rule: &Rule,
+        grant: &'a Grant,
+        evidence: &'a Evidence,
+        request: &RequestView<'_>,
+    ) -> Forward<'a> {
         let principal = grant.principal.as_ref();
-        let (set, remove, remove_query) = (Vec::new(), Vec::new(), Vec::new());
-        let mut forward = Forward { responder: self, principal, set, remove, remove_query, response: None };
+        let (set, remove, remove_query, response) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut forward = Forward { responder: self, principal, set, remove, remove_query, response };
         let mut tell = |name: &'a str, value: Option<Cow<'a, str>>| match value {
             Some(value) => forward.set.push((name, value)),
             None => forward.remove.push(name),
@@ -318,6 +333,14 @@ impl Responder {
                 TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_) => cookies.push(source),
             }
         }
+        // An upstream that has the proof could use it elsewhere. An authorization server that is asked for a new token
+        // needs it: the new one is bound to the same key (RFC 9449 section 5).
+        let is_spent = principal.is_some_and(Principal::is_proved_by_dpop) && rule.access != Access::Refresh;
+        if is_spent || grant.ignored.is_some() && request.header(dpop::FIELD).next().is_some() {
+            forward.remove.push(dpop::FIELD);
+        }
+        let nonce = evidence.proof.as_ref().and_then(|proof| proof.nonce.as_deref());
+        forward.response.extend(nonce.map(|nonce| (dpop::NONCE_FIELD, nonce)));
         match cookies_without(request, &cookies) {
             Some(rest) if rest.is_empty() => forward.remove.push("cookie"),
             Some(rest) => forward.set.push(("cookie", Cow::Owned(rest))),
@@ -326,16 +349,17 @@ impl Responder {
         forward
     }
 
-    /// The refusal of SPEC section 3 for a reason; `require` names what a challenge must tell, `locked_out` when a
-    /// new token of the same user is accepted.
+    /// The refusal for a reason; `require` and `evidence` have what a challenge must tell.
     #[must_use]
-    pub fn refuse(&self, denial: Denial, require: &Requirements, locked_out: Option<LockedOut>) -> Respond {
-        let kind = Refusal::of(denial);
+    pub fn refuse(&self, denial: Denial, require: &Requirements, evidence: &Evidence) -> Respond {
+        let kind = Refusal::of(denial, evidence);
         let mut headers =
             vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-        if let Some(challenge) = self.challenge(denial, kind, require) {
+        if let Some(challenge) = self.challenge(denial, kind, require, evidence.is_dpop) {
             headers.push(("www-authenticate", challenge));
         }
+        let nonce = evidence.proof.as_ref().and_then(|proof| proof.nonce.as_deref());
+        headers.extend(nonce.map(|nonce| (dpop::NONCE_FIELD, nonce.to_owned())));
         if kind.status == 503 {
             headers.push(("retry-after", "1".to_owned()));
         }
@@ -344,19 +368,19 @@ impl Responder {
         } else {
             json!({"error": kind.error})
         };
-        if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, locked_out) {
+        if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, evidence.locked_out) {
             headers.push(("retry-after", (left.as_secs() + 1).to_string()));
             body["until"] = until.to_rfc3339().into();
         }
         Respond { status: kind.status, headers, body: body.to_string() }
     }
 
-    /// RFC 6750 section 3, RFC 9470 section 3.
-    fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements) -> Option<String> {
+    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3.
+    fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements, is_dpop: bool) -> Option<String> {
         let scheme = kind.challenge?;
-        let mut parameters = vec![("realm", self.errors.realm.clone())];
+        let mut parameters = Vec::new();
         // RFC 6750 section 3.1: no error code where no credentials were.
-        if scheme == "Bearer" && denial != Denial::MissingToken {
+        if scheme == BEARER && denial != Denial::MissingToken {
             parameters.push(("error", kind.error.to_owned()));
             if self.errors.reasons {
                 parameters.push(("error_description", denial.message().to_owned()));
@@ -370,10 +394,25 @@ impl Responder {
                 parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
-        let parameters: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        Some(format!("{scheme} {}", parameters.join(", ")))
+        let written = |scheme: &str, more: Vec<(&str, String)>| {
+            let algorithms = (scheme == dpop::SCHEME).then(|| ("algs", dpop::algorithms()));
+            let parameters = [("realm", self.errors.realm.clone())].into_iter().chain(more).chain(algorithms);
+            let parameters: Vec<_> = parameters.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+            format!("{scheme} {}", parameters.join(", "))
+        };
+        Some(match scheme {
+            BEARER if is_dpop => written(dpop::SCHEME, parameters),
+            // One field, because Envoy would set only the last of several.
+            BEARER if self.asks_for_dpop => {
+                format!("{}, {}", written(scheme, parameters), written(dpop::SCHEME, Vec::new()))
+            }
+            scheme => written(scheme, parameters),
+        })
     }
 }
+
+/// The scheme of challenges for tokens (RFC 6750 section 3).
+const BEARER: &str = "Bearer";
 
 /// The wire form of a refusal: status, error code, challenge.
 #[derive(Clone, Copy)]
@@ -386,9 +425,9 @@ struct Refusal {
 
 impl Refusal {
     /// The one place where a reason gets its status; a new reason does not compile without one.
-    fn of(denial: Denial) -> Self {
+    fn of(denial: Denial, evidence: &Evidence) -> Self {
         let (status, error, challenge) = match denial {
-            Denial::MissingToken => (401, "missing_token", Some("Bearer")),
+            Denial::MissingToken => (401, "missing_token", Some(BEARER)),
             Denial::MultipleTokens | Denial::BadRequest => (400, "invalid_request", None),
             Denial::MalformedToken
             | Denial::UnknownIssuer
@@ -405,13 +444,22 @@ impl Refusal {
             | Denial::TokenInactive
             | Denial::Revoked
             | Denial::SignedOut
-            | Denial::NotRegistered => (401, "invalid_token", Some("Bearer")),
+            | Denial::NotRegistered => (401, "invalid_token", Some(BEARER)),
+            Denial::ProofMissing | Denial::ProofInvalid => {
+                let result = evidence.proof.as_ref().map(|proof| proof.result);
+                let error = match result {
+                    Some(ProofResult::Nonce) => "use_dpop_nonce", // RFC 9449 section 9.
+                    _ if evidence.is_dpop => "invalid_dpop_proof",
+                    _ => "invalid_token",
+                };
+                (401, error, Some(BEARER))
+            }
             Denial::ApiKeyMissing | Denial::ApiKeyUnknown | Denial::ApiKeyExpired => {
                 (401, "invalid_api_key", Some("ApiKey"))
             }
             Denial::ApiKeyPlatform | Denial::ApiKeyDomain | Denial::ClaimMismatch => (403, "access_denied", None),
-            Denial::InsufficientScope => (403, "insufficient_scope", Some("Bearer")),
-            Denial::InsufficientAuthentication => (401, "insufficient_user_authentication", Some("Bearer")),
+            Denial::InsufficientScope => (403, "insufficient_scope", Some(BEARER)),
+            Denial::InsufficientAuthentication => (401, "insufficient_user_authentication", Some(BEARER)),
             Denial::KeysUnavailable
             | Denial::RevocationsStale
             | Denial::StoreUnavailable
@@ -458,11 +506,14 @@ pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'stati
 /// write lines of its own into a text access log.
 pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
     let scopes = scopes(token.claims()).into_iter().filter(|scope| fits_header(scope)).collect();
+    let actors: Vec<_> = token.actors().filter(|actor| fits_header(actor)).map(str::to_owned).collect();
     let facts = [
         ("user_id", fitting(token.user_id())),
         ("token_id", fitting(Some(token.token_id()))),
         ("session_id", fitting(token.session_id())),
         ("client_id", fitting(token.client_id())),
+        ("actor", fitting(token.actor())),
+        ("actors", Some(Fact::Texts(actors)).filter(|_| token.actor().is_some())),
         ("scopes", Some(Fact::Texts(scopes))),
         ("expires_at", Some(Fact::Seconds(token.expires_at().as_secs()))),
     ];
@@ -521,7 +572,7 @@ mod tests {
             ..Requirements::default()
         };
         for denial in Denial::ALL {
-            let refusal = responder.refuse(denial, &require, None);
+            let refusal = responder.refuse(denial, &require, &Evidence::default());
             let header = |name| refusal.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
             let body: Value = serde_json::from_str(&refusal.body).unwrap();
             assert_eq!(body["reason"], denial.label());
@@ -535,7 +586,7 @@ mod tests {
         }
         let challenge = |denial| {
             responder
-                .refuse(denial, &require, None)
+                .refuse(denial, &require, &Evidence::default())
                 .headers
                 .into_iter()
                 .find(|(n, _)| *n == "www-authenticate")
@@ -547,6 +598,7 @@ mod tests {
         assert!(challenge(Denial::Expired).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
         assert!(challenge(Denial::InsufficientScope).ends_with("scope=\"a b\""));
         assert!(challenge(Denial::InsufficientAuthentication).ends_with("acr_values=\"mfa\", max_age=\"900\""));
+        assert!(challenge(Denial::ProofMissing).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
     }
 
     #[test]
@@ -580,8 +632,7 @@ mod tests {
     fn cookies_are_taken_out_and_the_others_stay() {
         let check = |fields: &[&[u8]], names: &[&str], expected: Option<&str>| {
             let headers: Vec<_> = fields.iter().map(|field| ("cookie", *field)).collect();
-            let request =
-                RequestView { method: "GET", target: "/", host: "", headers: &headers, rule: None, source: None };
+            let request = RequestView { headers: &headers, ..RequestView::NOTHING };
             let sources: Vec<_> = names.iter().map(|name| TokenSource::ChunkedCookie((*name).to_owned())).collect();
             let sources: Vec<_> = sources.iter().collect();
             assert_eq!(cookies_without(&request, &sources).as_deref(), expected, "{fields:?}");

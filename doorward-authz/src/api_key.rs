@@ -151,7 +151,7 @@ mod tests {
     fn check(headers: &[(&str, &str)], now: i64, expected: Result<Option<&str>, Denial>) {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let request =
-            RequestView { method: "GET", target: "/", host: "api", headers: &headers, rule: None, source: None };
+            RequestView { method: "GET", target: "/", host: "api", headers: &headers, ..RequestView::NOTHING };
         let keys = keys();
         let found = keys.check(&request, None, Timestamp::from_secs(now)).map(|key| key.map(|key| key.id.as_ref()));
         assert_eq!(found, expected, "{headers:?}");

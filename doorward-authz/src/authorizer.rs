@@ -1,21 +1,27 @@
 //! The decision: a pure function of a request, what is configured, what is revoked, and the time.
 
+mod proof;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_key::ApiKeys;
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
+use super::dpop::{Nonces, Spending, VerifiedProof};
 use super::introspection::{IntrospectionPolicy, IntrospectionResponse, TokenState, is_opaque};
 use super::issuer_id;
 use super::jwks::Jwks;
 use super::refusal::Refusal;
+use super::request_uri::ProxyTrust;
 use super::revocation::{Clocks, Hit, Lead, Origin, Revocation, RevocationIndex, Watermark};
 use super::rule::{Access, OnStale, RequestView, Rule, Then};
 use super::rules::Rules;
 use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use super::token_cache::TokenCache;
-use super::token_source::{FoundToken, TokenSettings};
+use super::token_source::{FoundToken, Scheme, TokenSettings};
+use proof::{Proof, ProvedToken};
+pub use proof::{ProofEvidence, ProofResult};
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
@@ -27,6 +33,9 @@ pub struct Authorizer {
     pub tokens: Arc<TokenSettings>,
     pub freshness: FreshnessPolicy,
     pub introspection: Arc<IntrospectionPolicy>,
+    pub proxy: Arc<ProxyTrust>,
+    /// `None`: no proof can name a nonce.
+    pub nonces: Option<Arc<Nonces>>,
     /// Shared with the authorizers that follow this one by [`Authorizer::with_keys`].
     pub verified: Arc<TokenCache>,
 }
@@ -57,6 +66,8 @@ pub struct View<'a> {
     pub answer: Option<StoreAnswer>,
     /// What the issuer said when it was asked about this very token, now or a moment ago.
     pub introspection_response: Option<&'a IntrospectionResponse>,
+    /// The proof of this very request, and whether it was used before.
+    pub proof: Option<(&'a VerifiedProof, Spending)>,
 }
 
 impl<'a> View<'a> {
@@ -70,6 +81,7 @@ impl<'a> View<'a> {
             keys: None,
             answer: None,
             introspection_response: None,
+            proof: None,
         }
     }
 }
@@ -94,22 +106,29 @@ pub enum StoreAnswer {
     Unavailable,
 }
 
-/// Proof that a token was verified and, but on trial, the rule's policy met: the only source of identity headers.
+/// Proof that a token was verified, that its sender may use it and, but on trial, the rule's policy met: the only source
+/// of identity headers.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    token: VerifiedToken,
+    token: ProvedToken,
     verified_at: Timestamp,
 }
 
 impl Principal {
     #[must_use]
     pub const fn token(&self) -> &VerifiedToken {
-        &self.token
+        self.token.token()
     }
 
     #[must_use]
     pub const fn verified_at(&self) -> Timestamp {
         self.verified_at
+    }
+
+    /// Whether its sender proved by DPoP that it may use the token.
+    #[must_use]
+    pub const fn is_proved_by_dpop(&self) -> bool {
+        self.token.is_by_dpop()
     }
 }
 
@@ -145,11 +164,13 @@ pub enum Needs {
     Introspection(IssuerName),
     /// What the store has on this token's targets.
     Lookup(VerifiedToken),
+    /// Whether this proof was used before; from now on it is.
+    Spending(Box<VerifiedProof>),
 }
 
 impl Needs {
     /// The number of kinds: the most that one request can need.
-    pub const KINDS: usize = 3;
+    pub const KINDS: usize = 4;
 
     /// The refusal if it cannot be fetched.
     #[must_use]
@@ -157,7 +178,7 @@ impl Needs {
         match self {
             Self::Keys { refusal, .. } => *refusal,
             Self::Introspection(_) => Denial::IntrospectionUnavailable,
-            Self::Lookup(_) => Denial::StoreUnavailable,
+            Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
         }
     }
 }
@@ -197,6 +218,10 @@ pub struct Evidence {
     pub hit: Option<Hit>,
     /// What was hit reaches into the future.
     pub locked_out: Option<LockedOut>,
+    /// What the request's proof came to; `None` if none was looked at.
+    pub proof: Option<ProofEvidence>,
+    /// Whether the token stands behind the scheme `DPoP`, or is bound to a key.
+    pub is_dpop: bool,
 }
 
 /// A revocation covers tokens that are issued a moment after it, because its issuer may date them ahead: a user who
@@ -273,7 +298,7 @@ impl Authorizer {
     ) -> Decision<'a> {
         let Decision { outcome: Outcome::Allowed(mut grant), mut evidence, .. } = decision else { return decision };
         let Some(principal) = &grant.principal else { return self.authorize_by(rule, request, view, now) };
-        let token = &principal.token;
+        let token = principal.token();
         let met = self.api_keys.check(request, rule.api_key, now).map_err(Stop::from).and_then(|client| {
             evidence.api_client = evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
             let stale = self.check_revocation(rule, token, view, now, &mut evidence)?;
@@ -359,10 +384,13 @@ impl Authorizer {
                 _ => Err(Denial::MissingToken.into()),
             };
         };
+        evidence.is_dpop = found.scheme() == Scheme::Dpop;
         let (issuer, token) = self.verify(found.bearer(), Expiry::Refused, view, now, evidence)?;
         evidence.token = Some(token.clone());
+        let proof = self.prove(rule, issuer, &found, &token, request, view, now, evidence)?;
         let stale = self.check_lists(rule, &token, view, now, evidence)?;
         rule.require.check(&token, issuer.leeway, now)?;
+        let token = proof.spend(token, view, evidence)?;
         Ok(Grant { principal: Some(Principal { token, verified_at: now }), stale, ..Grant::anonymous() })
     }
 
@@ -383,15 +411,21 @@ impl Authorizer {
             if !found.others.is_empty() && self.is_asked_about(token.bearer()) {
                 continue;
             }
-            match self.verify(token.bearer(), Expiry::Tolerated, view, now, evidence) {
-                Ok((issuer, token)) => verified.push((issuer, token)),
+            evidence.is_dpop |= token.scheme() == Scheme::Dpop;
+            let proved =
+                self.verify(token.bearer(), Expiry::Tolerated, view, now, evidence).and_then(|(issuer, verified)| {
+                    let proof = self.prove(rule, issuer, token, &verified, request, view, now, evidence)?;
+                    Ok((issuer, verified, proof))
+                });
+            match proved {
+                Ok(proved) => verified.push(proved),
                 Err(stop) => {
                     refused.get_or_insert(stop);
                 }
             }
         }
         // The one that is alive is the caller's.
-        let alive = |(issuer, token): &(&Arc<TrustedIssuer>, VerifiedToken)| {
+        let alive = |(issuer, token, _): &(&Arc<TrustedIssuer>, VerifiedToken, Proof)| {
             issuer.verify_again(token, now, Expiry::Refused).is_ok()
                 && view.index.find(token.targets(), token.issued_at()).is_none()
         };
@@ -411,21 +445,21 @@ impl Authorizer {
                 (Some(stop), _) => Err(stop),
             };
         };
-        let (issuer, token) = callers;
+        let (issuer, token, proof) = callers;
         evidence.issuer = Some(issuer.name.clone());
         evidence.token = Some(token.clone());
         rule.require.check(token, issuer.leeway, now)?;
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
-                let ended = verified.iter().map(|(issuer, token)| issuer.sign_out(token, sign_out.scope, clocks));
+                let ended = verified.iter().map(|(issuer, token, _)| issuer.sign_out(token, sign_out.scope, clocks));
                 let ended = ended.collect::<Result<Vec<_>, _>>()?;
                 Some((ended.into_iter().flatten().collect(), sign_out.then))
             }
             _ => None,
         };
         Ok(Grant {
-            principal: Some(Principal { token: token.clone(), verified_at: now }),
+            principal: Some(Principal { token: proof.spend(token.clone(), view, evidence)?, verified_at: now }),
             sign_out,
             ..Grant::anonymous()
         })

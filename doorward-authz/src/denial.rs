@@ -24,6 +24,9 @@ pub enum Denial {
     Revoked,
     SignedOut,
     NotRegistered,
+    /// The token is bound, and the request does not prove that its sender may use it.
+    ProofMissing,
+    ProofInvalid,
     ApiKeyMissing,
     ApiKeyUnknown,
     ApiKeyExpired,
@@ -44,7 +47,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::MissingToken,
         Self::MultipleTokens,
         Self::MalformedToken,
@@ -63,6 +66,8 @@ impl Denial {
         Self::Revoked,
         Self::SignedOut,
         Self::NotRegistered,
+        Self::ProofMissing,
+        Self::ProofInvalid,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
         Self::ApiKeyExpired,
@@ -102,6 +107,8 @@ impl Denial {
                 | Self::Revoked
                 | Self::SignedOut
                 | Self::NotRegistered
+                | Self::ProofMissing
+                | Self::ProofInvalid
         )
     }
 
@@ -127,6 +134,8 @@ impl Denial {
             Self::Revoked => "revoked",
             Self::SignedOut => "signed_out",
             Self::NotRegistered => "not_registered",
+            Self::ProofMissing => "proof_missing",
+            Self::ProofInvalid => "proof_invalid",
             Self::ApiKeyMissing => "api_key_missing",
             Self::ApiKeyUnknown => "api_key_unknown",
             Self::ApiKeyExpired => "api_key_expired",
@@ -167,6 +176,8 @@ impl Denial {
             Self::Revoked => "the access token has been revoked",
             Self::SignedOut => "the user has signed out",
             Self::NotRegistered => "the access token is not registered",
+            Self::ProofMissing => "the request does not prove that its sender may use the access token",
+            Self::ProofInvalid => "the proof that the sender may use the access token is not valid",
             Self::ApiKeyMissing => "the request carries no API key",
             Self::ApiKeyUnknown => "the API key is not known",
             Self::ApiKeyExpired => "the API key has expired",

@@ -18,6 +18,10 @@ pub enum IdentityField {
     Email,
     SessionId,
     ClientId,
+    /// Who acts for the user now.
+    Actor,
+    /// Everybody who acts or acted, the current one first, joined with commas.
+    Actors,
     TokenId,
     /// The issuer's configured name.
     Issuer,
@@ -41,6 +45,10 @@ impl IdentityField {
             Self::Email => token.email().map(str::to_owned),
             Self::SessionId => token.session_id().map(str::to_owned),
             Self::ClientId => token.client_id().map(str::to_owned),
+            Self::Actor => token.actor().map(str::to_owned),
+            // A name with a comma would read as two.
+            Self::Actors if token.actors().any(|actor| actor.contains(',')) => None,
+            Self::Actors => Some(token.actors().collect::<Vec<_>>().join(",")).filter(|actors| !actors.is_empty()),
             Self::TokenId => Some(token.token_id().to_owned()),
             Self::Issuer => Some(token.issuer().to_string()),
             Self::Scopes => Some(scopes(token.claims()).join(" ")),
@@ -78,6 +86,8 @@ fn identity_of(principal: &Principal) -> Map<String, Value> {
         ("email", token.email().map(Value::from)),
         ("session_id", token.session_id().map(Value::from)),
         ("client_id", token.client_id().map(Value::from)),
+        ("actor", token.actor().map(Value::from)),
+        ("actors", token.actor().map(|_| token.actors().collect())),
         ("token_id", Some(json!(token.token_id()))),
         ("issued_at", token.issued_at().map(|at| json!(at.as_secs()))),
         ("expires_at", Some(json!(token.expires_at().as_secs()))),

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use serde_json::Value;
 
 use super::claims::{ClaimSet, IssuerName, Timestamp};
+use super::confirmation::Confirmation;
 use super::denial::Denial;
 use super::issuer_id::unknown;
 use super::jwks::without_mark;
@@ -117,7 +118,15 @@ impl TrustedIssuer {
             self.check_audience(claims)?;
         }
         let named = self.named(claims)?;
-        Ok(token.also_targeted_by(self.targets(&named)))
+        let token = token.also_targeted_by(self.targets(&named));
+        match (token.confirmation(), Confirmation::read(claims)) {
+            (_, None) => Ok(token),
+            (None, Some(said)) => Ok(token.bound_by(said)),
+            (Some(written), Some(said)) if *written == said => Ok(token),
+            (Some(_), Some(_)) => {
+                Err(Refusal::invalid("cnf", "another one in the introspection response", "that of the token"))
+            }
+        }
     }
 
     fn check_word(&self, claims: &ClaimSet) -> Result<(), Refusal> {

@@ -91,6 +91,11 @@ impl PartialEq for Key {
 }
 
 impl Key {
+    /// Reads one public key, for this algorithm, as strictly as those of an issuer.
+    pub fn from_jwk(jwk: &Value, algorithm: Algorithm) -> Result<Self, RejectedKey> {
+        read_key(jwk, &[algorithm])
+    }
+
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()

@@ -1,11 +1,15 @@
 //! The pure heart: what a token says, what is revoked, and the decision. No I/O, no async, no clock.
 
+pub mod actor;
 pub mod admin_key;
 pub mod answer;
 pub mod api_key;
 pub mod authorizer;
+pub mod certificate;
 pub mod claims;
+pub mod confirmation;
 pub mod denial;
+pub mod dpop;
 pub mod encoded;
 pub mod identity;
 pub mod introspection;
@@ -17,6 +21,7 @@ pub mod readings;
 pub mod refresh_token;
 pub mod refusal;
 pub mod replay;
+pub mod request_uri;
 pub mod revocation;
 pub mod rule;
 pub mod rules;

@@ -35,6 +35,8 @@ pub enum Kind {
     Key,
     /// All tokens of the issuer.
     Issuer,
+    /// All tokens that an actor is in (`act`), whoever their user is.
+    Actor,
     /// Refuses nothing: with `list: allow`, one token that is registered, by the id of [`Self::Token`].
     ///
     /// It stands in the same log because it needs the same of it: last as long as the token, reach every
@@ -44,7 +46,10 @@ pub enum Kind {
 
 impl Kind {
     /// The kinds of targets that can be revoked.
-    pub const ALL: [Self; 6] = [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer];
+    ///
+    /// Records and stream proofs hold them by their place: a new one stands last.
+    pub const ALL: [Self; 7] =
+        [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer, Self::Actor];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +60,7 @@ impl Kind {
             Self::Client => "client",
             Self::Key => "key",
             Self::Issuer => "issuer",
+            Self::Actor => "actor",
             Self::Registration => "registration",
         }
     }
@@ -65,7 +71,7 @@ impl Kind {
     pub const fn is_forever(self) -> bool {
         match self {
             Self::Token | Self::Session | Self::Key | Self::Registration => true,
-            Self::User | Self::Client | Self::Issuer => false,
+            Self::User | Self::Client | Self::Issuer | Self::Actor => false,
         }
     }
 
@@ -343,7 +349,7 @@ mod tests {
         assert!(!index.registers(&registration, None, end), "before it is purged");
         assert_eq!(index.find([&token], None), None);
         assert_eq!((index.revocations().count(), index.entries().count()), (0, 1));
-        assert_eq!(index.counts(), [0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(index.counts(), [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!((Kind::parse("registration"), Kind::from_stored("registration")), (None, Some(Kind::Registration)));
     }
 
@@ -401,7 +407,7 @@ mod tests {
     }
 
     fn any_revocation() -> impl Strategy<Value = Revocation> {
-        (0..6_usize, 0..3_u8, 0..200_i64, any::<bool>(), 1_001..3_000_i64, any::<bool>()).prop_map(
+        (0..7_usize, 0..3_u8, 0..200_i64, any::<bool>(), 1_001..3_000_i64, any::<bool>()).prop_map(
             |(kind, id, at, forever, expires, user)| {
                 let watermark = if forever { Watermark::FOREVER } else { Watermark::at(Timestamp::from_millis(at)) };
                 let origin = if user { Origin::SignedOut } else { Origin::Revoked };

@@ -22,17 +22,23 @@ pub struct RequestView<'a> {
     pub target: &'a str,
     /// `:authority` or `Host`, with its port.
     pub host: &'a str,
+    /// `http` or `https`, as far as the proxy tells; empty if it does not.
+    pub scheme: &'a str,
     /// Names in any case; a repeated field stands repeatedly.
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
     /// The client's address, as the proxy says; decides nothing.
     pub source: Option<IpAddr>,
+    /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty if there is
+    /// none.
+    pub certificate: &'a str,
 }
 
 impl<'a> RequestView<'a> {
     /// The view of a request that could not be read.
-    pub const NOTHING: Self = Self { method: "", target: "", host: "", headers: &[], rule: None, source: None };
+    pub const NOTHING: Self =
+        Self { method: "", target: "", host: "", scheme: "", headers: &[], rule: None, source: None, certificate: "" };
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
@@ -50,6 +56,9 @@ pub struct Rule {
     /// With `access: optional`: a token that is refused counts as none.
     pub ignores_bad_token: bool,
     pub require: Requirements,
+    /// Whether the sender of a bound token must prove that it may use it; false for a rule by which a token is asked
+    /// about and not used.
+    pub needs_proof: bool,
     pub api_key: Option<ApiKeyUse>,
     pub on_stale: Option<OnStale>,
     pub max_staleness: Option<Duration>,
@@ -69,6 +78,7 @@ impl Default for Rule {
             access: Access::Protected,
             ignores_bad_token: false,
             require: Requirements::default(),
+            needs_proof: true,
             api_key: None,
             on_stale: None,
             max_staleness: None,
@@ -309,6 +319,10 @@ pub struct Requirements {
     pub claims: BTreeMap<String, Vec<Value>>,
     /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
+    /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
+    pub actors: Vec<String>,
+    /// Whether somebody must act for the user, or nobody may.
+    pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Duration>,
     /// Any of these; empty accepts all.
@@ -318,6 +332,12 @@ pub struct Requirements {
 impl Requirements {
     pub fn check(&self, token: &VerifiedToken, leeway: Duration, now: Timestamp) -> Result<(), Denial> {
         if !self.issuers.is_empty() && !self.issuers.contains(token.issuer()) {
+            return Err(Denial::ClaimMismatch);
+        }
+        let acts = |actor| self.actors.iter().any(|allowed| allowed == actor);
+        if self.delegated.is_some_and(|delegated| delegated != token.actor().is_some())
+            || !self.actors.is_empty() && !token.actor().is_some_and(acts)
+        {
             return Err(Denial::ClaimMismatch);
         }
         if !self.scopes.is_empty() {

@@ -156,7 +156,7 @@ mod tests {
 
     /// The names of all rules that `method host target` must meet, separated by spaces.
     fn select_with(rules: &Rules, method: &str, host: &str, target: &str) -> String {
-        let request = RequestView { method, target, host, headers: &[], rule: None, source: None };
+        let request = RequestView { method, target, host, ..RequestView::NOTHING };
         let default = Rule::default();
         match rules.select(&request, &default) {
             Ok(selected) => {

@@ -20,8 +20,11 @@ pub(super) use self::reading::{name, numeric_date, text};
 pub use self::seen::Seen;
 pub use self::unverified::{Header, UnverifiedToken};
 use self::unverified::{SPIFFE, trust_domain};
+use super::actor::Actor;
 use super::claims::{self, ClaimPath, ClaimSet, IssuerName, Timestamp};
+use super::confirmation::Confirmation;
 use super::denial::Denial;
+use super::dpop::{DpopPolicy, ProofUse};
 use super::encoded::{Cached, Encoded};
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
@@ -51,6 +54,9 @@ pub struct TrustedIssuer {
     pub claim_names: ClaimNames,
     /// Whether a token must name a user.
     pub needs_user: bool,
+    /// Whether those who send its tokens must prove that they may.
+    pub proof: ProofUse,
+    pub dpop: DpopPolicy,
     pub logout: LogoutPolicy,
     /// Whether events name users by their address, so that tokens must be found by it.
     pub revocable_by_email: bool,
@@ -109,6 +115,9 @@ struct Facts {
     session_id: Option<Box<str>>,
     client_id: Option<Box<str>>,
     email: Option<Box<str>>,
+    /// The current one first.
+    actors: Box<[Box<str>]>,
+    confirmation: Option<Box<Confirmation>>,
     targets: Box<[Target]>,
     kept: Cached<Encoded<Vec<String>>>,
 }
@@ -140,6 +149,7 @@ pub(super) struct Named {
     pub(super) user: Option<String>,
     pub(super) session: Option<String>,
     pub(super) client: Option<String>,
+    pub(super) actors: Vec<Actor>,
 }
 
 impl TrustedIssuer {
@@ -288,6 +298,7 @@ impl TrustedIssuer {
         let key_id = key.and_then(Key::id);
         targets.extend(key_id.into_iter().flat_map(|id| self.readings(Kind::Key, id)));
         let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
+        let confirmation = Confirmation::read(&claims).map(Box::new);
         self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
         Ok(VerifiedToken(Arc::new(Facts {
             issuer: self.name.clone(),
@@ -300,6 +311,8 @@ impl TrustedIssuer {
             session_id: named.session.map(Into::into),
             client_id: named.client.map(Into::into),
             email: email.map(Into::into),
+            actors: named.actors.into_iter().map(|actor| actor.id.into()).collect(),
+            confirmation,
             targets: targets.into(),
             kept: Cached::default(),
         })))
@@ -349,6 +362,7 @@ impl TrustedIssuer {
             user: first(&self.claim_names.user_id)?,
             session: first(&self.claim_names.session_id)?,
             client: first(&self.claim_names.client_id)?,
+            actors: Actor::chain(claims)?,
         })
     }
 
@@ -357,9 +371,10 @@ impl TrustedIssuer {
         let tenant = named.tenant.as_deref();
         let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
         let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
+        let actors: Vec<_> = named.actors.iter().flat_map(Actor::ids).map(|id| (Kind::Actor, id.to_owned())).collect();
         let named = [(Kind::Session, named.session.clone()), (Kind::User, user), (Kind::Client, named.client.clone())];
-        let readings = move |kind, id: String| self.readings(kind, &id).collect::<Vec<_>>();
-        named.into_iter().flat_map(move |(kind, id)| id.into_iter().flat_map(move |id| readings(kind, id)))
+        let named = named.into_iter().filter_map(|(kind, id)| Some((kind, id?))).chain(actors);
+        named.flat_map(move |(kind, id)| self.readings(kind, &id).collect::<Vec<_>>())
     }
 
     /// What a claim names: by its text under the name of today first, then by the digest that the text may be the
@@ -479,6 +494,31 @@ impl VerifiedToken {
         self.0.email.as_deref()
     }
 
+    /// Who acts for the user, the current actor first; empty for a token without `act`.
+    pub fn actors(&self) -> impl Iterator<Item = &str> {
+        self.0.actors.iter().map(|actor| &**actor)
+    }
+
+    /// Who acts for the user now.
+    #[must_use]
+    pub fn actor(&self) -> Option<&str> {
+        self.actors().next()
+    }
+
+    /// What its sender must prove to hold; `None`: whoever has it may use it.
+    #[must_use]
+    pub fn confirmation(&self) -> Option<&Confirmation> {
+        self.0.confirmation.as_deref()
+    }
+
+    /// This token, bound as its issuer says that it is.
+    #[must_use]
+    pub(super) fn bound_by(self, confirmation: Confirmation) -> Self {
+        let mut facts = Arc::unwrap_or_clone(self.0);
+        facts.confirmation = Some(Box::new(confirmation));
+        Self(Arc::new(facts))
+    }
+
     /// This token, refused by the revocation of these as well.
     #[must_use]
     pub(super) fn also_targeted_by(self, targets: impl Iterator<Item = Target>) -> Self {
@@ -507,7 +547,9 @@ impl VerifiedToken {
         let ids: usize = facts.targets.iter().map(|target| allocated(target.id.bytes())).sum();
         let targets = size_of_val(&*facts.targets);
         let rest = [size_of::<Facts>(), facts.token_id.len(), targets, facts.claims.bytes(), kept].map(allocated);
-        named + ids + rest.iter().sum::<usize>()
+        let confirmation = facts.confirmation.as_ref().map_or(0, |confirmation| allocated(confirmation.bytes()));
+        let actors = facts.actors.iter().map(|actor| allocated(actor.len()) + size_of::<Box<str>>()).sum::<usize>();
+        named + ids + actors + confirmation + rest.iter().sum::<usize>()
     }
 
     /// What registers this token, where only registered ones are accepted.
@@ -562,6 +604,12 @@ mod tests {
                 session_id: path("sid"),
                 client_id: path("azp"),
                 audience: path("aud"),
+            },
+            proof: ProofUse::Verify,
+            dpop: DpopPolicy {
+                window: Duration::from_secs(60),
+                nonce: false,
+                replay: super::super::dpop::ReplayPolicy::Local,
             },
             logout: LogoutPolicy { audiences: Audiences::Any, always_user: false },
             revocable_by_email: false,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::denial::Denial;
+use super::dpop;
 use super::readings::decode_once;
 use super::rule::RequestView;
 use super::token::BearerToken;
@@ -33,13 +34,32 @@ pub enum TokenSource {
 pub(super) const WEBSOCKET_PROTOCOL: &str = "sec-websocket-protocol";
 
 /// A token as it was found in a request.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FoundToken<'a>(Cow<'a, str>);
+#[derive(Clone, Debug)]
+pub struct FoundToken<'a> {
+    text: Cow<'a, str>,
+    scheme: Scheme,
+}
+
+/// How a request says that its token may be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// By whoever has it (RFC 6750).
+    Bearer,
+    /// By who sends a proof (RFC 9449 section 7.1).
+    Dpop,
+    /// It does not say.
+    Unsaid,
+}
 
 impl FoundToken<'_> {
     #[must_use]
     pub fn bearer(&self) -> BearerToken<'_> {
-        BearerToken::of_checked(&self.0)
+        BearerToken::of_checked(&self.text)
+    }
+
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
     }
 }
 
@@ -61,11 +81,11 @@ impl<'a> Found<'a> {
         self.first.iter().chain(&self.others)
     }
 
-    fn take(&mut self, token: Cow<'a, str>) {
-        let token = FoundToken(token);
+    fn take(&mut self, text: Cow<'a, str>, scheme: Scheme) {
+        let token = FoundToken { text, scheme };
         if self.first.is_none() {
             self.first = Some(token);
-        } else if self.tokens().all(|known| *known != token) {
+        } else if self.tokens().all(|known| known.text != token.text) {
             if self.others.len() + 1 < Self::MAX {
                 self.others.push(token);
             } else {
@@ -80,7 +100,7 @@ impl<'a> Found<'a> {
             return;
         }
         match BearerToken::parse(value, max_bytes) {
-            Ok(token) => self.take(Cow::Borrowed(token.as_str())),
+            Ok(token) => self.take(Cow::Borrowed(token.as_str()), Scheme::Unsaid),
             Err(denial) => self.refuse(denial),
         }
     }
@@ -105,8 +125,9 @@ impl TokenSettings {
                         continue;
                     }
                     match scheme {
-                        Some(scheme) => match BearerToken::from_credentials(field, scheme, self.max_bytes) {
-                            Ok(token) => token.into_iter().for_each(|token| found.take(Cow::Borrowed(token.as_str()))),
+                        Some(scheme) => match self.credentials(field, scheme) {
+                            Ok(Some((token, scheme))) => found.take(Cow::Borrowed(token.as_str()), scheme),
+                            Ok(None) => {}
                             Err(denial) => found.refuse(denial),
                         },
                         None => found.take_value(field, self.max_bytes),
@@ -135,6 +156,25 @@ impl TokenSettings {
             }
         }
         found
+    }
+
+    /// The token behind a scheme; where `Bearer` is looked for, so is `DPoP`.
+    fn credentials<'a>(&self, field: &'a [u8], scheme: &str) -> Result<Option<(BearerToken<'a>, Scheme)>, Denial> {
+        let of = |scheme: &str| BearerToken::from_credentials(field, scheme, self.max_bytes);
+        let is_bearer = scheme.eq_ignore_ascii_case(BEARER);
+        if let Some(token) = of(scheme)? {
+            let is_dpop = scheme.eq_ignore_ascii_case(dpop::SCHEME);
+            let said = if is_bearer {
+                Scheme::Bearer
+            } else if is_dpop {
+                Scheme::Dpop
+            } else {
+                Scheme::Unsaid
+            };
+            return Ok(Some((token, said)));
+        }
+        let token = if is_bearer { of(dpop::SCHEME)? } else { None };
+        Ok(token.map(|token| (token, Scheme::Dpop)))
     }
 
     fn find_cookie<'a>(&self, request: &RequestView<'a>, name: &str, found: &mut Found<'a>) {
@@ -169,11 +209,14 @@ impl TokenSettings {
             return;
         }
         match BearerToken::parse(&whole, self.max_bytes) {
-            Ok(token) => found.take(Cow::Owned(token.as_str().to_owned())),
+            Ok(token) => found.take(Cow::Owned(token.as_str().to_owned()), Scheme::Unsaid),
             Err(denial) => found.refuse(denial),
         }
     }
 }
+
+/// The scheme of tokens that anyone may use who has them (RFC 6750 section 2.1).
+const BEARER: &str = "Bearer";
 
 /// More than a browser takes for one site, at 4 KiB each.
 const MAX_CHUNKS: usize = 50;
@@ -230,8 +273,11 @@ impl TokenSource {
     #[must_use]
     pub fn may_stand_in(&self, request: &RequestView<'_>) -> bool {
         let Self::Header { name, scheme: Some(scheme) } = self else { return true };
-        let is_ours =
-            |word: &[u8]| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()));
+        let dpop = scheme.eq_ignore_ascii_case(BEARER).then_some(dpop::SCHEME);
+        let begins = |word: &[u8], scheme: &str| {
+            word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+        };
+        let is_ours = |word: &[u8]| begins(word, scheme) || dpop.is_some_and(|dpop| begins(word, dpop));
         let names_ours = |field: &[u8]| field.split(|b| b.is_ascii_whitespace() || *b == b',').any(is_ours);
         let mut fields = request.header(name).peekable();
         fields.peek().is_none() || fields.any(names_ours)

@@ -13,11 +13,12 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Decision, Evidence, KeyFetch, Needs, Outcome, StoreAnswer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::dpop::{ReplayPolicy, Spending, VerifiedProof};
 use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use crate::authz::revocation::Revocation;
 use crate::authz::rule::{RequestView, Rule};
 use crate::authz::token::VerifiedToken;
-use crate::clock;
+use crate::clock::{self, Steady};
 use crate::state::{Policy, State, Waiting};
 
 /// The caller's deadline and trace context.
@@ -37,12 +38,14 @@ pub struct Query<'a> {
     rule: Option<&'a Rule>,
     caller: Caller<'a>,
     started: Instant,
+    /// Whether a proof that the request brings is used up.
+    spends: bool,
 }
 
 impl<'a> Query<'a> {
     #[must_use]
     pub fn new(state: &'a State, request: &'a RequestView<'a>) -> Self {
-        Self { state, request, rule: None, caller: Caller::default(), started: Instant::now() }
+        Self { state, request, rule: None, caller: Caller::default(), started: Instant::now(), spends: true }
     }
 
     /// Decided by this one rule instead of the configured ones.
@@ -54,6 +57,12 @@ impl<'a> Query<'a> {
     #[must_use]
     pub const fn from_caller(self, caller: Caller<'a>) -> Self {
         Self { caller, ..self }
+    }
+
+    /// Only asked: a proof that the request brings may be used afterwards.
+    #[must_use]
+    pub const fn only_asked(self) -> Self {
+        Self { spends: false, ..self }
     }
 
     /// Answers and records what was decided.
@@ -113,6 +122,8 @@ struct Undecided {
     basis: Basis,
     /// Whether its token was found in the cache.
     remembered: Option<bool>,
+    /// What it waits for; `None`: a sign-out is to be stored.
+    needs: Option<Needs>,
 }
 
 /// Decides what needs nothing and records no sign-out.
@@ -122,8 +133,8 @@ fn at_once<T>(query: Query<'_>, read: impl FnOnce(&Policy, &Decision<'_>) -> T) 
     let waits = matches!(decision.outcome, Outcome::Needs(_)) || !decision.outcome.signs_out().is_empty();
     if waits {
         let remembered = decision.evidence.remembered;
-        drop(decision);
-        return Err(Undecided { basis, remembered });
+        let needs = if let Outcome::Needs(needs) = decision.outcome { Some(needs) } else { None };
+        return Err(Undecided { basis, remembered, needs });
     }
     Ok(query.finish(&basis.policy, &decision, read))
 }
@@ -131,12 +142,15 @@ fn at_once<T>(query: Query<'_>, read: impl FnOnce(&Policy, &Decision<'_>) -> T) 
 /// Fetches what the decision needs, decides, and stores a sign-out.
 async fn resolve<T>(
     query: Query<'_>,
-    Undecided { mut basis, remembered }: Undecided,
+    Undecided { mut basis, remembered, needs }: Undecided,
     read: impl FnOnce(&Policy, &Decision<'_>) -> T,
 ) -> T {
     let wait = query.caller.wait.map_or(basis.policy.max_wait, |wait| wait.min(basis.policy.max_wait));
     let by = Deadline::from_std(query.started) + wait;
-    basis.fetch_needs(&query, by).await;
+    if let Some(needs) = needs {
+        basis.fetch(&query, needs, by).await;
+        basis.fetch_needs(&query, by).await;
+    }
     let mut decision = basis.authorize(&query);
     decision.evidence.remembered = remembered;
     let revocations = decision.outcome.signs_out();
@@ -152,6 +166,7 @@ pub(super) struct Basis {
     keys: Option<KeyFetch>,
     answer: Option<StoreAnswer>,
     introspection_response: Option<Arc<IntrospectionResponse>>,
+    proof: Option<(Box<VerifiedProof>, Spending)>,
 }
 
 impl Basis {
@@ -159,7 +174,7 @@ impl Basis {
     pub(super) fn of(query: &Query<'_>) -> Self {
         let policy = query.state.policy();
         let introspection_response = recall(query, &policy);
-        Self { policy, keys: None, answer: None, introspection_response }
+        Self { policy, keys: None, answer: None, introspection_response, proof: None }
     }
 
     pub(super) fn view<'a>(&'a self, state: &'a State) -> View<'a> {
@@ -167,6 +182,7 @@ impl Basis {
             keys: self.keys,
             answer: self.answer,
             introspection_response: self.introspection_response.as_deref(),
+            proof: self.proof.as_ref().map(|(proof, spending)| (&**proof, *spending)),
             ..state.view()
         }
     }
@@ -186,17 +202,25 @@ impl Basis {
     pub(super) async fn fetch_needs(&mut self, query: &Query<'_>, by: Deadline) {
         for _ in 0..Needs::KINDS {
             let Outcome::Needs(needs) = self.authorize(query).outcome else { return };
-            match needs {
-                Needs::Keys { issuer, refusal } => {
-                    self.keys = Some(fetch_keys(query.state, &self.policy, refusal, &issuer, by).await);
-                    self.policy = query.state.policy(); // The keys are part of it.
-                }
-                Needs::Introspection(issuer) => {
-                    self.introspection_response = Some(introspect(query, &self.policy, &issuer, by).await);
-                }
-                Needs::Lookup(token) => {
-                    self.answer = Some(look_up(query.state, &self.policy, &token, by).await);
-                }
+            self.fetch(query, needs, by).await;
+        }
+    }
+
+    async fn fetch(&mut self, query: &Query<'_>, needs: Needs, by: Deadline) {
+        match needs {
+            Needs::Keys { issuer, refusal } => {
+                self.keys = Some(fetch_keys(query.state, &self.policy, refusal, &issuer, by).await);
+                self.policy = query.state.policy(); // The keys are part of it.
+            }
+            Needs::Introspection(issuer) => {
+                self.introspection_response = Some(introspect(query, &self.policy, &issuer, by).await);
+            }
+            Needs::Lookup(token) => {
+                self.answer = Some(look_up(query.state, &self.policy, &token, by).await);
+            }
+            Needs::Spending(proof) => {
+                let spending = spend(query, &self.policy, &proof, by).await;
+                self.proof = Some((proof, spending));
             }
         }
     }
@@ -267,6 +291,36 @@ async fn look_up(state: &State, policy: &Policy, token: &VerifiedToken, by: Dead
         Ok((Ok(None), Ok(true))) => StoreAnswer::Clear,
         Ok((Ok(None), Ok(false))) => StoreAnswer::Unregistered,
         Ok((Err(_), _) | (_, Err(_))) | Err(_) => StoreAnswer::Unavailable,
+    }
+}
+
+/// Uses a proof, in one round trip of the store that all instances share, or in this process.
+async fn spend(query: &Query<'_>, policy: &Policy, proof: &VerifiedProof, by: Deadline) -> Spending {
+    let (state, id) = (query.state, proof.id());
+    let locally = || {
+        if !query.spends {
+            return if state.spent_proofs.knows(&id) { Spending::Again } else { Spending::First };
+        }
+        state.spent_proofs.spend(&id, proof.keep, Steady::now().uptime())
+    };
+    let ReplayPolicy::Shared { or_local } = proof.replay else { return locally() };
+    if !state.replica.is_shared() {
+        return locally();
+    }
+    let keep = query.spends.then_some(proof.keep);
+    let asked = Box::pin(state.replica.spend_proof(&id, keep));
+    match within(state, &state.waits.store, policy, by, asked).await {
+        Ok(Ok(true)) if or_local => {
+            locally(); // So that it is known here when the store is not.
+            Spending::First
+        }
+        Ok(Ok(true)) => Spending::First,
+        Ok(Ok(false)) => Spending::Again,
+        Ok(Err(_)) | Err(_) if or_local => {
+            state.metrics.degraded.with_label_values(&["proofs", "local"]).inc();
+            locally()
+        }
+        Ok(Err(_)) | Err(_) => Spending::Unknown,
     }
 }
 

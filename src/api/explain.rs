@@ -123,6 +123,7 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
         "token_id": token.token_id(),
         "session_id": token.session_id(),
         "client_id": token.client_id(),
+        "actors": token.actors().collect::<Vec<_>>(),
         "expires_in_seconds": (token.expires_at().as_millis() - now.as_millis()) / 1000,
         "issued_seconds_ago": token.issued_at().map(|at| (now.as_millis() - at.as_millis()) / 1000),
     })
@@ -181,6 +182,12 @@ fn requirements(require: &Requirements) -> Value {
     }
     if !require.issuers.is_empty() {
         listed.insert("issuers".to_owned(), require.issuers.iter().map(ToString::to_string).collect());
+    }
+    if !require.actors.is_empty() {
+        listed.insert("actors".to_owned(), json!(require.actors));
+    }
+    if let Some(delegated) = require.delegated {
+        listed.insert("delegated".to_owned(), json!(delegated));
     }
     if let Some(max_age) = require.max_age {
         listed.insert("max_age_seconds".to_owned(), json!(max_age.as_secs()));

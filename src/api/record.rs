@@ -49,6 +49,9 @@ pub(super) fn record(
             metrics.degraded.with_label_values(&["revocations", "stale_view"]).inc();
         }
     }
+    if let Some(proof) = &decision.evidence.proof {
+        metrics.proofs.with_label_values(&[proof.result.label()]).inc();
+    }
     if let Some(hit) = decision.evidence.hit {
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
         sound_alarm(state, request, decision, hit);

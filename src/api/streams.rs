@@ -24,6 +24,7 @@ use super::check::fields::{Fields, Malformed};
 use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
+use crate::authz::authorizer::Evidence;
 use crate::authz::rule::{OnStale, Requirements, Rule};
 use crate::authz::stream_proof::{StreamFacts, Subject};
 use crate::clock::{self, Steady};
@@ -262,7 +263,7 @@ impl Service {
     fn end(&self, ended: Ended) -> (Bytes, u16) {
         count_end(&self.state, ended);
         let denial = ended.cause.denial();
-        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), None);
+        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), &Evidence::default());
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
         let message = message(|response| {
             response.message(IMMEDIATE_RESPONSE, |immediate| {

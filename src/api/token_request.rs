@@ -15,6 +15,6 @@ pub(super) async fn decide_token<T>(
     let (mut fields, mut target) = (Vec::new(), "/".to_owned());
     state.policy().authorizer.tokens.put(token, &mut fields, &mut target);
     let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request = RequestView { method: "POST", target: &target, host: "", headers: &fields, rule: None, source: None };
+    let request = RequestView { method: "POST", target: &target, headers: &fields, ..RequestView::NOTHING };
     decide_with(Query::new(state, &request).by_rule(rule), read).await
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{ConfigArgs, FAILED, complain, fail, load, print};
 use crate::api::explain;
-use crate::authz::authorizer::{KeyFetch, StoreAnswer, View};
+use crate::authz::authorizer::{KeyFetch, Needs, Outcome, StoreAnswer, View};
+use crate::authz::dpop::Spending;
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
 use crate::clock;
@@ -38,6 +39,9 @@ pub(super) struct ExplainArgs {
     path: String,
     #[arg(long, default_value = "localhost")]
     host: String,
+    /// `http` or `https`.
+    #[arg(long, default_value = "https")]
+    scheme: String,
     /// A header field, such as 'origin: https://shop.example.com'.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
@@ -116,7 +120,8 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
         host: &args.host,
         headers: &headers,
         rule: args.rule.as_deref(),
-        source: None,
+        scheme: &args.scheme,
+        ..RequestView::NOTHING
     };
 
     let mut failures = Vec::new();
@@ -135,7 +140,13 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let age = Some(std::time::Duration::ZERO);
     // Neither the store nor an issuer is asked: what they would have to say is left out of the explanation.
     let view = View { age, keys: Some(KeyFetch::Fetched), answer: Some(StoreAnswer::Clear), ..View::of(&index) };
-    let decision = policy.authorizer.authorize(&request, view, now);
+    let mut decision = policy.authorizer.authorize(&request, view, now);
+    let proof;
+    if let Outcome::Needs(Needs::Spending(good)) = decision.outcome {
+        proof = good;
+        let view = View { proof: Some((&proof, Spending::First)), ..view };
+        decision = policy.authorizer.authorize(&request, view, now);
+    }
     let mut explanation = explain::explain(&policy, &request, &decision, None, now);
     for (name, error) in failures {
         explanation["keys"][name.as_str()] = json!({"error": error});

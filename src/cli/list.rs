@@ -22,7 +22,7 @@ pub(super) struct ListArgs {
     /// Only revocations of this user; the same as --kind user --id U.
     #[arg(long, value_name = "U", conflicts_with_all = ["kind", "id"])]
     user: Option<String>,
-    /// Only of this kind: token, session, user, client, key or issuer.
+    /// Only of this kind: token, session, user, client, key, issuer or actor.
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// Only of this target.

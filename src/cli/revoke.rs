@@ -22,7 +22,7 @@ pub(super) struct RevokeArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// When the token expires, for --token-id: RFC 3339, or seconds since 1970.
-    #[arg(long, value_name = "E", conflicts_with_all = ["token", "session", "user", "client", "all"])]
+    #[arg(long, value_name = "E", conflicts_with_all = ["token", "session", "user", "client", "actor", "all"])]
     expires: Option<String>,
     /// The configured name of the issuer; may be left out when there is one, or with --token.
     #[arg(long, value_name = "NAME")]
@@ -61,6 +61,9 @@ struct TargetArgs {
     /// All tokens of this client, issued up to now.
     #[arg(long, value_name = "C")]
     client: Option<String>,
+    /// All tokens that this actor is in (`act`), whoever their user is, issued up to now.
+    #[arg(long, value_name = "A")]
+    actor: Option<String>,
     /// All tokens of the issuer, issued up to now.
     #[arg(long)]
     all: bool,
@@ -105,8 +108,13 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
 
 impl TargetArgs {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
-        let by_id =
-            [("token", &self.token_id), ("session", &self.session), ("user", &self.user), ("client", &self.client)];
+        let by_id = [
+            ("token", &self.token_id),
+            ("session", &self.session),
+            ("user", &self.user),
+            ("client", &self.client),
+            ("actor", &self.actor),
+        ];
         let body = if let Some(token) = &self.token {
             json!({"kind": "token", "token": read_token(token)?})
         } else if let Some((kind, Some(id))) = by_id.into_iter().find(|(_, id)| id.is_some()) {

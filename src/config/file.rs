@@ -11,15 +11,17 @@ use serde::{Deserialize, Serialize};
 
 mod issuers;
 mod limits;
+mod proxy;
 mod requests;
 mod revocation;
 mod signals;
 
 pub use issuers::{
-    Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope,
-    OneOrMany, Subject, When,
+    Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile,
+    LogoutScope, OnStoreDown, OneOrMany, ProofFile, ReplayFile, Subject, When,
 };
 pub use limits::LimitsFile;
+pub use proxy::{ClientCertificateFile, ProxyFile};
 pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
     SignOutScope, StreamsFile, ThenFile,
@@ -40,6 +42,9 @@ pub struct ConfigFile {
     pub issuers: Vec<IssuerFile>,
     /// Where tokens stand in requests.
     pub token: TokenFile,
+    /// What the proxy in front is believed to say about a request: the URI that a DPoP proof must name, and the
+    /// client's certificate.
+    pub proxy: ProxyFile,
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
     /// Which policy a request meets: the first that matches; none means protected.

@@ -9,9 +9,11 @@ use secrecy::SecretString;
 use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
 use super::fault::KeyPath;
 use super::file::{
-    Accepted, AudiencesFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OneOrMany, Subject, When,
+    Accepted, AudiencesFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OnStoreDown, OneOrMany,
+    ProofFile, ReplayFile, Subject, When,
 };
 use crate::authz::claims::{ClaimPath, IssuerName};
+use crate::authz::dpop::{DpopPolicy, ProofUse, ReplayPolicy};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
@@ -227,6 +229,12 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
             audiences: logout_audiences.unwrap_or_else(|| audiences.clone()),
             always_user: logout.scope == LogoutScope::User,
         },
+        proof: match file.proof {
+            ProofFile::Verify => ProofUse::Verify,
+            ProofFile::Required => ProofUse::Required,
+            ProofFile::Ignore => ProofUse::Ignore,
+        },
+        dpop: dpop(check, &at.key("dpop"), &file.dpop),
         audiences,
         algorithms,
         revocable_by_email: false,
@@ -234,6 +242,18 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         keys: loaded,
     };
     Some(IssuerConfig { trusted, keys, introspection })
+}
+
+fn dpop(check: &mut Check<'_>, at: &KeyPath, file: &DpopFile) -> DpopPolicy {
+    DpopPolicy {
+        // Every proof is remembered for twice as long.
+        window: check.duration(&at.key("window"), &file.window, SECOND..=HOUR),
+        nonce: file.nonce,
+        replay: match file.replay {
+            ReplayFile::Local => ReplayPolicy::Local,
+            ReplayFile::Shared => ReplayPolicy::Shared { or_local: file.on_store_down == OnStoreDown::Local },
+        },
+    }
 }
 
 fn texts(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {

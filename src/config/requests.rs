@@ -29,11 +29,13 @@ pub struct Identity {
 }
 
 /// How an identity field is written.
-const FIELD_NAMES: [(&str, IdentityField); 9] = [
+const FIELD_NAMES: [(&str, IdentityField); 11] = [
     ("user_id", IdentityField::UserId),
     ("email", IdentityField::Email),
     ("session_id", IdentityField::SessionId),
     ("client_id", IdentityField::ClientId),
+    ("actor", IdentityField::Actor),
+    ("actors", IdentityField::Actors),
     ("token_id", IdentityField::TokenId),
     ("issuer", IdentityField::Issuer),
     ("scopes", IdentityField::Scopes),
@@ -172,12 +174,14 @@ fn identity_header_fault(name: &str) -> Option<String> {
 }
 
 /// Headers that steer the request, or that others own.
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 24] = [
     "accept",
     "authorization",
     "content-encoding",
     "content-type",
     "cookie",
+    "dpop",
+    "dpop-nonce",
     "expect",
     "forwarded",
     "origin",

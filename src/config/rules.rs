@@ -76,6 +76,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
         access,
         ignores_bad_token: file.bad_token == Some(BadToken::Anonymous),
         require: file.require.as_ref().map(|file| require(check, &at.key("require"), file, whole)).unwrap_or_default(),
+        needs_proof: true,
         api_key: file.api_key.map(api_key_use),
         on_stale: file.on_stale.map(on_stale),
         max_staleness: file
@@ -280,6 +281,8 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
         scopes,
         claims: claims(check, &at.key("claims"), file.claims.as_ref()),
         issuers,
+        actors: actors(check, &at.key("actors"), file),
+        delegated: file.delegated,
         max_age: file.max_age.as_ref().map(|span| check.duration(&at.key("max_age"), span, SECOND..=400 * DAY)),
         acr: match &file.acr {
             None => Vec::new(),
@@ -296,6 +299,20 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
             }
         },
     }
+}
+
+fn actors(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile) -> Vec<String> {
+    let Some(actors) = &file.actors else { return Vec::new() };
+    check.list(at, actors, "; leave it out for any");
+    for (index, actor) in actors.iter().enumerate() {
+        if actor.is_empty() {
+            check.fault(&at.index(index), "must not be empty");
+        }
+    }
+    if file.delegated == Some(false) {
+        check.fault(at, "cannot be met: `delegated: false` refuses every token with an actor");
+    }
+    actors.clone()
 }
 
 fn claims(

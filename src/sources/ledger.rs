@@ -55,7 +55,7 @@
 //! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
 //! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
 //! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
-//! whose a stream is). An entry with a field
+//! whose a stream is, and that a nonce is theirs), `{r}:proof:ID` (DPoP proofs that were used, while they could be accepted). An entry with a field
 //! `receipt` asks the instances to say at once that they have applied it; `by` (the name of an admin key) and `since`
 //! (milliseconds: when an entry that was put back was first made) are for operators. Whoever reads the log passes over
 //! fields that it does not know.

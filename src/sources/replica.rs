@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{EmbeddedLedger, LedgerError, Position, RevocationLedger};
 use super::retry::Breaker;
 use crate::authz::claims::Timestamp;
+use crate::authz::dpop::ProofId;
 use crate::authz::revocation::{Hit, Revocation, RevocationIndex, Target};
 use crate::authz::stream_proof::Secret;
 use crate::clock::Steady;
@@ -183,7 +184,7 @@ impl Replica {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
         }
-        let is_shared = matches!(self.ledger, RevocationLedger::Redis(_));
+        let is_shared = self.is_shared();
         self.keep(&revocations);
         let written = self.ledger.append(&revocations).await;
         self.stats.count(Operation::Append, written.as_ref().map(drop));
@@ -213,7 +214,7 @@ impl Replica {
     }
 
     fn keep(&self, revocations: &[Revocation]) {
-        if matches!(self.ledger, RevocationLedger::Redis(_)) {
+        if self.is_shared() {
             self.unsaved.insert(revocations, self.surely_over());
         }
         let uptime = Steady::now().uptime();
@@ -241,7 +242,7 @@ impl Replica {
     /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
     /// acknowledged, is stored already.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
-        matches!(self.ledger, RevocationLedger::Redis(_))
+        self.is_shared()
             && self.freshness.log_age(Steady::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
             && revocations.iter().all(|revocation| {
                 self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
@@ -272,6 +273,31 @@ impl Replica {
         let found = ledger.lookup(targets, issued_at).await;
         attempt.ended(found.as_ref().map(drop).map_err(|error| error as _));
         found
+    }
+
+    /// Whether the store is one that other instances use, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.ledger, RevocationLedger::Redis(_))
+    }
+
+    /// Uses a proof in the shared store and has it remembered for `keep`; `None`: it is only asked about. `Ok(false)`
+    /// if it was used before.
+    ///
+    /// Fails at once, for a moment, after it has failed several times in a row, and for a store that is not shared.
+    pub async fn spend_proof(&self, id: &ProofId, keep: Option<Duration>) -> Result<bool, LedgerError> {
+        let RevocationLedger::Redis(ledger) = &self.ledger else {
+            return Err(LedgerError::Unavailable { cause: "the store is not shared".into() });
+        };
+        let spent = match self.breaker.admit(ledger.config().lookup_deadline) {
+            None => Err(LedgerError::BreakerOpen),
+            Some(attempt) => {
+                let spent = ledger.spend_proof(id, keep).await;
+                attempt.ended(spent.as_ref().map(drop).map_err(|error| error as _));
+                spent
+            }
+        };
+        self.stats.count(Operation::Proof, spent.as_ref().map(drop));
+        spent
     }
 
     /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.

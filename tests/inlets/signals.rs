@@ -124,6 +124,12 @@ async fn subjects_are_understood_in_each_format() {
     let message = named(&change, jti);
     is_taken(&edge.ends("jwt_id", &token, push(&edge, &set(&transmitter, &message))).await);
 
+    // An agent: the tokens in which it acts, whoever their user is.
+    let (agents, beside) = (edge.tokens.with(json!({"act": {"sub": "agent-7"}})), edge.tokens.of("alice"));
+    let message = named(&change, json!({"application": {"format": "opaque", "id": "agent-7"}}));
+    is_taken(&edge.ends("complex, application", &agents, push(&edge, &set(&transmitter, &message))).await);
+    assert_eq!(edge.reason(&beside).await, "ok");
+
     // Nobody is named in a way that is configured, or that leads anywhere: taken, counted, nothing done.
     let edge = self::edge(&transmitter, "", "").await;
     let token = edge.tokens.of("alice");
@@ -135,6 +141,7 @@ async fn subjects_are_understood_in_each_format() {
         json!({"format": "iss_sub", "iss": SIGNALS}),
         json!({"format": "opaque", "id": ""}),
         json!({"device": {"format": "opaque", "id": "alice"}}),
+        json!({"user": "alice", "application": {"format": "opaque", "id": "agent-7"}}),
         json!({"user": "alice"}),
         json!("alice"),
     ]

@@ -41,6 +41,9 @@ impl Issuers {
     fn token(&self, user: &str, client: &str, issuer: Option<usize>) -> (String, Value) {
         let mut claims = Tokens::claims(user);
         claims["azp"] = json!(client);
+        if user == "by-actor" {
+            claims["act"] = json!({"sub": "helper", "act": {"sub": "agent-7"}});
+        }
         let Some(at) = issuer else { return (self.main.issuer.mint(&claims).unwrap(), claims) };
         claims["iss"] = json!(format!("https://other-{at}.test"));
         (self.others[at].mint(&claims).unwrap(), claims)
@@ -50,7 +53,7 @@ impl Issuers {
 /// Opens three streams for each of `users`, revokes some of them by each kind in turn, and looks who is left.
 async fn each_kind_ends_its_own(envoy: &Envoy, doorward: &Doorward, issuers: &Issuers, users: usize) {
     let mut clients = Clients::new(envoy).await;
-    let special = ["by-token", "by-session", "by-user", "by-client", "by-key", "by-issuer"];
+    let special = ["by-token", "by-session", "by-user", "by-client", "by-key", "by-issuer", "by-actor"];
     let mut revocations = Vec::new();
     for user in special {
         let issuer = match user {
@@ -65,6 +68,7 @@ async fn each_kind_ends_its_own(envoy: &Envoy, doorward: &Doorward, issuers: &Is
             "by-session" => ("session", claims["sid"].clone()),
             "by-user" => ("user", claims["sub"].clone()),
             "by-client" => ("client", claims["azp"].clone()),
+            "by-actor" => ("actor", json!("agent-7")),
             "by-key" => ("key", json!(issuers.others[0].key_id())),
             _ => ("issuer", Value::Null),
         };
@@ -100,10 +104,10 @@ async fn each_kind_ends_its_own(envoy: &Envoy, doorward: &Doorward, issuers: &Is
         }
         clients.ends.forget("again").await;
     }
-    let left = f64::from(open) - 18.0;
+    let left = f64::from(open) - 21.0;
     assert_eq!(doorward.metric("doorward_streams{state=\"open\"}").await, Some(left));
-    assert_eq!(doorward.metric("doorward_streams_ended_total{cause=\"revoked\"}").await, Some(18.0));
-    assert_eq!(doorward.metric("doorward_stream_end_seconds_count").await, Some(18.0));
+    assert_eq!(doorward.metric("doorward_streams_ended_total{cause=\"revoked\"}").await, Some(21.0));
+    assert_eq!(doorward.metric("doorward_stream_end_seconds_count").await, Some(21.0));
     for ((user, protocol), (_, seen)) in clients.ends.all() {
         println!("{user} {protocol}: {seen}");
     }

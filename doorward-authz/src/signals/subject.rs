@@ -34,6 +34,8 @@ struct Namer<'a> {
 enum Role {
     User,
     Session,
+    /// An application: an agent that acts for users.
+    Actor,
 }
 
 impl Transmitter {
@@ -69,7 +71,7 @@ pub fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Res
 
 fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: Timestamp) -> Revocation {
     match target.kind {
-        Kind::User => issuer.closing_user(target, instant),
+        Kind::User | Kind::Actor => issuer.closing_user(target, instant),
         _ => issuer.closing_session(target, now),
     }
 }
@@ -87,7 +89,10 @@ impl Namer<'_> {
         let session = if effect == Effect::Session { member("session", Role::Session) } else { Vec::new() };
         // A device or a tenant beside the user would mean less than all of the user's sessions; which of
         // them cannot be told from a token.
-        if session.is_empty() { member("user", Role::User) } else { session }
+        let found = if session.is_empty() { member("user", Role::User) } else { session };
+        // Beside a user an application would mean less than all that it does.
+        let is_alone = !["session", "user"].iter().any(|name| subject.contains_key(*name));
+        if found.is_empty() && is_alone { member("application", Role::Actor) } else { found }
     }
 
     fn user(&self, subject: &Map<String, Value>) -> Result<Vec<Target>, Unmapped> {
@@ -105,6 +110,7 @@ impl Namer<'_> {
         let target = |kind, id: &str| vec![Target::new(self.target.name.clone(), kind, TargetId::new(id))];
         let by_name = |id: &str| match role {
             Role::Session => target(Kind::Session, id),
+            Role::Actor => target(Kind::Actor, id),
             Role::User if self.target.names_users_by_sub() => {
                 let tenant = named().and_then(|named| named.tenant);
                 target(Kind::User, &user_of_tenant(tenant, id))

@@ -37,16 +37,22 @@ pub struct Header {
 impl<'a> UnverifiedToken<'a> {
     /// Reads a compact JWS (RFC 7515 section 7.1) with a JSON object as payload.
     pub fn parse(token: BearerToken<'a>) -> Result<Self, Denial> {
+        Self::parse_with_header(token).map(|(token, _)| token)
+    }
+
+    /// As [`Self::parse`], with all that the header says, for a message that brings its own key.
+    pub(crate) fn parse_with_header(token: BearerToken<'a>) -> Result<(Self, ClaimSet), Denial> {
         let text = token.as_str();
         let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
         let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
         if payload.contains('.') {
             return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
         }
-        let header = read_header(&ClaimSet::parse(decode(header)?)?)?;
+        let members = ClaimSet::parse(decode(header)?)?;
+        let header = read_header(&members)?;
         let claims = ClaimSet::parse(decode(payload)?)?;
         let signature = decode(signature)?;
-        Ok(Self { text, signing_input, signature, header, claims })
+        Ok((Self { text, signing_input, signature, header, claims }, members))
     }
 
     #[must_use]
@@ -87,23 +93,30 @@ impl<'a> UnverifiedToken<'a> {
         algorithms: &[Algorithm],
     ) -> Result<&'k Key, Refusal> {
         let keys = keys.ok_or(Denial::KeysUnavailable)?;
-        let algorithm = algorithm_named(&self.header.algorithm)
-            .or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
-            .filter(|algorithm| algorithms.contains(algorithm))
-            .ok_or_else(|| {
-                let (found, names) = (Shown(&self.header.algorithm), algorithms.iter().copied().map(algorithm_name));
-                let found = format_args!("`alg` is {found}; accepted (`algorithms`): {}", List(names));
-                Refusal::new(Denial::AlgorithmNotAllowed, found)
-            })?;
+        let algorithm = self.algorithm().filter(|algorithm| algorithms.contains(algorithm)).ok_or_else(|| {
+            let (found, names) = (Shown(&self.header.algorithm), algorithms.iter().copied().map(algorithm_name));
+            let found = format_args!("`alg` is {found}; accepted (`algorithms`): {}", List(names));
+            Refusal::new(Denial::AlgorithmNotAllowed, found)
+        })?;
         let kid = self.header.key_id.as_deref().filter(|_| !is_hmac(algorithm));
         keys.candidates(kid, algorithm)
             .map_err(|denial| self.unfitting(keys, denial))?
             .into_iter()
-            .find(|key| key.verifies(self.signing_input, &self.signature))
+            .find(|key| self.is_signed_by(key))
             // A key of that name may have been published since.
             .ok_or_else(|| {
                 if keys.names(kid) { Denial::BadSignature.into() } else { self.unfitting(keys, Denial::UnknownKey) }
             })
+    }
+
+    /// The algorithm that its header names.
+    pub(crate) fn algorithm(&self) -> Option<Algorithm> {
+        algorithm_named(&self.header.algorithm).or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
+    }
+
+    /// Whether its signature is this key's.
+    pub(crate) fn is_signed_by(&self, key: &Key) -> bool {
+        key.verifies(self.signing_input, &self.signature)
     }
 
     /// The refusal of a token whose `kid` and `alg` no key of the set has.

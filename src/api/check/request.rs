@@ -13,12 +13,15 @@ pub(super) struct CheckRequest<'a> {
     method: &'a str,
     path: &'a str,
     host: &'a str,
+    scheme: &'a str,
     /// `headers`, then `header_map`, which Envoy fills with `encode_raw_headers`: repeated fields stay apart
     /// there, and values are bytes.
     headers: Vec<(&'a str, &'a [u8])>,
     rule: Option<&'a str>,
     /// The downstream address: the client's, when Envoy is told whose `x-forwarded-for` to trust.
     source: &'a str,
+    /// Of the downstream connection, with `include_peer_certificate`.
+    certificate: &'a str,
 }
 
 /// The route's choice of a rule.
@@ -68,8 +71,8 @@ impl<'a> CheckRequest<'a> {
     }
 
     pub(super) fn view(&self) -> RequestView<'_> {
-        let Self { method, path: target, host, ref headers, rule, source } = *self;
-        RequestView { method, target, host, headers, rule, source: source.parse().ok() }
+        let Self { method, path: target, host, scheme, ref headers, rule, source, certificate } = *self;
+        RequestView { method, target, host, scheme, headers, rule, source: source.parse().ok(), certificate }
     }
 }
 
@@ -108,8 +111,10 @@ impl<'a> Reader<'a> {
     /// `envoy.config.core.v3`.
     fn source(&mut self, mut peer: Fields<'a>) -> Result<(), Unusable> {
         while let Some((number, value)) = peer.next()? {
-            if number == 1 {
-                self.address(value.message()?)?;
+            match number {
+                1 => self.address(value.message()?)?,
+                5 => self.read.certificate = value.text()?,
+                _ => {}
             }
         }
         Ok(())
@@ -156,6 +161,7 @@ impl<'a> Reader<'a> {
                 }
                 4 => self.read.path = value.text()?,
                 5 => self.read.host = value.text()?,
+                6 => self.read.scheme = value.text()?,
                 13 => self.header_map(value.message()?)?,
                 _ => {}
             }

@@ -63,7 +63,7 @@ fn forwarded(response: &mut Message<'_>, decision: &Decision<'_>, forward: &Forw
         for (name, value) in &forward.set {
             set(ok, name, value);
         }
-        if let Some((name, value)) = forward.response {
+        for (name, value) in &forward.response {
             header(ok, RESPONSE_HEADERS_TO_ADD, name, value, ADD_IF_ABSENT);
         }
         forward.remove.iter().for_each(|name| ok.text(HEADERS_TO_REMOVE, name));

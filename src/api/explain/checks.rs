@@ -6,7 +6,7 @@ use crate::authz::authorizer::Decision;
 use crate::authz::claims::{ClaimPath, ClaimSet, Timestamp, scopes};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{Access, RequestView};
-use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken};
+use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
 
@@ -25,6 +25,7 @@ enum Step {
     Audience,
     Claims,
     Introspection,
+    Proof,
     Revocation,
     Scopes,
     RequiredClaims,
@@ -32,7 +33,7 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Rule,
         Self::ApiKey,
         Self::Token,
@@ -45,6 +46,7 @@ impl Step {
         Self::Audience,
         Self::Claims,
         Self::Introspection,
+        Self::Proof,
         Self::Revocation,
         Self::Scopes,
         Self::RequiredClaims,
@@ -65,6 +67,7 @@ impl Step {
             Self::Audience => "audience",
             Self::Claims => "claims",
             Self::Introspection => "introspection",
+            Self::Proof => "proof",
             Self::Revocation => "revocation",
             Self::Scopes => "scopes",
             Self::RequiredClaims => "required claims",
@@ -91,6 +94,7 @@ impl Step {
             Denial::WrongAudience => Self::Audience,
             Denial::MissingClaim | Denial::InvalidClaim => Self::Claims,
             Denial::TokenInactive | Denial::IntrospectionUnavailable => Self::Introspection,
+            Denial::ProofMissing | Denial::ProofInvalid => Self::Proof,
             Denial::Revoked
             | Denial::SignedOut
             | Denial::NotRegistered
@@ -170,10 +174,15 @@ impl TokenState<'_> {
             | Step::Audience
             | Step::Claims => self.issuer.is_some(),
             Step::Introspection => false, // Its answer shows in the decision alone.
+            Step::Proof => evidence.proof.is_some(),
             Step::Revocation => is_complete && evidence.token.is_some() && evidence.hit.is_none(),
             Step::Scopes => !require.scopes.is_empty() && evidence.token.is_some(),
             Step::RequiredClaims => {
-                !(require.claims.is_empty() && require.issuers.is_empty()) && evidence.token.is_some()
+                let none = require.claims.is_empty()
+                    && require.issuers.is_empty()
+                    && require.actors.is_empty()
+                    && require.delegated.is_none();
+                !none && evidence.token.is_some()
             }
             Step::Authentication => !(require.max_age.is_none() && require.acr.is_empty()) && evidence.token.is_some(),
         }
@@ -233,6 +242,11 @@ impl TokenState<'_> {
                 (json!(needed.unwrap_or(json!("exp"))), json!({"exp": claims.get("exp"), "user_id": user}))
             }
             Step::Signature | Step::Introspection | Step::Revocation => (Value::Null, Value::Null),
+            Step::Proof => {
+                let cnf = claim(claims, "cnf");
+                let evidence = self.decision.evidence.proof.as_ref();
+                (cnf, json!(evidence.map(|proof| proof.result.label())))
+            }
             Step::Scopes if require.scopes.is_empty() => (Value::Null, Value::Null),
             Step::Scopes => (json!(require.scopes), json!(claims.map(scopes))),
             Step::RequiredClaims => self.required(claims),
@@ -262,6 +276,15 @@ impl TokenState<'_> {
         if !require.issuers.is_empty() {
             expected["issuer"] = require.issuers.iter().map(ToString::to_string).collect();
             got["issuer"] = json!(self.issuer.map(|issuer| issuer.name.as_str()));
+        }
+        if !require.actors.is_empty() {
+            expected["actor"] = json!(require.actors);
+        }
+        if let Some(delegated) = require.delegated {
+            expected["delegated"] = json!(delegated);
+        }
+        if !require.actors.is_empty() || require.delegated.is_some() {
+            got["actor"] = json!(self.decision.evidence.token.as_ref().and_then(VerifiedToken::actor));
         }
         if is_empty(&expected) { (Value::Null, Value::Null) } else { (expected, got) }
     }

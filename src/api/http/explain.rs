@@ -30,6 +30,10 @@ pub(super) struct ExplainRequest {
     #[serde(default = "localhost")]
     #[schema(default = "localhost")]
     host: String,
+    /// `http` or `https`.
+    #[serde(default = "https")]
+    #[schema(default = "https")]
+    scheme: String,
     /// The request's headers.
     #[serde(default)]
     headers: BTreeMap<String, String>,
@@ -45,6 +49,10 @@ fn get() -> String {
 
 fn root() -> String {
     "/".to_owned()
+}
+
+fn https() -> String {
+    "https".to_owned()
 }
 
 fn localhost() -> String {
@@ -83,9 +91,10 @@ pub(super) async fn explain(
         host: &asked.host,
         headers: &headers,
         rule: asked.rule.as_deref(),
-        source: None,
+        scheme: &asked.scheme,
+        ..RequestView::NOTHING
     };
-    let query = Query::new(state, &request);
+    let query = Query::new(state, &request).only_asked();
     let mut basis = Basis::of(&query);
     Box::pin(basis.fetch_needs(&query, Deadline::now() + policy.max_wait)).await;
     let decision = basis.authorize(&query);

@@ -9,7 +9,8 @@
 //! | nginx auth_request | `X-Original-URI` | `X-Original-Method` | its own |
 //! | Traefik, Caddy | `X-Forwarded-Uri` | `X-Forwarded-Method` | `X-Forwarded-Host`, else its own |
 //!
-//! No other header is believed to say it (`X-Forwarded-Proto` and `-For` decide nothing). Every proxy sets
+//! No other header is believed to say it (`X-Forwarded-For` decides nothing, and `X-Forwarded-Proto` only which
+//! URI a DPoP proof must name). Every proxy sets
 //! its own of these headers and passes the client's copies of the others on, so a part that is named twice
 //! must be named alike: else the client could choose the rule it is judged by. What disagrees, stands
 //! twice, or leaves a part out is refused as `bad_request`; so nginx must send the method, which its
@@ -44,7 +45,7 @@ use std::net::IpAddr;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Response, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use super::{Http, respond};
 use crate::api::{Flaw, Query, decide, refuse};
@@ -69,7 +70,9 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
     };
     match Original::read(&parts) {
         Ok(Original { method, target, host }) => {
-            let view = RequestView { method, target, host, headers: &fields, rule: None, source: source(&parts) };
+            let scheme = scheme(&parts.headers).unwrap_or_default();
+            let source = source(&parts);
+            let view = RequestView { method, target, host, scheme, headers: &fields, source, ..RequestView::NOTHING };
             decide(Query::new(&http.state, &view), put).await
         }
         Err(detail) => {
@@ -93,6 +96,13 @@ fn leave(forward: &Forward<'_>) -> Response<Body> {
         headers.insert(REMOVE, names);
     }
     response
+}
+
+/// The scheme that the client wrote, as its proxy says; no rule looks at it, only a DPoP proof must name it.
+pub(super) fn scheme(headers: &HeaderMap) -> Option<&str> {
+    let mut fields = headers.get_all("x-forwarded-proto").iter();
+    let scheme = fields.next()?.to_str().ok()?;
+    fields.next().is_none().then_some(scheme)
 }
 
 /// The client's address: the last in `X-Forwarded-For`, which the asking proxy wrote.

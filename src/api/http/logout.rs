@@ -2,16 +2,19 @@
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 
 use super::extract::Parameters;
+use super::forward_auth::scheme;
 use super::origin::Site;
 use super::problem::{Problem, ProblemDetails};
 use super::{Http, respond};
 use crate::api::{Query, decide};
 use crate::authz::answer::{Answer, Respond, Responder};
 use crate::authz::authorizer::Decision;
+use crate::authz::dpop;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, RequestView, Rule, SignOut, Then};
 use crate::authz::token_source::TokenSource;
@@ -55,8 +58,15 @@ pub(super) async fn logout(
     // A browser sends cookies with another site's form as well, and that must sign nobody out.
     let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE || site.is_proven());
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request =
-        RequestView { method: "POST", target: "/logout", host: "", headers: &fields, rule: None, source: None };
+    let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let request = RequestView {
+        method: "POST",
+        target: "/logout",
+        host: uri.authority().map(Authority::as_str).or(named).unwrap_or_default(),
+        scheme: scheme(&headers).unwrap_or("http"),
+        headers: &fields,
+        ..RequestView::NOTHING
+    };
     let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
         .answer(decision, request)
     {
@@ -90,7 +100,7 @@ pub(super) async fn preflight(
         | TokenSource::Query(_)
         | TokenSource::WebSocketProtocol(_) => None,
     });
-    let allowed = named.collect::<Vec<_>>().join(", ");
+    let allowed = named.chain([dpop::FIELD]).collect::<Vec<_>>().join(", ");
     let headers = response.headers_mut();
     headers.insert(header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));

@@ -17,6 +17,7 @@ use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
 use crate::authz::denial::Denial;
+use crate::authz::dpop;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
 use crate::authz::token::{BearerToken, UnverifiedToken, VerifiedToken};
@@ -66,6 +67,7 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
         name: Inlet::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
         api_key: Some(ApiKeyUse::Ignored),
+        needs_proof: false, // RFC 7009 asks for none: a stolen token may well be revoked by whoever finds it.
         ..Rule::default()
     };
     let read = |_: &Policy, decision: &Decision<'_>| decision.outcome.denial();
@@ -151,7 +153,12 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
     let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
-    let rule = Rule { name: Inlet::Introspect.label().into(), api_key: Some(ApiKeyUse::Ignored), ..Rule::default() };
+    let rule = Rule {
+        name: Inlet::Introspect.label().into(),
+        api_key: Some(ApiKeyUse::Ignored),
+        needs_proof: false, // The resource server that asks has the proof, and is told what it must prove.
+        ..Rule::default()
+    };
     let read = |_: &Policy, decision: &Decision<'_>| match &decision.outcome {
         Outcome::Allowed(grant) => Ok(grant.principal.as_ref().map(|principal| describe(principal.token()))),
         refused => Err(refused.denial().unwrap_or(Denial::InternalError)),
@@ -169,7 +176,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
 /// The members of RFC 7662 section 2.2 that the token has.
 fn describe(token: &VerifiedToken) -> Value {
     let mut said = Map::new();
-    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time"] {
+    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time", "cnf", "act"] {
         said.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
     }
     let scopes = scopes(token.claims()).join(" ");
@@ -177,6 +184,7 @@ fn describe(token: &VerifiedToken) -> Value {
     let text = text.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
     said.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
     said.insert("active".to_owned(), json!(true));
-    said.insert("token_type".to_owned(), json!("Bearer"));
+    let is_dpop = token.confirmation().is_some_and(|confirmation| confirmation.key.is_some());
+    said.insert("token_type".to_owned(), json!(if is_dpop { dpop::SCHEME } else { "Bearer" }));
     Value::Object(said)
 }

@@ -68,6 +68,7 @@ pub(super) enum KindName {
     Client,
     Key,
     Issuer,
+    Actor,
 }
 
 /// An instant: RFC 3339 text, or whole seconds since 1970.

@@ -44,6 +44,10 @@ pub struct IssuerFile {
     pub backchannel_logout: Option<BackchannelLogoutFile>,
     /// Asks the issuer about tokens (RFC 7662); off by default.
     pub introspection: Option<IntrospectionFile>,
+    /// Whether the sender of a token must prove that it may use it: what `cnf` binds the token to.
+    pub proof: ProofFile,
+    /// How DPoP proofs are checked (RFC 9449).
+    pub dpop: DpopFile,
 }
 
 impl Default for IssuerFile {
@@ -64,8 +68,71 @@ impl Default for IssuerFile {
             claims: ClaimsFile::default(),
             backchannel_logout: None,
             introspection: None,
+            proof: ProofFile::default(),
+            dpop: DpopFile::default(),
         }
     }
+}
+
+/// Whether the sender of a token must prove that it may use it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProofFile {
+    /// Bound tokens must be proved; others need not, and may be used by whoever has them.
+    #[default]
+    Verify,
+    /// Bound tokens must be proved; others are refused.
+    Required,
+    /// Proofs are not looked at: every upstream checks them itself.
+    Ignore,
+}
+
+/// How DPoP proofs are checked (RFC 9449).
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpopFile {
+    /// The furthest that the creation of a proof may lie from now, in either direction.
+    pub window: Span,
+    /// True: a proof must name a nonce that Doorward has sent in `DPoP-Nonce`, which then says when the proof was
+    /// created; the clocks of clients do not matter.
+    pub nonce: bool,
+    /// Where it is remembered that a proof was used.
+    pub replay: ReplayFile,
+    /// With `replay: shared`, what happens while the store cannot be reached.
+    pub on_store_down: OnStoreDown,
+}
+
+impl Default for DpopFile {
+    fn default() -> Self {
+        Self {
+            window: Span::new("60s"),
+            nonce: false,
+            replay: ReplayFile::default(),
+            on_store_down: OnStoreDown::default(),
+        }
+    }
+}
+
+/// Where it is remembered that a proof was used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayFile {
+    /// In the store: one round trip for each request with a proof, and no instance accepts it twice.
+    #[default]
+    Shared,
+    /// In this process: another instance, or this one after a restart, accepts a proof once more.
+    Local,
+}
+
+/// What happens to requests with a proof while the store cannot be reached.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStoreDown {
+    /// They are refused with 503.
+    #[default]
+    Deny,
+    /// As with `replay: local`.
+    Local,
 }
 
 /// Whether tokens must name a user.

@@ -157,6 +157,10 @@ pub struct RequireFile {
     pub claims: Option<BTreeMap<String, Value>>,
     /// The token's issuer is one of these names.
     pub issuers: Option<Vec<String>>,
+    /// The current actor (`act`, RFC 8693) is one of these: who acts for the user.
+    pub actors: Option<Vec<String>>,
+    /// True: somebody must act for the user; false: nobody may.
+    pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Span>,
     /// The token's `acr` is one of these authentication context classes.

@@ -137,6 +137,9 @@ fn issuers() {
         "7: issuers[0].token_types[1]",
         "must not be allowed",
     );
+    check_issuer(&[("proof", "always")], "7: issuers[0].proof", "must be `verify`, `required` or `ignore`");
+    check_issuer(&[("dpop", "{window: 2h}")], "7: issuers[0].dpop.window", "must be from 1s to 1h (found \"2h\")");
+    check_issuer(&[("dpop", "{replay: none}")], "7: issuers[0].dpop.replay", "must be `shared` or `local`");
     check_issuer(&[("leeway", "2h")], "7: issuers[0].leeway", "must be from 0s to 1h (found \"2h\")");
     check_issuer(&[("leeway", "thirty")], "7: issuers[0].leeway", "must be a duration such as");
     check_issuer(&[("max_lifetime", "10y")], "7: issuers[0].max_lifetime", "must be from 1s to 400d");

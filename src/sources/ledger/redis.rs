@@ -11,6 +11,7 @@ mod lease;
 mod lookup;
 mod margins;
 mod names;
+mod proofs;
 mod reach;
 mod retention;
 mod secret;

@@ -20,10 +20,13 @@ pub enum Operation {
     Adopt,
     /// A batch put back that the store had lost.
     Reseed,
+    /// A DPoP proof used.
+    Proof,
 }
 
 impl Operation {
-    pub const ALL: [Self; 6] = [Self::Append, Self::Read, Self::Check, Self::Lookup, Self::Adopt, Self::Reseed];
+    pub const ALL: [Self; 7] =
+        [Self::Append, Self::Read, Self::Check, Self::Lookup, Self::Adopt, Self::Reseed, Self::Proof];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Operation {
             Self::Lookup => "lookup",
             Self::Adopt => "adopt",
             Self::Reseed => "reseed",
+            Self::Proof => "proof",
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     let closed_rule = Rule { require, ..rule("closed", closed_path.clone()) };
     let open_first = kind & 8 == 0;
     let rules = Rules::new(if open_first { vec![open_rule, closed_rule] } else { vec![closed_rule, open_rule] });
-    let request = RequestView { method: "GET", target, host: "a.test", headers: &[], rule: None, source: None };
+    let request = RequestView { method: "GET", target, host: "a.test", ..RequestView::NOTHING };
     let default = Rule::default();
     let Ok(selected) = rules.select(&request, &default) else {
         assert!(path.is_too_odd());

@@ -35,6 +35,8 @@ mod known {
     pub struct Peer {
         #[prost(message, optional, tag = "1")]
         pub address: Option<Address>,
+        #[prost(string, tag = "5")]
+        pub certificate: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -73,6 +75,8 @@ mod known {
         pub path: String,
         #[prost(string, tag = "5")]
         pub host: String,
+        #[prost(string, tag = "6")]
+        pub scheme: String,
         #[prost(message, optional, tag = "13")]
         pub header_map: Option<HeaderMap>,
     }
@@ -97,8 +101,9 @@ mod known {
 /// A request with its headers in an order that can be compared: those of the map by name.
 #[derive(Debug, Eq, PartialEq)]
 struct Owned {
-    line: [String; 3],
+    line: [String; 4],
     source: String,
+    certificate: String,
     rule: Option<String>,
     map: BTreeMap<String, Vec<u8>>,
     raw: Vec<(String, Vec<u8>)>,
@@ -109,8 +114,9 @@ fn ours(message: &[u8], of_map: usize) -> Result<Owned, Unusable> {
     let owned = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
     let (map, raw) = read.headers.split_at(of_map.min(read.headers.len()));
     Ok(Owned {
-        line: [read.method, read.path, read.host].map(str::to_owned),
+        line: [read.method, read.path, read.host, read.scheme].map(str::to_owned),
         source: read.source.to_owned(),
+        certificate: read.certificate.to_owned(),
         rule: read.rule.map(str::to_owned),
         map: map.iter().map(owned).collect(),
         raw: raw.iter().map(owned).collect(),
@@ -120,7 +126,8 @@ fn ours(message: &[u8], of_map: usize) -> Result<Owned, Unusable> {
 fn prost(message: &[u8]) -> Result<Owned, Unusable> {
     let message = known::CheckRequest::decode(message).map_err(|_| Unusable::Malformed)?;
     let attributes = message.attributes.ok_or(Unusable::NoRequest)?;
-    let address = attributes.source.and_then(|peer| peer.address).and_then(|address| address.socket_address);
+    let peer = attributes.source.unwrap_or_default();
+    let address = peer.address.and_then(|address| address.socket_address);
     let mut extensions = attributes.context_extensions.into_iter();
     let rule = extensions.rfind(|entry| entry.key == RULE_EXTENSION).map(|entry| entry.value);
     let http = attributes.request.and_then(|request| request.http).ok_or(Unusable::NoRequest)?;
@@ -129,8 +136,9 @@ fn prost(message: &[u8]) -> Result<Owned, Unusable> {
         (header.key, value)
     };
     Ok(Owned {
-        line: [http.method, http.path, http.host],
+        line: [http.method, http.path, http.host, http.scheme],
         source: address.unwrap_or_default().address,
+        certificate: peer.certificate,
         rule,
         map: http.headers.into_iter().map(|entry| (entry.key, entry.value.into_bytes())).collect(),
         raw: http.header_map.into_iter().flat_map(|map| map.headers).map(value).collect(),
@@ -231,7 +239,7 @@ proptest! {
         prop_assert!(check(&message));
         prop_assert!(envoy::CheckRequest::decode(message.as_slice()).is_ok(), "by the full schema as well");
         let read = ours(&message, http.headers.len()).unwrap();
-        prop_assert_eq!(read.line, [http.method, http.path, http.host]);
+        prop_assert_eq!(read.line, [http.method, http.path, http.host, http.scheme]);
         prop_assert_eq!(read.rule, rule);
         prop_assert_eq!(read.map.len(), http.headers.len());
     }

@@ -148,7 +148,7 @@ proptest! {
         for path in ["/", "/shadow", "/scoped", "/stale", "/public", "/", "/shadow", "/stale"] {
             for with_token in [true, false] {
                 let headers: &[(&str, &[u8])] = if with_token { &[("Authorization", token.as_bytes())] } else { &[] };
-                let request = RequestView { method: "GET", target: path, host: "a", headers, rule: None, source: None };
+                let request = RequestView { method: "GET", target: path, host: "a", headers, ..RequestView::NOTHING };
                 let age = Duration::from_secs(if path == "/stale" { 2 } else { 0 });
                 let view = View { age: Some(age), ..View::of(&index) };
                 let decision = authorizer.authorize(&request, view, now);
@@ -190,7 +190,7 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
             grant.shadowed
         }
         refused => {
-            let respond = responder.refuse(refused.denial().unwrap(), &decision.rule.require, None);
+            let respond = responder.refuse(refused.denial().unwrap(), &decision.rule.require, &decision.evidence);
             read.status = i32::from(respond.status);
             read.code = if respond.status == 401 { 16 } else { 7 };
             read.set = respond.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -80,9 +80,14 @@ mod tests {
         let stem = "doorward:{r}:";
         let target = Target::new(IssuerName::parse("main").unwrap(), Kind::Token, TargetId::from_stored("a:b"));
         assert_eq!(own(b"doorward:{r}:main:token:a:b", stem), Own::Target(target));
-        for other in
-            [&b"doorward:{r}:log"[..], b"doorward:{r}:instance:pod-7", b"doorward:{r}:instance:a:b", b"x", b"\xff"]
-        {
+        for other in [
+            &b"doorward:{r}:log"[..],
+            b"doorward:{r}:instance:pod-7",
+            b"doorward:{r}:instance:a:b",
+            b"doorward:{r}:proof:x",
+            b"x",
+            b"\xff",
+        ] {
             assert_eq!(own(other, stem), Own::Other, "{other:?}");
         }
         let serialised = foreign::as_java("doorward:{r}:main:token:j").unwrap();

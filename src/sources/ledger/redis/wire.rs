@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::Position;
 use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::dpop::ProofId;
 use crate::authz::revocation::{Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
 
 /// The names of everything under the prefix; `{r}` keeps them in one slot of a cluster.
@@ -39,6 +40,10 @@ impl Keys {
 
     pub(super) fn instance(&self, name: &str) -> String {
         format!("{}instance:{name}", self.stem)
+    }
+
+    pub(super) fn proof(&self, id: &ProofId) -> String {
+        format!("{}proof:{}", self.stem, id.text())
     }
 
     pub(super) fn target(&self, target: &Target) -> String {

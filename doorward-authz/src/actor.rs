@@ -1,0 +1,99 @@
+//! Who acts for the subject of a token: the `act` claim (RFC 8693 section 4.1).
+//!
+//! The outermost actor is the current one, and those within it acted before. Only the current one counts for what is
+//! allowed; every one of them can be revoked. `may_act` names who may become an actor, and is none.
+
+use serde_json::Value;
+
+use super::claims::ClaimSet;
+use super::refusal::{Refusal, type_of};
+use super::token::name;
+
+/// One actor of a token.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Actor {
+    /// By what it is shown; at least one.
+    pub id: String,
+    /// What else names it.
+    pub others: Vec<String>,
+}
+
+impl Actor {
+    /// More actors than any exchange of tokens leads to; each takes up to three lookups.
+    pub const MOST: usize = 8;
+
+    /// The claims that name an actor; the first that is present is shown.
+    const NAMES: [&str; 3] = ["sub", "client_id", "azp"];
+
+    /// The actors of a token, the current one first.
+    ///
+    /// A chain that cannot be read to its end is refused: an actor that is not known could not be revoked.
+    pub fn chain(claims: &ClaimSet) -> Result<Vec<Self>, Refusal> {
+        let (mut next, mut chain) = (claims.get("act"), Vec::new());
+        while let Some(act) = next.filter(|act| !act.is_null()) {
+            if chain.len() == Self::MOST {
+                let accepted = format_args!("a chain of at most {} actors", Self::MOST);
+                return Err(Refusal::invalid("act", "a longer chain", accepted));
+            }
+            let Value::Object(mut members) = act else {
+                return Err(Refusal::invalid("act", type_of(&act), "an object (RFC 8693 section 4.1)"));
+            };
+            next = members.remove("act");
+            let mut ids: Vec<String> = Vec::new();
+            for claim in Self::NAMES {
+                let id = name(&format!("act.{claim}"), members.remove(claim))?;
+                ids.extend(id.filter(|id| !ids.contains(id)));
+            }
+            if ids.is_empty() {
+                return Err(Refusal::invalid("act", "an actor without a name", "an object with `sub` or `client_id`"));
+            }
+            let id = ids.remove(0);
+            chain.push(Self { id, others: ids });
+        }
+        Ok(chain)
+    }
+
+    /// Everything that names it.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        [&self.id].into_iter().chain(&self.others).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn chain(act: Value) -> Option<Vec<Vec<String>>> {
+        let read = Actor::chain(&ClaimSet::from(json!({"sub": "alice", "act": act, "may_act": {"sub": "x"}}))).ok()?;
+        Some(read.iter().map(|actor| actor.ids().map(str::to_owned).collect()).collect())
+    }
+
+    #[test]
+    fn a_chain_is_read_to_its_end_or_refused() {
+        let nested = |depth: usize| (1..depth).fold(json!({"sub": "1"}), |act, _| json!({"sub": "n", "act": act}));
+        assert_eq!(chain(Value::Null), Some(vec![]));
+        assert_eq!(Actor::chain(&ClaimSet::from(json!({"may_act": {"sub": "x"}}))), Ok(vec![]));
+        assert_eq!(chain(json!({"sub": "a", "iss": "https://i"})), Some(vec![vec!["a".to_owned()]]));
+        let both = json!({"sub": "a", "client_id": "c", "azp": "a", "act": {"client_id": 7, "act": null}});
+        let expected = vec![vec!["a".to_owned(), "c".to_owned()], vec!["7".to_owned()]];
+        assert_eq!(chain(both), Some(expected));
+        assert_eq!(chain(nested(Actor::MOST)).map(|chain| chain.len()), Some(Actor::MOST));
+        for unreadable in [
+            nested(Actor::MOST + 1),
+            json!("agent"),
+            json!(["agent"]),
+            json!({}),
+            json!({"sub": ""}),
+            json!({"sub": null}),
+            json!({"sub": ["agent"]}),
+            json!({"sub": "a", "client_id": {"id": "c"}}),
+            json!({"iss": "https://i"}),
+            json!({"sub": "a", "act": {}}),
+            json!({"sub": "a", "act": "b"}),
+        ] {
+            assert_eq!(chain(unreadable.clone()), None, "{unreadable}");
+        }
+    }
+}

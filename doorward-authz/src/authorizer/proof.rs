@@ -1,0 +1,247 @@
+//! Bound tokens: whether the sender of a request may use its token.
+
+use super::{Authorizer, Denial, Evidence, Needs, Stop, TrustedIssuer, VerifiedToken, View};
+use crate::claims::Timestamp;
+use crate::confirmation::{Confirmation, Thumbprint};
+use crate::dpop::{self, BadProof, Expected, ProofUse, Spending, VerifiedProof};
+use crate::rule::{RequestView, Rule};
+use crate::token_source::{FoundToken, Scheme};
+
+/// A token whose sender may use it.
+///
+/// It can only be had from [`Proof::spend`].
+#[derive(Clone, Debug)]
+pub(super) struct ProvedToken {
+    token: VerifiedToken,
+    by_dpop: bool,
+}
+
+impl ProvedToken {
+    pub(super) const fn token(&self) -> &VerifiedToken {
+        &self.token
+    }
+
+    pub(super) const fn is_by_dpop(&self) -> bool {
+        self.by_dpop
+    }
+}
+
+/// What lets the sender use a token, if it was not used before.
+pub(super) enum Proof {
+    /// The token is not bound, or by a certificate that the sender has.
+    Given,
+    Dpop(Box<VerifiedProof>),
+}
+
+/// What became of a proof: a closed set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProofResult {
+    Accepted,
+    Missing,
+    Invalid,
+    /// It is good, and was used before.
+    Replayed,
+    /// It names no nonce, or an old one.
+    Nonce,
+    /// Whether it was used before cannot be told.
+    Unknown,
+}
+
+impl ProofResult {
+    pub const ALL: [Self; 6] =
+        [Self::Accepted, Self::Missing, Self::Invalid, Self::Replayed, Self::Nonce, Self::Unknown];
+
+    /// The stable public name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::Replayed => "replayed",
+            Self::Nonce => "nonce",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What became of the request's proof, and what its client is to know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProofEvidence {
+    pub result: ProofResult,
+    /// For the client's next proof.
+    pub nonce: Option<Box<str>>,
+}
+
+impl ProofEvidence {
+    const fn of(result: ProofResult) -> Self {
+        Self { result, nonce: None }
+    }
+}
+
+impl Proof {
+    /// Refuses a proof that was used before; what is not known is asked for, last of all.
+    pub(super) fn spend(
+        &self,
+        token: VerifiedToken,
+        view: View<'_>,
+        evidence: &mut Evidence,
+    ) -> Result<ProvedToken, Stop> {
+        let Self::Dpop(proof) = self else { return Ok(ProvedToken { token, by_dpop: false }) };
+        let (result, denial) = match view.proof.filter(|(known, _)| known.id() == proof.id()) {
+            None => return Err(Stop::Needs(Needs::Spending(proof.clone()))),
+            Some((_, Spending::First)) => return Ok(ProvedToken { token, by_dpop: true }),
+            Some((_, Spending::Again)) => (ProofResult::Replayed, Denial::ProofInvalid),
+            Some((_, Spending::Unknown)) => (ProofResult::Unknown, Denial::StoreUnavailable),
+        };
+        evidence.proof = Some(ProofEvidence::of(result));
+        if result == ProofResult::Replayed {
+            evidence.detail = Some("the proof was used before (`jti`)".into());
+        }
+        Err(denial.into())
+    }
+}
+
+/// A refusal with its cause.
+type Unproved = (ProofResult, Box<str>);
+
+impl Authorizer {
+    /// Checks that the sender of a request may use its token: everything that the token is bound to.
+    #[expect(clippy::too_many_arguments, reason = "the decision's own, of which a proof needs all")]
+    pub(super) fn prove(
+        &self,
+        rule: &Rule,
+        issuer: &TrustedIssuer,
+        found: &FoundToken<'_>,
+        token: &VerifiedToken,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+        evidence: &mut Evidence,
+    ) -> Result<Proof, Stop> {
+        if !rule.needs_proof || issuer.proof == ProofUse::Ignore {
+            return Ok(Proof::Given);
+        }
+        let unproved = match token.confirmation() {
+            None if found.scheme() == Scheme::Dpop => (
+                ProofResult::Invalid,
+                "the token is sent with the scheme `DPoP` and is not bound to a key (`cnf.jkt`)".into(),
+            ),
+            None if issuer.proof == ProofUse::Required => {
+                (ProofResult::Missing, "the token is not bound (`cnf`); `proof: required` refuses it".into())
+            }
+            None => return Ok(Proof::Given),
+            Some(confirmation) => {
+                evidence.is_dpop |= confirmation.key.is_some();
+                match self.prove_bound(confirmation, issuer, found, request, view, now, evidence) {
+                    Ok(proof) => return Ok(proof),
+                    Err(unproved) => unproved,
+                }
+            }
+        };
+        let (result, detail) = unproved;
+        let nonce = (result == ProofResult::Nonce).then(|| self.issue_nonce(now)).flatten();
+        evidence.proof = Some(ProofEvidence { result, nonce });
+        evidence.detail.get_or_insert(detail);
+        let denial = if result == ProofResult::Missing { Denial::ProofMissing } else { Denial::ProofInvalid };
+        Err(denial.into())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn prove_bound(
+        &self,
+        confirmation: &Confirmation,
+        issuer: &TrustedIssuer,
+        found: &FoundToken<'_>,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+        evidence: &mut Evidence,
+    ) -> Result<Proof, Unproved> {
+        if let Some(fault) = &confirmation.fault {
+            return Err((ProofResult::Invalid, fault.clone()));
+        }
+        if let Some(certificate) = confirmation.certificate {
+            self.prove_certificate(certificate, request)?;
+        }
+        let proof = match confirmation.key {
+            Some(key) => self.prove_key(key, issuer, found, request, view, now)?,
+            None if found.scheme() == Scheme::Dpop => {
+                let detail = "the token is sent with the scheme `DPoP` and is bound to a certificate alone";
+                return Err((ProofResult::Invalid, detail.into()));
+            }
+            None => {
+                evidence.proof = Some(ProofEvidence::of(ProofResult::Accepted));
+                return Ok(Proof::Given);
+            }
+        };
+        let nonce = proof.wants_nonce.then(|| self.issue_nonce(now)).flatten();
+        evidence.proof = Some(ProofEvidence { result: ProofResult::Accepted, nonce });
+        Ok(Proof::Dpop(Box::new(proof)))
+    }
+
+    fn prove_certificate(&self, bound: Thumbprint, request: &RequestView<'_>) -> Result<(), Unproved> {
+        match self.proxy.certificate.thumbprint(request) {
+            Ok(Some(shown)) if shown == bound => Ok(()),
+            Ok(Some(_)) => Err((
+                ProofResult::Invalid,
+                "the client's certificate is another than the token is bound to (`cnf.x5t#S256`)".into(),
+            )),
+            Ok(None) => Err((
+                ProofResult::Missing,
+                "the token is bound to a certificate, and the proxy tells of none (`proxy.client_certificate`)".into(),
+            )),
+            Err(detail) => Err((ProofResult::Invalid, detail.into())),
+        }
+    }
+
+    fn prove_key(
+        &self,
+        key: Thumbprint,
+        issuer: &TrustedIssuer,
+        found: &FoundToken<'_>,
+        request: &RequestView<'_>,
+        view: View<'_>,
+        now: Timestamp,
+    ) -> Result<VerifiedProof, Unproved> {
+        let mut fields = request.header(dpop::FIELD);
+        let field = fields.next().ok_or_else(|| {
+            (ProofResult::Missing, "the token is bound to a key, and the request has no header `DPoP`".into())
+        })?;
+        let invalid = |detail: &str| (ProofResult::Invalid, detail.into());
+        if fields.next().is_some() {
+            return Err(invalid("the request has more than one header `DPoP`"));
+        }
+        // RFC 9449 section 7.2: a bound token must not pass as one that anyone may use.
+        if found.scheme() == Scheme::Bearer {
+            return Err(invalid("the token is bound to a key, and is sent with the scheme `Bearer`, not `DPoP`"));
+        }
+        let uri = self.proxy.uri(request).map_err(|setting| {
+            (ProofResult::Invalid, format!("the request's URI cannot be told: see `{setting}`").into())
+        })?;
+        let expected = Expected {
+            token: found.bearer(),
+            key,
+            method: request.method,
+            uri: &uri,
+            leeway: issuer.leeway,
+            policy: issuer.dpop,
+            nonces: self.nonces.as_deref(),
+            forgotten: view.index.forgotten(),
+        };
+        // The same request a moment ago, when it was not known whether the proof was used before.
+        if let Some((known, _)) = view.proof.filter(|(known, _)| known.is_of(field, &expected)) {
+            return Ok(known.clone());
+        }
+        VerifiedProof::verify(field, &expected, now).map_err(|bad| match bad {
+            BadProof::Invalid(detail) => (ProofResult::Invalid, detail),
+            BadProof::Nonce => {
+                (ProofResult::Nonce, "the proof names no nonce of ours, or one that is too old (`dpop.nonce`)".into())
+            }
+        })
+    }
+
+    fn issue_nonce(&self, now: Timestamp) -> Option<Box<str>> {
+        self.nonces.as_ref()?.issue(now).map(Into::into)
+    }
+}

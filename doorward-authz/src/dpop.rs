@@ -1,0 +1,266 @@
+//! DPoP proofs (RFC 9449): a request's sender shows that it holds the key that its token is bound to.
+
+mod memory;
+mod nonce;
+
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
+use serde_json::{Map, Value};
+use subtle::ConstantTimeEq;
+
+use super::claims::{ClaimSet, Timestamp};
+use super::confirmation::Thumbprint;
+use super::denial::Denial;
+use super::jwks::{ASYMMETRIC, Key, algorithm_name};
+use super::refusal::{List, Shown, type_of};
+use super::request_uri::normal_uri;
+use super::token::{BearerToken, UnverifiedToken};
+pub use memory::{Spending, SpentProofs};
+pub use nonce::Nonces;
+
+/// The field that a proof stands in (RFC 9449 section 4.1), and the scheme of the tokens that need one (section 7.1).
+pub const FIELD: &str = "dpop";
+pub const SCHEME: &str = "DPoP";
+/// The field in which a client is sent a nonce (RFC 9449 section 8.1).
+pub const NONCE_FIELD: &str = "dpop-nonce";
+
+/// Whether an issuer's tokens must be proved by their senders.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProofUse {
+    /// Bound tokens must be proved, others need not.
+    Verify,
+    /// Bound tokens must be proved, others are refused.
+    Required,
+    /// Proofs are not looked at: somebody else checks them.
+    Ignore,
+}
+
+/// How an issuer's DPoP proofs are checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DpopPolicy {
+    /// The furthest that a proof's creation may lie from now.
+    pub window: Duration,
+    /// Whether a proof must name a nonce of ours, which then says when it was created.
+    pub nonce: bool,
+    pub replay: ReplayPolicy,
+}
+
+/// Where it is remembered that a proof was used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReplayPolicy {
+    /// In this process: another instance accepts the proof once more.
+    Local,
+    /// In the store that all instances share; while it cannot be reached, in this process if that is `or_local`.
+    Shared { or_local: bool },
+}
+
+/// The inputs that a proof is held to.
+#[derive(Clone, Copy)]
+pub struct Expected<'a> {
+    pub token: BearerToken<'a>,
+    /// `cnf.jkt` of the token.
+    pub key: Thumbprint,
+    pub method: &'a str,
+    /// In normal form, without its query.
+    pub uri: &'a str,
+    /// How far the clocks of instances may differ.
+    pub leeway: Duration,
+    pub policy: DpopPolicy,
+    /// What issues nonces and knows them again.
+    pub nonces: Option<&'a Nonces>,
+    /// The latest instant by which used proofs may be forgotten: later than now if the clock was set back.
+    pub forgotten: Timestamp,
+}
+
+/// A proof of possession that fits its token and its request; whether it was used before is not known yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VerifiedProof {
+    id: ProofId,
+    /// Of everything that it was verified with but the time.
+    seal: [u8; 32],
+    /// How long it must be remembered.
+    pub keep: Duration,
+    pub replay: ReplayPolicy,
+    /// Whether the client needs a new nonce soon.
+    pub wants_nonce: bool,
+}
+
+/// What names a proof: a digest of its key and its `jti`, so that nothing a client writes shapes a key in the store.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ProofId(Thumbprint);
+
+impl ProofId {
+    /// In base64url, 43 characters.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    const fn bytes(&self) -> &[u8; 32] {
+        self.0.bytes()
+    }
+}
+
+/// Why a proof is refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BadProof {
+    /// For an operator, in words of ours and as [`Shown`] shows a stranger's.
+    Invalid(Box<str>),
+    /// It names no nonce of ours, or one that is too old.
+    Nonce,
+}
+
+impl VerifiedProof {
+    /// The longest proof that is read, in bytes: one with an RSA key of 8192 bits takes half of it.
+    pub const MAX_BYTES: usize = 8192;
+
+    /// Checks a proof as RFC 9449 section 4.3 says, but for replay: a function of its arguments alone.
+    pub fn verify(field: &[u8], expected: &Expected<'_>, now: Timestamp) -> Result<Self, BadProof> {
+        // Repeated fields that were joined have a comma, which no proof has.
+        let bearer = BearerToken::parse(field, Self::MAX_BYTES);
+        let parsed = bearer.and_then(UnverifiedToken::parse_with_header);
+        let (proof, header) = parsed.map_err(|_| invalid("the proof is not one well-formed signed JWT"))?;
+        if proof.header().token_type.as_deref() != Some("dpop+jwt") {
+            return Err(invalid("`typ` of the proof is not `dpop+jwt`"));
+        }
+        let key = verified_key(&proof, &header)?;
+        if key != expected.key {
+            return Err(invalid("the proof is made with another key than the token is bound to (`cnf.jkt`)"));
+        }
+        let claims = proof.unverified_claims(); // Its signature is good.
+        let text = |name: &str| match claims.get(name) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(text),
+            Some(other) => Err(invalid(format!("`{name}` of the proof is {}; it must be text", type_of(&other)))),
+            None => Err(invalid(format!("`{name}` of the proof is missing"))),
+        };
+        let jti = text("jti")?;
+        if text("htm")? != expected.method {
+            return Err(invalid("`htm` of the proof is another method than the request's"));
+        }
+        check_uri(&text("htu")?, expected.uri)?;
+        let hash = Thumbprint::of(expected.token.as_str().as_bytes()).to_string();
+        if !bool::from(text("ath")?.as_bytes().ct_eq(hash.as_bytes())) {
+            return Err(invalid("`ath` of the proof is not the hash of the token"));
+        }
+        let wants_nonce = check_times(claims, expected, now)?;
+        Ok(Self {
+            id: ProofId(digest_of(&[key.bytes(), jti.as_bytes()])),
+            seal: *seal(field, expected).bytes(),
+            keep: expected.policy.window * 2 + expected.leeway,
+            replay: expected.policy.replay,
+            wants_nonce,
+        })
+    }
+
+    /// Whether this is what [`Self::verify`] made of the very same input.
+    #[must_use]
+    pub fn is_of(&self, field: &[u8], expected: &Expected<'_>) -> bool {
+        self.seal == *seal(field, expected).bytes()
+    }
+
+    #[must_use]
+    pub const fn id(&self) -> ProofId {
+        self.id
+    }
+}
+
+/// Checks the signature by the key that the proof brings, and returns the key's thumbprint (RFC 7638).
+fn verified_key(proof: &UnverifiedToken<'_>, header: &ClaimSet) -> Result<Thumbprint, BadProof> {
+    let algorithm = proof.algorithm().filter(|algorithm| ASYMMETRIC.contains(algorithm)).ok_or_else(|| {
+        let names = ASYMMETRIC.iter().copied().map(algorithm_name);
+        invalid(format!("`alg` of the proof is {}; accepted: {}", Shown(&proof.header().algorithm), List(names)))
+    })?;
+    let jwk = header.get("jwk").ok_or_else(|| invalid("`jwk` of the proof is missing"))?;
+    // Refuses private keys and those that are too weak, as for an issuer.
+    let key =
+        Key::from_jwk(&jwk, algorithm).map_err(|cause| invalid(format!("`jwk` of the proof is {}", cause.label())))?;
+    if !proof.is_signed_by(&key) {
+        return Err(invalid("the proof's signature is not valid"));
+    }
+    thumbprint(&jwk).ok_or_else(|| invalid("`jwk` of the proof has no thumbprint"))
+}
+
+fn thumbprint(jwk: &Value) -> Option<Thumbprint> {
+    // The members that count, so that no other can make the key unreadable (RFC 7638 section 3.2).
+    let members = ["kty", "crv", "x", "y", "n", "e"].into_iter();
+    let bare: Map<_, _> = members.filter_map(|name| Some((name.to_owned(), jwk.get(name)?.clone()))).collect();
+    let jwk: Jwk = serde_json::from_value(Value::Object(bare)).ok()?;
+    Thumbprint::parse(&jwk.thumbprint(ThumbprintHash::SHA256).ok()?)
+}
+
+/// Compares two URIs; what they say is not repeated: paths may hold what is nobody's business.
+fn check_uri(named: &str, expected: &str) -> Result<(), BadProof> {
+    let named =
+        normal_uri(named).ok_or_else(|| invalid("`htu` of the proof is not an absolute URI of http or https"))?;
+    let parts = |uri: &'_ str| {
+        let (scheme, rest) = uri.split_once("://").unwrap_or_default();
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        [scheme.to_owned(), host.to_owned(), path.to_owned()]
+    };
+    let differs = |((name, ours), theirs): ((&'static str, String), String)| (ours != theirs).then_some(name);
+    let mut pairs = ["scheme", "host", "path"].into_iter().zip(parts(expected)).zip(parts(&named));
+    match pairs.find_map(differs) {
+        None => Ok(()),
+        Some(part) => Err(invalid(format!("`htu` of the proof has another {part} than the request (`proxy.{part}`)"))),
+    }
+}
+
+/// Checks when the proof was created: by its nonce where that is asked for, else by its `iat` (RFC 9449 section 4.3,
+/// check 11). `Ok(true)` if half of the nonce's time is over.
+fn check_times(claims: &ClaimSet, expected: &Expected<'_>, now: Timestamp) -> Result<bool, BadProof> {
+    let DpopPolicy { window, nonce, .. } = expected.policy;
+    let created = claims.get("iat").and_then(|iat| Timestamp::from_numeric_date(&iat));
+    let created = created.ok_or_else(|| invalid("`iat` of the proof is missing, or not a number of seconds"))?;
+    if nonce {
+        let Some(Value::String(named)) = claims.get("nonce") else { return Err(BadProof::Nonce) };
+        let issued = expected.nonces.and_then(|nonces| nonces.issued_at(&named)).ok_or(BadProof::Nonce)?;
+        let (age, ahead) = (now.max(expected.forgotten).since(issued), issued.since(now));
+        return if age > window || ahead > expected.leeway { Err(BadProof::Nonce) } else { Ok(age > window / 2) };
+    }
+    let (age, ahead) = (now.since(created), created.since(now));
+    if age > window || ahead > window {
+        let (away, side) = if age > window { (age, "behind") } else { (ahead, "ahead of") };
+        let (away, window) = (away.as_secs(), window.as_secs());
+        return Err(invalid(format!("`iat` of the proof is {away} s {side} this clock; `dpop.window` is {window} s")));
+    }
+    if expected.forgotten.since(created) > window {
+        return Err(invalid("the proof was too old already before this clock was set back"));
+    }
+    Ok(false)
+}
+
+fn seal(field: &[u8], expected: &Expected<'_>) -> Thumbprint {
+    let (token, method, uri) = (expected.token.as_str(), expected.method, expected.uri);
+    digest_of(&[field, token.as_bytes(), expected.key.bytes(), method.as_bytes(), uri.as_bytes()])
+}
+
+/// Of parts that cannot run into each other.
+fn digest_of(parts: &[&[u8]]) -> Thumbprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    Thumbprint::from_digest(&context.finish())
+}
+
+fn invalid(detail: impl Into<Box<str>>) -> BadProof {
+    BadProof::Invalid(detail.into())
+}
+
+impl From<BadProof> for Denial {
+    fn from(_: BadProof) -> Self {
+        Self::ProofInvalid
+    }
+}
+
+/// The algorithms of proofs, as challenges name them (RFC 9449 section 7.1).
+#[must_use]
+pub fn algorithms() -> String {
+    ASYMMETRIC.iter().copied().map(algorithm_name).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;
