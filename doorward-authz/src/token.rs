@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use self::accepted::{Audiences, TokenTypes};
 pub use self::bearer::BearerToken;
 use self::reading::{NAME, SECONDS, joined};
-pub(super) use self::reading::{name, numeric_date, text};
+pub(super) use self::reading::{filled_name, name, numeric_date, text};
 pub use self::seen::Seen;
 pub use self::unverified::{Header, UnverifiedToken};
 use self::unverified::{SPIFFE, trust_domain};

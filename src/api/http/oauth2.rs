@@ -48,7 +48,7 @@ pub(super) struct TokenForm {
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = revoke_token(&http, request).await;
-    count(&http, Inlet::Revoke, done.map_err(OAuthError::label));
+    count(&http, Inlet::Revoke, done.as_ref().copied().map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
         Err(error) => error.answer(&http),
@@ -100,7 +100,8 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
         let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
-    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(RefreshError::Denied)?;
+    let refused = |refused: Refused| RefreshError::Denied(refused.refusal.denial);
+    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(refused)?;
     revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 
