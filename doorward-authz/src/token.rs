@@ -165,6 +165,13 @@ impl TrustedIssuer {
         self.identify(token.claims, unnamed, text, Some(key), times)
     }
 
+    /// Whether this issuer signed a token that has expired, of whatever type, lifetime and audience.
+    pub(super) fn has_run_out(&self, token: UnverifiedToken<'_>, now: Timestamp) -> bool {
+        let times =
+            token.check_signature(self.keys.as_ref(), &self.algorithms).and_then(|_| Times::read(&token.claims));
+        times.is_ok_and(|times| self.ends_at(times.issued_at, times.expires_at) <= now)
+    }
+
     /// Refuses a token that says it is not an access token.
     pub(super) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Refusal> {
         let said = match TokenUse::mark(header_type, claims) {
