@@ -27,6 +27,7 @@ mod fault;
 pub mod file;
 mod issuers;
 mod listen;
+mod patterns;
 mod reach;
 mod requests;
 mod restart;
