@@ -72,7 +72,14 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let denial = decide_token(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
-        return Ok("applied");
+        // What does not say what it is, and is for us, was taken for an access token; as a refresh token, it has a session.
+        return match hinted {
+            true => match revoke_refresh_token(http, token, hinted).await {
+                Err(RefreshError::Store) => Err(OAuthError::Unavailable(STORE)),
+                Ok(()) | Err(RefreshError::Denied(_)) => Ok("applied"),
+            },
+            false => Ok("applied"),
+        };
     };
     if let Some(detail) = passing(denial) {
         return Err(OAuthError::Unavailable(detail));
