@@ -32,6 +32,9 @@ fn cause(pattern: &str) -> Option<String> {
     let (slash, any) = (|byte| byte == b'/', |_| true);
     Some(if matches(&path, &slash) {
         return None;
+    } else if pattern.contains("://") {
+        "never matches: only the path is compared, without scheme and host; write the path, and the host under `hosts`"
+            .to_owned()
     } else if matches(&path, &path) {
         let rest = pattern.trim_start_matches('^');
         let rest = if branches(rest).len() > 1 { format!("(?:{rest})") } else { rest.to_owned() };
@@ -169,6 +172,12 @@ fn in_sequence(parts: &[Ast], pattern: &str) -> Option<Foreign> {
                 }
                 text.push('\0');
             }
+            // The end of a name, as in `:id?`.
+            Ast::Repetition(repeated) if matches!(&*repeated.ast, Ast::Literal(literal) if literal.c != '/') => {
+                if let Ast::Literal(literal) = &*repeated.ast {
+                    text.push(literal.c);
+                }
+            }
             other => {
                 if !matches!(other, Ast::Literal(_) | Ast::Assertion(_) | Ast::Dot(_) | Ast::Empty(_) | Ast::Flags(_))
                     && let Some(found) = nested(other, pattern)
@@ -198,7 +207,7 @@ fn placeholder(text: &str) -> Option<String> {
         match mark {
             // `batches:run` is a name with a colon.
             ':' if is_name && !before.ends_with(|c: char| c.is_ascii_alphanumeric()) => Some(format!(":{name}")),
-            '$' if is_name && before.ends_with('/') => Some(format!("${name}")),
+            '$' if is_name && (before.is_empty() || before.ends_with('/')) => Some(format!("${name}")),
             '<' => rest.find('>').map(|end| text[at..=at + 1 + end].replace('\0', "")),
             _ => None,
         }
@@ -221,6 +230,7 @@ mod tests {
             ("(?i)admin", "begins with `/`"),
             ("a|b", "`a` never matches: a path begins with `/`; write `/a`"),
             ("/ok|admin/.*", "`admin/.*` never matches: a path begins with `/`; write `/admin/.*`"),
+            ("https://shop.test/admin", "the host under `hosts`"),
             ("(admin|users)/x", "write `/(admin|users)/x`"),
             ("[a-z]+", "write `/[a-z]+`"),
             ("/^a$b", "before `^` or behind `$`"),
@@ -288,7 +298,9 @@ mod tests {
             ("/w/:id(\\d+)", placeholder(":id")),
             ("/f/:from-:to", placeholder(":from")),
             ("/a|/u/:id", placeholder(":id")),
+            ("/w/:id?", placeholder(":id")),
             ("/z/$id", placeholder("$id")),
+            ("/z/($id)", placeholder("$id")),
             ("/z/$id/x", placeholder("$id")),
             ("/u/[id]", letters("[id]")),
             ("/u/[id]/x", letters("[id]")),

@@ -206,7 +206,7 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
             check.fault(at, format!("must be a regular expression: {reason}"));
         }
     }
-    PathMatch::Any
+    PathMatch::Exact(String::new()) // Of no path: what it does not match may be reached by other rules.
 }
 
 fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {

@@ -415,6 +415,11 @@ fn over_http_only_the_way_to_decisions_will_do() {
             format!(", path_override: /auth{}", add(&[both[0], ("x-original-method", "%REQ(X-METHOD?:METHOD)%")])),
         ),
         ("http-service-path", format!(", path_override: /livez{}", add(&both))),
+        // Envoy takes only one of them.
+        ("http-service-path", format!(", path_prefix: /auth, path_override: /auth{}", add(&both))),
+        ("http-service-path", ", path_prefix: /auth, path_override: /auth".to_owned()),
+        ("", format!(", path_prefix: \"\", path_override: /auth{}", add(&both))),
+        ("", ", path_prefix: /auth, path_override: \"\"".to_owned()),
         ("", format!(", path_override: /auth{}", add(&both))),
         ("", format!(", path_override: /auth{}", add(&forwarded))),
     ] {
