@@ -420,9 +420,10 @@ pub fn without_mark(document: &[u8]) -> &[u8] {
 
 /// Reads base64url, or base64 as some providers write it: padded or not, in lines or not, the bytes are the same.
 fn decode(text: &str) -> Option<Vec<u8>> {
-    let text: Cow<'_, str> = match text.contains(|c: char| c.is_ascii_whitespace()) {
-        true => text.split_ascii_whitespace().collect::<String>().into(),
-        false => text.into(),
+    let text: Cow<'_, str> = if text.contains(|c: char| c.is_ascii_whitespace()) {
+        text.split_ascii_whitespace().collect::<String>().into()
+    } else {
+        text.into()
     };
     let engines = [URL_SAFE_NO_PAD, URL_SAFE, STANDARD_NO_PAD, STANDARD];
     engines.iter().find_map(|engine| engine.decode(text.as_bytes()).ok())

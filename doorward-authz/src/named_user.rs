@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::claims::ClaimSet;
+use super::claims::{ClaimPath, ClaimSet};
 use super::denial::Denial;
 use super::issuer_id::user_of_tenant;
 use super::logout_token::missing;
@@ -73,7 +73,7 @@ impl TrustedIssuer {
     }
 
     fn named_otherwise(&self) -> Refusal {
-        let claim = self.claim_names.user_id.first().map(|path| path.as_str()).unwrap_or_default();
+        let claim = self.claim_names.user_id.first().map(ClaimPath::as_str).unwrap_or_default();
         let found = format_args!(
             "`{claim}` is missing; tokens of this issuer name their user by it (`claims.user_id`), and are not found by \
              `sub`"

@@ -204,10 +204,8 @@ fn is_placeholder(text: &str, path: &KeyPath) -> bool {
             let rest = &text[at + sign.len()..];
             let name = &rest
                 [..rest.bytes().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_').count()];
-            let (name, end) = match sign {
-                "__" => rest.split_once("__").unwrap_or(("", "")),
-                _ => (name, &rest[name.len()..]),
-            };
+            let (name, end) =
+                if sign == "__" { rest.split_once("__").unwrap_or(("", "")) } else { (name, &rest[name.len()..]) };
             let closes = sign == "__" || end.starts_with(sign);
             let letters = name.bytes().filter(u8::is_ascii_uppercase).count();
             let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
@@ -257,18 +255,18 @@ fn is_placeholder(text: &str, path: &KeyPath) -> bool {
 fn shown(value: &Value, form: Shown) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) if form == Shown::AsLocation => shown_location(text).map(quoted),
+        Value::String(text) if form == Shown::AsLocation => shown_location(text).map(|text| quoted(&text)),
         Value::String(text) if form == Shown::AsUrl || text.contains("://") || text.contains('@') => {
-            shown_url(text).map(quoted)
+            shown_url(text).map(|text| quoted(&text))
         }
         Value::String(text) if form == Shown::AsSecretFile && !Shown::is_file_name(text) => None,
-        Value::String(text) => Some(quoted(text.clone())),
+        Value::String(text) => Some(quoted(text)),
         other => Some(other.to_string()),
     }
 }
 
-fn quoted(text: String) -> String {
-    format!("{:?}", shorten(&text))
+fn quoted(text: &str) -> String {
+    format!("{:?}", shorten(text))
 }
 
 fn shorten(text: &str) -> String {

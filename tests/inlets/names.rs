@@ -16,10 +16,8 @@ async fn edge(issuer: &str) -> Edge {
     let signals = signals::section(&tokens, ", subjects: [iss_sub, opaque]");
     let config = tokens.config(&format!("{signals}{}", admin_keys()));
     let (head, rest) = config.split_once(keys).unwrap();
-    let head = match issuer.contains("issuer: ") {
-        true => head.replace(&format!("issuer: \"{}\", ", doorward::dev::ISSUER), ""),
-        false => head.to_owned(),
-    };
+    let own = format!("issuer: \"{}\", ", doorward::dev::ISSUER);
+    let head = if issuer.contains("issuer: ") { head.replace(&own, "") } else { head.to_owned() };
     let config = format!("{head}{issuer}, {keys}{rest}");
     Edge::of(tokens, &config).await
 }

@@ -73,13 +73,10 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
         // What does not say what it is, and is for us, was taken for an access token; as a refresh token, it has a session.
-        return match hinted {
-            true => match revoke_refresh_token(http, token, hinted).await {
-                Err(RefreshError::Store) => Err(OAuthError::Unavailable(STORE)),
-                Ok(()) | Err(RefreshError::Denied(_)) => Ok("applied"),
-            },
-            false => Ok("applied"),
-        };
+        if hinted && let Err(RefreshError::Store) = revoke_refresh_token(http, token, hinted).await {
+            return Err(OAuthError::Unavailable(STORE));
+        }
+        return Ok("applied");
     };
     if let Some(detail) = passing(denial) {
         return Err(OAuthError::Unavailable(detail));
@@ -142,7 +139,7 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
     let said = introspect(&http, request).await;
     let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(|error| error.label()));
+    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
     match said {
         Ok(said) => Json(said).into_response(),
         Err(error) => error.answer(&http),
