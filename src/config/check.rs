@@ -179,7 +179,7 @@ impl<'a> Check<'a> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         let shown = path.display();
-        let may_be_secret = by_key(at) == Some(Shown::AsSecretFile) && !Shown::is_file_name(name);
+        let may_be_secret = by_key(at) == Some(Shown::SecretFile) && !Shown::is_file_name(name);
         let message = match read {
             Err(error) if may_be_secret => {
                 format!("must name a file that holds the secret, which is not written here; cannot read it: {error}")

@@ -78,9 +78,9 @@ impl Texts<'_> {
             HirKind::Empty => from,
             HirKind::Literal(literal) => literal.0.iter().fold(from, |from, byte| {
                 let byte = (*byte).min(0x80);
-                self.consume(from, &|has: &dyn Fn(u8) -> bool| has(byte))
+                self.consume(from, |has: &dyn Fn(u8) -> bool| has(byte))
             }),
-            HirKind::Class(class) => self.consume(from, &|has: &dyn Fn(u8) -> bool| any_of(class, has)),
+            HirKind::Class(class) => self.consume(from, |has: &dyn Fn(u8) -> bool| any_of(class, has)),
             HirKind::Look(look) => match look {
                 Look::Start | Look::StartLF | Look::StartCRLF => from & (START | START_ENDED),
                 Look::End | Look::EndLF | Look::EndCRLF => {
@@ -107,7 +107,7 @@ impl Texts<'_> {
     }
 
     /// After one character, of which `any` tells whether it can be one that a test admits.
-    fn consume(&self, from: u8, any: &dyn Fn(&dyn Fn(u8) -> bool) -> bool) -> u8 {
+    fn consume(&self, from: u8, any: impl Fn(&dyn Fn(u8) -> bool) -> bool) -> u8 {
         let begins = from & START != 0 && any(&|byte| (self.first)(byte) && (self.allowed)(byte));
         let goes_on = from & INSIDE != 0 && any(self.allowed);
         if begins || goes_on { INSIDE } else { 0 }

@@ -6,15 +6,15 @@ use super::fault::{KeyPath, Step};
 /// How a value is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
-    AsWritten,
+    Written,
     /// Without what may be a credential. A text that is not a URL may be another form of connection string,
     /// password and all, or a URL that was mistyped where it matters: it is not shown.
-    AsUrl,
-    /// As [`Self::AsUrl`], with the path: it is published, and told apart by it.
-    AsLocation,
+    Url,
+    /// As [`Self::Url`], with the path: it is published, and told apart by it.
+    Location,
     /// The name of a file that holds a secret: an absolute one, or one that begins with a dot. Any other text may be
     /// the secret itself.
-    AsSecretFile,
+    SecretFile,
 }
 
 impl Shown {
@@ -111,12 +111,8 @@ pub(super) fn by_key(path: &KeyPath) -> Option<Shown> {
         let mut keys = keys();
         listed.split('.').all(|part| keys.next().is_some_and(|key| part == "*" || part == key)) && keys.next().is_none()
     };
-    let lists = [
-        (TEXTS, Shown::AsWritten),
-        (SECRET_FILES, Shown::AsSecretFile),
-        (LOCATIONS, Shown::AsLocation),
-        (URLS, Shown::AsUrl),
-    ];
+    let lists =
+        [(TEXTS, Shown::Written), (SECRET_FILES, Shown::SecretFile), (LOCATIONS, Shown::Location), (URLS, Shown::Url)];
     lists.into_iter().find(|(list, _)| list.iter().any(&is)).map(|(_, form)| form)
 }
 
@@ -158,7 +154,7 @@ mod tests {
         ] {
             assert_eq!(by_key(&hidden), None, "{hidden}");
         }
-        assert_eq!(by_key(&issuer.key("name")), Some(Shown::AsWritten));
-        assert_eq!(by_key(&issuer.key("issuer").index(1)), Some(Shown::AsLocation));
+        assert_eq!(by_key(&issuer.key("name")), Some(Shown::Written));
+        assert_eq!(by_key(&issuer.key("issuer").index(1)), Some(Shown::Location));
     }
 }

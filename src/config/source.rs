@@ -175,7 +175,7 @@ impl Source {
 
     /// A fault at a place, with the value that stands there if it may be shown.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let form = self.harmless.contains(path).then_some(Shown::AsWritten).or_else(|| by_key(path));
+        let form = self.harmless.contains(path).then_some(Shown::Written).or_else(|| by_key(path));
         let value = self.get(path).and_then(|value| match form {
             Some(form) => shown(value, form),
             None => value.is_null().then(|| "null".to_owned()),
@@ -255,11 +255,11 @@ fn is_placeholder(text: &str, path: &KeyPath) -> bool {
 fn shown(value: &Value, form: Shown) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) if form == Shown::AsLocation => shown_location(text).map(|text| quoted(&text)),
-        Value::String(text) if form == Shown::AsUrl || text.contains("://") || text.contains('@') => {
+        Value::String(text) if form == Shown::Location => shown_location(text).map(|text| quoted(&text)),
+        Value::String(text) if form == Shown::Url || text.contains("://") || text.contains('@') => {
             shown_url(text).map(|text| quoted(&text))
         }
-        Value::String(text) if form == Shown::AsSecretFile && !Shown::is_file_name(text) => None,
+        Value::String(text) if form == Shown::SecretFile && !Shown::is_file_name(text) => None,
         Value::String(text) => Some(quoted(text)),
         other => Some(other.to_string()),
     }
