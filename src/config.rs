@@ -29,6 +29,7 @@ mod fault;
 pub mod file;
 mod issuers;
 mod listen;
+mod patterns;
 mod proxy;
 mod reach;
 mod requests;

@@ -359,6 +359,11 @@ async fn users_sign_themselves_out_over_http() {
     assert_eq!(fixture.doorward.post("/logout", &first).await.0, 204);
     assert_eq!((reason(&first).await.as_str(), reason(&second).await.as_str()), ("signed_out", "ok"));
     assert_eq!(fixture.doorward.post("/logout", &first).await.0, 204, "again");
+    for misspelled in ["All=true", "ALL=true", "all=1", "al=true", "all=true&everywhere=true", "scope=user"] {
+        let (status, body) = fixture.doorward.post(&format!("/logout?{misspelled}"), &first).await;
+        assert_eq!(status, 400, "{misspelled}: {body}");
+        assert!(body.contains("urn:doorward:problem:invalid-parameter"), "{misspelled}: {body}");
+    }
     assert_eq!(fixture.doorward.post("/logout?all=true", &first).await.0, 204, "with a dead token");
     assert_eq!(reason(&second).await, "signed_out");
     assert_eq!(fixture.doorward.get("/logout").await.0, 405);

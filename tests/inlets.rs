@@ -5,6 +5,7 @@ mod alarm;
 mod backchannel;
 mod global;
 mod keycloak;
+mod names;
 mod oauth2;
 mod origins;
 mod provider;

@@ -52,13 +52,25 @@ async fn an_empty_token_is_a_missing_one_everywhere() {
     let empties: Vec<(String, Option<(&str, String)>)> = vec![
         (String::new(), Some(cookie(""))),
         (String::new(), Some(cookie("\"\""))),
+        (String::new(), Some(cookie("\""))),
+        (String::new(), Some(cookie("\" \""))),
+        (String::new(), Some(cookie("%22%22"))),
+        (String::new(), Some(cookie("%20"))),
+        (String::new(), Some(("cookie", "session =".to_owned()))),
+        (String::new(), Some(("cookie", "session_0=\"; session_1=%22%22".to_owned()))),
         (String::new(), Some(("cookie", "session_0=; session.0=".to_owned()))),
         (String::new(), Some(("authorization", "Bearer".to_owned()))),
         (String::new(), Some(("authorization", "Bearer  ".to_owned()))),
+        (String::new(), Some(("authorization", "Bearer \"\"".to_owned()))),
         (String::new(), Some(("x-token", String::new()))),
+        (String::new(), Some(("x-token", ",".to_owned()))),
+        (String::new(), Some(("x-token", " , \"\"".to_owned()))),
         (String::new(), Some(("sec-websocket-protocol", "bearer".to_owned()))),
+        (String::new(), Some(("sec-websocket-protocol", "bearer, bearer".to_owned()))),
         ("?access_token=".to_owned(), None),
         ("?a=1&access_token=&b=2".to_owned(), None),
+        ("?%61ccess_token=".to_owned(), None),
+        ("?access_token=%22%22&%61ccess_token=%20".to_owned(), None),
     ];
     for (query, header) in empties {
         let at = |path: &str| {
@@ -105,6 +117,29 @@ async fn of_several_tokens_those_that_ran_out_count_as_absent() {
             assert_eq!(verdict.headers["x-user-id"], "alice");
         }
     }
+    // Whatever else an expired one is: of another use, another audience, or longer lived than is accepted.
+    for changes in [
+        json!({"token_use": "refresh"}),
+        json!({"aud": "other"}),
+        json!({"iat": now() - 9_000_000}),
+        json!({"sub": null, "jti": null}),
+    ] {
+        let mut claims = json!({"iat": now() - 7200, "exp": now() - 3600});
+        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let dead = fixture.tokens.with(claims);
+        assert_eq!(fixture.reason(with("/", &good, &[&dead])).await, "ok", "{changes}");
+    }
+    // Two fields that are empty are none; in another form than that two fields are refused.
+    for raw in [false, true] {
+        let twice = |first: &str, second: &str| {
+            let ask = get("/optional").header("x-token", first).header("x-token", second);
+            if raw { ask.raw() } else { ask }
+        };
+        assert_eq!(fixture.reason(twice("", "")).await, "ok", "{raw}");
+        assert_eq!(fixture.reason(twice("", "\"\"").token(&good)).await, "ok", "{raw}");
+        assert_eq!(fixture.reason(twice(&good, "")).await, "ok", "{raw}");
+        assert_eq!(fixture.reason(twice(&good, &other)).await, "multiple_tokens", "{raw}");
+    }
     // A flood of them is refused before their signatures are checked.
     let many: Vec<_> = (0..9).map(|_| fixture.expired()).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
@@ -139,6 +174,38 @@ async fn no_leftover_locks_out_who_signs_out_or_in() {
     assert_eq!(fixture.checks.check(both).await.status, 204);
     for token in [&one, &two] {
         assert_eq!(fixture.reason(get("/").token(token)).await, "signed_out");
+    }
+    // A second `Authorization`, whatever it says, is refused elsewhere.
+    for raw in [false, true] {
+        for second in [String::new(), "same".to_owned(), "Basic YTpi".to_owned(), format!("Bearer {stranger}")] {
+            for swapped in [false, true] {
+                let token = fixture.tokens.of("alice");
+                let own = format!("Bearer {token}");
+                let second = if second == "same" { own.clone() } else { second.clone() };
+                let (first, second) = if swapped { (second, own) } else { (own, second) };
+                let at = |path: &str| {
+                    let ask = ask("POST", path).header("authorization", &first).header("authorization", &second);
+                    if raw { ask.raw() } else { ask }
+                };
+                let what = format!("{first:.20} {second:.20} {raw}");
+                assert_ne!(fixture.reason(at("/")).await, "ok", "{what}");
+                let refreshed = fixture.checks.check(at("/refresh")).await;
+                assert_eq!((refreshed.reason(), refreshed.headers["x-user-id"].as_str()), ("ok", "alice"), "{what}");
+                assert_eq!(fixture.checks.check(at("/logout")).await.status, 204, "{what}");
+                assert_eq!(fixture.reason(get("/").token(&token)).await, "signed_out", "{what}");
+            }
+        }
+    }
+    // Cookies of which nothing verifies are as none for who comes back: nobody is named, and nothing goes on.
+    for dead in [stranger.clone(), garbage.to_owned(), fixture.tokens.with(json!({"aud": "other"})), "\"x".to_owned()] {
+        let asked = get("/refresh").header("cookie", format!("session={dead}")).header("x-user-id", "root");
+        let verdict = fixture.checks.check(asked).await;
+        assert_eq!((verdict.reason(), verdict.status), ("ok", 200), "{dead}");
+        assert!(verdict.removed.iter().any(|name| name == "x-user-id"), "{verdict:?}");
+        assert!(verdict.removed.iter().any(|name| name == "cookie"), "no service reads it by itself: {verdict:?}");
+        assert_ne!(fixture.reason(get("/logout").header("cookie", format!("session={dead}"))).await, "ok", "{dead}");
+        let beside = get("/refresh").header("cookie", format!("session={dead}")).token(garbage);
+        assert_eq!(fixture.reason(beside).await, "malformed_token");
     }
     // A token that does not verify is not enough.
     assert_eq!(fixture.reason(get("/refresh").token(&stranger)).await, "unknown_key");
@@ -253,6 +320,33 @@ async fn a_websocket_brings_its_token_as_a_subprotocol() {
                 assert_eq!(sent, rest, "the upstream does not see the token");
                 assert_eq!(verdict.removed.iter().any(|name| name == "sec-websocket-protocol"), rest.is_none());
             }
+        }
+        let (other, dead) = (fixture.tokens.of("bob"), fixture.expired());
+        for (lines, reason, rest) in [
+            (vec![format!("bearer, {dead}, bearer, {good}")], "ok", None),
+            (vec![format!("bearer, {dead}"), format!("chat, bearer, {good}, v2")], "ok", Some("chat, v2")),
+            (vec![format!("bearer, bearer, {good}")], "ok", None),
+            (vec![format!("bearer, {good}, bearer, {good}, bearer")], "ok", None),
+            (vec![format!("bearer, {good}, bearer, {other}")], "multiple_tokens", None),
+            (vec![format!("bearer, {good}"), format!("bearer, {other}")], "multiple_tokens", None),
+            (vec![format!("bearer, {dead}, bearer, {}", fixture.expired())], "expired", None),
+        ] {
+            for raw in [false, true] {
+                let asked = lines.iter().fold(get("/"), |ask, line| ask.header("sec-websocket-protocol", line));
+                let verdict = fixture.checks.check(if raw { asked.raw() } else { asked }).await;
+                assert_eq!(verdict.reason(), reason, "{lines:?}");
+                if reason == "ok" && !forwards {
+                    assert_eq!(verdict.headers.get("sec-websocket-protocol").map(String::as_str), rest, "{lines:?}");
+                }
+            }
+        }
+        // Who signs out is signed out with every token of the offer.
+        let (one, two) = (fixture.tokens.of("carol"), fixture.tokens.of("dave"));
+        let offer = format!("bearer, {one}, bearer, {two}");
+        let verdict = fixture.checks.check(ask("POST", "/logout").header("sec-websocket-protocol", &offer)).await;
+        assert_eq!(verdict.status, 204);
+        for token in [&one, &two] {
+            assert_eq!(fixture.reason(get("/").token(token)).await, "signed_out");
         }
         assert_eq!(fixture.reason(get("/").header("sec-websocket-protocol", "chat")).await, "missing_token");
         assert_eq!(fixture.reason(get("/").header("sec-websocket-protocol", "bearer, x")).await, "malformed_token");

@@ -18,7 +18,7 @@ pub use super::identity::{IdentityField, PayloadHeader};
 use super::rule::{Access, RequestView, Requirements, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token::VerifiedToken;
-use super::token_source::{TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, protocols, spellings_in_query};
+use super::token_source::{Offer, TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, spellings_in_query};
 
 /// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
@@ -88,16 +88,17 @@ impl<'a> Forward<'a> {
     /// Answers the offer of a WebSocket's client, which ends the handshake when none of its subprotocols is
     /// selected: by the word before the token, unless the upstream has others to choose from.
     fn select_protocol(&mut self, word: &'a str, request: &RequestView<'_>, withholds: bool) {
-        let mut items = protocols(request).collect::<Vec<_>>();
-        let Some(at) = items.iter().position(|item| *item == word.as_bytes()) else { return };
+        let offer = Offer::read(request, word);
+        if !offer.has_word {
+            return;
+        }
         if withholds {
-            items.drain(at..items.len().min(at + 2));
-            match String::from_utf8(items.join(&b", "[..])) {
+            match String::from_utf8(offer.rest.join(&b", "[..])) {
                 Ok(rest) if !rest.is_empty() => self.set.push((WEBSOCKET_PROTOCOL, Cow::Owned(rest))),
                 _ => self.remove.push(WEBSOCKET_PROTOCOL),
             }
         }
-        if !withholds || items.is_empty() {
+        if !withholds || offer.rest.is_empty() {
             self.response.push((WEBSOCKET_PROTOCOL, word));
         }
     }

@@ -110,6 +110,16 @@ impl IssuerId {
         self.0.iter().any(|spelling| matches!(spelling, Spelling::Tenants { .. }))
     }
 
+    /// Whether a user of this tenant may be named by a token: only of the spellings with `{tenant}` the tenants are
+    /// known.
+    pub(super) fn may_have_tenant(&self, tenant: &str) -> bool {
+        let allows = |spelling: &Spelling| match spelling {
+            Spelling::Exact(_) => true,
+            Spelling::Tenants { tenants, .. } => tenants.allow(tenant),
+        };
+        Tenants::is_id(tenant) && self.0.iter().any(allows)
+    }
+
     /// The spellings that can be told whole.
     pub fn exact(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|spelling| match spelling {

@@ -2,6 +2,7 @@
 
 mod soundness;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -149,6 +150,9 @@ pub enum RejectedKey {
     Secret,
     NotForSignatures,
     WeakRsa,
+    /// A coordinate or a point that has not the octets of its curve, leading zeros included (RFC 7518 section 6.2.1.2,
+    /// RFC 8037 section 2). Go, PyJWT and the Web Cryptography API refuse such a key, too.
+    CoordinateLength,
     /// Not a point of the curve, or one of so small an order that anyone can sign for it.
     NotOnCurve,
     AlgorithmNotAllowed,
@@ -156,12 +160,13 @@ pub enum RejectedKey {
 }
 
 impl RejectedKey {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::UnknownType,
         Self::Secret,
         Self::NotForSignatures,
         Self::WeakRsa,
+        Self::CoordinateLength,
         Self::NotOnCurve,
         Self::AlgorithmNotAllowed,
         Self::DuplicateId,
@@ -175,6 +180,7 @@ impl RejectedKey {
             Self::Secret => "secret",
             Self::NotForSignatures => "not_for_signatures",
             Self::WeakRsa => "weak_rsa",
+            Self::CoordinateLength => "coordinate_length",
             Self::NotOnCurve => "not_on_curve",
             Self::AlgorithmNotAllowed => "algorithm_not_allowed",
             Self::DuplicateId => "duplicate_id",
@@ -234,11 +240,11 @@ impl Jwks {
         let mut found: Vec<(Key, usize)> = Vec::new();
         for (place, member) in members.iter().enumerate() {
             match read_key(member, algorithms) {
-                // The very same key twice is one key.
-                Ok(_) if found.iter().any(|(_, seen)| members[*seen] == *member) => {}
+                // The same key twice is one key, however it is written.
+                Ok(key) if found.iter().any(|(seen, _)| *seen == key) => {}
                 Ok(key) => found.push((key, place)),
                 Err(cause) => {
-                    let id = member.get("kid").and_then(Value::as_str).map(str::to_owned);
+                    let id = member.get("kid").and_then(|id| key_id(id).ok().flatten());
                     unfit.push(LeftOut { cause, place, id });
                 }
             }
@@ -323,11 +329,22 @@ pub const fn is_hmac(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
 
+/// A `kid`; one that is null or empty is absent, and a whole number, which some providers write, counts as its text.
+fn key_id(id: &Value) -> Result<Option<String>, RejectedKey> {
+    match id {
+        Value::Null => Ok(None),
+        Value::String(id) => Ok(Some(id.clone()).filter(|id| !id.is_empty())),
+        Value::Number(id) if id.is_i64() || id.is_u64() => Ok(Some(id.to_string())),
+        _ => Err(RejectedKey::Malformed),
+    }
+}
+
 fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, RejectedKey> {
     let jwk = jwk.as_object().ok_or(RejectedKey::Malformed)?;
+    // What is null or empty is absent.
     let text = |name: &str| match jwk.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(_) => Err(RejectedKey::Malformed),
     };
     let bytes = |name: &str| {
@@ -371,12 +388,15 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, RejectedKey> {
             };
             let (x, y) = (bytes("x")?, bytes("y")?);
             if x.len() != size || y.len() != size {
-                return Err(RejectedKey::Malformed); // RFC 7518 section 6.2.1.2: the full size of a coordinate.
+                return Err(RejectedKey::CoordinateLength);
             }
             (fitting, Public::Ec(verification, [&[0x04], x.as_slice(), y.as_slice()].concat()))
         }
         "OKP" if text("crv")? == Some("Ed25519") => {
             let point = bytes("x")?;
+            if point.len() != 32 {
+                return Err(RejectedKey::CoordinateLength);
+            }
             if !is_sound_ed25519(&point) {
                 return Err(RejectedKey::NotOnCurve);
             }
@@ -392,7 +412,8 @@ fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, RejectedKey> {
     };
     let algorithm =
         algorithm.filter(|algorithm| algorithms.contains(algorithm)).ok_or(RejectedKey::AlgorithmNotAllowed)?;
-    Ok(Key::new(text("kid")?.map(str::to_owned), algorithm, Material::Public(public.parse(algorithm)?)))
+    let id = jwk.get("kid").map_or(Ok(None), key_id)?;
+    Ok(Key::new(id, algorithm, Material::Public(public.parse(algorithm)?)))
 }
 
 /// A document without the byte order mark that some servers write before it, and which is not of it (RFC 8259
@@ -402,9 +423,15 @@ pub fn without_mark(document: &[u8]) -> &[u8] {
     document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document)
 }
 
-/// Reads base64url, or base64 as some providers write it; padded or not, the bytes are the same.
+/// Reads base64url, or base64 as some providers write it: padded or not, in lines or not, the bytes are the same.
 fn decode(text: &str) -> Option<Vec<u8>> {
-    [URL_SAFE_NO_PAD, URL_SAFE, STANDARD_NO_PAD, STANDARD].iter().find_map(|engine| engine.decode(text).ok())
+    let text: Cow<'_, str> = if text.contains(|c: char| c.is_ascii_whitespace()) {
+        text.split_ascii_whitespace().collect::<String>().into()
+    } else {
+        text.into()
+    };
+    let engines = [URL_SAFE_NO_PAD, URL_SAFE, STANDARD_NO_PAD, STANDARD];
+    engines.iter().find_map(|engine| engine.decode(text.as_bytes()).ok())
 }
 
 /// A public key as it is written.
@@ -511,6 +538,27 @@ mod tests {
         check(vec![ed()], Ok(&[(None, Algorithm::EdDSA)]));
         check(vec![with(ed(), "alg", json!("Ed25519"))], Ok(&[(None, Algorithm::EdDSA)]));
         check(vec![ec(), ec()], Ok(&[(Some("1"), Algorithm::ES256)]));
+        // In another writing, as providers that join several sources publish it.
+        let padded = |name: &str| json!(format!("{}=", ec()[name].as_str().unwrap()));
+        let lines = |name: &str| {
+            json!(format!("{}\r\n {}\n", &ec()[name].as_str().unwrap()[..20], &ec()[name].as_str().unwrap()[20..]))
+        };
+        for (name, value) in [
+            ("use", json!("sig")),
+            ("use", json!("")),
+            ("alg", json!("ES256")),
+            ("alg", json!("")),
+            ("x5t", json!("abc")),
+            ("key_ops", json!(["verify"])),
+            ("kid", json!(1)),
+            ("x", padded("x")),
+            ("y", lines("y")),
+        ] {
+            check(vec![ec(), with(ec(), name, value.clone())], Ok(&[(Some("1"), Algorithm::ES256)]));
+            check(vec![with(ec(), name, value)], Ok(&[(Some("1"), Algorithm::ES256)]));
+        }
+        check(vec![with(ec(), "kid", json!(""))], Ok(&[(None, Algorithm::ES256)]));
+        check(vec![with(ec(), "kid", json!(u64::MAX))], Ok(&[(Some("18446744073709551615"), Algorithm::ES256)]));
         check(vec![with(ec(), "use", json!("jwt-svid"))], Ok(&[(Some("1"), Algorithm::ES256)]));
     }
 
@@ -559,7 +607,7 @@ mod tests {
 
     #[test]
     fn unfit_keys_are_left_out() {
-        let other = with(ec(), "use", json!("sig"));
+        let other = json!({"kty": "EC", "crv": "P-256", "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU", "kid": "1"});
         for (keys, reason) in [
             (vec![with(ec(), "use", json!("enc"))], RejectedKey::NotForSignatures),
             (vec![with(ec(), "key_ops", json!(["sign"]))], RejectedKey::NotForSignatures),
@@ -569,10 +617,17 @@ mod tests {
             (vec![with(ed(), "x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))], RejectedKey::NotOnCurve),
             (vec![with(ed(), "x", json!("7____________________________________________38"))], RejectedKey::NotOnCurve),
             (vec![with(ec(), "y", json!("AEtl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"))], RejectedKey::NotOnCurve),
-            (vec![with(ec(), "x", json!("MKBC"))], RejectedKey::Malformed),
+            (vec![with(ec(), "x", json!("MKBC"))], RejectedKey::CoordinateLength),
+            (vec![with(ec(), "x", json!("oEJM0hwpRIOKLXXJKzfnbqINnwCJOjtO7oo8Cq_sPg"))], RejectedKey::CoordinateLength),
+            (
+                vec![with(ec(), "x", json!("ADCgQkzSHClEg4otdckrN-duog2fAIk6O07uijwKr-w-"))],
+                RejectedKey::CoordinateLength,
+            ),
+            (vec![with(ed(), "x", json!("AAAA"))], RejectedKey::CoordinateLength),
             (vec![with(ec(), "crv", json!("secp256k1"))], RejectedKey::UnknownType),
             (vec![with(ec(), "alg", json!("RS256"))], RejectedKey::AlgorithmNotAllowed),
-            (vec![with(ec(), "kid", json!(1))], RejectedKey::Malformed),
+            (vec![with(ec(), "kid", json!(1.5))], RejectedKey::Malformed),
+            (vec![with(ec(), "kid", json!(["1"]))], RejectedKey::Malformed),
             (vec![with(rsa(), "alg", json!("HS256"))], RejectedKey::AlgorithmNotAllowed),
             (vec![with(rsa(), "alg", json!("RSA-OAEP"))], RejectedKey::AlgorithmNotAllowed),
             (
@@ -600,7 +655,8 @@ mod tests {
     #[test]
     fn a_key_that_is_left_out_is_named() {
         let strange = with(with(ec(), "use", json!("enc")), "kid", json!("a`\n"));
-        let keys = json!({"keys": [rsa(), strange, {"kty": "oct"}, ec(), with(ec(), "use", json!("sig"))]});
+        let other = json!({"kty": "EC", "crv": "P-256", "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU", "kid": 1});
+        let keys = json!({"keys": [rsa(), strange, {"kty": "oct"}, ec(), other, {"kty": "EC", "kid": 7}]});
         let (_, unfit) = Jwks::from_value(&keys, &ASYMMETRIC).unwrap();
         let named: Vec<_> = unfit.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -608,6 +664,7 @@ mod tests {
             [
                 "not_for_signatures (kid `a\\u{60}\\u{a}`)",
                 "secret (keys[2])",
+                "unknown_type (kid `7`)",
                 "duplicate_id (kid `1`)",
                 "duplicate_id (kid `1`)"
             ]

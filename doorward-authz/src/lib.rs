@@ -16,6 +16,7 @@ pub mod introspection;
 pub mod issuer_id;
 pub mod jwks;
 pub mod logout_token;
+pub mod named_user;
 pub mod path;
 pub mod readings;
 pub mod refresh_token;

@@ -6,11 +6,10 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
-use super::issuer_id::user_of_tenant;
 use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, numeric_date, text};
+use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, filled_name, numeric_date, text};
 
 /// The member of `events` that makes a logout token (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -68,24 +67,20 @@ impl TrustedIssuer {
     }
 
     fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Refusal> {
-        let (session, subject) = (filled(claims, "sid")?, filled(claims, "sub")?);
-        let tenant = self.issuer.tenant_of(claims)?;
-        let user = subject.filter(|_| self.names_users_by_sub());
-        let user = user.map(|user| user_of_tenant(tenant.as_deref(), &user));
+        let session = filled_name("sid", claims.get("sid"))?;
+        filled_name("sub", claims.get("sub"))?;
         let target = |kind, id: &str| Target::new(self.name.clone(), kind, TargetId::new(id));
-        match (session, user) {
-            (_, Some(user)) if self.logout.always_user => Ok(self.closing_user(target(Kind::User, &user), issued_at)),
-            (Some(session), _) => Ok(self.closing_session(target(Kind::Session, &session), now)),
-            (None, Some(user)) => Ok(self.closing_user(target(Kind::User, &user), issued_at)),
+        // Where a session is named that counts, the user is not needed.
+        let user = match &session {
+            Some(_) if !self.logout.always_user => None,
+            _ => self.user_in_message(claims)?,
+        };
+        match (user, session) {
+            (Some(user), _) => Ok(self.closing_user(target(Kind::User, &user), issued_at)),
+            (None, Some(session)) => Ok(self.closing_session(target(Kind::Session, &session), now)),
             (None, None) => Err(missing("sid` or `sub")),
         }
         .map(|revocation| Revocation { origin: Origin::SignedOut, ..revocation })
-    }
-
-    /// Whether `sub`, by which other messages name users, is what this issuer's tokens are revoked by.
-    #[must_use]
-    pub fn names_users_by_sub(&self) -> bool {
-        self.claim_names.user_id.iter().any(|path| path.as_str() == "sub")
     }
 
     /// Whoever names a session as ended means all of its tokens, those to come included.

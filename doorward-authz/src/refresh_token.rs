@@ -13,12 +13,16 @@ use super::token_use::TokenUse;
 /// Claims that only an ID token has (OpenID Connect Core 1.0); ID tokens are known to more parties than refresh tokens.
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
+/// What else an ID token says, of how its user signed in and of the person. A refresh token for the same client seldom
+/// does, and has a `jti`, by which its issuer knows it again.
+const USUAL_IN_ID_TOKENS: [&str; 7] = ["auth_time", "acr", "amr", "email", "name", "preferred_username", "picture"];
+
 impl TrustedIssuer {
     /// The revocation of the session that a refresh token belongs to, or of the token itself if it names no session.
     ///
-    /// Its issuer must have signed it. Its audience is the issuer, its lifetime is its own affair, and it
-    /// may have expired. `hinted`: the client says that it is one (`token_type_hint`); without that it must
-    /// say so itself.
+    /// Its issuer must have signed it. Its audience and its lifetime are its own affair, and it may have expired.
+    /// `hinted`: the client says that it is one (`token_type_hint`), which counts for a token that does not say what it
+    /// is and does not look like an ID token; without that it must say so itself.
     pub fn sign_out_by_refresh_token(
         &self,
         token: UnverifiedToken<'_>,
@@ -29,7 +33,11 @@ impl TrustedIssuer {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         let token_type = token.token_type();
         let claims = token.into_claims();
-        if !is_refresh_token(&token_type, &claims, hinted && self.may_be_refreshed_by(&claims)) {
+        if !is_refresh_token(
+            &token_type,
+            &claims,
+            hinted && (self.may_be_refreshed_by(&claims) || !is_like_id_token(&claims)),
+        ) {
             return Err(Denial::WrongType.into());
         }
         if claims.contains_key("iat") {
@@ -48,7 +56,7 @@ impl TrustedIssuer {
         Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, note: None })
     }
 
-    /// An ID token is meant for a client, a refresh token for the issuer itself or for our audiences.
+    /// Whether it is for the issuer itself or for our audiences, as no ID token is: that is meant for a client.
     fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
         let names_issuer = |audience: &Value| audience.as_str().is_some_and(|text| self.issuer.name(text).is_some());
         let of_issuer = match claims.get("aud") {
@@ -59,6 +67,10 @@ impl TrustedIssuer {
         let ours = matches!(self.audiences, Audiences::OneOf(_)) && self.check_audience(claims).is_ok();
         ours || of_issuer
     }
+}
+
+fn is_like_id_token(claims: &ClaimSet) -> bool {
+    !claims.contains_key("jti") || USUAL_IN_ID_TOKENS.iter().any(|name| claims.contains_key(name))
 }
 
 fn is_refresh_token(token_type: &str, claims: &ClaimSet, hinted: bool) -> bool {

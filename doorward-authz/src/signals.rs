@@ -225,7 +225,8 @@ impl Transmitter {
         let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
         match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
             Some(Ok(revocations)) => Ok(EventOutcome::Revocations(revocations)),
-            Some(Err(Unmapped)) => Ok(EventOutcome::Unmapped),
+            Some(Err(Unmapped::Nobody)) => Ok(EventOutcome::Unmapped),
+            Some(Err(Unmapped::NamedOtherwise(refusal))) => Err(refusal.into()),
             None => Err(missing("sub_id").into()),
         }
     }

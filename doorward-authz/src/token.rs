@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use self::accepted::{Audiences, TokenTypes};
 pub use self::bearer::BearerToken;
 use self::reading::{NAME, SECONDS, joined};
-pub(super) use self::reading::{name, numeric_date, text};
+pub(super) use self::reading::{filled_name, name, numeric_date, text};
 pub use self::seen::Seen;
 pub use self::unverified::{Header, UnverifiedToken};
 use self::unverified::{SPIFFE, trust_domain};
@@ -173,6 +173,13 @@ impl TrustedIssuer {
         let unnamed = || TargetId::digest(token.signing_input.as_bytes());
         let text = self.revocable_by_text.then(|| token.text_digest());
         self.identify(token.claims, unnamed, text, Some(key), times)
+    }
+
+    /// Whether this issuer signed a token that has expired, of whatever type, lifetime and audience.
+    pub(super) fn has_run_out(&self, token: UnverifiedToken<'_>, now: Timestamp) -> bool {
+        let times =
+            token.check_signature(self.keys.as_ref(), &self.algorithms).and_then(|_| Times::read(&token.claims));
+        times.is_ok_and(|times| self.ends_at(times.issued_at, times.expires_at) <= now)
     }
 
     /// Refuses a token that says it is not an access token.

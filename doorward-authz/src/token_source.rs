@@ -71,6 +71,8 @@ pub struct Found<'a> {
     pub others: Vec<FoundToken<'a>>,
     /// Why something that stands where a token may is not one.
     pub denial: Option<Denial>,
+    /// Whether all of it stands in cookies, which a browser sends along though nobody meant it to.
+    pub only_cookies: bool,
 }
 
 impl<'a> Found<'a> {
@@ -94,9 +96,9 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Takes a value that may be empty, which is none.
+    /// Takes a value that may be emptied, which is none.
     fn take_value(&mut self, value: &'a [u8], max_bytes: usize) {
-        if value.is_empty() {
+        if is_emptied(value) {
             return;
         }
         match BearerToken::parse(value, max_bytes) {
@@ -110,34 +112,46 @@ impl<'a> Found<'a> {
     }
 }
 
+/// The schemes that are looked for where this one is configured, each with what it says of the token.
+fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
+    let is_bearer = configured.eq_ignore_ascii_case(BEARER);
+    let said = if is_bearer {
+        Scheme::Bearer
+    } else if configured.eq_ignore_ascii_case(dpop::SCHEME) {
+        Scheme::Dpop
+    } else {
+        Scheme::Unsaid
+    };
+    [(configured, said)].into_iter().chain(is_bearer.then_some((dpop::SCHEME, Scheme::Dpop)))
+}
+
 impl TokenSettings {
-    /// Every token of a request. A value that is empty is none: that is how cookies are taken away.
+    /// Every token of a request, those in cookies last. A value that is emptied is none: that is how cookies are taken
+    /// away.
     #[must_use]
     pub fn find<'a>(&self, request: &RequestView<'a>) -> Found<'a> {
-        let mut found = Found::default();
+        let (mut found, mut cookies) = (Found::default(), Found::default());
         for source in &self.from {
             match source {
-                TokenSource::Header { name, scheme } => {
-                    let mut fields = request.header(name);
+                TokenSource::Header { name, scheme: Some(scheme) } => {
+                    self.find_credentials(request, name, scheme, &mut found);
+                }
+                TokenSource::Header { name, scheme: None } => {
+                    // Envoy joins repeated fields with commas, which no token has.
+                    let fields = request.header(name).flat_map(|field| field.split(|b| *b == b','));
+                    let mut fields = fields.map(<[u8]>::trim_ascii).filter(|field| !is_emptied(field));
                     let Some(field) = fields.next() else { continue };
-                    if fields.next().is_some() {
+                    found.take_value(field, self.max_bytes);
+                    for other in fields {
                         found.refuse(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
-                        continue;
-                    }
-                    match scheme {
-                        Some(scheme) => match self.credentials(field, scheme) {
-                            Ok(Some((token, scheme))) => found.take(Cow::Borrowed(token.as_str()), scheme),
-                            Ok(None) => {}
-                            Err(denial) => found.refuse(denial),
-                        },
-                        None => found.take_value(field, self.max_bytes),
+                        found.take_value(other, self.max_bytes);
                     }
                 }
-                TokenSource::Cookie(name) => self.find_cookie(request, name, &mut found),
+                TokenSource::Cookie(name) => self.find_cookie(request, name, &mut cookies),
                 TokenSource::ChunkedCookie(name) => {
-                    self.find_cookie(request, name, &mut found);
+                    self.find_cookie(request, name, &mut cookies);
                     for mark in ["_", "."] {
-                        self.find_chunks(request, &format!("{name}{mark}"), &mut found);
+                        self.find_chunks(request, &format!("{name}{mark}"), &mut cookies);
                     }
                 }
                 TokenSource::Query(name) => {
@@ -149,32 +163,52 @@ impl TokenSettings {
                     }
                 }
                 TokenSource::WebSocketProtocol(word) => {
-                    if let Some(token) = protocols(request).skip_while(|item| *item != word.as_bytes()).nth(1) {
+                    for token in Offer::read(request, word).tokens {
                         found.take_value(token, self.max_bytes);
                     }
                 }
             }
         }
+        found.only_cookies = found.first.is_none() && found.denial.is_none();
+        for token in cookies.first.into_iter().chain(cookies.others) {
+            found.take(token.text, token.scheme);
+        }
+        found.denial = found.denial.or(cookies.denial);
         found
     }
 
     /// The token behind a scheme; where `Bearer` is looked for, so is `DPoP`.
     fn credentials<'a>(&self, field: &'a [u8], scheme: &str) -> Result<Option<(BearerToken<'a>, Scheme)>, Denial> {
-        let of = |scheme: &str| BearerToken::from_credentials(field, scheme, self.max_bytes);
-        let is_bearer = scheme.eq_ignore_ascii_case(BEARER);
-        if let Some(token) = of(scheme)? {
-            let is_dpop = scheme.eq_ignore_ascii_case(dpop::SCHEME);
-            let said = if is_bearer {
-                Scheme::Bearer
-            } else if is_dpop {
-                Scheme::Dpop
-            } else {
-                Scheme::Unsaid
-            };
-            return Ok(Some((token, said)));
+        for (scheme, said) in schemes(scheme) {
+            if let Some(token) = BearerToken::from_credentials(field, scheme, self.max_bytes)? {
+                return Ok(Some((token, said)));
+            }
         }
-        let token = if is_bearer { of(dpop::SCHEME)? } else { None };
-        Ok(token.map(|token| (token, Scheme::Dpop)))
+        Ok(None)
+    }
+
+    /// Finds the token of an `Authorization` field. More of it than one field with one token is refused where a token
+    /// must be good; each is found all the same, for who signs out or in.
+    fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
+        let fields = || request.header(name);
+        if fields().nth(1).is_some() && !fields().all(is_emptied) {
+            found.refuse(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
+        }
+        for field in fields() {
+            match self.credentials(field, scheme) {
+                Ok(token) => {
+                    token.into_iter().for_each(|(token, said)| found.take(Cow::Borrowed(token.as_str()), said))
+                }
+                Err(denial) => {
+                    found.refuse(denial);
+                    for (scheme, said) in schemes(scheme) {
+                        for token in BearerToken::all_in(field, scheme, self.max_bytes) {
+                            found.take(Cow::Borrowed(token.as_str()), said);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn find_cookie<'a>(&self, request: &RequestView<'a>, name: &str, found: &mut Found<'a>) {
@@ -200,7 +234,7 @@ impl TokenSettings {
             if values.any(|other| other.map(unquoted) != Ok(chunk)) {
                 return found.refuse(Denial::MultipleTokens);
             }
-            if chunk.is_empty() || whole.len() > self.max_bytes {
+            if is_emptied(chunk) || whole.len() > self.max_bytes {
                 break;
             }
             whole.extend_from_slice(chunk);
@@ -225,6 +259,19 @@ fn cookies<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
     request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii)
 }
 
+/// Whether nothing is left of a value but quotes and white space, escaped or not: how places are emptied.
+pub(super) fn is_emptied(value: &[u8]) -> bool {
+    let mut rest = value;
+    while let [first, ..] = rest {
+        rest = match rest {
+            [b'%', b'2', b'0' | b'2' | b'7', after @ ..] => after,
+            [_, after @ ..] if matches!(first, b'"' | b'\'') || first.is_ascii_whitespace() => after,
+            _ => return false,
+        };
+    }
+    true
+}
+
 /// A cookie's value without the quotes that it may have (RFC 6265 section 4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     match value {
@@ -246,10 +293,29 @@ pub(super) fn spellings_in_query<'a>(request: &RequestView<'a>, name: &str) -> V
     spelled.filter_map(|spelled| std::str::from_utf8(spelled).ok()).collect()
 }
 
-/// The subprotocols that a WebSocket's client offers.
-pub(super) fn protocols<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
-    let items = request.header(WEBSOCKET_PROTOCOL).flat_map(|field| field.split(|b| *b == b','));
-    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+/// The subprotocols that a WebSocket's client offers: each item behind the word is a token, and the rest is not.
+#[derive(Default)]
+pub(super) struct Offer<'a> {
+    pub(super) has_word: bool,
+    pub(super) tokens: Vec<&'a [u8]>,
+    pub(super) rest: Vec<&'a [u8]>,
+}
+
+impl<'a> Offer<'a> {
+    pub(super) fn read(request: &RequestView<'a>, word: &str) -> Self {
+        let items = request.header(WEBSOCKET_PROTOCOL).flat_map(|field| field.split(|b| *b == b','));
+        let mut items = items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).peekable();
+        let mut offer = Self::default();
+        while let Some(item) = items.next() {
+            if item == word.as_bytes() {
+                offer.has_word = true;
+                offer.tokens.extend(items.next_if(|next| *next != word.as_bytes()));
+            } else {
+                offer.rest.push(item);
+            }
+        }
+        offer
+    }
 }
 
 impl TokenSource {
@@ -317,7 +383,9 @@ fn value_of<'a, R: AsRef<[u8]>>(
     let (spelled, value) = pair.split_at(pair.iter().position(|b| *b == b'=')?);
     match spelled {
         exact if exact == name.as_bytes() => Some(Ok(&value[1..])),
-        odd if lenient(odd).as_ref() == name.as_bytes() => Some(Err(Denial::MalformedToken)),
+        odd if lenient(odd).as_ref() == name.as_bytes() && !is_emptied(&value[1..]) => {
+            Some(Err(Denial::MalformedToken))
+        }
         _ => None,
     }
 }

@@ -17,22 +17,59 @@ pub enum TokenUse {
     Message,
 }
 
-/// The claims in which uses are named: `typ` of Keycloak, `token_use` of Cognito, `token_type` of SimpleJWT and
-/// RFC 7662, `type` of Flask, `tokenName` of ForgeRock, `tokenType` of Casdoor, `purpose` of Curity.
-const CLAIMS: [&str; 9] =
-    ["typ", "type", "use", "token_use", "token_type", "tokenUse", "tokenType", "tokenName", "purpose"];
+/// A claim in which uses are named, without case and separators: `tokenUse` and `TOKEN_USE` are `tokenuse`.
+struct Claim {
+    name: &'static str,
+    /// Whether it is about tokens alone. In one that may be about anything, a word counts only if it says so of a token.
+    of_tokens: bool,
+    /// Abbreviations that mean a use in this claim only.
+    abbreviated: &'static [(&'static str, TokenUse)],
+}
 
-/// Abbreviations that mean a use in one claim only: `tok_type` of Oracle, `drn` of Descope, `tty` of FusionAuth.
-const ABBREVIATED: [(&str, &str, TokenUse); 8] = [
-    ("tok_type", "at", TokenUse::Access),
-    ("tok_type", "it", TokenUse::Id),
-    ("tok_type", "rt", TokenUse::Refresh),
-    ("tok_type", "rjt", TokenUse::Refresh),
-    ("drn", "ds", TokenUse::Access),
-    ("drn", "dsr", TokenUse::Refresh),
-    ("tty", "at", TokenUse::Access),
-    ("tty", "it", TokenUse::Id),
+const fn claim(name: &'static str) -> Claim {
+    Claim { name, of_tokens: true, abbreviated: &[] }
+}
+
+const fn vague(name: &'static str) -> Claim {
+    Claim { of_tokens: false, ..claim(name) }
+}
+
+const fn abbreviating(name: &'static str, abbreviated: &'static [(&'static str, TokenUse)]) -> Claim {
+    Claim { abbreviated, ..claim(name) }
+}
+
+/// `typ` of Keycloak, `token_use` of Cognito, `token_type` of SimpleJWT and RFC 7662, `type` of Flask, `tokenName` of
+/// ForgeRock, `tokenType` of Casdoor, `purpose` of Curity, `tok_type` of Oracle, `tty` of FusionAuth, `drn` of Descope.
+const CLAIMS: [Claim; 17] = [
+    claim("typ"),
+    claim("type"),
+    claim("use"),
+    claim("tokenuse"),
+    claim("tokenusage"),
+    claim("tokentype"),
+    claim("tokentyp"),
+    claim("tokenname"),
+    claim("tokenkind"),
+    claim("tokencategory"),
+    claim("tokenpurpose"),
+    claim("purpose"),
+    vague("kind"),
+    vague("category"),
+    vague("usage"),
+    abbreviating("toktype", &[("at", TokenUse::Access), ("it", TokenUse::Id), ("rjt", TokenUse::Refresh)]),
+    abbreviating("tty", &[("at", TokenUse::Access), ("it", TokenUse::Id)]),
 ];
+
+const DRN: Claim = abbreviating("drn", &[("ds", TokenUse::Access), ("dsr", TokenUse::Refresh)]);
+
+/// Claims that are `true` in refresh tokens.
+const FLAGS: [&str; 4] = ["refresh", "isrefresh", "refreshtoken", "isrefreshtoken"];
+
+/// Where a token that is for nothing but refreshing says so as its only scope.
+const SCOPES: [&str; 3] = ["scope", "scopes", "scp"];
+
+/// The id of the access token that a refresh token of Spring Security belongs to.
+const ACCESS_TOKEN_ID: &str = "ati";
 
 /// Media types of other JWTs, without hyphens and `+jwt`: some are signed by the issuer of access tokens and are for
 /// the same audience, as introspection responses (RFC 9701) are.
@@ -62,52 +99,120 @@ impl TokenUse {
 
     /// As [`Self::named`], with the place of the mark.
     #[must_use]
-    pub fn mark(header_type: Option<&str>, claims: &ClaimSet) -> Option<(Self, &'static str)> {
-        let abbreviated = ABBREVIATED.iter().filter_map(|(claim, word, means)| {
-            let written = claims.get(claim)?;
-            written.as_str().is_some_and(|text| text.eq_ignore_ascii_case(word)).then_some((*means, *claim))
-        });
-        let in_claims = CLAIMS.iter().filter_map(|claim| Some((Self::of_claim(&claims.get(claim)?)?, *claim)));
-        let events = Self::has_events(claims).then_some((Self::Message, "events"));
+    pub fn mark<'a>(header_type: Option<&str>, claims: &'a ClaimSet) -> Option<(Self, &'a str)> {
+        let in_claims = claims.names().filter_map(|name| Self::of_member(name, claims));
         let header = header_type.and_then(Self::of_word).map(|named| (named, "`typ` of the header"));
-        let named = header.into_iter().chain(in_claims).chain(abbreviated).chain(events);
-        named.max_by_key(|(named, _)| *named != Self::Access)
+        header.into_iter().chain(in_claims).max_by_key(|(named, _)| *named != Self::Access)
     }
 
-    fn of_claim(claim: &Value) -> Option<Self> {
-        match claim {
-            Value::String(word) => Self::of_word(word),
+    /// The use that one claim names.
+    fn of_member<'a>(name: &'a str, claims: &ClaimSet) -> Option<(Self, &'a str)> {
+        let is = |bare: &str| is_bare(name, bare);
+        if let Some(claim) = CLAIMS.iter().chain([&DRN]).find(|claim| is(claim.name)) {
+            return Some((claim.read(&claims.get(name)?)?, name));
+        }
+        let named = if FLAGS.into_iter().any(is) {
+            (claims.get(name)? == true).then_some(Self::Refresh)
+        } else if SCOPES.contains(&name) {
+            only_word(&claims.get(name)?).filter(|word| is_scope_of_refreshing(word)).map(|_| Self::Refresh)
+        } else if name == ACCESS_TOKEN_ID {
+            claims.get(name)?.is_string().then_some(Self::Refresh)
+        } else {
+            (name == "events" && reports_events(&claims.get(name)?)).then_some(Self::Message)
+        };
+        Some((named?, name))
+    }
+
+    /// The use that one word names, however it is spelled: `Refresh`, `refresh_token`, `refreshToken`, `refreshJwt`,
+    /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let lower = word.trim().to_ascii_lowercase();
+        let lower = lower.strip_prefix("application/").or_else(|| lower.strip_prefix(URN)).unwrap_or(&lower);
+        let bare = lower.strip_suffix("+jwt").unwrap_or(lower).replace(['-', '_', ' '], "");
+        let bare = bare.strip_suffix("token").unwrap_or(&bare);
+        Some(match bare {
+            "access" => Self::Access,
+            "id" | "serializedid" => Self::Id,
+            "refresh" | "offline" | "rt" => Self::Refresh,
+            "logout" | "secevent" | "initialaccess" | "registrationaccess" => Self::Message,
+            "at" if lower.ends_with("+jwt") => Self::Access,
+            other if lower.ends_with("+jwt") && MESSAGES.contains(&other) => Self::Message,
+            other => {
+                let affixes = ["jwt", "token"];
+                let inner = affixes.iter().find_map(|affix| other.strip_suffix(affix).or(other.strip_prefix(affix)));
+                return (inner == Some("refresh")).then_some(Self::Refresh);
+            }
+        })
+    }
+}
+
+impl Claim {
+    fn read(&self, value: &Value) -> Option<TokenUse> {
+        match value {
+            Value::String(word) => self.of_word(word),
             Value::Array(words) => {
-                let words = words.iter().filter_map(|word| Self::of_word(word.as_str()?));
-                words.max_by_key(|named| *named != Self::Access)
+                let words = words.iter().filter_map(|word| self.of_word(word.as_str()?));
+                words.max_by_key(|named| *named != TokenUse::Access)
             }
             _ => None,
         }
     }
 
-    /// The use that one word names, however it is spelled: `Refresh`, `refresh_token`, `refreshToken`,
-    /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
-    #[must_use]
-    pub fn of_word(word: &str) -> Option<Self> {
-        let lower = word.to_ascii_lowercase();
-        let lower = lower.strip_prefix("application/").or_else(|| lower.strip_prefix(URN)).unwrap_or(&lower);
-        let bare = lower.strip_suffix("+jwt").unwrap_or(lower).replace(['-', '_', ' '], "");
-        Some(match bare.strip_suffix("token").unwrap_or(&bare) {
-            "access" => Self::Access,
-            "id" | "serializedid" => Self::Id,
-            "refresh" | "offline" => Self::Refresh,
-            "logout" | "secevent" | "initialaccess" | "registrationaccess" => Self::Message,
-            "rt" if lower.ends_with("+jwt") => Self::Refresh,
-            "at" if lower.ends_with("+jwt") => Self::Access,
-            other if lower.ends_with("+jwt") && MESSAGES.contains(&other) => Self::Message,
-            _ => return None,
-        })
+    fn of_word(&self, word: &str) -> Option<TokenUse> {
+        let bare = word.trim();
+        let abbreviated = self.abbreviated.iter().find(|(known, _)| bare.eq_ignore_ascii_case(known));
+        if let Some((_, named)) = abbreviated {
+            return Some(*named);
+        }
+        let named = TokenUse::of_word(bare)?;
+        let says_token = || bare.to_ascii_lowercase().contains("token");
+        (self.of_tokens || named == TokenUse::Refresh && !bare.eq_ignore_ascii_case("offline") || says_token())
+            .then_some(named)
     }
+}
 
-    /// Whether claims report events (RFC 8417 section 2.2): `events` is an object whose names are URIs.
-    fn has_events(claims: &ClaimSet) -> bool {
-        let Some(Value::Object(events)) = claims.get("events") else { return false };
-        events.iter().any(|(uri, event)| uri.contains(':') && event.is_object())
+/// Whether a name is this one but for letter case and separators.
+fn is_bare(name: &str, bare: &str) -> bool {
+    // Most names are of other claims, and longer or shorter; what is named in the log is short.
+    (bare.len()..=bare.len() + 4).contains(&name.len())
+        && name
+            .bytes()
+            .filter(|b| !matches!(b, b'_' | b'-' | b'.' | b' '))
+            .map(|b| b.to_ascii_lowercase())
+            .eq(bare.bytes())
+}
+
+/// The only word of a text or a list.
+fn only_word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => {
+            let mut words = text.split_ascii_whitespace();
+            words.next().filter(|_| words.next().is_none()).map(str::to_owned)
+        }
+        Value::Array(items) => match items.as_slice() {
+            [Value::String(word)] => Some(word.trim().to_owned()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is what a client asked for (Salesforce), and
+/// `refresh` alone may be an API's own.
+fn is_scope_of_refreshing(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    is_bare(word.strip_prefix("role_").unwrap_or(&word), "refreshtoken")
+}
+
+/// Whether a claim reports events (RFC 8417 section 2.2): their names are URIs.
+fn reports_events(events: &Value) -> bool {
+    match events {
+        Value::Object(events) => events.keys().any(|uri| uri.contains(':')),
+        Value::Array(events) => {
+            events.iter().filter_map(Value::as_str).any(|uri| uri.contains("://schemas.openid.net/"))
+        }
+        _ => false,
     }
 }
 
@@ -142,6 +247,10 @@ mod tests {
         }
         check(None, json!({"events": {"https://schemas.example/event": {}}}), Some(TokenUse::Message));
         check(None, json!({"events": ["concert"]}), None);
+        check(None, json!({"events": {"concert": true}}), None);
+        check(None, json!({"events": {"https://schemas.example/event": true}}), Some(TokenUse::Message));
+        check(None, json!({"events": {"https://schemas.example/event": null}}), Some(TokenUse::Message));
+        check(None, json!({"events": ["http://schemas.openid.net/event/backchannel-logout"]}), Some(TokenUse::Message));
         check(None, json!({"tok_type": "RT"}), Some(TokenUse::Refresh));
         check(None, json!({"drn": "DSR"}), Some(TokenUse::Refresh));
         check(None, json!({"type": "it"}), None);
@@ -152,6 +261,56 @@ mod tests {
             ["access", "access_token", "access-token", "at+jwt", "urn:ietf:params:oauth:token-type:access_token"]
         {
             check(None, json!({"token_type": word}), Some(TokenUse::Access));
+        }
+        for name in [
+            "token_kind",
+            "tokenKind",
+            "TokenType",
+            "TOKEN-TYPE",
+            "token.type",
+            "Typ",
+            "category",
+            "kind",
+            "usage",
+            "token_usage",
+            "tok_type",
+            "tty",
+            "drn",
+            "Token_Purpose",
+        ] {
+            for word in
+                ["refresh", "refresh_token", " Refresh ", "RT", "rt", "refreshJwt", "jwt_refresh", "refresh-jwt"]
+            {
+                check(None, json!({name: word}), Some(TokenUse::Refresh));
+                check(Some("at+jwt"), json!({name: [word]}), Some(TokenUse::Refresh));
+            }
+            check(None, json!({name: "id_token"}), Some(TokenUse::Id));
+        }
+        for name in ["refresh", "is_refresh", "isRefresh", "refresh_token", "isRefreshToken"] {
+            check(None, json!({name: true}), Some(TokenUse::Refresh));
+            check(None, json!({name: false}), None);
+            check(None, json!({name: "abc"}), None);
+        }
+        for scope in
+            [json!("refresh_token"), json!("REFRESH_TOKEN"), json!(["ROLE_REFRESH_TOKEN"]), json!(" refreshToken ")]
+        {
+            check(None, json!({"scope": scope}), Some(TokenUse::Refresh));
+            check(None, json!({"scopes": scope}), Some(TokenUse::Refresh));
+        }
+        check(None, json!({"ati": "5e1f", "jti": "x"}), Some(TokenUse::Refresh));
+        // What ordinary access tokens say.
+        for claims in [
+            json!({"scp": "api refresh_token openid"}),
+            json!({"scope": "offline_access"}),
+            json!({"scope": "refresh"}),
+            json!({"category": "offline", "kind": "id", "usage": "logout"}),
+            json!({"kind": "user", "category": "books", "usage": "metered"}),
+            json!({"ati": 5}),
+            json!({"refresh_token_id": true, "ref_type": "rt", "reuse": "rt"}),
+            json!({"type": "jwt", "use": "sig", "authenticationType": "refresh"}),
+            json!({"token_type": "Bearer", "typ": "JWT", "type": "jwt_id"}),
+        ] {
+            check(Some("JWT"), claims, None);
         }
         for word in ["Bearer", "DPoP", "sliding", "JWT", "app", "", "valid", "identity", "token"] {
             check(Some("JWT"), json!({"typ": word, "token_use": 1}), None);

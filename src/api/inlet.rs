@@ -53,6 +53,15 @@ pub(super) struct Refused {
     pub(super) issuer: Option<IssuerName>,
 }
 
+impl Refused {
+    /// What a message lacks, for its sender: of one whose signature was verified only, which is when its claims are
+    /// looked at.
+    pub(super) fn told(&self) -> Option<&str> {
+        let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
+        self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())
+    }
+}
+
 impl<T: Into<Refusal>> From<T> for Refused {
     fn from(refusal: T) -> Self {
         Self { refusal: refusal.into(), issuer: None }
@@ -65,24 +74,21 @@ pub(super) async fn verified<T>(
     state: &State,
     inlet: Inlet,
     attempt: impl Fn(&Policy) -> Result<T, Refused>,
-) -> Result<T, Denial> {
+) -> Result<T, Refused> {
     let policy = state.policy();
     let mut attempted = attempt(&policy);
     if let Err(Refused { refusal: Refusal { denial: Denial::UnknownKey, .. }, issuer: Some(issuer) }) = &attempted {
         let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
         attempted = attempt(&state.policy());
     }
-    attempted.map_err(|Refused { refusal, issuer }| {
-        log(&policy, inlet, &refusal, issuer.as_ref());
-        refusal.denial
-    })
+    attempted.inspect_err(|refused| log(&policy, inlet, refused))
 }
 
 /// Logs why a message is not taken.
-fn log(policy: &Policy, inlet: Inlet, refusal: &Refusal, issuer: Option<&IssuerName>) {
+fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
     if policy.decision_log != DecisionLog::None {
         let (inlet, reason) = (inlet.label(), refusal.denial.label());
-        let issuer = issuer.map(tracing::field::display);
+        let issuer = issuer.as_ref().map(tracing::field::display);
         info!(inlet, reason, detail = refusal.detail.as_deref(), issuer, "message refused");
     }
 }

@@ -49,6 +49,7 @@ fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
         check.list(&at.key("platforms"), &platforms, "; leave it out for any platform");
     }
     for (index, platform) in platforms.iter().enumerate() {
+        check.no_wildcard(&at.key("platforms").index(index), platform, "for any platform leave `platforms` out");
         if !fits_header(platform) {
             check.fault(&at.key("platforms").index(index), "must be printable ASCII: it is compared with a header");
         }

@@ -11,6 +11,7 @@ use url::{Host, Url};
 
 use super::fault::{Fault, KeyPath};
 use super::file::Span;
+use super::shown::{Shown, by_key};
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
@@ -113,6 +114,13 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// A text of a list that is compared as it is written: a word for all is not one.
+    pub(super) fn no_wildcard(&mut self, at: &KeyPath, text: &str, cure: &str) {
+        if text.contains('*') || text.eq_ignore_ascii_case("any") {
+            self.fault(at, format!("is compared as it is written, not as a pattern; {cure}"));
+        }
+    }
+
     /// A list that is written must say something: empty could be read as all or as none.
     pub(super) fn list<T>(&mut self, at: &KeyPath, items: &[T], leave_out: &str) {
         if items.is_empty() {
@@ -171,7 +179,11 @@ impl<'a> Check<'a> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         let shown = path.display();
+        let may_be_secret = by_key(at) == Some(Shown::SecretFile) && !Shown::is_file_name(name);
         let message = match read {
+            Err(error) if may_be_secret => {
+                format!("must name a file that holds the secret, which is not written here; cannot read it: {error}")
+            }
             Err(error) => format!("cannot read {shown}: {error}"),
             Ok(0) => format!("the file {shown} is empty"),
             Ok(_) if bytes.len() as u64 > MAX_FILE => format!("the file {shown} is over {MAX_FILE} bytes"),

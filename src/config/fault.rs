@@ -138,10 +138,19 @@ impl Fault {
     }
 }
 
-/// A URL as it is shown: without user, password, query and fragment, each of which may hold a credential. `None`
-/// for what is no URL with an authority, or where an `@` further on tells that the parts are not what they seem:
-/// `https://user:1?2@host`.
+/// A URL as it is shown: scheme, host and port. A credential may stand in all that is left out: in the user, the
+/// password, the query, the fragment and, of a webhook, the path. `None` for what is not a URL with an authority, or
+/// where an `@` further on tells that the parts are not what they seem: `https://user:1?2@host`.
 pub(crate) fn shown_url(text: &str) -> Option<String> {
+    shown_parts(text, false)
+}
+
+/// As [`shown_url`], with the path, for what is published to anyone.
+pub(super) fn shown_location(text: &str) -> Option<String> {
+    shown_parts(text, true)
+}
+
+fn shown_parts(text: &str, with_path: bool) -> Option<String> {
     let url = Url::parse(text).ok().filter(Url::has_authority)?;
     let is_plain = |part: Option<&str>| !part.unwrap_or_default().contains('@');
     if !(is_plain(Some(url.path())) && is_plain(url.query()) && is_plain(url.fragment())) {
@@ -156,5 +165,7 @@ pub(crate) fn shown_url(text: &str) -> Option<String> {
     let (scheme, path) = (url.scheme(), url.path());
     let path = if path == "/" && !text.ends_with('/') && rest.is_empty() { "" } else { path };
     let (host, port) = (url.host_str().unwrap_or_default(), url.port().map(|port| format!(":{port}")));
+    // Without a host it is the path of a socket.
+    let path = if with_path || path.len() < 2 || host.is_empty() { path } else { "/…" };
     Some(format!("{scheme}://{credentials}{host}{}{path}{rest}", port.unwrap_or_default()))
 }

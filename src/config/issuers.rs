@@ -138,6 +138,11 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
         Some(AudiencesFile::OneOf(list)) => {
             check.list(&at_tenants, list, "; for all tenants write `any`");
             for (index, tenant) in list.iter().enumerate() {
+                check.no_wildcard(
+                    &at_tenants.index(index),
+                    tenant,
+                    "for all tenants write `tenants: any`, without brackets",
+                );
                 if !Tenants::is_id(tenant) {
                     check.fault(&at_tenants.index(index), "must be a tenant id: letters, digits, `-`, `.` and `_`");
                 }
@@ -148,6 +153,7 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
     let templated = written.iter().any(|(_, text)| text.contains('{'));
     let mut spellings = Vec::new();
     for (at, text) in written {
+        check.no_wildcard(&at, text, "write the `iss` that tokens have");
         check.text(&at, text);
         match text.split(Spelling::TENANT).collect::<Vec<_>>().as_slice() {
             parts if parts.iter().any(|part| part.contains(['{', '}'])) || parts.len() > 2 => {
@@ -190,7 +196,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
             }
             Audiences::Any
         }
-        AudiencesFile::OneOf(list) => Audiences::OneOf(texts(check, &at.key("audiences"), list)),
+        AudiencesFile::OneOf(list) => {
+            let cure = "for any audience write `audiences: any`, without brackets";
+            Audiences::OneOf(texts(check, &at.key("audiences"), list, cure))
+        }
     };
     let algorithms = algorithms(check, &at.key("algorithms"), file);
     let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, issuer_id.exact().next(), &algorithms);
@@ -198,7 +207,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     let logout = file.backchannel_logout.clone().unwrap_or_default();
     let logout_audiences = logout.audiences.map(|list| {
         let at = at.key("backchannel_logout").key("audiences");
-        Audiences::OneOf(texts(check, &at, &list))
+        Audiences::OneOf(texts(check, &at, &list, "name the client ids"))
     });
     let token_types = token_types(check, &at.key("token_types"), &file.token_types);
     if !file.accept.contains(&Accepted::Access) {
@@ -256,9 +265,10 @@ fn dpop(check: &mut Check<'_>, at: &KeyPath, file: &DpopFile) -> DpopPolicy {
     }
 }
 
-fn texts(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {
+fn texts(check: &mut Check<'_>, at: &KeyPath, list: &[String], cure: &str) -> Vec<String> {
     check.list(at, list, "");
     for (index, text) in list.iter().enumerate() {
+        check.no_wildcard(&at.index(index), text, cure);
         check.text(&at.index(index), text);
     }
     list.to_vec()
@@ -299,6 +309,7 @@ fn algorithms(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> Vec<Alg
 fn token_types(check: &mut Check<'_>, at: &KeyPath, names: &[String]) -> Option<TokenTypes> {
     check.list(at, names, "; leave it out for the default");
     for (index, name) in names.iter().enumerate() {
+        check.no_wildcard(&at.index(index), name, "name the types");
         check.text(&at.index(index), name);
         if TokenTypes::new(std::slice::from_ref(name)).is_err() {
             check.fault(&at.index(index), "must not be allowed: such a token is a message between servers, not access");

@@ -11,6 +11,9 @@ use crate::authz::rule::{HostPattern, Match, PathMatch, Rule};
 pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
     for (index, later) in rules.iter().enumerate() {
         let Some(wanted) = &later.matches else { continue };
+        if matches!(&wanted.path, PathMatch::Exact(path) if path.is_empty()) {
+            continue; // Its pattern has a fault already.
+        }
         let hides = |earlier: &&Rule| {
             // Rules that protect apply in any case.
             let any_case = later.loosens() && !earlier.loosens();

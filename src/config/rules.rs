@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use regex::RegexBuilder;
-use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::Value;
 
 use super::check::{Check, DAY, SECOND};
@@ -14,6 +13,7 @@ use super::file::{
     SignOutScope, StreamsFile, ThenFile,
 };
 use super::issuers::claim_path;
+use super::patterns::{self, Foreign};
 use super::{reach, templates};
 use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
@@ -186,13 +186,19 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
     // Alone first: `a)|(b` would slip out of the anchors.
     match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
         Ok(_) if pattern.is_empty() => check.fault(at, "must not be empty"),
-        Ok(_) if !matches_ascii(pattern) => check
-            .fault(at, "never matches: a path has no byte beyond ASCII; write its escapes, such as `%C3%A9` for `é`"),
-        Ok(regex) => match templates::in_pattern(pattern).as_deref() {
-            None => return PathMatch::Regex(regex),
-            Some("/*") => check.fault(at, "`/*` repeats the slash; write `/.*` for whatever follows it"),
-            Some(special) => {
+        Ok(regex) => match (patterns::foreign(pattern), patterns::never_matches(pattern)) {
+            (Some(Foreign::Slashes), _) => {
+                check.fault(at, "`/*` repeats the slash; write `/.*` for whatever follows it");
+            }
+            (Some(Foreign::Placeholder(special)), _) => {
                 check.fault(at, format!("`{special}` matches nothing but itself; write `[^/]+` for one segment"));
+            }
+            (_, Some(cause)) => check.fault(at, cause),
+            (foreign, None) => {
+                if let Some(Foreign::Letters(class)) = foreign {
+                    check.warn(at, format!("`{class}` matches one of its characters; write `[^/]+` for one segment"));
+                }
+                return PathMatch::Regex(regex);
             }
         },
         Err(error) => {
@@ -201,24 +207,7 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
             check.fault(at, format!("must be a regular expression: {reason}"));
         }
     }
-    PathMatch::Any
-}
-
-/// Whether any text of ASCII alone matches.
-fn matches_ascii(pattern: &str) -> bool {
-    fn ascii(hir: &Hir) -> bool {
-        match hir.kind() {
-            HirKind::Empty | HirKind::Look(_) => true,
-            HirKind::Literal(literal) => literal.0.is_ascii(),
-            HirKind::Class(Class::Unicode(class)) => class.iter().any(|range| range.start().is_ascii()),
-            HirKind::Class(Class::Bytes(class)) => class.iter().any(|range| range.start().is_ascii()),
-            HirKind::Repetition(repeated) => repeated.min == 0 || ascii(&repeated.sub),
-            HirKind::Capture(group) => ascii(&group.sub),
-            HirKind::Concat(parts) => parts.iter().all(ascii),
-            HirKind::Alternation(branches) => branches.iter().any(ascii),
-        }
-    }
-    regex_syntax::parse(pattern).is_ok_and(|hir| ascii(&hir))
+    PathMatch::Exact(String::new()) // Of no path: what it does not match may be reached by other rules.
 }
 
 fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {

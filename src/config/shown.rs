@@ -6,34 +6,41 @@ use super::fault::{KeyPath, Step};
 /// How a value is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
-    AsWritten,
+    Written,
     /// Without what may be a credential. A text that is not a URL may be another form of connection string,
     /// password and all, or a URL that was mistyped where it matters: it is not shown.
-    AsUrl,
+    Url,
+    /// As [`Self::Url`], with the path: it is published, and told apart by it.
+    Location,
+    /// The name of a file that holds a secret: an absolute one, or one that begins with a dot. Any other text may be
+    /// the secret itself.
+    SecretFile,
+}
+
+impl Shown {
+    /// Whether this text is the name of a file and not what it should hold.
+    pub(super) fn is_file_name(text: &str) -> bool {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-');
+        ["/", "./", "../"].iter().any(|start| text.starts_with(start)) && text.bytes().all(is_plain)
+    }
 }
 
 /// The keys, without the numbers of list items; `*` is any key of a map.
 const TEXTS: &[&str] = &[
     "admin.keys.may",
-    "admin.keys.name",
     "api_keys.header",
     "api_keys.keys.domains",
     "api_keys.keys.expires",
-    "api_keys.keys.id",
     "api_keys.keys.platforms",
     "api_keys.platform_header",
     "errors.realm",
     "identity.headers.*",
     "identity.payload.header",
-    "identity.payload.sign.key_file",
     "issuers.algorithms",
     "issuers.audiences",
     "issuers.backchannel_logout.audiences",
     "issuers.claims.*",
-    "issuers.introspection.client_id",
-    "issuers.introspection.client_secret_file",
     "issuers.keys.jwks_file",
-    "issuers.keys.secret_file",
     "issuers.name",
     "issuers.token_types",
     "listen.admin",
@@ -42,13 +49,10 @@ const TEXTS: &[&str] = &[
     "listen.mode",
     "listen.tls.cert_file",
     "listen.tls.client_ca_file",
-    "listen.tls.key_file",
     "revocation.embedded.path",
     "revocation.redis.adopt",
     "revocation.redis.ca_file",
     "revocation.redis.key_prefix",
-    "revocation.redis.password_file",
-    "revocation.redis.username",
     "rules",
     "rules.match.hosts",
     "rules.match.methods",
@@ -62,26 +66,33 @@ const TEXTS: &[&str] = &[
     "rules.require.scopes",
     "signals.transmitters.audience",
     "signals.transmitters.keys.jwks_file",
-    "signals.transmitters.keys.secret_file",
-    "signals.transmitters.poll.token_file",
-    "signals.transmitters.push.token_file",
-    "signals.transmitters.stream.token_file",
     "signals.transmitters.target_issuer",
-    "telemetry.replay_alarm.token_file",
     "token.from.cookie",
     "token.from.header",
     "token.from.query",
     "token.from.scheme",
 ];
 
+const SECRET_FILES: &[&str] = &[
+    "identity.payload.sign.key_file",
+    "issuers.introspection.client_secret_file",
+    "issuers.keys.secret_file",
+    "listen.tls.key_file",
+    "revocation.redis.password_file",
+    "signals.transmitters.keys.secret_file",
+    "signals.transmitters.poll.token_file",
+    "signals.transmitters.push.token_file",
+    "signals.transmitters.stream.token_file",
+    "telemetry.replay_alarm.token_file",
+];
+
+const LOCATIONS: &[&str] =
+    &["issuers.issuer", "issuers.keys.jwks_url", "signals.transmitters.issuer", "signals.transmitters.keys.jwks_url"];
+
 const URLS: &[&str] = &[
     "issuers.introspection.url",
-    "issuers.issuer",
-    "issuers.keys.jwks_url",
     "listen.cors_origins",
     "revocation.redis.url",
-    "signals.transmitters.issuer",
-    "signals.transmitters.keys.jwks_url",
     "signals.transmitters.poll.url",
     "signals.transmitters.stream.push_url",
     "telemetry.otlp.endpoint",
@@ -100,7 +111,9 @@ pub(super) fn by_key(path: &KeyPath) -> Option<Shown> {
         let mut keys = keys();
         listed.split('.').all(|part| keys.next().is_some_and(|key| part == "*" || part == key)) && keys.next().is_none()
     };
-    if TEXTS.iter().any(&is) { Some(Shown::AsWritten) } else { URLS.iter().any(is).then_some(Shown::AsUrl) }
+    let lists =
+        [(TEXTS, Shown::Written), (SECRET_FILES, Shown::SecretFile), (LOCATIONS, Shown::Location), (URLS, Shown::Url)];
+    lists.into_iter().find(|(list, _)| list.iter().any(&is)).map(|(_, form)| form)
 }
 
 #[cfg(test)]
@@ -119,7 +132,7 @@ mod tests {
     #[test]
     fn every_listed_key_is_a_key_of_the_file() {
         let schema = Schema::new();
-        for listed in TEXTS.iter().chain(URLS) {
+        for listed in [TEXTS, SECRET_FILES, LOCATIONS, URLS].into_iter().flatten() {
             let types = ["string", "array", "object", "number"];
             let known = paths(&schema, listed).iter().any(|path| types.iter().any(|name| schema.accepts(path, name)));
             assert!(known, "{listed}");
@@ -141,7 +154,7 @@ mod tests {
         ] {
             assert_eq!(by_key(&hidden), None, "{hidden}");
         }
-        assert_eq!(by_key(&issuer.key("name")), Some(Shown::AsWritten));
-        assert_eq!(by_key(&issuer.key("issuer").index(1)), Some(Shown::AsUrl));
+        assert_eq!(by_key(&issuer.key("name")), Some(Shown::Written));
+        assert_eq!(by_key(&issuer.key("issuer").index(1)), Some(Shown::Location));
     }
 }

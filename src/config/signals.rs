@@ -57,6 +57,7 @@ fn transmitter(
     whole: &ConfigFile,
 ) -> Option<Transmitter> {
     check.text(&at.key("issuer"), &file.issuer);
+    check.no_wildcard(&at.key("audience"), &file.audience, "write the `aud` that its tokens have");
     check.text(&at.key("audience"), &file.audience);
     if file.keys.secret_file.is_some() {
         check

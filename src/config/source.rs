@@ -7,7 +7,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::{Options, Spanned};
 
-use super::fault::{Fault, KeyPath, Place, Step, shown_url};
+use super::fault::{Fault, KeyPath, Place, Step, shown_location, shown_url};
 use super::schema::Schema;
 use super::shown::{Shown, by_key};
 
@@ -166,7 +166,7 @@ impl Source {
     pub(super) fn placeholders(&self) -> Vec<KeyPath> {
         let holds = |path: &&KeyPath| {
             let text = self.get(path).and_then(Value::as_str);
-            text.is_some_and(|text| is_placeholder(text, path.is_secret()))
+            text.is_some_and(|text| is_placeholder(text, path))
         };
         let mut found: Vec<_> = self.places.keys().filter(holds).cloned().collect();
         found.sort();
@@ -175,7 +175,7 @@ impl Source {
 
     /// A fault at a place, with the value that stands there if it may be shown.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let form = self.harmless.contains(path).then_some(Shown::AsWritten).or_else(|| by_key(path));
+        let form = self.harmless.contains(path).then_some(Shown::Written).or_else(|| by_key(path));
         let value = self.get(path).and_then(|value| match form {
             Some(form) => shown(value, form),
             None => value.is_null().then(|| "null".to_owned()),
@@ -184,11 +184,41 @@ impl Source {
     }
 }
 
-/// Whether a template of another tool is left in a text: `${NAME}`, `$(NAME)`, `{{ name }}`, or `$NAME` alone.
-/// A secret may begin with `$` and hold any brackets: of a secret only `${NAME}` counts.
-fn is_placeholder(text: &str, is_secret: bool) -> bool {
+/// Keys whose texts have brackets and signs of their own.
+fn is_of_paths(path: &KeyPath) -> bool {
+    let is_match = |step: &Step| matches!(step, Step::Key(name) if name == "path" || name.starts_with("path_"));
+    path.steps().last().is_some_and(is_match)
+}
+
+/// Whether a template of another tool is left in a text: `${NAME}` of a shell, `$(NAME)` of Kubernetes, `{{ name }}`,
+/// `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`, `@NAME@`, `__NAME__` and `<name>` of build tools,
+/// `$NAME`, and `{name}` in a URL. A secret may hold any of these signs: of a secret only `${NAME}` counts, and a
+/// placeholder that is all of it.
+fn is_placeholder(text: &str, path: &KeyPath) -> bool {
+    let is_secret = path.is_secret();
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let opens_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    // A name in capitals between two signs; `%AB%` may be escapes.
+    let capitals = |sign: &str, least: usize| {
+        text.match_indices(sign).any(|(at, _)| {
+            let rest = &text[at + sign.len()..];
+            let name = &rest
+                [..rest.bytes().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_').count()];
+            let (name, end) =
+                if sign == "__" { rest.split_once("__").unwrap_or(("", "")) } else { (name, &rest[name.len()..]) };
+            let closes = sign == "__" || end.starts_with(sign);
+            let letters = name.bytes().filter(u8::is_ascii_uppercase).count();
+            let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+            closes && is_name && letters >= least && opens_name(name)
+        })
+    };
+    let between = |open: &str, close: &str| text.split_once(open).is_some_and(|(_, rest)| rest.contains(close));
+    let angled = |text: &str| {
+        text.split('<').skip(1).filter_map(|rest| rest.split_once('>')).any(|(name, _)| {
+            let fits = |c: char| is_word(c) || matches!(c, ' ' | '-' | '.');
+            name.len() <= 64 && opens_name(name) && name.chars().all(fits)
+        })
+    };
     let braced = |open: &str, close: char| {
         text.match_indices(open).any(|(at, _)| {
             let rest = &text[at + open.len()..];
@@ -197,23 +227,46 @@ fn is_placeholder(text: &str, is_secret: bool) -> bool {
             opens_name(rest) && ends
         })
     };
-    let alone = text.strip_prefix('$').is_some_and(|name| {
-        opens_name(name) && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    if is_secret {
+        let is_all = |open: &str, close: &str| text.trim().starts_with(open) && text.trim().ends_with(close);
+        let is_placeholder = is_all("$(", ")") && braced("$(", ')') || is_all("<", ">") && angled(text);
+        return braced("${", '}') || is_placeholder || is_all("{{", "}}") || is_all("{%", "%}") || is_all("<%", "%>");
+    }
+    if braced("${", '}') || braced("$(", ')') || between("{{", "}}") || between("{%", "%}") || between("<%", "%>") {
+        return true;
+    }
+    if is_of_paths(path) {
+        return false; // Where these are part of a pattern, or have a fault of their own.
+    }
+    // `$web` may be the name of a container in a path; no host begins with `$`.
+    let dollar = text.match_indices('$').any(|(at, _)| {
+        let name = text[at + 1..].chars().take_while(|c| is_word(*c)).collect::<String>();
+        opens_name(&name) && name.len() > 1 && !name.contains(|c: char| c.is_ascii_lowercase())
     });
-    let mustache = text.split_once("{{").is_some_and(|(_, rest)| rest.contains("}}"));
-    braced("${", '}') || !is_secret && (alone || mustache || braced("$(", ')'))
+    let (scheme, rest) = text.split_once("://").unwrap_or((text, ""));
+    let host = rest.split('/').next().unwrap_or_default();
+    let is_issuer =
+        matches!(path.steps(), [Step::Key(first), _, Step::Key(name), ..] if first == "issuers" && name == "issuer");
+    let of_url = scheme.len() < text.len() && (host.contains('$') || braced("{", '}') && !is_issuer);
+    dollar || of_url || angled(text) || braced("#{", '}') || capitals("%", 3) || capitals("@", 3) || capitals("__", 2)
 }
 
 /// A value as it is shown in a message; maps and lists are not.
 fn shown(value: &Value, form: Shown) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) if form == Shown::AsUrl || text.contains("://") || text.contains('@') => {
-            shown_url(text).map(|text| format!("{:?}", shorten(&text)))
+        Value::String(text) if form == Shown::Location => shown_location(text).map(|text| quoted(&text)),
+        Value::String(text) if form == Shown::Url || text.contains("://") || text.contains('@') => {
+            shown_url(text).map(|text| quoted(&text))
         }
-        Value::String(text) => Some(format!("{:?}", shorten(text))),
+        Value::String(text) if form == Shown::SecretFile && !Shown::is_file_name(text) => None,
+        Value::String(text) => Some(quoted(text)),
         other => Some(other.to_string()),
     }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{:?}", shorten(text))
 }
 
 fn shorten(text: &str) -> String {
@@ -239,6 +292,9 @@ fn syntax_fault(error: &serde_saphyr::Error) -> Fault {
     let place = error.location().map(|location| Place::Line(location.line()));
     let message = error.without_snippet().to_string();
     let message = message.split('\n').next().unwrap_or_default();
+    // What stands between backticks is of the document, such as a password that begins with `!`.
+    let message: String =
+        message.split('`').enumerate().map(|(at, part)| if at % 2 == 1 { "`…`" } else { part }).collect();
     Fault { place, path: KeyPath::root(), message: format!("is no YAML: {message}"), value: None }
 }
 

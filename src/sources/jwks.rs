@@ -420,13 +420,8 @@ pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[LeftOut]) {
     }
 }
 
-/// The keys that are left out, ten at most.
+/// The keys that are left out, of at most [`Jwks::MAX_KEYS`], each named by at most 100 bytes.
 fn labels(unfit: &[LeftOut]) -> String {
-    const MOST: usize = 10;
-    let labels: Vec<_> = unfit.iter().take(MOST).map(ToString::to_string).collect();
-    match unfit.len() {
-        0 => "none".to_owned(),
-        all if all > MOST => format!("{} and {} more", labels.join(", "), all - MOST),
-        _ => labels.join(", "),
-    }
+    let labels: Vec<_> = unfit.iter().map(ToString::to_string).collect();
+    if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
 }

@@ -7,6 +7,7 @@
 mod poll;
 mod stream;
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub enum Verdict {
     Acknowledged,
     Refused {
         code: &'static str,
-        description: &'static str,
+        description: Cow<'static, str>,
     },
     /// Neither: the transmitter is to send it again.
     Later,

@@ -80,7 +80,7 @@ async fn keys_that_are_not_fit_verify_nothing() {
     ));
     for members in [
         json!({"use": "enc"}),
-        json!({"use": ""}),
+        json!({"use": " "}),
         json!({"use": "SIG"}),
         json!({"use": "Sig"}),
         json!({"use": "verify"}),
@@ -103,10 +103,11 @@ async fn keys_that_are_not_fit_verify_nothing() {
         keys.push((what, ec(members.clone()), by_ec));
         keys.push((format!("RSA with {members}").leak(), rsa(members), by_rsa));
     }
-    for algorithm in ["none", "HS256", "RS256", "ES384", "ES256K", "ES521", "EdDSA", "ECDH-ES", "es256", "", "ES256 "] {
+    for algorithm in ["none", "HS256", "RS256", "ES384", "ES256K", "ES521", "EdDSA", "ECDH-ES", "es256", " ", "ES256 "]
+    {
         keys.push((format!("EC for {algorithm:?}").leak(), ec(json!({"alg": algorithm})), by_ec));
     }
-    for algorithm in ["none", "HS256", "ES256", "RSA-OAEP", "RSA1_5", "rs256", "RS1", "", "PS256"] {
+    for algorithm in ["none", "HS256", "ES256", "RSA-OAEP", "RSA1_5", "rs256", "RS1", " ", "PS256"] {
         let reasons =
             if algorithm == "PS256" { "RSA for PS256, used as RS256" } else { format!("RSA for {algorithm:?}").leak() };
         keys.push((reasons, rsa(json!({"alg": algorithm})), by_rsa));

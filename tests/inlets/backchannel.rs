@@ -112,7 +112,9 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
         ("of the future", signed("logout+jwt", json!({"iat": now() + 300, "exp": now() + 600})), "not_yet_valid"),
         ("for ever", signed("logout+jwt", json!({"exp": now() + 400_000})), "lifetime_too_long"),
         ("of nobody", signed("logout+jwt", json!({"sid": null, "sub": null})), "missing_claim"),
-        ("a sid that is no text", signed("logout+jwt", json!({"sid": 7})), "invalid_claim"),
+        ("a sid that is not text", signed("logout+jwt", json!({"sid": true})), "invalid_claim"),
+        ("a sid that is not whole", signed("logout+jwt", json!({"sid": 7.5})), "invalid_claim"),
+        ("a sub that is not text", signed("logout+jwt", json!({"sub": ["alice"]})), "invalid_claim"),
         ("an empty sid", signed("logout+jwt", json!({"sid": ""})), "invalid_claim"),
         ("no JWT", "x".to_owned(), "malformed_token"),
     ];

@@ -52,6 +52,13 @@ async fn tokens_are_revoked_by_who_holds_them() {
         (Some("JWT"), json!({"token_use": "refresh"}), None),
         (Some("JWT"), json!({}), Some("refresh_token")),
         (Some("rt+jwt"), json!({"exp": now() - 60}), None),
+        // Whatever its audience: a client's, another API's, ours, or none.
+        (Some("JWT"), json!({"aud": "shop-web"}), Some("refresh_token")),
+        (None, json!({"aud": ["https://other.test"]}), Some("refresh_token")),
+        (None, json!({"aud": "demo", "exp": now() + 600}), Some("refresh_token")),
+        (Some("JWT"), json!({"aud": null}), Some("refresh_token")),
+        (None, json!({"aud": "demo", "exp": now() + 600, "ati": "x"}), None),
+        (None, json!({"aud": "shop-web", "TokenKind": "rt"}), Some("access_token")),
     ]
     .into_iter()
     .enumerate()
@@ -81,6 +88,14 @@ async fn what_is_not_known_is_answered_alike_and_changes_nothing() {
         ("of another issuer", edge.tokens.with(json!({"iss": "https://other.test"}))),
         ("for another audience", edge.tokens.with(json!({"aud": "other"}))),
         ("an ID token", id_token),
+        (
+            "an ID token without a nonce",
+            edge.sign(Some("JWT"), &refresh_token(&json!({"aud": "shop-web", "jti": null}))),
+        ),
+        (
+            "an ID token with its jti",
+            edge.sign(Some("JWT"), &refresh_token(&json!({"aud": "shop-web", "auth_time": now(), "amr": ["pwd"]}))),
+        ),
         ("malformed", format!("{good}.x.y")),
         ("opaque", "opaque".to_owned()),
         ("encrypted", "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..a.b.c".to_owned()),

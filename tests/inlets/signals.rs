@@ -176,6 +176,8 @@ async fn an_event_counts_from_when_it_happened() {
         ("toe", at("toe", Value::Null, json!({"toe": now() - 100})), 101, 90),
         ("unreadable", at("unreadable", json!("yesterday"), json!({"iat": now() - 100})), 101, 90),
         ("negative", at("negative", json!(-1), json!({"iat": now() - 100})), 101, 90),
+        ("zero", at("zero", json!(0), json!({"iat": now() - 100})), 101, 90),
+        ("toe-zero", at("toe-zero", Value::Null, json!({"toe": 0, "iat": now() - 100})), 101, 90),
         ("iat", claims(&uri, json!({"subject": iss_sub("iat")}), &json!({"iat": now() - 100})), 101, 90),
     ] {
         let mut message = message;
@@ -193,7 +195,7 @@ async fn an_event_counts_from_when_it_happened() {
     // So old that no token is left that it could mean.
     is_taken(&push(&edge, &set(&transmitter, &at("old", json!(now() - 90_000), json!({"iat": now() - 90_000})))).await);
     assert_eq!(edge.counted("signals_push", "stale").await, 1);
-    assert_eq!(edge.revocations().await, 7);
+    assert_eq!(edge.revocations().await, 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

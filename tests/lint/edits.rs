@@ -19,6 +19,12 @@ fn edited(edits: &[(&str, &str)]) -> String {
 /// `expected` is the rule that is found, or nothing; Envoy takes the file in any case.
 #[track_caller]
 fn check(expected: &str, edits: &[(&str, &str)]) {
+    check_with(expected, edits, true);
+}
+
+/// As [`check`]; `starts`: whether Envoy takes the file.
+#[track_caller]
+fn check_with(expected: &str, edits: &[(&str, &str)], starts: bool) {
     let text = edited(edits);
     let (_, findings) = lint(&["-"], &text);
     let expected: Vec<_> = expected.split(' ').filter(|rule| !rule.is_empty()).collect();
@@ -30,7 +36,7 @@ fn check(expected: &str, edits: &[(&str, &str)]) {
     if let Some(binary) = envoy::binary() {
         let mut command = Command::new(&binary);
         let output = command.args(["--mode", "validate", "--log-level", "error", "-c"]).arg(&path).output().unwrap();
-        assert!(output.status.success(), "{binary} {edits:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.success(), starts, "{binary} {edits:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -415,11 +421,16 @@ fn over_http_only_the_way_to_decisions_will_do() {
             format!(", path_override: /auth{}", add(&[both[0], ("x-original-method", "%REQ(X-METHOD?:METHOD)%")])),
         ),
         ("http-service-path", format!(", path_override: /livez{}", add(&both))),
+        ("", format!(", path_prefix: \"\", path_override: /auth{}", add(&both))),
+        ("", ", path_prefix: /auth, path_override: \"\"".to_owned()),
         ("", format!(", path_override: /auth{}", add(&both))),
         ("", format!(", path_override: /auth{}", add(&forwarded))),
     ] {
         check(expected, &[(grpc, &http(&more))]);
     }
+    // Envoy takes only one of them.
+    let prefixed = format!(", path_prefix: /auth, path_override: /auth{}", add(&both));
+    check_with("http-service-path", &[(grpc, &http(&prefixed))], false);
 }
 
 #[test]

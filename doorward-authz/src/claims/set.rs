@@ -91,6 +91,11 @@ impl ClaimSet {
         self.find(name).map(|member| self.value(member))
     }
 
+    /// The names of the members.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| &self.text[member.name.range()])
+    }
+
     #[must_use]
     #[inline]
     pub fn contains_key(&self, name: &str) -> bool {

@@ -63,20 +63,23 @@ impl Effect {
 
 /// When it happened: `event_timestamp` of CAEP, else `toe` of RFC 8417.
 ///
-/// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them.
+/// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them. One before the year
+/// 2000 is of no event of these specifications, such as the 0 of a field that nobody filled; it is ignored, as an
+/// unreadable one is, and the event is dated by its token.
 pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
     const SECONDS: f64 = 1e11;
-    match event.get("event_timestamp") {
-        // An unreadable timestamp is ignored: the event is dated by its token.
+    const FIRST: Timestamp = Timestamp::from_secs(946_684_800);
+    let instant = match event.get("event_timestamp") {
         Some(written) => {
             let Some(number) = written.as_f64().filter(|number| (0.0..1e15).contains(number)) else { return Ok(None) };
             let millis = if number < SECONDS { number * 1000.0 } else { number };
             #[expect(clippy::cast_possible_truncation, reason = "the range was checked above")]
             let millis = millis.floor() as i64;
-            Ok(Some(Timestamp::from_millis(millis)))
+            Some(Timestamp::from_millis(millis))
         }
-        None => numeric_date(claims, "toe"),
-    }
+        None => numeric_date(claims, "toe")?,
+    };
+    Ok(instant.filter(|instant| *instant >= FIRST))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::Transmitter;
 use super::event::Effect;
 use crate::claims::Timestamp;
-use crate::issuer_id::user_of_tenant;
+use crate::refusal::Refusal;
 use crate::revocation::{Kind, Revocation, Target, TargetId};
-use crate::token::TrustedIssuer;
+use crate::token::{TrustedIssuer, name};
 
 /// The formats of names that are understood; `jwt_id`, and what is made of other names, always is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -17,9 +17,14 @@ pub struct SubjectFormats {
     pub email: bool,
 }
 
-/// Nobody is named in a way that leads to tokens.
+/// Why a subject leads to no target.
 #[derive(Debug)]
-pub struct Unmapped;
+pub enum Unmapped {
+    /// Nobody is named in a way that leads to tokens.
+    Nobody,
+    /// A user of the issuer is named, but not as its tokens name theirs.
+    NamedOtherwise(Refusal),
+}
 
 /// The issuers whose subject names a message may use.
 struct Namer<'a> {
@@ -36,6 +41,36 @@ enum Role {
     Session,
     /// An application: an agent that acts for users.
     Actor,
+    /// A bare name of a session may as well be a user's: in CAEP's own examples an opaque subject of
+    /// `session-revoked` is either.
+    Either,
+}
+
+/// The targets of a subject.
+#[derive(Default)]
+struct Found {
+    targets: Vec<Target>,
+    /// Why a user that is named is not among them.
+    refusal: Option<Refusal>,
+}
+
+impl Found {
+    fn targets(self) -> Result<Vec<Target>, Unmapped> {
+        if self.targets.is_empty() {
+            return Err(self.refusal.map_or(Unmapped::Nobody, Unmapped::NamedOtherwise));
+        }
+        Ok(self.targets)
+    }
+
+    fn take(&mut self, named: Option<Result<Target, Refusal>>) {
+        match named {
+            Some(Ok(target)) => self.targets.push(target),
+            Some(Err(refusal)) => {
+                self.refusal.get_or_insert(refusal);
+            }
+            None => {}
+        }
+    }
 }
 
 impl Transmitter {
@@ -49,24 +84,21 @@ impl Transmitter {
         now: Timestamp,
     ) -> Result<Vec<Revocation>, Unmapped> {
         let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
-        let targets = namer.targets(effect, subject.as_object().ok_or(Unmapped)?);
-        if targets.is_empty() {
-            return Err(Unmapped);
-        }
+        let targets = namer.targets(effect, subject.as_object().ok_or(Unmapped::Nobody)?)?;
         Ok(targets.into_iter().map(|named| revocation(target, named, instant, now)).collect())
     }
 
     /// The user that a revocation request names.
     pub fn user(&self, subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
         let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
-        namer.user(subject)
+        namer.targets(Effect::User, subject)
     }
 }
 
 /// The user that an operator's request names.
 pub fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
     let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email };
-    Namer { formats, sender: None, target }.user(subject)
+    Namer { formats, sender: None, target }.targets(Effect::User, subject)
 }
 
 fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: Timestamp) -> Revocation {
@@ -77,62 +109,72 @@ fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: T
 }
 
 impl Namer<'_> {
-    fn targets(&self, effect: Effect, subject: &Map<String, Value>) -> Vec<Target> {
+    fn targets(&self, effect: Effect, subject: &Map<String, Value>) -> Result<Vec<Target>, Unmapped> {
+        let mut found = Found::default();
         if !is_complex(subject) {
-            let session = (effect == Effect::Session).then(|| self.named(subject, Role::Session));
-            return session.into_iter().flatten().chain(self.named(subject, Role::User)).collect();
+            let role = if effect == Effect::Session { Role::Either } else { Role::User };
+            self.find(subject, role, &mut found);
+            return found.targets();
         }
-        let member = |name: &str, role| match subject.get(name) {
-            Some(Value::Object(named)) => self.named(named, role),
-            _ => Vec::new(),
+        let mut member = |name: &str, role| {
+            if let Some(Value::Object(named)) = subject.get(name) {
+                self.find(named, role, &mut found);
+            }
+            found.targets.is_empty()
         };
-        let session = if effect == Effect::Session { member("session", Role::Session) } else { Vec::new() };
         // A device or a tenant beside the user would mean less than all of the user's sessions; which of
         // them cannot be told from a token.
-        let found = if session.is_empty() { member("user", Role::User) } else { session };
+        if effect != Effect::Session || member("session", Role::Session) {
+            member("user", Role::User);
+        }
         // Beside a user an application would mean less than all that it does.
-        let is_alone = !["session", "user"].iter().any(|name| subject.contains_key(*name));
-        if found.is_empty() && is_alone { member("application", Role::Actor) } else { found }
+        if !["session", "user"].iter().any(|name| subject.contains_key(*name)) {
+            member("application", Role::Actor);
+        }
+        found.targets()
     }
 
-    fn user(&self, subject: &Map<String, Value>) -> Result<Vec<Target>, Unmapped> {
-        let targets = self.targets(Effect::User, subject);
-        if targets.is_empty() { Err(Unmapped) } else { Ok(targets) }
-    }
-
-    /// The targets of one name, or of all its aliases. A bare name of a session may as well be a user's: in
-    /// CAEP's own examples an opaque subject of `session-revoked` is either.
-    fn named(&self, subject: &Map<String, Value>, role: Role) -> Vec<Target> {
+    /// Finds the targets of one name, or of all its aliases.
+    fn find(&self, subject: &Map<String, Value>, role: Role, found: &mut Found) {
         let text = |name: &str| subject.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let named = |member: &str| name(member, subject.get(member).cloned()).ok().flatten();
         let format = text("format").or_else(|| text("subject_type")).unwrap_or_default().replace('-', "_");
-        let named = || text("iss").and_then(|iss| self.target.issuer.name(iss));
-        let ours = || named().is_some() || text("iss").is_some_and(|iss| self.sender == Some(iss));
-        let target = |kind, id: &str| vec![Target::new(self.target.name.clone(), kind, TargetId::new(id))];
-        let by_name = |id: &str| match role {
-            Role::Session => target(Kind::Session, id),
-            Role::Actor => target(Kind::Actor, id),
-            Role::User if self.target.names_users_by_sub() => {
-                let tenant = named().and_then(|named| named.tenant);
-                target(Kind::User, &user_of_tenant(tenant, id))
-            }
-            Role::User => Vec::new(),
+        let issuer = || text("iss").and_then(|iss| self.target.issuer.name(iss));
+        let ours = || issuer().is_some() || text("iss").is_some_and(|iss| self.sender == Some(iss));
+        let target = |kind, id: &str| Target::new(self.target.name.clone(), kind, TargetId::new(id));
+        let user = |id: &str| {
+            let tenant = issuer().and_then(|named| named.tenant);
+            self.target.user_by_sub(tenant, id).map(|user| target(Kind::User, &user))
         };
-        let found = match format.as_str() {
-            "iss_sub" if self.formats.iss_sub && ours() => text("sub").map(by_name),
-            "opaque" if self.formats.opaque => text("id").map(by_name),
-            "email" if self.formats.email && role == Role::User => {
-                text("email").map(|address| vec![Target::email(self.target.name.clone(), address)])
+        // What is named by its own id, and not by the claim that names a user.
+        let direct = match role {
+            Role::Session => Some(Kind::Session),
+            Role::Actor => Some(Kind::Actor),
+            Role::User | Role::Either => None,
+        };
+        let by_id = |id: String| direct.map_or_else(|| user(&id), |kind| Ok(target(kind, &id)));
+        match (format.as_str(), role) {
+            ("iss_sub", _) if self.formats.iss_sub && ours() => found.take(named("sub").map(by_id)),
+            ("opaque", Role::Either) if self.formats.opaque => {
+                let Some(id) = named("id") else { return };
+                found.targets.push(target(Kind::Session, &id));
+                found.targets.extend(user(&id).ok());
             }
-            "jwt_id" if ours() => text("jti").map(|jti| target(Kind::Token, jti)),
-            "aliases" => subject.get("identifiers").and_then(Value::as_array).map(|names| {
-                let names = names.iter().filter_map(Value::as_object);
+            ("opaque", _) if self.formats.opaque => found.take(named("id").map(by_id)),
+            ("email", Role::User | Role::Either) if self.formats.email => {
+                let email = text("email").map(|address| Target::email(self.target.name.clone(), address));
+                found.targets.extend(email);
+            }
+            ("jwt_id", _) if ours() => found.targets.extend(named("jti").map(|jti| target(Kind::Token, &jti))),
+            ("aliases", _) => {
+                let names = subject.get("identifiers").and_then(Value::as_array).into_iter().flatten();
+                let names = names.filter_map(Value::as_object);
                 // Aliases of aliases are forbidden (RFC 9493 section 3.2.8).
                 let names = names.filter(|name| name.get("format").and_then(Value::as_str) != Some("aliases"));
-                names.flat_map(|name| self.named(name, role)).collect()
-            }),
-            _ => None,
-        };
-        found.unwrap_or_default()
+                names.for_each(|name| self.find(name, role, found));
+            }
+            _ => {}
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::denial::Denial;
+use crate::token_source::is_emptied;
 
 /// The credentials of a request (RFC 6750 section 2.1, `b64token`), not looked into.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -37,13 +38,19 @@ impl<'a> BearerToken<'a> {
                 field.split(|b| *b == b',').skip(1).any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some());
             return if hidden { Err(Denial::MultipleTokens) } else { Ok(None) };
         };
-        if token.is_empty() {
+        if is_emptied(token) {
             return Ok(None);
         }
         Self::parse(token, max_bytes).map(Some).map_err(|denial| {
             let more = token.split(|b| *b == b',').skip(1).any(|part| part.trim_ascii_start().contains(&b' '));
             if more { Denial::MultipleTokens } else { denial }
         })
+    }
+
+    /// Every token of a field that several fields were joined in.
+    pub(crate) fn all_in(field: &'a [u8], scheme: &str, max_bytes: usize) -> impl Iterator<Item = Self> {
+        let parts = field.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        parts.filter_map(move |part| Self::parse(strip_scheme(part, scheme)?, max_bytes).ok())
     }
 
     /// Wraps text that [`Self::parse`] accepted.

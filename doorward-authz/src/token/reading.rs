@@ -48,3 +48,12 @@ pub(crate) fn name(claim: &str, value: Option<Value>) -> Result<Option<String>, 
         None => Ok(None),
     }
 }
+
+/// As [`name`], of a message between servers: what is empty is refused, since the sender meant somebody.
+pub(crate) fn filled_name(claim: &str, value: Option<Value>) -> Result<Option<String>, Refusal> {
+    let is_there = value.is_some();
+    match name(claim, value)? {
+        None if is_there => Err(Refusal::invalid(claim, "empty text", NAME)),
+        named => Ok(named),
+    }
+}

@@ -28,8 +28,8 @@ pub struct Filter {
     config: Arc<FilterConfig>,
     /// Where the answer to a decision that waits is put.
     waiting: RefCell<Option<Arc<Slot<Waker, Plan>>>>,
-    /// A header of the response, unless the upstream sets it.
-    response: Cell<Option<(&'static str, String)>>,
+    /// Headers of the response, unless the upstream sets them.
+    response: Cell<Vec<(&'static str, String)>>,
     /// Whose stream it is, until it is known to be one that lasts.
     subject: Cell<Option<Subject>>,
     live: RefCell<Option<Live>>,
@@ -139,10 +139,10 @@ impl Filter {
 
     /// The response begins; `is_whole`: without a body.
     pub fn response_headers(&self, mut stream: Stream<'_>, is_whole: bool) {
-        if let Some((name, value)) = self.response.take()
-            && stream.header(Headers::Response, name).is_none()
-        {
-            stream.set_header(Headers::Response, name.as_bytes(), Some(value.as_bytes()));
+        for (name, value) in self.response.take() {
+            if stream.header(Headers::Response, name).is_none() {
+                stream.set_header(Headers::Response, name.as_bytes(), Some(value.as_bytes()));
+            }
         }
         let Some(engine) = self.config.engine().filter(|_| !is_whole) else { return };
         let length = stream.header(Headers::Response, "content-length");

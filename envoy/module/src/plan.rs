@@ -23,8 +23,8 @@ pub struct Plan {
 pub enum Then {
     /// The request goes on.
     Continue {
-        /// A header of the response, unless the upstream sets it.
-        response: Option<(&'static str, String)>,
+        /// Headers of the response, unless the upstream sets them.
+        response: Vec<(&'static str, String)>,
         /// The token whose revocation ends the stream.
         subject: Option<Subject>,
     },
@@ -108,7 +108,7 @@ impl Plan {
             identity.remove.iter().for_each(|name| edits.remove_from(request, name));
             tell(decision, form.facts, |facts| of_token(decision, facts))
         };
-        let response = forward.response.map(|(name, value)| (name, value.to_owned()));
+        let response = forward.response.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let principal = match &decision.outcome {
             Outcome::Allowed(grant) => grant.principal.as_ref().filter(|_| decision.rule.ends_streams()),
             _ => None,

@@ -24,6 +24,7 @@ pub struct Request<'a> {
     method: &'a str,
     target: &'a str,
     host: &'a str,
+    scheme: &'a str,
     headers: &'a [(&'a str, &'a [u8])],
     rule: Option<&'a str>,
     source: Option<IpAddr>,
@@ -35,23 +36,25 @@ impl<'a> Request<'a> {
         rule: Option<&'a str>,
         source: Option<&[u8]>,
     ) -> Result<Self, &'static str> {
-        let (mut method, mut target, mut host) = (&b""[..], &b""[..], &b""[..]);
+        let [mut method, mut target, mut host, mut scheme] = [&b""[..]; 4];
         for (name, value) in headers.iter().filter(|(name, _)| name.starts_with(':')) {
             match *name {
                 ":method" => method = value,
                 ":path" => target = value,
                 ":authority" => host = value,
+                ":scheme" => scheme = value,
                 _ => {}
             }
         }
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "the request line is not UTF-8");
         let source = source.and_then(|source| std::str::from_utf8(source).ok()).and_then(address);
-        Ok(Self { method: text(method)?, target: text(target)?, host: text(host)?, headers, rule, source })
+        let [method, target, host, scheme] = [text(method)?, text(target)?, text(host)?, text(scheme)?];
+        Ok(Self { method, target, host, scheme, headers, rule, source })
     }
 
     pub fn view(&self) -> RequestView<'a> {
-        let Self { method, target, host, headers, rule, source } = *self;
-        RequestView { method, target, host, headers, rule, source }
+        let Self { method, target, host, scheme, headers, rule, source } = *self;
+        RequestView { method, target, host, scheme, headers, rule, source, ..RequestView::NOTHING }
     }
 }
 
@@ -65,6 +68,7 @@ pub struct OwnedRequest {
     method: String,
     target: String,
     host: String,
+    scheme: String,
     headers: Vec<(String, Vec<u8>)>,
     rule: Option<String>,
     source: Option<IpAddr>,
@@ -76,6 +80,7 @@ impl OwnedRequest {
             method: request.method.to_owned(),
             target: request.target.to_owned(),
             host: request.host.to_owned(),
+            scheme: request.scheme.to_owned(),
             headers: request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
             rule: request.rule.map(str::to_owned),
             source: request.source,
@@ -91,9 +96,11 @@ impl OwnedRequest {
             method: &self.method,
             target: &self.target,
             host: &self.host,
+            scheme: &self.scheme,
             headers,
             rule: self.rule.as_deref(),
             source: self.source,
+            ..RequestView::NOTHING
         }
     }
 }

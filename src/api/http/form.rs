@@ -18,10 +18,12 @@ use crate::api::inlet::Inlet;
 use crate::authz::admin_key::Permission;
 
 /// An OAuth 2.0 error (RFC 6749 section 5.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum OAuthError {
     /// The form lacks this, or has it twice, or is none.
     InvalidRequest(&'static str),
+    /// The message in the form lacks this.
+    InvalidMessage(Box<str>),
     TooLarge,
     /// No credentials, or wrong ones.
     InvalidClient(&'static str),
@@ -38,7 +40,7 @@ pub(super) enum OAuthError {
 #[derive(Serialize, ToSchema)]
 pub(super) struct OAuthErrorBody {
     error: &'static str,
-    error_description: &'static str,
+    error_description: String,
 }
 
 /// The error responses of every endpoint with such a form, for the OpenAPI document.
@@ -72,9 +74,9 @@ pub(super) enum ClientErrors {
 }
 
 impl OAuthError {
-    pub(super) const fn label(self) -> &'static str {
+    pub(super) const fn label(&self) -> &'static str {
         match self {
-            Self::InvalidRequest(_) => "invalid_request",
+            Self::InvalidRequest(_) | Self::InvalidMessage(_) => "invalid_request",
             Self::TooLarge => "too_large",
             Self::InvalidClient(_) => "invalid_client",
             Self::UnauthorizedClient(_) => "unauthorized_client",
@@ -84,9 +86,10 @@ impl OAuthError {
         }
     }
 
-    const fn describe(self) -> (StatusCode, &'static str, &'static str) {
+    fn describe(&self) -> (StatusCode, &'static str, &str) {
         match self {
             Self::InvalidRequest(detail) => (StatusCode::BAD_REQUEST, "invalid_request", detail),
+            Self::InvalidMessage(detail) => (StatusCode::BAD_REQUEST, "invalid_request", detail),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large"),
             Self::InvalidClient(detail) => (StatusCode::UNAUTHORIZED, "invalid_client", detail),
             Self::UnauthorizedClient(detail) => (StatusCode::FORBIDDEN, "unauthorized_client", detail),
@@ -100,8 +103,10 @@ impl OAuthError {
 }
 
 impl OAuthError {
-    pub(super) fn answer(self, http: &Http) -> Response<Body> {
-        let (status, error, error_description) = self.describe();
+    pub(super) fn answer(&self, http: &Http) -> Response<Body> {
+        let (status, error, description) = self.describe();
+        // RFC 6749 section 5.2: neither of these stands in a description.
+        let error_description = description.replace(['"', '\\'], "'");
         let mut response = (status, axum::Json(OAuthErrorBody { error, error_description })).into_response();
         if matches!(self, Self::Busy | Self::Unavailable(_)) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -168,7 +173,7 @@ pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -
     if fields.next().is_some() {
         return Err(OAuthError::InvalidClient("more than one Authorization header"));
     }
-    let (name, key) = credentials(field.as_bytes()).ok_or(wrong)?;
+    let (name, key) = credentials(field.as_bytes()).ok_or_else(|| wrong.clone())?;
     let policy = http.state.policy();
     let found =
         policy.admin_keys.find(&key).filter(|found| name.is_none_or(|name| name == *found.name)).ok_or(wrong)?;

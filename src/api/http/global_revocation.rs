@@ -20,9 +20,10 @@ use super::revocations::clock_skew;
 use crate::api::inlet::{Inlet, Refused, revoke, verified};
 use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
+use crate::authz::refusal::Refusal;
 use crate::authz::replay::MessageId;
 use crate::authz::revocation::{Kind, Note, Revocation, Target};
-use crate::authz::signals::{Transmitter, user_targets};
+use crate::authz::signals::{Transmitter, Unmapped, user_targets};
 use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
@@ -84,8 +85,8 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
                 target.ok_or_else(|| Problem::new(Error::UnknownUser, "its target issuer is not configured"))?;
             (
                 target,
-                from.user(&asked.sub_id, target).map_err(|_| {
-                    unmapped(&asked.sub_id, |iss| from.issuer == iss || target.issuer.name(iss).is_some())
+                from.user(&asked.sub_id, target).map_err(|error| {
+                    unmapped(&asked.sub_id, error, |iss| from.issuer == iss || target.issuer.name(iss).is_some())
                 })?,
             )
         }
@@ -127,13 +128,16 @@ fn by_operator<'a>(
         }
     };
     let known = |iss: &str| policy.authorizer.issuer(iss).is_ok();
-    let target = target.ok_or_else(|| unmapped(subject, known))?;
-    let users = user_targets(subject, target).map_err(|_| unmapped(subject, known))?;
+    let target = target.ok_or_else(|| unmapped(subject, Unmapped::Nobody, known))?;
+    let users = user_targets(subject, target).map_err(|error| unmapped(subject, error, known))?;
     Ok((target, users))
 }
 
 /// Why a subject leads nowhere: it is of another issuer (404), or cannot be used (400).
-fn unmapped(subject: &Map<String, Value>, is_known: impl Fn(&str) -> bool) -> Problem {
+fn unmapped(subject: &Map<String, Value>, error: Unmapped, is_known: impl Fn(&str) -> bool) -> Problem {
+    if let Unmapped::NamedOtherwise(Refusal { detail: Some(detail), .. }) = error {
+        return Problem::new(Error::InvalidSubject, detail.into_string()).at("/sub_id");
+    }
     let named = subject.get("iss").and_then(Value::as_str);
     if named.is_some_and(|iss| !is_known(iss)) {
         return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for it").at("/sub_id/iss");
@@ -172,7 +176,8 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
         let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
         Ok((from.clone(), id))
     };
-    let (from, id) = verified(&http.state, Inlet::GlobalRevocation, verify).await.map_err(refused)?;
+    let verified = verified(&http.state, Inlet::GlobalRevocation, verify).await;
+    let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
         return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));
     }

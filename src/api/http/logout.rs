@@ -21,6 +21,7 @@ use crate::authz::token_source::TokenSource;
 
 #[derive(serde::Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct LogoutQuery {
     /// Signs the user out everywhere, not just this token.
     #[serde(default)]

@@ -49,7 +49,7 @@ pub(super) struct TokenForm {
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = revoke_token(&http, request).await;
-    count(&http, Inlet::Revoke, done.map_err(OAuthError::label));
+    count(&http, Inlet::Revoke, done.as_ref().copied().map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
         Err(error) => error.answer(&http),
@@ -74,6 +74,10 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let denial = decide_token(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
+        // What does not say what it is, and is for us, was taken for an access token; as a refresh token, it has a session.
+        if hinted && let Err(RefreshError::Store) = revoke_refresh_token(http, token, hinted).await {
+            return Err(OAuthError::Unavailable(STORE));
+        }
         return Ok("applied");
     };
     if let Some(detail) = passing(denial) {
@@ -102,7 +106,8 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
         let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
-    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(RefreshError::Denied)?;
+    let refused = |refused: Refused| RefreshError::Denied(refused.refusal.denial);
+    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(refused)?;
     revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 
@@ -136,7 +141,7 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
     let said = introspect(&http, request).await;
     let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(|error| error.label()));
+    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
     match said {
         Ok(said) => Json(said).into_response(),
         Err(error) => error.answer(&http),

@@ -32,7 +32,7 @@ pub(super) struct LogoutForm {
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = take(&http, request).await;
-    count(&http, Inlet::BackchannelLogout, done.map(|()| "applied").map_err(|(label, _)| label));
+    count(&http, Inlet::BackchannelLogout, done.as_ref().map(|()| "applied").map_err(|(label, _)| *label));
     match done {
         Ok(()) => StatusCode::OK.into_response(),
         Err((_, error)) => error.answer(&http),
@@ -46,7 +46,12 @@ async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthE
     let token = form.get("logout_token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
     log_out(&http.state, token).await.map_err(|error| match error {
-        LogoutError::Denied(denial) => (denial.label(), explain(denial)),
+        LogoutError::Denied(refused) => {
+            let denial = refused.refusal.denial;
+            let told =
+                refused.told().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
+            (denial.label(), told.unwrap_or_else(|| explain(denial)))
+        }
         LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),
         LogoutError::Store => ("store_unavailable", OAuthError::Unavailable("the store did not take it")),
     })
@@ -61,8 +66,7 @@ const fn explain(denial: Denial) -> OAuthError {
         Denial::BadSignature => "the signature of the logout token is not valid",
         Denial::WrongType => "this is not a logout token",
         Denial::WrongAudience => "the logout token is meant for another audience",
-        Denial::MissingClaim => "the logout token lacks a claim: iss, aud, iat, exp, jti, and sid or sub",
-        Denial::InvalidClaim => "a claim of the logout token is not valid, or is `nonce`",
+        Denial::MissingClaim | Denial::InvalidClaim => "`iss` of the logout token is missing or not text",
         Denial::Expired => "the logout token has expired",
         Denial::NotYetValid => "the logout token is of the future",
         Denial::LifetimeTooLong => "the logout token lives too long",

@@ -3,6 +3,7 @@
 mod list;
 mod receipt;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -38,9 +39,9 @@ pub(super) struct RevocationRequest {
     /// The configured name of the issuer; may be left out when one is configured, or with `token`.
     issuer: Option<String>,
     /// The target: `jti`, `sid`, the user id, the client id or `kid`; the issuer's name or nothing for
-    /// kind `issuer`. `sha256:` and 64 hex digits name a token without `jti`.
-    #[schema(min_length = 1)]
-    id: Option<String>,
+    /// kind `issuer`. `sha256:` and 64 hex digits name a token without `jti`. A user of an issuer with `{tenant}` is
+    /// `TENANT|USER`. A whole number counts as its text, as it does in tokens.
+    id: Option<Id>,
     /// The access token itself, instead of `id`; it may have expired.
     token: Option<String>,
     /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the leeway from now,
@@ -55,6 +56,25 @@ pub(super) struct RevocationRequest {
     /// in the audit line.
     #[schema(max_length = 256)]
     reason: Option<String>,
+}
+
+/// The id of a target, as a token may write it: text, or a whole number.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be text or a whole number")]
+pub(super) enum Id {
+    Text(String),
+    Whole(i64),
+    Large(u64),
+}
+
+impl Id {
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Whole(number) => number.to_string().into(),
+            Self::Large(number) => number.to_string().into(),
+        }
+    }
 }
 
 /// The kind of a target.
@@ -202,7 +222,7 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<
 
 /// Whether no token of the issuer has named a target of this kind. What a token names, its digest among it, was seen.
 fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool {
-    let by_digest = || request.id.as_deref().is_some_and(|id| TargetId::written_digest(id).is_some());
+    let by_digest = || request.id.as_ref().is_some_and(|id| TargetId::written_digest(&id.text()).is_some());
     if request.token.is_some() || target.kind == Kind::Token && by_digest() {
         return false;
     }
@@ -237,7 +257,7 @@ async fn resolve(http: &Http, request: &RevocationRequest, clocks: Clocks) -> Re
             });
             let issuer =
                 issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
-            by_id(request, kind, issuer, id.as_deref(), clocks)
+            by_id(request, kind, issuer, id.as_ref().map(Id::text).as_deref(), clocks)
         }
     }
 }
@@ -317,6 +337,10 @@ fn by_id(
         (Kind::Issuer, Some(_)) => return Err(Problem::field("/id", "must be the issuer's name, or left out")),
         (_, None) => return Err(Problem::field("/id", "give `id` or `token`")),
         (_, Some("")) => return Err(Problem::field("/id", "must not be empty")),
+        (Kind::User, Some(id)) if TargetId::written_digest(id).is_none() => {
+            issuer.check_user_id(id).map_err(|error| Problem::field("/id", error.to_string()))?;
+            Target::new(issuer.name.clone(), kind, TargetId::new(id))
+        }
         // The digest that names a token without `jti` stands in answers and logs: it is taken as it is.
         (_, Some(id)) => Target::new(issuer.name.clone(), kind, TargetId::from_stored(id)),
     };

@@ -1,5 +1,7 @@
 //! `POST /signals/events`: security event tokens that are pushed (RFC 8935).
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -21,7 +23,7 @@ pub(super) struct EventErrorBody {
     /// `invalid_request`, `invalid_key`, `invalid_issuer`, `invalid_audience`, `authentication_failed`,
     /// `access_denied` or `invalid_state`.
     err: &'static str,
-    description: &'static str,
+    description: Cow<'static, str>,
 }
 
 /// Takes a security event token of a configured transmitter.
@@ -86,7 +88,8 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
     }
 }
 
-fn refuse(status: StatusCode, err: &'static str, description: &'static str) -> Response<Body> {
+fn refuse(status: StatusCode, err: &'static str, description: impl Into<Cow<'static, str>>) -> Response<Body> {
+    let description = description.into();
     let mut response = (status, Json(EventErrorBody { err, description })).into_response();
     let language = header::HeaderValue::from_static("en");
     response.headers_mut().insert(header::CONTENT_LANGUAGE, language); // RFC 8935 section 2.3.

@@ -1,5 +1,6 @@
 //! Security event tokens, pushed or polled: from the text to revocations in the store.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
@@ -17,9 +18,10 @@ use crate::clock;
 use crate::state::{Policy, State};
 
 /// Why an event token is not taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EventError {
-    Denied(Denial),
+    /// With what its sender may know of it.
+    Denied(Denial, Option<Box<str>>),
     /// A verification event that nobody asked for.
     InvalidState,
     /// The transmitter did not send along what it was told to.
@@ -33,9 +35,9 @@ pub enum EventError {
 impl EventError {
     /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for what passes by itself.
     #[must_use]
-    pub const fn code(self) -> Option<&'static str> {
+    pub const fn code(&self) -> Option<&'static str> {
         match self {
-            Self::Denied(denial) => match denial {
+            Self::Denied(denial, _) => match denial {
                 Denial::UnknownKey | Denial::BadSignature | Denial::AlgorithmNotAllowed => Some("invalid_key"),
                 Denial::UnknownIssuer => Some("invalid_issuer"),
                 Denial::WrongAudience => Some("invalid_audience"),
@@ -49,38 +51,45 @@ impl EventError {
         }
     }
 
-    /// For whoever runs the transmitter; says nothing that the token said.
+    /// For the operator of the transmitter: which claim is at fault, once the signature was verified.
     #[must_use]
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::Denied(Denial::MalformedToken) => "the security event token is not a well-formed signed JWT",
-            Self::Denied(Denial::UnknownIssuer) => "the issuer of the security event token is not configured here",
-            Self::Denied(Denial::UnknownKey) => "the security event token is signed by a key that is not published",
-            Self::Denied(Denial::AlgorithmNotAllowed) => "the algorithm does not fit the key",
-            Self::Denied(Denial::BadSignature) => "the signature is not valid",
-            Self::Denied(Denial::WrongAudience) => "the security event token is meant for another audience",
-            Self::Denied(Denial::WrongType) => "the type of the token is not secevent+jwt",
-            Self::Denied(Denial::MissingClaim) => "a claim is missing: iss, aud, iat, jti, events or the subject",
-            Self::Denied(Denial::InvalidClaim) => "a claim has an invalid value",
-            Self::Denied(Denial::Expired) => "the security event token has expired",
-            Self::Denied(Denial::NotYetValid) => "the security event token is of the future",
-            Self::Denied(Denial::KeysUnavailable) => "the transmitter's keys are not available",
-            Self::Denied(_) => "the security event token is not valid",
+    pub fn description(&self) -> Cow<'static, str> {
+        let description = match self {
+            Self::Denied(_, Some(told)) => return format!("the security event token: {told}").into(),
+            Self::Denied(Denial::MalformedToken, _) => "the security event token is not a well-formed signed JWT",
+            Self::Denied(Denial::UnknownIssuer, _) => "the issuer of the security event token is not configured here",
+            Self::Denied(Denial::UnknownKey, _) => "the security event token is signed by a key that is not published",
+            Self::Denied(Denial::AlgorithmNotAllowed, _) => "the algorithm does not fit the key",
+            Self::Denied(Denial::BadSignature, _) => "the signature is not valid",
+            Self::Denied(Denial::WrongAudience, _) => "the security event token is meant for another audience",
+            Self::Denied(Denial::WrongType, _) => "the type of the token is not secevent+jwt",
+            Self::Denied(Denial::MissingClaim | Denial::InvalidClaim, _) => "`iss` is missing or not text",
+            Self::Denied(Denial::Expired, _) => "the security event token has expired",
+            Self::Denied(Denial::NotYetValid, _) => "the security event token is of the future",
+            Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
+            Self::Denied(_, _) => "the security event token is not valid",
             Self::InvalidState => "the verification event bears a state that was not asked for",
             Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
             Self::AnotherId => "the token is not the one that it came as",
             Self::Store => "the store did not take it",
-        }
+        };
+        description.into()
     }
 
-    pub(in crate::api) const fn label(self) -> &'static str {
+    pub(in crate::api) const fn label(&self) -> &'static str {
         match self {
-            Self::Denied(denial) => denial.label(),
+            Self::Denied(denial, _) => denial.label(),
             Self::InvalidState => "invalid_state",
             Self::Unauthenticated => "unauthenticated",
             Self::AnotherId => "another_id",
             Self::Store => "store_unavailable",
         }
+    }
+}
+
+impl From<Refused> for EventError {
+    fn from(refused: Refused) -> Self {
+        Self::Denied(refused.refusal.denial, refused.told().map(Into::into))
     }
 }
 
@@ -128,12 +137,13 @@ async fn apply(
         let heard = from.hear(&token, target, state.replica.clocks());
         Ok((from.clone(), token, heard))
     };
-    let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::Denied)?;
+    let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
     let heard = heard.map_err(|unheard| match unheard {
         Unheard::Denied(refusal) => {
-            log(&state.policy(), inlet, &refusal, Some(&from.name));
-            EventError::Denied(refusal.denial)
+            let refused = Refused { refusal, issuer: Some(from.name.clone()) };
+            log(&state.policy(), inlet, &refused);
+            EventError::from(refused)
         }
         Unheard::InvalidState => EventError::InvalidState,
     })?;

@@ -1,14 +1,13 @@
 //! Logout tokens: from the text to a revocation in the store.
 
 use super::{Inlet, Refused, revoke, verified};
-use crate::authz::denial::Denial;
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
 /// Why a logout token is not taken.
 pub(in crate::api) enum LogoutError {
-    Denied(Denial),
+    Denied(Refused),
     Replayed,
     Store,
 }

@@ -119,12 +119,36 @@ fn credentials_are_never_shown() {
         "signals: {transmitters: [{issuer: a, audience: a, target_issuer: main, keys: {discovery: true}, poll: {url: 'https://a:hunter2@a.test', token: hunter2}}]}",
         "issuers: [{name: a, keys: {jwks: {k: hunter2}}, introspection: {client_secret: hunter2, client_secret_file: x}}]",
         "password: hunter2",
+        "telemetry: {replay_alarm: {url: 'http://hooks.test/services/hunter2'}}",
+        "telemetry: {otlp: {endpoint: 'ftp://otlp.test/hunter2'}}",
+        "revocation: {redis: {url: 'http://r.test/hunter2'}}",
+        "listen: {http: 'https://hooks.test/services/hunter2'}",
+        "signals: {transmitters: [{issuer: 'https://a.test', audience: a, target_issuer: main, keys: {discovery: true}, poll: {url: 'http://a.test/hunter2', token: t}}]}",
+        "issuers: [{name: a, issuer: 'https://a.test', audiences: any, keys: {jwks: {keys: []}}, introspection: {url: 'http://a.test/hunter2', client_id: '', client_secret: s}}]",
+        "issuers: [{name: a, issuer: 'https://a.test', audiences: any, keys: {jwks: {keys: []}}, introspection: {url: 'https://a.test', client_id: \"hunter2\\n\", client_secret: ''}}]",
+        "api_keys: {keys: [{id: 'hunter2é', sha256: x}]}",
+        "admin: {keys: [{name: 'Hunter2 hunter2', sha256: x, may: [read]}]}",
+        "revocation: {redis: {url: 'redis://r.test', username: '${hunter2}'}}",
+        "revocation: {redis: {password: !hunter2 x}}",
+        "revocation: {redis: {password: !<hunter2> x}}",
+        "revocation: {redis: {password: *hunter2}}",
         "x: \"hunter2\n",
         "x: {hunter2: ]",
     ] {
         let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
         let faults = parse(&text).unwrap_err();
         assert!(!faults.to_string().contains("hunter2") && !format!("{faults:?}").contains("hunter2"), "{faults:?}");
+    }
+    // In the place of the file that holds it.
+    for more in [
+        "revocation: {redis: {url: 'redis://r.test', password_file: hunter2}}",
+        "revocation: {redis: {url: 'redis://r.test', password_file: 'Zm9v/hunter2=='}}",
+        "issuers: [{name: a, issuer: a, audiences: any, algorithms: [HS256], keys: {secret_file: hunter2}}]",
+        "listen: {tls: {cert_file: cert.pem, key_file: '-----BEGIN PRIVATE KEY----- hunter2'}}",
+    ] {
+        let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
+        let faults = parse(&text).unwrap_err().to_string();
+        assert!(faults.contains("which is not written here") && !faults.contains("hunter2"), "{faults}");
     }
     let env = |name: &str| [(name.to_owned(), "hunter2".to_owned())].into_iter();
     for name in [
@@ -175,6 +199,37 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
     );
     check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "holds a placeholder");
     check("errors: {realm: $REALM}", "2: errors.realm", "holds a placeholder");
+    for placeholder in [
+        "https://$HOST/",
+        "https://$host/",
+        "https://login.test/{id}/x",
+        "<REALM>",
+        "https://<your-host>/x",
+        "<your realm>",
+        "a {{.x}} b",
+        "{% realm %}",
+        "<%= realm %>",
+        "#{REALM}#",
+        "%REALM%",
+        "https://%HOST%/",
+        "@REALM@",
+        "__REALM__",
+        "$(realm)",
+        "x-$REALM",
+    ] {
+        check(&format!("errors: {{realm: '{placeholder}'}}"), "2: errors.realm", "holds a placeholder");
+        let audience = ISSUER.replace("[shop]", &format!("['{placeholder}']"));
+        faulty(&audience, "1: issuers[0].audiences[0]", "holds a placeholder");
+    }
+    faulty(
+        &ISSUER.replace("https://a.test/jwks", "'https://a.test/{tenant}/jwks'"),
+        "1: issuers[0].keys.jwks_url",
+        "holds a placeholder",
+    );
+    for secret in ["$(PW)", "{{ .Values.pw }}", "<password>", "${PW}", "<% pw %>"] {
+        let redis = format!("revocation: {{redis: {{url: 'redis://r.test', password: '{secret}'}}}}");
+        check(&redis, "2: revocation.redis.password", "`DOORWARD__REVOCATION__REDIS__PASSWORD` instead");
+    }
     faulty(
         "issuers: [{name: a, issuer: 'https://${HOST}/', audiences: any, keys: {jwks: {keys: []}}}]",
         "1: issuers[0].issuer",
@@ -184,12 +239,48 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
         "errors: {realm: 'a$'}",
         "errors: {realm: 'costs $5'}",
         "revocation: {redis: {url: 'redis://r.test', password: $ECRET}}",
+        "revocation: {redis: {url: 'redis://r.test', password: 'a<b>c$(d'}}",
+        "revocation: {redis: {url: 'redis://r.test', password: '%SECRET%'}}",
+        "errors: {realm: 'a < b > c'}",
+        "errors: {realm: '%C3%A9 %AB%CD'}",
+        "errors: {realm: 'a@b.test'}",
+        "token: {from: [{cookie: __Host-session}]}",
+        "rules: [{name: a, match: {path_prefix: '/$metadata'}}]",
+        "rules: [{name: a, match: {path_regex: '/(?<ID>x)'}}]",
     ] {
         config(&format!("{fine}\n"));
     }
     let shown =
         parse(&format!("{ISSUER}revocation: {{redis: {{url: 'redis://r.test', password: '${{P:-hunter2}}'}}}}\n"));
     assert!(!shown.unwrap_err().to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_word_for_all_is_not_one_in_a_list() {
+    for (issuer, at, cure) in [
+        ("audiences: [any]", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
+        ("audiences: ['*']", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
+        ("audiences: [shop, 'https://*.shop.test']", "issuers[0].audiences[1]", "not as a pattern"),
+        (
+            "audiences: any, backchannel_logout: {audiences: ['*']}",
+            "issuers[0].backchannel_logout.audiences[0]",
+            "client ids",
+        ),
+        ("audiences: any, token_types: ['*']", "issuers[0].token_types[0]", "name the types"),
+    ] {
+        faulty(&ISSUER.replace("audiences: [shop]", issuer), &format!("1: {at}"), cure);
+    }
+    for tenants in ["[any]", "['*']", "[Any]"] {
+        let text = ISSUER
+            .replace("issuer: https://a.test", &format!("issuer: 'https://a.test/{{tenant}}', tenants: {tenants}"));
+        faulty(&text, "1: issuers[0].tenants[0]", "write `tenants: any`, without brackets");
+    }
+    faulty(&ISSUER.replace("https://a.test,", "'https://*.a.test',"), "1: issuers[0].issuer", "write the `iss`");
+    check(
+        &format!("api_keys: {{keys: [{{id: a, sha256: '{}', platforms: [any]}}]}}", "a".repeat(64)),
+        "2: api_keys.keys[0].platforms[0]",
+        "leave `platforms` out",
+    );
 }
 
 #[test]
@@ -286,7 +377,9 @@ fn no_credential_in_a_url_is_shown() {
         }
     }
     let shown = |url: &str| shown_url(url).unwrap_or_default();
-    assert_eq!(shown("https://u:p@h:8443/jwks?key=1#f"), "https://…@h:8443/jwks?…");
+    assert_eq!(shown("https://u:p@h:8443/jwks?key=1#f"), "https://…@h:8443/…?…");
+    assert_eq!(shown("https://hooks.test/services/T/B/x"), "https://hooks.test/…");
+    assert_eq!(fault::shown_location("https://u:p@h:8443/jwks?key=1#f").unwrap(), "https://…@h:8443/jwks?…");
     assert_eq!(
         (shown("https://h"), shown("redis+unix:///run/r.sock")),
         ("https://h".into(), "redis+unix:///run/r.sock".into())

@@ -48,7 +48,11 @@ fn issuers() {
         "5: issuers[0].audiences[1]",
         "must be text; put it in quotes (found 5)",
     );
-    check_issuer(&[("audiences", "[any, '']")], "5: issuers[0].audiences[1]", "must be text without spaces, not empty");
+    check_issuer(
+        &[("audiences", "[shop, '']")],
+        "5: issuers[0].audiences[1]",
+        "must be text without spaces, not empty",
+    );
     check_issuer(&[("keys", "{}")], "6: issuers[0].keys", "must have exactly one of `jwks_url`, `discovery: true`");
     check_issuer(
         &[("keys", "{discovery: true, jwks_file: keys.json}")],
@@ -309,6 +313,16 @@ fn rules() {
             "never matches: a path has no byte beyond",
         );
     }
+    one("match: {path_regex: 'admin(/.*)?'}", ".match.path_regex", "begins with `/`; write `/admin(/.*)?`");
+    one("match: {path_regex: '/ok|admin'}", ".match.path_regex", "`admin` never matches: a path begins with `/`");
+    one("match: {path_regex: '^a$b'}", ".match.path_regex", "leave both out (found \"^a$b\")");
+    one("match: {path_regex: '/a\\?b'}", ".match.path_regex", "which has no query and no fragment");
+    one("match: {path_regex: '/a b'}", ".match.path_regex", "a path has no white space");
+    one("match: {path_regex: '/w/(:id)'}", ".match.path_regex", "`:id` matches nothing but itself; write `[^/]+`");
+    one("match: {path_regex: '/z/$id'}", ".match.path_regex", "`$id` matches nothing but itself; write `[^/]+`");
+    let warnings = good(&format!("{ISSUER}rules: [{{name: a, match: {{path_regex: '/u/[id]'}}}}]\n")).warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].message.contains("`[id]` matches one of its characters; write `[^/]+`"), "{warnings:?}");
     for pattern in ["/caf(é|e)", "/a/é?", "/[^é]+", "/.*", "/caf%C3%A9"] {
         config(&format!("rules: [{{name: a, match: {{path_regex: '{pattern}'}}}}]\n"));
     }

@@ -114,7 +114,11 @@ fn told(matcher: &Node<'_>) -> String {
 
 pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
     for service in http_services(model) {
-        if let Some(path) = service.get("path_override") {
+        let written = |name: &str| service.get(name).filter(|path| path.value.as_str() != Some(""));
+        let (replaced, prefixed) = (written("path_override"), written("path_prefix"));
+        if let (Some(path), Some(_)) = (&replaced, &prefixed) {
+            found.at(path, "Envoy refuses a configuration with both `path_override` and `path_prefix`");
+        } else if let Some(path) = replaced {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
                 added.iter().any(|header| {
@@ -137,7 +141,7 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
                     "nothing tells Doorward the whole path and method of the request that it is asked about",
                 );
             }
-        } else if let Some(path) = service.get("path_prefix") {
+        } else if let Some(path) = prefixed {
             if path.value.as_str() != Some(PREFIX) {
                 found.at(&path, "only `/auth`, without a slash at its end, leads to decisions: `/auth/` makes another path of every request, and other endpoints let requests pass");
             }
