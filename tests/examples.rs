@@ -164,7 +164,7 @@ fn the_pairs_differ_in_their_transport_only() {
     let body = |file: &str| {
         let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let (_, text) = text.split_once("\nadmin:").unwrap();
-        let way = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let way = |lines: &[&str]| lines.join("\n") + "\n";
         let tcp = way(&[
             "                    socket_address:",
             "                      address: 127.0.0.1",

@@ -161,7 +161,9 @@ fn there_is_no_unsafe_code() {
 fn manifests_name_the_version_that_is_built() {
     fn check(file: &Path, found: &mut usize) {
         if file.is_dir() {
-            std::fs::read_dir(file).unwrap().for_each(|entry| check(&entry.unwrap().path(), found));
+            for entry in std::fs::read_dir(file).unwrap() {
+                check(&entry.unwrap().path(), found);
+            }
             return;
         }
         let Ok(text) = std::fs::read_to_string(file) else { return };

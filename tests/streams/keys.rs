@@ -135,6 +135,6 @@ async fn a_key_that_a_configuration_with_fixed_keys_lacks_is_unavailable_and_not
     let alice = facts(&Checks::connect(&there.check).await, &new.of("alice")).await;
     let Response::ImmediateResponse(refused) = call(&here, vec![opening(&alice)]).await.first().await else { panic!() };
     assert_eq!(refused.status.unwrap().code, 503);
-    let body = String::from_utf8(refused.body.into()).unwrap();
+    let body = String::from_utf8(refused.body).unwrap();
     assert!(body.contains("keys_unavailable"), "{body}");
 }
