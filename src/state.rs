@@ -1,5 +1,6 @@
 //! State shared by the protocol front ends: the policy in force, behind one pointer, and the revocations.
 
+mod key_history;
 mod waits;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::dpop::{Nonces, SpentProofs};
-use crate::authz::jwks::Jwks;
+use crate::authz::jwks::{Jwks, KeyDigest};
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
 use crate::authz::stream_proof::{Proofs, Secret};
@@ -26,6 +27,7 @@ pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
+use key_history::KeyHistory;
 pub use waits::{Waiting, Waits};
 
 /// How requests are decided and answered; immutable, swapped as a whole.
@@ -107,6 +109,8 @@ pub struct State {
     pub traces: Option<Traces>,
     /// The secrets that seal stream proofs and nonces, the current one first.
     secrets: Mutex<Vec<Secret>>,
+    /// The keys that issuers had.
+    key_history: KeyHistory,
 }
 
 /// Secrets that are believed: the one in force, that of this process, and others that were in force before.
@@ -127,6 +131,10 @@ impl State {
         replica.share_leads(policy.authorizer.leads());
         replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         let secrets = vec![rand::random()];
+        let key_history = KeyHistory::default();
+        for issuer in &policy.authorizer.issuers {
+            key_history.follow(&issuer.name, issuer.keys.as_ref());
+        }
         Self {
             policy: ArcSwap::from_pointee(policy.proving(&secrets)),
             keys: ArcSwap::default(),
@@ -139,6 +147,7 @@ impl State {
             waits: Waits::default(),
             traces,
             secrets: Mutex::new(secrets),
+            key_history,
         }
     }
 
@@ -192,23 +201,43 @@ impl State {
         self.policy.load_full()
     }
 
-    /// Puts new keys of an issuer or a transmitter in force; `None` withdraws them.
+    /// Puts new keys of an issuer or a transmitter in force; `None`: the issuer has confirmed none for too long.
+    ///
+    /// Ends the streams of other keys, also of those that this instance has never had (see `api::streams`).
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
         let old = self.policy.rcu(|policy| policy.with_keys(issuer, keys));
-        self.end_streams_of(&old);
+        if old.authorizer.issuer_named(issuer).is_none() {
+            return; // No stream is a transmitter's.
+        }
+        self.key_history.follow(issuer, keys);
+        self.streams().keep_keys(issuer, |key| keys.is_some_and(|keys| keys.has(key)));
     }
 
-    /// Ends the streams of issuers and keys that were in force by `old` and are not by the present policy.
+    /// Whether a key of the issuer was in force here and is not any more.
+    pub fn has_withdrawn(&self, issuer: &IssuerName, key: KeyDigest) -> bool {
+        self.key_history.has_withdrawn(issuer, key)
+    }
+
+    /// Ends the streams whose tokens were accepted by `old` and are not by the present policy. Keys that are not loaded
+    /// yet withdraw none: what the issuer publishes does.
     fn end_streams_of(&self, old: &Policy) {
         let policy = self.policy();
-        for issuer in &old.authorizer.issuers {
-            match policy.authorizer.issuer_named(&issuer.name) {
-                Some(now) if now.issuer == issuer.issuer => {
-                    let withdrawn = issuer.keys.iter().flat_map(|keys| keys.without(now.keys.as_ref()));
-                    withdrawn.for_each(|key| self.streams().withdraw_key(&issuer.name, key.id()));
-                }
-                _ => self.streams().remove_issuer(&issuer.name),
+        for before in &old.authorizer.issuers {
+            let now = policy.authorizer.issuer_once_named(&before.name);
+            let Some(now) = now.filter(|now| now.issuer.covers(&before.issuer) && now.names_alike(before)) else {
+                self.key_history.forget(&before.name);
+                self.streams().remove_issuer(&before.name);
+                continue;
+            };
+            if now.name != before.name {
+                self.key_history.rename(&before.name, &now.name);
+                self.streams().rename_issuer(&before.name, &now.name);
             }
+            let withdrawn = self.key_history.follow(&now.name, now.keys.as_ref());
+            self.streams().keep_keys(&now.name, |key| !withdrawn.contains(&key));
+        }
+        for issuer in &policy.authorizer.issuers {
+            self.key_history.follow(&issuer.name, issuer.keys.as_ref());
         }
     }
 

@@ -235,6 +235,9 @@ fn the_configuration_to_begin_with_is_valid() {
     assert!(code == 2 && error.contains("stays as it is"), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
 
+    let schema = written.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=file://");
+    assert!(schema.is_none_or(|schema| std::path::Path::new(schema).exists()), "a schema that is there: {written}");
+
     let (code, example, _) = run(&["init", "-"], "");
     std::fs::write(&file, example).unwrap();
     assert_eq!((code, run(&["validate", "--config", name], "").0), (0, 0), "as it is");
@@ -364,4 +367,63 @@ fn explain_shows_each_check_with_what_was_expected_and_found() {
         assert_eq!((done, error.is_empty()), (code, code == 0), "{expect}: {error}");
     }
     assert_eq!(run(&["explain", "--config", config, "--expect", "perhaps", "-"], &wrong).0, 2);
+}
+
+/// A check in CI must not pass because nothing could be decided.
+#[test]
+fn explain_expects_a_decision_and_not_a_failure() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let config = file.to_str().unwrap();
+    let alice = tokens.of("alice");
+    let expect = |decision: &str, more: &[&str]| {
+        let (code, out, error) =
+            run(&[&["explain", "--config", config, "--expect", decision][..], more, &["-"]].concat(), &alice);
+        (code, out, error)
+    };
+    std::fs::write(&file, tokens.config("rules: [{name: admin, match: {path: /admin}, access: public}]\n")).unwrap();
+    assert_eq!(expect("allow", &["--rule", "admin"]).0, 0);
+    let (code, _, error) = expect("deny", &["--rule", "admn"]);
+    assert!(code == 1 && error.contains("bad_request"), "{error}");
+    // Nobody answers at this port.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let keys = format!("jwks_url: \"http://{closed}/jwks\"");
+    std::fs::write(&file, tokens.config("").replace(&format!("jwks: {}", tokens.issuer.jwks()), &keys)).unwrap();
+    for decision in ["deny", "allow"] {
+        let (code, out, error) = expect(decision, &[]);
+        assert!(code == 1 && error.contains("keys_unavailable"), "{error}");
+        assert!(out.contains(r#"expected "the keys of dev", got "not loaded""#), "{out}");
+    }
+}
+
+#[test]
+fn explain_says_what_is_wrong_with_an_api_key_and_never_the_key() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let file = dir.path().join("doorward.yaml");
+    let (_, digest, _) = run(&["hash-key"], "canary-0123456789abcdef\n");
+    let digest = digest.split("sha256: ").nth(1).unwrap().split([',', '}', '\n']).next().unwrap().trim();
+    let keys = format!(
+        "api_keys: {{default: required, keys: [{{id: web, sha256: {digest}, platforms: [web], domains: [\"*.shop.test\"]}}]}}\n"
+    );
+    std::fs::write(&file, tokens.config(&keys)).unwrap();
+    let (key, web) = ("x-api-key: canary-0123456789abcdef", "x-client-platform: web");
+    for (headers, expected, got) in [
+        (&[][..], json!("a key in `x-api-key`"), json!("none")),
+        (&["x-api-key: canary-other"], json!("a configured key"), json!("another one, or several")),
+        (&[key, "x-client-platform: ios"], json!({"x-client-platform": ["web"]}), json!({"x-client-platform": "ios"})),
+        (
+            &[key, web, "origin: https://shop.evil"],
+            json!({"origin or referer": ["*.shop.test"]}),
+            json!({"origin": "https://shop.evil", "referer": null}),
+        ),
+    ] {
+        let headers: Vec<_> = headers.iter().flat_map(|header| ["--header", header]).collect();
+        let args = [&["explain", "--json", "--config", file.to_str().unwrap()][..], &headers, &["-"]].concat();
+        let (_, out, error) = run(&args, &tokens.of("alice"));
+        assert!(!out.contains("canary"), "{out}");
+        let explained: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{error}"));
+        let checks = explained["checks"].as_array().unwrap();
+        let failed = checks.iter().find(|check| check["passed"] == false).unwrap();
+        assert_eq!((&failed["check"], &failed["expected"], &failed["got"]), (&json!("api key"), &expected, &got));
+    }
 }

@@ -163,11 +163,17 @@ async fn identity_headers_are_stripped_even_when_ext_authz_fails_open() {
 fn the_pairs_differ_in_their_transport_only() {
     let body = |file: &str| {
         let text = std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let lines = text.lines().skip_while(|line| *line != "admin:").map(str::to_owned);
-        let lines: Vec<_> = lines.collect();
-        let socket = lines.iter().rposition(|line| line.trim() == "address:").unwrap();
-        assert!(lines.len() <= socket + 4, "{file}: the way to Doorward stands last");
-        lines[..=socket].to_vec()
+        let (_, text) = text.split_once("\nadmin:").unwrap();
+        let way = |lines: &[&str]| lines.join("\n") + "\n";
+        let tcp = way(&[
+            "                    socket_address:",
+            "                      address: 127.0.0.1",
+            "                      port_value: 9191",
+        ]);
+        let uds = way(&["                    pipe:", "                      path: /run/doorward/check.sock"]);
+        let way = if file.ends_with("-tcp.yaml") { tcp } else { uds };
+        assert_eq!(text.matches(&way).count(), 2, "{file}: for checks, and for streams");
+        text.replace(&way, "")
     };
     for kind in ["edge", "sidecar"] {
         assert_eq!(body(&format!("{kind}-uds.yaml")), body(&format!("{kind}-tcp.yaml")));

@@ -174,6 +174,20 @@ fn the_command_says_what_it_found_and_what_it_could_not_read() {
     ] {
         let (code, out, error) = run(args, stdin);
         assert!(code == 2 && out.is_empty() && error.contains(expected), "{args:?}: {code} {out} {error}");
+        // A report that a tool reads is never empty.
+        if !args.contains(&"fail-opne") {
+            let report = |format: &str| run(&[args, &["--format", format]].concat(), stdin);
+            let (json, sarif) = (report("json"), report("sarif"));
+            let read = |(code, out, _): &(i32, String, String)| (*code, serde_json::from_str::<Value>(out).unwrap());
+            let (code, json) = read(&json);
+            assert!(code == 2 && json["error"].as_str().unwrap().contains(expected), "{json}");
+            let (code, sarif) = read(&sarif);
+            let result = &sarif["runs"][0]["results"][0];
+            assert!(code == 2 && result["level"] == "error", "{sarif}");
+            assert!(result["message"]["text"].as_str().unwrap().contains(expected), "{sarif}");
+            let (code, github, _) = report("github");
+            assert!(code == 2 && github.starts_with("::error file=") && github.contains(expected), "{github}");
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 #![allow(clippy::float_cmp, reason = "counts that a metric shows")]
 #![allow(clippy::print_stdout, reason = "figures of a run")]
 
+mod bounds;
 mod forged;
+mod keys;
 mod kinds;
 mod lifetime;
 mod receipts;
+mod reload;
 mod scale;
 pub mod support;

@@ -176,3 +176,35 @@ fn what_runs_inside_envoy_leaves_the_process_alone() {
         }
     }
 }
+
+/// What is released together has one version: the images that the manifests name are those of this crate.
+#[test]
+fn manifests_name_the_version_that_is_built() {
+    fn check(file: &Path, found: &mut usize) {
+        if file.is_dir() {
+            for entry in std::fs::read_dir(file).unwrap() {
+                check(&entry.unwrap().path(), found);
+            }
+            return;
+        }
+        let Ok(text) = std::fs::read_to_string(file) else { return };
+        let tags = [
+            "example.com/doorward:",
+            "example.com/doorward-four-services:",
+            "example.com/doorward, newTag: ",
+            "example.com/doorward-four-services, newTag: ",
+            "\nversion: ",
+            "\nappVersion: ",
+        ];
+        for rest in tags.iter().flat_map(|tag| text.split(tag).skip(1)) {
+            let version: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            if version.contains('.') {
+                assert_eq!(version.trim_end_matches('.'), env!("CARGO_PKG_VERSION"), "{}", file.display());
+                *found += 1;
+            }
+        }
+    }
+    let mut found = 0;
+    check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s"), &mut found);
+    assert!(found > 10, "{found}");
+}

@@ -364,16 +364,29 @@ impl Responder {
         if kind.status == 503 {
             headers.push(("retry-after", "1".to_owned()));
         }
-        let mut body = if self.errors.reasons {
-            json!({"error": kind.error, "reason": denial.label(), "message": denial.message()})
-        } else {
-            json!({"error": kind.error})
-        };
+        let mut body = self.body(kind.error, denial.label(), denial.message());
         if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, evidence.locked_out) {
             headers.push(("retry-after", (left.as_secs() + 1).to_string()));
             body["until"] = until.to_rfc3339().into();
         }
         Respond { status: kind.status, headers, body: body.to_string() }
+    }
+
+    /// The refusal, with 503, of a stream whose request is not at fault; both texts are fixed ones.
+    #[must_use]
+    pub fn refuse_stream(&self, reason: &'static str, message: &'static str) -> Respond {
+        let kind = Refusal::of(Denial::InternalError, &Evidence::default());
+        let headers = [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1")];
+        let headers = headers.map(|(name, value)| (name, value.to_owned())).into();
+        Respond { status: kind.status, headers, body: self.body(kind.error, reason, message).to_string() }
+    }
+
+    fn body(&self, error: &str, reason: &str, message: &str) -> serde_json::Value {
+        if self.errors.reasons {
+            json!({"error": error, "reason": reason, "message": message})
+        } else {
+            json!({"error": error})
+        }
     }
 
     /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3.

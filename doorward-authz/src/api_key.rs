@@ -85,6 +85,12 @@ impl ApiKeys {
         Ok(Some(key))
     }
 
+    /// The key that a request carries, whether or not it may be used there: for explanations alone.
+    #[must_use]
+    pub fn presented(&self, request: &RequestView<'_>) -> Option<&ApiKey> {
+        self.find(sole(request, &self.header)?)
+    }
+
     /// By the digest of what was presented: how long it takes says nothing about a key's text.
     fn find(&self, presented: &[u8]) -> Option<&ApiKey> {
         let presented = digest_of(presented);

@@ -661,6 +661,12 @@ impl Authorizer {
         self.issuers.iter().find(|issuer| issuer.name == *name)
     }
 
+    /// The issuer of this name, or formerly of this name.
+    #[must_use]
+    pub fn issuer_once_named(&self, name: &IssuerName) -> Option<&Arc<TrustedIssuer>> {
+        self.issuer_named(name).or_else(|| self.issuers.iter().find(|issuer| issuer.formerly.contains(name)))
+    }
+
     /// How far the tokens of each issuer were seen to be dated ahead; shared with the issuers.
     pub fn leads(&self) -> Vec<(IssuerName, Lead)> {
         self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()

@@ -53,6 +53,14 @@ impl Tenants {
             }
     }
 
+    fn cover(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::OneOf(ours), Self::OneOf(theirs)) => theirs.iter().all(|their| ours.contains(their)),
+            (Self::OneOf(_), Self::Any) => false,
+        }
+    }
+
     fn overlap(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::OneOf(ours), Self::OneOf(theirs)) => ours.iter().any(|our| theirs.contains(our)),
@@ -72,6 +80,19 @@ impl Spelling {
                 let tenant = iss.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;
                 tenants.allow(tenant).then_some(Named { tenant: Some(tenant) })
             }
+        }
+    }
+
+    /// Whether every `iss` that is the other's is this one's, too.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(ours), Self::Exact(theirs)) => ours == theirs,
+            (
+                Self::Tenants { before, after, tenants },
+                Self::Tenants { before: their_before, after: their_after, tenants: theirs },
+            ) => before == their_before && after == their_after && tenants.cover(theirs),
+            // Users of a tenant have other names than those of an issuer without.
+            (Self::Exact(_), Self::Tenants { .. }) | (Self::Tenants { .. }, Self::Exact(_)) => false,
         }
     }
 
@@ -96,6 +117,13 @@ impl IssuerId {
     #[must_use]
     pub fn name<'a>(&self, iss: &'a str) -> Option<Named<'a>> {
         self.0.iter().find_map(|spelling| spelling.name(iss))
+    }
+
+    /// Whether every `iss` of the other is one of its own, and names users alike.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.is_multi_tenant() == other.is_multi_tenant()
+            && other.0.iter().all(|theirs| self.0.iter().any(|ours| ours.covers(theirs)))
     }
 
     /// Whether some `iss` would be one of both.

@@ -283,11 +283,9 @@ impl Jwks {
         self.keys.iter().any(|key| key.digest == digest)
     }
 
-    /// The keys that are not among those of `next`, or under another `kid`.
-    pub fn without<'a>(&'a self, next: Option<&'a Self>) -> impl Iterator<Item = &'a Key> {
-        let is_same = |key: &Key, other: &Key| key.id == other.id && key.digest == other.digest;
-        let stays = move |key: &Key| next.is_some_and(|next| next.keys.iter().any(|other| is_same(key, other)));
-        self.keys.iter().filter(move |key| !stays(key))
+    /// What tells its keys apart, at most [`Jwks::MAX_KEYS`].
+    pub fn digests(&self) -> impl Iterator<Item = KeyDigest> {
+        self.keys.iter().map(Key::digest)
     }
 
     #[must_use]

@@ -258,6 +258,16 @@ pub enum HostPattern {
     Subdomains(String),
 }
 
+/// As it is configured.
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Subdomains(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
 impl HostPattern {
     /// Reads `shop.example.com` or `*.example.com`; `None` for anything else.
     #[must_use]

@@ -225,6 +225,16 @@ impl TrustedIssuer {
         found.find(|(_, named)| named.as_array().is_none_or(|items| !items.is_empty()))
     }
 
+    /// Whether users, sessions and clients of its tokens have the names that they have by the other.
+    #[must_use]
+    pub fn names_alike(&self, other: &Self) -> bool {
+        let names = |issuer: &Self| {
+            let ClaimNames { user_id, session_id, client_id, .. } = &issuer.claim_names;
+            [user_id.clone(), session_id.clone(), client_id.clone()]
+        };
+        names(self) == names(other)
+    }
+
     /// When a token is not accepted any more.
     #[must_use]
     pub fn ends_at(&self, issued_at: Option<Timestamp>, expires_at: Timestamp) -> Timestamp {

@@ -25,8 +25,10 @@ use super::check::message::Message;
 use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
 use crate::authz::authorizer::Evidence;
+use crate::authz::jwks::KeyDigest;
 use crate::authz::rule::{OnStale, Requirements, Rule};
 use crate::authz::stream_proof::{StreamFacts, Subject};
+use crate::authz::token::TrustedIssuer;
 use crate::clock::{self, Steady};
 use crate::sources::streams::{Cause, Ended, LiveStream};
 use crate::state::{Policy, State};
@@ -104,8 +106,6 @@ pub struct Call<B> {
 
 enum Phase {
     Opening(Opening),
-    /// Nothing ends it but its client and its server.
-    Kept,
     Live(LiveStream),
     /// It was told to end. The stream counts as ended when the order has been sent.
     Ending(Option<LiveStream>, Ended),
@@ -153,7 +153,6 @@ where
                     }
                     call.phase = Phase::Opening(opening);
                 }
-                Phase::Kept => call.phase = Phase::Kept,
             }
             match Pin::new(&mut call.body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -193,7 +192,7 @@ impl<B> Call<B> {
         if said.part != Some(Part::RequestHeaders) {
             return Err(Cause::Unexpected);
         }
-        self.phase = self.service.admit(&said)?;
+        self.phase = Phase::Live(self.service.admit(&said)?);
         self.messages = 1;
         let more = more.to_vec();
         self.received = Vec::new(); // A stream that waits keeps no buffer.
@@ -236,8 +235,20 @@ impl Service {
     }
 
     /// Registers a stream by what Check said of it, then looks whether it is still allowed.
-    fn admit(&self, said: &RequestFields<'_>) -> Result<Phase, Cause> {
-        let policy = self.state.policy();
+    fn admit(&self, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
+        let mut policy = self.state.policy();
+        loop {
+            let stream = self.admit_by(&policy, said)?;
+            let now = self.state.policy();
+            // A policy that comes later finds the stream; by one that came meanwhile it is admitted anew.
+            if Arc::ptr_eq(&policy, &now) {
+                return Ok(stream);
+            }
+            policy = now;
+        }
+    }
+
+    fn admit_by(&self, policy: &Policy, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
         let proofs = policy.responder.proofs();
         let subject = proofs.and_then(|proofs| proofs.read(said.subject, said.rule, said.rule_proof));
         let Some(subject) = subject else {
@@ -252,18 +263,19 @@ impl Service {
         let default = &*policy.authorizer.default_rule;
         let rule = policy.authorizer.rules.named(said.rule).unwrap_or(default);
         match subject {
-            Subject::Token(facts) if rule.ends_streams() => {
-                register(&self.state, &policy, rule, &facts).map(Phase::Live)
-            }
-            Subject::Token(_) | Subject::Anonymous => Ok(Phase::Kept),
+            Subject::Token(facts) if rule.ends_streams() => register(&self.state, policy, rule, facts),
+            Subject::Token(_) | Subject::Anonymous => self.state.streams().keep(),
         }
     }
 
     /// The message that ends the HTTP stream and the status of the call after it; counts the end.
     fn end(&self, ended: Ended) -> (Bytes, u16) {
         count_end(&self.state, ended);
-        let denial = ended.cause.denial();
-        let refusal = self.state.policy().responder.refuse(denial, &Requirements::default(), &Evidence::default());
+        let policy = self.state.policy();
+        let refusal = match ended.cause.denial() {
+            Ok(denial) => policy.responder.refuse(denial, &Requirements::default(), &Evidence::default()),
+            Err(message) => policy.responder.refuse_stream(ended.cause.label(), message),
+        };
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };
         let message = message(|response| {
             response.message(IMMEDIATE_RESPONSE, |immediate| {
@@ -289,9 +301,12 @@ impl Service {
 }
 
 /// Registers a stream, then looks whether its token is still accepted; `rule` allowed it.
-pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: &StreamFacts) -> Result<LiveStream, Cause> {
+pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts) -> Result<LiveStream, Cause> {
     let (replica, authorizer) = (&state.replica, &policy.authorizer);
-    let issuer = authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
+    // While a name changes, the instance that decided may know the issuer by another one.
+    let mut names = std::iter::once(&facts.issuer).chain(facts.targets.iter().map(|target| &target.issuer));
+    let issuer = names.find_map(|name| authorizer.issuer_once_named(name)).ok_or(Cause::IssuerRemoved)?;
+    let facts = &known_as(issuer, facts);
     let ends_at = issuer.ends_at(facts.issued_at, facts.expires_at);
     let on_stale = rule.on_stale.unwrap_or(authorizer.freshness.on_stale);
     let max_staleness = rule.max_staleness.unwrap_or(authorizer.freshness.max_staleness);
@@ -309,19 +324,44 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: &StreamFacts
     if stale_after.is_some_and(|most| age.is_none_or(|age| age > most)) {
         return Err(Cause::Stale);
     }
-    let policy = state.policy();
-    let issuer = policy.authorizer.issuer_named(&facts.issuer).ok_or(Cause::IssuerRemoved)?;
-    let is_withdrawn = |key| !issuer.keys.as_ref().is_some_and(|keys| keys.has(key));
-    if facts.key.is_some_and(is_withdrawn) {
+    facts.key.map_or(Ok(()), |key| examine_key(state, issuer, key))?;
+    Ok(stream)
+}
+
+/// Refuses a key that was withdrawn here. One that is not known yet verified the token at another instance a moment
+/// ago: the issuer is asked, and its answer ends the stream if the key is not in it.
+fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<(), Cause> {
+    if issuer.keys.as_ref().is_some_and(|keys| keys.has(key)) {
+        return Ok(());
+    }
+    if state.has_withdrawn(&issuer.name, key) {
         return Err(Cause::KeyWithdrawn);
     }
-    Ok(stream)
+    // Fixed keys change with the configuration alone: nothing would say later that this is one of them.
+    let sources = state.keys();
+    let source = sources.of(&issuer.name).filter(|source| !source.is_outlived()).ok_or(Cause::KeysUnavailable)?;
+    source.ask();
+    Ok(())
 }
 
 /// Counts the end of a stream.
 pub fn count_end(state: &State, ended: Ended) {
     state.metrics.streams_ended.with_label_values(&[ended.cause.label()]).inc();
     state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
+}
+
+/// The facts by every name that this instance knows the issuer by.
+fn known_as(issuer: &TrustedIssuer, facts: StreamFacts) -> StreamFacts {
+    let names = std::iter::once(&issuer.name).chain(&issuer.formerly).filter(|name| **name != facts.issuer);
+    let own = || facts.targets.iter().filter(|target| target.issuer == facts.issuer);
+    let more: Vec<_> = names.flat_map(|name| own().map(|target| target.clone().under(name.clone()))).collect();
+    let mut targets = facts.targets.into_vec();
+    for target in more {
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    StreamFacts { issuer: issuer.name.clone(), targets: targets.into(), ..facts }
 }
 
 /// `google.rpc.Code`

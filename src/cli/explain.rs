@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{ConfigArgs, FAILED, complain, fail, load, print};
 use crate::api::explain;
 use crate::authz::authorizer::{KeyFetch, Needs, Outcome, StoreAnswer, View};
+use crate::authz::denial::Denial;
 use crate::authz::dpop::Spending;
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
@@ -51,7 +52,7 @@ pub(super) struct ExplainArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Exit with 1 unless this is the decision.
+    /// Exit with 1 unless this is the decision; a refusal for want of keys, or of the rule that is named, is neither.
     #[arg(long, value_enum, value_name = "DECISION")]
     expect: Option<Expect>,
     /// The access token, or `-` to read it on standard input; stands where the configuration looks for one first.
@@ -84,14 +85,30 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Err(error) => return fail(&error),
     };
     let printed = if args.json { print(format_args!("{explanation:#}")) } else { print(text(&explanation)) };
-    match args.expect.map(Expect::decision) {
-        Some(expected) if explanation["decision"] != expected => {
-            complain(format_args!("doorward: expected {expected}, but it is {}", plain(&explanation["decision"])));
-            ExitCode::from(FAILED)
-        }
-        _ => printed,
+    let Some(expected) = args.expect.map(Expect::decision) else { return printed };
+    let (decision, reason) = (plain(&explanation["decision"]), plain(&explanation["reason"]));
+    if decision != expected {
+        complain(format_args!("doorward: expected {expected}, but it is {decision} ({reason})"));
+        return ExitCode::from(FAILED);
     }
+    let is_unknown = |rule: &String| config.rules.iter().all(|known| *known.name != **rule);
+    let rule = args.rule.as_ref().filter(|rule| is_unknown(rule));
+    if rule.is_some() || decision == "denied" && UNDECIDED.iter().any(|denial| reason == denial.label()) {
+        complain(format_args!("doorward: expected {expected}, but this is not about the request: {reason}"));
+        return ExitCode::from(FAILED);
+    }
+    printed
 }
+
+/// Refusals for want of something: of the keys that cannot be fetched, say. No rule wants them.
+const UNDECIDED: [Denial; 6] = [
+    Denial::KeysUnavailable,
+    Denial::RevocationsStale,
+    Denial::StoreUnavailable,
+    Denial::IntrospectionUnavailable,
+    Denial::ClockSkew,
+    Denial::InternalError,
+];
 
 fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let mut fields: Vec<(String, String)> = Vec::new();

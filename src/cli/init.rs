@@ -30,6 +30,8 @@ pub(super) struct InitArgs {
     jwks_url: Option<String>,
 }
 
+/// Where the package puts the schema that the template names.
+const SCHEMA: &str = "/usr/share/doorward/doorward.schema.json";
 /// With the issuer and the audience of an example.
 const TEMPLATE: &str = include_str!("init.yaml");
 
@@ -51,7 +53,9 @@ pub(super) fn run(args: &InitArgs) -> ExitCode {
 }
 
 fn filled(args: &InitArgs) -> String {
-    let mut text = TEMPLATE.to_owned();
+    // Only the package has the schema for editors.
+    let (schema, rest) = TEMPLATE.split_once('\n').unwrap_or_default();
+    let mut text = if Path::new(SCHEMA).exists() { format!("{schema}\n{rest}") } else { rest.to_owned() };
     let mut put = |example: &str, given: Option<String>| {
         if let Some(given) = given {
             text = text.replacen(example, &given, 1);

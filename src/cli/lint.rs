@@ -39,12 +39,28 @@ pub(super) struct LintArgs {
     json: bool,
 }
 
+/// The rule that machine-readable formats name when there is nothing to look at.
+const UNREADABLE: &str = "unreadable-configuration";
+
 pub(super) fn run(args: &LintArgs) -> ExitCode {
     let name = args.file.display().to_string();
     let findings = match find(args) {
         Ok(findings) => findings,
         Err(error) => {
             complain(format_args!("{name}: {error}"));
+            let note = [Note { is_error: true, rule: UNREADABLE, line: None, path: String::new(), message: error }];
+            // Its reader would take an empty file for nothing found, or for no report.
+            let _ = match args.format {
+                Format::Text if !args.json => ExitCode::SUCCESS,
+                Format::Text | Format::Json => {
+                    print(format_args!("{:#}", json!({"file": name, "error": note[0].message, "findings": []})))
+                }
+                Format::Github => print(report::github(&name, &note).trim_end()),
+                Format::Sarif => {
+                    let rules = [(UNREADABLE, "Name a configuration of Envoy that can be read.")];
+                    print(format_args!("{:#}", report::sarif(&name, &rules, &note)))
+                }
+            };
             return ExitCode::from(INVALID);
         }
     };

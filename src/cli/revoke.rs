@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 use super::server::{Failure, ServerArgs, unconfirmed};
+use crate::authz::claims::Timestamp;
+use crate::clock;
 
 /// Revokes a token, a session, or all tokens of a user, a client or an issuer.
 ///
@@ -207,9 +209,9 @@ impl Receipt {
             return format!("nothing to revoke: {what} has expired");
         }
         let (up_to, then) = match (at, self.text("kind")) {
-            ("*", "key") => (String::new(), "; the issuer must sign with another key"),
-            ("*", _) => (String::new(), "; a new sign-in works"),
-            (at, _) => (format!(" issued up to {at}"), "; new sign-ins work"),
+            ("*", "key") => (String::new(), "; the issuer must sign with another key".to_owned()),
+            ("*", _) => (String::new(), "; a new sign-in works".to_owned()),
+            (at, _) => (format!(" issued up to {at}"), new_sign_ins(at, clock::now())),
         };
         let until = self.text("expires_at");
         let mut lines = vec![
@@ -222,13 +224,20 @@ impl Receipt {
         }
         if self.body["seen"] == json!(false) {
             let kind = self.text("kind");
-            lines.push(format!("no token of {issuer} that this instance has verified names a {kind}"));
+            let article = if kind.starts_with('i') { "an" } else { "a" };
+            lines.push(format!("no token of {issuer} that this instance has verified names {article} {kind}"));
         }
         if let Some(streams) = self.body["streams"].as_u64() {
-            lines.push(format!("{streams} open streams ended"));
+            lines.push(format!("{streams} open {} ended", if streams == 1 { "stream" } else { "streams" }));
         }
         lines.join("\n")
     }
+}
+
+/// Tokens that are dated up to the instant are refused, and the instant may lie ahead: by the issuer's lead.
+fn new_sign_ins(at: &str, now: Timestamp) -> String {
+    let lies_ahead = clock::parse_rfc3339(at).is_some_and(|at| at >= now);
+    if lies_ahead { format!("; new sign-ins work from {at}") } else { "; new sign-ins work".to_owned() }
 }
 
 #[cfg(test)]
@@ -277,6 +286,22 @@ mod tests {
         );
         let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).words();
         assert!(confirmed.ends_with("confirmed by 3 instances in 2.5 ms\n4 open streams ended"), "{confirmed}");
+        let one = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 1})).words();
+        assert!(one.ends_with("\n1 open stream ended"), "{one}");
+    }
+
+    #[test]
+    fn an_instant_that_lies_ahead_says_from_when_sign_ins_work() {
+        let at = "2026-06-01T16:30:34.000Z";
+        let instant = clock::parse_rfc3339(at).unwrap();
+        let from = "; new sign-ins work from 2026-06-01T16:30:34.000Z";
+        for (now, expected) in [
+            (instant.minus(Duration::from_secs(30)), from),
+            (instant, from),
+            (instant.plus(Duration::from_millis(1)), "; new sign-ins work"),
+        ] {
+            assert_eq!(new_sign_ins(at, now), expected);
+        }
     }
 
     #[test]

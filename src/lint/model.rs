@@ -1,6 +1,6 @@
 //! The model of a configuration: connection managers with their filters and routes, and clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -193,7 +193,13 @@ pub(super) struct Check<'s, 'a> {
     pub(super) filter: &'s Filter<'a>,
 }
 
-/// The authorization service: a `GrpcService` or, over HTTP, an `HttpUri`.
+/// An `ext_proc` filter that ends streams with their session.
+pub(super) struct Ender<'s, 'a> {
+    manager: &'s Manager<'a>,
+    pub(super) filter: &'s Filter<'a>,
+}
+
+/// The service that is asked: a `GrpcService` or, over HTTP, an `HttpUri`.
 pub(super) struct Service<'a> {
     pub(super) node: Node<'a>,
     pub(super) cluster: Option<Node<'a>>,
@@ -237,15 +243,75 @@ impl<'a> Model<'a> {
         self.managers.iter().filter(|manager| manager.is_checked())
     }
 
+    /// Everyone who is asked, for a decision or to end a stream.
+    pub(super) fn services(&self) -> impl Iterator<Item = Service<'a>> {
+        let enders = self.checked().flat_map(|manager| self.enders(manager)).flat_map(|(_, ender)| ender.services());
+        self.checks().flat_map(|check| check.services()).chain(enders)
+    }
+
     /// The clusters that are asked, each once; those that are not in the document are left out.
     pub(super) fn asked(&self) -> BTreeMap<&'a str, (Node<'a>, bool)> {
-        let services = self.checks().flat_map(|check| check.services());
         let cluster = |service: Service<'a>| {
             let name = service.cluster?.value.as_str()?;
             Some((name, (self.clusters.get(name)?.clone(), service.grpc)))
         };
-        services.filter_map(cluster).collect()
+        self.services().filter_map(cluster).collect()
     }
+
+    /// The `ext_proc` filters of a manager that ask Doorward, with their places.
+    pub(super) fn enders<'s>(&'s self, manager: &'s Manager<'a>) -> Vec<(usize, Ender<'s, 'a>)> {
+        let filters = manager.filters.iter().enumerate();
+        let filters = filters.filter(|(_, filter)| filter.config.kind == "ExternalProcessor");
+        let enders = filters.map(|(at, filter)| (at, Ender { manager, filter }));
+        enders.filter(|(_, ender)| self.is_doorwards(ender)).collect()
+    }
+
+    /// Whether it asks whom a check asks; where the document does not say who that is, whether it forwards what
+    /// ext_authz said of a stream.
+    fn is_doorwards(&self, ender: &Ender<'_, 'a>) -> bool {
+        let checks = self.checks().flat_map(|check| check.services());
+        let asked: BTreeSet<_> = checks.flat_map(|service| self.places(&service)).collect();
+        ender.services().iter().any(|service| {
+            let places = self.places(service);
+            let is_named = places.len() <= 1 && service.cluster.is_some();
+            places.iter().any(|place| asked.contains(place))
+                || is_named && ender.configs().any(|config| forwards_subject(&config))
+        })
+    }
+
+    /// Where a service is: the name of its cluster and the addresses that this lists, or the target.
+    fn places(&self, service: &Service<'a>) -> Vec<String> {
+        let Some(name) = service.cluster.as_ref().and_then(|cluster| cluster.value.as_str()) else {
+            let target = service.node.text("google_grpc.target_uri").unwrap_or_default();
+            let target = target.trim_start_matches("dns:").trim_start_matches("ipv4:").trim_start_matches('/');
+            return vec![target.to_owned()];
+        };
+        let place = |address: Node<'a>| match address.text("pipe.path") {
+            Some(path) => format!("unix:{path}"),
+            None => format!(
+                "{}:{}",
+                address.text("socket_address.address").unwrap_or_default(),
+                address.number("socket_address.port_value").unwrap_or_default()
+            ),
+        };
+        let cluster = self.clusters.get(name).into_iter().flat_map(addresses);
+        std::iter::once(format!("cluster {name}")).chain(cluster.map(place)).collect()
+    }
+}
+
+/// The namespace in which `ext_authz` says whose a stream is.
+const NAMESPACE: &str = "envoy.filters.http.ext_authz";
+
+/// Whether an `ext_proc` filter, or a route for it, forwards what ext_authz said of the stream.
+pub(super) fn forwards_subject(config: &Node<'_>) -> bool {
+    let mut forwarded = config.list("metadata_options.forwarding_namespaces.untyped");
+    forwarded.any(|name| name.value.as_str() == Some(NAMESPACE))
+}
+
+/// The addresses that a cluster lists.
+pub(super) fn addresses<'a>(cluster: &Node<'a>) -> impl Iterator<Item = Node<'a>> + use<'a> {
+    let localities = cluster.list("load_assignment.endpoints");
+    localities.flat_map(|locality| locality.list("lb_endpoints")).filter_map(|endpoint| endpoint.at("endpoint.address"))
 }
 
 /// The resources of a document, whatever its form.
@@ -417,22 +483,49 @@ impl<'a> Route<'a> {
         main.into_iter().chain(self.node.list("route.request_mirror_policies")).chain(above)
     }
 
+    /// The node that takes a filter away from this route: the most specific word counts.
+    pub(super) fn disables(&self, filter: &Filter<'a>) -> Option<Node<'a>> {
+        let Some(word) = self.per_filter(filter.name).next() else {
+            return filter.node.get("disabled").filter(Node::is_true);
+        };
+        word.get("disabled").or_else(|| within(&word).get("disabled")).filter(Node::is_true)
+    }
+
     /// Whether it goes to an upstream, not to a redirect or an answer of Envoy's own.
     pub(super) fn forwards(&self) -> bool {
         self.node.get("route").is_some()
     }
 }
 
-impl<'a> Check<'_, 'a> {
-    /// The node that takes this filter away from a route: the most specific word counts.
-    pub(super) fn disabled_on(&self, route: &Route<'a>) -> Option<Node<'a>> {
-        let Some(word) = route.per_filter(self.filter.name).next() else {
-            return self.filter.node.get("disabled").filter(Node::is_true);
-        };
-        let within = word.get("config").unwrap_or_else(|| word.clone());
-        word.get("disabled").or_else(|| within.get("disabled")).filter(Node::is_true)
+/// The configuration of a filter for a route, out of the `FilterConfig` that may wrap it.
+fn within<'a>(word: &Node<'a>) -> Node<'a> {
+    word.get("config").unwrap_or_else(|| word.clone())
+}
+
+fn grpc_service<'a>(config: &Node<'a>) -> Option<Service<'a>> {
+    let node = config.get("grpc_service")?;
+    Some(Service { cluster: node.at("envoy_grpc.cluster_name"), node, grpc: true })
+}
+
+impl<'a> Ender<'_, 'a> {
+    /// What the filter says, then what routes say in its place, `ExtProcOverrides`: each of its fields replaces that of
+    /// the filter as a whole.
+    pub(super) fn configs(&self) -> impl Iterator<Item = Node<'a>> {
+        std::iter::once(self.filter.config.clone()).chain(self.overrides())
     }
 
+    /// What routes say in the filter's place.
+    pub(super) fn overrides(&self) -> impl Iterator<Item = Node<'a>> {
+        let words = self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name));
+        words.filter_map(|word| within(&word).get("overrides"))
+    }
+
+    pub(super) fn services(&self) -> Vec<Service<'a>> {
+        self.configs().filter_map(|config| grpc_service(&config)).collect()
+    }
+}
+
+impl<'a> Check<'_, 'a> {
     /// The per-route configurations of this filter.
     pub(super) fn per_route(&self) -> impl Iterator<Item = Node<'a>> {
         self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name))
@@ -440,17 +533,13 @@ impl<'a> Check<'_, 'a> {
 
     /// The `check_settings` of routes.
     pub(super) fn settings(&self) -> impl Iterator<Item = Node<'a>> {
-        self.per_route().filter_map(|word| word.get("config").unwrap_or(word).get("check_settings"))
+        self.per_route().filter_map(|word| within(&word).get("check_settings"))
     }
 
     /// Everyone who is asked: by the filter, or by a route in its place.
     pub(super) fn services(&self) -> Vec<Service<'a>> {
         let of = |config: Node<'a>| {
-            let grpc = config.get("grpc_service").map(|node| Service {
-                cluster: node.at("envoy_grpc.cluster_name"),
-                node,
-                grpc: true,
-            });
+            let grpc = grpc_service(&config);
             let http = || {
                 let node = config.at("http_service.server_uri")?;
                 Some(Service { cluster: node.get("cluster"), node, grpc: false })

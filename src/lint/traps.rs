@@ -16,7 +16,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// Everything that is looked for. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 52] = [
+pub const TRAPS: [Trap; 53] = [
     trap(
         "no-ext-authz",
         Error,
@@ -84,7 +84,7 @@ pub const TRAPS: [Trap; 52] = [
         "status-on-error",
         Warning,
         check::status_on_error,
-        "ExtAuthz.status_on_error; the default is 403",
+        "ExtAuthz.status_on_error, the default is 403; ExternalProcessor.status_on_error, 500",
         "status_on_error: {code: ServiceUnavailable}",
     ),
     trap(
@@ -249,6 +249,13 @@ pub const TRAPS: [Trap; 52] = [
         streams::stream_fail_open,
         "ExternalProcessor.failure_mode_allow, ExternalProcessor.observability_mode",
         "failure_mode_allow: false, and no observability_mode",
+    ),
+    trap(
+        "stream-shares-cluster",
+        Warning,
+        streams::stream_shares_cluster,
+        "CircuitBreakers.Thresholds.max_requests; measured on Envoy 1.40",
+        "a cluster of its own for ext_proc, with the same endpoints, as envoy/streams.yaml has it",
     ),
     trap(
         "stream-closes-late",

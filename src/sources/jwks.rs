@@ -91,6 +91,7 @@ pub struct KeySource {
     /// Counts the completed fetches that unknown keys asked for.
     served: watch::Sender<u64>,
     tried: watch::Sender<bool>,
+    created: Instant,
     /// When keys were last loaded.
     loaded: Mutex<Option<Instant>>,
 }
@@ -123,7 +124,7 @@ pub enum Update {
     Failed {
         unfit: Vec<LeftOut>,
     },
-    /// The keys have not been confirmed for `max_stale`: they are no longer to be used.
+    /// The issuer has confirmed no keys for `max_stale`: none are to be used.
     Withdrawn,
 }
 
@@ -148,6 +149,7 @@ impl KeySource {
             demand: Mutex::default(),
             served: watch::Sender::new(0),
             tried: watch::Sender::new(false),
+            created: Instant::now(),
             loaded: Mutex::new(None),
         })
     }
@@ -192,22 +194,35 @@ impl KeySource {
         lock(&self.loaded).map(|at| at.elapsed())
     }
 
+    /// Whether the issuer has confirmed no keys for `max_stale`, or since this source is there.
+    pub fn is_outlived(&self) -> bool {
+        let confirmed = lock(&self.loaded).unwrap_or(self.created);
+        confirmed.elapsed() > self.settings.max_stale
+    }
+
+    /// Asks for a fetch because of an unknown key, without waiting; false when one was made for that cause within the
+    /// cooldown.
+    pub fn ask(&self) -> bool {
+        let mut demand = lock(&self.demand);
+        if demand.stage == Stage::Idle {
+            if demand.last.is_some_and(|at| at.elapsed() < self.settings.cooldown) {
+                return false;
+            }
+            demand.last = Some(Instant::now());
+            demand.stage = Stage::Asked;
+            self.wanted.notify_one();
+        }
+        true
+    }
+
     /// Asks for a fetch because a token names an unknown key, and waits for it; returns at once when one
     /// was made for that cause within the cooldown, so that made-up keys cost and delay nothing.
     ///
     /// False if the provider did not tell its keys when it was asked last: an unknown key may be a new one.
     pub async fn refresh(&self) -> bool {
         let mut served = self.served.subscribe();
-        {
-            let mut demand = lock(&self.demand);
-            if demand.stage == Stage::Idle {
-                if demand.last.is_some_and(|at| at.elapsed() < self.settings.cooldown) {
-                    return demand.told;
-                }
-                demand.last = Some(Instant::now());
-                demand.stage = Stage::Asked;
-                self.wanted.notify_one();
-            }
+        if !self.ask() {
+            return lock(&self.demand).told;
         }
         let served = tokio::time::timeout(self.settings.timeout, served.changed()).await;
         matches!(served, Ok(Ok(()))) && lock(&self.demand).told
@@ -263,12 +278,14 @@ impl KeySource {
                         }
                         pause = pause.min(again);
                         lock(&self.demand).told = false;
-                        let outlived = self.age().is_some_and(|age| age > self.settings.max_stale);
                         let unfit = match error {
                             FetchError::NoKeys { unfit, .. } => unfit,
                             _ => Vec::new(),
                         };
-                        publish(&self.issuer, if outlived { Update::Withdrawn } else { Update::Failed { unfit } });
+                        publish(
+                            &self.issuer,
+                            if self.is_outlived() { Update::Withdrawn } else { Update::Failed { unfit } },
+                        );
                     }
                 }
                 if matches!(self.settings.location, Location::File(_)) {
@@ -388,6 +405,11 @@ impl KeySources {
     #[must_use]
     pub fn new(sources: Vec<Arc<KeySource>>) -> Self {
         Self(sources.into_iter().map(|source| (source.issuer.clone(), source)).collect())
+    }
+
+    /// The source of an issuer's keys; `None`: they are fixed.
+    pub fn of(&self, issuer: &IssuerName) -> Option<&Arc<KeySource>> {
+        self.0.get(issuer)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<KeySource>> {

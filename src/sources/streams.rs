@@ -2,7 +2,8 @@
 //!
 //! A check is asked once, when a stream opens; so each open stream stands here under everything that can
 //! revoke its token, and an entry ends exactly the streams that it hits, by the rules of the decision: the
-//! watermark covers the token's `iat`, or its absence.
+//! watermark covers the token's `iat`, or its absence. A stream that no revocation ends stands here under
+//! nothing: it counts towards the limit, and ends with the process.
 //!
 //! A stream is registered first and looked up in the revocations after that. An entry is applied first and
 //! looked up here after that. So whichever comes second finds the other.
@@ -18,7 +19,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
-use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId};
+use crate::authz::jwks::KeyDigest;
+use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
 use crate::authz::stream_proof::StreamFacts;
 
 /// Why a stream ends that its client and its server would go on with.
@@ -30,7 +32,9 @@ pub enum Cause {
     Expired,
     /// The key that verified its token is not published or configured any more.
     KeyWithdrawn,
-    /// The issuer of its token is not configured any more.
+    /// The key that verified its token is not known here, and its issuer's keys cannot be had.
+    KeysUnavailable,
+    /// The issuer of its token is not configured any more, or names its users, sessions or clients otherwise.
     IssuerRemoved,
     /// The view of the revocations is older than its rule allows.
     Stale,
@@ -45,11 +49,12 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SignedOut,
         Self::Revoked,
         Self::Expired,
         Self::KeyWithdrawn,
+        Self::KeysUnavailable,
         Self::IssuerRemoved,
         Self::Stale,
         Self::Draining,
@@ -66,6 +71,7 @@ impl Cause {
             Self::Revoked => "revoked",
             Self::Expired => "expired",
             Self::KeyWithdrawn => "key_withdrawn",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::IssuerRemoved => "issuer_removed",
             Self::Stale => "stale",
             Self::Draining => "draining",
@@ -75,19 +81,22 @@ impl Cause {
         }
     }
 
-    /// The refusal that a request with this token would meet.
-    #[must_use]
-    pub const fn denial(self) -> Denial {
-        match self {
+    /// The refusal that a request with this token would meet; an error is a sentence for the client's developer where
+    /// the stream alone is refused.
+    pub const fn denial(self) -> Result<Denial, &'static str> {
+        Ok(match self {
             Self::SignedOut => Denial::SignedOut,
             Self::Revoked => Denial::Revoked,
             Self::Expired => Denial::Expired,
             Self::KeyWithdrawn => Denial::UnknownKey,
+            Self::KeysUnavailable => Denial::KeysUnavailable,
             Self::IssuerRemoved => Denial::UnknownIssuer,
             Self::Stale => Denial::RevocationsStale,
-            Self::Draining | Self::Crowded => Denial::StoreUnavailable,
-            Self::Unproven | Self::Unexpected => Denial::InternalError,
-        }
+            Self::Draining => return Err("this instance shuts down; another one takes the stream"),
+            Self::Crowded => return Err("as many streams are open as are allowed"),
+            Self::Unproven => return Err("the stream does not prove that its request was allowed"),
+            Self::Unexpected => return Err("the proxy sends something of the stream that is not expected"),
+        })
     }
 }
 
@@ -151,10 +160,28 @@ struct Inner {
     orders: u64,
     /// The smallest bound of staleness among the streams since there were none, in milliseconds.
     strictest: Option<u32>,
-    /// Recent causes with the number of streams that each ended, newest last.
-    recent: VecDeque<(Target, usize)>,
+    /// The keys that verified the tokens of streams.
+    keys: BTreeSet<(IssuerName, KeyDigest)>,
+    /// What revocations ended, newest last, until a receipt takes it.
+    recent: VecDeque<(Cut, usize)>,
 }
 
+/// A revocation, as a receipt knows it again; a later one of the same target differs in one of these.
+#[derive(Eq, PartialEq)]
+struct Cut {
+    target: Target,
+    watermark: Watermark,
+    expires_at: Timestamp,
+}
+
+impl Cut {
+    fn of(revocation: &Revocation) -> Self {
+        let Revocation { target, watermark, expires_at, .. } = revocation;
+        Self { target: target.clone(), watermark: *watermark, expires_at: *expires_at }
+    }
+}
+
+#[derive(Default)]
 struct Slot {
     signal: Option<Arc<Signal>>,
     issued_at: Option<Timestamp>,
@@ -180,12 +207,23 @@ enum Key {
     Target(Target),
     /// Tokens of this second expire, leeway included.
     Second(i64),
-    /// The streams of this issuer whose key has no `kid`.
-    Unnamed(IssuerName),
+    /// The streams of this issuer whose tokens this key verified.
+    Verified(IssuerName, KeyDigest),
+}
+
+impl Key {
+    /// The same under another name of an issuer; `None` for what stands under no name, or not under `old`.
+    fn under(&self, old: &IssuerName, new: &IssuerName) -> Option<Self> {
+        match self {
+            Self::Target(target) if target.issuer == *old => Some(Self::Target(target.clone().under(new.clone()))),
+            Self::Verified(issuer, key) if issuer == old => Some(Self::Verified(new.clone(), *key)),
+            Self::Target(_) | Self::Verified(..) | Self::Second(_) => None,
+        }
+    }
 }
 
 const NONE: u32 = u32::MAX;
-/// Targets whose count of ended streams is remembered for receipts.
+/// Revocations whose count of ended streams is remembered for receipts.
 const RECENT: usize = 1024;
 
 impl Default for LiveStreams {
@@ -225,31 +263,35 @@ impl LiveStreams {
         stale_after: Option<Duration>,
     ) -> Result<LiveStream, Cause> {
         let mut inner = self.lock();
+        let stale_after_ms = stale_after.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
+        let slot = Slot { issued_at: facts.issued_at, stale_after_ms, ..Slot::default() };
+        let stream = self.place(&mut inner, slot)?;
+        if let Some(bound) = stale_after_ms {
+            inner.strictest = Some(inner.strictest.map_or(bound, |strictest| strictest.min(bound)));
+        }
+        let issuer = &facts.issuer;
+        let keys = facts.targets.iter().cloned().map(Key::Target);
+        let keys = keys.chain([Key::Target(Target::issuer(issuer.clone())), Key::Second(ends_at.as_secs_ceil())]);
+        for key in keys.chain(facts.key.map(|key| Key::Verified(issuer.clone(), key))) {
+            inner.enter(&self.hasher, stream.slot, key);
+        }
+        inner.slots[stream.slot as usize].links.shrink_to_fit();
+        Ok(stream)
+    }
+
+    /// Registers a stream that nothing ends but its client, its server and the end of this process.
+    pub fn keep(self: &Arc<Self>) -> Result<LiveStream, Cause> {
+        self.place(&mut self.lock(), Slot::default())
+    }
+
+    fn place(self: &Arc<Self>, inner: &mut Inner, slot: Slot) -> Result<LiveStream, Cause> {
         if self.open.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed) {
             return Err(Cause::Crowded);
         }
         self.open.fetch_add(1, Ordering::Relaxed);
         let signal = Arc::new(Signal::default());
-        let stale_after_ms = stale_after.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
-        if let Some(bound) = stale_after_ms {
-            inner.strictest = Some(inner.strictest.map_or(bound, |strictest| strictest.min(bound)));
-        }
-        let slot = Slot { signal: Some(signal.clone()), issued_at: facts.issued_at, stale_after_ms, links: Vec::new() };
-        let at = inner.place(slot);
-        let unnamed = !facts.targets.iter().any(|target| target.kind == Kind::Key);
-        let keys = facts.targets.iter().cloned().map(Key::Target);
-        let keys = keys.chain([Key::Target(Target::issuer(facts.issuer.clone())), Key::Second(ends_at.as_secs_ceil())]);
-        let keys = keys.chain(unnamed.then(|| Key::Unnamed(facts.issuer.clone())));
-        for key in keys {
-            let list = inner.list(&self.hasher, key);
-            let links = &inner.slots[at as usize].links;
-            if !links.iter().any(|link| link.list == list) {
-                let link = inner.link(list, at);
-                inner.slots[at as usize].links.push(link);
-            }
-        }
-        inner.slots[at as usize].links.shrink_to_fit();
-        Ok(LiveStream { streams: self.clone(), slot: at, signal })
+        let slot = inner.place(Slot { signal: Some(signal.clone()), ..slot });
+        Ok(LiveStream { streams: self.clone(), slot, signal })
     }
 
     /// Ends the streams that a revocation hits, which has been applied; returns how many.
@@ -265,25 +307,29 @@ impl LiveStreams {
             if inner.recent.len() == RECENT {
                 inner.recent.pop_front();
             }
-            inner.recent.push_back((revocation.target.clone(), ended));
+            inner.recent.push_back((Cut::of(revocation), ended));
         }
         ended
     }
 
-    /// How many streams are open that a revocation of this target could end. Goes through them: for operators alone.
-    pub fn count(&self, target: &Target) -> usize {
+    /// How many streams are open that a revocation of one of these targets could end. Goes through them: for operators
+    /// alone.
+    pub fn count(&self, targets: &[Target]) -> usize {
         let inner = self.lock();
-        let Some(list) = inner.find(&self.hasher, &Key::Target(target.clone())) else { return 0 };
-        let next = |at: &u32| {
-            let link = inner.slots[*at as usize].links.iter().find(|link| link.list == list);
-            link.map(|link| link.next).filter(|next| *next != NONE)
-        };
-        std::iter::successors(Some(inner.lists[list as usize].head), next).count()
+        let lists = targets.iter().filter_map(|target| inner.find(&self.hasher, &Key::Target(target.clone())));
+        lists.flat_map(|list| inner.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// How many streams the last revocation of a target ended that ended any.
-    pub fn ended_by(&self, target: &Target) -> usize {
-        self.lock().recent.iter().rev().find(|(ended, _)| ended == target).map_or(0, |(_, count)| *count)
+    /// Takes the number of streams that a revocation ended: it is told once, so a repetition has ended none.
+    pub fn take_ended(&self, revocation: &Revocation) -> usize {
+        let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
+        let mut taken = 0;
+        recent.retain(|(known, count)| {
+            let is_it = *known == cut;
+            taken += if is_it { *count } else { 0 };
+            !is_it
+        });
+        taken
     }
 
     /// Ends the streams of an issuer that is not configured any more.
@@ -292,11 +338,26 @@ impl LiveStreams {
         self.end_list(&mut self.lock(), &key, Cause::IssuerRemoved, |_| true);
     }
 
-    /// Ends the streams whose tokens a key verified that is not in force any more; `None`: a key without a name.
-    pub fn withdraw_key(&self, issuer: &IssuerName, id: Option<&str>) {
-        let named = |id| Key::Target(Target::new(issuer.clone(), Kind::Key, TargetId::new(id)));
-        let key = id.map_or_else(|| Key::Unnamed(issuer.clone()), named);
-        self.end_list(&mut self.lock(), &key, Cause::KeyWithdrawn, |_| true);
+    /// What is revoked under the new name of an issuer ends the streams that were opened under the old one, too.
+    pub fn rename_issuer(&self, old: &IssuerName, new: &IssuerName) {
+        let mut inner = self.lock();
+        let Some(list) = inner.find(&self.hasher, &Key::Target(Target::issuer(old.clone()))) else { return };
+        for at in inner.members(list).collect::<Vec<_>>() {
+            let links = inner.slots[at as usize].links.iter();
+            let keys = links.filter_map(|link| inner.lists[link.list as usize].key.under(old, new));
+            for key in keys.collect::<Vec<_>>() {
+                inner.enter(&self.hasher, at, key);
+            }
+        }
+    }
+
+    /// Ends the streams of an issuer whose tokens a key verified that is not among those that stay.
+    pub fn keep_keys(&self, issuer: &IssuerName, stays: impl Fn(KeyDigest) -> bool) {
+        let mut inner = self.lock();
+        let gone = inner.keys.iter().filter(|(of, key)| of == issuer && !stays(*key));
+        for (issuer, key) in gone.cloned().collect::<Vec<_>>() {
+            self.end_list(&mut inner, &Key::Verified(issuer, key), Cause::KeyWithdrawn, |_| true);
+        }
     }
 
     /// Ends the streams whose tokens have expired, and those whose rules do not allow a view of this age.
@@ -344,17 +405,12 @@ impl LiveStreams {
 
     fn end_list(&self, inner: &mut Inner, key: &Key, cause: Cause, hit: impl Fn(&Slot) -> bool) -> usize {
         let Some(list) = inner.find(&self.hasher, key) else { return 0 };
-        let (now, mut ended, mut at) = (Instant::now(), 0, inner.lists[list as usize].head);
-        while at != NONE {
-            let slot = &inner.slots[at as usize];
-            let next = slot.links.iter().find(|link| link.list == list).map_or(NONE, |link| link.next);
-            if hit(slot) {
-                self.end(inner, at, cause, now);
-                ended += 1;
-            }
-            at = next;
+        let hits: Vec<_> = inner.members(list).filter(|at| hit(&inner.slots[*at as usize])).collect();
+        let now = Instant::now();
+        for at in &hits {
+            self.end(inner, *at, cause, now);
         }
-        ended
+        hits.len()
     }
 
     fn end(&self, inner: &mut Inner, at: u32, cause: Cause, now: Instant) {
@@ -433,8 +489,23 @@ impl Inner {
         self.places.find(hasher.hash_one(key), |list| self.lists[*list as usize].key == *key).copied()
     }
 
-    fn list(&mut self, hasher: &DefaultHashBuilder, key: Key) -> u32 {
-        self.find(hasher, &key).unwrap_or_else(|| self.add_list(hasher, key))
+    /// The slots in a list.
+    fn members(&self, list: u32) -> impl Iterator<Item = u32> + '_ {
+        let next = move |at: &u32| {
+            let link = self.slots[*at as usize].links.iter().find(|link| link.list == list);
+            link.map(|link| link.next).filter(|next| *next != NONE)
+        };
+        let head = self.lists[list as usize].head;
+        std::iter::successors((head != NONE).then_some(head), next)
+    }
+
+    /// Puts a stream into the list of a key, once.
+    fn enter(&mut self, hasher: &DefaultHashBuilder, at: u32, key: Key) {
+        let list = self.find(hasher, &key).unwrap_or_else(|| self.add_list(hasher, key));
+        if !self.slots[at as usize].links.iter().any(|link| link.list == list) {
+            let link = self.link(list, at);
+            self.slots[at as usize].links.push(link);
+        }
     }
 
     /// Puts a stream at the head of a list.
@@ -447,8 +518,10 @@ impl Inner {
     }
 
     fn add_list(&mut self, hasher: &DefaultHashBuilder, key: Key) -> u32 {
-        if let Key::Second(second) = key {
-            self.seconds.insert(second);
+        match &key {
+            Key::Second(second) => drop(self.seconds.insert(*second)),
+            Key::Verified(issuer, key) => drop(self.keys.insert((issuer.clone(), *key))),
+            Key::Target(_) => {}
         }
         let hash = hasher.hash_one(&key);
         let list = List { key, head: NONE };
@@ -474,8 +547,10 @@ impl Inner {
         }
         if self.lists[link.list as usize].head == NONE {
             let key = &self.lists[link.list as usize].key;
-            if let Key::Second(second) = key {
-                self.seconds.remove(second);
+            match key {
+                Key::Second(second) => drop(self.seconds.remove(second)),
+                Key::Verified(issuer, key) => drop(self.keys.remove(&(issuer.clone(), *key))),
+                Key::Target(_) => {}
             }
             if let Ok(place) = self.places.find_entry(hasher.hash_one(key), |at| *at == link.list) {
                 place.remove();
@@ -495,7 +570,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::authz::revocation::{RevocationIndex, Watermark};
+    use crate::authz::revocation::{RevocationIndex, TargetId};
 
     const NEVER: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -544,7 +619,8 @@ mod tests {
         assert!(!streams.is_carried_out(mark), "not before it was sent");
         drop(old);
         assert!(streams.is_carried_out(mark));
-        assert_eq!(streams.ended_by(&target(Kind::User, "alice")), 1);
+        let first = revocation(target(Kind::User, "alice"), until);
+        assert_eq!((streams.take_ended(&first), streams.take_ended(&first)), (1, 0), "a receipt tells it once");
         assert_eq!(streams.revoke(&revocation(Target::issuer(issuer()), Watermark::FOREVER)), 2);
         assert_eq!((ended(&new), ended(&bob)), (Some(Cause::SignedOut), Some(Cause::SignedOut)));
     }
@@ -593,19 +669,52 @@ mod tests {
     #[test]
     fn keys_and_issuers_go_with_their_streams() {
         let streams = Arc::<LiveStreams>::default();
-        let named = open(&streams, "a", "u", 1);
-        let mut facts = facts("b", "u", 1);
-        facts.targets = [target(Kind::Token, "b")].into();
-        let unnamed = streams.open(&facts, NEVER, None).unwrap();
-        streams.withdraw_key(&issuer(), Some("other"));
-        assert_eq!((ended(&named), ended(&unnamed)), (None, None));
-        streams.withdraw_key(&issuer(), None);
-        assert_eq!((ended(&named), ended(&unnamed)), (None, Some(Cause::KeyWithdrawn)));
-        streams.withdraw_key(&issuer(), Some("k"));
-        assert_eq!(ended(&named), Some(Cause::KeyWithdrawn));
-        let last = open(&streams, "c", "u", 1);
+        let by = |key: u8| {
+            let facts = StreamFacts { key: Some([key; 16]), ..facts("t", "u", 1) };
+            streams.open(&facts, NEVER, None).unwrap()
+        };
+        let (first, second, vouched) = (by(1), by(2), open(&streams, "a", "u", 1));
+        streams.keep_keys(&IssuerName::parse("other").unwrap(), |_| false);
+        streams.keep_keys(&issuer(), |key| key == [1; 16]);
+        assert_eq!((ended(&first), ended(&second), ended(&vouched)), (None, Some(Cause::KeyWithdrawn), None));
+        streams.keep_keys(&issuer(), |_| false);
+        assert_eq!((ended(&first), ended(&vouched)), (Some(Cause::KeyWithdrawn), None));
         streams.remove_issuer(&issuer());
-        assert_eq!(ended(&last), Some(Cause::IssuerRemoved));
+        assert_eq!(ended(&vouched), Some(Cause::IssuerRemoved));
+    }
+
+    #[test]
+    fn a_stream_is_found_under_every_name_of_its_issuer() {
+        let (streams, new) = (Arc::<LiveStreams>::default(), IssuerName::parse("new").unwrap());
+        let facts = |user: &str| StreamFacts { key: Some([1; 16]), ..facts("t", user, 1) };
+        let [alice, bob, carol] =
+            ["alice", "bob", "carol"].map(|user| streams.open(&facts(user), NEVER, None).unwrap());
+        streams.rename_issuer(&issuer(), &new);
+        streams.rename_issuer(&issuer(), &new);
+        let renamed = |user: &str| Target::new(new.clone(), Kind::User, TargetId::new(user));
+        let both = [target(Kind::User, "alice"), renamed("alice")];
+        assert_eq!(streams.count(&both), 1, "once, by whatever name");
+        assert_eq!(streams.revoke(&revocation(renamed("alice"), Watermark::FOREVER)), 1);
+        assert_eq!(streams.revoke(&revocation(target(Kind::User, "bob"), Watermark::FOREVER)), 1);
+        assert_eq!((ended(&alice), ended(&bob)), (Some(Cause::SignedOut), Some(Cause::SignedOut)));
+        streams.keep_keys(&new, |_| false);
+        assert_eq!(ended(&carol), Some(Cause::KeyWithdrawn));
+        drop((alice, bob, carol));
+        let inner = streams.lock();
+        assert_eq!((inner.slots.len(), inner.lists.len(), inner.keys.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_nothing_ends_counts_and_ends_with_the_process() {
+        let streams = Arc::<LiveStreams>::default();
+        streams.limit(2);
+        let (kept, other) = (streams.keep().unwrap(), open(&streams, "a", "u", 1));
+        assert_eq!((streams.open_count(), streams.keep().err()), (2, Some(Cause::Crowded)));
+        streams.remove_issuer(&issuer());
+        streams.sweep(NEVER, None);
+        assert_eq!((ended(&kept), ended(&other)), (None, Some(Cause::IssuerRemoved)));
+        assert_eq!(streams.drain(1), 0);
+        assert_eq!(ended(&kept), Some(Cause::Draining));
     }
 
     /// Whichever comes second finds the other: the stream that opens, or the revocation that is applied.

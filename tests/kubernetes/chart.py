@@ -44,7 +44,7 @@ def values_schema():
             return {"type": "object", "additionalProperties": False, "properties": members}
         if isinstance(value, list):
             return {"type": "array"}
-        return {"type": names[type(value)]}
+        return {"type": names[type(value)]} | ({"minimum": 0} if type(value) is int else {})
 
     schema = of("", values, "")
     properties = schema["properties"]
@@ -58,6 +58,7 @@ def values_schema():
     digest = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
     properties["image"]["properties"]["digest"] = properties["envoy"]["properties"]["image"]["properties"]["digest"] = digest
     properties["config"] = {key: value for key, value in doorward.items() if key not in ("$schema", "$defs")}
+    doorward["$defs"]["ListenFile"]["properties"]["http"]["type"] = "string"  # The probes ask it.
     return {"$schema": doorward["$schema"], "title": "Values of the chart", **schema, "$defs": doorward["$defs"]}
 
 

@@ -38,13 +38,13 @@ pub fn opening(facts: &Facts) -> ProcessingRequest {
     }
 }
 
-struct Call {
+pub struct Call {
     _sender: mpsc::Sender<ProcessingRequest>,
     answers: Streaming<ProcessingResponse>,
 }
 
 /// Opens a call with these messages, as whoever reaches the listener may.
-async fn call(doorward: &Doorward, messages: Vec<ProcessingRequest>) -> Call {
+pub async fn call(doorward: &Doorward, messages: Vec<ProcessingRequest>) -> Call {
     let mut client = ExternalProcessorClient::connect(format!("http://{}", doorward.check)).await.unwrap();
     let (sender, receiver) = mpsc::channel(16);
     for message in messages {
@@ -61,9 +61,14 @@ impl Call {
         Ok(next.and_then(|answer| answer.response))
     }
 
-    /// Asserts that it is ended at once, with this code.
-    async fn is_ended(&mut self, code: Code) {
-        let first = self.next().await.unwrap().unwrap();
+    /// The answer to its opening, or the order that refuses it.
+    pub async fn first(&mut self) -> Response {
+        self.next().await.unwrap().unwrap()
+    }
+
+    /// Asserts that what comes next ends it, with this code.
+    pub async fn is_ended(&mut self, code: Code) {
+        let first = self.first().await;
         assert!(matches!(first, Response::ImmediateResponse(_)), "{first:?}");
         assert_eq!(self.next().await.unwrap_err().code(), code);
     }

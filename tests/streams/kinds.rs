@@ -137,12 +137,14 @@ async fn a_sign_out_at_one_instance_ends_streams_at_the_other() {
     let (here, there) = (Doorward::start(&config).await, Doorward::start(&config).await);
     // One Envoy that asks either for a check and either for a stream: they must believe each other.
     let port = |doorward: &Doorward| doorward.check.rsplit_once(':').unwrap().1.to_owned();
-    let both = |port: String| {
+    let endpoint = |port: String| {
         format!(
             "              - endpoint:\n                  address:\n                    socket_address:\n                      address: 127.0.0.1\n                      port_value: {port}\n"
         )
     };
-    let text = format!("{}{}", upstream.config(&here.check), both(port(&there)));
+    let (one, text) = (endpoint(port(&here)), upstream.config(&here.check));
+    assert_eq!(text.matches(&one).count(), 2, "a cluster for checks, and one for streams");
+    let text = text.replace(&one, &format!("{one}{}", endpoint(port(&there))));
     let envoy = Envoy::start_text(&binary, &text).await;
     let mut clients = Clients::new(&envoy).await;
     let alice = tokens.of("alice");

@@ -110,7 +110,7 @@ async fn streams_of_a_rule_that_keeps_them_and_of_nobody_go_on() {
     clients.open_all("alice", &alice).await.unwrap();
     let anonymous = reqwest::get(envoy.url("/events")).await.unwrap();
     assert_eq!(anonymous.status(), 200);
-    assert_eq!(doorward.metric("doorward_streams{state=\"open\"}").await, Some(2.0), "what nothing ends is not held");
+    assert_eq!(doorward.metric("doorward_streams{state=\"open\"}").await, Some(4.0), "what nothing ends counts, too");
     assert_eq!(doorward.post("/logout", &alice).await.0, 204);
     eventually("the other two end", || async { clients.ends.all().len() == 2 }).await;
     let ends = clients.ends.all();

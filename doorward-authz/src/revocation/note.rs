@@ -1,12 +1,13 @@
 //! Who revoked, why and since when: for operators. No decision reads it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Origin, Revocation, Target};
+use super::{Origin, Revocation, Target, Watermark};
 use crate::claims::Timestamp;
 
-/// What is known of a revocation beside what it does; the newest counts.
+/// What is known of a revocation beside what it does: of two that revoke the same, the first counts.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Note {
     /// When it was made.
@@ -60,7 +61,7 @@ pub(super) struct Notes(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    by_target: HashMap<(Target, Origin), Note>,
+    by_target: HashMap<(Target, Origin), (Watermark, Note)>,
     /// See [`Notes::MAX_BYTES`].
     bytes: usize,
 }
@@ -72,19 +73,23 @@ impl Notes {
     /// What an entry takes beside its text, rounded up.
     const ENTRY: usize = 200;
 
-    /// Keeps what a revocation says of itself, unless a newer note is here.
+    /// Keeps what a revocation says of itself, unless a note is here of one that revokes more, or did it first.
+    ///
+    /// Notes may come in any order: the same one stays.
     pub(super) fn keep(&self, revocation: &Revocation) {
         let Some(note) = revocation.note.as_deref() else { return };
         let mut kept = self.kept();
         let key = (revocation.target.clone(), revocation.origin);
         let old = kept.by_target.get(&key);
-        if old.is_some_and(|old| old >= note) {
+        let rank = |watermark: Watermark, note| (watermark, Reverse(note));
+        let next = rank(revocation.watermark, note);
+        if old.is_some_and(|(watermark, old)| rank(*watermark, old) >= next) {
             return;
         }
-        let bytes = kept.bytes - old.map_or(0, |old| old.size() + Self::ENTRY) + note.size() + Self::ENTRY;
+        let bytes = kept.bytes - old.map_or(0, |(_, old)| old.size() + Self::ENTRY) + note.size() + Self::ENTRY;
         if bytes <= Self::MAX_BYTES {
             kept.bytes = bytes;
-            kept.by_target.insert(key, note.clone());
+            kept.by_target.insert(key, (revocation.watermark, note.clone()));
         }
     }
 
@@ -96,7 +101,7 @@ impl Notes {
         }
         for revocation in revocations {
             let key = (revocation.target.clone(), revocation.origin);
-            revocation.note = kept.by_target.get(&key).cloned().map(Box::new);
+            revocation.note = kept.by_target.get(&key).map(|(_, note)| Box::new(note.clone()));
         }
     }
 
@@ -104,7 +109,7 @@ impl Notes {
     pub(super) fn retain(&self, is_known: impl Fn(&Target) -> bool) {
         let mut kept = self.kept();
         let Kept { by_target, bytes } = &mut *kept;
-        by_target.retain(|(target, _), note| {
+        by_target.retain(|(target, _), (_, note)| {
             let stays = is_known(target);
             *bytes -= if stays { 0 } else { note.size() + Self::ENTRY };
             stays
@@ -120,7 +125,7 @@ impl Notes {
 mod tests {
     use super::*;
     use crate::claims::IssuerName;
-    use crate::revocation::{Kind, TargetId, Watermark};
+    use crate::revocation::{Kind, TargetId};
 
     fn noted(id: &str, since: i64, reason: &str) -> Revocation {
         Revocation {
@@ -140,9 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_note_counts_whatever_the_order() {
+    fn the_first_note_of_what_revokes_most_counts_whatever_the_order() {
         let (notes, again) = (Notes::default(), Notes::default());
-        let written = [noted("u", 1, "old"), noted("u", 2, "lost phone"), noted("u", 1, "old")];
+        let less = Revocation { watermark: Watermark::at(Timestamp::from_secs(5)), ..noted("u", 1, "old") };
+        let written = [less.clone(), noted("u", 2, "lost phone"), noted("u", 3, "once more"), less];
         for (one, other) in written.iter().zip(written.iter().rev()) {
             notes.keep(one);
             again.keep(other);
@@ -165,7 +171,7 @@ mod tests {
         }
         let kept = notes.kept();
         assert!(kept.bytes <= Notes::MAX_BYTES && kept.by_target.len() > 10_000, "{}", kept.by_target.len());
-        assert!(kept.by_target.values().all(|note| note.size() == 8 + Note::MAX_REASON));
+        assert!(kept.by_target.values().all(|(_, note)| note.size() == 8 + Note::MAX_REASON));
     }
 
     #[test]

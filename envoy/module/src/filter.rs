@@ -130,7 +130,7 @@ impl Filter {
         let (state, slot) = (engine.state(), Arc::new(Slot::new(waker)));
         let policy = state.policy();
         let rule = policy.authorizer.rules.named(&rule).unwrap_or(&policy.authorizer.default_rule);
-        let registered = register(state, &policy, rule, &StreamFacts::of(&token)).map_err(Ended::now);
+        let registered = register(state, &policy, rule, StreamFacts::of(&token)).map_err(Ended::now);
         *self.live.borrow_mut() = Some(Live { slot: slot.clone(), stream: registered });
         if self.poll_ended().is_ready() {
             slot.put(()); // Ended soon, and not within a hook that Envoy expects to return.

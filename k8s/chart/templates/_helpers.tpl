@@ -65,7 +65,7 @@ app.kubernetes.io/component: {{ .Values.mode }}
 {{- $routes := list -}}
 {{- $clusters := list -}}
 {{- range $cluster := $envoy.static_resources.clusters -}}
-{{- if has $cluster.name (list "admin" "doorward") }}{{ $clusters = append $clusters $cluster }}{{ end -}}
+{{- if has $cluster.name (list "admin" "doorward" "doorward_streams") }}{{ $clusters = append $clusters $cluster }}{{ end -}}
 {{- end -}}
 {{- range .Values.gateway.routes -}}
 {{- $name := printf "service:%s:%v" .service .port -}}

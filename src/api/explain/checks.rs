@@ -122,7 +122,7 @@ pub(super) fn checks(
     let token = found.as_ref().and_then(|found| UnverifiedToken::parse(found.bearer()).ok());
     let iss = token.as_ref().and_then(|token| token.unverified_issuer().ok());
     let issuer = iss.as_deref().and_then(|iss| policy.authorizer.issuer(iss).ok()).map(|issuer| &**issuer);
-    let said = TokenState { policy, request, decision, token: token.as_ref(), issuer, now };
+    let said = TokenState { policy, request, decision, refused, token: token.as_ref(), issuer, now };
     let failed = refused.and_then(Step::of);
     let passed = |step: Step| match failed {
         Some(failed) if step == failed => Some(false),
@@ -150,6 +150,7 @@ struct TokenState<'a> {
     policy: &'a Policy,
     request: &'a RequestView<'a>,
     decision: &'a Decision<'a>,
+    refused: Option<Denial>,
     token: Option<&'a UnverifiedToken<'a>>,
     issuer: Option<&'a TrustedIssuer>,
     now: Timestamp,
@@ -201,7 +202,7 @@ impl TokenState<'_> {
                 }
                 None => (Value::Null, json!(&*self.decision.rule.name)),
             },
-            Step::ApiKey => (Value::Null, json!(self.decision.evidence.api_client.as_deref())),
+            Step::ApiKey => self.api_key(),
             Step::Token => (
                 json!("a signed JWT"),
                 if token.is_some() { json!("a signed JWT") } else { json!("none that can be read") },
@@ -216,10 +217,12 @@ impl TokenState<'_> {
                 (json!(allowed), json!(header.map(|header| &header.algorithm)))
             }
             Step::Key => {
-                let keys = issuer.map(|issuer| issuer.keys.as_ref());
-                let keys =
-                    keys.map(|keys| keys.map_or("not loaded".to_owned(), |keys| format!("one of {} keys", keys.len())));
-                (json!(keys), json!(header.and_then(|header| header.key_id.as_deref())))
+                let Some(issuer) = issuer else { return (Value::Null, Value::Null) };
+                let key = header.and_then(|header| header.key_id.as_deref());
+                match &issuer.keys {
+                    Some(keys) => (json!(format!("one of {} keys", keys.len())), json!(key)),
+                    None => (json!(format!("the keys of {}", issuer.name)), json!("not loaded")),
+                }
             }
             Step::Type => {
                 let types = issuer.map(|issuer| issuer.token_types.names());
@@ -263,6 +266,31 @@ impl TokenState<'_> {
                 }
                 (expected, json!({"auth_time": claim(claims, "auth_time"), "acr": claim(claims, "acr")}))
             }
+        }
+    }
+
+    /// Never the key itself: its client, or what is wrong.
+    fn api_key(&self) -> (Value, Value) {
+        let keys = &self.policy.authorizer.api_keys;
+        let shown = |name: &str| {
+            let fields = self.request.header(name).map(String::from_utf8_lossy);
+            fields.map(|field| json!(field)).next().unwrap_or_default()
+        };
+        let platforms = || keys.presented(self.request).map(|key| &key.platforms);
+        let domains = || keys.presented(self.request).map(|key| key.domains.iter().map(ToString::to_string));
+        match self.refused {
+            Some(Denial::ApiKeyMissing) => (json!(format!("a key in `{}`", keys.header)), json!("none")),
+            Some(Denial::ApiKeyUnknown) => (json!("a configured key"), json!("another one, or several")),
+            Some(Denial::ApiKeyExpired) => (json!("a key that has not expired"), json!("one that has")),
+            Some(Denial::ApiKeyPlatform) => {
+                let name = &keys.platform_header;
+                (json!({name: platforms()}), json!({name: shown(name)}))
+            }
+            Some(Denial::ApiKeyDomain) => (
+                json!({"origin or referer": domains().map(Iterator::collect::<Vec<_>>)}),
+                json!({"origin": shown("origin"), "referer": shown("referer")}),
+            ),
+            _ => (Value::Null, json!(self.decision.evidence.api_client.as_deref())),
         }
     }
 

@@ -107,11 +107,12 @@ pub(super) async fn explain(
 /// names.
 fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
     let streams = state.streams();
-    let mut would_end = Map::new();
+    // Under former names of the issuer, and by both readings of an id, it is the same revocation.
+    let mut targets = BTreeMap::<_, Vec<_>>::new();
     for target in token.into_iter().flat_map(VerifiedToken::targets) {
-        let count = streams.count(target) as u64;
-        let known = would_end.get(target.kind.as_str()).and_then(Value::as_u64).unwrap_or_default();
-        would_end.insert(target.kind.to_string(), json!(known + count));
+        targets.entry(target.kind.to_string()).or_default().push(target.clone());
     }
+    let would_end: Map<_, _> =
+        targets.into_iter().map(|(kind, targets)| (kind, json!(streams.count(&targets)))).collect();
     json!({"open": streams.open_count(), "would_end": would_end})
 }

@@ -42,7 +42,7 @@ pub struct LimitsFile {
     /// worker, and another when it has more to ask.
     #[schemars(range(min = 1, max = 65_536))]
     pub grpc_concurrent_streams: u32,
-    /// Streams (`ext_proc`) that are open at once on all connections; one more is refused.
+    /// Streams (`ext_proc`) that are open at once on all connections, whatever their rule; one more is refused with 503.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub streams: usize,
     /// Requests that the peer may take back on one gRPC connection before they were looked at; one more ends

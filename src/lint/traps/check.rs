@@ -206,10 +206,13 @@ pub(super) fn cache_before_check(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn status_on_error(model: &Model<'_>, found: &mut Found) {
-    for check in model.configured() {
-        let config = &check.filter.config;
+    let checks = model.configured().map(|check| (check.filter, "403, as a refusal is"));
+    let enders = model.checked().flat_map(|manager| model.enders(manager));
+    let enders = enders.map(|(_, ender)| (ender.filter, "500 where a stream opens, as a fault of the service is"));
+    for (filter, status) in checks.chain(enders) {
+        let config = &filter.config;
         let Some(code) = config.at("status_on_error.code") else {
-            found.at(config, "without status_on_error an outage of Doorward is answered 403, as a refusal is");
+            found.at(config, format!("without status_on_error an outage of Doorward is answered {status}"));
             continue;
         };
         let named = |name: &&str| code.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name));

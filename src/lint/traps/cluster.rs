@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::Found;
-use super::super::model::{Model, Node};
+use super::super::model::{Model, Node, addresses};
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -14,10 +14,10 @@ pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
     if model.more_clusters || model.clusters.is_empty() {
         return;
     }
-    for node in model.checks().flat_map(|check| check.services()).filter_map(|service| service.cluster) {
+    for node in model.services().filter_map(|service| service.cluster) {
         let name = node.value.as_str().unwrap_or_default();
         if !model.clusters.contains_key(name) {
-            found.at(&node, format!("there is no cluster `{name}`: no check is ever answered"));
+            found.at(&node, format!("there is no cluster `{name}`: no call is ever answered"));
         }
     }
 }
@@ -25,7 +25,7 @@ pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
 pub(super) fn cluster_http1(model: &Model<'_>, found: &mut Found) {
     for (cluster, grpc) in model.asked().into_values() {
         if grpc && http2(&cluster).is_none() {
-            found.at(&cluster, "gRPC needs HTTP/2, and this cluster speaks HTTP/1.1: every check fails");
+            found.at(&cluster, "gRPC needs HTTP/2, and this cluster speaks HTTP/1.1: every call fails");
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn cluster_circuit_breaker(model: &Model<'_>, found: &mut Found) {
             found.at(
                 place,
                 format!(
-                    "max_requests or max_pending_requests is {limit}: one more check at once, in a burst or while Doorward is slow, is an error"
+                    "max_requests or max_pending_requests is {limit}: one more check or stream at once, in a burst or while Doorward is slow, is an error"
                 ),
             );
         }
@@ -73,7 +73,7 @@ pub(super) fn cluster_plaintext(model: &Model<'_>, found: &mut Found) {
             _ => {}
         }
     }
-    for service in model.checks().flat_map(|check| check.services()) {
+    for service in model.services() {
         let Some(google) = service.node.get("google_grpc") else { continue };
         let credentials = ["channel_credentials", "channel_credentials_plugin"];
         let clear = credentials.iter().all(|field| google.get(field).is_none());
@@ -155,11 +155,6 @@ fn http2<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
         .and_then(|options| Some(Node::new(options.path.key(HTTP), options.value.get(HTTP)?)));
     let written = options.and_then(|options| fields.into_iter().find_map(|field| options.at(field)));
     written.or_else(|| cluster.get("http2_protocol_options")) // As it was written before Envoy 1.17.
-}
-
-fn addresses<'a>(cluster: &Node<'a>) -> impl Iterator<Item = Node<'a>> + use<'a> {
-    let localities = cluster.list("load_assignment.endpoints");
-    localities.flat_map(|locality| locality.list("lb_endpoints")).filter_map(|endpoint| endpoint.at("endpoint.address"))
 }
 
 fn is_static(cluster: &Node<'_>) -> bool {

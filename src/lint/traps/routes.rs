@@ -30,10 +30,10 @@ fn passes(model: &Model<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes
 }
 
 /// Every route that Doorward is not asked about, with the node that says so.
-fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
+pub(super) fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
     model.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
         |(manager, route)| {
-            let mut words = manager.checks().map(|check| check.disabled_on(route).map(|node| (check, node)));
+            let mut words = manager.checks().map(|check| route.disables(check.filter).map(|node| (check, node)));
             // With two filters, a route is exempt only if both are off.
             let (check, node) = words.try_fold(None, |_, word| word.map(Some))??;
             route.forwards().then_some((check, route, node))
@@ -75,7 +75,7 @@ pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
 
 pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
     for check in model.checks() {
-        for route in check.manager.routes.iter().filter(|route| check.disabled_on(route).is_none()) {
+        for route in check.manager.routes.iter().filter(|route| route.disables(check.filter).is_none()) {
             let later = later_mutations(&check, route);
             let appended = later.iter().filter_map(|mutation| mutation.get("append"));
             let on_route = route.levels.iter().flat_map(|level| level.list("request_headers_to_add"));
@@ -260,19 +260,25 @@ pub(super) fn route_not_chosen_anew(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn stream_outlives_sign_out(model: &Model<'_>, found: &mut Found) {
+    let unasked: BTreeSet<_> = unasked(model).map(|(_, route, _)| &route.node.path).collect();
     for manager in model.checked() {
         let longest = manager.node.seconds("common_http_protocol_options.max_stream_duration");
-        for route in manager.routes.iter().filter(|route| route.forwards()) {
+        let routes = manager.routes.iter().filter(|route| route.forwards() && !unasked.contains(&route.node.path));
+        for route in routes.filter(|route| !super::streams::ends_streams(model, manager, route)) {
             let own = route.node.list("route.upgrade_configs").filter(is_websocket).last();
             let general = manager.node.list("upgrade_configs").filter(is_websocket).last();
-            let Some(upgrade) = own.or(general) else { continue };
-            let enabled = upgrade.get("enabled").is_none_or(|node| !node.is_false());
+            let is_upgraded =
+                own.or(general).is_some_and(|upgrade| upgrade.get("enabled").is_none_or(|node| !node.is_false()));
+            let what = if is_upgraded {
+                "an upgraded connection"
+            } else if route.node.seconds("route.timeout") == Some(0.0) {
+                "an answer without a timeout (events, a gRPC stream, a download)"
+            } else {
+                continue;
+            };
             let own_longest = route.node.seconds("route.max_stream_duration.max_stream_duration");
-            if enabled
-                && !super::streams::ends_streams(model, manager, route)
-                && own_longest.or(longest).is_none_or(|seconds| seconds == 0.0)
-            {
-                found.at(&route.node, "an upgraded connection is checked once; without Doorward's ext_proc filter a sign-out does not end it, and without a longest duration it stays open");
+            if own_longest.or(longest).is_none_or(|seconds| seconds == 0.0) {
+                found.at(&route.node, format!("{what} is checked once; without Doorward's ext_proc filter a sign-out does not end it, and without a longest duration it stays open"));
             }
         }
     }

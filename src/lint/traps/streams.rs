@@ -1,98 +1,120 @@
 //! Streams that are to end with their session: the `ext_proc` filter that asks Doorward for it.
 
-use super::super::Found;
-use super::super::model::{Filter, Manager, Model, Node, Route};
+use std::collections::BTreeSet;
 
-/// The namespace in which `ext_authz` says whose a stream is.
-const NAMESPACE: &str = "envoy.filters.http.ext_authz";
+use super::super::Found;
+use super::super::model::{Ender, Manager, Model, Node, Route, forwards_subject};
+use super::routes::unasked;
+
 const HEADER_MODES: [&str; 3] = ["DEFAULT", "SEND", "SKIP"];
 const BODY_MODES: [&str; 5] = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"];
 /// Longer than this a client goes on reading what has ended.
 const LATE: f64 = 0.5;
 
-/// The `ext_proc` filters that ask one of the clusters that the checks ask, with their places.
-fn enders<'s, 'a>(model: &Model<'a>, manager: &'s Manager<'a>) -> Vec<(usize, &'s Filter<'a>)> {
-    let asked = model.asked();
-    let is_ours = |filter: &Filter<'_>| {
-        let cluster = filter.config.text("grpc_service.envoy_grpc.cluster_name");
-        filter.config.kind == "ExternalProcessor" && cluster.is_some_and(|name| asked.contains_key(name))
-    };
-    manager.filters.iter().enumerate().filter(|(_, filter)| is_ours(filter)).collect()
-}
-
-/// Whether one of them acts on a route.
+/// Whether an `ext_proc` filter of Doorward's acts on a route.
 pub(super) fn ends_streams(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
     let by_module = manager
         .modules()
         .any(|module| !module.config.at("filter_config.value.end_streams").is_some_and(|word| word.is_false()));
-    by_module
-        || enders(model, manager).into_iter().any(|(_, filter)| match route.per_filter(filter.name).next() {
-            Some(word) => !word.is("disabled"),
-            None => !filter.node.is("disabled"),
-        })
+    by_module || model.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
 }
 
-fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Filter<'a>)) {
+fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Ender<'_, 'a>)) {
     for manager in model.checked() {
-        for (at, filter) in enders(model, manager) {
-            judge(manager, at, filter);
+        for (at, ender) in model.enders(manager) {
+            judge(manager, at, &ender);
         }
     }
 }
 
 pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
-    each(model, |manager, at, filter| {
+    each(model, |manager, at, ender| {
         if !manager.checks().any(|check| check.at < at) {
             found.at(
-                &filter.node,
+                &ender.filter.node,
                 "it stands before ext_authz: nothing says yet whose the stream is, so Doorward refuses every one",
             );
         }
-        let mut forwarded = filter.config.list("metadata_options.forwarding_namespaces.untyped");
-        if !forwarded.any(|name| name.value.as_str() == Some(NAMESPACE)) {
-            found.at(&filter.node, "what ext_authz said of the stream is not forwarded, so Doorward refuses every one");
+        let routes = ender.overrides().filter_map(|node| {
+            node.at("metadata_options.forwarding_namespaces")?;
+            (!forwards_subject(&node)).then(|| node.get("metadata_options")).flatten()
+        });
+        let general = (!forwards_subject(&ender.filter.config)).then(|| ender.filter.node.clone());
+        for node in general.into_iter().chain(routes) {
+            found.at(&node, "what ext_authz said of the stream is not forwarded, so Doorward refuses every one");
+        }
+        if manager.routes.iter().any(|route| route.disables(ender.filter).is_none()) {
+            let written = manager.checks().filter(|check| check.at < at);
+            let switches = written.filter_map(|check| check.filter.config.get("enable_dynamic_metadata_ingestion"));
+            for node in switches.filter(Node::is_false) {
+                found.at(&node, "Envoy drops what Doorward says of a stream, so Doorward refuses every one");
+            }
         }
     });
+    for (check, route, node) in unasked(model) {
+        if ends_streams(model, check.manager, route) {
+            found.at(
+                &node,
+                "ext_authz is off where ext_proc is on: nothing says whose a stream is, so Doorward refuses every one",
+            );
+        }
+    }
 }
 
 pub(super) fn stream_modes(model: &Model<'_>, found: &mut Found) {
-    each(model, |_, _, filter| {
-        let mode = |field: &str| filter.config.at(&format!("processing_mode.{field}"));
-        let header = |field: &str| mode(field).and_then(|mode| mode.choice(&HEADER_MODES)).unwrap_or("DEFAULT");
-        let at = filter.config.get("processing_mode").unwrap_or_else(|| filter.node.clone());
-        if header("request_header_mode") == "SKIP" {
-            found.at(&at, "request_header_mode: SKIP tells Doorward of no stream, so it ends none");
-        }
-        if header("response_trailer_mode") != "SEND" {
-            found.at(&at, "without response_trailer_mode: SEND Envoy ends the call after the headers, and Doorward can end no stream");
-        }
-        for field in ["request_body_mode", "response_body_mode"] {
-            let sent = mode(field).filter(|mode| mode.choice(&BODY_MODES).is_some_and(|mode| mode != "NONE"));
-            if let Some(node) = sent {
-                found.at(&node, "Doorward takes no bodies, and ends the stream that brings one");
+    each(model, |_, _, ender| {
+        let general = ender.filter.config.get("processing_mode").ok_or_else(|| ender.filter.node.clone());
+        let routes = ender.overrides().filter_map(|node| node.get("processing_mode"));
+        for mode in std::iter::once(general).chain(routes.map(Ok)) {
+            let field = |field: &str| mode.as_ref().ok()?.get(field);
+            let header = |name: &str| field(name).and_then(|mode| mode.choice(&HEADER_MODES)).unwrap_or("DEFAULT");
+            let (Ok(at) | Err(at)) = &mode;
+            if header("request_header_mode") == "SKIP" {
+                found.at(at, "request_header_mode: SKIP tells Doorward of no stream, so it ends none");
+            }
+            if header("response_trailer_mode") != "SEND" {
+                found.at(at, "without response_trailer_mode: SEND Envoy ends the call after the headers, and Doorward can end no stream");
+            }
+            for name in ["request_body_mode", "response_body_mode"] {
+                let sent = field(name).filter(|mode| mode.choice(&BODY_MODES).is_some_and(|mode| mode != "NONE"));
+                if let Some(node) = sent {
+                    found.at(&node, "Doorward takes no bodies, and ends the stream that brings one");
+                }
             }
         }
     });
 }
 
 pub(super) fn stream_fail_open(model: &Model<'_>, found: &mut Found) {
-    each(model, |_, _, filter| {
+    each(model, |_, _, ender| {
         for (field, what) in [
             ("failure_mode_allow", "when Doorward ends the call, or is not there, the stream goes on"),
             ("observability_mode", "Envoy does not listen to Doorward here: no stream ends"),
         ] {
-            if let Some(node) = filter.config.get(field).filter(Node::is_true) {
+            for node in ender.configs().filter_map(|config| config.get(field)).filter(Node::is_true) {
                 found.at(&node, what);
             }
         }
     });
 }
 
+pub(super) fn stream_shares_cluster(model: &Model<'_>, found: &mut Found) {
+    let name = |cluster: &Node<'_>| cluster.value.as_str().unwrap_or_default().to_owned();
+    let checks = model.checks().flat_map(|check| check.services()).filter_map(|service| service.cluster);
+    let checks: BTreeSet<_> = checks.map(|cluster| name(&cluster)).collect();
+    each(model, |_, _, ender| {
+        let clusters = ender.services().into_iter().filter_map(|service| service.cluster);
+        for cluster in clusters.filter(|cluster| checks.contains(&name(cluster))) {
+            found.at(&cluster, "each open stream is one of this cluster's max_requests: when there are as many, every check is refused with 503");
+        }
+    });
+}
+
 pub(super) fn stream_closes_late(model: &Model<'_>, found: &mut Found) {
-    each(model, |manager, _, filter| {
+    each(model, |manager, _, ender| {
         let timeout = manager.node.seconds("delayed_close_timeout").unwrap_or(1.0);
         if timeout > LATE {
-            let node = manager.node.get("delayed_close_timeout").unwrap_or_else(|| filter.node.clone());
+            let node = manager.node.get("delayed_close_timeout").unwrap_or_else(|| ender.filter.node.clone());
             found.at(
                 &node,
                 format!("over HTTP/1.1 the connection of a stream that was ended stays open for {timeout} s more"),

@@ -163,8 +163,11 @@ impl EmbeddedLedger {
         let (path, index) = (path.to_owned(), Arc::new(RevocationIndex::new()));
         let file = LedgerFile { path, index: index.clone(), opened: Mutex::default(), lacks: AtomicBool::new(false) };
         let opened = file.open(now);
-        let opened =
-            opened.map_err(|error| LedgerError::File { cause: format!("{}: {error}", file.path.display()).into() })?;
+        let opened = opened.map_err(|error| {
+            let in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
+            let cure = if in_use { " (another process has it open: stop it, or name another file)" } else { "" };
+            LedgerError::File { cause: format!("{}: {error}{cure}", file.path.display()).into() }
+        })?;
         let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
         Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0) })
     }
@@ -269,7 +272,9 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
                 Origin::SignedOut => &mut signed_out,
                 Origin::Revoked => &mut revoked,
             };
-            *slot = (*slot).max(Some(revocation.watermark.instant().as_millis()));
+            let before = *slot;
+            *slot = before.max(Some(revocation.watermark.instant().as_millis()));
+            let revokes_more = *slot > before;
             expires = expires.max(revocation.expires_at.as_millis());
             let record = (expires, signed_out, revoked);
             if stored != Some(record) {
@@ -278,7 +283,10 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
             if let Some(Note { since, by, reason }) = revocation.note.as_deref() {
                 let said =
                     (since.as_millis(), by.as_deref().unwrap_or_default(), reason.as_deref().unwrap_or_default());
-                notes.insert((revocation.origin.as_str(), &*key), said)?;
+                let at = (revocation.origin.as_str(), &*key);
+                if revokes_more || notes.get(at)?.is_none() {
+                    notes.insert(at, said)?;
+                }
             }
         }
     }
@@ -412,7 +420,8 @@ mod tests {
         let ledger = EmbeddedLedger::open(&path, now).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         ledger.append(&written).await.unwrap();
-        assert!(EmbeddedLedger::open(&path, now).is_err(), "a second owner of the file is refused");
+        let second = EmbeddedLedger::open(&path, now).err().unwrap().to_string();
+        assert!(second.contains("another process has it open"), "a second owner of the file is refused: {second}");
         drop(ledger);
 
         // A clock that is two days ahead takes nothing, neither here nor from the disk.

@@ -306,7 +306,7 @@ impl Replica {
                 Ok(revocation) => {
                     self.learn(revocation, uptime);
                     if *asks && following {
-                        self.lease_state.note_ended(*position, self.streams.ended_by(&revocation.target));
+                        self.lease_state.note_ended(*position, self.streams.take_ended(revocation));
                     }
                     if let Some(seen) = &seen {
                         seen.apply(revocation, uptime);

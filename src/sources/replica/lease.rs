@@ -284,7 +284,7 @@ impl Replica {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             let ended = self.streams_have_ended(patience).await;
             let waiting = if ended { Vec::new() } else { vec![self.name.to_string()] };
-            let streams = self.streams.ended_by(&revocation.target);
+            let streams = self.streams.take_ended(revocation);
             return Receipt { instances: 1, applied: usize::from(ended), waiting, uncertain_for: None, streams };
         };
         let deadline = Steady::now() + patience;
