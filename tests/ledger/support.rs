@@ -48,6 +48,16 @@ impl RedisServer {
         self.clock.as_ref().unwrap().step(offset);
     }
 
+    /// Notes, before any instance does, that instances have seen its clock go evenly for so long.
+    pub(crate) fn has_been_even_for(&self, duration: Duration) {
+        let time = self.cli(&["TIME"]);
+        let last = Timestamp::from_secs(time.lines().next().unwrap().parse().unwrap());
+        let note = [(last.minus(duration), "since"), (last, "last"), (now(), "wall")];
+        for (at, name) in note {
+            self.cli(&["ZADD", "doorward:{r}:clock", &at.as_millis().to_string(), name]);
+        }
+    }
+
     /// A server that has a port and a directory, and does not run yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
