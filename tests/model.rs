@@ -175,15 +175,15 @@ fn it_holds_over_losses_of_the_store() {
 #[test]
 fn it_holds_with_bounds_of_freshness_that_differ_and_change() {
     let quiet = Left { faults: 0, ..network().left };
-    holds("bounds that differ", differing(network()), 11);
-    holds("bounds that differ, step by step", differing(Protocol { left: quiet, fine: true, ..network() }), 16);
-    holds("bounds that differ, a clock jumps", differing(Protocol { jumps: true, pauses: false, ..network() }), 11);
+    holds("bounds that differ", differing(network()), 9);
+    holds("bounds that differ, step by step", differing(Protocol { left: quiet, fine: true, ..network() }), 14);
+    holds("bounds that differ, a clock jumps", differing(Protocol { jumps: true, pauses: false, ..network() }), 9);
     for how in [&[Loss::Flush][..], &[Loss::Older]] {
-        holds(&format!("bounds that differ, {how:?}"), differing(Protocol { max_staleness: 0, ..loss(how) }), 11);
+        holds(&format!("bounds that differ, {how:?}"), differing(Protocol { max_staleness: 0, ..loss(how) }), 9);
     }
-    holds("bounds that change", reloading(Protocol { left: quiet, ..network() }, 3), 13);
-    holds("bounds that change, restarts", restarting(reloading(Protocol { left: quiet, ..network() }, 2)), 11);
-    holds("bounds that change, a flush", reloading(Protocol { max_staleness: 0, ..loss(&[Loss::Flush]) }, 1), 10);
+    holds("bounds that change", reloading(Protocol { left: quiet, ..network() }, 3), 11);
+    holds("bounds that change, restarts", restarting(reloading(Protocol { left: quiet, ..network() }, 2)), 9);
+    holds("bounds that change, a flush", reloading(Protocol { max_staleness: 0, ..loss(&[Loss::Flush]) }, 1), 9);
 }
 
 #[test]

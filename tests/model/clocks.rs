@@ -122,6 +122,19 @@ struct Store {
     is_far: bool,
 }
 
+impl Store {
+    /// A tick. What cannot become even for long enough before the end of time need not be counted.
+    fn go_on(&mut self, now: i8) {
+        let even = (self.even + 1).min(EVEN);
+        self.even = if even + END - now < kept(self.noted) { 0 } else { even };
+    }
+}
+
+/// For how long the log is kept.
+fn kept(retention: i8) -> i8 {
+    2 * retention + GRACE
+}
+
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Entry {
     /// `None`: of the far future.
@@ -307,7 +320,7 @@ impl Clocks {
             Act::Tick => {
                 fleet.revoked?;
                 fleet.now += 1;
-                fleet.store.even = (fleet.store.even + 1).min(EVEN);
+                fleet.store.go_on(fleet.now);
                 (fleet.now <= END).then_some(())?;
             }
             Act::Revoke { by, age } => self.revoke(fleet, by, age)?,
@@ -428,7 +441,7 @@ impl Clocks {
         let clock = if self.has(Fault::TrimsByOneClock) { fleet.wall(&instance) } else { fleet.earliest(&instance) };
         let retention =
             if self.has(Fault::TrimsByOwnRetention) { instance.limits.retention() } else { fleet.store.noted };
-        let kept = if self.has(Fault::TrimsAfterOneRetention) { retention } else { 2 * retention + GRACE };
+        let kept = if self.has(Fault::TrimsAfterOneRetention) { retention } else { kept(retention) };
         let is_sure = fleet.store.even >= kept || self.has(Fault::TrimsAfterAStep);
         (is_sure && fleet.store.log?.id? < clock - kept).then_some(())?;
         fleet.store.log = None;

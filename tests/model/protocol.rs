@@ -146,7 +146,8 @@ impl Protocol {
         let began = Store { epoch: 1, founded: stale, since: stale, even: stale, ..Store::new() };
         let mut store = Store { last: history, added: history, ..began };
         let mut instances = [Instance::absent(); INSTANCES];
-        for (at, (instance, lease)) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()).enumerate()
+        for (at, (instance, lease)) in
+            instances.iter_mut().zip(&mut store.leases).take(self.instances.into()).enumerate()
         {
             *instance = Instance { patient: self.differ && at == 0, ..Instance::started(0) };
             let hold = self.staleness(instance);

@@ -130,12 +130,7 @@ pub(super) struct Kept {
 impl Kept {
     /// `own` is the retention of the writer, `now` the earlier of both clocks, and `even_for` how long the server's has
     /// gone evenly.
-    pub(super) fn judge(
-        noted: &Value,
-        own: Duration,
-        now: Timestamp,
-        even_for: Duration,
-    ) -> Result<Self, LedgerError> {
+    pub(super) fn judge(noted: &Value, own: Duration, now: Timestamp, even_for: Duration) -> Result<Self, LedgerError> {
         let noted = scores(noted)?;
         let longest = |holds: &dyn Fn(Timestamp) -> bool| {
             let held = noted.iter().filter(|(_, until)| holds(*until));

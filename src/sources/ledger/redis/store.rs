@@ -16,11 +16,11 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::super::LedgerError;
-use super::{RedisLedger, even, retention};
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::Command;
+use super::{RedisLedger, even, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 

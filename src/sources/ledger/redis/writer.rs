@@ -13,9 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use super::super::{LedgerError, Position, RefusalKind};
 use super::answer;
-use super::session::{Command, Session, unavailable, unexpected};
 use super::clock::ServerClock;
 use super::retention::Kept;
+use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
 use super::{RedisLedger, even, retention};
 use crate::authz::claims::Timestamp;
