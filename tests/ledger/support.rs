@@ -162,8 +162,14 @@ pub(crate) struct Instance {
 impl Instance {
     /// Started, not awaited.
     pub(crate) fn launch(config: RedisConfig) -> Self {
+        Self::launch_holding(config, Duration::from_secs(30))
+    }
+
+    /// As [`Self::launch`], with rules that allow a view of this age.
+    pub(crate) fn launch_holding(config: RedisConfig, max_staleness: Duration) -> Self {
         let ledger = RevocationLedger::from(RedisLedger::new(config).unwrap());
         let replica = Arc::new(Replica::new(ledger, ReplicaStats::new().unwrap()));
+        replica.hold_for(max_staleness);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&replica).run(stop.clone()));
