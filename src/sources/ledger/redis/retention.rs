@@ -90,7 +90,7 @@ impl RedisLedger {
 
     /// Entries that were written later by the store's clock are in the log.
     pub(in crate::sources) fn keeps_after(&self) -> Timestamp {
-        self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention()) - MARGIN)
+        self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
     /// How entries are read now.

@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn an_entry_of_before_the_clock_was_set_lives_as_long_as_one_of_then() {
         let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));
-        let reader = Reader { set_at, now, ..READER };
+        let reader = Reader { now, set_at, ..READER };
         let read = |entry: &str| {
             let fields = entry.split(' ').filter_map(|field| field.split_once('='));
             let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
