@@ -52,7 +52,12 @@ fn by_id(model: Clocks) -> Clocks {
 }
 
 fn named() -> Clocks {
-    Clocks { left: Left { renames: 2, far_ids: 1, ..alike().left }, ..alike() }
+    Clocks { left: Left { far_ids: 1, ..alike().left }, ..alike() }
+}
+
+/// The issuer gets other names, is split or taken out in so many steps.
+fn renamed(renames: u8) -> Clocks {
+    Clocks { left: Left { renames, ..alike().left }, ..alike() }
 }
 
 fn both_wrong(model: Clocks) -> Clocks {
@@ -94,7 +99,14 @@ fn it_holds_with_instances_that_differ() {
         let one = Clocks { left: Left { reloads: 1, ..NONE }, ..raised(less) };
         holds(&format!("raised from {less:?}, a clock"), set(1, LESS, one));
     }
-    holds("renamed, and an id of the far future", named());
+    holds("an id of the far future", named());
+}
+
+#[test]
+fn it_holds_with_names_that_change() {
+    holds("renamed in four steps", renamed(4));
+    holds("renamed in four steps, by id", by_id(renamed(4)));
+    holds("renamed in three steps, a clock", set(1, FAR, renamed(3)));
 }
 
 #[test]
@@ -124,7 +136,10 @@ fn each_deliberate_fault_is_caught() {
         (Fault::WritersBound, set(1, FAR, differ(FEW)), "kept"),
         (Fault::RaisesWithoutReading, raised(FEW), "bound"),
         (Fault::FarIdIsPassedOver, named(), "receipt"),
-        (Fault::RenamesInSilence, named(), "kept"),
+        (Fault::RenamesInSilence, renamed(1), "kept"),
+        (Fault::RenamesByTheLastStep, renamed(2), "kept"),
+        (Fault::RenamesBesideOthers, renamed(1), "receipt"),
+        (Fault::RenamesUnread, renamed(2), "receipt"),
     ] {
         fails(&format!("{bug:?}"), Clocks { bug: Some(bug), ..model }, property);
     }
