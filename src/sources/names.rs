@@ -6,7 +6,6 @@
 //! store notes what the names stand for, and so does the process; a configuration is held against all of these notes,
 //! not the last alone, so that a change in several steps is judged as the same change in one.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +34,8 @@ struct Meaning {
     email: Vec<String>,
     session_id: Vec<String>,
     client_id: Vec<String>,
+    /// Keys in which a later configuration differs, and was put in force: what is revoked since goes by that one.
+    settled: Vec<String>,
 }
 
 impl Meaning {
@@ -57,8 +58,13 @@ impl Meaning {
                 email: texts(addresses(issuer)),
                 session_id: texts(&issuer.claim_names.session_id),
                 client_id: texts(&issuer.claim_names.client_id),
+                settled: Vec::new(),
             }
         })
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     fn spelling(&self, text: &str) -> Spelling {
@@ -67,6 +73,12 @@ impl Meaning {
 
     fn issuer_id(&self) -> IssuerId {
         IssuerId::new(self.issuer.iter().map(|text| self.spelling(text)).collect())
+    }
+
+    /// The `iss` of these that an issuer accepts.
+    fn accepted_by(&self, issuer: &TrustedIssuer) -> impl Iterator<Item = &String> {
+        let is_accepted = |text: &&String| issuer.issuer.overlaps(&IssuerId::new(vec![self.spelling(text)]));
+        self.issuer.iter().filter(move |text| is_accepted(text))
     }
 
     fn is_of(&self, name: &IssuerName) -> bool {
@@ -98,6 +110,22 @@ pub struct Conflict {
     pub message: String,
 }
 
+/// What a configuration that was put in force does to notes.
+#[derive(Clone, Debug, Default)]
+pub struct Superseded {
+    /// To be dropped.
+    pub ended: Vec<String>,
+    /// To be noted in their place.
+    pub amended: Vec<String>,
+}
+
+impl Superseded {
+    pub fn extend(&mut self, more: Self) {
+        self.ended.extend(more.ended);
+        self.amended.extend(more.amended);
+    }
+}
+
 /// What is known of revocations that a change may lose.
 pub struct Circumstances {
     pub index: Arc<RevocationIndex>,
@@ -111,17 +139,27 @@ pub struct Circumstances {
 
 /// A difference between a note and a configuration; it is a conflict while revocations may live that it is about.
 struct Change<'a> {
+    at_note: usize,
     noted: &'a Meaning,
     seen: Timestamp,
+    about: About,
     at: usize,
     issuer: &'a TrustedIssuer,
     key: &'static [&'static str],
     message: String,
     is_meant: fn(&Target) -> bool,
-    /// The name is none of the issuer's.
-    is_renamed: bool,
-    /// And what is written under it is written under a name of the issuer, too.
+    /// What is written under the name, which is none of the issuer's, is written under one of those, too.
     is_copied: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum About {
+    /// Tokens of the note are accepted by an issuer that does not carry the name.
+    Name,
+    /// They are named by another claim, or their users with their tenant or without.
+    Mapping,
+    /// The name is that of another issuer.
+    Namesake,
 }
 
 impl Names {
@@ -156,8 +194,7 @@ impl Names {
     /// The notes to store for these issuers.
     #[must_use]
     pub fn texts(issuers: &[Arc<TrustedIssuer>]) -> Vec<String> {
-        let all = issuers.iter().flat_map(|issuer| Meaning::all(issuer));
-        all.filter_map(|meaning| serde_json::to_string(&meaning).ok()).collect()
+        issuers.iter().flat_map(|issuer| Meaning::all(issuer)).map(|meaning| meaning.text()).collect()
     }
 
     /// Whether these issuers differ from what is noted in something that may matter.
@@ -181,21 +218,49 @@ impl Names {
         found
     }
 
-    /// Takes out, and returns, the notes that a configuration which is in force now has ended: nothing that they are
-    /// about lives, or `accept_loss` says that its loss is meant. What is revoked from now on is not about them.
-    pub fn supersede(&mut self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) -> Vec<String> {
-        let ended = self.changes(issuers).into_iter().filter(|change| accept_loss || !change.is_copied);
-        let ended: HashSet<_> = ended.filter_map(|change| serde_json::to_string(change.noted).ok()).collect();
-        let ended: Vec<_> = ended.into_iter().collect();
-        self.drop(&ended);
-        ended
+    /// Takes in that a configuration is in force which differs from the notes: nothing lives that a difference is about,
+    /// or `accept_loss` says that its loss is meant. What is revoked from now on goes by the new one. Of each note
+    /// only that difference is settled: it goes on speaking of what else it is about. A difference that the configuration
+    /// `before` had already, as from another deployment, stays.
+    pub fn supersede(
+        &mut self,
+        issuers: &[Arc<TrustedIssuer>],
+        before: &[Arc<TrustedIssuer>],
+        accept_loss: bool,
+    ) -> Superseded {
+        let mut next: Vec<(usize, Meaning)> = Vec::new();
+        let before = self.changes(before);
+        let stays = |change: &Change<'_>| change.is_copied || before.iter().any(|known| known.is_as(change));
+        for change in self.changes(issuers).into_iter().filter(|change| accept_loss || !stays(change)) {
+            if next.last().is_none_or(|(at, _)| *at != change.at_note) {
+                next.push((change.at_note, change.noted.clone()));
+            }
+            let Some((_, meaning)) = next.last_mut() else { continue };
+            match change.about {
+                About::Mapping => meaning.settled.push(change.key.join(".")),
+                About::Name => {
+                    meaning.issuer.retain(|text| !change.noted.accepted_by(change.issuer).any(|lost| lost == text));
+                }
+                About::Namesake => meaning.issuer.clear(),
+            }
+        }
+        let mut superseded = Superseded::default();
+        for (at, meaning) in next.into_iter().rev() {
+            let (noted, seen) = self.0.swap_remove(at);
+            superseded.ended.push(noted.text());
+            if !meaning.issuer.is_empty() {
+                superseded.amended.push(meaning.text());
+                *self = std::mem::take(self).and(Self(vec![(meaning, seen)]));
+            }
+        }
+        superseded
     }
 
-    /// Takes out these notes.
-    pub fn drop(&mut self, notes: &[String]) {
-        if !notes.is_empty() {
-            self.0.retain(|(noted, _)| serde_json::to_string(noted).is_ok_and(|text| !notes.contains(&text)));
-        }
+    /// The same in notes that were read again.
+    pub fn apply(&mut self, superseded: &Superseded, seen: Timestamp) {
+        self.0.retain(|(noted, _)| !superseded.ended.contains(&noted.text()));
+        let amended = superseded.amended.iter().map(|text| (text.clone(), seen)).collect();
+        *self = std::mem::take(self).and(Self::read(amended));
     }
 
     fn changes<'a>(&'a self, issuers: &'a [Arc<TrustedIssuer>]) -> Vec<Change<'a>> {
@@ -205,20 +270,23 @@ impl Names {
             for (at, issuer) in issuers.iter().enumerate() {
                 let carries = issuer.names().any(|own| noted.is_of(own));
                 let is_same = issuer.issuer.overlaps(&id);
-                let mut change = |key: &'static [&'static str], is_meant: fn(&Target) -> bool, message: String| {
-                    let (seen, is_renamed) = (*seen, !carries);
-                    let is_copied =
-                        is_renamed && issuer.names().any(|own| noted.formerly.iter().any(|name| name == own.as_str()));
-                    found.push(Change { noted, seen, at, issuer, key, message, is_meant, is_renamed, is_copied });
+                let mut change = |about,
+                                  key: &'static [&'static str],
+                                  is_meant: fn(&Target) -> bool,
+                                  message: String| {
+                    if about == About::Mapping && noted.settled.contains(&key.join(".")) {
+                        return;
+                    }
+                    let seen = *seen;
+                    let is_copied = about == About::Name
+                        && issuer.names().any(|own| noted.formerly.iter().any(|name| name == own.as_str()));
+                    found.push(Change { at_note, noted, seen, about, at, issuer, key, message, is_meant, is_copied });
                 };
                 if is_same && !carries {
-                    let accepted = noted
-                        .issuer
-                        .iter()
-                        .filter(|text| issuer.issuer.overlaps(&IssuerId::new(vec![noted.spelling(text)])));
-                    let accepted = accepted.map(String::as_str).collect::<Vec<_>>().join("`, `");
+                    let accepted = noted.accepted_by(issuer).map(String::as_str).collect::<Vec<_>>().join("`, `");
                     let own = &issuer.name;
                     change(
+                        About::Name,
                         &["name"],
                         |_| true,
                         format!(
@@ -229,15 +297,16 @@ impl Names {
                     );
                 } else if is_same {
                     if noted_differently(&id, issuer) {
-                        change(&["issuer"], |target| target.kind == Kind::User, tenancy(name, &id));
+                        change(About::Mapping, &["issuer"], |target| target.kind == Kind::User, tenancy(name, &id));
                     }
                     for mapping in mappings(noted, issuer).into_iter().filter(|mapping| !mapping.goes_on()) {
-                        change(mapping.key, mapping.is_meant, mapping.message(name));
+                        change(About::Mapping, mapping.key, mapping.is_meant, mapping.message(name));
                     }
                 } else if noted.is_of(&issuer.name) && !noted.is_former && !self.is_linked(at_note, issuers) {
                     let other = noted.issuer.join("`, `");
                     let ours = issuer.issuer.texts().collect::<Vec<_>>().join("`, `");
                     change(
+                        About::Namesake,
                         &["issuer"],
                         |_| true,
                         format!(
@@ -274,6 +343,10 @@ impl Names {
 }
 
 impl Change<'_> {
+    fn is_as(&self, other: &Change<'_>) -> bool {
+        (self.at_note, self.key, &self.message) == (other.at_note, other.key, &other.message)
+    }
+
     /// Whether a revocation that this is about may live.
     fn may_lose(&self, circumstances: &Circumstances) -> bool {
         let Circumstances { index, now, others, is_behind } = circumstances;
@@ -291,7 +364,7 @@ impl Change<'_> {
     fn loses(&self, index: &RevocationIndex, known: &Revocation) -> bool {
         self.noted.is_of(&known.target.issuer)
             && (self.is_meant)(&known.target)
-            && !(self.is_renamed && self.issuer.names().any(|own| is_also_under(own, index, known)))
+            && !(self.about == About::Name && self.issuer.names().any(|own| is_also_under(own, index, known)))
     }
 }
 

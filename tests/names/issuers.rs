@@ -8,6 +8,7 @@ use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::Checks;
+use crate::support::proxy::Proxy;
 use crate::support::tokens::{Tokens, now};
 
 const X: &str = doorward::dev::ISSUER;
@@ -166,6 +167,52 @@ async fn a_change_in_several_steps_is_judged_as_one() {
         restarted(&mut doorward, &config(&tokens, store, &[&last, &carrying])).await;
         all_are_refused(&doorward, &dead).await;
     }
+}
+
+/// A step that is accepted settles what it is about, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_changes_a_claim_hides_no_name() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    for store in [&*in_redis(&redis), IN_A_FILE] {
+        let mut doorward =
+            Doorward::start(&config(&tokens, store, &[&format!("name: main, issuer: [\"{X}\", \"{Y}\"]")])).await;
+        let dead = vec![tokens.with(json!({"iss": Y, "sub": "bob"}))];
+        assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "main", "id": "bob"})).await.status, 201);
+        let text = |doorward: &Doorward, issuers: &[&str]| next(doorward, &tokens, store, issuers);
+        // No session is revoked.
+        let main = format!("name: main, issuer: \"{X}\", claims: {{session_id: s}}");
+        changes(&doorward, &text(&doorward, &[&main]), &[], &[]).await;
+        let other = format!("name: other, issuer: \"{Y}\", claims: {{session_id: s}}");
+        changes(&doorward, &text(&doorward, &[&main, &other]), &["issuers[1].name", "formerly: [main]"], &[]).await;
+        // Sessions that are revoked since go by the claim of now, here and after a restart.
+        assert_eq!(revoke(&doorward, &json!({"kind": "session", "issuer": "main", "id": "s-1"})).await.status, 201);
+        changes(&doorward, &format!("{}# Changed.\n", text(&doorward, &[&main])), &[], &[]).await;
+        restarted(&mut doorward, &config(&tokens, store, &[&main])).await;
+        doorward.ready().await;
+        changes(&doorward, &text(&doorward, &[&main, &other]), &["issuers[1].name", "formerly: [main]"], &[]).await;
+        let carrying = format!("{other}, formerly: [main]");
+        changes(&doorward, &text(&doorward, &[&main, &carrying]), &[], &[]).await;
+        all_are_refused(&doorward, &dead).await;
+    }
+}
+
+/// Others may revoke under the name and cannot be seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_not_changed_while_the_store_is_away() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let store = format!("redis, redis: {{url: \"redis://127.0.0.1:{}\"}}", proxy.port);
+    let named = |name: &str| format!("name: {name}, issuer: \"{X}\"");
+    let doorward = Doorward::start(&config(&tokens, &store, &[&named("main")])).await;
+    let text = |issuers: &[&str]| next(&doorward, &tokens, &store, issuers);
+    proxy.cut();
+    changes(&doorward, &text(&[&named("prod")]), &["issuers[0].name", "formerly: [main]"], &[]).await;
+    changes(&doorward, &text(&[&format!("{}, formerly: [main]", named("prod"))]), &[], &[]).await;
+    proxy.heal();
+    eventually("it decides", || async {
+        reason(&Checks::connect(&doorward.check).await, &tokens.of("alice")).await == "ok"
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, RevocationLedger};
-use super::super::names::{Circumstances, Conflict, Names};
+use super::super::names::{Circumstances, Conflict, Names, Superseded};
 use super::{Replica, ReplicaState, ReplicaStatus};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Revocation;
@@ -34,8 +34,8 @@ struct Issuers {
     accept_loss: bool,
     /// What names stood for in this process before.
     past: Names,
-    /// Notes that a reload has ended and the store may still have.
-    ended: Vec<String>,
+    /// What reloads have done to notes, and the store may not have yet.
+    superseded: Superseded,
 }
 
 impl Replica {
@@ -50,18 +50,19 @@ impl Replica {
             self.freshness.named.set(false);
         }
         let before = std::mem::take(&mut *state);
-        let mut past = before.past.and(Names::of(&before.all, self.clocks().latest()));
-        let mut ended = before.ended;
-        ended.extend(lock(&self.standing.noted).supersede(issuers, accept_loss));
-        ended.extend(past.supersede(issuers, accept_loss));
+        let seen = self.clocks().latest();
+        let (mut past, mut superseded) = (before.past.and(Names::of(&before.all, seen)), before.superseded);
+        superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
+        superseded.extend(past.supersede(issuers, &before.all, accept_loss));
         let current = Names::texts(issuers);
-        ended.retain(|text| !current.contains(text));
-        *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, ended };
+        superseded.ended.retain(|text| !current.contains(text)); // It stands for that again.
+        *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, superseded };
         drop(state);
         self.names_changed.notify_one();
     }
 
-    /// How these issuers, which are about to be put in force, would lose revocations that may live.
+    /// How these issuers, which are about to be put in force, would lose revocations that may live; what those in force
+    /// lose as well is left out.
     ///
     /// Fails only if the process cannot go on. A store that does not answer is taken for one in which others revoke.
     pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
@@ -69,15 +70,21 @@ impl Replica {
             return Ok(Vec::new()); // The store knows what names stood for, and is asked before anything is decided.
         }
         let notes = self.ledger.noted_names().await;
-        let Issuers { all, past, ended, .. } = self.issuers();
+        let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
         if let Ok(notes) = notes {
             let mut noted = Names::read(notes);
-            noted.drop(&ended);
+            noted.apply(&superseded, seen);
             *lock(&self.standing.noted) = noted;
         }
         let noted = lock(&self.standing.noted).clone();
-        let names = noted.and(past).and(Names::of(&all, self.clocks().latest()));
-        self.conflicts(names, next.into()).await
+        let names = noted.and(past).and(Names::of(&all, seen));
+        let mut found = self.conflicts(names.clone(), next.into()).await?;
+        if !found.is_empty() {
+            // With what another deployment notes this process goes on: its other settings must be free to change.
+            let known = self.conflicts(names, all).await?;
+            found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
+        }
+        Ok(found)
     }
 
     async fn conflicts(&self, names: Names, issuers: Arc<[Arc<TrustedIssuer>]>) -> Result<Vec<Conflict>, LedgerError> {
@@ -158,21 +165,20 @@ impl Replica {
     }
 
     async fn note_names(&self, is_known: bool) -> Result<(), LedgerError> {
-        let Issuers { all, accept_loss, mut ended, .. } = self.issuers();
+        let Issuers { all, accept_loss, mut superseded, .. } = self.issuers();
         if all.is_empty() {
             return Ok(());
         }
-        let mut noted = Names::read(self.ledger.noted_names().await?);
-        noted.drop(&ended);
+        // By the clock that is ahead: a note must not end before what it is about.
+        let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
+        noted.apply(&superseded, seen);
         lock(&self.standing.noted).clone_from(&noted);
         let conflicts = self.conflicts(noted.clone(), all.clone()).await?;
-        // By the clock that is ahead: a note must not end before what it is about.
-        let seen = self.clocks().latest();
         if conflicts.is_empty() || accept_loss {
             self.say(None);
             self.freshness.named.set(true);
             // A store that is full takes no note now; that is no reason to refuse what can be decided.
-            ended.extend(noted.supersede(&all, accept_loss));
+            superseded.extend(noted.supersede(&all, &[], accept_loss));
         } else {
             let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
             self.say(Some(lines.into()));
@@ -182,8 +188,12 @@ impl Replica {
             // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted. What
             // its names stand for stays noted beside the other meaning, so that neither instance loses sight of it.
         }
-        self.ledger.note_names(&Names::texts(&all), &ended, seen).await?;
-        lock(&self.standing.state).ended.retain(|text| !ended.contains(text));
+        let Superseded { ended, amended } = superseded;
+        let notes = [Names::texts(&all), amended.clone()].concat();
+        self.ledger.note_names(&notes, &ended, seen).await?;
+        let left = &mut lock(&self.standing.state).superseded;
+        left.ended.retain(|text| !ended.contains(text));
+        left.amended.retain(|text| !amended.contains(text));
         Ok(())
     }
 
