@@ -651,7 +651,9 @@ impl Authorizer {
             let same = first.claim_names == issuer.claim_names;
             let seen = if same { first.seen.clone() } else { issuer.seen.clone() };
             // Decisions that have begun go on raising what is shared.
-            known.iter().for_each(|known| first.lead.raise(known.lead.seen()));
+            for other in &known {
+                first.lead.raise(other.lead.seen());
+            }
             Arc::new(TrustedIssuer { lead: first.lead.clone(), seen, ..(**issuer).clone() })
         };
         Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }

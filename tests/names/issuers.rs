@@ -205,7 +205,7 @@ async fn a_name_is_not_changed_while_the_store_is_away() {
     let named = |name: &str| format!("name: {name}, issuer: \"{X}\"");
     let doorward = Doorward::start(&config(&tokens, &store, &[&named("main")])).await;
     let text = |issuers: &[&str]| next(&doorward, &tokens, &store, issuers);
-    proxy.cut();
+    proxy.refuse();
     changes(&doorward, &text(&[&named("prod")]), &["issuers[0].name", "formerly: [main]"], &[]).await;
     changes(&doorward, &text(&[&format!("{}, formerly: [main]", named("prod"))]), &[], &[]).await;
     proxy.heal();

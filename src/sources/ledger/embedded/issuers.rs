@@ -39,8 +39,9 @@ impl EmbeddedLedger {
     /// Raises leads to what earlier processes saw.
     pub(in crate::sources) fn raise_leads(&self, leads: &[(IssuerName, Lead)]) {
         let kept = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = leads.iter().filter_map(|(name, lead)| Some((lead, kept.get(name.as_str())?)));
-        known.for_each(|(lead, to)| lead.raise(*to));
+        for (name, lead) in leads {
+            lead.raise(kept.get(name.as_str()).copied().unwrap_or_default());
+        }
     }
 
     /// Writes the leads that have grown.

@@ -104,8 +104,9 @@ impl Feed<'_> {
             Ok(answers) => {
                 let [.., shared, time] = answers.as_slice() else { return Err(short()) };
                 for (issuer, ahead) in store::scores(shared)? {
-                    let named = leads.iter().filter(|(name, _)| *name.as_str() == *issuer);
-                    named.for_each(|(_, lead)| lead.raise(ahead.since(Timestamp::default())));
+                    for (_, lead) in leads.iter().filter(|(name, _)| *name.as_str() == *issuer) {
+                        lead.raise(ahead.since(Timestamp::default()));
+                    }
                 }
                 let clock = ServerClock { asked, showed: answer::time(time)? };
                 self.ledger.clock.observe(clock);
