@@ -104,9 +104,11 @@ fn it_holds_with_instances_that_differ() {
 
 #[test]
 fn it_holds_with_names_that_change() {
-    holds("renamed in four steps", renamed(4));
-    holds("renamed in four steps, by id", by_id(renamed(4)));
-    holds("renamed in three steps, a clock", set(1, FAR, renamed(3)));
+    holds("renamed in three steps", renamed(3));
+    holds("renamed in three steps, by id", by_id(renamed(3)));
+    holds("renamed in two steps, a clock that drifts", set(1, NEAR, renamed(2)));
+    let lasting = Clocks { left: Left { renames: 3, ..NONE }, ..alike() };
+    holds("renamed in three steps, a clock, no restart", set(1, FAR, lasting));
 }
 
 #[test]
@@ -116,6 +118,7 @@ fn each_assumption_about_clocks_is_needed() {
     fails("a lead not seen", Clocks { limits: [patient; 2], leads: &[2], lead_is_seen: false, ..alike() }, "bound");
     fails("a lead beyond the leeway", Clocks { leads: &[2], ..alike() }, "bound");
     fails("a clock behind by more than the log is kept", set(1, &[-9], alike()), "bound");
+    fails("another name, a restart, then a clock behind", set(1, FAR, renamed(2)), "bound");
     let (least, most) = (Limits { life: 0, leeway: 0 }, &[Limits { life: 4, leeway: 1 }]);
     fails("bounds raised by more than the log is kept", Clocks { reloads: most, life: 4, ..raised(least) }, "bound");
 }
