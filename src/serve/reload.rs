@@ -147,7 +147,7 @@ impl Reload {
         if config.revocation.accept_loss {
             return Ok(());
         }
-        let conflicts = self.state.replica.names_lost_by(&trusted(config)).await?;
+        let conflicts = Box::pin(self.state.replica.names_lost_by(&trusted(config))).await?;
         let fault = |conflict: Conflict| {
             let issuer = KeyPath::default().key("issuers").index(conflict.issuer);
             let path = conflict.key.iter().fold(issuer, |path, key| path.key(key));

@@ -169,8 +169,7 @@ fn issuers() {
     faulty(&second("main", "https://b.test"), "3: issuers[1].name", "another issuer has this name");
     faulty(&second("b", "https://a.test"), "3: issuers[1].issuer", "another entry has this issuer");
     faulty(&second("b", "[https://b.test, https://a.test]"), "3: issuers[1].issuer", "another entry has this issuer");
-    for formerly in ["[main]", "[x, x]"] {
-        let name = if formerly == "[main]" { 0 } else { 1 };
+    for (formerly, name) in [("[main]", 0), ("[x, x]", 1)] {
         let at = format!("7: issuers[0].formerly[{name}]");
         check_issuer(&[("formerly", formerly)], &at, "is the name of this issuer, or a former name of it, already");
     }
