@@ -128,7 +128,7 @@ impl State {
         traces: Option<Traces>,
     ) -> Self {
         replica.hold_for(policy.authorizer.longest_staleness());
-        replica.share_leads(policy.authorizer.leads());
+        replica.share_leads(policy.authorizer.leads_of_all_names());
         replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         let secrets = vec![rand::random()];
         let key_history = KeyHistory::default();
@@ -188,7 +188,7 @@ impl State {
 
     pub fn set_policy(&self, policy: Policy) {
         self.replica.hold_for(policy.authorizer.longest_staleness());
-        self.replica.share_leads(policy.authorizer.leads());
+        self.replica.share_leads(policy.authorizer.leads_of_all_names());
         self.replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.policy.swap(Arc::new(policy.proving(&secrets)));

@@ -1,5 +1,7 @@
 //! An issuer that gets another name, another `iss` or other claims: what was revoked stays so.
 
+mod issuers;
+
 use serde_json::json;
 
 use crate::api::{OPERATOR, admin_keys, reason, revoke};
@@ -37,10 +39,15 @@ async fn reloads(doorward: &Doorward, text: &str, counter: &str, dead: &[String]
 
 /// A token of every kind of target, each revoked by its kind.
 async fn revoked(tokens: &Tokens, doorward: &Doorward, issuer: &str) -> Vec<String> {
+    revoked_of(tokens, doorward, issuer, doorward::dev::ISSUER).await
+}
+
+/// The same of tokens of an `iss`.
+async fn revoked_of(tokens: &Tokens, doorward: &Doorward, issuer: &str, iss: &str) -> Vec<String> {
     let mut dead = Vec::new();
     for (kind, claim) in [("token", "jti"), ("session", "sid"), ("user", "sub"), ("client", "azp")] {
         let id = format!("{kind}-of-{issuer}");
-        dead.push(tokens.with(json!({claim: id, "email": "same@example.com"})));
+        dead.push(tokens.with(json!({"iss": iss, claim: id, "email": "same@example.com"})));
         let mut body = json!({"kind": kind, "issuer": issuer, "id": id});
         if kind == "token" {
             body["expires_at"] = json!(now() + 900);
@@ -92,7 +99,7 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
     let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
     // An issuer may go; what its name stood for is remembered when it comes back.
-    let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://other.test");
+    let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://another.test");
     reloads(&doorward, &other, IN_FORCE, &[]).await;
     reloads(&doorward, &more.replace("name: dev,", "name: shop,"), REFUSED, &[]).await;
     reloads(&doorward, &more, IN_FORCE, &[]).await;

@@ -672,16 +672,33 @@ impl Authorizer {
         self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()
     }
 
-    /// This authorizer with what the one before it has learnt about the issuers that both have.
+    /// The same by every name under which revocations of an issuer may stand: instances that know it by another one
+    /// share the lead. A name may be that of several issuers.
+    pub fn leads_of_all_names(&self) -> Vec<(IssuerName, Lead)> {
+        let leads = |issuer: &Arc<TrustedIssuer>| {
+            let lead = issuer.lead.clone();
+            issuer.names().cloned().map(move |name| (name, lead.clone())).collect::<Vec<_>>()
+        };
+        self.issuers.iter().flat_map(leads).collect()
+    }
+
+    /// This authorizer with what the one before it has learnt about the issuers that both have, whatever their names
+    /// were: tokens that were dated ahead before are accepted still.
     #[must_use]
     pub fn continuing(&self, before: &Self) -> Self {
-        let learnt = |issuer: &Arc<TrustedIssuer>| match before.issuer_named(&issuer.name) {
-            Some(known) => {
-                let same = known.claim_names == issuer.claim_names;
-                let seen = if same { known.seen.clone() } else { issuer.seen.clone() };
-                Arc::new(TrustedIssuer { lead: known.lead.clone(), seen, ..(**issuer).clone() })
+        let learnt = |issuer: &Arc<TrustedIssuer>| {
+            let is_known =
+                |known: &&Arc<TrustedIssuer>| known.name == issuer.name || known.issuer.overlaps(&issuer.issuer);
+            let mut known: Vec<_> = before.issuers.iter().filter(is_known).collect();
+            known.sort_by_key(|known| known.name != issuer.name);
+            let Some(first) = known.first() else { return issuer.clone() };
+            let same = first.claim_names == issuer.claim_names;
+            let seen = if same { first.seen.clone() } else { issuer.seen.clone() };
+            // Decisions that have begun go on raising what is shared.
+            for other in &known {
+                first.lead.raise(other.lead.seen());
             }
-            None => issuer.clone(),
+            Arc::new(TrustedIssuer { lead: first.lead.clone(), seen, ..(**issuer).clone() })
         };
         Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }
     }

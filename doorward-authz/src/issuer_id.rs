@@ -41,8 +41,11 @@ impl Tenants {
     /// Whether this can be the id of a tenant: of characters that end no segment of a URL and no id in a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
-        (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        (1..=64).contains(&text.len()) && text.bytes().all(Self::is_of_id)
+    }
+
+    const fn is_of_id(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
     }
 
     fn allow(&self, tenant: &str) -> bool {
@@ -58,13 +61,6 @@ impl Tenants {
             (Self::Any, _) => true,
             (Self::OneOf(ours), Self::OneOf(theirs)) => theirs.iter().all(|their| ours.contains(their)),
             (Self::OneOf(_), Self::Any) => false,
-        }
-    }
-
-    fn overlap(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::OneOf(ours), Self::OneOf(theirs)) => ours.iter().any(|our| theirs.contains(our)),
-            (Self::Any, _) | (_, Self::Any) => true,
         }
     }
 }
@@ -99,10 +95,30 @@ impl Spelling {
     fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(exact), other) | (other, Self::Exact(exact)) => other.name(exact).is_some(),
-            (
-                Self::Tenants { before, after, tenants },
-                Self::Tenants { before: their_before, after: their_after, tenants: theirs },
-            ) => before == their_before && after == their_after && tenants.overlap(theirs),
+            (Self::Tenants { before, after, tenants: Tenants::OneOf(tenants) }, other)
+            | (other, Self::Tenants { before, after, tenants: Tenants::OneOf(tenants) }) => {
+                tenants.iter().any(|tenant| {
+                    let iss = format!("{before}{tenant}{after}");
+                    self.name(&iss).is_some() && other.name(&iss).is_some()
+                })
+            }
+            (Self::Tenants { before, after, .. }, Self::Tenants { before: their_before, after: their_after, .. }) => {
+                let begins = before.strip_prefix(&**their_before).or_else(|| their_before.strip_prefix(&**before));
+                let ends = after.strip_suffix(&**their_after).or_else(|| their_after.strip_suffix(&**after));
+                [begins, ends].into_iter().all(|more| more.is_some_and(|more| more.bytes().all(Tenants::is_of_id)))
+            }
+        }
+    }
+
+    /// A spelling as it is configured; `tenants` are those of a `{tenant}` in it.
+    #[must_use]
+    pub fn new(text: &str, tenants: &Tenants) -> Self {
+        match text.split_once(Self::TENANT) {
+            Some((before, after)) => {
+                let (before, after, tenants) = (before.to_owned(), after.to_owned(), tenants.clone());
+                Self::Tenants { before, after, tenants }
+            }
+            None => Self::Exact(text.to_owned()),
         }
     }
 }
@@ -146,6 +162,15 @@ impl IssuerId {
             Spelling::Tenants { tenants, .. } => tenants.allow(tenant),
         };
         Tenants::is_id(tenant) && self.0.iter().any(allows)
+    }
+
+    /// The tenants of a `{tenant}`; one issuer has one list for all of its spellings.
+    #[must_use]
+    pub fn tenants(&self) -> Option<&Tenants> {
+        self.0.iter().find_map(|spelling| match spelling {
+            Spelling::Tenants { tenants, .. } => Some(tenants),
+            Spelling::Exact(_) => None,
+        })
     }
 
     /// The spellings that can be told whole.
@@ -257,5 +282,17 @@ mod tests {
         assert!(!one("a").overlaps(&one("b")) && one("a").overlaps(&any) && any.overlaps(&one("b")));
         assert!(exact.overlaps(&any) && one("a").overlaps(&exact) && !exact.overlaps(&one("b")));
         assert!(exact.overlaps(&exact));
+        // Two templates with different text around the tenant may have an `iss` in common.
+        let of = |text: &str, tenants: &Tenants| IssuerId::new(vec![Spelling::new(text, tenants)]);
+        let x_a = Tenants::OneOf(vec!["x-a".to_owned()]);
+        for (one, other, overlap) in [
+            (of("https://idp/{tenant}/v2.0", &Tenants::Any), of("https://idp/x-{tenant}/v2.0", &Tenants::Any), true),
+            (of("https://idp/{tenant}/v2.0", &x_a), of("https://idp/x-{tenant}/v2.0", &Tenants::Any), true),
+            (of("https://idp/{tenant}/v2.0", &x_a), of("https://idp/y-{tenant}/v2.0", &Tenants::Any), false),
+            (of("https://idp/{tenant}/v2.0", &Tenants::Any), of("https://idp/{tenant}", &Tenants::Any), false),
+            (of("https://idp/{tenant}/v2.0", &Tenants::Any), of("https://idp/x/{tenant}/v2.0", &Tenants::Any), false),
+        ] {
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (overlap, overlap), "{one:?} {other:?}");
+        }
     }
 }

@@ -37,7 +37,8 @@ use super::token_use::TokenUse;
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct TrustedIssuer {
     pub name: IssuerName,
-    /// Names that it had before: what was revoked under them applies.
+    /// Names that its tokens were accepted under before: what is revoked under them applies. Another issuer may have
+    /// such a name now.
     pub formerly: Vec<IssuerName>,
     /// What `iss` must be.
     pub issuer: IssuerId,
@@ -405,8 +406,8 @@ impl TrustedIssuer {
         self.names().flat_map(under)
     }
 
-    /// Under which revocations of its tokens may stand.
-    fn names(&self) -> impl Iterator<Item = &IssuerName> {
+    /// The names under which revocations of its tokens may stand, that of today first.
+    pub fn names(&self) -> impl Iterator<Item = &IssuerName> {
         [&self.name].into_iter().chain(&self.formerly)
     }
 

@@ -106,14 +106,6 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         }
         found.extend(issuer(check, &at, file, issuer_id));
     }
-    for (index, file) in files.iter().enumerate() {
-        let at = at.index(index).key("formerly");
-        for (position, name) in file.formerly.iter().enumerate() {
-            if !names.insert(name) {
-                check.fault(&at.index(position), "is the name of an issuer, or a former name, already");
-            }
-        }
-    }
     found
 }
 
@@ -159,16 +151,13 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
             parts if parts.iter().any(|part| part.contains(['{', '}'])) || parts.len() > 2 => {
                 check.fault(&at, "may have one `{tenant}`, and no other `{…}`");
             }
-            [before, after] => match &tenants {
+            [before, _] => match &tenants {
                 // A tenant in the name of the host would be whoever owns a domain.
                 _ if before.splitn(4, '/').count() < 4 => {
                     check.fault(&at, "must have the `{tenant}` in the path of the URL");
                 }
                 None => check.fault(&at_tenants, "is missing; it must be a list of tenant ids, or the word `any`"),
-                Some(tenants) => {
-                    let (before, after, tenants) = ((*before).to_owned(), (*after).to_owned(), tenants.clone());
-                    spellings.push(Spelling::Tenants { before, after, tenants });
-                }
+                Some(tenants) => spellings.push(Spelling::new(text, tenants)),
             },
             _ if text.is_empty() => {}
             _ => spellings.push(Spelling::Exact(text.clone())),
@@ -183,7 +172,11 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
 fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: IssuerId) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
     for (index, name) in file.formerly.iter().enumerate() {
-        check.name(&at.key("formerly").index(index), name);
+        let at = at.key("formerly").index(index);
+        check.name(&at, name);
+        if *name == file.name || file.formerly[..index].contains(name) {
+            check.fault(&at, "is the name of this issuer, or a former name of it, already");
+        }
     }
     if file.formerly.len() > MAX_FORMER_NAMES {
         let most = format!("must have at most {MAX_FORMER_NAMES} names: each makes a decision look up more");

@@ -214,10 +214,10 @@ pub fn longest_leeway(config: &Config) -> Duration {
     config.issuers.iter().map(|issuer| issuer.trusted.leeway).max().unwrap_or_default()
 }
 
-/// The accepted issuers.
+/// The names under which revocations refuse tokens, former ones included.
 #[must_use]
 pub fn issuer_names(config: &Config) -> Vec<IssuerName> {
-    config.issuers.iter().map(|issuer| issuer.trusted.name.clone()).collect()
+    config.issuers.iter().flat_map(|issuer| issuer.trusted.names().cloned()).collect()
 }
 
 /// Adopted keys are read often enough for the strictest rule.

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::sources::files::{Look, Stamps, Watch};
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySource, KeySources, Update, report};
-use crate::sources::names::{Conflict, Names};
+use crate::sources::names::Conflict;
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
 
@@ -41,7 +41,6 @@ pub(super) struct Reload {
     started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
-    names: Names,
     state: Arc<State>,
     tls: Option<Arc<Tls>>,
 }
@@ -76,9 +75,7 @@ impl Reload {
         let watched = config.watched_files().clone();
         let receivers = receivers(config, &state)?;
         let started_with = Arc::new(config.clone());
-        let mut names = Names::default();
-        names.note(&trusted(config));
-        Ok(Self { source, wanted, watched, started_with, sources, receivers, names, state, tls })
+        Ok(Self { source, wanted, watched, started_with, sources, receivers, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -148,22 +145,18 @@ impl Reload {
         Ok(Next { files, introspectors, receivers, fetched })
     }
 
-    /// Refuses a configuration under which revocations that live would no longer apply.
+    /// Refuses a configuration under which revocations that live may no longer apply.
     async fn keeps_revocations(&self, config: &Config) -> anyhow::Result<()> {
-        // Where nothing is decided yet, the store knows what names stood for, and this process does not.
-        if config.revocation.accept_loss || !self.state.replica.freshness().is_named() {
+        if config.revocation.accept_loss {
             return Ok(());
         }
-        let (names, issuers) = (self.names.clone(), trusted(config));
-        let (index, now) = (self.state.replica.index().clone(), self.state.replica.earliest_if_set());
-        // A million entries must not keep a thread from decisions.
-        let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &index, now));
+        let conflicts = Box::pin(self.state.replica.names_lost_by(&trusted(config))).await?;
         let fault = |conflict: Conflict| {
             let issuer = KeyPath::default().key("issuers").index(conflict.issuer);
             let path = conflict.key.iter().fold(issuer, |path, key| path.key(key));
             Fault { place: None, path, message: conflict.message, value: None }
         };
-        let faults: Vec<_> = conflicts.await?.into_iter().map(fault).collect();
+        let faults: Vec<_> = conflicts.into_iter().map(fault).collect();
         let (file, watched) = (self.source.name(), config.watched_files().clone());
         if faults.is_empty() { Ok(()) } else { Err(Faults { file, faults, watched }.into()) }
     }
@@ -199,7 +192,6 @@ impl Reload {
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
-        self.names.note(&trusted(&config));
         // The certificates of the start stay in use, whatever it names now.
         self.watched = self.started_with.watched_files().clone();
         self.watched.extend(config.watched_files().clone());

@@ -1,9 +1,10 @@
 //! The meaning of issuer names.
 //!
-//! A revocation is kept under the name of an issuer and what a claim of its tokens says. Where the name comes to stand
-//! for another `iss`, the issuer gets another name, or another claim names the user, what was revoked would be accepted
-//! again without a word. Such a change is a fault while revocations live that it would lose: the store notes what the
-//! names stand for, and so does the process.
+//! A revocation is kept under the name of an issuer and what a claim of its tokens says. An `iss` that was accepted under
+//! a name while revocations under it may live must be accepted by an issuer that carries the name on (as its `name` or in
+//! `formerly`), with the same claims, or by none: otherwise what was revoked is accepted again without a word. The
+//! store notes what the names stand for, and so does the process; a configuration is held against all of these notes,
+//! not the last alone, so that a change in several steps is judged as the same change in one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,38 +12,77 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::authz::claims::{ClaimPath, IssuerName, Timestamp};
-use crate::authz::revocation::{Kind, RevocationIndex, Target};
+use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
+use crate::authz::revocation::{Kind, Revocation, RevocationIndex, Target};
 use crate::authz::token::TrustedIssuer;
 
-/// The meaning of one issuer name: its `iss` values and the claims that name users and sessions.
+/// The meaning of one issuer name: the `iss` whose tokens its revocations refuse, and the claims that name users and
+/// sessions.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Meaning {
     name: String,
     /// Every `iss`.
     issuer: Vec<String>,
-    /// Whether its users are named with their tenant.
-    multi_tenant: bool,
+    /// Those of a `{tenant}` in it; `None`: any.
+    tenants: Option<Vec<String>>,
+    /// It is a former name: nothing is revoked under it alone.
+    is_former: bool,
+    /// Under these, what is revoked under the name is written, too.
+    formerly: Vec<String>,
     user_id: Vec<String>,
     /// By which users are found whom signals name by their address; empty: by none.
     email: Vec<String>,
     session_id: Vec<String>,
     client_id: Vec<String>,
+    /// Keys in which a later configuration differs, and was put in force: what is revoked since goes by that one.
+    settled: Vec<String>,
 }
 
 impl Meaning {
     /// Of the present name of an issuer, and of the former ones: what stands under these applies to its tokens.
     fn all(issuer: &TrustedIssuer) -> impl Iterator<Item = Self> {
         let texts = |claims: &[ClaimPath]| claims.iter().map(|claim| claim.as_str().to_owned()).collect();
-        let names = [&issuer.name].into_iter().chain(&issuer.formerly);
-        names.map(move |name| Self {
-            name: name.to_string(),
-            issuer: issuer.issuer.texts().collect(),
-            multi_tenant: issuer.issuer.is_multi_tenant(),
-            user_id: texts(&issuer.claim_names.user_id),
-            email: texts(addresses(issuer)),
-            session_id: texts(&issuer.claim_names.session_id),
-            client_id: texts(&issuer.claim_names.client_id),
+        issuer.names().map(move |name| {
+            let is_former = *name != issuer.name;
+            let formerly = issuer.formerly.iter().filter(|_| !is_former).map(ToString::to_string).collect();
+            Self {
+                name: name.to_string(),
+                issuer: issuer.issuer.texts().collect(),
+                tenants: match issuer.issuer.tenants() {
+                    Some(Tenants::OneOf(tenants)) => Some(tenants.clone()),
+                    Some(Tenants::Any) | None => None,
+                },
+                is_former,
+                formerly,
+                user_id: texts(&issuer.claim_names.user_id),
+                email: texts(addresses(issuer)),
+                session_id: texts(&issuer.claim_names.session_id),
+                client_id: texts(&issuer.claim_names.client_id),
+                settled: Vec::new(),
+            }
         })
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn spelling(&self, text: &str) -> Spelling {
+        Spelling::new(text, &self.tenants.clone().map_or(Tenants::Any, Tenants::OneOf))
+    }
+
+    fn issuer_id(&self) -> IssuerId {
+        IssuerId::new(self.issuer.iter().map(|text| self.spelling(text)).collect())
+    }
+
+    /// The `iss` of these that an issuer accepts.
+    fn accepted_by(&self, issuer: &TrustedIssuer) -> impl Iterator<Item = &String> {
+        let is_accepted = |text: &&String| issuer.issuer.overlaps(&IssuerId::new(vec![self.spelling(text)]));
+        self.issuer.iter().filter(move |text| is_accepted(text))
+    }
+
+    fn is_of(&self, name: &IssuerName) -> bool {
+        name.as_str() == self.name
     }
 }
 
@@ -54,12 +94,13 @@ fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
 /// What names stood for, and until when an instance said so at the least; as it stands in the store.
 pub type Note = (String, Timestamp);
 
-/// The meanings of each name with their last use; a name may have had several.
+/// The meanings of each name with their last use; a name may have had several. There are as many as configurations were
+/// in force.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Vec<(Meaning, Timestamp)>);
 
-/// A change that would make revocations apply no longer.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A change that would make revocations apply no longer, or to the wrong tokens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Conflict {
     /// The issuer's place in the configuration.
     pub issuer: usize,
@@ -67,8 +108,58 @@ pub struct Conflict {
     pub key: &'static [&'static str],
     /// The fault and its cure.
     pub message: String,
-    /// The meaning that the store noted.
-    pub note: String,
+}
+
+/// What a configuration that was put in force does to notes.
+#[derive(Clone, Debug, Default)]
+pub struct Superseded {
+    /// To be dropped.
+    pub ended: Vec<String>,
+    /// To be noted in their place.
+    pub amended: Vec<String>,
+}
+
+impl Superseded {
+    pub fn extend(&mut self, more: Self) {
+        self.ended.extend(more.ended);
+        self.amended.extend(more.amended);
+    }
+}
+
+/// What is known of revocations that a change may lose.
+pub struct Circumstances {
+    pub index: Arc<RevocationIndex>,
+    /// By the clock that is behind.
+    pub now: Timestamp,
+    /// Other instances on the store may revoke now.
+    pub others: bool,
+    /// The index may lack what was written up to now.
+    pub is_behind: bool,
+}
+
+/// A difference between a note and a configuration; it is a conflict while revocations may live that it is about.
+struct Change<'a> {
+    at_note: usize,
+    noted: &'a Meaning,
+    seen: Timestamp,
+    about: About,
+    at: usize,
+    issuer: &'a TrustedIssuer,
+    key: &'static [&'static str],
+    message: String,
+    is_meant: fn(&Target) -> bool,
+    /// What is written under the name, which is none of the issuer's, is written under one of those, too.
+    is_copied: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum About {
+    /// Tokens of the note are accepted by an issuer that does not carry the name.
+    Name,
+    /// They are named by another claim, or their users with their tenant or without.
+    Mapping,
+    /// The name is that of another issuer.
+    Namesake,
 }
 
 impl Names {
@@ -82,87 +173,146 @@ impl Names {
         Self(notes.into_iter().filter_map(read).collect())
     }
 
-    /// Notes what names stand for now. A name that is not among them keeps its meaning: it may come back.
-    pub fn note(&mut self, issuers: &[Arc<TrustedIssuer>]) {
-        let now: Vec<_> = issuers.iter().flat_map(|issuer| Meaning::all(issuer)).collect();
-        self.0.retain(|(meaning, _)| now.iter().all(|other| other.name != meaning.name));
-        self.0.extend(now.into_iter().map(|meaning| (meaning, Timestamp::default())));
+    /// What the names of these issuers stand for, as of an instant.
+    #[must_use]
+    pub fn of(issuers: &[Arc<TrustedIssuer>], seen: Timestamp) -> Self {
+        Self(issuers.iter().flat_map(|issuer| Meaning::all(issuer)).map(|meaning| (meaning, seen)).collect())
+    }
+
+    /// Both, each meaning with its latest use.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        for (meaning, seen) in others.0 {
+            match self.0.iter_mut().find(|(known, _)| *known == meaning) {
+                Some((_, known)) => *known = seen.max(*known),
+                None => self.0.push((meaning, seen)),
+            }
+        }
+        self
     }
 
     /// The notes to store for these issuers.
     #[must_use]
     pub fn texts(issuers: &[Arc<TrustedIssuer>]) -> Vec<String> {
-        let all = issuers.iter().flat_map(|issuer| Meaning::all(issuer));
-        all.filter_map(|meaning| serde_json::to_string(&meaning).ok()).collect()
+        issuers.iter().flat_map(|issuer| Meaning::all(issuer)).map(|meaning| meaning.text()).collect()
     }
 
-    /// How these issuers would lose revocations that live, or share a name with an issuer in use that is another one.
+    /// Whether these issuers differ from what is noted in something that may matter.
     #[must_use]
-    pub fn conflicts(&self, issuers: &[Arc<TrustedIssuer>], index: &RevocationIndex, now: Timestamp) -> Vec<Conflict> {
-        let lives = |name: &str, is_meant: fn(&Target) -> bool| {
-            index
-                .entries()
-                .any(|known| known.target.issuer.as_str() == name && known.expires_at > now && is_meant(&known.target))
-        };
+    pub fn differ_from(&self, issuers: &[Arc<TrustedIssuer>]) -> bool {
+        !self.changes(issuers).is_empty()
+    }
+
+    /// How these issuers would lose revocations that may live, or share a name with an issuer in use that is another.
+    #[must_use]
+    pub fn conflicts(&self, issuers: &[Arc<TrustedIssuer>], circumstances: &Circumstances) -> Vec<Conflict> {
         let mut found = Vec::new();
-        for (noted, seen) in &self.0 {
-            let (name, note) = (noted.name.as_str(), serde_json::to_string(noted).unwrap_or_default());
-            let is_named = |other: &IssuerName| other.as_str() == name;
+        for change in self.changes(issuers) {
+            if change.may_lose(circumstances) {
+                let conflict = Conflict { issuer: change.at, key: change.key, message: change.message };
+                if !found.contains(&conflict) {
+                    found.push(conflict);
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes in that a configuration is in force which differs from the notes: nothing lives that a difference is about,
+    /// or `accept_loss` says that its loss is meant. What is revoked from now on goes by the new one. Of each note
+    /// only that difference is settled: it goes on speaking of what else it is about. A difference that the configuration
+    /// `before` had already, as from another deployment, stays.
+    pub fn supersede(
+        &mut self,
+        issuers: &[Arc<TrustedIssuer>],
+        before: &[Arc<TrustedIssuer>],
+        accept_loss: bool,
+    ) -> Superseded {
+        let mut next: Vec<(usize, Meaning)> = Vec::new();
+        let before = self.changes(before);
+        let stays = |change: &Change<'_>| change.is_copied || before.iter().any(|known| known.is_as(change));
+        for change in self.changes(issuers).into_iter().filter(|change| accept_loss || !stays(change)) {
+            if next.last().is_none_or(|(at, _)| *at != change.at_note) {
+                next.push((change.at_note, change.noted.clone()));
+            }
+            let Some((_, meaning)) = next.last_mut() else { continue };
+            match change.about {
+                About::Mapping => meaning.settled.push(change.key.join(".")),
+                About::Name => {
+                    meaning.issuer.retain(|text| !change.noted.accepted_by(change.issuer).any(|lost| lost == text));
+                }
+                About::Namesake => meaning.issuer.clear(),
+            }
+        }
+        let mut superseded = Superseded::default();
+        for (at, meaning) in next.into_iter().rev() {
+            let (noted, seen) = self.0.swap_remove(at);
+            superseded.ended.push(noted.text());
+            if !meaning.issuer.is_empty() {
+                superseded.amended.push(meaning.text());
+                *self = std::mem::take(self).and(Self(vec![(meaning, seen)]));
+            }
+        }
+        superseded
+    }
+
+    /// The same in notes that were read again.
+    pub fn apply(&mut self, superseded: &Superseded, seen: Timestamp) {
+        self.0.retain(|(noted, _)| !superseded.ended.contains(&noted.text()));
+        let amended = superseded.amended.iter().map(|text| (text.clone(), seen)).collect();
+        *self = std::mem::take(self).and(Self::read(amended));
+    }
+
+    fn changes<'a>(&'a self, issuers: &'a [Arc<TrustedIssuer>]) -> Vec<Change<'a>> {
+        let mut found = Vec::new();
+        for (at_note, (noted, seen)) in self.0.iter().enumerate() {
+            let (name, id) = (&*noted.name, noted.issuer_id());
             for (at, issuer) in issuers.iter().enumerate() {
-                let mut conflict = |key: &'static [&'static str], message: String| {
-                    found.push(Conflict { issuer: at, key, message, note: note.clone() });
+                let carries = issuer.names().any(|own| noted.is_of(own));
+                let is_same = issuer.issuer.overlaps(&id);
+                let mut change = |about,
+                                  key: &'static [&'static str],
+                                  is_meant: fn(&Target) -> bool,
+                                  message: String| {
+                    if about == About::Mapping && noted.settled.contains(&key.join(".")) {
+                        return;
+                    }
+                    let seen = *seen;
+                    let is_copied = about == About::Name
+                        && issuer.names().any(|own| noted.formerly.iter().any(|name| name == own.as_str()));
+                    found.push(Change { at_note, noted, seen, about, at, issuer, key, message, is_meant, is_copied });
                 };
-                let is_ours = is_named(&issuer.name) || issuer.formerly.iter().any(is_named);
-                // A spelling may come and another go, one at a time.
-                let is_same = issuer.issuer.texts().any(|text| noted.issuer.contains(&text));
-                if is_ours && !is_same {
-                    if lives(name, |_| true) || seen.plus(Self::IN_USE) > now {
-                        let other = noted.issuer.join("`, `");
-                        let ours = issuer.issuer.texts().collect::<Vec<_>>().join("`, `");
-                        conflict(
-                            &["issuer"],
-                            format!(
-                                "the name `{name}` stands for `{other}` in revocations that live, and here for \
-                                 `{ours}`: they would apply to the wrong tokens; give this issuer another name (or, for another deployment, \
-                                 `revocation.redis.key_prefix`), or set `revocation.accept_loss: true`"
-                            ),
-                        );
-                    }
-                } else if is_ours {
-                    let is_multi_tenant = issuer.issuer.is_multi_tenant();
-                    if noted.multi_tenant != is_multi_tenant && lives(name, |target| target.kind == Kind::User) {
-                        let (before, next) = if is_multi_tenant { ("out", "") } else { ("", "out") };
-                        conflict(
-                            &["issuer"],
-                            format!(
-                                "revocations of users that live under the name `{name}` name them with{before} their \
-                                 tenant, and here they are named with{next} it: they would no longer apply; give what \
-                                 is new another name, or set `revocation.accept_loss: true`"
-                            ),
-                        );
-                    }
-                    for Mapping { key, what, before, next, is_meant } in mappings(noted, issuer) {
-                        let goes_on = next.len() >= before.len()
-                            && before.iter().zip(next).all(|(before, next)| before == next.as_str());
-                        if !goes_on && lives(name, is_meant) {
-                            let claims = before.join("`, `");
-                            let ours = next.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `");
-                            conflict(
-                                key,
-                                format!(
-                                    "revocations of a {what} that live under the name `{name}` go by `{claims}` and \
-                                     would no longer apply by `{ours}`; begin the list with that, or set \
-                                     `revocation.accept_loss: true`"
-                                ),
-                            );
-                        }
-                    }
-                } else if is_same && !issuers.iter().any(|other| is_named(&other.name)) && lives(name, |_| true) {
-                    conflict(
+                if is_same && !carries {
+                    let accepted = noted.accepted_by(issuer).map(String::as_str).collect::<Vec<_>>().join("`, `");
+                    let own = &issuer.name;
+                    change(
+                        About::Name,
                         &["name"],
+                        |_| true,
                         format!(
-                            "revocations that live under the former name `{name}` of this issuer would no longer \
-                             apply; add `formerly: [{name}]`, or set `revocation.accept_loss: true`"
+                            "tokens of `{accepted}` were accepted under the name `{name}`; its revocations may live and \
+                             would not apply to them under `{own}`; add `formerly: [{name}]`, or set \
+                             `revocation.accept_loss: true`"
+                        ),
+                    );
+                } else if is_same {
+                    if noted_differently(&id, issuer) {
+                        change(About::Mapping, &["issuer"], |target| target.kind == Kind::User, tenancy(name, &id));
+                    }
+                    for mapping in mappings(noted, issuer).into_iter().filter(|mapping| !mapping.goes_on()) {
+                        change(About::Mapping, mapping.key, mapping.is_meant, mapping.message(name));
+                    }
+                } else if noted.is_of(&issuer.name) && !noted.is_former && !self.is_linked(at_note, issuers) {
+                    let other = noted.issuer.join("`, `");
+                    let ours = issuer.issuer.texts().collect::<Vec<_>>().join("`, `");
+                    change(
+                        About::Namesake,
+                        &["issuer"],
+                        |_| true,
+                        format!(
+                            "the name `{name}` stands for `{other}` in revocations that may live, and here for `{ours}`: \
+                             they would apply to the wrong tokens; give this issuer another name (or, for another \
+                             deployment, `revocation.redis.key_prefix`), or set `revocation.accept_loss: true`"
                         ),
                     );
                 }
@@ -170,6 +320,78 @@ impl Names {
         }
         found
     }
+
+    /// Whether the name came from this meaning to what it stands for among these issuers by steps that had an `iss` in
+    /// common each: spellings may come and go one at a time.
+    fn is_linked(&self, note: usize, issuers: &[Arc<TrustedIssuer>]) -> bool {
+        let name = &self.0[note].0;
+        let carriers = issuers.iter().filter(|issuer| issuer.names().any(|own| name.is_of(own)));
+        let mut reached: Vec<_> = carriers.map(|issuer| issuer.issuer.clone()).collect();
+        let mut left: Vec<_> = self.0.iter().map(|(other, _)| other).filter(|other| other.name == name.name).collect();
+        loop {
+            let (next, rest): (Vec<&Meaning>, _) = left.iter().copied().partition(|other| {
+                let id = other.issuer_id();
+                reached.iter().any(|known| known.overlaps(&id))
+            });
+            if next.is_empty() {
+                return !left.contains(&name);
+            }
+            reached.extend(next.into_iter().map(Meaning::issuer_id));
+            left = rest;
+        }
+    }
+}
+
+impl Change<'_> {
+    fn is_as(&self, other: &Change<'_>) -> bool {
+        (self.at_note, self.key, &self.message) == (other.at_note, other.key, &other.message)
+    }
+
+    /// Whether a revocation that this is about may live.
+    fn may_lose(&self, circumstances: &Circumstances) -> bool {
+        let Circumstances { index, now, others, is_behind } = circumstances;
+        // The last token that was accepted as noted is dead.
+        let over = self.seen.plus(Names::IN_USE + self.issuer.retention() + self.issuer.leeway);
+        if over <= *now {
+            return false;
+        }
+        let in_use = *others && !self.noted.is_former && self.seen.plus(Names::IN_USE) > *now;
+        let is_new_lost = !self.is_copied && (*is_behind || in_use);
+        is_new_lost || index.entries().any(|known| self.loses(index, &known))
+    }
+
+    /// What has expired is known until no clock can bring its tokens back ([`RevocationIndex::purge`]).
+    fn loses(&self, index: &RevocationIndex, known: &Revocation) -> bool {
+        self.noted.is_of(&known.target.issuer)
+            && (self.is_meant)(&known.target)
+            && !(self.about == About::Name && self.issuer.names().any(|own| is_also_under(own, index, known)))
+    }
+}
+
+/// Whether the same stands under another name, as [`Replica`](super::replica::Replica) writes what is revoked.
+fn is_also_under(name: &IssuerName, index: &RevocationIndex, known: &Revocation) -> bool {
+    /// Entries of one transaction may have got ids of two milliseconds, and with them two ends.
+    const APART: Duration = Duration::from_secs(2);
+    let target = known.target.clone().under(name.clone());
+    let copy = Revocation { target, expires_at: known.expires_at.minus(APART), ..known.clone() };
+    *name != known.target.issuer && index.knows(&copy)
+}
+
+/// Whether users were named with their tenant and are not now, or the other way round.
+fn noted_differently(noted: &IssuerId, issuer: &TrustedIssuer) -> bool {
+    noted.is_multi_tenant() != issuer.issuer.is_multi_tenant()
+}
+
+fn tenancy(name: &str, noted: &IssuerId) -> String {
+    let (before, next, cure) = if noted.is_multi_tenant() {
+        ("", "out", "keep the `{tenant}` in `issuer`, with the tenants that are left in `tenants`")
+    } else {
+        ("out", "", "give what is new another name")
+    };
+    format!(
+        "revocations of users that may live under the name `{name}` name them with{before} their tenant, and here they \
+         are named with{next} it: they would no longer apply; {cure}, or set `revocation.accept_loss: true`"
+    )
 }
 
 /// Claims that name what is revoked, before and after a change.
@@ -179,6 +401,24 @@ struct Mapping<'a> {
     before: &'a [String],
     next: &'a [ClaimPath],
     is_meant: fn(&Target) -> bool,
+}
+
+impl Mapping<'_> {
+    /// Whether a token is named as before where it was named before.
+    fn goes_on(&self) -> bool {
+        let mut both = self.before.iter().zip(self.next);
+        self.next.len() >= self.before.len() && both.all(|(before, next)| before == next.as_str())
+    }
+
+    fn message(&self, name: &str) -> String {
+        let claims = self.before.join("`, `");
+        let ours = self.next.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `");
+        format!(
+            "revocations of a {} that may live under the name `{name}` go by `{claims}` and would no longer apply by \
+             `{ours}`; begin the list with that, or set `revocation.accept_loss: true`",
+            self.what
+        )
+    }
 }
 
 fn mappings<'a>(noted: &'a Meaning, issuer: &'a TrustedIssuer) -> [Mapping<'a>; 4] {

@@ -348,7 +348,7 @@ impl Replica {
         tokio::select! {
             _ = join_all(jobs) => {}
             () = shutdown.cancelled() => match &self.ledger {
-                RevocationLedger::Embedded(ledger) => self.note_file(ledger.keep().await.as_ref().map(drop)),
+                RevocationLedger::Embedded(ledger) => drop(self.keep_file(ledger).await),
                 RevocationLedger::Redis(_) => self.withdraw().await,
             },
         }
@@ -361,13 +361,22 @@ impl Replica {
         loop {
             tokio::time::sleep(pause).await;
             let began = Instant::now();
-            let kept = ledger.keep().await;
-            self.note_file(kept.as_ref().map(drop));
+            let kept = self.keep_file(ledger).await;
             if kept.is_ok() {
                 self.stats.unsaved.set(0);
             }
             pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
         }
+    }
+
+    /// Sees to it that the file holds what is known here, leads included.
+    async fn keep_file(&self, ledger: &EmbeddedLedger) -> Result<(), LedgerError> {
+        let kept = match ledger.keep().await {
+            Ok(()) => ledger.keep_leads(&self.leads()).await,
+            failed => failed,
+        };
+        self.note_file(kept.as_ref().map(drop));
+        kept
     }
 
     /// The file of this node was written, or not.

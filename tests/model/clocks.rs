@@ -95,6 +95,38 @@ pub enum Fault {
     FarIdIsPassedOver,
     /// The configuration gives the issuer another name, and what is known stands under the old one.
     RenamesInSilence,
+    /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
+    RenamesByTheLastStep,
+    /// A change of names looks at what is known here, not at what others may revoke yet.
+    RenamesBesideOthers,
+    /// A change of names looks at what is known, though the log has more.
+    RenamesUnread,
+}
+
+/// The names under which a configuration has the issuer, or the one of its `iss` that the token has: a rename and an
+/// issuer that is split are the same to the token.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Standing {
+    Old,
+    New,
+    /// Under the new name, with the old one in `formerly`.
+    Both,
+    /// Its tokens are accepted by nobody.
+    Nowhere,
+}
+
+impl Standing {
+    const ALL: [Self; 4] = [Self::Old, Self::New, Self::Both, Self::Nowhere];
+
+    /// What stands under these applies, and what is revoked is written under them.
+    const fn names(self) -> u8 {
+        match self {
+            Self::Old => 1,
+            Self::New => 2,
+            Self::Both => 3,
+            Self::Nowhere => 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -142,14 +174,14 @@ struct Entry {
     /// `None`: whenever issued.
     at: Option<i8>,
     expires: i8,
-    name: bool,
+    names: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Instance {
     offset: i8,
     limits: Limits,
-    name: bool,
+    standing: Standing,
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
@@ -162,7 +194,7 @@ struct Instance {
 struct Known {
     at: Option<i8>,
     expires: i8,
-    name: bool,
+    names: u8,
     /// By the clock that nobody sets.
     learnt: i8,
 }
@@ -201,6 +233,7 @@ pub enum Act {
     },
     Rename {
         instance: usize,
+        to: Standing,
     },
     FarId,
 }
@@ -213,7 +246,7 @@ impl Model for Clocks {
         let instance = |at: usize| Instance {
             offset: 0,
             limits: self.limits[at],
-            name: false,
+            standing: Standing::Old,
             is_current: true,
             known: None,
             forgotten: 0,
@@ -234,7 +267,8 @@ impl Model for Clocks {
             acts.extend([0, 1].map(|age| Act::Revoke { by: instance, age }));
             acts.push(Act::Trim { by: instance });
             acts.extend([Act::Read { instance }, Act::Purge { instance }]);
-            acts.extend([Act::Restart { instance }, Act::Rename { instance }]);
+            acts.push(Act::Restart { instance });
+            acts.extend(Standing::ALL.map(|to| Act::Rename { instance, to }));
             acts.extend(self.offsets.iter().map(|&offset| Act::SetInstance { instance, offset }));
             acts.extend(self.reloads.iter().map(|&limits| Act::Reload { instance, limits }));
         }
@@ -291,13 +325,17 @@ impl Clocks {
         let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
         fleet.revoked.is_some_and(|(issued, _)| {
             let expires = issued + self.life;
-            issued <= wall + leeway && wall < expires + leeway && self.life <= life && expires - wall <= life + leeway
+            instance.standing != Standing::Nowhere
+                && issued <= wall + leeway
+                && wall < expires + leeway
+                && self.life <= life
+                && expires - wall <= life + leeway
         })
     }
 
     fn refuses(&self, fleet: &Fleet, instance: &Instance) -> bool {
         let covers = |known: Known| known.at.is_none_or(|at| fleet.revoked.is_some_and(|(issued, _)| issued <= at));
-        let is_named = |known: Known| known.name == instance.name || !self.has(Fault::RenamesInSilence);
+        let is_named = |known: Known| known.names & instance.standing.names() != 0;
         self.accepts(fleet, instance) && instance.known.is_some_and(|known| covers(known) && is_named(known))
     }
 
@@ -350,9 +388,10 @@ impl Clocks {
                 at.is_current &= !is_raised || self.has(Fault::RaisesWithoutReading);
                 fleet.store.noted = fleet.store.noted.max(limits.retention());
             }
-            Act::Rename { instance } => {
+            Act::Rename { instance, to } => {
                 spend(&mut fleet.left.renames)?;
-                fleet.instances[instance].name ^= true;
+                self.may_stand(fleet, instance, to).then_some(())?;
+                fleet.instances[instance].standing = to;
             }
             Act::FarId => {
                 spend(&mut fleet.left.far_ids)?;
@@ -362,6 +401,22 @@ impl Clocks {
         Some(())
     }
 
+    /// Whether a configuration is put in force (`sources/names.rs`).
+    fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
+        let (instance, names) = (fleet.instances[at], to.names());
+        let noted = if self.has(Fault::RenamesByTheLastStep) { instance.standing } else { Standing::Both };
+        if to == Standing::Nowhere || noted.names() & !names == 0 || self.has(Fault::RenamesInSilence) {
+            return true;
+        }
+        let is_lost = |written: u8| written & noted.names() != 0 && written & names == 0;
+        let mut others = fleet.instances.iter().enumerate().filter(|(other, _)| *other != at);
+        let in_use = others.any(|(_, other)| is_lost(other.standing.names()));
+        let is_read = instance.is_current || self.has(Fault::RenamesUnread);
+        is_read
+            && !instance.known.is_some_and(|known| is_lost(known.names))
+            && (!in_use || self.has(Fault::RenamesBesideOthers))
+    }
+
     fn is_assumed(&self, fleet: &Fleet) -> bool {
         let all_right = fleet.instances.iter().all(|instance| instance.offset == 0);
         !self.one_is_right || fleet.store.offset == 0 || all_right
@@ -369,7 +424,7 @@ impl Clocks {
 
     fn revoke(&self, fleet: &mut Fleet, by: usize, age: i8) -> Option<()> {
         let (issued, writer) = (fleet.issuer - age, fleet.instances[by]);
-        (fleet.revoked.is_none() && writer.is_current).then_some(())?;
+        (fleet.revoked.is_none() && writer.is_current && writer.standing != Standing::Nowhere).then_some(())?;
         let (local, store) = (fleet.wall(&writer), fleet.store_wall());
         let most = writer.limits.leeway.max(1);
         let seen = if self.lead_is_seen { fleet.issuer } else { 0 };
@@ -382,7 +437,7 @@ impl Clocks {
             let latest = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
             (Some(latest + lead), latest + lead + writer.limits.retention())
         };
-        let entry = Entry { id: (!fleet.store.is_far).then_some(store), at, expires, name: writer.name };
+        let entry = Entry { id: (!fleet.store.is_far).then_some(store), at, expires, names: writer.standing.names() };
         fleet.store.log = Some(entry);
         fleet.revoked = Some((issued, entry));
         for instance in &mut fleet.instances {
@@ -415,7 +470,7 @@ impl Clocks {
         if is_over || instance.known.is_some_and(|known| known.expires >= expires) {
             return;
         }
-        fleet.instances[at].known = Some(Known { at: entry.at, expires, name: entry.name, learnt: fleet.now });
+        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt: fleet.now });
     }
 
     fn purge(&self, fleet: &mut Fleet, at: usize) -> Option<()> {

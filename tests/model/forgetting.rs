@@ -58,7 +58,12 @@ fn by_id(model: Clocks) -> Clocks {
 }
 
 fn named() -> Clocks {
-    Clocks { left: Left { renames: 2, far_ids: 1, ..alike().left }, ..alike() }
+    Clocks { left: Left { far_ids: 1, ..alike().left }, ..alike() }
+}
+
+/// The issuer gets other names, is split or taken out in so many steps.
+fn renamed(renames: u8) -> Clocks {
+    Clocks { left: Left { renames, ..alike().left }, ..alike() }
 }
 
 fn both_wrong(model: Clocks) -> Clocks {
@@ -103,7 +108,16 @@ fn it_holds_with_instances_that_differ() {
         let one = Clocks { left: Left { reloads: 1, ..NONE }, ..raised(less) };
         holds(&format!("raised from {less:?}, a clock"), set(1, LESS, one));
     }
-    holds("renamed, and an id of the far future", named());
+    holds("an id of the far future", named());
+}
+
+#[test]
+fn it_holds_with_names_that_change() {
+    holds("renamed in three steps", renamed(3));
+    holds("renamed in three steps, by id", by_id(renamed(3)));
+    holds("renamed in two steps, a clock that drifts", set(1, NEAR, renamed(2)));
+    let lasting = Clocks { left: Left { renames: 3, ..NONE }, ..alike() };
+    holds("renamed in three steps, a clock, no restart", set(1, FAR, lasting));
 }
 
 #[test]
@@ -114,6 +128,7 @@ fn each_assumption_about_clocks_is_needed() {
     fails("a lead beyond the leeway", Clocks { leads: &[2], ..alike() }, "bound");
     let behind = Clocks { store_offsets: &[], ..set(1, &[-9], alike()) };
     fails("an instance's clock behind by more than the log is kept", behind, "bound");
+    fails("another name, a restart, then a clock behind", set(1, FAR, renamed(2)), "bound");
     let (least, most) = (Limits { life: 0, leeway: 0 }, &[Limits { life: 4, leeway: 1 }]);
     fails("bounds raised by more than the log is kept", Clocks { reloads: most, life: 4, ..raised(least) }, "bound");
 }
@@ -135,7 +150,10 @@ fn each_deliberate_fault_is_caught() {
         (Fault::WritersBound, set(1, FAR, differ(FEW)), "kept"),
         (Fault::RaisesWithoutReading, raised(FEW), "bound"),
         (Fault::FarIdIsPassedOver, named(), "receipt"),
-        (Fault::RenamesInSilence, named(), "kept"),
+        (Fault::RenamesInSilence, renamed(1), "kept"),
+        (Fault::RenamesByTheLastStep, renamed(2), "kept"),
+        (Fault::RenamesBesideOthers, renamed(1), "receipt"),
+        (Fault::RenamesUnread, renamed(2), "receipt"),
     ] {
         fails(&format!("{bug:?}"), Clocks { bug: Some(bug), ..model }, property);
     }

@@ -13,8 +13,9 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
-    /// Names that this issuer had before: what was revoked under them applies, and what is revoked is written under
-    /// them, too, so that instances that were not restarted yet refuse it.
+    /// Names under which tokens of this issuer were accepted before: what is revoked under them applies, and what is
+    /// revoked here is written under them, too, so that instances that were not restarted yet refuse it. At most four; another
+    /// issuer may have such a name now (an issuer that is split).
     pub formerly: Vec<String>,
     /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
     /// for the tenant that `tid` names.

@@ -176,6 +176,15 @@ fn issuers() {
     faulty(&second("main", "https://b.test"), "3: issuers[1].name", "another issuer has this name");
     faulty(&second("b", "https://a.test"), "3: issuers[1].issuer", "another entry has this issuer");
     faulty(&second("b", "[https://b.test, https://a.test]"), "3: issuers[1].issuer", "another entry has this issuer");
+    for (formerly, name) in [("[main]", 0), ("[x, x]", 1)] {
+        let at = format!("7: issuers[0].formerly[{name}]");
+        check_issuer(&[("formerly", formerly)], &at, "is the name of this issuer, or a former name of it, already");
+    }
+    let split = "audiences: any, keys: {discovery: true}, formerly: [main]}";
+    good(&format!(
+        "{}- {{name: c, issuer: 'https://c.test', {split}\n",
+        second("b, formerly: [main]", "https://b.test")
+    ));
     check_issuer(&[("issuer", "[]")], "4: issuers[0].issuer", "must not be empty");
     check_issuer(&[("accept", "[id]")], "7: issuers[0].accept", "must contain `access`");
     check_issuer(&[("tenants", "[a]")], "7: issuers[0].tenants", "needs a `{tenant}` in `issuer`");

@@ -1,5 +1,8 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
+mod issuers;
+
+use std::collections::HashMap;
 use std::fs::{Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,7 +14,6 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::super::names::Note as NameNote;
 use super::{LedgerError, Position};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Note, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
@@ -23,6 +25,8 @@ pub struct EmbeddedLedger {
     /// The content of the file, which is also the index that decisions read.
     index: Arc<RevocationIndex>,
     writes: AtomicU64,
+    /// How far tokens were dated ahead, by the name of the issuer, as the file has it.
+    leads: Mutex<HashMap<String, Duration>>,
 }
 
 /// An open database. After a failed write redb refuses every operation until the file is opened again.
@@ -143,14 +147,12 @@ const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocatio
 /// The origin and the key of a record → when, by whom and why.
 type TokenState = (i64, &'static str, &'static str);
 const NOTES: TableDefinition<'_, (&str, &str), TokenState> = TableDefinition::new("notes-1");
-/// The meanings of issuer names → the last use of each, in milliseconds.
-const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 
 impl EmbeddedLedger {
     /// Keeps revocations until the process ends.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { file: None, index: Arc::default(), writes: AtomicU64::new(0) }
+        Self { file: None, index: Arc::default(), writes: AtomicU64::new(0), leads: Mutex::default() }
     }
 
     /// Opens or creates the file and reads it.
@@ -169,7 +171,8 @@ impl EmbeddedLedger {
             LedgerError::File { cause: format!("{}: {error}{cure}", file.path.display()).into() }
         })?;
         let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
-        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0) })
+        let leads = Mutex::new(file.with(issuers::leads)?);
+        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0), leads })
     }
 
     /// See [`super::RevocationLedger::append`].
@@ -191,6 +194,9 @@ impl EmbeddedLedger {
     /// Sees to it that the file is the one that was opened, and holds what is known here: a write may have failed.
     pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
+        if file.lacks.load(Ordering::Relaxed) {
+            self.leads.lock().unwrap_or_else(PoisonError::into_inner).clear(); // It may be a new one.
+        }
         let keep = move || {
             let lacked = file.lacks.load(Ordering::Relaxed);
             if let Err(error) = file.with(|_| Ok(()))
@@ -205,24 +211,6 @@ impl EmbeddedLedger {
 
     pub(in crate::sources) fn is_durable(&self) -> bool {
         self.file.is_some()
-    }
-
-    pub(super) async fn noted_names(&self) -> Result<Vec<NameNote>, LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
-        let read = move || file.with(noted_names);
-        tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
-    }
-
-    pub(super) async fn note_names(
-        &self,
-        names: &[String],
-        drop: &[String],
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
-        let (names, drop) = (names.to_vec(), drop.to_vec());
-        let note = move || file.with(|database| note_names(database, &names, &drop, now));
-        tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
     }
 
     pub(in crate::sources) fn index(&self) -> &Arc<RevocationIndex> {
@@ -294,38 +282,9 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
     Ok(())
 }
 
-fn noted_names(file: &Database) -> Result<Vec<NameNote>, redb::Error> {
-    let transaction = file.begin_read()?;
-    let table = match transaction.open_table(NAMES) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
-    };
-    let mut notes = Vec::new();
-    for note in table.iter()? {
-        let (text, seen) = note?;
-        notes.push((text.value().to_owned(), Timestamp::from_millis(seen.value())));
-    }
-    Ok(notes)
-}
-
-fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp) -> Result<(), redb::Error> {
-    let transaction = file.begin_write()?;
-    {
-        let mut table = transaction.open_table(NAMES)?;
-        for text in drop {
-            table.remove(&**text)?;
-        }
-        for text in names {
-            table.insert(&**text, now.as_millis())?;
-        }
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
 /// At the start of a process there is no other clock than the one that may be wrong, so it takes a clock that is a
 /// week ahead to lose anything.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(in crate::sources) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), redb::Error> {
     let (uptime, long_ago) = (Steady::now().uptime(), now.minus(FORGOTTEN_AFTER).as_millis());

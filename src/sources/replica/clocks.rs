@@ -181,8 +181,12 @@ impl Replica {
         }
     }
 
-    /// The leads of these issuers are shared with the other instances.
+    /// The leads of these issuers, by each of their names, are shared with the other instances; the embedded file keeps
+    /// them for the next process.
     pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
+        if let RevocationLedger::Embedded(ledger) = &self.ledger {
+            ledger.raise_leads(&leads);
+        }
         *self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner) = leads;
     }
 

@@ -1,15 +1,16 @@
 //! Whether the names of issuers stand for what they stood for when revocations were written.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::super::ledger::{LedgerError, RevocationLedger};
-use super::super::names::{Conflict, Names};
+use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, RevocationLedger};
+use super::super::names::{Circumstances, Conflict, Names, Superseded};
 use super::{Replica, ReplicaState, ReplicaStatus};
-use crate::authz::claims::IssuerName;
+use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Revocation;
 use crate::authz::token::TrustedIssuer;
+use crate::clock::Steady;
 
 /// Between looks until they are known to stand for the same.
 const EAGERLY: Duration = Duration::from_millis(50);
@@ -20,6 +21,8 @@ const AT_EASE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Standing {
     state: Mutex<Issuers>,
+    /// The notes of the store as they were last read.
+    noted: Mutex<Names>,
     /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<Box<str>>>,
 }
@@ -29,22 +32,108 @@ struct Issuers {
     all: Arc<[Arc<TrustedIssuer>]>,
     former_names: Arc<HashMap<IssuerName, Vec<IssuerName>>>,
     accept_loss: bool,
+    /// What names stood for in this process before.
+    past: Names,
+    /// What reloads have done to notes, and the store may not have yet.
+    superseded: Superseded,
 }
 
 impl Replica {
     /// Takes in the issuers in force. The first time, nothing is decided before the store was asked what their names
-    /// stand for; later the caller has made sure. What is revoked is revoked under their former names, too.
+    /// stand for; later the caller has made sure, by [`Self::names_lost_by`]. What is revoked is revoked under their
+    /// former names, too.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
         let former_names = renamed.map(|issuer| (issuer.name.clone(), issuer.formerly.clone())).collect();
-        let next = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss };
-        let mut state = self.standing.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.standing.state);
         if state.all.is_empty() && self.is_noting() {
             self.freshness.named.set(false);
         }
-        *state = next;
+        let before = std::mem::take(&mut *state);
+        let seen = self.clocks().latest();
+        let (mut past, mut superseded) = (before.past.and(Names::of(&before.all, seen)), before.superseded);
+        superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
+        superseded.extend(past.supersede(issuers, &before.all, accept_loss));
+        let current = Names::texts(issuers);
+        superseded.ended.retain(|text| !current.contains(text)); // It stands for that again.
+        *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, superseded };
         drop(state);
         self.names_changed.notify_one();
+    }
+
+    /// How these issuers, which are about to be put in force, would lose revocations that may live; what those in force
+    /// lose as well is left out.
+    ///
+    /// Fails only if the process cannot go on. A store that does not answer is taken for one in which others revoke.
+    pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
+        if !self.freshness.is_named() {
+            return Ok(Vec::new()); // The store knows what names stood for, and is asked before anything is decided.
+        }
+        let notes = self.ledger.noted_names().await;
+        let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
+        if let Ok(notes) = notes {
+            let mut noted = Names::read(notes);
+            noted.apply(&superseded, seen);
+            *lock(&self.standing.noted) = noted;
+        }
+        let noted = lock(&self.standing.noted).clone();
+        let names = noted.and(past).and(Names::of(&all, seen));
+        let mut found = self.conflicts(names.clone(), next.into()).await?;
+        if !found.is_empty() {
+            // With what another deployment notes this process goes on: its other settings must be free to change.
+            let known = self.conflicts(names, all).await?;
+            found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
+        }
+        Ok(found)
+    }
+
+    async fn conflicts(&self, names: Names, issuers: Arc<[Arc<TrustedIssuer>]>) -> Result<Vec<Conflict>, LedgerError> {
+        if !names.differ_from(&issuers) {
+            return Ok(Vec::new());
+        }
+        // Others first: what one of them wrote before it ended is in the index then.
+        let (others, now) = (self.has_others().await, self.surely_past());
+        let is_behind = !self.catches_up().await;
+        let circumstances = Circumstances { index: self.index.clone(), now, others, is_behind };
+        // A million entries must not keep a thread from decisions.
+        let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &circumstances)).await;
+        conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })
+    }
+
+    /// An instant that has come by every clock there is.
+    fn surely_past(&self) -> Timestamp {
+        let now = self.earliest_if_set();
+        match &self.ledger {
+            // At the start there is the machine's clock alone; what the file has may live.
+            RevocationLedger::Embedded(_) if !self.freshness.is_named() => now.minus(FORGOTTEN_AFTER),
+            _ => now,
+        }
+    }
+
+    /// Whether another instance may be revoking.
+    async fn has_others(&self) -> bool {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
+        let leases = ledger.leases().await;
+        leases.map_or(true, |leases| leases.running.iter().any(|lease| lease.name != self.name))
+    }
+
+    /// Waits until what was written up to now is in the index; false if the store does not answer.
+    async fn catches_up(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        if matches!(self.ledger, RevocationLedger::Embedded(_)) {
+            return true;
+        }
+        let asked = Steady::now();
+        loop {
+            let age = self.freshness.log_age(Steady::now());
+            if age.is_some_and(|age| age < asked.elapsed()) {
+                return true;
+            }
+            if asked.elapsed() > PATIENCE {
+                return false;
+            }
+            tokio::time::sleep(EAGERLY).await;
+        }
     }
 
     /// With the same under former names, where older instances look for it.
@@ -76,44 +165,44 @@ impl Replica {
     }
 
     async fn note_names(&self, is_known: bool) -> Result<(), LedgerError> {
-        let Issuers { all, accept_loss, .. } = self.issuers();
+        let Issuers { all, accept_loss, mut superseded, .. } = self.issuers();
         if all.is_empty() {
             return Ok(());
         }
-        let (names, now) = (Names::read(self.ledger.noted_names().await?), self.earliest());
-        let (issuers, index) = (all.clone(), self.index.clone());
-        // A million entries must not keep a thread from decisions.
-        let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &index, now)).await;
-        let mut conflicts = conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })?;
-        // By the one clock that all instances see.
-        let seen = self.store_clock().unwrap_or(now);
-        let drop: Vec<_> = conflicts.iter().map(|conflict| conflict.note.clone()).collect();
+        // By the clock that is ahead: a note must not end before what it is about.
+        let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
+        noted.apply(&superseded, seen);
+        lock(&self.standing.noted).clone_from(&noted);
+        let conflicts = self.conflicts(noted.clone(), all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
             self.say(None);
             self.freshness.named.set(true);
             // A store that is full takes no note now; that is no reason to refuse what can be decided.
-            return self.ledger.note_names(&Names::texts(&all), &drop, seen).await;
+            superseded.extend(noted.supersede(&all, &[], accept_loss));
+        } else {
+            let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
+            self.say(Some(lines.into()));
+            if !is_known {
+                return Ok(());
+            }
+            // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted. What
+            // its names stand for stays noted beside the other meaning, so that neither instance loses sight of it.
         }
-        if is_known {
-            // While a name is changed by a rolling update, the instances with the name before see the next one.
-            conflicts.retain(|conflict| conflict.key != ["name"]);
-        }
-        let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
-        self.say(Some(lines.into()).filter(|_| !conflicts.is_empty()));
-        if !is_known {
-            return Ok(());
-        }
-        // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted. What
-        // its names stand for stays noted beside the other meaning, so that neither instance loses sight of it.
-        self.ledger.note_names(&Names::texts(&all), &[], seen).await
+        let Superseded { ended, amended } = superseded;
+        let notes = [Names::texts(&all), amended.clone()].concat();
+        self.ledger.note_names(&notes, &ended, seen).await?;
+        let left = &mut lock(&self.standing.state).superseded;
+        left.ended.retain(|text| !ended.contains(text));
+        left.amended.retain(|text| !amended.contains(text));
+        Ok(())
     }
 
     /// Logs a conflict once.
     fn say(&self, conflict: Option<Box<str>>) {
-        let mut said = self.standing.conflict.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.standing.conflict);
         if let Some(conflict) = conflict.as_ref().filter(|conflict| said.as_ref() != Some(*conflict)) {
             if self.freshness.is_named() {
-                tracing::error!(%conflict, "another deployment or configuration uses issuers' names for something else in the store");
+                tracing::error!(%conflict, "another deployment or configuration uses issuers' names otherwise");
             } else {
                 tracing::error!(%conflict, "nothing is decided: issuers' names stand for something else in the store");
             }
@@ -125,7 +214,7 @@ impl Replica {
     pub fn status(&self) -> ReplicaStatus {
         let (status, is_named) = (self.health.status(), self.freshness.is_named());
         let ready = status.ready && is_named;
-        let conflict = self.standing.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let conflict = lock(&self.standing.conflict).clone();
         // A process that decides has other troubles first.
         match conflict.filter(|_| !is_named || status.state == ReplicaState::Following) {
             Some(conflict) => ReplicaStatus { ready, state: ReplicaState::NamesDiffer, detail: Some(conflict) },
@@ -142,7 +231,7 @@ impl Replica {
     }
 
     fn issuers(&self) -> Issuers {
-        self.standing.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.standing.state).clone()
     }
 
     /// Memory notes nothing beyond the process.
@@ -152,6 +241,10 @@ impl Replica {
             RevocationLedger::Redis(_) => true,
         }
     }
+}
+
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn line(conflict: &Conflict) -> String {

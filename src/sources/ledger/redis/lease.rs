@@ -118,8 +118,9 @@ impl Feed<'_> {
                 let [.., even, lengths, shared, time] = answers.as_slice() else { return Err(short()) };
                 self.ledger.take_leases(lengths)?;
                 for (issuer, ahead) in store::scores(shared)? {
-                    let lead = leads.iter().find(|(name, _)| *name.as_str() == *issuer);
-                    lead.inspect(|(_, lead)| lead.raise(ahead.since(Timestamp::default())));
+                    for (_, lead) in leads.iter().filter(|(name, _)| *name.as_str() == *issuer) {
+                        lead.raise(ahead.since(Timestamp::default()));
+                    }
                 }
                 let clock = ServerClock::read(asked, answer::time(time)?);
                 self.ledger.clock.noted(since);

@@ -1,0 +1,123 @@
+//! What the file notes about issuers: the meaning of their names, and how far their tokens are dated ahead.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::super::LedgerError;
+use super::{EmbeddedLedger, failed};
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::Lead;
+use crate::sources::names::Note;
+
+/// The meanings of issuer names → the last use of each, in milliseconds.
+const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
+/// The name of an issuer → the milliseconds by which its tokens were seen to be dated ahead.
+const LEADS: TableDefinition<'_, &str, u64> = TableDefinition::new("leads-1");
+
+impl EmbeddedLedger {
+    pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
+        let read = move || file.with(noted_names);
+        tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
+    }
+
+    pub(in crate::sources) async fn note_names(
+        &self,
+        names: &[String],
+        drop: &[String],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let (names, drop) = (names.to_vec(), drop.to_vec());
+        let note = move || file.with(|database| note_names(database, &names, &drop, now));
+        tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
+    }
+
+    /// Raises leads to what earlier processes saw.
+    pub(in crate::sources) fn raise_leads(&self, leads: &[(IssuerName, Lead)]) {
+        let kept = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, lead) in leads {
+            lead.raise(kept.get(name.as_str()).copied().unwrap_or_default());
+        }
+    }
+
+    /// Writes the leads that have grown.
+    pub(in crate::sources) async fn keep_leads(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let mut grown: HashMap<String, Duration> = HashMap::new();
+        for (name, lead) in leads {
+            let most = grown.entry(name.to_string()).or_default();
+            *most = lead.seen().max(*most);
+        }
+        let kept = || self.leads.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let kept = kept();
+            grown.retain(|name, lead| *lead > kept.get(name).copied().unwrap_or_default());
+        }
+        if grown.is_empty() {
+            return Ok(());
+        }
+        let written = grown.clone();
+        let write = move || file.with(|database| write_leads(database, &written));
+        tokio::task::spawn_blocking(write).await.map_err(|error| failed(&error))??;
+        kept().extend(grown);
+        Ok(())
+    }
+}
+
+fn noted_names(file: &Database) -> Result<Vec<Note>, redb::Error> {
+    let transaction = file.begin_read()?;
+    let table = match transaction.open_table(NAMES) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut notes = Vec::new();
+    for note in table.iter()? {
+        let (text, seen) = note?;
+        notes.push((text.value().to_owned(), Timestamp::from_millis(seen.value())));
+    }
+    Ok(notes)
+}
+
+fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(NAMES)?;
+        for text in drop {
+            table.remove(&**text)?;
+        }
+        for text in names {
+            table.insert(&**text, now.as_millis())?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+pub(super) fn leads(file: &Database) -> Result<HashMap<String, Duration>, redb::Error> {
+    let transaction = file.begin_read()?;
+    let table = match transaction.open_table(LEADS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(HashMap::new()),
+        table => table?,
+    };
+    let read = |lead: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, u64>), redb::StorageError>| {
+        let (name, millis) = lead?;
+        Ok((name.value().to_owned(), Duration::from_millis(millis.value())))
+    };
+    table.iter()?.map(read).collect()
+}
+
+fn write_leads(file: &Database, leads: &HashMap<String, Duration>) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(LEADS)?;
+        for (name, lead) in leads {
+            table.insert(&**name, u64::try_from(lead.as_millis()).unwrap_or(u64::MAX))?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
