@@ -1,8 +1,11 @@
 //! Wall clocks that are wrong, of instances and of the store.
 
 mod fleets;
+mod kept;
 mod leads;
+mod leases;
 mod steps;
+mod unread;
 
 use std::process::Command;
 use std::time::Duration;

@@ -49,8 +49,10 @@ fn network() -> Protocol {
         instances: 2,
         tokens: 1,
         max_staleness: 1,
+        more: None,
+        differ: false,
         page: u8::MAX,
-        left: Left { writes: 1, faults: 1, restarts: 0, losses: 0 },
+        left: Left { writes: 1, faults: 1, restarts: 0, losses: 0, reloads: 0 },
         losses: &[],
         fine: false,
         late_replies: false,
@@ -70,13 +72,24 @@ fn network() -> Protocol {
 /// A store that loses what it holds, once; survivors put it back. Instances may be arbitrarily slow,
 /// which is how being cut off looks from outside.
 fn loss(losses: &'static [Loss]) -> Protocol {
-    let left = Left { writes: 1, faults: 0, restarts: 0, losses: 1 };
+    let left = Left { writes: 1, faults: 0, restarts: 0, losses: 1, reloads: 0 };
     Protocol { left, losses, pauses: false, survivors: true, ..network() }
 }
 
 fn restarting(mut protocol: Protocol) -> Protocol {
     protocol.left.restarts = 1;
     protocol
+}
+
+/// The `max_staleness` of one instance is longer.
+fn differing(protocol: Protocol) -> Protocol {
+    Protocol { more: Some(1), differ: true, ..protocol }
+}
+
+/// Reloads make it longer, and shorter.
+fn reloading(mut protocol: Protocol, reloads: u8) -> Protocol {
+    protocol.left.reloads = reloads;
+    Protocol { more: Some(1), ..protocol }
 }
 
 /// Two tokens, and a bound of no tick at all, to reach as far with more states.
@@ -160,6 +173,20 @@ fn it_holds_over_losses_of_the_store() {
 }
 
 #[test]
+fn it_holds_with_bounds_of_freshness_that_differ_and_change() {
+    let quiet = Left { faults: 0, ..network().left };
+    holds("bounds that differ", differing(network()), 9);
+    holds("bounds that differ, step by step", differing(Protocol { left: quiet, fine: true, ..network() }), 14);
+    holds("bounds that differ, a clock jumps", differing(Protocol { jumps: true, pauses: false, ..network() }), 9);
+    for how in [&[Loss::Flush][..], &[Loss::Older]] {
+        holds(&format!("bounds that differ, {how:?}"), differing(Protocol { max_staleness: 0, ..loss(how) }), 9);
+    }
+    holds("bounds that change", reloading(Protocol { left: quiet, ..network() }, 3), 11);
+    holds("bounds that change, restarts", restarting(reloading(Protocol { left: quiet, ..network() }, 2)), 9);
+    holds("bounds that change, a flush", reloading(Protocol { max_staleness: 0, ..loss(&[Loss::Flush]) }, 1), 9);
+}
+
+#[test]
 fn each_assumption_is_needed() {
     let alone = |how| Protocol { survivors: false, max_staleness: 0, ..loss(how) };
     fails("no survivors", alone(&[Loss::Flush]), "bound");
@@ -201,6 +228,9 @@ fn each_deliberate_bug_is_caught() {
         (Bug::ReceiptTrustsTheClock, Protocol { jumps: true, pauses: false, ..network() }, "receipt"),
         (Bug::LeaseAfterRead, restarting(quiet()), "receipt"),
         (Bug::ShortLease, quiet(), "receipt"),
+        (Bug::ReceiptByOwnLease, differing(flush()), "receipt"),
+        (Bug::ReceiptByOwnLease, differing(Protocol { jumps: true, pauses: false, ..network() }), "receipt"),
+        (Bug::ReloadOutlivesLease, reloading(quiet(), 1), "receipt"),
         (Bug::PositionOutlivesLog, Protocol { ids_grow: false, history: 1, ..flush() }, "receipt"),
     ] {
         fails(&format!("{bug:?}"), Protocol { bug: Some(bug), ..protocol }, property);

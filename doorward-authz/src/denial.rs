@@ -179,7 +179,9 @@ impl Denial {
             Self::RevocationsStale => "the list of revocations is not current",
             Self::StoreUnavailable => "the list of revocations is not available",
             Self::IntrospectionUnavailable => "the authorization server cannot be asked",
-            Self::ClockSkew => "the clocks of this instance and of the store are too far apart",
+            Self::ClockSkew => {
+                "the clocks of this instance and of the store are too far apart, or the store's was not read yet"
+            }
             Self::BadRequest => "the request cannot be understood",
             Self::InternalError => "the decision failed",
         }

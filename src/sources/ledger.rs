@@ -52,7 +52,8 @@
 //!
 //! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
 //! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
-//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:retentions` (for how long instances need the log),
+//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:leases` (how long leases are), `{r}:retentions` (for how long instances need the log), `{r}:clock` (since when
+//! Redis's clock has gone evenly),
 //! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
 //! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
 //! whose a stream is). An entry with a field
@@ -76,7 +77,7 @@ pub use redis::{
     Adopt, AdoptedKeys, Names, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
 };
 pub(super) use redis::{
-    Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
+    Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo, lasting,
 };
 
 /// Where revocations are kept so that they outlive this process.

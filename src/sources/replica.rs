@@ -24,6 +24,7 @@ mod gap;
 mod health;
 mod lease;
 mod names;
+mod outliving;
 mod reseed;
 mod secret;
 mod stats;
@@ -45,6 +46,7 @@ use crate::authz::stream_proof::Secret;
 use crate::clock::Steady;
 use crate::sources::streams::LiveStreams;
 use lease::LeaseState;
+use outliving::Outliving;
 use reseed::Loss;
 use unsaved::Unsaved;
 
@@ -68,6 +70,7 @@ pub struct Replica {
     configured: foreign::Configured,
     breaker: Breaker,
     unsaved: Unsaved,
+    outliving: Outliving,
     /// The newest entry of our own.
     written: Mutex<Position>,
     /// Present from the moment a loss is found until everything lost is put back.
@@ -122,6 +125,7 @@ impl Replica {
             configured: foreign::Configured::default(),
             breaker: Breaker::new([LOOKUP_PAUSE; 2], |_, _| {}),
             unsaved: Unsaved::default(),
+            outliving: Outliving::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_noted: Notify::new(),
@@ -239,12 +243,16 @@ impl Replica {
     }
 
     /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
-    /// acknowledged, is stored already.
+    /// acknowledged, is stored already, for as long as its entry is there.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
-        matches!(self.ledger, RevocationLedger::Redis(_))
-            && self.freshness.log_age(Steady::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
+        let kept = ledger.keeps_after();
+        self.freshness.log_age(Steady::now()).is_some_and(|age| age < Self::SURELY_FOLLOWING)
             && revocations.iter().all(|revocation| {
-                self.index.knows(revocation) && !self.unsaved.holds(revocation) && !self.may_be_adopted(revocation)
+                self.index.knows(revocation)
+                    && self.outliving.is_logged(revocation, kept)
+                    && !self.unsaved.holds(revocation)
+                    && !self.may_be_adopted(revocation)
             })
     }
 
@@ -352,6 +360,7 @@ impl Replica {
             match &self.ledger {
                 RevocationLedger::Redis(_) => {
                     self.index.purge(now, leeway, Steady::now().uptime(), hold);
+                    self.outliving.retain(|target| self.index.has(target));
                 }
                 RevocationLedger::Embedded(ledger) => {
                     let purged = ledger.purge(now, leeway, hold).await;

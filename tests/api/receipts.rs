@@ -11,7 +11,7 @@ use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 use crate::support::tokens::Tokens;
 
-/// Short, so that a lease (this and five seconds) runs out while the test waits.
+/// Short, so that a lease (this and seven seconds) runs out while the test waits.
 const STALENESS: Duration = Duration::from_secs(2);
 
 struct Fleet {

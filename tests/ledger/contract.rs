@@ -33,6 +33,8 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
     assert_eq!(
         keys,
         [
+            "doorward:{r}:clock",
+            "doorward:{r}:leases",
             "doorward:{r}:log",
             "doorward:{r}:main:token:j-1",
             "doorward:{r}:main:user:ann@example",
@@ -200,10 +202,15 @@ async fn a_repeated_sign_out_does_not_make_the_log_grow() {
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "1");
 }
 
+/// Longer than an instance must have watched the clock of Redis before it trims.
+const WATCHED: Duration = Duration::from_secs(7);
+
 #[tokio::test]
 async fn the_log_is_trimmed_by_age() {
     let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;
+    redis.has_been_even_for(Duration::from_secs(10 * 24 * 3600));
     let instance = Instance::start(&redis).await;
+    tokio::time::sleep(WATCHED).await;
     for step in 1..=100 {
         redis.cli(&[
             "XADD",
@@ -227,11 +234,13 @@ async fn the_log_is_trimmed_by_age() {
 async fn the_log_is_kept_for_instances_that_need_it_longer() {
     let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;
     let hour = Duration::from_secs(3600);
+    redis.has_been_even_for(hour * 24);
     let retaining = |retention| Instance::launch(RedisConfig { retention, ..redis.config() });
     let (brief, long) = (retaining(hour), retaining(hour * 3));
     for instance in [&brief, &long] {
         instance.becomes_ready().await;
     }
+    tokio::time::sleep(WATCHED).await;
     let ends = now().plus(hour).as_millis();
     let fill = |age: Duration| {
         let at = now().minus(age).as_millis();

@@ -35,9 +35,13 @@ fn as_of(instance: &Instance) -> Instant {
     now.checked_sub(instance.age().expect("it was complete once")).unwrap()
 }
 
-async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
+/// The age of a view that the rules allow, unless a test says otherwise.
+const HOLD: Duration = Duration::from_secs(30);
+
+async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instance) {
     let proxy = Proxy::start(redis.port);
-    let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
+    let config = RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port));
+    let instance = Instance::launch_holding(config, max_staleness);
     instance.becomes_ready().await;
     (proxy, instance)
 }
@@ -47,7 +51,7 @@ async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
 #[tokio::test]
 async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries() {
     let mut redis = RedisServer::start(&[]).await;
-    let ((near, knows), (far, away)) = (behind(&redis).await, behind(&redis).await);
+    let ((near, knows), (far, away)) = (behind(&redis, HOLD).await, behind(&redis, HOLD).await);
     let oracle = Oracle::default();
     for how in ["restarted with an older copy", "flushed"] {
         let saved = format!("{how}: saved");
@@ -84,7 +88,7 @@ async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries()
 #[tokio::test]
 async fn an_ordinary_reconnection_waits_for_nobody() {
     let redis = RedisServer::start(&[]).await;
-    let (proxy, instance) = behind(&redis).await;
+    let (proxy, instance) = behind(&redis, HOLD).await;
     for _ in 0..5 {
         proxy.cut();
         let cut = Instant::now();
@@ -192,15 +196,14 @@ async fn confirm(instance: &Instance, id: &str, patience: Duration) -> Receipt {
 async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have_run_out() {
     let hold = Duration::from_secs(2);
     let mut redis = RedisServer::start(&[]).await;
-    let one = Instance::start(&redis).await;
-    one.replica.hold_for(hold);
+    let one = Instance::launch_holding(redis.config(), hold);
+    one.becomes_ready().await;
     let waited = Instant::now();
     let receipt = confirm(&one, "first", PATIENCE).await;
     assert_eq!((receipt.applied, receipt.waiting), (1, vec![]));
     println!("a new store confirms after {:?}", waited.elapsed());
     redis.cli(&["SAVE"]);
-    let (proxy, away) = behind(&redis).await;
-    away.replica.hold_for(hold);
+    let (proxy, away) = behind(&redis, hold).await;
     eventually("both are listed", || redis.cli(&["ZCARD", "doorward:{r}:instances"]) == "2").await;
     proxy.stall();
     redis.kill();
@@ -210,7 +213,7 @@ async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have
     let receipt = confirm(&one, "second", Duration::from_secs(2)).await;
     assert_eq!((receipt.instances, receipt.applied), (1, 1), "the other is not listed");
     assert!(
-        receipt.waiting.is_empty() && receipt.uncertain_for.is_some_and(|left| left <= hold + Duration::from_secs(5))
+        receipt.waiting.is_empty() && receipt.uncertain_for.is_some_and(|left| left <= hold + Duration::from_secs(8))
     );
     if away.age().is_some_and(|age| age < hold) {
         assert!(!away.refuses(&token("second")), "which is why");
@@ -225,15 +228,14 @@ async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have
 #[tokio::test]
 async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     let redis = RedisServer::start(&[]).await;
-    let (one, (proxy, two)) = (Instance::start(&redis).await, behind(&redis).await);
-    for instance in [&one, &two] {
-        instance.replica.hold_for(Duration::from_secs(1)); // Leases of six seconds.
-    }
+    let brief = Duration::from_secs(1); // Leases of eight seconds.
+    let (one, (proxy, two)) = (Instance::launch_holding(redis.config(), brief), behind(&redis, brief).await);
+    one.becomes_ready().await;
     one.replica.revoke(vec![sign_out("before")]).await.unwrap();
     two.comes_to_refuse(&token("before")).await;
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(one.replica.revoke(vec![sign_out("full")]).await.unwrap_err().label(), "out_of_memory");
-    let new = Instance::launch(redis.config());
+    let new = Instance::launch_holding(redis.config(), brief);
     let full = Instant::now();
     while full.elapsed() < Duration::from_secs(9) {
         for instance in [&one, &two] {

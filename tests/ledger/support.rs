@@ -48,6 +48,16 @@ impl RedisServer {
         self.clock.as_ref().unwrap().step(offset);
     }
 
+    /// Notes, before any instance does, that instances have seen its clock go evenly for so long.
+    pub(crate) fn has_been_even_for(&self, duration: Duration) {
+        let time = self.cli(&["TIME"]);
+        let last = Timestamp::from_secs(time.lines().next().unwrap().parse().unwrap());
+        let note = [(last.minus(duration), "since"), (last, "last"), (now(), "wall")];
+        for (at, name) in note {
+            self.cli(&["ZADD", "doorward:{r}:clock", &at.as_millis().to_string(), name]);
+        }
+    }
+
     /// A server that has a port and a directory, and does not run yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -152,8 +162,14 @@ pub(crate) struct Instance {
 impl Instance {
     /// Started, not awaited.
     pub(crate) fn launch(config: RedisConfig) -> Self {
+        Self::launch_holding(config, Duration::from_secs(30))
+    }
+
+    /// As [`Self::launch`], with rules that allow a view of this age.
+    pub(crate) fn launch_holding(config: RedisConfig, max_staleness: Duration) -> Self {
         let ledger = RevocationLedger::from(RedisLedger::new(config).unwrap());
         let replica = Arc::new(Replica::new(ledger, ReplicaStats::new().unwrap()));
+        replica.hold_for(max_staleness);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&replica).run(stop.clone()));

@@ -9,10 +9,11 @@ use super::support::*;
 
 /// One revocation goes through, to another instance and back.
 async fn works(config: RedisConfig) {
-    let (one, two) = (Instance::launch(config.clone()), Instance::launch(config));
+    // A new store confirms nothing for as long as a lease is.
+    let launch = |config| Instance::launch_holding(config, Duration::from_secs(1));
+    let (one, two) = (launch(config.clone()), launch(config));
     one.becomes_ready().await;
     two.becomes_ready().await;
-    one.replica.hold_for(Duration::from_secs(1)); // A new store confirms nothing for as long as a lease is.
     one.replica.revoke(vec![sign_out("j")]).await.unwrap();
     two.comes_to_refuse(&token("j")).await;
     assert!(two.replica.lookup(&[token("j")], None).await.unwrap().is_some());

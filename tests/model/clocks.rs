@@ -12,6 +12,8 @@ const INSTANCES: usize = 2;
 const END: i8 = 9;
 /// Beyond the retention, in which entries stay in the log (60 s in the code).
 const GRACE: i8 = 1;
+/// Longer than any log is kept here.
+const EVEN: i8 = 2 * END;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Limits {
@@ -31,8 +33,10 @@ pub struct Clocks {
     pub limits: [Limits; INSTANCES],
     /// What a reload may bring.
     pub reloads: &'static [Limits],
-    /// How far a wall clock may be off.
+    /// How far the wall clock of an instance may be off.
     pub offsets: &'static [i8],
+    /// How far the store's may be.
+    pub store_offsets: &'static [i8],
     /// How far the issuer's clock may lead.
     pub leads: &'static [i8],
     /// The life of the issuer's tokens.
@@ -75,6 +79,8 @@ pub enum Fault {
     TrimsByOwnRetention,
     /// The log is kept for one retention.
     TrimsAfterOneRetention,
+    /// Entries are as old as their ids say, also when the clock that gave those was set since.
+    TrimsAfterAStep,
     /// An instant is that of the local wall clock.
     StampsByOneClock,
     /// An instant is not later than now.
@@ -110,8 +116,23 @@ struct Store {
     log: Option<Entry>,
     /// The longest retention of any instance.
     noted: i8,
+    /// Since its clock was set, up to [`EVEN`]; some instance noticed that.
+    even: i8,
     /// The next id is of the far future.
     is_far: bool,
+}
+
+impl Store {
+    /// A tick. What cannot become even for long enough before the end of time need not be counted.
+    fn go_on(&mut self, now: i8) {
+        let even = (self.even + 1).min(EVEN);
+        self.even = if even + END - now < kept(self.noted) { 0 } else { even };
+    }
+}
+
+/// For how long the log is kept.
+fn kept(retention: i8) -> i8 {
+    2 * retention + GRACE
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -200,7 +221,7 @@ impl Model for Clocks {
         };
         let instances = std::array::from_fn(instance);
         let noted = instances.iter().map(|instance| instance.limits.retention()).max().unwrap_or_default();
-        let store = Store { offset: 0, log: None, noted, is_far: false };
+        let store = Store { offset: 0, log: None, noted, even: EVEN, is_far: false };
         let fleet =
             |issuer| Fleet { now: 0, issuer, store, revoked: None, confirmed: false, instances, left: self.left };
         self.leads.iter().copied().map(fleet).collect()
@@ -208,7 +229,7 @@ impl Model for Clocks {
 
     fn actions(&self, _: &Fleet, acts: &mut Vec<Act>) {
         acts.extend([Act::Tick, Act::FarId]);
-        acts.extend(self.offsets.iter().map(|&offset| Act::SetStore { offset }));
+        acts.extend(self.store_offsets.iter().map(|&offset| Act::SetStore { offset }));
         for instance in 0..INSTANCES {
             acts.extend([0, 1].map(|age| Act::Revoke { by: instance, age }));
             acts.push(Act::Trim { by: instance });
@@ -299,6 +320,7 @@ impl Clocks {
             Act::Tick => {
                 fleet.revoked?;
                 fleet.now += 1;
+                fleet.store.go_on(fleet.now);
                 (fleet.now <= END).then_some(())?;
             }
             Act::Revoke { by, age } => self.revoke(fleet, by, age)?,
@@ -312,7 +334,7 @@ impl Clocks {
             }
             Act::SetStore { offset } => {
                 spend(&mut fleet.left.clocks)?;
-                fleet.store.offset = offset;
+                (fleet.store.offset, fleet.store.even) = (offset, 0);
                 self.is_assumed(fleet).then_some(())?;
             }
             Act::SetInstance { instance, offset } => {
@@ -419,8 +441,9 @@ impl Clocks {
         let clock = if self.has(Fault::TrimsByOneClock) { fleet.wall(&instance) } else { fleet.earliest(&instance) };
         let retention =
             if self.has(Fault::TrimsByOwnRetention) { instance.limits.retention() } else { fleet.store.noted };
-        let kept = if self.has(Fault::TrimsAfterOneRetention) { retention } else { 2 * retention + GRACE };
-        (fleet.store.log?.id? < clock - kept).then_some(())?;
+        let kept = if self.has(Fault::TrimsAfterOneRetention) { retention } else { kept(retention) };
+        let is_sure = fleet.store.even >= kept || self.has(Fault::TrimsAfterAStep);
+        (is_sure && fleet.store.log?.id? < clock - kept).then_some(())?;
         fleet.store.log = None;
         Some(())
     }

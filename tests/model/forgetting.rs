@@ -23,6 +23,7 @@ fn alike() -> Clocks {
         limits: [MORE; 2],
         reloads: &[],
         offsets: &[],
+        store_offsets: &[],
         leads: &[0, 1],
         life: 2,
         by_id: false,
@@ -35,7 +36,12 @@ fn alike() -> Clocks {
 
 /// Clocks are set so many times.
 fn set(clocks: u8, offsets: &'static [i8], model: Clocks) -> Clocks {
-    Clocks { offsets, left: Left { clocks, ..model.left }, ..model }
+    Clocks { offsets, store_offsets: offsets, left: Left { clocks, ..model.left }, ..model }
+}
+
+/// The store's clock alone is set so many times: behind by more than the log is kept, and right.
+fn store_behind(clocks: u8, model: Clocks) -> Clocks {
+    Clocks { store_offsets: &[-9, 0], left: Left { clocks, ..model.left }, ..model }
 }
 
 fn differ(less: Limits) -> Clocks {
@@ -79,6 +85,9 @@ fn it_holds_with_clocks_that_are_wrong() {
     holds("clocks, far off", set(2, FAR, alike()));
     holds("clocks, drifting", set(2, NEAR, alike()));
     holds("clocks, far off, by id", set(2, FAR, by_id(alike())));
+    holds("the store's clock far behind", store_behind(3, alike()));
+    holds("the store's clock far behind, by id", store_behind(3, by_id(alike())));
+    holds("the store's clock far behind, bounds differ", store_behind(2, by_id(differ(FEW))));
     let name = "clocks, all of them wrong";
     let found = explore(name, both_wrong(set(2, FAR, alike())), usize::MAX, HasDiscoveries::AnyOf(["kept"].into()));
     assert!(!found.contains_key("kept"), "{name}: {:?}", found["kept"].clone().into_actions());
@@ -103,7 +112,8 @@ fn each_assumption_about_clocks_is_needed() {
     let patient = Limits { leeway: 2, ..MORE };
     fails("a lead not seen", Clocks { limits: [patient; 2], leads: &[2], lead_is_seen: false, ..alike() }, "bound");
     fails("a lead beyond the leeway", Clocks { leads: &[2], ..alike() }, "bound");
-    fails("a clock behind by more than the log is kept", set(1, &[-9], alike()), "bound");
+    let behind = Clocks { store_offsets: &[], ..set(1, &[-9], alike()) };
+    fails("an instance's clock behind by more than the log is kept", behind, "bound");
     let (least, most) = (Limits { life: 0, leeway: 0 }, &[Limits { life: 4, leeway: 1 }]);
     fails("bounds raised by more than the log is kept", Clocks { reloads: most, life: 4, ..raised(least) }, "bound");
 }
@@ -118,6 +128,7 @@ fn each_deliberate_fault_is_caught() {
         (Fault::TrimsByOneClock, set(1, FAR, alike()), "bound"),
         (Fault::TrimsByOwnRetention, set(1, FAR, by_id(differ(FEW))), "bound"),
         (Fault::TrimsAfterOneRetention, raised(FEW), "bound"),
+        (Fault::TrimsAfterAStep, store_behind(2, by_id(alike())), "bound"),
         (Fault::StampsByOneClock, set(1, NEAR, alike()), "bound"),
         (Fault::StampsWithoutLead, alike(), "bound"),
         (Fault::StampsDespiteSkew, set(1, FAR, alike()), "let in again"),

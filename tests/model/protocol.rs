@@ -10,6 +10,10 @@ pub struct Protocol {
     pub tokens: u8,
     /// In ticks.
     pub max_staleness: u8,
+    /// How much more than that the rules of a patient instance allow; `None`: all are alike.
+    pub more: Option<u8>,
+    /// One of them is patient from the start.
+    pub differ: bool,
     /// Entries in a read: a page that is full is not complete.
     pub page: u8,
     pub left: Left,
@@ -105,13 +109,31 @@ pub enum Bug {
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
     ShortLease,
+    /// A receipt takes the leases of others for as long as the own.
+    ReceiptByOwnLease,
+    /// A view is used for as long as the rules allow now, whatever its lease was made for.
+    ReloadOutlivesLease,
     /// How far an instance was in a log that is gone is reported of the next one, too.
     PositionOutlivesLog,
 }
 
 impl Protocol {
     pub fn stale(&self) -> u8 {
-        self.max_staleness + 1
+        self.longest() + 1
+    }
+
+    /// The longest `max_staleness` of any instance.
+    pub fn longest(&self) -> u8 {
+        self.max_staleness + self.more.unwrap_or_default()
+    }
+
+    pub fn staleness(&self, instance: &Instance) -> u8 {
+        if instance.patient { self.longest() } else { self.max_staleness }
+    }
+
+    /// How long a lease runs that is made for a view of this age, the present tick among it.
+    pub fn leased(&self, hold: u8) -> u8 {
+        if self.more.is_some() { hold + 1 } else { 1 }
     }
 
     pub fn has(&self, bug: Bug) -> bool {
@@ -124,12 +146,16 @@ impl Protocol {
         let began = Store { epoch: 1, founded: stale, since: stale, even: stale, ..Store::new() };
         let mut store = Store { last: history, added: history, ..began };
         let mut instances = [Instance::absent(); INSTANCES];
-        for (instance, lease) in instances.iter_mut().zip(&mut store.leases).take(self.instances.into()) {
-            *instance = Instance::started(0);
+        for (at, (instance, lease)) in
+            instances.iter_mut().zip(&mut store.leases).take(self.instances.into()).enumerate()
+        {
+            *instance = Instance { patient: self.differ && at == 0, ..Instance::started(0) };
+            let hold = self.staleness(instance);
+            instance.leased = self.leased(hold);
             instance.base = Some(super::world::Base { epoch: 1, last: history, added: history });
             instance.checked = true;
             instance.settled = true;
-            *lease = Some(Lease { age: 0, applied: history });
+            *lease = Some(Lease { age: 0, applied: history, hold });
         }
         World {
             store,
@@ -145,13 +171,15 @@ impl Protocol {
     /// Whether an instance would let a request with this token pass.
     pub fn allows(&self, instance: &Instance, token: u8) -> bool {
         let unseen = !instance.knows(token) || self.has(Bug::AgeAfterLookup) && instance.missed & 1 << token != 0;
-        instance.life == Life::Running && instance.age <= self.max_staleness && unseen
+        let is_leased = instance.leased > 0 || self.has(Bug::ReloadOutlivesLease);
+        instance.life == Life::Running && instance.age <= self.staleness(instance) && is_leased && unseen
     }
 
-    fn nobody_allows(&self, world: &World, promised: impl Fn(u8, bool) -> bool) -> bool {
+    fn nobody_allows(&self, world: &World, promised: impl Fn(&Instance, u8, bool) -> bool) -> bool {
         (0..self.tokens).all(|token| match world.promises[usize::from(token)] {
-            Promise::Written { age, confirmed, .. } if promised(age, confirmed) => {
-                !world.instances.iter().any(|instance| self.allows(instance, token))
+            Promise::Written { age, confirmed, .. } => {
+                let breaks = |instance: &Instance| promised(instance, age, confirmed) && self.allows(instance, token);
+                !world.instances.iter().any(breaks)
             }
             _ => true,
         })
@@ -159,12 +187,12 @@ impl Protocol {
 
     /// (a) Nobody allows a token later than `max_staleness` after its revocation was written.
     pub fn bound_holds(&self, world: &World) -> bool {
-        self.nobody_allows(world, |age, _| age > self.max_staleness)
+        self.nobody_allows(world, |instance, age, _| age > self.staleness(instance))
     }
 
     /// (b) Once confirmed, nobody ever allows it.
     pub fn receipts_hold(&self, world: &World) -> bool {
-        self.nobody_allows(world, |_, confirmed| confirmed)
+        self.nobody_allows(world, |_, _, confirmed| confirmed)
     }
 
     /// (c) What an instance refused it refuses for ever.

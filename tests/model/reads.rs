@@ -4,7 +4,7 @@ use super::protocol::{Bug, Protocol};
 use super::world::{Base, Instance, Kind, Lease, Phase, Read, Tokens, World};
 
 impl Read {
-    pub fn sent(kind: Kind, own: Tokens) -> Self {
+    pub fn sent(kind: Kind, own: Tokens, hold: u8) -> Self {
         Self {
             kind,
             phase: Phase::Sent,
@@ -19,6 +19,7 @@ impl Read {
             after_loss: false,
             by_primary: true,
             leased: true,
+            hold,
             own,
         }
     }
@@ -45,9 +46,9 @@ impl Protocol {
                     let applied = self.reported(base);
                     let lease = &mut server.leases[usize::from(at)];
                     if !server.is_full {
-                        *lease = Some(Lease { age: 0, applied });
+                        *lease = Some(Lease { age: 0, applied, hold: read.hold });
                     } else if let Some(lease) = lease.as_mut().filter(|_| !self.has(Bug::NoLeaseWhenFull)) {
-                        lease.age = 0; // It goes on, and says what it said before.
+                        (lease.age, lease.hold) = (0, read.hold); // It goes on, and says what it said before.
                     }
                     read.leased = lease.is_some();
                 }
@@ -135,7 +136,7 @@ impl Protocol {
         instance.read = None;
         if self.has(Bug::LeaseAfterRead) {
             let applied = self.reported(instance.base);
-            world.server(at).leases[usize::from(at)] = Some(Lease { age: 0, applied });
+            world.server(at).leases[usize::from(at)] = Some(Lease { age: 0, applied, hold: read.hold });
         }
         Some(())
     }
@@ -193,6 +194,8 @@ impl Protocol {
         instance.settled |= if self.has(Bug::SettledAfterRead) { settled_now } else { read.settled };
         if instance.settled && read.leased {
             instance.age = if self.has(Bug::FreshAsOfTheEnd) { 0 } else { read.age };
+            let runs = if self.more.is_some() { self.leased(read.hold).saturating_sub(read.age) } else { 1 };
+            instance.leased = runs;
         }
         None
     }

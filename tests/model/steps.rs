@@ -53,6 +53,10 @@ pub enum Step {
     Restart {
         instance: u8,
     },
+    /// Its rules allow a view to be older than before, or less old.
+    Reload {
+        instance: u8,
+    },
     PutBack {
         instance: u8,
     },
@@ -134,6 +138,9 @@ impl Protocol {
             if world.left.restarts > 0 {
                 steps.push(Step::Restart { instance });
             }
+            if world.left.reloads > 0 {
+                steps.push(Step::Reload { instance });
+            }
         }
         if world.left.losses > 0 {
             for &how in self.losses {
@@ -157,7 +164,7 @@ impl Protocol {
 
     /// Nothing more can happen but that what everybody knows is read again.
     fn is_over(&self, world: &World) -> bool {
-        let Left { writes, faults: _, restarts, losses } = world.left;
+        let Left { writes, faults: _, restarts, losses, reloads: _ } = world.left;
         let running = world.instances.iter().filter(|instance| instance.life != Life::Absent);
         let unknown = (0..).zip(&world.promises).any(|(token, promise)| {
             matches!(promise, Promise::Written { .. }) && running.clone().any(|instance| !instance.knows(token))
@@ -196,7 +203,9 @@ impl Protocol {
             Step::Start { instance, kind } => {
                 let instance = world.at(instance);
                 let own = if kind == Kind::Replay { 0 } else { instance.own };
-                instance.read = Some(Read::sent(kind, own));
+                let hold = self.staleness(instance);
+                instance.leased = instance.leased.min(self.leased(hold)); // It may be in the store from now on.
+                instance.read = Some(Read::sent(kind, own, hold));
             }
             Step::Serve { instance } => self.serve(world, instance)?,
             Step::Take { instance } => self.take(world, instance)?,
@@ -232,13 +241,17 @@ impl Protocol {
             Step::Resume { instance } => world.at(instance).life = Life::Running,
             Step::Restart { instance } => {
                 spend(&mut world.left.restarts)?;
-                let linked = world.at(instance).linked;
-                *world.at(instance) = Instance { linked, ..Instance::started(self.stale()) };
+                let Instance { linked, patient, .. } = *world.at(instance);
+                *world.at(instance) = Instance { patient, linked, ..Instance::started(self.stale()) };
                 for promise in &mut world.promises {
                     if let Promise::Written { by, .. } = promise {
                         *by = by.filter(|by| *by != instance); // Nobody waits for the receipt any more.
                     }
                 }
+            }
+            Step::Reload { instance } => {
+                spend(&mut world.left.reloads)?;
+                world.running(instance)?.patient ^= true;
             }
             Step::PutBack { instance } => self.put_back(world, instance)?,
             Step::Copy => world.spare = world.store,
@@ -271,11 +284,13 @@ impl Protocol {
                 continue;
             }
             older(&mut instance.age);
+            if self.more.is_some() {
+                instance.leased = instance.leased.saturating_sub(1);
+            }
             for read in [&mut instance.read, &mut instance.late].into_iter().flatten() {
                 older(&mut read.age);
             }
         }
-        let lapse = if self.has(Bug::ShortLease) { self.max_staleness } else { stale };
         for store in [&mut world.store, &mut world.spare].into_iter().chain(&mut world.isolated) {
             older(&mut store.founded);
             older(&mut store.since);
@@ -284,7 +299,8 @@ impl Protocol {
                 if let Some(lease) = lease {
                     older(&mut lease.age);
                 }
-                *lease = lease.filter(|lease| lease.age < lapse);
+                let late = u8::from(!self.has(Bug::ShortLease));
+                *lease = lease.filter(|lease| lease.age < lease.hold + late);
             }
         }
         for promise in &mut world.promises {
@@ -352,11 +368,12 @@ impl Protocol {
             return None;
         };
         let issuer = &world.instances[usize::from(*by)];
-        let all_stale = *age > self.max_staleness;
+        let longest = if self.has(Bug::ReceiptByOwnLease) { self.staleness(issuer) } else { self.longest() };
+        let all_stale = *age > self.longest();
         let reaches = issuer.linked && !issuer.misled;
         let store = &world.store;
-        let all_are_listed = (store.since > self.max_staleness || self.has(Bug::ReceiptTrustsYoungStore))
-            && (store.even > self.max_staleness || self.has(Bug::ReceiptTrustsTheClock));
+        let all_are_listed = (store.since > longest || self.has(Bug::ReceiptTrustsYoungStore))
+            && (store.even > longest || self.has(Bug::ReceiptTrustsTheClock));
         let applied = |lease: &Lease| {
             let cut_off = lease.age > 0 && self.has(Bug::ReceiptIgnoresCutOff);
             cut_off || (*id..=store.last).contains(&lease.applied)

@@ -34,6 +34,8 @@ pub struct Left {
     pub faults: u8,
     pub restarts: u8,
     pub losses: u8,
+    /// Changes of an instance's `max_staleness`.
+    pub reloads: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -69,12 +71,18 @@ pub struct Lease {
     pub age: u8,
     /// The last id that the instance has applied.
     pub applied: u8,
+    /// It runs for so long, and until the tick after it.
+    pub hold: u8,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Instance {
     pub life: Life,
+    /// Its rules allow a view to be older than those of others do.
+    pub patient: bool,
+    /// Ticks for which its lease runs, the present one among them; not counted if all leases are alike.
+    pub leased: u8,
     /// Reaches the store.
     pub linked: bool,
     /// Still talks to the isolated former primary.
@@ -138,6 +146,8 @@ pub struct Read {
     pub by_primary: bool,
     /// The lease was there before it.
     pub leased: bool,
+    /// The hold of that lease.
+    pub hold: u8,
     /// What was waited for when it was sent.
     pub own: Tokens,
 }
@@ -220,6 +230,8 @@ impl Instance {
     pub fn absent() -> Self {
         Self {
             life: Life::Absent,
+            patient: false,
+            leased: 0,
             linked: true,
             misled: false,
             view: 0,

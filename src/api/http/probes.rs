@@ -158,7 +158,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of a skew: far below 2^53")]
 fn clock_skew(state: &Shared) -> Vec<(String, f64)> {
-    let store = state.replica.clocks().ahead_ms().map(|millis| ("store".to_owned(), millis as f64 / 1000.0));
+    let store = state.replica.ahead_ms().map(|millis| ("store".to_owned(), millis as f64 / 1000.0));
     let leads = state.policy().authorizer.leads();
     let issuers = leads.into_iter().map(|(issuer, lead)| (issuer.to_string(), lead.seen().as_secs_f64()));
     store.into_iter().chain(issuers).collect()

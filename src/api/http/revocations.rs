@@ -305,8 +305,8 @@ fn by_id(
 
 /// No instant can be stamped by clocks of which one is wrong.
 pub(super) fn clock_skew(denial: Denial) -> Problem {
-    let detail = "this instance's clock and the store's differ by more than the issuer's leeway: name the instant (`at`), \
-        or try again once they agree";
+    let detail = "this instance's clock and the store's differ by more than the issuer's leeway, or the store's has not \
+        been read yet: name the instant (`at`), or try again";
     Problem::new(Error::StoreUnavailable, detail).because(denial.label())
 }
 

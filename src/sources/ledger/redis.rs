@@ -5,6 +5,7 @@ mod adopt;
 mod answer;
 mod clock;
 mod config;
+mod even;
 mod feed;
 mod foreign;
 mod lease;
@@ -32,7 +33,7 @@ use wire::Keys;
 
 pub(in crate::sources) use adopt::Found;
 pub use adopt::{Adopt, AdoptedKeys, Names};
-pub(in crate::sources) use clock::ServerClock;
+pub(in crate::sources) use clock::{ServerClock, lasting};
 pub use config::{RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
@@ -116,10 +117,10 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// The earlier of this machine's clock and the store's: what has expired by it has expired by both.
+    /// The earlier of this machine's clock and the store's: what has expired by it has expired by both. Nothing has
+    /// before the store's was read.
     pub(in crate::sources) fn earliest(&self) -> Timestamp {
-        let local = crate::clock::now();
-        self.store_clock().map_or(local, |store| store.min(local))
+        self.store_clock().unwrap_or_default().min(crate::clock::now())
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {

@@ -96,12 +96,25 @@ impl Replica {
         revocation::Clocks { local: crate::clock::now(), store: self.store_clock() }
     }
 
-    /// The store's time; `None` for an embedded store, or before the first reading.
+    /// The store's time; `None` for an embedded store.
+    ///
+    /// Before the first reading it is 1970: by that clock nothing has expired, and no instant is stamped, because it
+    /// differs too much from this machine's.
     pub fn store_clock(&self) -> Option<Timestamp> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
-            RevocationLedger::Redis(ledger) => ledger.store_clock(),
+            RevocationLedger::Redis(ledger) => Some(ledger.store_clock().unwrap_or_default()),
         }
+    }
+
+    /// Milliseconds by which this machine's clock is ahead of the store's, negative if it is behind; `None` for an
+    /// embedded store, or before the first reading.
+    pub fn ahead_ms(&self) -> Option<i64> {
+        let read = match &self.ledger {
+            RevocationLedger::Embedded(_) => None,
+            RevocationLedger::Redis(ledger) => ledger.store_clock(),
+        };
+        revocation::Clocks { local: crate::clock::now(), store: read }.ahead_ms()
     }
 
     /// The earlier of both wall clocks: what has expired by it has expired by both.
@@ -177,7 +190,7 @@ impl Replica {
         loop {
             sleep(LOOK_EVERY).await;
             let clocks = self.clocks();
-            let differs = clocks.skew() > Lead::LEAST;
+            let differs = self.ahead_ms().is_some() && clocks.skew() > Lead::LEAST;
             if differs != differed {
                 let ahead_seconds = clocks.local.since(clocks.earliest()).as_secs_f64();
                 let behind_seconds = clocks.latest().since(clocks.local).as_secs_f64();

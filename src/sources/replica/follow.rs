@@ -84,7 +84,7 @@ impl Replica {
                     self.note_loss();
                 }
                 reading.has_begun = true;
-                let Some(read) = self.replay(&mut feed, &life.epoch).await? else { continue };
+                let Some(read) = self.replay(&mut feed, ledger, &life.epoch).await? else { continue };
                 reading.baseline.insert(read)
             };
             let gap = self.follow_log(&mut feed, ledger, &mut life, known, &mut fit).await?;
@@ -99,7 +99,12 @@ impl Replica {
     }
 
     /// Reads the log from its start up to the end that it has now; `None` if the store was founded anew on the way.
-    async fn replay(&self, feed: &mut Feed<'_>, epoch: &str) -> Result<Option<Baseline>, Obstacle> {
+    async fn replay(
+        &self,
+        feed: &mut Feed<'_>,
+        ledger: &RedisLedger,
+        epoch: &str,
+    ) -> Result<Option<Baseline>, Obstacle> {
         let Snapshot { page, stream, .. } = feed.snapshot(Position::END).await?;
         if page.source.is_some_and(|source| source.epoch.as_deref() != Some(epoch)) {
             return Ok(None);
@@ -108,7 +113,7 @@ impl Replica {
         let mut beyond = 0;
         let last = feed
             .replay(end.last, |items| {
-                self.apply(items, false);
+                self.apply(ledger, items, false);
                 beyond += items.iter().filter(|item| item.position > end.last).count() as u64;
             })
             .await?;
@@ -125,7 +130,7 @@ impl Replica {
     async fn read_again(&self, feed: &mut Feed<'_>, ledger: &RedisLedger) -> Result<(), Obstacle> {
         let Snapshot { stream, .. } = feed.snapshot(Position::END).await?;
         let stream = stream.unwrap_or_default();
-        feed.replay(stream.last, |items| self.apply(items, false)).await?;
+        feed.replay(stream.last, |items| self.apply(ledger, items, false)).await?;
         self.stats.count(Operation::Read, Ok(()));
         let needed = self.earliest().minus(ledger.retention());
         let first = Timestamp::from_millis(i64::try_from(stream.first.millis).unwrap_or(i64::MAX));
@@ -182,7 +187,7 @@ impl Replica {
                 (page, None)
             };
             needs_goal = false;
-            self.take(known, &page.items);
+            self.take(ledger, known, &page.items);
             if let Some(source) = &page.source {
                 Obstacle::is_still(&feed.server, &source.server)?;
                 if let Err(gap) = known.check_epoch(source.epoch.as_deref()) {
@@ -282,18 +287,19 @@ impl Replica {
     }
 
     /// Applies what was read on, and counts it.
-    fn take(&self, known: &mut Baseline, items: &[FeedItem]) {
+    fn take(&self, ledger: &RedisLedger, known: &mut Baseline, items: &[FeedItem]) {
         if items.is_empty() {
             return;
         }
-        self.apply(items, true);
+        self.apply(ledger, items, true);
         known.advance(items.iter().map(|item| item.position));
         self.applied.send_replace(known.last);
     }
 
-    fn apply(&self, items: &[FeedItem], following: bool) {
+    fn apply(&self, ledger: &RedisLedger, items: &[FeedItem], following: bool) {
         let (now, uptime) = (self.earliest(), Steady::now().uptime());
         let retention = self.clocks.retention();
+        let (keeps, set_at) = (RedisLedger::keeps_for(ledger.retention()), ledger.set_at());
         let seen = self.seen();
         let mut unreadable = None;
         for FeedItem { position, revocation, asks } in items {
@@ -305,6 +311,7 @@ impl Replica {
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
                     self.learn(revocation, uptime);
+                    self.outliving.note(*position, revocation, keeps, set_at);
                     if *asks && following {
                         self.lease_state.note_ended(*position, self.streams.ended_by(&revocation.target));
                     }

@@ -1,4 +1,4 @@
-//! How old the view is, for decisions: two atomic loads.
+//! How old the view is, for decisions: a few atomic loads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,16 +12,24 @@ pub struct Freshness {
     pub(super) adopted: Moment,
     /// Whether names of issuers stand for what they stood for when revocations were written; no age beside that.
     pub(super) named: Moment,
+    /// Until when a view may be used, in microseconds of [`Steady::uptime`]: for as long as the lease in the store
+    /// was made for, whatever the rules allow since.
+    leased_until: AtomicU64,
 }
 
 impl Freshness {
     pub(super) fn never() -> Self {
-        Self { log: Moment::new(NEVER), adopted: Moment::new(ALWAYS), named: Moment::new(ALWAYS) }
+        Self { log: Moment::new(NEVER), leased_until: AtomicU64::new(0), ..Self::always() }
     }
 
     /// The view is the store.
     pub(super) fn always() -> Self {
-        Self { log: Moment::new(ALWAYS), adopted: Moment::new(ALWAYS), named: Moment::new(ALWAYS) }
+        Self {
+            log: Moment::new(ALWAYS),
+            adopted: Moment::new(ALWAYS),
+            named: Moment::new(ALWAYS),
+            leased_until: AtomicU64::new(u64::MAX),
+        }
     }
 
     /// Keys of another service are read beside the log, and have not been yet.
@@ -31,12 +39,25 @@ impl Freshness {
 
     /// The view has everything that was written longer ago than this.
     ///
-    /// `None` until the first read is complete: nothing is known. [`Duration::MAX`]: nothing is known any more.
+    /// `None` until the first read is complete: nothing is known. [`Duration::MAX`]: nothing is known any more, or no
+    /// lease runs, so that others may have confirmed what this view lacks.
     /// While a gap in the log is being repaired, the age goes on from the last read that found the log whole.
     #[must_use]
     pub fn age(&self, now: Steady) -> Option<Duration> {
         self.named.age(now)?;
-        Some(self.log.age(now)?.max(self.adopted.age(now)?))
+        let age = self.log.age(now)?.max(self.adopted.age(now)?);
+        let is_leased = micros(now) <= self.leased_until.load(Ordering::Acquire);
+        Some(if is_leased { age } else { Duration::MAX })
+    }
+
+    /// The store has a lease that runs until then.
+    pub(super) fn lease_until(&self, until: Steady) {
+        self.leased_until.store(micros(until), Ordering::Release);
+    }
+
+    /// A lease that ends then is on its way to the store, and may replace one that ends later.
+    pub(super) fn lease_at_most(&self, until: Steady) {
+        self.leased_until.fetch_min(micros(until), Ordering::AcqRel);
     }
 
     /// Whether names of issuers are known to stand for what they stood for.
@@ -59,6 +80,10 @@ impl Freshness {
     pub(super) fn suspend(&self) {
         self.log.suspend();
     }
+}
+
+fn micros(moment: Steady) -> u64 {
+    u64::try_from(moment.uptime().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An instant that one task moves and everybody reads.
@@ -120,6 +145,7 @@ mod tests {
     fn the_age_counts_from_the_start_of_the_read() {
         let freshness = Freshness::never();
         let start = Steady::now();
+        freshness.lease_until(start + 60 * SECOND);
         assert_eq!(freshness.age(start), None);
         freshness.suspend();
         assert_eq!(freshness.age(start), None, "a view that was never complete does not become merely stale");
@@ -134,9 +160,25 @@ mod tests {
     }
 
     #[test]
+    fn a_view_is_used_for_as_long_as_a_lease_runs() {
+        let freshness = Freshness::never();
+        let start = Steady::now();
+        freshness.publish(start);
+        assert_eq!(freshness.age(start), Some(Duration::MAX), "there is no lease");
+        freshness.lease_until(start + 5 * SECOND);
+        assert!(freshness.age(start + 5 * SECOND).is_some_and(|age| age < 6 * SECOND));
+        assert_eq!(freshness.age(start + 6 * SECOND), Some(Duration::MAX), "however long the rules allow");
+        freshness.lease_at_most(start + 9 * SECOND);
+        assert_eq!(freshness.age(start + 6 * SECOND), Some(Duration::MAX));
+        freshness.lease_at_most(start + 2 * SECOND);
+        assert_eq!(freshness.age(start + 3 * SECOND), Some(Duration::MAX));
+    }
+
+    #[test]
     fn a_view_is_as_old_as_the_older_of_its_parts() {
         let freshness = Freshness::never().adopting();
         let start = Steady::now();
+        freshness.lease_until(start + 60 * SECOND);
         freshness.publish(start + 3 * SECOND);
         assert_eq!(freshness.age(start), None, "complete only when both are");
         freshness.adopted.publish(start);

@@ -14,12 +14,17 @@
 //! is after the list, so the read finds the entry. Hence nobody accepts the token any more, and an
 //! instance that cannot be reached is waited for until its lease runs out.
 //!
-//! It rests on: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease, within the
-//! margin; a store that keeps the leases. No wall clock is among its assumptions: that a lease has run out
-//! by the server's clock counts only if this instance has seen that clock go as evenly as its own for the length
-//! of a lease. A store that was emptied, restarted or failed over may have lost leases, so the list of one that has
+//! What (2) means is a lease as the store has it: an instance that is cut off uses its view for as long as that lease
+//! was made for, though a reload allows more since ([`Freshness`](super::Freshness)).
+//!
+//! It rests on: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store that keeps
+//! the leases. That a lease has run out by the server's clock counts only if this instance has seen that clock go as
+//! evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length ([`lasting`]).
+//! A store that was emptied, restarted or failed over may have lost leases, so the list of one that has
 //! not been the same for the length of a lease confirms nothing: by then, an instance that it forgot has a new
-//! lease or no view. An entry that an instance could not apply is reported by it, and not confirmed.
+//! lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest lease that any of
+//! them was seen to take: in the store, or by this instance since it started. An entry that an instance could not apply
+//! is reported by it, and not confirmed.
 //! A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is waited for
 //! as long as it cannot say how far it is. A log that was removed may go on with smaller ids, if the store's clock was
 //! set back: how far an instance was in the log before says nothing of this one. With `on_stale: allow` a cut-off
@@ -34,7 +39,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::ledger::{
-    Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, Server, ServerClock,
+    Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, Server, ServerClock, lasting,
 };
 use super::Replica;
 use super::health::Obstacle;
@@ -43,9 +48,8 @@ use crate::clock::Steady;
 
 /// Between renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// How much longer than the longest `max_staleness` a lease runs: several renewals may be late or lost
-/// before the view stops being renewed.
-const MARGIN: Duration = Duration::from_secs(5);
+/// How late a renewal may be before views stop being published.
+const LATE: Duration = Duration::from_secs(3);
 /// Between looks at who has confirmed; doubled each time up to the second.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 /// Entries that could not be applied, the newest of which are reported.
@@ -205,12 +209,16 @@ impl Replica {
         if !self.streams_have_ended(if asked { END_WITHIN } else { Duration::ZERO }).await && asked {
             lease_state.note_asked();
         }
-        let hold = lease_state.hold();
+        // A view of the last read that is covered may be used for so long.
+        let lasts = LATE + lease_state.hold();
         let clock = held.clock.unwrap_or(clock);
-        let (clock, runs_until) = feed.renew(&self.name, clock, hold + MARGIN, self.report(), &self.leads()).await?;
+        self.freshness.lease_at_most(Steady::now() + lasts);
+        let (clock, began) = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads()).await?;
         self.note_leads(feed.ledger());
-        let covers = runs_until.and_then(|until| until.minus(hold));
-        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };
+        if let Some(began) = began {
+            self.freshness.lease_until(began + lasts);
+        }
+        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers: began.map(|began| began + LATE) };
         Ok(())
     }
 
@@ -245,7 +253,7 @@ impl Replica {
             uptime: lease_state.started.elapsed(),
             state: self.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            skew_ms: self.clocks().ahead_ms(),
+            skew_ms: self.ahead_ms(),
             unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
@@ -295,7 +303,7 @@ impl Replica {
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
-                receipt = self.receipt(&leases, wanted);
+                receipt = self.receipt(&leases, wanted, ledger.longest_lease());
                 if receipt.is_confirmed() {
                     return receipt;
                 }
@@ -316,16 +324,16 @@ impl Replica {
         if own { Ok(leases) } else { Err(LedgerError::Unavailable { cause: "this instance has no lease".into() }) }
     }
 
-    fn receipt(&self, listed: &Leases, wanted: Position) -> Receipt {
+    /// `longest`: no lease of any instance runs for longer.
+    fn receipt(&self, listed: &Leases, wanted: Position, longest: Duration) -> Receipt {
         let leases = &listed.running;
         let has = |report: &Report| (wanted..=listed.newest).contains(&report.position);
         let lacks = |report: &Report| !has(report) || report.unapplied.contains(&wanted);
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(lacks));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
-        let length = self.lease_state.hold() + MARGIN;
         // By a clock that may have jumped, a lease that still runs has run out.
-        let doubtful = if listed.even_for < length { &*listed.lapsed } else { &[] };
+        let doubtful = if listed.even_for < longest { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(ToString::to_string));
         let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
         let ended = reports.flat_map(|report| &report.ended).filter(|(entry, _)| *entry == wanted);
@@ -333,21 +341,20 @@ impl Replica {
             instances: leases.len() + doubtful.len(),
             applied,
             waiting,
-            uncertain_for: self.uncertain_for(listed),
+            uncertain_for: self.uncertain_for(listed, longest),
             streams: ended.map(|(_, count)| count).sum(),
         }
     }
 
     /// How long it takes until the store has surely kept every lease that may still run: until it has been the
-    /// primary that this instance reads, with these data, for as long as a lease is, by a clock that this instance
+    /// primary that this instance reads, with these data, for as long as the longest lease, by a clock that this instance
     /// has seen go evenly all the time.
-    fn uncertain_for(&self, listed: &Leases) -> Option<Duration> {
-        let length = self.lease_state.hold() + MARGIN;
+    fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
         let whole_for = listed.whole_since.filter(|_| is_same).map(|since| listed.now.since(since));
         let sure_for = whole_for.unwrap_or_default().min(listed.even_for);
-        Some(length.saturating_sub(sure_for)).filter(|left| !left.is_zero())
+        Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
     }
 }
 

@@ -1,7 +1,8 @@
 //! The store's clock, measured against one that nobody sets.
 //!
 //! Leases and the age of the store are counted on the store's clock. A store whose clock jumps forward would
-//! count leases as run out that still run, so a receipt asks for how long the two clocks have gone alike.
+//! count leases as run out that still run, so a receipt asks for how long the two clocks have gone alike. The ids of
+//! the log are of it, too: their age is asked of all instances together ([`super::even`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,11 +14,23 @@ use crate::clock::Steady;
 /// What the server's clock showed, and the moment before it was asked: the server showed it no earlier than then.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sources) struct ServerClock {
-    pub(super) asked: Steady,
+    asked: Steady,
+    /// The time until the answer was here: the server showed it no later than that.
+    took: Duration,
     pub(super) showed: Timestamp,
 }
 
 impl ServerClock {
+    /// The reading of an answer that has just arrived.
+    pub(super) fn read(asked: Steady, showed: Timestamp) -> Self {
+        Self { asked, took: asked.elapsed(), showed }
+    }
+
+    /// Whether the answer was quick enough to compare clocks by it.
+    fn is_exact(&self) -> bool {
+        self.took <= TOLERANCE / 2
+    }
+
     /// The server's time now, as estimated; at most the round trip ahead of it.
     pub(super) fn now(&self) -> Timestamp {
         self.at(Steady::now())
@@ -32,7 +45,18 @@ impl ServerClock {
 pub(super) struct StoreClock {
     /// Milliseconds that it shows beyond those since the machine's start; [`UNKNOWN`] before it was first read.
     offset: AtomicI64,
-    course: Mutex<Option<Course>>,
+    seen: Mutex<Seen>,
+}
+
+/// What is known of its course.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// `None` before the first reading.
+    course: Option<Course>,
+    /// Since when it has gone evenly in the eyes of all instances, by itself; `None` before the first look at the note.
+    pub(super) since: Option<Timestamp>,
+    /// The store does not have `since` yet.
+    pub(super) is_unnoted: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -46,13 +70,23 @@ struct Course {
 const UNKNOWN: i64 = i64::MIN;
 /// How far a reading may lie from what was expected: an answer takes up to the half of it, and two clocks that are
 /// being slewed part by a hundredth in a window.
-const TOLERANCE: Duration = Duration::from_secs(1);
-/// How long one anchor serves.
+pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
+/// How long one anchor serves, at least.
 const WINDOW: Duration = Duration::from_secs(30);
+
+/// How long a lease must be by the server's clock to last for `steady` by a clock that nobody sets, if the server's
+/// is held to go evenly.
+///
+/// Such a clock may gain the tolerance in each window: once for each anchor that is replaced meanwhile, once before the
+/// first of them and once after the last, and the half of it by which a reading is late.
+pub(in crate::sources) fn lasting(steady: Duration) -> Duration {
+    let windows = u32::try_from(steady.as_secs() / WINDOW.as_secs()).unwrap_or(u32::MAX);
+    steady.saturating_add(TOLERANCE.saturating_mul(windows.saturating_add(4)))
+}
 
 impl Default for StoreClock {
     fn default() -> Self {
-        Self { offset: AtomicI64::new(UNKNOWN), course: Mutex::default() }
+        Self { offset: AtomicI64::new(UNKNOWN), seen: Mutex::default() }
     }
 }
 
@@ -63,33 +97,43 @@ impl StoreClock {
         (offset != UNKNOWN).then(|| Timestamp::from_millis(millis(now).saturating_add(offset)))
     }
 
-    /// Takes in a reading.
+    /// Takes in a reading of the server whose log is followed. One that took long does not tell a jump.
     pub(super) fn observe(&self, read: ServerClock) {
-        let mut course = self.course();
-        *course = Some(match *course {
-            None => Course { anchor: read, even_since: read.asked },
-            Some(known) if !agrees(known.anchor, read) => {
-                tracing::warn!(
-                    jumped_seconds = apart(known.anchor, read).as_secs_f64(),
-                    "the store's clock jumped against this machine's"
-                );
-                Course { anchor: read, even_since: read.asked }
-            }
-            Some(known) if read.asked.since(known.anchor.asked) >= WINDOW => Course { anchor: read, ..known },
-            Some(known) => known,
-        });
+        if read.is_exact() {
+            let mut seen = self.seen();
+            seen.course = Some(match seen.course {
+                None => Course { anchor: read, even_since: read.asked },
+                Some(known) if !agrees(known.anchor, read) => {
+                    tracing::warn!(
+                        jumped_seconds = apart(known.anchor, read).as_secs_f64(),
+                        "the store's clock jumped against this machine's"
+                    );
+                    (seen.since, seen.is_unnoted) = (Some(read.showed), true);
+                    Course { anchor: read, even_since: read.asked }
+                }
+                Some(known) if read.asked.since(known.anchor.asked) >= WINDOW => Course { anchor: read, ..known },
+                Some(known) => known,
+            });
+        }
         self.offset.store(read.showed.as_millis().saturating_sub(millis(read.asked)), Ordering::Release);
     }
 
-    /// For how long it has gone as this machine's did, this reading included; zero if the reading differs.
-    pub(super) fn even_for(&self, read: ServerClock) -> Duration {
-        let course = *self.course();
-        let even = course.filter(|course| agrees(course.anchor, read));
-        even.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))
+    /// Takes in a reading of a primary whose log may never be followed, if there was none before.
+    pub(super) fn begin(&self, read: ServerClock) {
+        if self.offset.load(Ordering::Acquire) == UNKNOWN {
+            self.observe(read);
+        }
     }
 
-    fn course(&self) -> std::sync::MutexGuard<'_, Option<Course>> {
-        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For how long it has gone as this machine's did, this reading included; zero if the reading differs, or took
+    /// long.
+    pub(super) fn even_for(&self, read: ServerClock) -> Duration {
+        let course = self.seen().course.filter(|course| read.is_exact() && agrees(course.anchor, read));
+        course.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))
+    }
+
+    pub(super) fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,10 +155,12 @@ mod tests {
     use super::*;
 
     fn reading(after: u32, showed: i64) -> ServerClock {
-        ServerClock {
-            asked: Steady::default() + Duration::from_secs(after.into()),
-            showed: Timestamp::from_secs(showed),
-        }
+        at(after.into(), showed * 1000)
+    }
+
+    fn at(second: u64, showed: i64) -> ServerClock {
+        let asked = Steady::default() + Duration::from_secs(second);
+        ServerClock { asked, took: Duration::ZERO, showed: Timestamp::from_millis(showed) }
     }
 
     #[test]
@@ -132,6 +178,32 @@ mod tests {
         assert_eq!(clock.at(Steady::default() + Duration::from_secs(80)), Some(Timestamp::from_secs(1_140)));
         clock.observe(reading(80, 1_080));
         assert_eq!(clock.even_for(reading(81, 1_081)), Duration::from_secs(1), "set back again");
+        let late = ServerClock { took: Duration::from_secs(5), ..reading(82, 1_087) };
+        clock.observe(late);
+        assert_eq!(clock.even_for(late), Duration::ZERO, "it took long");
+        assert_eq!(clock.even_for(reading(90, 1_090)), Duration::from_secs(10), "and tells no jump");
+    }
+
+    #[test]
+    fn a_lease_lasts_by_the_fastest_clock_that_counts_as_even() {
+        // Each reading that becomes the anchor is as far ahead as it may be.
+        for hold in [2_u64, 30, 300, 3_600] {
+            let (clock, lasts) = (StoreClock::default(), lasting(Duration::from_secs(hold)));
+            let mut ahead = 0;
+            clock.observe(at(0, 1_000_000));
+            for second in 1..=hold {
+                if second % 30 == 0 {
+                    ahead += 1_000;
+                }
+                clock.observe(at(second, 1_000_000 + 1_000 * i64::try_from(second).unwrap() + ahead));
+            }
+            let last = at(hold, 1_000_000 + 1_000 * i64::try_from(hold).unwrap() + ahead);
+            assert_eq!(clock.even_for(last), Duration::from_secs(hold), "it counts as even");
+            // One second more before the first of these readings, and one after the last.
+            let showed = last.showed.since(Timestamp::from_millis(1_000_000)) + 2 * TOLERANCE;
+            assert!(showed < lasts, "{hold} s: {showed:?}, {lasts:?}");
+            assert!(lasts < Duration::from_secs(hold + hold / 30 + 5));
+        }
     }
 
     #[test]
@@ -142,12 +214,8 @@ mod tests {
             let showed = Timestamp::from_millis(
                 1_000_000 + i64::try_from(second).unwrap() * 1_000 + i64::try_from(second).unwrap() / 2,
             );
-            clock.observe(ServerClock { asked: Steady::default() + Duration::from_secs(second), showed });
+            clock.observe(at(second, showed.as_millis()));
         }
-        let last = ServerClock {
-            asked: Steady::default() + Duration::from_secs(3_600),
-            showed: Timestamp::from_millis(4_601_800),
-        };
-        assert_eq!(clock.even_for(last), Duration::from_secs(3_600));
+        assert_eq!(clock.even_for(at(3_600, 4_601_800)), Duration::from_secs(3_600));
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
 //! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
+//! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
 //! doorward:{r}:leads          sorted set: an issuer's name, the milliseconds by which an instance saw its tokens
 //!                             dated ahead
 //! ```
@@ -10,6 +11,9 @@
 //! A lease runs while either says so. It is written on the connection that reads the log, so an instance
 //! that reads one server never has its lease at another. A full server lets no word be written, but still a
 //! time to live be set: a lease that is there goes on, and says what it said before.
+//!
+//! How long the leases are is noted apart from them, and remembered by every instance for as long as it lives: a store
+//! that forgot leases cannot say how long they run.
 
 use std::time::Duration;
 
@@ -20,7 +24,7 @@ use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, retention};
+use super::{RedisLedger, even, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -73,8 +77,8 @@ pub(in crate::sources) struct Leases {
 impl Feed<'_> {
     /// Renews a lease by `length`, and reads the clock anew.
     ///
-    /// The moment returned with it is the earliest at which the lease can run out: instances count on
-    /// their own monotonic clock, the lease on the server's. `None`: there is no lease, and no room for one.
+    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one.
+    /// `None`: there is no lease, and no room for one.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
@@ -89,33 +93,45 @@ impl Feed<'_> {
         let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
         let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
-        let (note, forget) =
-            (retention::note(keys, self.ledger.retention(), report.at), retention::forget(keys, report.at));
-        let mut commands = vec![lease, says, note, forget];
+        let (note, note_length) = (
+            retention::note(keys, self.ledger.retention(), report.at),
+            retention::note_lease(keys, length, report.at.plus(length)),
+        );
+        self.ledger.note_lease(length);
+        let mut commands = vec![lease, says, note, note_length];
+        if self.ledger.clock.even_for(clock) >= self.ledger.longest_lease() {
+            let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
+            commands.push(over.arg(report.at.as_millis())); // By a clock that was set, one that runs is over.
+        }
+        let since = self.ledger.clock.since();
+        commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
         commands.extend(seen.map(|(issuer, lead)| {
             let add = Command::new("ZADD").arg(&*keys.leads).arg("GT");
             add.arg(i64::try_from(lead.seen().as_millis()).unwrap_or(i64::MAX)).arg(issuer.as_str())
         }));
         let read = Command::new("ZRANGE").arg(&*keys.leads).args(["0", "-1", "WITHSCORES"]);
-        commands.extend([read, Command::new("TIME")]);
+        commands.extend([even::Note::ask(keys), retention::ask_leases(keys), read, Command::new("TIME")]);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., shared, time] = answers.as_slice() else { return Err(short()) };
+                let [.., even, lengths, shared, time] = answers.as_slice() else { return Err(short()) };
+                self.ledger.take_leases(lengths)?;
                 for (issuer, ahead) in store::scores(shared)? {
                     let lead = leads.iter().find(|(name, _)| *name.as_str() == *issuer);
                     lead.inspect(|(_, lead)| lead.raise(ahead.since(Timestamp::default())));
                 }
-                let clock = ServerClock { asked, showed: answer::time(time)? };
+                let clock = ServerClock::read(asked, answer::time(time)?);
+                self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
-                Ok((clock, Some(asked + length)))
+                self.ledger.clock.compare(even::Note::read(even)?, clock, crate::clock::now());
+                Ok((clock, Some(asked)))
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok((clock, extended.then(|| asked + length)))
+                Ok((clock, extended.then_some(asked)))
             }
             Err(error) => Err(error),
         }
@@ -123,8 +139,8 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Leases that ran out are kept this much longer, for nobody: it only has to be later than any
-    /// writer that was overtaken by its own end.
+    /// Leases that ran out are kept this much longer, or for the longest lease, for nobody: it only has to be later than
+    /// any writer that was overtaken by its own end.
     const KEPT: Duration = Duration::from_secs(600);
 
     /// Every lease that runs.
@@ -133,14 +149,15 @@ impl RedisLedger {
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
         // Whatever took leases away before they were read shows in what is asked after them.
         let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
-        let ask = vec![all, meta, server, Command::new("TIME"), Server::ask()];
+        let ask = vec![all, retention::ask_leases(&self.keys), meta, server, Command::new("TIME"), Server::ask()];
         let asked = Steady::now();
         let answers = self.shared.pipeline(self, ask).await?;
-        let [all, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
+        let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
+        self.take_leases(lengths)?;
         let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
         let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
-        let even_for = self.clock.even_for(ServerClock { asked, showed: now });
+        let even_for = self.clock.even_for(ServerClock::read(asked, now));
         let mut leases = Leases { now, server, whole_since, even_for, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
@@ -151,9 +168,10 @@ impl RedisLedger {
         let [says, newest] = answers.as_slice() else { return Err(short()) };
         leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
+        let kept = Self::KEPT.max(self.longest_lease());
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
-            let is_old = until.plus(Self::KEPT) < now;
+            let is_old = until.plus(kept) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
             if until > now || !says.is_nil() {
@@ -164,8 +182,8 @@ impl RedisLedger {
         }
         // One of them that comes back must write its name anew first, which makes it young. A clock that has just
         // jumped makes all of them old.
-        if some_old && old_are_gone && even_for >= Self::KEPT {
-            let before = now.minus(Self::KEPT).as_millis();
+        if some_old && old_are_gone && even_for >= kept {
+            let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
         }

@@ -9,6 +9,9 @@
 //! that it may have read: so the entries of a fleet that was stopped are there when it comes back. The log is kept
 //! for twice that, so that an instance whose retention is raised by a reload, or whose clock was wrong, can read
 //! again what it dropped.
+//!
+//! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly for as long as the log
+//! is kept (see [`super::even`]): after it was set, the log grows for that long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +35,8 @@ pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
+    /// The longest lease that any instance was seen to take.
+    lease: AtomicU64,
 }
 
 fn raise(value: &AtomicU64, to: Duration) -> bool {
@@ -66,6 +71,28 @@ impl RedisLedger {
         raise(&self.keeping.lead, lead);
     }
 
+    /// An instance takes leases of this length.
+    pub(in crate::sources) fn note_lease(&self, length: Duration) {
+        raise(&self.keeping.lease, length);
+    }
+
+    /// The longest lease that an instance may have.
+    pub(in crate::sources) fn longest_lease(&self) -> Duration {
+        read(&self.keeping.lease)
+    }
+
+    /// When the store's clock was last set, or may have been; 1970 if the log is not kept from before then.
+    pub(in crate::sources) fn set_at(&self) -> Timestamp {
+        let (set_at, now) = (self.clock.since(), self.store_clock().unwrap_or_default());
+        let keeps = Self::keeps_for(self.retention());
+        set_at.filter(|set_at| now.since(*set_at) < keeps).unwrap_or_default()
+    }
+
+    /// Entries that were written later by the store's clock are in the log.
+    pub(in crate::sources) fn keeps_after(&self) -> Timestamp {
+        self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
+    }
+
     /// How entries are read now.
     pub(super) fn reader(&self) -> Reader {
         Reader {
@@ -73,6 +100,7 @@ impl RedisLedger {
             leeway: read(&self.keeping.leeway),
             lead: read(&self.keeping.lead).max(Duration::from_secs(1)),
             now: self.store_clock().unwrap_or(Timestamp::MAX),
+            set_at: self.set_at(),
         }
     }
 }
@@ -84,25 +112,67 @@ pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command 
     Command::new("ZADD").arg(&*keys.retentions).arg("GT").arg(until).arg(retention.as_millis().to_string())
 }
 
-/// Drops what holds no longer.
-pub(super) fn forget(keys: &Keys, now: Timestamp) -> Command {
-    Command::new("ZREMRANGEBYSCORE").arg(&*keys.retentions).arg("-inf").arg(now.as_millis())
-}
-
-/// The input of [`trim_before`].
+/// The input of [`Kept::judge`].
 pub(super) fn ask(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }
 
-/// The longest retention of an instance that reads the log: `own`, and what the others noted.
-pub(super) fn longest(noted: &Value, own: Duration, now: Timestamp) -> Result<Duration, LedgerError> {
-    let held = scores(noted)?.into_iter().filter(|(_, until)| *until > now);
-    Ok(held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max))
+/// What is kept, and what may go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Kept {
+    /// The longest retention of an instance that reads the log.
+    pub(super) longest: Duration,
+    /// Notes that held until then hold no longer, and entries written before [`Self::trim_before`] matter to nobody;
+    /// `None`: nothing may go by its age.
+    over: Option<Timestamp>,
 }
 
-/// Entries written before this instant matter to nobody.
-pub(super) fn trim_before(longest: Duration, now: Timestamp) -> Timestamp {
-    now.minus(RedisLedger::keeps_for(longest)).max(Timestamp::default()) // A negative id is none.
+impl Kept {
+    /// `own` is the retention of the writer, `now` the earlier of both clocks, and `even_for` how long the server's has
+    /// gone evenly.
+    pub(super) fn judge(noted: &Value, own: Duration, now: Timestamp, even_for: Duration) -> Result<Self, LedgerError> {
+        let noted = scores(noted)?;
+        let longest = |holds: &dyn Fn(Timestamp) -> bool| {
+            let held = noted.iter().filter(|(_, until)| holds(*until));
+            held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max)
+        };
+        // A note that is over by a clock that was set holds.
+        let all = longest(&|_| true);
+        if even_for < RedisLedger::keeps_for(all) {
+            return Ok(Self { longest: all, over: None });
+        }
+        Ok(Self { longest: longest(&|until| until > now), over: Some(now) })
+    }
+
+    pub(super) fn trim_before(self) -> Option<Timestamp> {
+        // A negative id is none.
+        Some(self.over?.minus(RedisLedger::keeps_for(self.longest)).max(Timestamp::default()))
+    }
+
+    /// Drops the notes that hold no longer.
+    pub(super) fn forget(self, keys: &Keys) -> Option<Command> {
+        Some(Command::new("ZREMRANGEBYSCORE").arg(&*keys.retentions).arg("-inf").arg(self.over?.as_millis()))
+    }
+}
+
+/// Notes a lease of this length, which runs until then at most.
+pub(super) fn note_lease(keys: &Keys, length: Duration, until: Timestamp) -> Command {
+    Command::new("ZADD").arg(&*keys.leases).arg("GT").arg(until.as_millis()).arg(length.as_millis().to_string())
+}
+
+/// The input of [`RedisLedger::take_leases`].
+pub(super) fn ask_leases(keys: &Keys) -> Command {
+    Command::new("ZRANGE").arg(&*keys.leases).args(["0", "-1", "WITHSCORES"])
+}
+
+impl RedisLedger {
+    /// Takes in how long the leases of all instances are. A note counts also when it is over.
+    pub(super) fn take_leases(&self, noted: &Value) -> Result<(), LedgerError> {
+        let noted = scores(noted)?;
+        let lengths = noted.iter().filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis));
+        lengths.for_each(|length| self.note_lease(length));
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -116,12 +186,26 @@ mod tests {
             let pair = |(name, until): &(&str, i64)| [Value::from(*name), Value::from(until.to_string())];
             Value::Array(pairs.iter().flat_map(pair).collect())
         };
-        let kept = |pairs: &[(&str, i64)]| longest(&noted(pairs), Duration::from_secs(500), now).unwrap().as_millis();
+        let judge = |pairs: &[(&str, i64)], even_for: u64| {
+            let own = Duration::from_secs(500);
+            Kept::judge(&noted(pairs), own, now, Duration::from_secs(even_for)).unwrap()
+        };
+        let kept = |pairs: &[(&str, i64)]| {
+            let Kept { longest, over } = judge(pairs, 10_000);
+            assert_eq!(over, Some(now));
+            longest.as_millis()
+        };
         assert_eq!(kept(&[]), 500_000);
         assert_eq!(kept(&[("100000", 1_000_000_001), ("900000", 1_000_000_001)]), 900_000);
         assert_eq!(kept(&[("900000", 1_000_000_000)]), 500_000, "it held until now");
         assert_eq!(kept(&[("soon", 2_000_000_000)]), 500_000, "somebody else's");
-        assert_eq!(trim_before(Duration::from_secs(70), now), now.minus(Duration::from_secs(200)));
-        assert_eq!(trim_before(Duration::from_secs(u64::from(u32::MAX)), now), Timestamp::default());
+        assert_eq!(judge(&[], 1_060).trim_before(), Some(now.minus(Duration::from_secs(1_060))));
+        let ever = Kept::judge(&noted(&[]), Duration::from_secs(u64::from(u32::MAX)), now, Duration::MAX).unwrap();
+        assert_eq!(ever.trim_before(), Some(Timestamp::default()));
+        // The clock was set more recently than entries are kept.
+        assert_eq!(judge(&[], 1_059), Kept { longest: Duration::from_secs(500), over: None });
+        let over = &[("900000", 1_000_000_000)];
+        assert_eq!(judge(over, 1_859), Kept { longest: Duration::from_secs(900), over: None }, "the note may hold");
+        assert_eq!((judge(over, 1_859).trim_before(), judge(over, 1_860).longest.as_secs()), (None, 500));
     }
 }

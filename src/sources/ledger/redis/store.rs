@@ -16,11 +16,11 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::super::LedgerError;
-use super::RedisLedger;
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::Command;
+use super::{RedisLedger, even, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
@@ -120,6 +120,12 @@ impl Feed<'_> {
         };
         let facts = StoreFacts::read(&info);
         self.server = facts.server.clone();
+        if &*self.server.role == "master" {
+            // The clock of a store that is not fit to be read counts for what is written to it.
+            let asked = Steady::now();
+            let time = self.session.call(Command::new("TIME"), self.ledger.deadline()).await?;
+            self.ledger.clock.begin(ServerClock::read(asked, answer::time(&time)?));
+        }
         Ok(facts)
     }
 
@@ -129,12 +135,13 @@ impl Feed<'_> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
         let asked = Steady::now();
-        let ask = vec![get(&keys.meta), get(&keys.server), Command::new("TIME")];
+        let ask = vec![get(&keys.meta), get(&keys.server), even::Note::ask(keys), Command::new("TIME")];
         let answers = self.session.pipeline(ask, deadline).await?;
-        let [epoch, noted, time] = answers.as_slice() else { return Err(short()) };
+        let [epoch, noted, even, time] = answers.as_slice() else { return Err(short()) };
         let now = answer::time(time)?;
-        let clock = ServerClock { asked, showed: now };
+        let clock = ServerClock::read(asked, now);
         self.ledger.clock.observe(clock);
+        self.ledger.clock.compare(even::Note::read(even)?, clock, crate::clock::now());
         let epoch: Box<str> = if let Some(epoch) = epoch.text() {
             epoch.into()
         } else {
@@ -146,8 +153,13 @@ impl Feed<'_> {
         if let Some(since) = whole_since(&epoch, noted.text().unwrap_or_default(), id) {
             return Ok(Life { epoch, since: Some(since), clock });
         }
-        let note = Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()));
-        match self.session.call(note, deadline).await {
+        let mut note = vec![Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()))];
+        // The longest lease may be one that this store has forgotten.
+        let longest = self.ledger.longest_lease();
+        if !longest.is_zero() {
+            note.push(retention::note_lease(keys, longest, now.plus(longest)));
+        }
+        match self.session.pipeline(note, deadline).await {
             Ok(_) => Ok(Life { epoch, since: Some(now), clock }),
             Err(error) if error.is_out_of_memory() => Ok(Life { epoch, since: None, clock }),
             Err(error) => Err(error),

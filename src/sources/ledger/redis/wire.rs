@@ -17,6 +17,8 @@ pub(super) struct Keys {
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
     pub(super) retentions: Box<str>,
+    pub(super) leases: Box<str>,
+    pub(super) clock: Box<str>,
     pub(super) leads: Box<str>,
     pub(super) issuers: Box<str>,
     pub(super) streams: Box<str>,
@@ -27,9 +29,23 @@ impl Keys {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
-        let [server, retentions] = ["server", "retentions"].map(key);
+        let [server, retentions, leases, clock] = ["server", "retentions", "leases", "clock"].map(key);
         let [leads, issuers, streams] = ["leads", "issuers", "streams"].map(key);
-        Self { stem, log, meta, repairing, repairer, instances, server, retentions, leads, issuers, streams }
+        Self {
+            stem,
+            log,
+            meta,
+            repairing,
+            repairer,
+            instances,
+            server,
+            retentions,
+            leases,
+            clock,
+            leads,
+            issuers,
+            streams,
+        }
     }
 
     /// The prefix of every key.
@@ -114,6 +130,9 @@ pub struct Reader {
     pub lead: Duration,
     /// The store's clock: no entry was written later, whatever its id says.
     pub now: Timestamp,
+    /// When the store's clock was last set, or may have been: an entry before it may be younger than its id says, but
+    /// no younger than this. 1970 if that was long ago.
+    pub set_at: Timestamp,
 }
 
 /// A field of an entry whose writer waits to hear who has applied it.
@@ -170,7 +189,10 @@ impl Decoder {
                 read => read.unwrap_or(Watermark::FOREVER),
             },
         };
-        let from = if watermark == Watermark::FOREVER { written_at } else { written_at.max(watermark.instant()) };
+        let from = match watermark {
+            Watermark::FOREVER => written_at.max(reader.set_at),
+            at => written_at.max(at.instant()),
+        };
         let retained = from.plus(reader.retention.saturating_sub(reader.leeway)); // The leeway is in the instant.
         let expires_at = match (kind, instant_until(expires)) {
             (Kind::Registration, None) => return Err("expires"), // What accepts is not guessed.
@@ -245,6 +267,7 @@ mod tests {
         leeway: Duration::from_secs(30),
         lead: Duration::from_secs(2),
         now: Timestamp::from_millis(WRITTEN + 1),
+        set_at: Timestamp::from_millis(0),
     };
 
     #[track_caller]
@@ -332,6 +355,24 @@ mod tests {
             let user = format!("{{r}}:main:user:u {at} revoked {}", at + 3_600_000);
             check_at(millis, "issuer=main kind=user id=u", Ok(&user));
         }
+    }
+
+    /// The store's clock was an hour behind, and was put right a minute ago.
+    #[test]
+    fn an_entry_of_before_the_clock_was_set_lives_as_long_as_one_of_then() {
+        let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));
+        let reader = Reader { now, set_at, ..READER };
+        let read = |entry: &str| {
+            let fields = entry.split(' ').filter_map(|field| field.split_once('='));
+            let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
+            let read = Decoder::default().revocation(position, fields, reader).unwrap();
+            (read.watermark, read.expires_at.as_millis() - WRITTEN)
+        };
+        assert_eq!(read("issuer=main kind=session id=s"), (Watermark::FOREVER, 7_200_000));
+        let end = WRITTEN + 600_000;
+        assert_eq!(read(&format!("issuer=main kind=token id=j expires={end}")), (Watermark::FOREVER, 600_000));
+        let (at, _) = read("issuer=main kind=user id=u");
+        assert_eq!(at.instant().as_millis(), WRITTEN + 2_000, "what it covers is not widened");
     }
 
     #[test]

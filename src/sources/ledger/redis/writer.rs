@@ -13,11 +13,14 @@ use tokio::time::{sleep, timeout};
 
 use super::super::{LedgerError, Position, RefusalKind};
 use super::answer;
+use super::clock::ServerClock;
+use super::retention::Kept;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
-use super::{RedisLedger, retention};
+use super::{RedisLedger, even, retention};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
+use crate::clock::Steady;
 
 pub(super) struct Writer {
     queue: mpsc::Sender<Append>,
@@ -151,11 +154,15 @@ async fn commit(
             records.merge(revocation);
         }
         let mut commands = records.sets(&ledger.keys);
+        commands.extend(records.kept.forget(&ledger.keys));
         let before = commands.len();
         commands.extend(revocations.iter().enumerate().map(|(at, revocation)| {
             let add = Command::new("XADD").arg(&*ledger.keys.log);
             // Once per transaction is enough.
-            let add = if at == 0 { add.args(["MINID", "~"]).arg(records.trim_before.as_millis()) } else { add };
+            let add = match records.kept.trim_before().filter(|_| at == 0) {
+                Some(before) => add.args(["MINID", "~"]).arg(before.as_millis()),
+                None => add,
+            };
             wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
         }));
         if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
@@ -180,7 +187,7 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
 /// The present and the intended values of the watched keys.
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
-    trim_before: Timestamp,
+    kept: Kept,
     /// How long other instances need an entry, if that is longer than the writer does.
     longer: Option<Duration>,
     now: Timestamp,
@@ -214,13 +221,14 @@ impl<'a> Records<'a> {
         targets.dedup();
         let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
         let (watch, get) = (Command::new("WATCH").args(&keys), Command::new("MGET").args(&keys));
-        let mut commands = vec![watch, Command::new("TIME"), retention::ask(&ledger.keys), get];
+        let (time, clock) = (Command::new("TIME"), even::Note::ask(&ledger.keys));
+        let mut commands = vec![watch, time, clock, retention::ask(&ledger.keys), get];
         commands.extend(keys.iter().map(|key| Command::new("PEXPIRETIME").arg(key)));
+        let asked = Steady::now();
         let mut answers = session.pipeline(commands, ledger.deadline()).await?.into_iter().skip(1);
-        let (Some(time), Some(noted), Some(Value::Array(values))) = (answers.next(), answers.next(), answers.next())
-        else {
-            return Err(unavailable("fewer answers than commands"));
-        };
+        let mut next = || answers.next().ok_or_else(|| unavailable("fewer answers than commands"));
+        let (time, clock, noted, values) = (next()?, next()?, next()?, next()?);
+        let Value::Array(values) = values else { return Err(unexpected("array", &values)) };
         let mut by_target = HashMap::with_capacity(targets.len());
         for ((target, value), life) in targets.into_iter().zip(values).zip(answers) {
             let stored = value.as_str().as_deref().and_then(wire::parse_value);
@@ -232,10 +240,12 @@ impl<'a> Records<'a> {
             by_target.insert(target, Record { stored, merged: stored, life, merged_life: life });
         }
         let now = answer::time(&time)?; // The server's clock, which also names the log's entries.
-        let longest = retention::longest(&noted, ledger.retention(), now)?;
-        let trim_before = retention::trim_before(longest, now.min(crate::clock::now()));
-        let longer = Some(longest).filter(|longest| *longest > ledger.retention());
-        Ok(Self { by_target, trim_before, longer, now })
+        let read = ServerClock::read(asked, now);
+        ledger.clock.begin(read);
+        let even_for = ledger.clock.even_for_all(even::Note::read(&clock)?, read);
+        let kept = Kept::judge(&noted, ledger.retention(), now.min(crate::clock::now()), even_for)?;
+        let longer = Some(kept.longest).filter(|longest| *longest > ledger.retention());
+        Ok(Self { by_target, kept, longer, now })
     }
 
     fn sets(&self, keys: &Keys) -> Vec<Command> {

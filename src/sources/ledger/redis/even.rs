@@ -1,0 +1,152 @@
+//! Since when the store's clock has gone evenly, as all instances together have seen it.
+//!
+//! ```text
+//! doorward:{r}:clock  sorted set, in milliseconds: `since` when the server's clock last began to go evenly, and `last`
+//!                     when an instance last read it, both by that clock; `wall` what the instance's own showed then
+//! ```
+//!
+//! The id of an entry says how old the entry is only if the clock that gave it was not set since. So nothing is dropped
+//! by age until that clock has gone evenly for as long as the log is kept: by then all that was written before is older
+//! than that.
+//!
+//! An instance notices that the clock was set by its own that nobody sets, over reconnections and failovers too, and
+//! notes when. A process that starts has not seen what came before. Somebody has if the last reading of any instance is
+//! a few seconds old; if nobody was there, as much time must have passed by the wall clock of one instance and then of
+//! the other as by the store's.
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use super::super::LedgerError;
+use super::clock::{ServerClock, StoreClock, TOLERANCE};
+use super::session::Command;
+use super::store::scores;
+use super::wire::Keys;
+use crate::authz::claims::Timestamp;
+
+/// A reading is noted every two seconds by each instance: a longer time was watched by none.
+const UNWATCHED: Duration = Duration::from_secs(10);
+/// How far two wall clocks and the store's may differ over a time that nobody watched: far less than the log is kept
+/// beyond what is needed.
+const APART: Duration = Duration::from_secs(5);
+/// A process drops nothing before it has watched for this long: those that noticed a jump before have noted it by then.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// The note in the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Note {
+    since: Option<Timestamp>,
+    last: Option<Timestamp>,
+    wall: Option<Timestamp>,
+}
+
+impl Note {
+    /// The command whose answer [`Self::read`] reads.
+    pub(super) fn ask(keys: &Keys) -> Command {
+        Command::new("ZRANGE").arg(&*keys.clock).args(["0", "-1", "WITHSCORES"])
+    }
+
+    pub(super) fn read(answer: &Value) -> Result<Self, LedgerError> {
+        let noted = scores(answer)?;
+        let of = |name: &str| noted.iter().find(|(noted, _)| **noted == *name).map(|(_, at)| *at);
+        Ok(Self { since: of("since"), last: of("last"), wall: of("wall") })
+    }
+
+    /// Whether the clock is known not to have been set between the last reading of any instance and this one.
+    fn leads_to(self, read: ServerClock, wall: Timestamp, even_for: Duration) -> bool {
+        let (Some(last), Some(then)) = (self.last, self.wall) else { return false };
+        if last > read.showed.plus(TOLERANCE) {
+            return false;
+        }
+        let passed = read.showed.since(last);
+        passed <= UNWATCHED.max(even_for) || passed.abs_diff(wall.since(then)) <= APART
+    }
+}
+
+impl StoreClock {
+    /// Compares a reading, which [`StoreClock::observe`] has taken in, with the note; `wall` is this machine's clock.
+    pub(super) fn compare(&self, note: Note, read: ServerClock, wall: Timestamp) {
+        let even_for = self.even_for(read);
+        let mut seen = self.seen();
+        if seen.is_unnoted {
+            return; // It knows better.
+        }
+        let since = note.since.filter(|since| *since <= read.showed.plus(TOLERANCE));
+        let since = since.filter(|_| note.leads_to(read, wall, even_for));
+        seen.is_unnoted = since.is_none();
+        seen.since = since.or(Some(read.showed));
+    }
+
+    /// Notes a reading, and when the clock was set if the store does not have that; `None` before the first comparison.
+    /// To be told to [`Self::noted`] once the command has succeeded.
+    pub(super) fn note(&self, keys: &Keys, now: Timestamp, wall: Timestamp) -> Option<Command> {
+        let seen = self.seen();
+        let since = seen.since?;
+        let add = Command::new("ZADD").arg(&*keys.clock);
+        let add = if seen.is_unnoted { add.arg(since.as_millis()).arg("since") } else { add };
+        Some(add.arg(now.as_millis()).arg("last").arg(wall.as_millis()).arg("wall"))
+    }
+
+    /// When the clock last began to go evenly, as far as is known now.
+    pub(super) fn since(&self) -> Option<Timestamp> {
+        self.seen().since
+    }
+
+    /// `since` is in the store.
+    pub(super) fn noted(&self, since: Option<Timestamp>) {
+        let mut seen = self.seen();
+        seen.is_unnoted &= seen.since != since; // It was set again meanwhile.
+    }
+
+    /// For how long it has gone evenly in the eyes of all instances, up to this reading; zero if that is not known.
+    pub(super) fn even_for_all(&self, note: Note, read: ServerClock) -> Duration {
+        let is_watched = self.even_for(read) >= WATCH;
+        let seen = self.seen();
+        let is_known = is_watched && seen.since.is_some() && !seen.is_unnoted;
+        note.since.filter(|_| is_known).map_or(Duration::ZERO, |since| read.showed.since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Steady;
+
+    const NOW: i64 = 1_700_000_000;
+
+    /// What a process holds that reads the store's clock for the first time, at [`NOW`] by its own: the clock has gone
+    /// evenly since then, in seconds before.
+    #[track_caller]
+    fn check(showed: i64, since: i64, last: i64, wall: i64, expected: i64) {
+        let at = |seconds| Some(Timestamp::from_secs(seconds));
+        let note = Note { since: at(since), last: at(last), wall: at(wall) };
+        let (clock, read) = (StoreClock::default(), ServerClock::read(Steady::now(), Timestamp::from_secs(showed)));
+        clock.observe(read);
+        clock.compare(note, read, Timestamp::from_secs(NOW));
+        assert_eq!(showed - clock.since().unwrap().as_secs(), expected);
+        assert_eq!(clock.seen().is_unnoted, expected == 0);
+        assert_eq!(clock.even_for_all(note, read), Duration::ZERO, "it has not watched yet");
+    }
+
+    #[test]
+    fn a_process_that_starts_knows_whether_the_clock_was_set() {
+        const HOUR: i64 = 3_600;
+        check(NOW, NOW - HOUR, NOW - 2, NOW - 2, HOUR);
+        check(NOW - HOUR, NOW - 2 * HOUR, NOW - HOUR - 2, NOW - 2, HOUR); // An hour behind all the time.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // Nobody was there for two hours.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // And it was put right meanwhile.
+        check(NOW, NOW - 3 * HOUR, NOW - HOUR - 2, NOW - 2, 0); // An hour behind, and right.
+        check(NOW, NOW - HOUR, NOW + 30, NOW - 2, 0); // Set back.
+        check(NOW, NOW + HOUR, NOW - 2, NOW - 2, 0); // The note is of the future.
+        let (clock, read) = (StoreClock::default(), ServerClock::read(Steady::now(), Timestamp::from_secs(NOW)));
+        let keys = Keys::new("");
+        assert!(clock.note(&keys, Timestamp::from_secs(NOW), Timestamp::from_secs(NOW)).is_none(), "nothing is known");
+        clock.compare(Note::default(), read, Timestamp::from_secs(NOW));
+        assert!(clock.seen().is_unnoted, "there is no note");
+        clock.noted(Some(Timestamp::from_secs(NOW - 1)));
+        assert!(clock.seen().is_unnoted, "what was noted is of before");
+        clock.noted(clock.since());
+        assert!(!clock.seen().is_unnoted);
+    }
+}
