@@ -197,7 +197,9 @@ impl TokenSettings {
         for field in fields() {
             match self.credentials(field, scheme) {
                 Ok(token) => {
-                    token.into_iter().for_each(|(token, said)| found.take(Cow::Borrowed(token.as_str()), said))
+                    if let Some((token, said)) = token {
+                        found.take(Cow::Borrowed(token.as_str()), said);
+                    }
                 }
                 Err(denial) => {
                     found.refuse(denial);
