@@ -17,8 +17,9 @@ const Y: &str = "https://y.test";
 /// A configuration with these issuers: what stands between the braces of each, but for audiences and keys.
 fn config(tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let rest = format!("audiences: [{}], keys: {{jwks: {}}}", doorward::dev::AUDIENCE, tokens.issuer.jwks());
-    let issuers: String = issuers.iter().map(|issuer| format!("  - {{{issuer}, {rest}}}\n")).collect();
-    format!("revocation: {{store: {store}}}\nissuers:\n{issuers}{}", admin_keys())
+    let issuers: Vec<_> = issuers.iter().map(|issuer| format!("  - {{{issuer}, {rest}}}")).collect();
+    let issuers = issuers.join("\n");
+    format!("revocation: {{store: {store}}}\nissuers:\n{issuers}\n{}", admin_keys())
 }
 
 fn in_redis(redis: &RedisServer) -> String {
@@ -30,10 +31,9 @@ const IN_A_FILE: &str = "embedded, embedded: {path: DIR/revocations.redb}";
 /// A configuration as it was written for this process, with other issuers.
 fn next(doorward: &Doorward, tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
-    let listen: String =
-        text.lines().filter(|line| line.starts_with("listen:")).map(|line| format!("{line}\n")).collect();
+    let listen = text.lines().find(|line| line.starts_with("listen:")).unwrap_or_default();
     let dir = doorward.dir.path().display().to_string();
-    format!("{listen}{}", config(tokens, store, issuers).replace("DIR", &dir))
+    format!("{listen}\n{}", config(tokens, store, issuers).replace("DIR", &dir))
 }
 
 /// Reloads these issuers: in force, or refused for a reason that has all of these texts.
