@@ -242,7 +242,7 @@ impl Protocol {
             Step::Restart { instance } => {
                 spend(&mut world.left.restarts)?;
                 let Instance { linked, patient, .. } = *world.at(instance);
-                *world.at(instance) = Instance { linked, patient, ..Instance::started(self.stale()) };
+                *world.at(instance) = Instance { patient, linked, ..Instance::started(self.stale()) };
                 for promise in &mut world.promises {
                     if let Promise::Written { by, .. } = promise {
                         *by = by.filter(|by| *by != instance); // Nobody waits for the receipt any more.
