@@ -28,7 +28,6 @@ async fn one_field_one_scheme_one_token() {
         "Basic",
         "Digest",
         "Negotiate",
-        "DPoP",
         "Token",
         "JWT",
         "ApiKey",
@@ -44,6 +43,8 @@ async fn one_field_one_scheme_one_token() {
     ] {
         refused(format!("scheme {scheme}"), format!("{scheme} {token}").into_bytes(), MISSING);
     }
+    // RFC 9449 section 7.1: a token behind it is bound, or not of this scheme.
+    refused("scheme DPoP".to_owned(), format!("DPoP {token}").into_bytes(), &["proof_invalid"]);
     refused("no field value".to_owned(), Vec::new(), MISSING);
     refused("a token without a scheme".to_owned(), token.clone().into_bytes(), MISSING);
     for (what, value) in [

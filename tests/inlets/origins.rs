@@ -16,7 +16,7 @@ async fn only_listed_sites_may_sign_out_from_a_page() {
     let reply = send(preflight.header("access-control-request-headers", "authorization")).await;
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, listed), "{reply:?}");
     assert_eq!(reply.header("access-control-allow-methods"), "POST");
-    assert_eq!(reply.header("access-control-allow-headers"), "authorization, x-token");
+    assert_eq!(reply.header("access-control-allow-headers"), "authorization, x-token, dpop");
     assert_eq!((reply.header("vary"), reply.header("access-control-max-age")), ("Origin", "600"));
 
     let token = edge.tokens.of("alice");
