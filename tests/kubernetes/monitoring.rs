@@ -149,7 +149,8 @@ async fn every_name_of_a_metric_is_that_of_a_metric() {
         ("the dashboard", &dashboard),
         ("the alerts", &alerts),
         ("the table of k8s/README.md", &table),
-        ("the documentation", &named(&documentation())),
+        // The name of the library that Envoy loads is not that of a metric.
+        ("the documentation", &named(&documentation().replace("name: doorward_envoy", ""))),
     ] {
         let unknown: Vec<_> = names.iter().filter(|name| !known.contains(*name)).collect();
         assert!(unknown.is_empty(), "{place} names {unknown:?}, which is no metric");
