@@ -613,7 +613,7 @@ mod tests {
             (vec![with(ec(), "key_ops", json!(["verify", "verify"]))], RejectedKey::Malformed),
             (vec![with(ec(), "d", json!("AAAA"))], RejectedKey::Secret),
             (vec![with(ed(), "x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))], RejectedKey::NotOnCurve),
-            (vec![with(ed(), "x", json!("7____________________________________________38"))], RejectedKey::NotOnCurve),
+            (vec![with(ed(), "x", json!("7P_______________________________________38"))], RejectedKey::NotOnCurve),
             (vec![with(ec(), "y", json!("AEtl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"))], RejectedKey::NotOnCurve),
             (vec![with(ec(), "x", json!("MKBC"))], RejectedKey::CoordinateLength),
             (vec![with(ec(), "x", json!("oEJM0hwpRIOKLXXJKzfnbqINnwCJOjtO7oo8Cq_sPg"))], RejectedKey::CoordinateLength),

@@ -170,7 +170,7 @@ fn a_proof_brings_the_public_key_that_the_token_is_bound_to() {
         (with("d", json!("AAAA")), "`jwk` of the proof is secret"),
         (with("use", json!("enc")), "`jwk` of the proof is not_for_signatures"),
         (with("alg", json!("ES384")), "`jwk` of the proof is algorithm_not_allowed"),
-        (with("y", json!("AAAA")), "`jwk` of the proof is malformed"),
+        (with("y", json!("AAAA")), "`jwk` of the proof is coordinate_length"),
         (json!({"jwk": other.jwk}), "signature is not valid"),
         (json!({"crit": ["b64"], "b64": false}), "not one well-formed"),
         (json!({"cty": "JWT"}), "not one well-formed"),
