@@ -234,3 +234,34 @@ async fn a_clock_alone_does_not_say_that_a_sign_out_is_of_no_use() {
     let checks = Checks::connect(&alone.check).await;
     assert_eq!(reason(&checks, &dave).await, "signed_out");
 }
+
+/// A store whose clock was not read yet, or is an hour off, is none to measure by: a lead that was measured wrongly
+/// would lock users out for as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lead_is_measured_by_a_clock_that_cannot_be_right() {
+    let tokens = Tokens::new();
+    let mut unread = RedisServer::stopped(&[]);
+    let behind = RedisServer::start_with_clock(&[]).await;
+    behind.step_clock("-1h");
+    let one = Doorward::launch(&redis_config(&tokens, &unread)).await;
+    let two = Doorward::launch(&redis_config(&tokens, &behind)).await;
+    for doorward in [&one, &two] {
+        let checks = Checks::connect(&doorward.check).await;
+        for _ in 0..20 {
+            checks.check(get("/").token(&dated(&tokens, "somebody", 0))).await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await; // The skew is looked at many times a second.
+        }
+    }
+    unread.run().await;
+    behind.step_clock("+0");
+    for doorward in [&one, &two] {
+        doorward.ready().await;
+        eventually("an instant is stamped", async || {
+            let reply = revoke(doorward, &json!({"kind": "user", "id": "alice"})).await;
+            let at = reply.body["at"].as_str().and_then(doorward::clock::parse_rfc3339);
+            assert!(at.is_none_or(|at| at.as_secs() < now() + 20), "{reply:?}");
+            reply.status == 201
+        })
+        .await;
+    }
+}

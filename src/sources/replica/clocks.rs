@@ -211,7 +211,10 @@ impl Replica {
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            let local_ahead = clocks.local.since(clocks.earliest());
+            // Clocks that differ by more than the leeway stamp nothing: neither is one to measure by, and a lead that
+            // was measured wrongly would stay.
+            let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
+            let local_ahead = if is_sane { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             for (_, lead) in &leads {
                 lead.note_local_ahead(local_ahead);
             }
@@ -232,11 +235,6 @@ impl Replica {
             looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
         }
-    }
-
-    /// Entries of other writers that name no instant are read with the largest lead.
-    pub(super) fn note_leads(&self, ledger: &RedisLedger) {
-        ledger.note_lead(self.leads().iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
     }
 
     /// Notices a wall clock that jumps, or that differs from the store's; for ever.

@@ -214,7 +214,6 @@ impl Replica {
         let clock = held.clock.unwrap_or(clock);
         self.freshness.lease_at_most(Steady::now() + lasts);
         let (clock, began) = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads()).await?;
-        self.note_leads(feed.ledger());
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }

@@ -101,12 +101,6 @@ pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
     }
 }
 
-impl<'a> Feed<'a> {
-    pub(in crate::sources) fn ledger(&self) -> &'a RedisLedger {
-        self.ledger
-    }
-}
-
 impl Feed<'_> {
     /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because a
     /// reply that arrives in more pieces is parsed from its beginning at each of them.

@@ -4,8 +4,6 @@
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
 //! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
 //! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
-//! doorward:{r}:leads          sorted set: an issuer's name, the milliseconds by which an instance saw its tokens
-//!                             dated ahead
 //! ```
 //!
 //! A lease runs while either says so. It is written on the connection that reads the log, so an instance
@@ -24,7 +22,7 @@ use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, even, retention};
+use super::{RedisLedger, even, margins, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -105,23 +103,14 @@ impl Feed<'_> {
         }
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
-        let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
-        commands.extend(seen.map(|(issuer, lead)| {
-            let add = Command::new("ZADD").arg(&*keys.leads).arg("GT");
-            add.arg(i64::try_from(lead.seen().as_millis()).unwrap_or(i64::MAX)).arg(issuer.as_str())
-        }));
-        let read = Command::new("ZRANGE").arg(&*keys.leads).args(["0", "-1", "WITHSCORES"]);
-        commands.extend([even::Note::ask(keys), retention::ask_leases(keys), read, Command::new("TIME")]);
+        // With the report: whoever confirms has told how far ahead the tokens are dated that it verified before.
+        commands.extend(margins::notes(keys, leads));
+        commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., even, lengths, shared, time] = answers.as_slice() else { return Err(short()) };
+                let [.., even, lengths, time] = answers.as_slice() else { return Err(short()) };
                 self.ledger.take_leases(lengths)?;
-                for (issuer, ahead) in store::scores(shared)? {
-                    for (_, lead) in leads.iter().filter(|(name, _)| *name.as_str() == *issuer) {
-                        lead.raise(ahead.since(Timestamp::default()));
-                    }
-                }
                 let clock = ServerClock::read(asked, answer::time(time)?);
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);

@@ -14,11 +14,23 @@ use super::super::LedgerError;
 use super::RedisLedger;
 use super::session::Command;
 use super::store::scores;
+use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 
 /// Not the name of an issuer.
 const GRACE: &str = "*";
+
+/// Notes how far tokens are dated ahead that were verified here.
+pub(super) fn notes(keys: &Keys, leads: &[(IssuerName, Lead)]) -> impl Iterator<Item = Command> {
+    let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
+    seen.map(|(issuer, lead)| note(keys, issuer.as_str(), lead.seen()))
+}
+
+fn note(keys: &Keys, name: &str, margin: Duration) -> Command {
+    let millis = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
+    Command::new("ZADD").arg(&*keys.leads).arg("GT").arg(millis).arg(name)
+}
 
 impl RedisLedger {
     /// Notes these margins for others and takes over what others noted; none of them is ever lowered.
@@ -27,13 +39,7 @@ impl RedisLedger {
         leads: &[(IssuerName, Lead)],
         grace: Duration,
     ) -> Result<(), LedgerError> {
-        let add = |name: &str, margin: Duration| {
-            let millis = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
-            Command::new("ZADD").arg(&*self.keys.leads).arg("GT").arg(millis).arg(name)
-        };
-        let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
-        let mut commands: Vec<_> = seen.map(|(issuer, lead)| add(issuer.as_str(), lead.seen())).collect();
-        commands.push(add(GRACE, grace));
+        let commands = notes(&self.keys, leads).chain([note(&self.keys, GRACE, grace)]).collect();
         self.read_margins_after(commands, leads).await
     }
 
@@ -53,7 +59,9 @@ impl RedisLedger {
             let margin = margin.since(Timestamp::default()).min(LONGEST_LEEWAY * 2);
             if &*name == GRACE {
                 self.note_grace(margin);
-            } else if let Some((_, lead)) = leads.iter().find(|(issuer, _)| *issuer.as_str() == *name) {
+            }
+            // A name may be that of several issuers.
+            for (_, lead) in leads.iter().filter(|(issuer, _)| *issuer.as_str() == *name) {
                 lead.raise(margin);
             }
         }
