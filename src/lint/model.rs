@@ -85,9 +85,21 @@ impl<'a> Node<'a> {
         scalar::boolean(self.value) == Some(false)
     }
 
-    /// Whether this is the configuration of Doorward's module.
+    /// Whether this is the configuration of Doorward's module, by its name or by its file (`DynamicModuleConfig.module`).
     pub(super) fn is_module(&self) -> bool {
-        self.kind == "DynamicModuleFilter" && self.text("dynamic_module_config.name") == Some("doorward_envoy")
+        let file = || {
+            let module = self.at("dynamic_module_config.module")?;
+            let path = module.text("local.filename").or_else(|| module.text("remote.http_uri.uri"))?;
+            path.rsplit('/').next()
+        };
+        self.kind == "DynamicModuleFilter"
+            && (self.text("dynamic_module_config.name") == Some("doorward_envoy")
+                || file() == Some("libdoorward_envoy.so"))
+    }
+
+    /// Whether Doorward decides by this filter: by `ext_authz`, or by its module.
+    pub(super) fn is_check(&self) -> bool {
+        self.kind == "ExtAuthz" || self.is_module()
     }
 
     /// A duration in seconds.
@@ -153,9 +165,11 @@ impl<'a> Filter<'a> {
             config
         } else {
             is_elsewhere = node.get("config_discovery").is_some();
-            let mut kinds = node.list("config_discovery.type_urls").filter_map(|url| url.value.as_str());
-            let is_check = |url: &str| url.rsplit(['.', '/']).next() == Some("ExtAuthz");
-            Node { kind: if kinds.any(is_check) { "ExtAuthz" } else { "" }, ..node.clone() }
+            let kinds =
+                node.list("config_discovery.type_urls").filter_map(|url| url.value.as_str()).collect::<Vec<_>>();
+            let is_listed = |kind: &&str| kinds.iter().any(|url| url.rsplit(['.', '/']).next() == Some(*kind));
+            let kind = ["ExtAuthz", "DynamicModuleFilter"].into_iter().find(is_listed).unwrap_or_default();
+            Node { kind, ..node.clone() }
         };
         if config.kind == "ExtensionWithMatcher" {
             condition = config.get("xds_matcher").or_else(|| config.get("matcher"));
@@ -166,7 +180,7 @@ impl<'a> Filter<'a> {
             let mut check = None;
             for place in condition.iter().chain([&config]) {
                 place.any(&mut |node| {
-                    let found = node.kind == "ExtAuthz";
+                    let found = node.is_check();
                     if found {
                         check = Some(node.clone());
                     }
@@ -177,6 +191,12 @@ impl<'a> Filter<'a> {
         }
         Self { node, name, config, condition, is_elsewhere }
     }
+
+    /// Whether it is Doorward's module; where ECDS has its configuration, by the name of the filter.
+    fn is_module(&self) -> bool {
+        let is_named = || self.config.kind == "DynamicModuleFilter" && self.name.contains("doorward");
+        self.config.is_module() || self.is_elsewhere && is_named()
+    }
 }
 
 /// A route with all that holds for it, the most specific first: weighted cluster, route, virtual host,
@@ -186,7 +206,7 @@ pub(super) struct Route<'a> {
     pub(super) levels: Vec<Node<'a>>,
 }
 
-/// An ext_authz filter in its chain.
+/// A filter by which Doorward decides, in its chain.
 pub(super) struct Check<'s, 'a> {
     pub(super) manager: &'s Manager<'a>,
     pub(super) at: usize,
@@ -228,14 +248,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Every ext_authz filter.
+    /// Every filter by which Doorward decides: `ext_authz`, or its module.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
         self.managers.iter().flat_map(Manager::checks)
     }
 
     /// Every ext_authz filter whose configuration is in the document.
     pub(super) fn configured(&self) -> impl Iterator<Item = Check<'_, 'a>> {
-        self.checks().filter(|check| !check.filter.is_elsewhere)
+        self.managers.iter().flat_map(Manager::ext_authz).filter(|check| !check.filter.is_elsewhere)
     }
 
     /// Every connection manager whose requests Doorward decides: by such a filter, or by its module.
@@ -399,19 +419,24 @@ impl<'a> Manager<'a> {
         Self { node, filters, route_configs, routes }
     }
 
+    /// The filters by which Doorward decides, in their order: `ext_authz`, or its module.
     pub(super) fn checks(&self) -> impl Iterator<Item = Check<'_, 'a>> {
-        let filters = self.filters.iter().enumerate();
-        let checks = filters.filter(|(_, filter)| filter.config.kind == "ExtAuthz");
-        checks.map(|(at, filter)| Check { manager: self, at, filter })
+        let checks = self.filters.iter().enumerate().map(|(at, filter)| Check { manager: self, at, filter });
+        checks.filter(|check| check.filter.config.kind == "ExtAuthz" || check.filter.is_module())
     }
 
-    /// Doorward's module inside Envoy.
+    /// Those that ask the service.
+    pub(super) fn ext_authz(&self) -> impl Iterator<Item = Check<'_, 'a>> {
+        self.checks().filter(|check| check.filter.config.kind == "ExtAuthz")
+    }
+
+    /// Those that are Doorward's module inside Envoy.
     pub(super) fn modules(&self) -> impl Iterator<Item = &Filter<'a>> {
-        self.filters.iter().filter(|filter| filter.config.is_module())
+        self.checks().map(|check| check.filter).filter(|filter| filter.is_module())
     }
 
     pub(super) fn is_checked(&self) -> bool {
-        self.checks().next().is_some() || self.modules().next().is_some()
+        self.checks().next().is_some()
     }
 
     /// Whether a request header is removed before anything reads it: by an early header mutation, or by a
@@ -529,6 +554,12 @@ impl<'a> Check<'_, 'a> {
     /// The per-route configurations of this filter.
     pub(super) fn per_route(&self) -> impl Iterator<Item = Node<'a>> {
         self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name))
+    }
+
+    /// The settings of the filter that are Doorward's or ext_authz's: `clear_route_cache`.
+    pub(super) fn setting(&self, name: &str) -> Option<Node<'a>> {
+        let module = self.filter.config.at("filter_config.value");
+        module.as_ref().unwrap_or(&self.filter.config).get(name)
     }
 
     /// The `check_settings` of routes.

@@ -143,14 +143,14 @@ pub const TRAPS: [Trap; 53] = [
         Warning,
         check::cors_after_check,
         "Fetch standard, CORS-preflight fetch; Envoy documentation, HTTP filters: filter ordering",
-        "put envoy.filters.http.cors before ext_authz",
+        "put envoy.filters.http.cors before ext_authz or the module",
     ),
     trap(
         "grpc-web-after-check",
         Warning,
         check::grpc_web_after_check,
         "Envoy documentation, HTTP filters: filter ordering",
-        "put envoy.filters.http.grpc_web before ext_authz",
+        "put envoy.filters.http.grpc_web before ext_authz or the module",
     ),
     trap(
         "per-route-ignored",

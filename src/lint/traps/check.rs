@@ -80,7 +80,7 @@ pub(super) fn conditional_check(model: &Model<'_>, found: &mut Found) {
         let told = told(&condition);
         found.at(
             &condition,
-            format!("ext_authz is conditional here, and a request it is not run for is not checked: {told}"),
+            format!("the check is conditional here, and a request it is not run for is not checked: {told}"),
         );
     }
 }
@@ -103,7 +103,7 @@ fn told(matcher: &Node<'_>) -> String {
             let entries = node.at(map).into_iter().flat_map(|map| map.entries().collect::<Vec<_>>());
             words.extend(entries.map(|(key, _)| format!("{field} `{}`", key.escape_debug())));
         }
-        node.kind == "ExtAuthz" || words.len() > MOST
+        node.is_check() || words.len() > MOST
     });
     if words.len() > MOST {
         words.truncate(MOST);
@@ -182,7 +182,7 @@ pub(super) fn upgrade_bypass(model: &Model<'_>, found: &mut Found) {
     for manager in model.checked() {
         for filters in manager.node.list("upgrade_configs").filter_map(|upgrade| upgrade.get("filters")) {
             let kinds = || filters.items().filter_map(|filter| filter.get("typed_config"));
-            if !kinds().any(|config| config.kind == "ExtAuthz" || config.is_module()) {
+            if !kinds().any(|config| config.is_check()) {
                 found.at(
                     &filters,
                     "an upgrade with filters of its own skips http_filters, and these do not ask: it is not checked",
@@ -198,7 +198,7 @@ pub(super) fn cache_before_check(model: &Model<'_>, found: &mut Found) {
             if matches!(filter.config.kind, "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
                 found.at(
                     &filter.node,
-                    "what the cache answers or fetches never reaches ext_authz: without `authorization`, as with a token in a cookie, it is open to everyone",
+                    "what the cache answers or fetches is never checked: without `authorization`, as with a token in a cookie, it is open to everyone",
                 );
             }
         }

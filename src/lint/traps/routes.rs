@@ -68,7 +68,7 @@ pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
         if let Some(name) = model.expected.identity.iter().find(kept)
             && !open(&check)
         {
-            found.at(&check.manager.node, format!("nothing takes a client's `{name}` away before ext_authz: should a check ever be skipped or fail open, it is believed"));
+            found.at(&check.manager.node, format!("nothing takes a client's `{name}` away before the check: should a check ever be skipped or fail open, it is believed"));
         }
     }
 }
@@ -83,13 +83,13 @@ pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
             for name in &model.expected.identity {
                 let removing = later.iter().find(|mutation| removes([(*mutation).clone()].into_iter(), name)).cloned();
                 for node in route.removes(name).into_iter().chain(removing) {
-                    found.at(&node, "this acts after ext_authz: it takes away what Doorward has set");
+                    found.at(&node, "this acts after the check: it takes away what Doorward has set");
                 }
                 for node in added.iter().filter(|option| writes(option, name)) {
                     found.at(
                         node,
                         format!(
-                            "this acts after ext_authz: it replaces the `{name}` that Doorward has set, or adds to it"
+                            "this acts after the check: it replaces the `{name}` that Doorward has set, or adds to it"
                         ),
                     );
                 }
@@ -98,7 +98,7 @@ pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
     }
 }
 
-/// The request mutations of `header_mutation` filters behind ext_authz, from their own configuration or from the route.
+/// The request mutations of `header_mutation` filters behind the check, from their own configuration or from the route.
 fn later_mutations<'a>(check: &Check<'_, 'a>, route: &Route<'a>) -> Vec<Node<'a>> {
     let filters = check.manager.filters[check.at + 1..].iter();
     let filters = filters.filter(|filter| filter.config.kind == "HeaderMutation" && !filter.node.is("disabled"));
@@ -126,11 +126,25 @@ pub(super) fn unknown_rule(model: &Model<'_>, found: &mut Found) {
             }
             continue;
         }
-        let name = node.value.as_str().unwrap_or_default();
-        if let Some(rules) = model.expected.rules.as_ref().filter(|rules| !rules.contains(name)) {
-            let known = rules.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            found.at(&node, format!("Doorward has no rule `{name}` and answers 400; it has: {known}"));
+        known_rule(model, found, &node, node.value.as_str().unwrap_or_default());
+    }
+    for check in model.checks() {
+        for settings in check.per_route().filter_map(|word| word.at("filter_config.value")) {
+            // A `Struct`, or the same as JSON text in a `StringValue`.
+            if let Some(node) = settings.get("rule") {
+                known_rule(model, found, &node, node.value.as_str().unwrap_or_default());
+            } else if let Some(text) = settings.value.as_str() {
+                let written = serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+                known_rule(model, found, &settings, written["rule"].as_str().unwrap_or_default());
+            }
         }
+    }
+}
+
+fn known_rule(model: &Model<'_>, found: &mut Found, node: &Node<'_>, name: &str) {
+    if let Some(rules) = model.expected.rules.as_ref().filter(|rules| !rules.contains(name)) {
+        let known = rules.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        found.at(node, format!("Doorward has no rule `{name}` and answers 400; it has: {known}"));
     }
 }
 
@@ -209,7 +223,7 @@ pub(super) fn rerouted_after_check(model: &Model<'_>, found: &mut Found) {
             continue;
         }
         for filter in check.manager.filters[check.at + 1..].iter().filter(|filter| may_reroute(filter)) {
-            found.at(&filter.node, "it may clear the route after ext_authz has decided by another one: a request is checked as one route and served by the next");
+            found.at(&filter.node, "it may clear the route after Doorward has decided by another one: a request is checked as one route and served by the next");
         }
     }
 }
@@ -237,7 +251,7 @@ fn may_reroute(filter: &Filter<'_>) -> bool {
 
 pub(super) fn rerouted_by_check(model: &Model<'_>, found: &mut Found) {
     for check in model.checks() {
-        if let Some(node) = check.filter.config.get("clear_route_cache").filter(Node::is_true)
+        if let Some(node) = check.setting("clear_route_cache").filter(Node::is_true)
             && depends_on_route(&check).is_some()
         {
             found.at(&node, "routes say how a request is checked, and the route is chosen anew after the check: it may be one that asks for more");
@@ -246,7 +260,8 @@ pub(super) fn rerouted_by_check(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn route_not_chosen_anew(model: &Model<'_>, found: &mut Found) {
-    for check in model.checks().filter(|check| !check.filter.config.is("clear_route_cache")) {
+    let is_kept = |check: &Check<'_, '_>| !check.setting("clear_route_cache").is_some_and(|node| node.is_true());
+    for check in model.checks().filter(is_kept) {
         for header in check.manager.routes.iter().flat_map(|route| route.node.list("match.headers")) {
             let name = header.text("name").unwrap_or_default().to_ascii_lowercase();
             if model.expected.identity.contains(&name) {

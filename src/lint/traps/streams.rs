@@ -13,10 +13,16 @@ const LATE: f64 = 0.5;
 
 /// Whether an `ext_proc` filter of Doorward's acts on a route.
 pub(super) fn ends_streams(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
-    let by_module = manager
-        .modules()
-        .any(|module| !module.config.at("filter_config.value.end_streams").is_some_and(|word| word.is_false()));
-    by_module || model.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
+    let by_module = manager.modules().any(|module| {
+        let is_off = module.config.at("filter_config.value.end_streams").is_some_and(|node| node.is_false());
+        !is_off && route.disables(module).is_none()
+    });
+    by_module || has_ender(model, manager, route)
+}
+
+/// Whether an `ext_proc` filter ends the streams of a route.
+fn has_ender(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
+    model.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
 }
 
 fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Ender<'_, 'a>)) {
@@ -29,7 +35,7 @@ fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Ender
 
 pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
     each(model, |manager, at, ender| {
-        if !manager.checks().any(|check| check.at < at) {
+        if !manager.ext_authz().any(|check| check.at < at) {
             found.at(
                 &ender.filter.node,
                 "it stands before ext_authz: nothing says yet whose the stream is, so Doorward refuses every one",
@@ -44,7 +50,7 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
             found.at(&node, "what ext_authz said of the stream is not forwarded, so Doorward refuses every one");
         }
         if manager.routes.iter().any(|route| route.disables(ender.filter).is_none()) {
-            let written = manager.checks().filter(|check| check.at < at);
+            let written = manager.ext_authz().filter(|check| check.at < at);
             let switches = written.filter_map(|check| check.filter.config.get("enable_dynamic_metadata_ingestion"));
             for node in switches.filter(Node::is_false) {
                 found.at(&node, "Envoy drops what Doorward says of a stream, so Doorward refuses every one");
@@ -52,7 +58,7 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
         }
     });
     for (check, route, node) in unasked(model) {
-        if ends_streams(model, check.manager, route) {
+        if has_ender(model, check.manager, route) {
             found.at(
                 &node,
                 "ext_authz is off where ext_proc is on: nothing says whose a stream is, so Doorward refuses every one",
