@@ -15,7 +15,7 @@ use crate::support::TempDir;
 use crate::support::doorward;
 use crate::support::envoy;
 
-const OVERLAYS: [&str; 5] = ["shop", "gateway", "node", "injected", "demo"];
+const OVERLAYS: [&str; 6] = ["shop", "gateway", "gateway-module", "node", "injected", "demo"];
 
 /// What `kubectl apply -k` would send; `None` when the test must say that it is skipped.
 fn build(folder: &str) -> Option<Vec<Value>> {
@@ -92,6 +92,55 @@ fn envoy_accepts_every_envoy_yaml() {
             assert!(output.status.success(), "{overlay}, {binary}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// With the file that its pods read, the engine of which is not started by `--mode validate`.
+#[test]
+fn envoy_with_the_module_accepts_its_envoy_yaml() {
+    let Some(newest) = envoy::binary() else { return };
+    let Some(objects) = build("overlays/gateway-module") else { return };
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join("password"), "0123456789abcdef").unwrap();
+    let place = |text: String| {
+        let dir = dir.path().display().to_string();
+        text.replace("/etc/doorward-redis", &dir).replace("/etc/doorward/", &format!("{dir}/"))
+    };
+    std::fs::write(dir.path().join("doorward.yaml"), place(config(&objects, "doorward", "doorward.yaml"))).unwrap();
+    let file = dir.path().join("envoy.yaml");
+    std::fs::write(&file, place(config(&objects, "envoy", "envoy.yaml"))).unwrap();
+    let validate = || {
+        let mut command = Command::new(&newest);
+        let command = command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", crate::module::library());
+        let output = command.args(["--mode", "validate", "-c"]).arg(&file).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (is_accepted, log) = validate();
+    assert!(is_accepted, "{log}");
+    // It is read: with a fault in it, Envoy refuses its own configuration.
+    std::fs::write(dir.path().join("doorward.yaml"), "issuers: []").unwrap();
+    assert!(!validate().0);
+}
+
+/// The gateway's Envoy with the module differs from that beside Doorward in what asks, and in nothing else.
+#[test]
+fn the_gateway_with_the_module_is_the_gateway() {
+    let read = |overlay: &str| {
+        let file = format!("{}/k8s/overlays/{overlay}/envoy.yaml", env!("CARGO_MANIFEST_DIR"));
+        let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let resources = &mut config["static_resources"];
+        let clusters = resources["clusters"].as_array_mut().unwrap();
+        clusters.retain(|cluster| !cluster["name"].as_str().unwrap().starts_with("doorward"));
+        let manager = &mut resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+        let asks = ["envoy.filters.http.ext_authz", "envoy.filters.http.ext_proc", "doorward"];
+        let filters = manager["http_filters"].as_array_mut().unwrap();
+        filters.retain(|filter| !asks.contains(&filter["name"].as_str().unwrap()));
+        let log = &mut manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
+        for fact in ["reason", "rule", "user_id", "doorward"] {
+            log.as_object_mut().unwrap().remove(fact);
+        }
+        config
+    };
+    assert_eq!(read("gateway"), read("gateway-module"));
 }
 
 /// How the pods start Envoy; nothing where there are no pods.

@@ -23,11 +23,11 @@ fail() {
 
 helm=$tools/helm-4.3.1
 "$python" tests/kubernetes/chart.py "$helm" "$kubectl" "${1:-${CARGO_TARGET_DIR:-target}/debug/doorward}" "$out"
-for folder in overlays/{shop,gateway,node,injected,redis,demo} injection monitoring{,/dashboard}; do
+for folder in overlays/{shop,gateway,gateway-module,node,injected,redis,demo} injection monitoring{,/dashboard}; do
   "$kubectl" kustomize "k8s/$folder" >"$out/$(basename "$folder").yaml"
 done
 # What several overlays use is deleted with none of them.
-for overlay in shop gateway node injected; do
+for overlay in shop gateway gateway-module node injected; do
   ! grep -q "kind: StatefulSet" "$out/$overlay.yaml" || fail "deleting overlays/$overlay would take the shared Redis"
 done
 k8s/redis/new-secret.sh >"$out/secret.yaml"

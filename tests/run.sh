@@ -51,6 +51,7 @@ command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 # For k8s/: the image is built and run, the alerts are fired, an API server stores.
 command -v buildah >/dev/null || packages+=(buildah)
 command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
+command -v busybox >/dev/null || packages+=(busybox-static)
 command -v promtool >/dev/null || packages+=(prometheus)
 command -v etcd >/dev/null || packages+=(etcd-server)
 # For examples/four-services: the server's programs; its tests make clusters of their own.

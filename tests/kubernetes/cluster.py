@@ -172,8 +172,8 @@ def prepare(here):
 
 def overlays(here):
     """What is applied is what is stored, by either way of applying."""
-    for folder, namespace in [("overlays/shop", "shop"), ("overlays/gateway", "shop"), ("overlays/node", "shop"),
-                              ("overlays/injected", "shop"), ("injection", "shop"), ("monitoring/dashboard", "shop"),
+    for folder, namespace in [("overlays/shop", "shop"), ("overlays/gateway", "shop"),
+                              ("overlays/gateway-module", "shop"), ("overlays/node", "shop"), ("overlays/injected", "shop"), ("injection", "shop"), ("monitoring/dashboard", "shop"),
                               ("overlays/demo", "doorward-demo")]:
         for way in [], ["--server-side"]:
             apply(here, folder, namespace, way)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds k8s/Dockerfile's last stage from a binary that is here and runs the image as Kubernetes would:
 # not as root, on a read-only root, without capabilities. The stage `build` needs a registry and is
-# replaced by a folder; a binary that is not static brings its libraries along.
+# replaced by a folder; a binary that is not static brings its libraries along. Likewise the stage `module`, which runs
+# as an init container, from the library beside the binary.
 #
 #     tests/kubernetes/image.sh [BINARY]     (target/debug/doorward)
 set -euo pipefail
@@ -120,3 +121,31 @@ until [ "$("${runc[@]}" state "$name" | python3 -c 'import json, sys; print(json
 done
 grep -q '"message":"stopped"' "$dir/log" || fail "did not drain"
 echo "image: $size from $(basename "$(dirname "$binary")")/$(basename "$binary"); starts, serves and stops as user 65532 on a read-only root"
+
+# --- the image of the module, as an init container ------------------------------------
+
+library=$(dirname "$binary")/deps/libdoorward_envoy.so
+mkdir -p "$dir/build-module/module" "$dir/modules" "$dir/init"
+cp "$library" "$dir/build-module/module/"
+cp "$(command -v busybox)" "$dir/build-module/module/cp"
+"${buildah[@]}" bud --isolation chroot --quiet --build-context build-module="$dir/build-module" --target module \
+  --file k8s/Dockerfile --tag doorward-module "$dir/build-module" >"$dir/log" 2>&1
+container=$("${buildah[@]}" from --pull-never doorward-module)
+root=$("${buildah[@]}" mount "$container")
+[ "$(cd "$root" && find . -maxdepth 1 -type f | sort | tr '\n' ' ')" = "./cp ./libdoorward_envoy.so " ] ||
+  fail "more than the library and its cp in the image: $(ls "$root")"
+chown 65532:65532 "$dir/modules"
+python3 - "$dir" "$root" <<'PYTHON'
+import json, sys
+
+home, root = sys.argv[1:]
+spec = json.load(open(f"{home}/bundle/config.json"))
+spec["root"]["path"] = root
+spec["process"]["args"] = ["/cp", "/libdoorward_envoy.so", "/modules/"]
+spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] not in ("/etc/doorward", "/run/doorward")]
+spec["mounts"].append({"destination": "/modules", "type": "bind", "source": f"{home}/modules", "options": ["bind", "rw"]})
+json.dump(spec, open(f"{home}/init/config.json", "w"))
+PYTHON
+"${runc[@]}" run --bundle "$dir/init" "$name-init" >"$dir/log" 2>&1 </dev/null || fail "the init container failed"
+cmp --quiet "$library" "$dir/modules/libdoorward_envoy.so" || fail "the init container does not copy the library"
+echo "image of the module: its init container copies the library as user 65532 on a read-only root"

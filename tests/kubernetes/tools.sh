@@ -66,7 +66,7 @@ export GOTOOLCHAIN=local GOFLAGS="-modcacherw -mod=mod"
 fetch() {
   local name=$1 module=$2 version=$3 sum=$4 dir
   shift 4
-  if [ -e "$home/crds/$name-$version" ]; then return; fi
+  if (cd "$home/crds/$name-$version" 2>/dev/null && ls "${@##*/}") >/dev/null 2>&1; then return; fi
   echo "fetching the schemas of $name $version (once) into .tools/kubernetes"
   if ! (cd "$scratch" && GOMODCACHE=$scratch/mod go mod download -json "$module@$version" >"$scratch/module.json"); then
     skip "manifests for $name: its Go module could not be fetched"
@@ -80,6 +80,7 @@ if module["Sum"] != sys.argv[2]:
 print(module["Dir"])' "$scratch/module.json" "$sum")
   mkdir -p "$scratch/crds" "$home/crds"
   (cd "$dir" && cp "$@" "$scratch/crds/")
+  rm -rf "$home/crds/$name-$version"
   mv "$scratch/crds" "$home/crds/$name-$version"
 }
 
@@ -94,7 +95,7 @@ fetch istio istio.io/api v1.31.1 h1:5Yb5ihcz4YQsCkciusK7DnFpBMwRB6EFWeUKH1Atuyk=
 fetch gateway-api sigs.k8s.io/gateway-api v1.6.0 h1:735YBRj5NXFrOGX0GoSjwzUIzbz8kiEOfADsqHFmHgE= \
   config/crd/experimental/gateway.networking.k8s.io_{httproutes,referencegrants}.yaml
 fetch envoy-gateway github.com/envoyproxy/gateway v1.9.1 h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY= \
-  charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_{securitypolicies,backends,envoyproxies,backendtrafficpolicies,clienttrafficpolicies}.yaml
+  charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_{securitypolicies,backends,envoyproxies,envoyextensionpolicies,backendtrafficpolicies,clienttrafficpolicies}.yaml
 fetch contour github.com/projectcontour/contour v1.33.8 h1:QoOfwqWws+CVRFpsRC2+f1DmB5IdurtyUtepIsiWfE0= \
   examples/contour/01-crds.yaml
 fetch traefik github.com/traefik/traefik/v3 v3.7.13 h1:T8wy9KuaFzCkmXCqAzDy7t73pBDR1DHrJe3pqXpNXTw= \

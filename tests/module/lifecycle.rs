@@ -448,3 +448,34 @@ fn the_library_exports_hooks_alone_and_imports_no_allocator() {
     let needed = String::from_utf8(needed.stdout).unwrap();
     assert!(needed.contains("NEEDED") && !needed.contains("libgcc_s"), "{needed}");
 }
+
+/// As Envoy Gateway writes it: the library by its file, the configuration as JSON text, the filter off, and on by route.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_of_envoy_gateway_decides_where_a_route_turns_it_on() {
+    let Some(binary) = envoy::binary() else { return };
+    let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+    let mut filter = filter(&json!({}));
+    let name = "envoy.filters.http.dynamic_modules/doorward";
+    filter["name"] = json!(name);
+    filter["disabled"] = json!(true);
+    let file = super::library().join("libdoorward_envoy.so");
+    filter["typed_config"]["dynamic_module_config"] =
+        json!({"do_not_close": true, "module": {"local": {"filename": file}}});
+    let config = json!({"inline": serde_json::from_str::<Value>(&inline(&tokens)).unwrap()});
+    filter["typed_config"]["filter_config"] =
+        json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": config.to_string()});
+    let text = bootstrap(&[listener("module", &[filter], "DONE")], upstream.address, None);
+    let by_route = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
+    let mut text: Value = serde_json::from_str(&text).unwrap();
+    let manager = &mut text["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+    for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap() {
+        route["typed_per_filter_config"] = json!({ name: by_route });
+    }
+    // The library is found by its path alone.
+    let mut command = Command::new(&binary);
+    command.args(["--file-flush-interval-msec", "50"]);
+    let envoy = Envoy::start_by(command, &text.to_string()).await;
+    let at = address(&envoy, "module").await;
+    assert_eq!(status(at, "/", None).await, 401);
+    assert_eq!(status(at, "/", Some(&tokens.of("alice"))).await, 200);
+}
