@@ -280,8 +280,8 @@ pub struct Waker(NonNull<c_void>);
 // SAFETY: Envoy's scheduler object is made for use from any thread: it holds the filter weakly.
 unsafe impl Send for Waker {}
 
-impl Waker {
-    pub fn wake(&self) {
+impl crate::slot::Wake for Waker {
+    fn wake(&self) {
         // SAFETY: the scheduler is ours until it is dropped, and the worker lives.
         unsafe { callback::scheduler_commit(self.0.as_ptr(), 0) };
     }
@@ -322,4 +322,50 @@ pub fn log_error(text: &str) {
 pub fn is_validation_mode() -> bool {
     // SAFETY: it takes nothing.
     unsafe { callback::is_validation_mode() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+    use crate::slot::{Slot, Wake};
+
+    /// Under Miri as well: every getter and setter, with a host that overwrites and frees what it lent at each setter.
+    #[test]
+    fn what_is_read_lives_until_a_setter_and_what_is_set_is_copied() {
+        let host = Host::new(&[(":path", "/orders"), ("x-user-id", "root"), ("x-empty", "")]);
+        let mut stream = host.stream();
+        let fields: Vec<_> =
+            stream.headers(8).unwrap().into_iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        assert_eq!(fields[2], ("x-empty".to_owned(), Vec::new()));
+        assert_eq!(stream.headers(2).unwrap_err(), Unreadable::TooMany);
+        assert_eq!(stream.header(Headers::Request, "x-user-id"), Some(&b"root"[..]));
+        assert_eq!(stream.header(Headers::Request, "x-other"), None);
+        assert_eq!(stream.source_address(), Some(&b"192.0.2.1:4711"[..]));
+        // SAFETY: the host has no per-route object.
+        assert!(unsafe { stream.route_config::<u8>() }.is_none());
+        for (name, value) in &fields[1..] {
+            stream.set_header(Headers::Request, name.as_bytes(), Some(value));
+        }
+        stream.set_header(Headers::Request, b"x-user-id", None);
+        stream.set_filter_state("doorward", b"{}");
+        stream.set_metadata_text("doorward", "rule", "health");
+        stream.set_metadata_number("doorward", "expires_at", 7.0);
+        stream.add_metadata_text("doorward", "scopes", "read");
+        stream.clear_route_cache();
+        assert_eq!(host.header("x-user-id"), None);
+        assert_eq!(host.state.borrow().len(), 4);
+        let slot = Slot::new(stream.waker().unwrap());
+        slot.put("answer");
+        assert_eq!(slot.take(), Some("answer"));
+        stream.waker().unwrap().wake();
+        assert_eq!(host.wakers.get(), 1);
+        slot.leave();
+        assert_eq!(host.wakers.get(), 0);
+        stream.respond(401, &[("www-authenticate", "Bearer")], "{}", "doorward_missing_token");
+        assert_eq!(host.answered.borrow().as_ref().unwrap().0, 401);
+        host.stream().end("doorward_stream_signed_out");
+        host.stream().resume();
+        assert!(host.resumed.get());
+    }
 }

@@ -39,3 +39,8 @@ mod host;
 mod plan;
 mod request;
 mod slot;
+
+/// The locks of [`slot`].
+mod sync {
+    pub use std::sync::{Mutex, MutexGuard};
+}

@@ -334,6 +334,32 @@ mod tests {
         assert_eq!(read, expected);
     }
 
+    /// Under Miri as well: a plan whose texts are those of the request is applied while the host frees them.
+    #[test]
+    fn a_plan_owns_what_it_writes() {
+        let host =
+            crate::host::Host::new(&[(":path", "/orders?token=x"), ("x-user-id", "root"), ("x_user_id", "root")]);
+        let mut stream = host.stream();
+        let plan = {
+            let headers = stream.headers(8).unwrap();
+            let mut edits = Edits::default();
+            let request = RequestView { headers: &headers, ..RequestView::NOTHING };
+            for (name, value) in &headers[1..] {
+                edits.set(name, std::str::from_utf8(value).unwrap());
+            }
+            edits.remove_from(&request, "x_user_id");
+            edits.remove_from(&request, "x-absent");
+            let mut text = Vec::new();
+            members(&mut text, [("rule", Fact::Text(headers[0].0))]);
+            let then = Then::Continue { response: Vec::new(), subject: None };
+            Plan { edits, facts: Told::FilterState(text), then }
+        };
+        assert!(matches!(plan.apply(&mut stream, "doorward"), Then::Continue { .. }));
+        assert_eq!(host.header("x-user-id").as_deref(), Some("root"));
+        assert_eq!(host.header("x_user_id"), None);
+        assert_eq!(host.state.borrow()[0], ("doorward".to_owned(), b",\"rule\":\":path\"".to_vec()));
+    }
+
     #[test]
     fn members_are_json_whatever_they_hold() {
         let mut text = Vec::new();
