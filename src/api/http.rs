@@ -1,4 +1,4 @@
-//! The HTTP listeners: probes, metrics, and what users, services and operators may ask.
+//! The HTTP listeners: probes, metrics, and the API for users, services and operators.
 
 mod explain;
 mod extract;
@@ -47,11 +47,11 @@ pub struct Http {
     limits: HttpLimits,
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
-    /// Messages of other servers that are worked on now.
+    /// The permits for messages of other servers.
     inlets: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
     origins: Arc<[String]>,
-    /// When metrics were put into words last: whoever asks again and again must not keep decisions waiting.
+    /// The time of the last exposition: repeated scrapes must not delay decisions.
     scraped: Arc<Mutex<Instant>>,
 }
 
@@ -63,14 +63,14 @@ pub struct HttpLimits {
     pub timeout: Duration,
     /// The most items on one page of a list.
     pub list_page: usize,
-    /// The longest that `wait=all` may wait.
+    /// The longest wait of `wait=all`.
     pub receipt_timeout: Duration,
-    /// The most messages of other servers that are worked on at once.
+    /// The most messages of other servers that are processed at once.
     pub inlet_requests: usize,
 }
 
 impl Http {
-    /// Lists that are made at once; each goes through all revocations.
+    /// Concurrent lists; each goes through all revocations.
     const LISTS: usize = 2;
 
     #[must_use]
@@ -132,7 +132,7 @@ fn public() -> OpenApiRouter<Http> {
         .route("/auth/{*path}", any(forward_auth::forward_auth))
 }
 
-/// The ways in for other servers; each checks by itself who asks.
+/// The endpoints for other servers; each authenticates its caller itself.
 fn inlets() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(oauth2::revocation))

@@ -1,8 +1,8 @@
-//! The ways in for other servers: each is verified, parsed to revocations, and appended by the one function
-//! that appends ([`Replica::revoke`](crate::state::Replica::revoke)).
+//! Messages of other servers: each is verified, parsed to revocations, and appended by the one
+//! function that appends ([`Replica::revoke`](crate::state::Replica::revoke)).
 //!
-//! What was answered as taken is in the store. What the store did not take is answered as a passing failure
-//! and not remembered, so that the sender's next attempt counts.
+//! A message that was acknowledged is in the store. A message that the store refused is answered
+//! as a temporary failure and not remembered, so that the sender's next attempt counts.
 
 pub mod events;
 mod logout;
@@ -17,7 +17,7 @@ use crate::authz::refusal::Refusal;
 use crate::authz::revocation::Revocation;
 use crate::state::{DecisionLog, LedgerError, Policy, State};
 
-/// A way in; a closed set of labels.
+/// A receiver of messages; a closed set of labels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Inlet {
     Revoke,
@@ -47,15 +47,15 @@ impl Inlet {
     }
 }
 
-/// Why a message is not taken, and whose keys might help.
+/// Why a message is refused, and whose keys might help.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) issuer: Option<IssuerName>,
 }
 
 impl Refused {
-    /// What a message lacks, for its sender: of one whose signature was verified only, which is when its claims are
-    /// looked at.
+    /// The fault of a message, for its sender: only after its signature was verified, because
+    /// claims are read after that.
     pub(super) fn told(&self) -> Option<&str> {
         let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
         self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())
@@ -84,7 +84,7 @@ pub(super) async fn verified<T>(
     attempted.inspect_err(|refused| log(&policy, inlet, refused))
 }
 
-/// Logs why a message is not taken.
+/// Logs why a message is refused.
 fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
     if policy.decision_log != DecisionLog::None {
         let (inlet, reason) = (inlet.label(), refusal.denial.label());
@@ -93,7 +93,7 @@ fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
     }
 }
 
-/// Puts revocations into the store, those that can still hit anything.
+/// Stores the revocations that can still apply to a token.
 pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
     let over = state.replica.surely_over();
     let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();

@@ -1,4 +1,4 @@
-//! `/openapi.json`: generated from the handlers, so that it cannot say anything else than they do. It is also
+//! `/openapi.json`: generated from the handlers, so that it cannot differ from them. It is also
 //! committed as `docs/openapi.json`; a test compares the two.
 
 use axum::http::header;
@@ -36,7 +36,7 @@ pub fn document() -> OpenApi {
     components.add_security_scheme("push_token", scheme("The transmitter's `push.token`."));
     components.add_security_scheme("assertion", scheme("A JWT that a configured transmitter signed."));
     components.add_security_scheme("access_token", scheme("The caller's own access token."));
-    // Schemas that only error responses name are not collected from the handlers.
+    // The handlers do not collect schemas that only error responses name.
     add::<ProblemDetails>(components);
     add::<OAuthErrorBody>(components);
     add::<EventErrorBody>(components);
@@ -184,7 +184,7 @@ mod tests {
             wrong.extend(validator.iter_errors(example).map(|fault| format!("{fault}: {example}")));
         });
         assert!(wrong.is_empty() && shown >= 15, "{shown} {wrong:#?}");
-        // Every body of a request is shown.
+        // Every request with a body has an example.
         let bodies = document["paths"].as_object().unwrap().values().filter_map(|item| item["post"].get("requestBody"));
         for body in bodies {
             let mut content = body["content"].as_object().unwrap().values();

@@ -17,23 +17,24 @@ use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
-/// Why an event token is not taken.
+/// Why an event token is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EventError {
-    /// With what its sender may know of it.
+    /// With the detail that its sender may see.
     Denied(Denial, Option<Box<str>>),
-    /// A verification event that nobody asked for.
+    /// A verification event that was not requested.
     InvalidState,
-    /// The transmitter did not send along what it was told to.
+    /// The transmitter did not send the configured token.
     Unauthenticated,
-    /// The id under which it came is not its own.
+    /// The `jti` differs from the id under which the token was delivered.
     AnotherId,
-    /// To be sent again.
+    /// Not stored; the transmitter should send it again.
     Store,
 }
 
 impl EventError {
-    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for what passes by itself.
+    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for a temporary
+    /// failure.
     #[must_use]
     pub const fn code(&self) -> Option<&'static str> {
         match self {
@@ -51,7 +52,7 @@ impl EventError {
         }
     }
 
-    /// For the operator of the transmitter: which claim is at fault, once the signature was verified.
+    /// For the operator of the transmitter: the claim at fault, after the signature was verified.
     #[must_use]
     pub fn description(&self) -> Cow<'static, str> {
         let description = match self {
@@ -65,12 +66,12 @@ impl EventError {
             Self::Denied(Denial::WrongType, _) => "the type of the token is not secevent+jwt",
             Self::Denied(Denial::MissingClaim | Denial::InvalidClaim, _) => "`iss` is missing or not text",
             Self::Denied(Denial::Expired, _) => "the security event token has expired",
-            Self::Denied(Denial::NotYetValid, _) => "the security event token is of the future",
+            Self::Denied(Denial::NotYetValid, _) => "the security event token is dated in the future",
             Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
             Self::Denied(_, _) => "the security event token is not valid",
-            Self::InvalidState => "the verification event bears a state that was not asked for",
+            Self::InvalidState => "the verification event has a state that was not requested",
             Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
-            Self::AnotherId => "the token is not the one that it came as",
+            Self::AnotherId => "the `jti` of the token is not the id under which it was sent",
             Self::Store => "the store did not take it",
         };
         description.into()
@@ -93,7 +94,7 @@ impl From<Refused> for EventError {
     }
 }
 
-/// How an event token came.
+/// How an event token was delivered.
 #[derive(Clone, Copy)]
 pub enum Delivery<'a> {
     /// With this credential.
@@ -102,8 +103,8 @@ pub enum Delivery<'a> {
     Polled(&'a IssuerName, &'a str),
 }
 
-/// Applies an event token. `Ok`: it may be acknowledged, whether or not there was anything to do; one that
-/// was known already is among these (RFC 8935 section 2.2).
+/// Applies an event token. `Ok`: the token may be acknowledged, whether or not it had an effect;
+/// so may a repeated token (RFC 8935 section 2.2).
 pub async fn take(state: &State, text: &str, delivery: Delivery<'_>) -> Result<(), EventError> {
     let inlet = match delivery {
         Delivery::Pushed(_) => Inlet::Push,
@@ -156,7 +157,8 @@ async fn apply(
     Ok(labels)
 }
 
-/// Whom a token is from: of several entries with one issuer, the one whose audience it names.
+/// The sender of a token: among several entries with one issuer, the entry whose audience the
+/// token names.
 fn sender<'a>(
     policy: &'a Policy,
     token: &UnverifiedToken<'_>,
@@ -213,7 +215,7 @@ fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, 
             EventOutcome::Ignored => "ignored",
             EventOutcome::Stale => "stale",
             EventOutcome::Unmapped => {
-                warn!(%transmitter, "a security event names nobody that tokens could be found by");
+                warn!(%transmitter, "a security event names no subject by which tokens could be found");
                 "unmapped"
             }
         });

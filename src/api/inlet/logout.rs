@@ -5,7 +5,7 @@ use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
-/// Why a logout token is not taken.
+/// Why a logout token is refused.
 pub(in crate::api) enum LogoutError {
     Denied(Refused),
     Replayed,
