@@ -33,13 +33,13 @@ fn nothing_in_the_file() {
 
 #[test]
 fn no_yaml() {
-    faulty("issuers: [", "1", "is no YAML: ");
-    faulty("a: b: c", "1", "is no YAML: ");
-    faulty("a: 1\n\tb: 2\n", "1", "is no YAML: ");
-    faulty("a: *nothing\n", "1", "is no YAML: ");
-    faulty("a: 1\n---\nb: 2\n", "2", "is no YAML: ");
-    faulty("a: !!js/function x\n", "1", "is no YAML: ");
-    faulty("a: .nan\n", "1", "is no YAML: ");
+    faulty("issuers: [", "1", "is not YAML: ");
+    faulty("a: b: c", "1", "is not YAML: ");
+    faulty("a: 1\n\tb: 2\n", "1", "is not YAML: ");
+    faulty("a: *nothing\n", "1", "is not YAML: ");
+    faulty("a: 1\n---\nb: 2\n", "2", "is not YAML: ");
+    faulty("a: !!js/function x\n", "1", "is not YAML: ");
+    faulty("a: .nan\n", "1", "is not YAML: ");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn credentials_are_never_shown() {
     ] {
         let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
         let faults = parse(&text).unwrap_err().to_string();
-        assert!(faults.contains("which is not written here") && !faults.contains("hunter2"), "{faults}");
+        assert!(faults.contains("which must not be written here") && !faults.contains("hunter2"), "{faults}");
     }
     let env = |name: &str| [(name.to_owned(), "hunter2".to_owned())].into_iter();
     for name in [
@@ -184,7 +184,7 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
     check(
         "errors: {realm: '${REALM}'}",
         "2: errors.realm",
-        "nothing replaces it; set the environment variable `DOORWARD__ERRORS__REALM` instead (found \"${REALM}\")",
+        "has a placeholder that was not replaced; set the environment variable `DOORWARD__ERRORS__REALM` instead (found \"${REALM}\")",
     );
     check(
         "revocation: {redis: {url: 'redis://r.test', password: 'x${PASS:-hunter2}'}}",
@@ -197,8 +197,8 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
         "2: identity.headers.x-user-id",
         "`DOORWARD__IDENTITY__HEADERS__X_USER_ID`",
     );
-    check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "holds a placeholder");
-    check("errors: {realm: $REALM}", "2: errors.realm", "holds a placeholder");
+    check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "has a placeholder");
+    check("errors: {realm: $REALM}", "2: errors.realm", "has a placeholder");
     for placeholder in [
         "https://$HOST/",
         "https://$host/",
@@ -217,14 +217,14 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
         "$(realm)",
         "x-$REALM",
     ] {
-        check(&format!("errors: {{realm: '{placeholder}'}}"), "2: errors.realm", "holds a placeholder");
+        check(&format!("errors: {{realm: '{placeholder}'}}"), "2: errors.realm", "has a placeholder");
         let audience = ISSUER.replace("[shop]", &format!("['{placeholder}']"));
-        faulty(&audience, "1: issuers[0].audiences[0]", "holds a placeholder");
+        faulty(&audience, "1: issuers[0].audiences[0]", "has a placeholder");
     }
     faulty(
         &ISSUER.replace("https://a.test/jwks", "'https://a.test/{tenant}/jwks'"),
         "1: issuers[0].keys.jwks_url",
-        "holds a placeholder",
+        "has a placeholder",
     );
     for secret in ["$(PW)", "{{ .Values.pw }}", "<password>", "${PW}", "<% pw %>"] {
         let redis = format!("revocation: {{redis: {{url: 'redis://r.test', password: '{secret}'}}}}");
@@ -298,7 +298,7 @@ fn bombs_are_bounded() {
     for text in [laughs, deep, deep_block, aliases, cyclic] {
         let started = std::time::Instant::now();
         let faults = parse(&text).unwrap_err().to_string();
-        assert!(faults.contains("is no YAML: "), "{}", &faults[..faults.len().min(400)]);
+        assert!(faults.contains("is not YAML: "), "{}", &faults[..faults.len().min(400)]);
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 }
