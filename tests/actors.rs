@@ -106,7 +106,7 @@ async fn services_and_rules_see_who_acts() {
     ] {
         assert_eq!(checks.check(get(path).token(token)).await.reason(), reason, "{path}");
     }
-    // Who acts and cannot be told could not be stopped.
+    // An actor that cannot be read could not be revoked.
     let deep = self::acting(&tokens, &["a"; 9]);
     for act in [json!("agent-7"), json!({}), json!({"sub": ["agent-7"]})] {
         let token = tokens.with(json!({"act": act}));

@@ -78,7 +78,7 @@ fn trimmed(token: &[u8]) -> &[u8] {
     &token[token.iter().position(|byte| *byte != b' ').unwrap_or(token.len())..]
 }
 
-/// The command lines of the two verifiers; says so if the test is skipped.
+/// The command lines of the two verifiers; prints a message if the test is skipped.
 fn others() -> Option<[Vec<String>; 2]> {
     let (python, jose) = (format!("{TOOLS}/python/bin/python"), format!("{TOOLS}/jose"));
     let runs = |command: &mut Command| {
@@ -97,7 +97,7 @@ fn script(name: &str) -> String {
     format!("{SCRIPTS}/{name}")
 }
 
-/// What all three are told.
+/// The configuration of all three.
 fn policy(signers: &[Signer], now: i64) -> Value {
     let issuer = |issuer: &str, symmetric: bool, algorithms: &[&str]| {
         let keys = signers.iter().filter(|signer| signer.is_symmetric() == symmetric).map(Signer::jwk);
@@ -182,14 +182,14 @@ async fn ask(checks: &Checks, tokens: &[Made]) -> Vec<String> {
     reasons
 }
 
-/// Who agreed with whom.
+/// The agreement between verifiers.
 #[derive(Default)]
 struct Tally {
     all_allow: usize,
     all_refuse: usize,
     /// By the rule that explains it, what only Doorward refuses: of both others, or of one.
     stricter: BTreeMap<&'static str, [usize; 2]>,
-    /// By the rule that explains it, what Doorward and one other allow.
+    /// By the explaining rule, the tokens that Doorward and one other allow.
     one_refuses: BTreeMap<&'static str, usize>,
     faults: Vec<String>,
 }
@@ -233,7 +233,7 @@ impl Tally {
         }
     }
 
-    /// The first faults; a thousand of one kind tell no more.
+    /// The first faults; a thousand of one kind add no information.
     fn shown(&self) -> String {
         self.faults.iter().take(10).map(|fault| format!("{fault:.4000}")).collect::<Vec<_>>().join("\n")
     }

@@ -169,7 +169,7 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// `None` when the test must say that it is skipped.
+    /// `None` if the test is skipped, with a message.
     pub fn start(script: &str, arguments: &[&str]) -> Option<Self> {
         let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
             eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");
@@ -192,7 +192,7 @@ impl NodeProcess {
     pub fn tell(&self, command: &Value) -> Value {
         let mut pipe = self.pipe.lock().unwrap();
         writeln!(pipe.0, "{command}").unwrap();
-        // Libraries write notices of their own in between.
+        // Libraries print their own notices in between.
         pipe.1.by_ref().find_map(|line| serde_json::from_str(&line.unwrap()).ok()).unwrap()
     }
 }

@@ -199,7 +199,7 @@ async fn an_answer_ends_with_its_time_with_the_token_and_with_a_revocation() {
     assert_eq!(fixture.doorward.post("/logout?all=true", "three").await.0, 204);
     assert_eq!(fixture.reason("four").await, "signed_out");
     assert_eq!(server.questions().len(), 4);
-    // Without a jti it is named by its digest; and one that is no more signs out as a success.
+    // Without a jti it is named by its digest; and the sign-out of an inactive token succeeds.
     server.says("unnamed", &changed(&json!({"jti": null, "sub": "dave", "sid": null})));
     assert_eq!(fixture.reason("unnamed").await, "ok");
     assert_eq!(fixture.checks.check(ask("POST", "/logout").token("unnamed")).await.status, 204);
@@ -272,7 +272,7 @@ async fn always_asks_about_verified_tokens_as_well() {
     assert_eq!(fixture.reason(&active).await, "ok");
     assert_eq!(server.questions_about(&active), 1);
     assert_eq!(fixture.reason(&inactive).await, "token_inactive");
-    // What is refused anyway is not asked about, nor who leaves or comes back.
+    // A token that is refused anyway is not introspected, and neither are sign-outs and refreshes.
     let forged = Tokens::new().of("alice");
     server.says(&forged, &json!({"active": true}));
     assert_eq!(fixture.reason(&forged).await, "unknown_key");

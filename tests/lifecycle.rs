@@ -229,7 +229,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     })
     .await;
     assert_eq!(doorward.stop().await, Some(0), "the end does not wait for a reader");
-    // What was not dropped was written whole.
+    // Lines that were not dropped are complete.
     let mut lines: Vec<_> = log.lines().map(Result::unwrap).collect();
     lines.pop(); // It was cut off at the end.
     assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));

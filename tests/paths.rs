@@ -26,7 +26,7 @@ rules:
   - {name: by-route, access: public}
 ";
 
-/// What the open rules open; the last is named by Envoy's route.
+/// The paths of the open rules; Envoy's route names the last.
 const DOORS: [&str; 10] = [
     "/healthz",
     "/public",
@@ -135,7 +135,7 @@ const FORMS: [&str; 98] = [
     "/Static/closed/x",
     "/Static/Closed",
     "/public/close%44",
-    // What trails.
+    // Trailing characters.
     "/public/closed/",
     "/public/closed.",
     "/public/closed%20",
@@ -162,8 +162,9 @@ fn spell(form: &str, door: &str) -> String {
 }
 
 /// Every resource that some upstream may serve for a target: it decodes up to four times, with
-/// overlong sequences and full-width forms or without, ends at what it takes for a query or not, strips
-/// parameters or not, folds `\` or not, resolves dots and drops what trails or not, and knows no case.
+/// overlong sequences and full-width forms or without, ends at what it takes for a query or not,
+/// strips parameters or not, folds `\` or not, resolves dots and drops trailing characters or not,
+/// and ignores case.
 fn resources(target: &str) -> Vec<String> {
     let path = target.split('?').next().unwrap();
     let authority = path.trim_start_matches("http:");
@@ -219,7 +220,8 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).chars().map(|c| if c >= '\u{ff01}' { wide(c) } else { c }).collect()
 }
 
-/// Whether some upstream would serve what the rules `admin`, `closed` or `small` protect.
+/// Whether some upstream would serve a resource that the rules `admin`, `closed` or `small`
+/// protect.
 fn reaches_protected(target: &str) -> bool {
     let below = |path: &str, prefix: &str| {
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -272,7 +274,7 @@ async fn no_spelling_opens_a_protected_resource() {
         let rule = is_routed(door).then_some("by-route");
         let method = if door.starts_with("/auth") { "POST" } else { "GET" };
         let verdict = checks.check(rule.into_iter().fold(ask(method, door), crate::support::grpc::Ask::rule)).await;
-        // Who signs out must say who.
+        // A sign-out needs a token.
         assert_eq!(verdict.status, if door == "/auth/logout" { 401 } else { 200 }, "{door}: {verdict:?}");
     }
 }

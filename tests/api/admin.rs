@@ -1,4 +1,4 @@
-//! Who may use the API, how it refuses, and its description.
+//! The permissions of the API, its refusals, and its description.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, TempDir, eventually};
 /// Longer than the time between two purges.
 const A_WHILE: Duration = Duration::from_secs(12);
 
-/// What revokes, and the token that it revokes: by token, session and user.
+/// Revocations and their tokens: by token, session and user.
 fn revoked(tokens: &Tokens) -> Vec<(serde_json::Value, String)> {
     let one = |number: usize| {
         let user = format!("user-{number}");
@@ -159,8 +159,8 @@ async fn a_receipt_does_not_rest_on_the_clock_of_redis() {
     assert_eq!(reason(&checks, &alice).await, "revocations_stale");
 }
 
-/// Ids of the future are followed by smaller ones, once the clock was put right and the log was removed: how far an
-/// instance was in the one log says nothing of the other.
+/// Ids from the future are followed by smaller ones, once the clock was corrected and the log was
+/// removed: progress in the first log does not count for the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
@@ -214,7 +214,7 @@ async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
     assert!(began.elapsed() < PATIENCE, "as long as a mark is good for, and not for the hour");
 }
 
-/// The clock of the store alone is wrong, by far more than a token lives, in either direction.
+/// Only the store's clock is wrong, by far more than a token's lifetime, in either direction.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_the_store_alone_takes_nothing_away() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
@@ -230,7 +230,7 @@ async fn the_clock_of_the_store_alone_takes_nothing_away() {
         redis.step_clock(offset);
         eventually("the jump is noticed", || async { first.logged("the store's clock jumped") }).await;
         let during = Doorward::start(&config).await;
-        // What is revoked while it is wrong, by a kind that needs no instant.
+        // Revocations while it is wrong, of a kind that needs no watermark.
         let token = tokens.with(json!({"sub": "late", "sid": offset}));
         assert_eq!(revoke(&first, &json!({"kind": "session", "id": offset})).await.status, 201);
         tokio::time::sleep(A_WHILE).await;

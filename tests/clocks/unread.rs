@@ -43,7 +43,7 @@ async fn nothing_is_stamped_or_taken_for_expired_before_it_was_read() {
     }
 }
 
-/// Such a store is not followed; what is sent to the instance is written to it all the same.
+/// Such a store is not followed; revocations at the instance are written to it all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_a_store_that_is_not_fit_is_read() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&["--maxmemory", "100mb"]).await);

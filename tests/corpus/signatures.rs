@@ -157,7 +157,8 @@ async fn ecdsa_signatures_have_one_form() {
     corpus.run("ECDSA").await;
 }
 
-/// ECDSA's signatures have twins; a revocation by digest is of the signing input, so both are hit.
+/// An ECDSA signature has a second valid form; a revocation by digest uses the signing input, so
+/// it refuses both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_high_s_twin_does_not_escape_a_revocation() {
     let corpus = Corpus::start().await;

@@ -1,4 +1,4 @@
-//! Tokens that are right but for some steps, which follow from a seed.
+//! Valid tokens with some mutations, which follow from a seed.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -12,7 +12,7 @@ use crate::corpus::forge::base64url;
 pub struct Made {
     pub seed: u64,
     pub token: Vec<u8>,
-    /// Nothing was done to it.
+    /// Without a mutation.
     pub untouched: bool,
     pub parts: String,
 }
@@ -55,7 +55,7 @@ const HEADER_VALUES: &[(&str, &[&str])] = &[
     ("iss", &["\"https://issuer.test\"", "7"]),
 ];
 
-/// Any claim may say any of these.
+/// The values that any claim may get.
 const ODD: &[&str] = &[
     "null",
     "true",
@@ -100,8 +100,8 @@ const ODD: &[&str] = &[
     "",
 ];
 
-/// Seconds from now, each at least 300 from what it could be confused with: the leeway is 600, the longest
-/// lifetime a day.
+/// Seconds from now, each at least 300 from any limit: the leeway is 600, the longest lifetime a
+/// day.
 const OFFSETS: &[i64] = &[
     -4_000_000_000,
     -10_000_000,

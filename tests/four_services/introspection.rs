@@ -11,7 +11,7 @@ use crate::support::grpc::{Checks, get};
 
 const SECRET: &str = "the-secret-of-the-client-doorward-0123456789";
 
-/// Accounts that nobody stands before: sign-outs in it are not told to anybody.
+/// Accounts without a proxy: its sign-outs are not reported.
 pub struct Accounts {
     program: Program,
     _files: TempDir,
@@ -27,7 +27,7 @@ impl Accounts {
         Self { program: Program::start(&[&["accounts"], &args[..]].concat()).await, _files: files }
     }
 
-    /// Doorward's issuer, which is asked if `introspection` says so.
+    /// Doorward's issuer, with or without `introspection`.
     pub fn issuer(&self, introspection: &str) -> String {
         let jwks = self.program.url("/.well-known/jwks.json");
         format!(
@@ -56,7 +56,7 @@ impl Accounts {
         self.log_in(user).await["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// As if Doorward had not been there: it learns nothing of this.
+    /// Bypasses Doorward, which does not see this.
     async fn log_out(&self, token: &str) {
         let claims = claims(token);
         let identity = json!({"user_id": claims["sub"], "session_id": claims["sid"]});

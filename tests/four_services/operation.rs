@@ -1,4 +1,4 @@
-//! What an operator sees of Accounts: keys rotate, it restarts, it is down, Doorward is down, somebody guesses.
+//! Operation of Accounts: key rotation, restart, outage, an outage of Doorward, guessed passwords.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::support::{Program, run};
 use crate::api::{OPERATOR, send};
 use crate::support::TempDir;
 
-/// Two rotations while tokens are used: nobody is refused, neither with the newest token nor with the oldest.
+/// Two rotations while tokens are used: neither the newest token nor the oldest is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_and_nobody_is_refused() {
     let Some(shop) = Shop::open("sqlite::memory:", &["--key-lifetime", "5s"]).await else { return };
@@ -55,7 +55,7 @@ async fn services_go_on_without_accounts_and_sessions_survive_its_restart() {
     shop.works("after the restart", &session).await;
 }
 
-/// What is stored stays stored, and the caller hears that Doorward does not know.
+/// The change stays stored, and the caller gets an error, because Doorward does not know it.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_when_doorward_could_not_be_told() {
     let Some(mut shop) = Shop::open("sqlite::memory:", &[]).await else { return };

@@ -1,4 +1,4 @@
-//! A revoked token that is presented again: counted, logged, and told to a webhook.
+//! A revoked token that is presented again: counted, logged, and sent to a webhook.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -78,7 +78,7 @@ async fn whoever_presents_a_revoked_token_is_told_of() {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(note[name], *value, "{name}: {note}");
     }
-    // Through Envoy it also says from where.
+    // Through Envoy it also has the client's address.
     assert_eq!(edge.ask(&token).await.0, 401);
     if crate::support::envoy::binary().is_some() {
         eventually("the webhook is told", || async { webhook.heard().len() == 2 }).await;

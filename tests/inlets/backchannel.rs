@@ -56,7 +56,7 @@ async fn a_session_else_a_user_is_signed_out() {
         let message = edge.sign(Some("logout+jwt"), &message);
         is_done(&edge.ends("back-channel logout without exp", &dave, send(logout(&edge, &message))).await);
     }
-    // Who signs in again, later than the message was made, is welcome.
+    // A user who signs in again, later than the message, is accepted.
     let again = edge.tokens.with(json!({"sid": "new", "iat": now() + 2}));
     assert_eq!(edge.reason(&again).await, "ok");
     // Types as older providers write them.
@@ -98,7 +98,7 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
             "wrong_type",
         ),
         ("events that are a list", signed("logout+jwt", json!({"events": [EVENT]})), "wrong_type"),
-        ("an event that is no object", signed("logout+jwt", json!({"events": {EVENT: true}})), "wrong_type"),
+        ("an event that is not an object", signed("logout+jwt", json!({"events": {EVENT: true}})), "wrong_type"),
         ("with a nonce", signed("logout+jwt", json!({"nonce": "n"})), "invalid_claim"),
         ("of another issuer", signed("logout+jwt", json!({"iss": "https://other.test"})), "unknown_issuer"),
         ("for another audience", signed("logout+jwt", json!({"aud": "other"})), "wrong_audience"),

@@ -55,7 +55,7 @@ impl Keycloak {
         Self { _process: process, url }
     }
 
-    /// An administrator's token lives for a minute.
+    /// An administrator's token is valid for a minute.
     async fn administrator(&self) -> String {
         let fields =
             [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "admin"), ("password", "admin")];

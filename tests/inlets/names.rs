@@ -1,4 +1,5 @@
-//! How messages and operators name users: as the tokens of the issuer do, or they are refused and told why.
+//! The names of users in messages and operators' requests: those of the issuer's tokens, or they
+//! are refused with the reason.
 
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
         tells("global", &end_user(&edge, iss_sub.clone()).await, 400, &["oid", "claims.user_id"]);
         assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0), "{user_id}");
 
-        // A message that names the user as tokens do, or the session alone, does what it says.
+        // A message that names the user like the tokens, or the session alone, takes effect.
         let both = json!({"sub": "pairwise", "oid": "alice"});
         assert_eq!(edge.ends("oid in the logout token", &token, log_out(&edge, &both)).await.status, 200);
         let bob = edge.tokens.with(json!({"sub": "other", "oid": "bob", "sid": "of-bob"}));
@@ -148,7 +149,7 @@ async fn a_user_of_a_tenant_is_named_with_it() {
     let erin = token("erin");
     let named = json!({"iss": iss, "tid": TENANT, "sub": "erin"});
     assert_eq!(edge.ends("logout", &erin, log_out(&edge, &named)).await.status, 200);
-    // What stands in answers and lists can be sent back.
+    // Ids from answers and lists can be used in requests.
     let odd = token("a b");
     let receipt = revoke(&edge, "user", whole("a b")).await;
     assert_eq!(edge.reason(&odd).await, "revoked");
@@ -168,7 +169,7 @@ async fn a_refused_message_names_the_claim_that_it_lacks() {
     ] {
         tells(claim, &log_out(&edge, &changes).await, 400, &[claim]);
     }
-    // Nothing is told of what was not signed, but that it has no issuer.
+    // An unsigned message gets no detail except that it has no issuer.
     let stranger = super::sign(&Tokens::new(), Some("logout+jwt"), &json!({"iss": doorward::dev::ISSUER}));
     let reply = send(edge.form("/oidc/backchannel-logout", &[("logout_token", &stranger)])).await;
     assert!(!reply.body["error_description"].as_str().unwrap().contains('`'), "{reply:?}");

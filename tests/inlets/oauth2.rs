@@ -44,7 +44,7 @@ async fn tokens_are_revoked_by_who_holds_them() {
     let expired = edge.tokens.with(json!({"exp": now() - 3600, "iat": now() - 7200}));
     revoke(&[("token", &expired)]).await;
 
-    // A refresh token takes its session along; one is told by its type, its claims or the hint.
+    // A refresh token ends its session; it is recognised by its type, its claims or the hint.
     let session = |sid: &str| edge.tokens.with(json!({"sid": sid}));
     for (number, (typ, changes, hint)) in [
         (Some("rt+jwt"), json!({}), None),

@@ -24,7 +24,7 @@ async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
     };
     let verdict = |token: &str| edge.checks.check(crate::support::grpc::get("/").token(token));
 
-    // Logged out at the provider: it tells every client of the session, and so Doorward.
+    // Logged out at the provider: it notifies every client of the session, including Doorward.
     let ((alice, _), (bob, _)) = (login("alice"), login("bob"));
     let said = verdict(&alice).await;
     assert_eq!((said.headers["x-user-id"].as_str(), said.metadata["client_id"].as_str()), ("alice", "shop-web"));
@@ -50,7 +50,8 @@ async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
     assert_eq!(edge.ends_soon("oidc-provider, refresh token revoked there", &bob, revoke).await, 200);
     assert_eq!(provider.tell(&json!({"refresh": "bob"}))["error"], "invalid_grant");
 
-    // An opaque refresh token says nothing to us; an ID token is no access token, and is not revoked as one.
+    // An opaque refresh token cannot be read here; an ID token is not an access token, and is not
+    // revoked as one.
     let tokens: Value = provider.tell(&json!({"login": "carol"}));
     for (name, status) in [("refresh_token", 200), ("id_token", 200)] {
         let fields = [("token", tokens[name].as_str().unwrap()), ("token_type_hint", "refresh_token")];

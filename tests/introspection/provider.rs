@@ -10,7 +10,7 @@ use crate::support::grpc::{Checks, ask, get};
 use crate::support::tokens::Tokens;
 use crate::support::{Process, eventually};
 
-/// The provider, and the way to tell it what to do.
+/// The provider, and its control channel.
 struct Provider {
     _process: Process,
     stdin: ChildStdin,
@@ -19,7 +19,7 @@ struct Provider {
 }
 
 impl Provider {
-    /// `None` when the test must say that it is skipped.
+    /// `None` if the test is skipped, with a message.
     fn start() -> Option<Self> {
         let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
             eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");

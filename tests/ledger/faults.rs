@@ -74,7 +74,7 @@ async fn a_new_instance_waits_for_the_others_after_a_failover_to_a_copy_that_lag
     survivor.replica.revoke(vec![sign_out("saved")]).await.unwrap();
     redis.cli(&["SAVE"]);
     survivor.replica.revoke(vec![sign_out("lost")]).await.unwrap();
-    // The copy has the epoch, and nothing in it tells that it lacks an entry.
+    // The copy has the epoch, and nothing in it shows that it lacks an entry.
     redis.kill();
     proxy.refuse();
     redis.run().await;

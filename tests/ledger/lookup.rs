@@ -90,7 +90,7 @@ async fn each_rule_has_its_own_bound_and_its_own_way_out() {
     for path in ["/strict", "/asks", "/lenient", "/"] {
         assert!(check(&checks, path, &alice).await.0.allowed(), "{path}");
     }
-    // The log cannot be read any more, and what is written is not followed; keys still can.
+    // The log cannot be read any more, and entries are not followed; keys can still be read.
     redis.cli(&["ACL", "SETUSER", "default", "-xread"]);
     redis.cli(&["SET", "doorward:{r}:dev:token:of-alice", "* signed_out", "EX", "600"]);
     crate::support::eventually("stale by the strict rule", || async {

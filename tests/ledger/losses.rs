@@ -12,7 +12,7 @@ use crate::support::proxy::Proxy;
 
 const REPAIRING: &str = "doorward:{r}:repairing";
 
-/// How many instances say that they are repairing.
+/// The number of instances that announce a repair.
 fn repairing(redis: &RedisServer) -> String {
     redis.cli(&["ZCOUNT", REPAIRING, "1", "+inf"])
 }
@@ -21,7 +21,7 @@ fn gaps(instance: &Instance) -> u64 {
     instance.replica.stats().gaps.get()
 }
 
-/// Waits until an instance has compared the log with what it should be, beginning after now.
+/// Waits until an instance has compared the log with its expected state, starting after now.
 async fn compared(instance: &Instance) {
     let count = || instance.replica.stats().operations(Operation::Check, "ok").get();
     let before = count();
@@ -35,7 +35,7 @@ fn as_of(instance: &Instance) -> Instant {
     now.checked_sub(instance.age().expect("it was complete once")).unwrap()
 }
 
-/// The age of a view that the rules allow, unless a test says otherwise.
+/// The default of the rules' greatest age of a view.
 const HOLD: Duration = Duration::from_secs(30);
 
 async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instance) {
@@ -131,7 +131,7 @@ async fn a_read_of_a_server_that_was_demoted_does_not_count() {
     let instance = Instance::start(&redis).await;
     let entry = "XADD doorward:{r}:log * issuer main kind token id busy\n".repeat(50);
     for round in 0..6 {
-        // Between two reads, so that none is told that it was unblocked.
+        // Between two reads, so that no read is ended by it.
         redis.script(&format!("{entry}REPLICAOF 127.0.0.1 1\n"));
         let demoted = Instant::now();
         eventually("noticed", || {
@@ -248,7 +248,7 @@ async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     }
     assert!(one.refuses(&token("full")), "a refused write holds here");
     assert_eq!(one.replica.peers().await.unwrap().len(), 2);
-    // It has room again; two, with a view of a moment ago, cannot say anything.
+    // It has memory again; two instances, with recent views, cannot report.
     proxy.stall();
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     let receipt = confirm(&one, "after", Duration::from_millis(300)).await;

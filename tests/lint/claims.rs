@@ -1,5 +1,6 @@
-//! What each trap is said to do, done: the bad files in a real Envoy, with a real Doorward beside it.
-//! Where a claim is not shown here, it is by the tests of the examples, or it is a default of Envoy's.
+//! The described effect of each trap, reproduced: the bad files in a real Envoy, with a real
+//! Doorward beside it. Other effects are shown by the tests of the examples, or are defaults of
+//! Envoy.
 
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ impl Stage {
         Envoy::start_text(&self.binary, &edit(text)).await
     }
 
-    /// The status, and what the upstream saw.
+    /// The status, and the upstream's request.
     async fn ask(&self, file: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
         ask(&self.envoy(file, |text| text).await, method, path, headers).await
     }
@@ -84,7 +85,7 @@ async fn who_gets_in_without_a_token() {
         let envoy = stage.envoy("rerouted-after-check", rerouted(more)).await;
         assert_eq!(ask(&envoy, "GET", "/assets/x", &[("x-path", "/admin")]).await.0, status, "{more}");
     }
-    // The clean file serves what it has checked.
+    // The clean file serves checked requests.
     let (_, shown) = stage.ask("clean", "GET", "/assets/x", &[("x-path", "/admin")]).await;
     assert_eq!(shown["path"], "/assets/x");
 
@@ -123,7 +124,7 @@ async fn whose_identity_reaches_the_upstream() {
         let (status, shown) = stage.ask(file, "GET", "/", &signed_in).await;
         assert_eq!((status, &shown["headers"]["x-user-id"]), (200, &user), "{file}");
     }
-    // What else an upstream may believe.
+    // Other headers that an upstream may trust.
     let internal = ("x-forwarded-for", "10.0.0.1");
     for (file, name, value, more) in [
         ("client-certificate-header", "x-forwarded-client-cert", "Subject=\"CN=root\"", None),

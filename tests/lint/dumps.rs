@@ -1,4 +1,4 @@
-//! What a running Envoy says of itself, by `/config_dump`.
+//! The `/config_dump` of a running Envoy.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use super::{bad_files, lint, rules};
 use crate::support::TempDir;
 use crate::support::envoy::{self, Envoy};
 
-/// Nobody is asked, and nothing is sent on.
+/// There are neither checks nor upstream requests.
 fn nowhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9))
 }

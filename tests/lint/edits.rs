@@ -1,4 +1,5 @@
-//! The clean file with one thing changed: what is a trap in every spelling that Envoy takes, and what is none.
+//! The clean file with one change: traps in every spelling that Envoy accepts, and harmless
+//! changes.
 
 use std::process::Command;
 
@@ -6,7 +7,7 @@ use super::{ROOT, lint, rules};
 use crate::support::TempDir;
 use crate::support::envoy;
 
-/// `clean.yaml`, edited; each text that is replaced stands in it once.
+/// `clean.yaml`, edited; each replaced text occurs in it once.
 #[track_caller]
 fn edited(edits: &[(&str, &str)]) -> String {
     let clean = std::fs::read_to_string(format!("{ROOT}/tests/lint/clean.yaml")).unwrap();
@@ -297,7 +298,7 @@ fn what_replaces_an_identity_after_the_check() {
     );
 }
 
-/// Over HTTP Envoy drops what it was not told to take from Doorward's answer.
+/// Over HTTP Envoy drops headers of Doorward's answer that are not listed.
 #[test]
 fn over_http_what_is_not_listed_is_dropped() {
     let dir = TempDir::new();
@@ -355,7 +356,7 @@ fn ext_authz_that_comes_by_discovery_is_not_missing() {
     assert_eq!(rules(&findings), [""; 0], "{findings:#?}");
     let other = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
     assert_eq!(rules(&lint(&["-"], &discovery(other, "")).1), ["no-ext-authz"]);
-    // What is used until it comes is judged.
+    // The default that applies until it arrives is checked.
     let default = "\n                      default_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: true, validate_mutations: true, status_on_error: {code: 503}, allowed_headers: {patterns: [{exact: authorization}]}, grpc_service: {envoy_grpc: {cluster_name: doorward}, timeout: 1s}}";
     assert_eq!(rules(&lint(&["-"], &discovery(url, default)).1), ["fail-open"]);
 }
@@ -366,7 +367,7 @@ fn a_condition_is_told() {
     let (_, findings) = lint(&["-"], &file);
     let said = findings[0]["message"].as_str().unwrap();
     assert!(["conditional", "header `x-internal`", "exact `yes`"].iter().all(|part| said.contains(part)), "{said}");
-    // A composite filter runs ext_authz only where its matcher says so.
+    // A composite filter runs ext_authz only for requests that its matcher selects.
     let composite = file
         .replace(
             "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter}",

@@ -401,7 +401,7 @@ async fn a_taken_port_is_tried_again() {
     eventually("the second serves", ready).await;
 }
 
-/// What the library takes from its process, and what it gives: a snapshot.
+/// The symbols that the library imports and exports: a snapshot.
 #[test]
 fn the_library_exports_hooks_alone_and_imports_no_allocator() {
     let library = super::sides::library().join("libdoorward_envoy.so");

@@ -7,7 +7,7 @@ use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::upstream::Upstream;
 
-/// The folder with the clients' packages; `None` when the test must say that it is skipped.
+/// The folder with the clients' packages; `None` if the test is skipped, with a message.
 fn clients() -> Option<String> {
     let folder = format!("{}/.tools/dpop", env!("CARGO_MANIFEST_DIR"));
     let is_there = std::path::Path::new(&folder).join("node_modules/oauth4webapi").is_dir();

@@ -1,4 +1,5 @@
-//! What is wrong with a token is told to the operator, in the log and by explaining; the client is sent the class.
+//! The fault of a token is in the log and in explanations, for the operator; the client is sent
+//! the class.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::support::tokens::{Tokens, now};
 const ISSUER: &str = doorward::dev::ISSUER;
 
 impl Issuer {
-    /// Asks by this token: the reason, and the line in the log; what explaining says of it is the same.
+    /// Checks this token: returns the reason and the log line; the explanation is the same.
     async fn told(&self, id: &str, token: &str) -> (String, Value) {
         let verdict = self.checks.check(get("/").token(token).header("x-request-id", id)).await;
         let reason = verdict.reason().to_owned();
@@ -102,7 +103,7 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
     }
 }
 
-/// What a stranger writes is bounded and escaped; what names a person is not shown.
+/// Untrusted text is bounded and escaped; personal claims are not shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_token_says_cannot_shape_the_log() {
     let issuer = Issuer::with("", &admin_keys()).await;
@@ -131,7 +132,7 @@ async fn a_token_for_microsoft_graph_is_told_as_that() {
     let key_id = issuer.tokens.issuer.key_id();
     let header = json!({"alg": "ES256", "typ": "JWT", "kid": key_id, "nonce": "digest-of-it"}).to_string();
     let signed = |claims: Value| issuer.tokens.issuer.sign_raw(&header, claims.to_string().as_bytes()).unwrap();
-    // What Microsoft signed has the digest of the nonce in its place.
+    // Microsoft's signing input has the digest of the nonce in its place.
     let good = signed(changed(&Tokens::claims("alice"), &json!({})));
     let (payload, signature) = (good.split('.').nth(1).unwrap(), &good[..good.len() - 4]);
     let graph = format!("{signature}AAAA");

@@ -1,4 +1,4 @@
-//! What needs a clock of its own: expiry, reuse and races, on SQLite.
+//! Tests with their own clock: expiry, reuse and races, on SQLite.
 
 use super::*;
 
