@@ -68,7 +68,7 @@ async fn an_actor_is_stopped_wherever_it_stands_in_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_and_rules_see_who_acts() {
+async fn services_and_rules_see_the_actor() {
     let tokens = Tokens::new();
     let config = tokens.config(
         "identity: {headers: {x-user-id: user_id, x-actor: actor, x-actors: actors}, payload: {header: x-identity}}\n\

@@ -109,7 +109,7 @@ async fn a_service_registers_with_plain_redis_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn losing_the_store_forgets_no_registration_and_lets_nobody_in() {
+async fn losing_the_store_loses_no_registration_and_accepts_no_other_token() {
     let fixture = Fixture::start("replica").await;
     let doorward = Doorward::start(&fixture.config).await;
     let checks = Checks::connect(&doorward.check).await;

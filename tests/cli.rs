@@ -183,7 +183,7 @@ fn explain_presents_the_token_where_it_is_looked_for_and_shows_no_cookie() {
 }
 
 #[test]
-fn explain_says_what_it_did_not_ask() {
+fn explain_names_skipped_lookups() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     let asking = ", introspection: {url: \"http://127.0.0.1:9/\", client_id: a, client_secret: b, when: always}}\n";
@@ -197,7 +197,7 @@ fn explain_says_what_it_did_not_ask() {
 }
 
 #[test]
-fn a_key_in_plain_text_is_a_fault_that_says_what_to_write() {
+fn a_key_in_plain_text_is_a_fault_with_its_remedy() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     for entry in [
@@ -397,7 +397,7 @@ fn explain_expects_a_decision_and_not_a_failure() {
 }
 
 #[test]
-fn explain_says_what_is_wrong_with_an_api_key_and_never_the_key() {
+fn explain_shows_the_fault_of_an_api_key_and_never_the_key() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     let (_, digest, _) = run(&["hash-key"], "canary-0123456789abcdef\n");

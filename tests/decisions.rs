@@ -210,7 +210,7 @@ async fn every_reason_is_reached_with_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_right_is_allowed() {
+async fn valid_tokens_are_allowed() {
     let fixture = Fixture::start().await;
     let tokens = &fixture.tokens;
     let good = tokens.of("alice");

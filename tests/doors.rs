@@ -33,7 +33,7 @@ async fn operations(doorward: &Doorward) -> Vec<(reqwest::Method, String, bool)>
 
 /// Every endpoint that needs an admin key, by the description, refuses all other credentials.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_admin_key_opens_nothing() {
+async fn only_an_admin_key_is_accepted() {
     let (tokens, stranger) = (Tokens::new(), Tokens::new());
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let client = reqwest::Client::new();

@@ -43,7 +43,7 @@ fn not_spoofed(shown: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sidecar_asks_again_and_says_in_its_log_who_was_refused_and_why() {
+async fn a_sidecar_checks_again_and_logs_refusals() {
     for binary in envoy::binaries() {
         for (file, listen) in [
             ("sidecar-tcp.yaml", ""),

@@ -78,7 +78,7 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_proxy_s_way_of_asking_gets_the_answer_of_check() {
+async fn every_proxy_s_request_gets_the_answer_of_check() {
     let fixture = Fixture::start("").await;
     let alice = fixture.tokens.of("alice");
     let convention = |how: &str, method: &Method, path: &str| match how {

@@ -175,7 +175,7 @@ async fn an_issuer_whose_provider_never_worked_is_alone_with_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_made_up_key_ids_cost_one_fetch_a_cooldown_and_delay_nobody() {
+async fn ten_thousand_made_up_key_ids_cost_one_fetch_per_cooldown_and_delay_no_request() {
     let (tokens, stranger) = (Tokens::new(), Tokens::new());
     let server = JwksServer::start(tokens.issuer.jwks()).await;
     let doorward = Doorward::start(&config(&server.url(), &server.url(), ", cooldown: 2s")).await;

@@ -72,7 +72,7 @@ fn changed(changes: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_opaque_token_is_its_issuer_s_word() {
+async fn an_opaque_token_is_decided_by_its_issuer() {
     let fixture = Fixture::start("").await;
     let server = &fixture.server;
     server.says("opaque-1", &AuthorizationServer::active("alice"));
@@ -113,7 +113,7 @@ async fn an_opaque_token_is_its_issuer_s_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_word_is_held_to_the_checks_of_a_token() {
+async fn introspection_responses_get_the_checks_of_a_token() {
     let fixture = Fixture::start("").await;
     let cases = [
         (json!({}), "ok"),
@@ -315,7 +315,7 @@ async fn always_asks_about_verified_tokens_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_keeps_the_answers_of_whom_it_leaves_alone() {
+async fn a_reload_keeps_the_responses_of_unchanged_issuers() {
     let fixture = Fixture::start(", cache: 1h").await;
     fixture.server.says("opaque", &AuthorizationServer::active("alice"));
     assert_eq!(fixture.reason("opaque").await, "ok");

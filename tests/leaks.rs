@@ -225,7 +225,7 @@ fn requests(tokens: &Tokens) -> Vec<(String, Ask)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_told_at_any_level() {
+async fn no_secret_is_logged_at_any_level() {
     let tokens = Tokens::new();
     let mut redis = RedisServer::start(&["--requirepass", PASSWORD]).await;
     let provider = JwksServer::start(tokens.issuer.jwks()).await;
@@ -310,7 +310,7 @@ async fn no_secret_is_told_at_any_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_refuses_the_password_does_not_have_it_told() {
+async fn a_refused_password_is_not_shown() {
     let tokens = Tokens::new();
     let redis = RedisServer::start(&["--requirepass", "another"]).await;
     let closed = RedisServer::stopped(&[]).port;

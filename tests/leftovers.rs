@@ -92,7 +92,7 @@ async fn an_empty_token_is_a_missing_one_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_tokens_those_that_ran_out_count_as_absent() {
+async fn expired_ones_among_several_tokens_count_as_absent() {
     let fixture = Fixture::start("").await;
     let (good, other) = (fixture.tokens.of("alice"), fixture.tokens.of("bob"));
     let (one, two) = (fixture.expired(), fixture.expired());
@@ -147,7 +147,7 @@ async fn of_several_tokens_those_that_ran_out_count_as_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_leftover_locks_out_who_signs_out_or_in() {
+async fn no_leftover_prevents_a_sign_out_or_a_sign_in() {
     let fixture = Fixture::start("").await;
     let garbage = "not-a-token";
     let stranger = Tokens::new().of("alice");

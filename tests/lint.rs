@@ -114,7 +114,7 @@ fn envoy_loads_every_bad_file() {
 }
 
 #[test]
-fn what_we_ship_is_clean() {
+fn shipped_files_are_clean() {
     let shipped = ["envoy", "examples", "k8s"].into_iter().flat_map(files).filter(|path| {
         std::fs::read_to_string(path).unwrap().lines().any(|line| line.starts_with("static_resources:"))
     });
@@ -134,7 +134,7 @@ fn what_we_ship_is_clean() {
 }
 
 #[test]
-fn the_command_says_what_it_found_and_what_it_could_not_read() {
+fn the_command_prints_its_findings_and_unreadable_files() {
     let file = format!("{ROOT}/tests/lint/fail-open.yaml");
     let (code, text, _) = run(&["lint", &file], "");
     assert_eq!(code, 1);

@@ -208,7 +208,7 @@ async fn an_instance_that_means_something_else_by_a_name_does_not_become_ready()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_remembers_what_names_stand_for_over_a_restart() {
+async fn a_file_keeps_the_meaning_of_names_over_a_restart() {
     let tokens = Tokens::new();
     let config = tokens.config(&format!(
         "revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}",
@@ -236,7 +236,7 @@ async fn a_file_remembers_what_names_stand_for_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_instance_says_that_another_deployment_uses_its_name_and_goes_on() {
+async fn a_running_instance_reports_another_deployment_with_its_name_and_continues() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config =
         tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
@@ -305,7 +305,7 @@ async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
 
 /// Signals may name a user by an address, which another claim has.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_that_would_lose_who_was_named_by_an_address_is_refused() {
+async fn a_reload_that_would_lose_users_named_by_address_is_refused() {
     let (tokens, transmitter) = (Tokens::new(), Tokens::new());
     let signals = crate::inlets::signals::section(&transmitter, ", subjects: [email]");
     let doorward = Doorward::start(&tokens.config(&signals)).await;

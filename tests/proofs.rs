@@ -241,7 +241,7 @@ async fn a_token_can_be_asked_about_and_revoked_without_its_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_says_whether_its_tokens_must_be_proved() {
+async fn proof_of_possession_is_set_per_issuer() {
     let required = Fixture::start_by("", "proof: required, ").await;
     let plain = required.tokens.of("alice");
     let both = "Bearer realm=\"doorward\", DPoP realm=\"doorward\", algs=\"";

@@ -200,7 +200,7 @@ fn refused(doorward: &Doorward) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
+async fn settings_that_need_a_restart_are_named_and_unchanged() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;
     let checks = Checks::connect(&doorward.check).await;

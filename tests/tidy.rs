@@ -117,7 +117,7 @@ fn no_module_uses_one_it_may_not_know() {
 }
 
 #[test]
-fn the_heart_is_layered() {
+fn the_decision_crate_is_layered() {
     for (path, text) in files_of("doorward-authz/src") {
         let code = code(&text);
         let file = path.file_stem().unwrap().to_str().unwrap();
@@ -169,7 +169,7 @@ fn unsafe_code_is_at_the_boundary_to_envoy_alone() {
 
 /// A host process has its own signals, limits, allocator and end.
 #[test]
-fn what_runs_inside_envoy_leaves_the_process_alone() {
+fn the_engine_inside_envoy_leaves_the_process_alone() {
     let inside = ["src/engine", "src/api", "src/sources", "src/state", "doorward-authz/src", "envoy/module/src"];
     for (path, text) in inside.into_iter().flat_map(files_of) {
         for word in ["tokio::signal", "umask", "setrlimit", "process::exit", "process::abort", "global_allocator"] {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_tells_in_pem() {
+    fn the_connection_s_certificate_is_pem() {
         let expected = Thumbprint::of(b"012");
         let source = CertificateSource::Connection;
         assert_eq!(of(&[], PEM, source), Ok(Some(expected)));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_tells_of_one_certificate_or_of_none() {
+    fn the_header_has_one_certificate_or_none() {
         let expected = Thumbprint::of(b"012");
         let hex = expected.hex();
         let tell = |field: &str| of(&[(FORWARDED, field.as_bytes())], "", CertificateSource::ForwardedHeader);

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_proved_is_a_fault() {
+    fn an_unprovable_binding_is_a_fault() {
         let x5t = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"; // RFC 8705 section 3.1.
         assert!(Thumbprint::parse(x5t).is_none(), "its last character has trailing bits");
         let x5t = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg0";

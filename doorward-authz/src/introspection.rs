@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_begins_with_a_jose_header_is_not_opaque() {
+    fn a_token_with_a_jose_header_is_not_opaque() {
         for (token, opaque) in [
             ("2YotnFZFEjr1zCsicMWpAA", true),
             ("v1.abc.def", true),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_active_as_a_boolean_and_once() {
+    fn a_response_has_active_once_as_a_boolean() {
         let said = |body: &str| match TokenState::parse(body.as_bytes()) {
             Ok(TokenState::Active(_)) => "active",
             Ok(TokenState::Inactive) => "inactive",

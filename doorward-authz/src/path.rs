@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_and_long_is_not_read_in_every_way() {
+    fn long_unusual_paths_are_not_read_in_every_way() {
         let long = format!("/{}", "a;/".repeat(MAX_ODD));
         assert!(Path::new(&long).is_too_odd());
         assert_eq!(Path::new(&long).readings().count(), 1);

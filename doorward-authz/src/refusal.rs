@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_look_alike_are_told_apart() {
+    fn similar_names_are_described() {
         for (found, accepted, differs) in [
             ("https://idp/", "https://idp", "the trailing slash"),
             ("https://idp", "https://idp/", "the trailing slash"),

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_believed_where_the_setting_says() {
+    fn a_part_of_the_uri_is_trusted_from_its_configured_source() {
         let headers: &[(&str, &[u8])] = &[
             ("x-forwarded-proto", b"https"),
             ("x-forwarded-host", b"Shop.test"),

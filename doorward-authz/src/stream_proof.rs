@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_read_as_they_are_written_and_only_whole() {
+    fn facts_are_read_back_and_only_complete() {
         let issuer = IssuerName::parse("main").unwrap();
         let ids = ["jti", "0f8fad5b-d9cb-469f-a165-70867728950e", "a:b", &"x".repeat(128)];
         let targets =

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_why_since_and_until() {
+    fn a_line_has_author_reason_start_and_end() {
         let until = "2026-06-02T10:20:31Z";
         check(
             json!({"issuer": "main", "kind": "token", "id": "j", "origin": "revoked", "at": "*", "expires_at": until,

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_told_in_words() {
+    fn a_revocation_is_described() {
         check(
             json!({}),
             "refused from now on: every token of the user alice of main issued up to 2026-06-01T16:30:34.000Z; new \
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_that_lies_ahead_says_from_when_sign_ins_work() {
+    fn a_watermark_ahead_names_the_time_from_which_sign_ins_work() {
         let at = "2026-06-01T16:30:34.000Z";
         let instant = clock::parse_rfc3339(at).unwrap();
         let from = "; new sign-ins work from 2026-06-01T16:30:34.000Z";
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unconfirmed_is_told_apart_from_what_is_uncertain() {
+    fn unconfirmed_and_uncertain_are_distinguished() {
         let late = json!({"confirmed": false, "waiting": ["one", "two"]});
         let unsure = json!({"confirmed": false, "waiting": [], "uncertain_until": UNTIL});
         for (changes, outcome, unconfirmed, doubts) in [

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_that_no_path_matches_says_why() {
+    fn a_pattern_without_matches_has_a_reason() {
         for (pattern, cause) in [
             ("admin(/.*)?", "write `/admin(/.*)?`"),
             ("^admin", "write `/admin`"),

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_as_it_is_written_has_none() {
+    fn literal_paths_have_no_template() {
         for path in [
             "/",
             "/a/",

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back_and_no_more_than_all_is_taken() {
+    fn budget_is_returned_and_never_exceeded() {
         let (budget, read_quota) = (Budget::new(1000), Arc::new(ReadQuota::new(1)));
         let (first, second) = (Share::new(&budget, &read_quota), Share::new(&budget, &read_quota));
         assert!(first.take(400) && first.take(300));

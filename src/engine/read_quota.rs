@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_sends_more_than_arrives_waits() {
+    async fn a_peer_that_exceeds_its_quota_waits() {
         let read_quota = ReadQuota::new(200_000);
         let mut pause = None;
         let mut turn = async || std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx)).await;

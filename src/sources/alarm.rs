@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_rings_no_more_often_than_allowed_and_is_counted() {
+    fn a_flood_of_alarms_is_limited_and_counted() {
         let rung = IntCounterVec::new(Opts::new("rung", "x"), &["result"]).unwrap();
         let (alarm, webhook_sender) =
             ReplayAlarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();

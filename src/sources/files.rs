@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_whole_is_read_soon() {
+    fn files_replaced_as_a_whole_are_read_soon() {
         let (folder, path, mut watch) = Folder::new("whole");
         let beside = folder.0.join("b.yaml");
         fs::write(&beside, "new").unwrap();

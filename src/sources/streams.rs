@@ -711,7 +711,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_ends_counts_and_ends_with_the_process() {
+    fn streams_without_an_end_count_and_end_with_the_process() {
         let streams = Arc::<LiveStreams>::default();
         streams.limit(2);
         let (kept, other) = (streams.keep().unwrap(), open(&streams, "a", "u", 1));

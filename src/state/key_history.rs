@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_force_and_is_not_is_withdrawn_until_it_is_again() {
+    fn a_key_that_is_not_in_force_any_more_is_withdrawn_until_it_returns() {
         let (history, issuer) = (KeyHistory::default(), IssuerName::parse("main").unwrap());
         let digest = |of: usize| keys(of).digests().next().unwrap();
         assert!(history.follow(&issuer, Some(&keys(0))).is_empty());

@@ -187,7 +187,7 @@ async fn pipelines_that_are_not_read() {
 
 /// Bytes that are part of no request are read at `limits.overhead_bytes_per_second`, however fast they come.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_nothing_is_read_slowly() {
+async fn peers_without_requests_are_read_slowly() {
     let target = Target::listening("check: \"unix:DIR/check.sock\"", "overhead_bytes_per_second: 65536").await;
     let check = target.doorward.check.clone();
     let mut stream = greet(&check, &[]).await;

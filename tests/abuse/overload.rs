@@ -99,7 +99,7 @@ async fn too_many_that_wait_are_refused_at_once() {
 
 /// A provider of keys that hangs takes nothing from those whose key is known, nor from the store.
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_that_wait_for_keys_are_told_that_there_are_none() {
+async fn too_many_decisions_waiting_for_keys_are_refused() {
     let tokens = Tokens::new();
     let provider = crate::support::jwks_server::JwksServer::start(tokens.issuer.jwks()).await;
     let proxy = Proxy::start(provider.address.port());

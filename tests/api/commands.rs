@@ -57,7 +57,7 @@ async fn operators_revoke_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_says_who_revoked_what_and_why_and_keeps_it_over_a_restart() {
+async fn the_list_has_author_and_reason_and_keeps_them_over_a_restart() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let in_redis = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let dir = TempDir::new();

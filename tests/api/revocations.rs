@@ -101,7 +101,7 @@ async fn a_token_names_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_named_and_nothing_is_applied() {
+async fn faults_are_named_and_nothing_is_applied() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let good = tokens.of("alice");

@@ -49,7 +49,7 @@ async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_signs_in_again_is_told_when() {
+async fn a_refusal_names_the_time_to_sign_in_again() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let checks = Checks::connect(&doorward.check).await;
@@ -74,7 +74,7 @@ async fn a_user_who_signs_in_again_is_told_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_that_disagree_stamp_nothing() {
+async fn clocks_that_disagree_make_no_watermark() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let (doorward, clock) = Doorward::start_with_clock(&redis_config(&tokens, &redis)).await;
     let user = json!({"kind": "user", "id": "alice"});
@@ -211,7 +211,7 @@ async fn a_lead_is_measured_by_the_earlier_clock() {
 
 /// An instance that has never reached the store cannot know that its own clock is ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_alone_does_not_say_that_a_sign_out_is_of_no_use() {
+async fn a_clock_alone_does_not_make_a_sign_out_expired() {
     let (tokens, mut redis) = (Tokens::new(), RedisServer::stopped(&[]));
     let config = redis_config(&tokens, &redis);
     let clock = crate::support::clock::Clock::at("+1h");

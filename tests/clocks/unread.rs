@@ -17,7 +17,7 @@ fn config(tokens: &Tokens, port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_stamped_or_taken_for_expired_before_it_was_read() {
+async fn no_watermark_and_no_expiry_before_the_clock_was_read() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let proxy = Proxy::start(redis.port);
     proxy.refuse();

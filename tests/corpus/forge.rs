@@ -311,7 +311,7 @@ pub fn with(mut object: Value, changes: &Value) -> Value {
 }
 
 #[test]
-fn what_is_made_here_is_what_libraries_accept() {
+fn tokens_made_here_are_accepted_by_libraries() {
     let input = b"input";
     let key = Key::rsa();
     let Key::Rsa(rsa) = &key else { unreachable!() };

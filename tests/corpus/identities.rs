@@ -81,7 +81,7 @@ async fn no_identity_is_spoofed_on_any_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_a_client_says_changes_the_decision() {
+async fn no_client_header_changes_the_decision() {
     let mut corpus = Corpus::start().await;
     for (name, value) in [
         ("x-user-id", "root"),

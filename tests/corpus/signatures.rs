@@ -160,7 +160,7 @@ async fn ecdsa_signatures_have_one_form() {
 /// An ECDSA signature has a second valid form; a revocation by digest uses the signing input, so
 /// it refuses both.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_high_s_twin_does_not_escape_a_revocation() {
+async fn the_high_s_form_does_not_escape_a_revocation() {
     let corpus = Corpus::start().await;
     for changes in [json!({"jti": null}), json!({})] {
         let token = signed(claims_with(changes).to_string());

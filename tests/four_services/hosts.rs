@@ -22,7 +22,7 @@ use self::desk::{Answer, Client, Desk, Host, MAX_STALENESS, SignedOut};
 use crate::support::{PATIENCE, envoy};
 
 #[test]
-fn on_machines_of_their_own_all_refuse_and_one_that_is_cut_off_refuses_in_time() {
+fn on_separate_machines_all_refuse_and_a_cut_off_one_refuses_in_time() {
     let Some(binary) = envoy::binary() else { return };
     let desk = match Desk::new() {
         Ok(desk) => desk,

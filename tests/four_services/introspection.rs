@@ -95,7 +95,7 @@ async fn a_session_that_ended_in_the_database_is_refused_when_accounts_is_asked(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_says_what_a_token_is_only_to_its_client_and_only_of_live_ones() {
+async fn accounts_introspects_live_tokens_for_its_client_only() {
     let accounts = Accounts::start().await;
     let tokens = accounts.log_in("bob").await;
     let (token, refresh) = (tokens["access_token"].as_str().unwrap(), tokens["refresh_token"].as_str().unwrap());

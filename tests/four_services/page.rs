@@ -118,7 +118,7 @@ fn once(args: &[&str], services: &Path) -> Option<Output> {
 }
 
 #[test]
-fn the_demo_shows_what_it_says_and_leaves_nothing() {
+fn the_demo_has_the_described_output_and_leaves_nothing() {
     let _alone = alone();
     for args in [&VARIANTS[..], &[&["--module"]]].concat() {
         let Some(output) = once(args, support::binary()) else { return };
@@ -169,7 +169,7 @@ fn its_configurations_are_valid_and_fit_each_other() {
 
 /// With DOORWARD_PICTURE=FILE the first also takes the picture that the README shows.
 #[test]
-fn the_page_shows_a_stolen_token_die() {
+fn the_page_shows_a_stolen_token_being_refused() {
     let Some((playwright, chromium)) = browser() else { return };
     let _alone = alone();
     for (args, picture) in VARIANTS.into_iter().zip([std::env::var("DOORWARD_PICTURE").ok(), None]) {

@@ -60,7 +60,7 @@ async fn hear(State((heard, takes)): State<EventOutcome>, headers: HeaderMap, bo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_presents_a_revoked_token_is_told_of() {
+async fn a_presented_revoked_token_is_reported() {
     let webhook = Webhook::start(Duration::ZERO).await;
     let edge = Edge::start(&webhook.settings("")).await;
     let token = edge.tokens.of("alice");
@@ -92,7 +92,7 @@ async fn whoever_presents_a_revoked_token_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_is_bounded_and_a_slow_webhook_delays_nobody() {
+async fn a_flood_is_bounded_and_a_slow_webhook_delays_no_decision() {
     let webhook = Webhook::start(Duration::from_secs(2)).await;
     let edge = Edge::start(&webhook.settings(", per_minute: 5")).await;
     let token = edge.tokens.of("alice");

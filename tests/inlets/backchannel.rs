@@ -70,7 +70,7 @@ async fn a_session_else_a_user_is_signed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_logout_token_for_us_does_nothing() {
+async fn foreign_logout_tokens_have_no_effect() {
     let edge = Edge::start("limits: {http_body_bytes: 8192}\n").await;
     let token = edge.tokens.of("alice");
     let good = claims(&json!({}));
@@ -138,7 +138,7 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_token_is_used_once_and_a_replay_signs_out_nobody_anew() {
+async fn a_logout_token_is_used_once_and_a_replay_has_no_effect() {
     let edge = Edge::start("").await;
     let message = edge.sign(Some("logout+jwt"), &claims(&json!({"sid": null, "iat": now() - 5})));
     let before = edge.tokens.of("alice");
@@ -164,7 +164,7 @@ async fn audiences_and_scope_are_the_issuer_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_provider_sends_again_what_the_store_did_not_take() {
+async fn the_provider_repeats_messages_that_were_not_stored() {
     let mut redis = RedisServer::start(&[]).await;
     let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let edge = Edge::start(&store).await;
@@ -179,7 +179,7 @@ async fn the_provider_sends_again_what_the_store_did_not_take() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overloaded_way_in_says_so_and_loses_nothing_it_acknowledged() {
+async fn an_overloaded_endpoint_answers_429_and_loses_nothing_acknowledged() {
     let redis = RedisServer::start(&[]).await;
     let store = format!(
         "limits: {{inlet_requests: 4, store_timeout: 25s, http_timeout: 40s}}\nrevocation: {{store: redis, redis: {{url: \"{}\"}}}}\n",

@@ -55,7 +55,7 @@ fn tells(what: &str, reply: &Reply, status: u16, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
+async fn a_user_with_another_name_in_tokens_is_refused_as_unknown() {
     for user_id in ["[oid, sub]", "oid", "[/oid, /sub]"] {
         let edge = edge(&format!("claims: {{user_id: {user_id}}}")).await;
         let token = edge.tokens.with(json!({"sub": "pairwise", "oid": "alice", "sid": "s"}));
@@ -95,7 +95,7 @@ async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_number_names_whom_it_names_in_tokens() {
+async fn a_whole_number_names_the_same_user_as_in_tokens() {
     let edge = edge("claims: {user_id: sub}").await;
     let token = |sub: Value, sid: Value| edge.tokens.with(json!({"sub": sub, "sid": sid}));
     let iss_sub = |sub: Value| json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": sub});

@@ -7,7 +7,7 @@ use crate::api::{OPERATOR, admin_keys, send};
 use crate::support::tokens::Tokens;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
+async fn a_logout_at_the_provider_refuses_the_next_request() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let doorward = format!("http://127.0.0.1:{port}");
     let Some(provider) = NodeProcess::start("provider.mjs", &[&doorward, OPERATOR]) else { return };

@@ -199,7 +199,7 @@ async fn an_event_counts_from_when_it_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_event_for_us_does_nothing() {
+async fn foreign_events_have_no_effect() {
     let transmitter = Tokens::new();
     let edge = edge(&transmitter, "", "limits: {http_body_bytes: 20000}\n").await;
     let token = edge.tokens.of("alice");
@@ -301,7 +301,7 @@ async fn an_event_is_applied_once_and_acknowledged_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transmitter_that_was_told_a_token_must_send_it() {
+async fn a_transmitter_must_send_its_configured_token() {
     let transmitter = Tokens::new();
     let edge = edge(&transmitter, ", push: {token: push-secret-0123456789}", "").await;
     let (token, uri) = (edge.tokens.of("alice"), format!("{CAEP}credential-change"));
@@ -320,7 +320,7 @@ async fn a_transmitter_that_was_told_a_token_must_send_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_transmitter_sends_again_what_the_store_did_not_take() {
+async fn the_transmitter_repeats_events_that_were_not_stored() {
     let (transmitter, mut redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let edge = edge(&transmitter, "", &store).await;

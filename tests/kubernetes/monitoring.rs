@@ -242,7 +242,7 @@ fn is_meant(series: &str, selector: &str) -> bool {
 /// An increase shows only in a series that existed before: series that the tests of the alerts
 /// count up from zero are exported from the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_alerts_count_is_there_before_it_happens() {
+async fn series_of_alerts_exist_from_the_start() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;
     let (_, text) = doorward.get("/metrics").await;

@@ -174,7 +174,7 @@ async fn no_token_lives_on_after_its_expiry() {
 }
 
 #[tokio::test]
-async fn what_libraries_write_is_found_whatever_its_form() {
+async fn keys_of_every_library_s_encoding_are_found() {
     const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJqIn0.AA";
     let hex = "0d".repeat(32);
     let digest = format!("sha256:{hex}");
@@ -205,7 +205,7 @@ async fn what_libraries_write_is_found_whatever_its_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_that_fits_nothing_is_told() {
+async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_without_matches_is_logged() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let launch = async |adopt: &str| {
         let redis = format!("{{url: \"{}\", adopt: \"{adopt}\"}}", redis.url());

@@ -58,7 +58,7 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_written() {
+async fn expired_revocations_are_not_written() {
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     let expired = Revocation { expires_at: now(), ..sign_out("old") };
@@ -267,7 +267,7 @@ async fn the_log_is_kept_for_instances_that_need_it_longer() {
 
 /// Spring templates without a `StringRedisSerializer`: JSON puts texts into quotes, Java serialises them.
 #[tokio::test]
-async fn what_templates_make_of_a_text_is_read_as_the_text() {
+async fn texts_that_templates_serialised_are_read() {
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     instance.replica.expect_issuers(vec![token("j").issuer]);

@@ -32,7 +32,7 @@ async fn stream(instance: &Instance, oracle: &Oracle, name: &str, pause: Duratio
 }
 
 #[tokio::test]
-async fn connections_that_die_silently_delay_revocations_and_lose_none() {
+async fn silently_lost_connections_delay_revocations_and_lose_none() {
     let redis = RedisServer::start(&[]).await;
     let ((proxy_one, one), (proxy_two, two)) = (behind(&redis).await, behind(&redis).await);
     let (oracle, mut judged) = (Oracle::default(), Judged::default());

@@ -43,7 +43,7 @@ async fn a_store_that_does_not_answer_costs_few_lookups_their_patience() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_silently_fails_one_lookup_and_no_more() {
+async fn a_silently_lost_connection_fails_one_lookup_only() {
     let redis = RedisServer::start(&[]).await;
     let proxy = Proxy::start(redis.port);
     let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));

@@ -49,7 +49,7 @@ async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instanc
 /// An instance that was cut off while a token was revoked comes back to a store that lost the entry, before
 /// the one that knows it does: it sees nothing amiss, and must not take the store for whole.
 #[tokio::test]
-async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries() {
+async fn an_instance_that_was_cut_off_waits_for_the_others_after_a_loss() {
     let mut redis = RedisServer::start(&[]).await;
     let ((near, knows), (far, away)) = (behind(&redis, HOLD).await, behind(&redis, HOLD).await);
     let oracle = Oracle::default();
@@ -86,7 +86,7 @@ async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries()
 }
 
 #[tokio::test]
-async fn an_ordinary_reconnection_waits_for_nobody() {
+async fn an_ordinary_reconnection_does_not_wait() {
     let redis = RedisServer::start(&[]).await;
     let (proxy, instance) = behind(&redis, HOLD).await;
     for _ in 0..5 {
@@ -108,7 +108,7 @@ async fn an_ordinary_reconnection_waits_for_nobody() {
 
 /// Answered 2xx, and gone with the server before this process read it back: nobody else knows it.
 #[tokio::test]
-async fn what_was_acknowledged_and_never_read_back_is_looked_for() {
+async fn acknowledged_entries_that_were_never_read_back_are_looked_for() {
     let mut redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     instance.replica.revoke(vec![sign_out("saved")]).await.unwrap();
@@ -168,7 +168,7 @@ async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back()
 }
 
 #[tokio::test]
-async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() {
+async fn entries_read_before_a_flush_during_the_first_reading_are_written_back() {
     let redis = RedisServer::start(&[]).await;
     for part in 0..20 {
         let log = (0..1000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{part}-{n}\n"));

@@ -250,7 +250,7 @@ async fn a_cluster_of_one() {
 }
 
 #[tokio::test]
-async fn tls_where_there_is_none_is_told() {
+async fn tls_at_a_plain_port_is_reported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::launch(RedisConfig::new(format!("rediss://127.0.0.1:{}", redis.port)));
@@ -259,7 +259,7 @@ async fn tls_where_there_is_none_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_told() {
+async fn a_proxy_is_reported() {
     let Some(envoy) = crate::support::envoy::binary() else { return };
     let redis = RedisServer::start(&[]).await;
     let address = |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");

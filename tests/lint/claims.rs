@@ -46,7 +46,7 @@ async fn ask(envoy: &Envoy, method: &str, path: &str, headers: &[(&str, &str)]) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gets_in_without_a_token() {
+async fn allowed_without_a_token() {
     let Some(stage) = Stage::set().await else { return };
     let handshake = [
         ("connection", "upgrade"),
@@ -103,7 +103,7 @@ async fn who_gets_in_without_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_identity_reaches_the_upstream() {
+async fn identities_that_reach_the_upstream() {
     let Some(stage) = Stage::set().await else { return };
     let spoofed = [("x-user-id", "root"), ("x_user_id", "root"), ("x.user.id", "root")];
     for (file, path, passed) in [
@@ -138,7 +138,7 @@ async fn whose_identity_reaches_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_with_a_good_token() {
+async fn refused_with_a_valid_token() {
     let Some(stage) = Stage::set().await else { return };
     let token = format!("Bearer {}", stage.tokens.of("alice"));
     for (file, path, status) in [
@@ -177,7 +177,7 @@ async fn who_is_refused_with_a_good_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_outage_looks_like() {
+async fn an_outage() {
     let Some(mut stage) = Stage::set().await else { return };
     // Frozen: the connection stands, and nobody answers.
     stage.doorward.process.signal("STOP");

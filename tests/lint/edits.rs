@@ -202,7 +202,7 @@ fn streams_and_internal_addresses() {
 }
 
 #[test]
-fn whatever_writes_a_token_into_a_log() {
+fn tokens_in_access_logs() {
     let stdout = |format: &str| {
         format!(
             "[{{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {{text_format_source: {{inline_string: \"{format}\"}}}}}}}}]"
@@ -231,7 +231,7 @@ fn whatever_writes_a_token_into_a_log() {
 }
 
 #[test]
-fn a_way_to_doorward_that_others_can_take() {
+fn an_unprotected_connection_to_doorward() {
     let clean = edited(&[]);
     let near = &clean[clean.rfind("address: 127.0.0.1, port_value: 9191").unwrap()..][..18];
     assert_eq!(near, "address: 127.0.0.1");
@@ -271,7 +271,7 @@ fn a_way_to_doorward_that_others_can_take() {
 }
 
 #[test]
-fn what_replaces_an_identity_after_the_check() {
+fn identity_replaced_after_the_check() {
     let value = |key: &str, action: &str| {
         format!("{{header: {{key: {key}, value: \"%REQ(x-client)%\"}}, append_action: {action}}}")
     };
@@ -362,7 +362,7 @@ fn ext_authz_that_comes_by_discovery_is_not_missing() {
 }
 
 #[test]
-fn a_condition_is_told() {
+fn a_condition_is_described() {
     let file = std::fs::read_to_string(format!("{ROOT}/tests/lint/conditional-check.yaml")).unwrap();
     let (_, findings) = lint(&["-"], &file);
     let said = findings[0]["message"].as_str().unwrap();

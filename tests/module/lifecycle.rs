@@ -345,7 +345,7 @@ async fn the_filter_is_replaced_under_load() {
 }
 
 #[test]
-fn validation_starts_nothing_and_tells_every_fault() {
+fn validation_starts_nothing_and_reports_every_fault() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, dir) = (Tokens::new(), TempDir::new());
     let good: Value = serde_json::from_str(&inline(&tokens)).unwrap();

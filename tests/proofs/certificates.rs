@@ -55,7 +55,7 @@ async fn edge(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_used_by_whoever_has_its_certificate() {
+async fn a_token_is_accepted_from_the_holder_of_its_certificate() {
     for (forwards, setting) in [(false, "connection"), (true, "x-forwarded-client-cert")] {
         for binary in envoy::binaries() {
             let (tokens, upstream, authority) = (Tokens::new(), Upstream::start().await, authority());

@@ -81,7 +81,7 @@ fn cases(client: &Client, authority: &str) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forty_proofs_are_told_apart_by_doorward_behind_envoy() {
+async fn forty_proofs_are_distinguished_behind_envoy() {
     for binary in envoy::binaries() {
         let (tokens, client, upstream) = (Tokens::new(), Client::new(), Upstream::start().await);
         let doorward = Doorward::start(&tokens.config("")).await;

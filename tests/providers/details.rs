@@ -105,7 +105,7 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
 
 /// Untrusted text is bounded and escaped; personal claims are not shown.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_token_says_cannot_shape_the_log() {
+async fn claims_of_a_token_cannot_shape_the_log() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let long = "\u{202e}\u{1b}[2J\r\n`\"".repeat(100);
     for (number, changes) in [
@@ -127,7 +127,7 @@ async fn what_a_token_says_cannot_shape_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_for_microsoft_graph_is_told_as_that() {
+async fn a_token_for_microsoft_graph_is_named_as_such() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let key_id = issuer.tokens.issuer.key_id();
     let header = json!({"alg": "ES256", "typ": "JWT", "kid": key_id, "nonce": "digest-of-it"}).to_string();
@@ -188,7 +188,7 @@ async fn a_byte_order_mark_is_skipped_in_discovery_and_key_sets() {
 
 /// A logout token that is not taken leaves a line, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_token_that_is_refused_is_told() {
+async fn a_refused_logout_token_is_logged() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let logout = json!({
         "iss": ISSUER, "aud": "another", "iat": now(), "exp": now() + 60, "jti": "l-1", "sid": "s",
@@ -207,7 +207,7 @@ async fn a_logout_token_that_is_refused_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_of_a_kind_that_no_token_names_says_so() {
+async fn a_revocation_of_an_unseen_kind_is_marked() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let revoke = async |body: Value| {
         let reply = crate::api::revoke(&issuer.doorward, &body).await;

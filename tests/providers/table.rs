@@ -137,7 +137,7 @@ fn configured(block: &Block, url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_provider_of_the_page_works_as_it_says() {
+async fn every_provider_of_the_page_works_as_described() {
     let shapes = std::fs::read_to_string(format!("{ROOT}/tests/providers/shapes.json")).unwrap();
     let mut shapes: BTreeMap<String, Shape> = serde_json::from_str(&shapes).unwrap();
     let mut wrong = Vec::new();

@@ -15,7 +15,7 @@ async fn open_at(doorward: &Doorward) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_nothing_ends_count_towards_the_limit_and_end_with_the_process() {
+async fn streams_without_an_end_count_towards_the_limit_and_end_with_the_process() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let limits = "limits: {streams: 2, drain: 4s}\n";

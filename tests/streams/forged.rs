@@ -188,7 +188,7 @@ async fn a_call_has_bounds() {
 /// A filter before ext_proc that writes a client's value into the namespace, and one route without
 /// ext_authz.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_that_writes_what_the_client_says_opens_nothing() {
+async fn a_filter_that_copies_client_values_gains_nothing() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let doorward = Doorward::start(&tokens.config("")).await;

@@ -100,7 +100,7 @@ async fn a_stream_whose_key_the_issuer_does_not_publish_here_ends_when_it_has_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_without_any_key_of_the_issuer_takes_the_word_of_one_with_until_it_is_told() {
+async fn an_instance_without_keys_trusts_the_seal_of_another_until_it_has_fetched_them() {
     let (tokens, other) = (Tokens::new(), Tokens::new());
     let redis = RedisServer::start(&[]).await;
     let (near, far) = (JwksServer::start(&set(&[&tokens])).await, JwksServer::start(&set(&[&tokens])).await);

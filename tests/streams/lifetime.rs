@@ -100,7 +100,7 @@ async fn a_reload_ends_the_streams_of_a_withdrawn_key_and_of_a_removed_issuer() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_of_a_rule_that_keeps_them_and_of_nobody_go_on() {
+async fn streams_of_a_keeping_rule_and_without_a_user_continue() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let rules = "rules:\n  - {name: kept, match: {path: /ws}, streams: keep}\n  - {name: open, match: {path: /events}, access: optional}\n";

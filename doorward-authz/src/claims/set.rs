@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_or_not_at_all_is_refused() {
+    fn ambiguous_and_unreadable_values_are_refused() {
         let nested = |depth: usize| format!(r#"{{"a":{}1{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
         assert!(parse(&nested(ClaimSet::MAX_DEPTH)).is_some());
         let deep = [nested(ClaimSet::MAX_DEPTH + 1), nested(100_000)];

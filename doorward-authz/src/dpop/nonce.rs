@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_known_by_whoever_has_the_secret() {
+    fn a_nonce_is_accepted_with_the_same_secret() {
         let (ours, theirs) = (Nonces::new(&[[1; 32], [2; 32]]), Nonces::new(&[[2; 32]]));
         let now = Timestamp::from_millis(1_700_000_000_123);
         let nonce = theirs.issue(now).unwrap();

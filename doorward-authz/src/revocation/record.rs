@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(
+        fn written_records_are_read_back(
             id in "[A-Za-z0-9._~@|+=-]{1,128}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}|\\PC{0,40}",
             kind in 0..7_usize, issuer in any::<u32>(), expires in any::<u32>(), learnt in any::<u32>(),
             signed_out in prop::option::of(any::<i64>()), revoked in prop::option::of(any::<i64>()),

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_ids_are_hashed_and_read_back() {
+    fn unusual_ids_are_hashed_and_read_back() {
         for raw in [
             "jti-1",
             "a@b|c+d=e~f._-",

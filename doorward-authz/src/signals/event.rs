@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_requested_is_what_revokes() {
+    fn the_requested_event_types_are_those_that_revoke() {
         let revoking: Vec<_> =
             REQUESTED.iter().filter(|uri| matches!(Effect::of(uri), Some(Effect::Session | Effect::User))).collect();
         assert_eq!(revoking.len(), REQUESTED.len());

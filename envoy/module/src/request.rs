@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_is_told_as_envoy_tells_it() {
+    fn grpc_answers_are_those_of_envoy() {
         for (content_type, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

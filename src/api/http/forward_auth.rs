@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_said_twice_is_refused() {
+    fn missing_and_repeated_parts_are_refused() {
         for request in [
             "GET /auth | host: a",
             "GET /authx | host: a",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_is_missing_or_differs() {
+    fn a_refusal_names_missing_or_different_parts() {
         for (request, detail) in [
             ("GET /auth | host: a", "one of these is needed: the path after /auth, x-original-uri, x-forwarded-uri"),
             (

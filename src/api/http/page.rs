@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_said_is_text_on_the_page() {
+    fn foreign_text_is_escaped_on_the_page() {
         let reason = "refused by the store: <script src=//x>&'\"".to_owned();
         let page = text(&[Missing { part: "revocations", reason }], 0);
         assert!(

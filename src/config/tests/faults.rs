@@ -79,7 +79,7 @@ fn keys_and_types() {
 }
 
 #[test]
-fn all_faults_come_at_once_in_the_order_of_the_file() {
+fn all_faults_are_reported_at_once_in_the_order_of_the_file() {
     let text = "lissen: 1\nissuers:\n- name: Main\n  issuer: 5\n  keys: {jwks_url: 'http://x.test', jwks_file: y}\nrules:\n- {name: a, match: {}}\n- {nme: b, match: {path: a//b}, access: pubic}\nrevocation: {redis: {password: [x]}, max_staleness: 10ms}\n";
     let env = [("DOORWARD__ERRORS__REALM".to_owned(), String::new())];
     let faults = Config::parse(text, "c.yaml", &testdata(), env.into_iter()).unwrap_err();
@@ -163,7 +163,7 @@ fn credentials_are_never_shown() {
 
 /// A key is not known to hold a secret: what is found there is not shown unless the key is listed.
 #[test]
-fn what_is_not_listed_is_not_shown() {
+fn unlisted_values_are_not_shown() {
     for more in [
         "api_keys: {keys: [hunter2]}",
         "admin: {keys: [hunter2]}",
@@ -180,7 +180,7 @@ fn what_is_not_listed_is_not_shown() {
 }
 
 #[test]
-fn a_placeholder_that_nothing_replaces_names_the_variable() {
+fn an_unreplaced_placeholder_names_the_variable() {
     check(
         "errors: {realm: '${REALM}'}",
         "2: errors.realm",
@@ -256,7 +256,7 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
 }
 
 #[test]
-fn a_word_for_all_is_not_one_in_a_list() {
+fn a_wildcard_in_a_list_is_a_fault() {
     for (issuer, at, cure) in [
         ("audiences: [any]", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
         ("audiences: ['*']", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
@@ -387,7 +387,7 @@ fn no_credential_in_a_url_is_shown() {
 }
 
 #[test]
-fn what_a_refused_configuration_names_is_watched_with_it() {
+fn files_of_a_refused_configuration_are_watched() {
     let text = "issuers: [{name: a, issuer: a, audiences: any, algorithms: [HS256], keys: {secret_file: nowhere}}]\n";
     assert!(parse(text).unwrap_err().watched.keys().eq([&testdata().join("nowhere")]));
     let missing = Config::load(Path::new("/no/such.yaml"), std::iter::empty()).unwrap_err();

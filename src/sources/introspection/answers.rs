@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_or_too_old_goes_and_the_dead_push_out_no_living() {
+    fn excess_and_expired_entries_go_and_inactive_tokens_evict_no_active_ones() {
         const ROOM: usize = 1_000;
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(60));
         let (alive, dead) = (response(TokenState::Active(ClaimSet::default())), response(TokenState::Inactive));

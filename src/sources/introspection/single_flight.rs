@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_hands_the_question_on_and_the_last_takes_it_along() {
+    async fn a_caller_that_leaves_passes_the_request_on_and_the_last_cancels_it() {
         let single_flight = SingleFlight::new(1);
         let stuck = single_flight.enter([1; 32]).unwrap().join(std::future::pending());
         let next = single_flight.enter([1; 32]).unwrap().join(async { inactive() });

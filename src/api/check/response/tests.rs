@@ -137,7 +137,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn what_envoy_reads_is_what_was_decided(claims in any_claims(), payload in any::<bool>(), forward in any::<bool>()) {
+    fn envoy_reads_the_decision(claims in any_claims(), payload in any::<bool>(), forward in any::<bool>()) {
         let dev = DevIssuer::generate().unwrap();
         let config = Config::parse(&config(&dev, payload, forward), "test", Path::new(""), std::iter::empty()).unwrap().config;
         let (authorizer, responder) = (config.authorizer(), config.responder());

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_kept_for_whoever_needs_it_longest() {
+    fn the_log_is_kept_for_the_longest_retention() {
         let now = Timestamp::from_millis(1_000_000_000);
         let noted = |pairs: &[(&str, i64)]| {
             let pair = |(name, until): &(&str, i64)| [Value::from(*name), Value::from(until.to_string())];

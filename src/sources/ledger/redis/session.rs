@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_system_is_told_in_its_words() {
+    fn a_system_error_has_its_own_message() {
         for (shown, told) in [
             (
                 r#"IO Error: Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,

@@ -369,7 +369,7 @@ mod tests {
 
     /// The store's clock was an hour behind, and was put right a minute ago.
     #[test]
-    fn an_entry_of_before_the_clock_was_set_lives_as_long_as_one_of_then() {
+    fn an_entry_from_before_the_clock_was_set_is_kept_like_one_of_that_time() {
         let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));
         let reader = Reader { now, set_at, ..READER };
         let read = |entry: &str| {
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_names_its_field() {
+    fn an_unreadable_entry_names_its_field() {
         for (entry, field) in [
             ("kind=token id=j", "issuer"),
             ("issuer=MAIN kind=token id=j", "issuer"),
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_ids_of_other_writers_are_hashed_as_ours_are() {
+    fn unusual_ids_of_other_writers_are_hashed_alike() {
         let mut decoder = Decoder::default();
         let fields = [("issuer", "main"), ("kind", "user"), ("id", "a b")];
         let read = decoder.revocation(Position::default(), fields.into_iter(), READER).unwrap();
