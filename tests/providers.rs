@@ -218,7 +218,7 @@ async fn the_user_is_the_claim_of_user_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_beyond_ascii_is_in_the_payload_only() {
+async fn a_user_beyond_ascii_is_in_no_plain_header() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let identity = "identity: {headers: {x-user-id: user_id, x-user-64: \"base64:user_id\", \

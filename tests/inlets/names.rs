@@ -55,7 +55,7 @@ fn tells(what: &str, reply: &Reply, status: u16, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_another_name_in_tokens_is_refused_as_unknown() {
+async fn a_user_by_another_name_than_in_tokens_is_refused() {
     for user_id in ["[oid, sub]", "oid", "[/oid, /sub]"] {
         let edge = edge(&format!("claims: {{user_id: {user_id}}}")).await;
         let token = edge.tokens.with(json!({"sub": "pairwise", "oid": "alice", "sid": "s"}));

@@ -175,7 +175,7 @@ impl Protocol {
         instance.life == Life::Running && instance.age <= self.staleness(instance) && is_leased && unseen
     }
 
-    fn the_only_user_is_denied(&self, world: &World, promised: impl Fn(&Instance, u8, bool) -> bool) -> bool {
+    fn no_instance_allows(&self, world: &World, promised: impl Fn(&Instance, u8, bool) -> bool) -> bool {
         (0..self.tokens).all(|token| match world.promises[usize::from(token)] {
             Promise::Written { age, confirmed, .. } => {
                 let breaks = |instance: &Instance| promised(instance, age, confirmed) && self.allows(instance, token);
@@ -185,14 +185,14 @@ impl Protocol {
         })
     }
 
-    /// (a) Nobody allows a token later than `max_staleness` after its revocation was written.
+    /// (a) No instance allows a token later than `max_staleness` after its revocation was written.
     pub fn bound_holds(&self, world: &World) -> bool {
-        self.the_only_user_is_denied(world, |instance, age, _| age > self.staleness(instance))
+        self.no_instance_allows(world, |instance, age, _| age > self.staleness(instance))
     }
 
     /// (b) Once confirmed, nobody ever allows it.
     pub fn receipts_hold(&self, world: &World) -> bool {
-        self.the_only_user_is_denied(world, |_, _, confirmed| confirmed)
+        self.no_instance_allows(world, |_, _, confirmed| confirmed)
     }
 
     /// (c) An instance refuses for ever what it has refused once.

@@ -1,8 +1,8 @@
-//! Where an answer from the engine's thread meets its stream, whichever is first to go.
+//! The handover of an answer from the engine's thread to its stream, whichever ends first.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The place of a stream that waits. `W` wakes it.
+/// The slot of a waiting stream. `W` wakes it.
 pub struct Slot<W, T> {
     inner: Mutex<Inner<W, T>>,
 }
@@ -29,7 +29,7 @@ impl<W: Wake, T> Slot<W, T> {
         Self { inner: Mutex::new(Inner { waker: Some(waker), answer: None }) }
     }
 
-    /// Puts an answer here and wakes the stream, if it is still there.
+    /// Stores an answer and wakes the stream, if it has not ended.
     ///
     /// Under the lock: the stream's end takes the waker under it, so no stream is woken after its end, when its worker
     /// may be gone.
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// A waker that knows whether its stream is over.
+    /// A waker that knows whether its stream has ended.
     #[derive(Clone, Default)]
     struct Watched {
         is_over: Arc<AtomicBool>,
