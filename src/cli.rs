@@ -92,7 +92,7 @@ fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
     })
 }
 
-/// Writes what a command answers to standard output; whoever reads it may be gone, and then it has failed.
+/// Writes the answer of a command to standard output; it fails if the reader is gone.
 fn print(answer: impl Display) -> ExitCode {
     match writeln!(std::io::stdout(), "{answer}") {
         Ok(()) => ExitCode::SUCCESS,

@@ -84,8 +84,8 @@ impl Engine {
         let wanted = Arc::new(Notify::new());
         let reload = Reload::new(source, wanted.clone(), config, state.clone(), tls.clone())?;
         tasks.spawn("reload", reload.run(stop.clone()));
-        let (told, ready) = watch::channel(false);
-        tasks.spawn("readiness", readiness::watch(state.clone(), readiness.clone(), told, stop.clone()));
+        let (sender, ready) = watch::channel(false);
+        tasks.spawn("readiness", readiness::watch(state.clone(), readiness.clone(), sender, stop.clone()));
         tasks.spawn("streams", streams::keep(state.clone(), config.limits.drain, drain.clone(), stop.clone()));
         let (budget, servers) = (Budget::new(config.limits.buffered_bytes), Supervisor::new(drain.clone()));
         Ok(Self { state, readiness, ready, budget, tls, reload: wanted, tasks, stop, servers, drain })

@@ -4,16 +4,16 @@
 //! # The map, in reading order
 //!
 //! ```text
-//! authz     the pure heart, a crate of its own (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
-//! sources   what keeps state fresh: keys, the revocation ledger, its replica in this process
+//! authz     the decision, in its own crate (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
+//! sources   the data of decisions: keys, the revocation ledger, its replica in this process
 //! state     the policy in force behind one pointer, and the revocations
 //! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
-//! config    what is written → what is usable, all faults at once
-//! engine    what keeps decisions right, whoever asks: wiring, supervision, reload, live streams, the HTTP API
+//! config    from the written form to the usable one, all faults at once
+//! engine    everything behind the front ends: wiring, supervision, reload, live streams, the HTTP API
 //! serve     the process: signals, the listener for checks, limits, drain, exit
-//! lint      what is dangerous in an Envoy configuration; one function per trap
-//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads (`instruments`: as a table), `traces` what
-//!           an OTLP collector is sent
+//! lint      finds dangerous settings in an Envoy configuration; one function per trap
+//! cli       the commands; `dev` is the development issuer, `metrics` for Prometheus (`instruments`: as a table), `traces` for an
+//!           OTLP collector
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:

@@ -46,7 +46,7 @@ async fn no_token_is_allowed_that_both_others_refuse() {
     let Some(others) = others() else { return };
     let number = |name: &str, default: u64| {
         std::env::var(name)
-            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
     };
     let (first, count) = (number("DIFFERENTIAL_SEED", 1), number("DIFFERENTIAL_TOKENS", 2_000));
     let signers = signers::all();

@@ -67,10 +67,8 @@ async fn bound_tokens_are_proved_by_the_request_that_is_asked_about() {
         let challenge = header(&refused, "www-authenticate").unwrap_or_default();
         assert!(refused.status() == 401 && challenge.contains("error=\"invalid_dpop_proof\""), "{proto}: {challenge}");
     }
-    eventually("the detail is logged", || async {
-        http.logged("the request's URI is not known: see `proxy.scheme`")
-    })
-    .await;
+    eventually("the detail is logged", || async { http.logged("the request's URI is not known: see `proxy.scheme`") })
+        .await;
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {

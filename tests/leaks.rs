@@ -1,7 +1,7 @@
 //! No leaks: no token, key, secret or password appears in a log, a metric or an answer; log lines
 //! are JSON objects for every request; and no client-chosen value creates a series.
 
-mod inlets;
+mod event_sources;
 
 use std::path::Path;
 
@@ -108,7 +108,7 @@ revocation: {{store: redis, redis: {{url: "{redis}"}}}}
 {signals}"#,
         issuer = doorward::dev::ISSUER,
         keys = tokens.issuer.jwks(),
-        signals = inlets::config(tokens),
+        signals = event_sources::config(tokens),
         api_key = sha256(API_KEY),
         admin_key = sha256(ADMIN_KEY),
     )
@@ -273,7 +273,7 @@ async fn no_secret_is_logged_at_any_level() {
         }
     }
     let signature = |token: &str| token.rsplit_once('.').map(|(_, signature)| signature.to_owned());
-    for (path, media_type, body, credential) in inlets::requests(&tokens) {
+    for (path, media_type, body, credential) in event_sources::requests(&tokens) {
         let request = reqwest::Client::new().post(format!("{base}{path}")).bearer_auth(&credential);
         let response = request.header("content-type", media_type).body(body.clone()).send().await.unwrap();
         let headers = format!("{:?}", response.headers());

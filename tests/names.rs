@@ -307,14 +307,14 @@ async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_would_lose_users_named_by_address_is_refused() {
     let (tokens, transmitter) = (Tokens::new(), Tokens::new());
-    let signals = crate::inlets::signals::section(&transmitter, ", subjects: [email]");
+    let signals = crate::event_sources::signals::section(&transmitter, ", subjects: [email]");
     let doorward = Doorward::start(&tokens.config(&signals)).await;
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
     let dead = vec![tokens.of("alice")];
     let subject = json!({"subject": {"format": "email", "email": "alice@example.com"}});
     let uri = "https://schemas.openid.net/secevent/risc/event-type/account-disabled";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
-    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({}));
+    let set = crate::event_sources::sign(&transmitter, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);

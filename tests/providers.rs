@@ -6,7 +6,7 @@ mod table;
 use serde_json::{Value, json};
 
 use crate::api::{OPERATOR, READER, admin_keys, send};
-use crate::inlets::Edge;
+use crate::event_sources::Edge;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, Verdict, get};
 use crate::support::tokens::{Tokens, now};
@@ -143,7 +143,7 @@ async fn entra(tenants: &str) -> Issuer {
 
 fn of_tenant(tenant: &str, changes: &Value) -> Value {
     let right = json!({"iss": format!("https://login.test/{tenant}/v2.0"), "tid": tenant, "sub": "alice"});
-    crate::inlets::changed(&right, changes)
+    crate::event_sources::changed(&right, changes)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,7 +107,11 @@ impl TrustedIssuer {
         for name in ["sub", "jti"] {
             let (said, written) = (name_of(name, claims.get(name))?, name_of(name, token.claims().get(name))?);
             if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
-                return Err(Refusal::invalid(name, "a different value in the introspection response", "that of the token"));
+                return Err(Refusal::invalid(
+                    name,
+                    "a different value in the introspection response",
+                    "that of the token",
+                ));
             }
         }
         numeric_date(claims, "iat")?;

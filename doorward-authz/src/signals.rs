@@ -77,13 +77,13 @@ pub enum EventOutcome {
 
 /// Why a whole token is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Unheard {
+pub enum EventRefusal {
     Denied(Refusal),
     /// A verification event that was not requested (SSF 1.0 section 8.1.4.1).
     InvalidState,
 }
 
-impl From<Refusal> for Unheard {
+impl From<Refusal> for EventRefusal {
     fn from(refusal: Refusal) -> Self {
         Self::Denied(refusal)
     }
@@ -179,34 +179,34 @@ impl Transmitter {
     }
 
     /// The outcome of each event of a token; `target` is the issuer [`Self::target`].
-    pub fn hear(
+    pub fn outcomes(
         &self,
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<Vec<EventOutcome>, Unheard> {
+    ) -> Result<Vec<EventOutcome>, EventRefusal> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
             .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
-            .map(|(uri, event)| self.hear_one(uri, event, token, target, clocks))
+            .map(|(uri, event)| self.outcome(uri, event, token, target, clocks))
             .collect()
     }
 
-    fn hear_one(
+    fn outcome(
         &self,
         uri: &str,
         event: &Map<String, Value>,
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<EventOutcome, Unheard> {
+    ) -> Result<EventOutcome, EventRefusal> {
         let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
         match effect {
             Effect::Verification => {
                 let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
                 let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
-                return if expected { Ok(EventOutcome::Verified) } else { Err(Unheard::InvalidState) };
+                return if expected { Ok(EventOutcome::Verified) } else { Err(EventRefusal::InvalidState) };
             }
             Effect::StreamUpdated => {
                 let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");

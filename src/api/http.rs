@@ -48,7 +48,7 @@ pub struct Http {
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
     /// The permits for messages of other servers.
-    inlets: Arc<Semaphore>,
+    messages: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
     origins: Arc<[String]>,
     /// The time of the last exposition: repeated scrapes must not delay decisions.
@@ -76,9 +76,9 @@ impl Http {
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-        let inlets = Arc::new(Semaphore::new(limits.inlet_requests));
+        let messages = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraped = Arc::new(Mutex::new(Instant::now()));
-        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraped }
+        Self { state, readiness, limits, listing, messages, origins: origins.into(), scraped }
     }
 }
 
@@ -96,8 +96,8 @@ pub enum Part {
 pub fn router(http: Http, part: Part) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
-    let (inlets, _) = inlets().split_for_parts();
-    let public = public.merge(inlets.layer(axum::middleware::map_response(uncached)));
+    let (event_sources, _) = event_sources().split_for_parts();
+    let public = public.merge(event_sources.layer(axum::middleware::map_response(uncached)));
     let (admin, _) = admin().split_for_parts();
     let admin = admin.layer(axum::middleware::map_response(uncached));
     let routes = match part {
@@ -133,7 +133,7 @@ fn public() -> OpenApiRouter<Http> {
 }
 
 /// The endpoints for other servers; each authenticates its caller itself.
-fn inlets() -> OpenApiRouter<Http> {
+fn event_sources() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(oauth2::revocation))
         .routes(routes!(oidc::backchannel_logout))

@@ -112,7 +112,7 @@ enum Phase {
     /// The end was requested. The stream counts as ended when the order has been sent.
     Ending(Option<LiveStream>, Ended),
     /// The order to end was sent; the status of the call follows.
-    Leaving(u16),
+    Closing(u16),
     Left,
 }
 
@@ -134,11 +134,11 @@ where
         loop {
             match std::mem::replace(&mut call.phase, Phase::Left) {
                 Phase::Left => return Poll::Ready(None),
-                Phase::Leaving(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(status))))),
+                Phase::Closing(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(status))))),
                 Phase::Ending(stream, ended) => {
                     let (message, status) = call.service.end(ended);
                     drop(stream);
-                    call.phase = Phase::Leaving(status);
+                    call.phase = Phase::Closing(status);
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
                 Phase::Live(stream) => {
@@ -159,7 +159,7 @@ where
             match Pin::new(&mut call.body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 // The HTTP stream has ended.
-                Poll::Ready(None | Some(Err(_))) => call.phase = Phase::Leaving(0),
+                Poll::Ready(None | Some(Err(_))) => call.phase = Phase::Closing(0),
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
                     match call.take(&data) {

@@ -103,7 +103,7 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
     };
     let reply = args.server.post(&path, &Value::Object(body), patience)?;
     let receipt = Receipt::read(reply.body);
-    let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.words()) };
+    let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.summary()) };
     Ok(match receipt.doubts().as_slice() {
         [] => done,
         doubts => unconfirmed(&format!("stored, but {}", doubts.join("; "))),
@@ -200,7 +200,7 @@ impl Receipt {
     }
 
     /// The result, in a sentence for an operator.
-    fn words(&self) -> String {
+    fn summary(&self) -> String {
         let (id, issuer, at) = (self.text("id"), self.text("issuer"), self.text("at"));
         let what = match self.text("kind") {
             "token" => format!("the token {id} of {issuer}"),
@@ -262,7 +262,7 @@ mod tests {
 
     #[track_caller]
     fn check(changes: Value, expected: &str) {
-        let words = receipt(changes).words();
+        let words = receipt(changes).summary();
         assert_eq!(words.lines().next(), Some(expected), "{words}");
     }
 
@@ -288,9 +288,9 @@ mod tests {
             json!({"kind": "issuer", "id": "main"}),
             "refused from now on: every token of the issuer main issued up to 2026-06-01T16:30:34.000Z; new sign-ins work",
         );
-        let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).words();
+        let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).summary();
         assert!(confirmed.ends_with("confirmed by 3 instances in 2.5 ms\n4 open streams ended"), "{confirmed}");
-        let one = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 1})).words();
+        let one = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 1})).summary();
         assert!(one.ends_with("\n1 open stream ended"), "{one}");
     }
 

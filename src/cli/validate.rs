@@ -60,9 +60,8 @@ fn execute(
                 writeln!(out, "{:#}", report::sarif(&name, &rules, &notes))?;
             }
             Format::Text | Format::Json => {
-                let told = |faults: &[Fault]| faults.iter().map(told).collect::<Vec<_>>();
-                let all =
-                    json!({"file": name, "valid": loaded.is_ok(), "faults": told(faults), "warnings": told(warnings)});
+                let listed = |faults: &[Fault]| faults.iter().map(to_json).collect::<Vec<_>>();
+                let all = json!({"file": name, "valid": loaded.is_ok(), "faults": to_json(faults), "warnings": to_json(warnings)});
                 writeln!(out, "{all:#}")?;
             }
         }
@@ -104,7 +103,7 @@ fn notes(faults: &[Fault], is_error: bool) -> impl Iterator<Item = Note> {
     })
 }
 
-fn told(fault: &Fault) -> Value {
+fn to_json(fault: &Fault) -> Value {
     let (line, variable) = match &fault.place {
         Some(Place::Line(line)) => (Some(line), None),
         Some(Place::Variable(name)) => (None, Some(name)),

@@ -24,7 +24,7 @@ pub(super) struct Check<'a> {
     /// Paths that violate the schema; a second fault for the same path would be confusing.
     blamed: Blamed,
     /// Paths with a semantic fault: the first one is reported, its consequences are not.
-    told: HashSet<KeyPath>,
+    reported: HashSet<KeyPath>,
     /// The folder of relative file names.
     folder: &'a Path,
     pub(super) faults: Vec<Fault>,
@@ -46,7 +46,7 @@ impl<'a> Check<'a> {
         Self {
             source,
             blamed,
-            told: HashSet::new(),
+            reported: HashSet::new(),
             folder,
             faults: Vec::new(),
             warnings: Vec::new(),
@@ -55,7 +55,7 @@ impl<'a> Check<'a> {
     }
 
     pub(super) fn fault(&mut self, at: &KeyPath, message: impl Into<String>) {
-        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
+        if !self.blamed.touches(at) && self.reported.insert(at.clone()) {
             let fault = self.source.fault(at, message);
             self.faults.push(fault);
         }
@@ -63,7 +63,7 @@ impl<'a> Check<'a> {
 
     /// A fault of the key itself, not of its value.
     pub(super) fn key_fault(&mut self, at: &KeyPath, message: impl Into<String>) {
-        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
+        if !self.blamed.touches(at) && self.reported.insert(at.clone()) {
             let fault = self.source.fault(at, message);
             self.faults.push(Fault { value: None, ..fault });
         }
@@ -148,7 +148,10 @@ impl<'a> Check<'a> {
         match url.scheme() {
             "https" => {}
             "http" if loopback || insecure => {}
-            "http" => self.fault(at, "must be https (or set `insecure: true`, with which an attacker on the network can forge it)"),
+            "http" => self.fault(
+                at,
+                "must be https (or set `insecure: true`, with which an attacker on the network can forge it)",
+            ),
             _ => self.fault(at, "must be a https URL"),
         }
     }

@@ -204,8 +204,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     });
     let token_types = token_types(check, &at.key("token_types"), &file.token_types);
     if !file.accept.contains(&Accepted::Access) {
-        check
-            .fault(&at.key("accept"), "must contain `access`: most tokens have no mark of their kind, and count as access tokens");
+        check.fault(
+            &at.key("accept"),
+            "must contain `access`: most tokens have no mark of their kind, and count as access tokens",
+        );
     }
     let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=LONGEST_LEEWAY);
     let trusted = TrustedIssuer {

@@ -247,8 +247,10 @@ fn methods(check: &mut Check<'_>, at: &KeyPath, methods: Option<&[String]>) -> V
         if !fits {
             check.fault(&at.index(index), "must be an HTTP method in capitals such as `GET`");
         } else if matches!(method.as_str(), "ALL" | "ANY") {
-            check
-                .fault(&at.index(index), "is not an HTTP method, so no request has it; leave `methods` out for any method");
+            check.fault(
+                &at.index(index),
+                "is not an HTTP method, so no request has it; leave `methods` out for any method",
+            );
         }
     }
     methods.to_vec()

@@ -60,8 +60,10 @@ fn transmitter(
     check.no_wildcard(&at.key("audience"), &file.audience, "write the `aud` that its tokens have");
     check.text(&at.key("audience"), &file.audience);
     if file.keys.secret_file.is_some() {
-        check
-            .fault(&at.key("keys").key("secret_file"), "must not be used here: every verifier of events could forge them");
+        check.fault(
+            &at.key("keys").key("secret_file"),
+            "must not be used here: every verifier of events could forge them",
+        );
     }
     let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC);
     let authorities = check.authorities(at, file.ca_file.as_ref());

@@ -17,7 +17,7 @@ mod environment;
 mod faults;
 mod sections;
 
-/// One issuer on one line, so that what a test adds begins on line 2.
+/// One issuer on one line, so that a test's own part begins on line 2.
 const ISSUER: &str =
     "issuers: [{name: main, issuer: https://a.test, audiences: [shop], keys: {jwks_url: https://a.test/jwks}}]\n";
 

@@ -200,7 +200,7 @@ impl Server {
                     let _turn = self.handshakes.acquire().await;
                     tls.accept(stream).await
                 };
-                match tokio::time::timeout_at(liveness.born + self.handshake_timeout, handshake).await {
+                match tokio::time::timeout_at(liveness.opened + self.handshake_timeout, handshake).await {
                     Ok(Ok(stream)) => Box::new(stream) as Box<dyn Stream>,
                     Ok(Err(error)) => return debug!(%error, "tls handshake failed"),
                     Err(_) => return self.count("slow"),
@@ -255,7 +255,7 @@ impl Server {
                     if Instant::now() < self.due(&liveness) {
                         continue;
                     }
-                    if !liveness.greeted() {
+                    if !liveness.started() {
                         return self.count("slow");
                     }
                     self.count("idle");
@@ -273,7 +273,7 @@ impl Server {
         share: Arc<Share>,
     ) -> Result<hyper::Response<ResponseBody>, Infallible> {
         let arrived = Instant::now();
-        liveness.beat(arrived);
+        liveness.mark_active(arrived);
         let refused = !share.take_head(request.headers());
         let open = match &self.streams {
             // Its body lasts as long as the stream, which has its own bound.
@@ -295,7 +295,7 @@ impl Server {
         };
         drop(share);
         let answered = Instant::now();
-        liveness.beat(answered);
+        liveness.mark_active(answered);
         Ok(answer.map(|body| ResponseBody { body, unread: Some(UnreadResponse::new(liveness, answered)), open }))
     }
 
@@ -304,19 +304,19 @@ impl Server {
         if liveness.open.load(Ordering::Relaxed) > 0 {
             return Instant::now() + self.idle_timeout;
         }
-        if liveness.greeted() {
+        if liveness.started() {
             liveness.at(&liveness.last) + self.idle_timeout
         } else {
-            liveness.born + self.handshake_timeout
+            liveness.opened + self.handshake_timeout
         }
     }
 }
 
 /// The last activity of a connection. Times are milliseconds since it was opened.
 struct Liveness {
-    born: Instant,
+    opened: Instant,
     /// HTTP/2's preface or a request has arrived.
-    greeted: AtomicBool,
+    started: AtomicBool,
     /// The last time at which a request arrived or was answered.
     last: AtomicU64,
     /// Responses of which the peer has read nothing yet.
@@ -330,8 +330,8 @@ struct Liveness {
 impl Liveness {
     fn new() -> Self {
         Self {
-            born: Instant::now(),
-            greeted: AtomicBool::new(false),
+            opened: Instant::now(),
+            started: AtomicBool::new(false),
             last: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
@@ -339,26 +339,26 @@ impl Liveness {
         }
     }
 
-    fn beat(&self, now: Instant) {
+    fn mark_active(&self, now: Instant) {
         self.greet();
         self.mark(&self.last, now);
     }
 
     fn greet(&self) {
-        self.greeted.store(true, Ordering::Relaxed);
+        self.started.store(true, Ordering::Relaxed);
     }
 
-    fn greeted(&self) -> bool {
-        self.greeted.load(Ordering::Relaxed)
+    fn started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 
     fn mark(&self, time: &AtomicU64, now: Instant) {
-        let millis = now.saturating_duration_since(self.born).as_millis();
+        let millis = now.saturating_duration_since(self.opened).as_millis();
         time.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn at(&self, time: &AtomicU64) -> Instant {
-        self.born + Duration::from_millis(time.load(Ordering::Relaxed))
+        self.opened + Duration::from_millis(time.load(Ordering::Relaxed))
     }
 
     /// Whether the peer reads none of its responses: each is kept until it does.
@@ -399,7 +399,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.beat(Instant::now());
+        self.0.mark_active(Instant::now());
     }
 }
 

@@ -118,7 +118,7 @@ impl Lines {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines as they come, until there will be no more.
+    /// Writes lines as they arrive, until the sender is closed.
     fn write_out(&self) {
         let mut lines = Vec::new();
         loop {

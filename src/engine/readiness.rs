@@ -19,7 +19,7 @@ const LASTING: Duration = Duration::from_secs(5);
 pub(super) async fn watch(
     state: Arc<State>,
     readiness: Arc<Readiness>,
-    told: watch::Sender<bool>,
+    sender: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let mut last: Option<Vec<Missing>> = None;
@@ -28,7 +28,7 @@ pub(super) async fn watch(
     loop {
         let missing = readiness.missing(&state, false);
         if last.as_ref() != Some(&missing) {
-            told.send_if_modified(|ready| std::mem::replace(ready, missing.is_empty()) != missing.is_empty());
+            sender.send_if_modified(|ready| std::mem::replace(ready, missing.is_empty()) != missing.is_empty());
             match missing.as_slice() {
                 [] => info!("ready"),
                 missing => info!(missing = Missing::parts(missing), why = Missing::reasons(missing), "not ready"),

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::assemble;
 use super::source::Source;
 use super::tls::Tls;
-use crate::api::inlet::events;
+use crate::api::event_source::events;
 use crate::authz::claims::IssuerName;
 use crate::authz::token::TrustedIssuer;
 use crate::clock;

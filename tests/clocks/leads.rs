@@ -115,15 +115,15 @@ async fn clocks_that_disagree_make_no_watermark() {
 async fn an_event_of_an_issuer_that_leads_covers_its_tokens() {
     let tokens = Tokens::new();
     let issuer = doorward::dev::ISSUER;
-    let signals = crate::inlets::signals::section(&tokens, "").replace("https://signals.test", issuer);
+    let signals = crate::event_sources::signals::section(&tokens, "").replace("https://signals.test", issuer);
     let doorward = Doorward::start(&tokens.config(&signals)).await;
     let checks = Checks::connect(&doorward.check).await;
     let alice = dated(&tokens, "alice", 19);
     assert_eq!(reason(&checks, &alice).await, "ok");
     let subject = json!({"subject": {"format": "iss_sub", "iss": issuer, "sub": "alice"}});
     let uri = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({"iss": issuer, "iat": now() + 20}));
-    let set = crate::inlets::sign(&tokens, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({"iss": issuer, "iat": now() + 20}));
+    let set = crate::event_sources::sign(&tokens, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);

@@ -251,7 +251,7 @@ async fn the_clock_of_the_store_alone_takes_nothing_away() {
 async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
     let (tokens, transmitter, redis) = (Tokens::new(), Tokens::new(), RedisServer::start(&[]).await);
     let revocation = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
-    let signals = crate::inlets::signals::section(&transmitter, "");
+    let signals = crate::event_sources::signals::section(&transmitter, "");
     let config = short(tokens.config(&format!("{revocation}{signals}")));
     let steady = Doorward::start(&config).await;
     let (ahead, clock) = Doorward::start_with_clock(&config).await;
@@ -259,8 +259,8 @@ async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
     let alice = tokens.of("alice");
     let subject = json!({"subject": {"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "alice"}});
     let uri = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
-    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({}));
+    let set = crate::event_sources::sign(&transmitter, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", ahead.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);

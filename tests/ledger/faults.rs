@@ -57,7 +57,7 @@ async fn an_older_copy_of_the_store_is_given_back_what_it_lacks() {
     redis.kill();
     redis.run().await; // With the dump, which lacks the last entry.
     let new = "XADD doorward:{r}:log * issuer main kind token id elsewhere\n";
-    redis.script(new); // As many entries as before: only the count of those read tells.
+    redis.script(new); // As many entries as before: only the count of read entries differs.
     eventually("given back", || redis.cli(&["EXISTS", "doorward:{r}:main:token:lost"]) == "1").await;
     one.comes_to_refuse(&token("elsewhere")).await;
     assert_eq!(one.replica.stats().gaps.get(), 1);

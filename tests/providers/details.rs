@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Issuer;
 use crate::api::{READER, admin_keys, send};
-use crate::inlets::changed;
+use crate::event_sources::changed;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::get;
@@ -16,7 +16,7 @@ const ISSUER: &str = doorward::dev::ISSUER;
 
 impl Issuer {
     /// Checks this token: returns the reason and the log line; the explanation is the same.
-    async fn told(&self, id: &str, token: &str) -> (String, Value) {
+    async fn refusal(&self, id: &str, token: &str) -> (String, Value) {
         let verdict = self.checks.check(get("/").token(token).header("x-request-id", id)).await;
         let reason = verdict.reason().to_owned();
         eventually("it is logged", || async { self.line(id).is_some() }).await;
@@ -94,7 +94,7 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
     .into_iter()
     .enumerate()
     {
-        let (found, line) = issuer.told(&format!("case-{number}"), &issuer.tokens.with(changes.clone())).await;
+        let (found, line) = issuer.refusal(&format!("case-{number}"), &issuer.tokens.with(changes.clone())).await;
         assert_eq!(found, reason, "{changes}");
         let detail = line["detail"].as_str().unwrap_or_default();
         for part in said {
@@ -118,7 +118,7 @@ async fn claims_of_a_token_cannot_shape_the_log() {
     .into_iter()
     .enumerate()
     {
-        let (_, line) = issuer.told(&format!("hostile-{number}"), &issuer.tokens.with(changes.clone())).await;
+        let (_, line) = issuer.refusal(&format!("hostile-{number}"), &issuer.tokens.with(changes.clone())).await;
         let detail = line["detail"].as_str().unwrap();
         assert!(detail.len() < 1_000, "{} bytes", detail.len());
         assert!(detail.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{detail:?}");
@@ -139,7 +139,7 @@ async fn a_token_for_microsoft_graph_is_named_as_such() {
     assert!(graph.contains(payload));
     let foreign = signed(changed(&Tokens::claims("alice"), &json!({"iss": "https://sts.windows.net/tenant/"})));
     for (id, token, reason) in [("graph-1", graph, "bad_signature"), ("graph-2", foreign, "unknown_issuer")] {
-        let (found, line) = issuer.told(id, &token).await;
+        let (found, line) = issuer.refusal(id, &token).await;
         assert_eq!(found, reason);
         assert!(line["detail"].as_str().unwrap().contains("Microsoft Graph"), "{line}");
     }

@@ -235,9 +235,10 @@ impl Authorizer {
         }
         VerifiedProof::verify(field, &expected, now).map_err(|bad| match bad {
             BadProof::Invalid(detail) => (ProofResult::Invalid, detail),
-            BadProof::Nonce => {
-                (ProofResult::Nonce, "the proof has no nonce of Doorward's, or one that is too old (`dpop.nonce`)".into())
-            }
+            BadProof::Nonce => (
+                ProofResult::Nonce,
+                "the proof has no nonce of Doorward's, or one that is too old (`dpop.nonce`)".into(),
+            ),
         })
     }
 

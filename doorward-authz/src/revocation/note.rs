@@ -58,10 +58,10 @@ fn legible(text: &str, most: usize) -> Option<Box<str>> {
 
 /// The notes of one index.
 #[derive(Default)]
-pub(super) struct Notes(Mutex<Kept>);
+pub(super) struct Notes(Mutex<Stored>);
 
 #[derive(Default)]
-struct Kept {
+struct Stored {
     by_target: HashMap<(Target, Origin), (Watermark, Note)>,
     /// See [`Notes::MAX_BYTES`].
     bytes: usize,
@@ -110,7 +110,7 @@ impl Notes {
     /// Deletes the notes of revocations that are not in the index any more.
     pub(super) fn retain(&self, is_known: impl Fn(&Target) -> bool) {
         let mut kept = self.kept();
-        let Kept { by_target, bytes } = &mut *kept;
+        let Stored { by_target, bytes } = &mut *kept;
         by_target.retain(|(target, _), (_, note)| {
             let stays = is_known(target);
             *bytes -= if stays { 0 } else { note.size() + Self::ENTRY };
@@ -118,7 +118,7 @@ impl Notes {
         });
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Stored> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -97,8 +97,8 @@ impl Plan {
                 edits.remove(name);
             }
         }
-        let facts = if let Some(kept) = forward.kept(|| Kept::write(decision, forward, form.facts)) {
-            let kept = Kept(kept);
+        let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form.facts)) {
+            let kept = CachedFields(kept);
             edits.0.extend_from_slice(kept.edits());
             tell(decision, form.facts, |facts| {
                 kept.facts(facts).map_or_else(|| of_token(decision, facts), <[u8]>::to_vec)
@@ -232,12 +232,12 @@ impl Value {
 
 /// The cached encoding of a token's identity: a byte for the form of the facts, the length of the
 /// edits, edits, facts.
-struct Kept<'a>(&'a [u8]);
+struct CachedFields<'a>(&'a [u8]);
 
 /// The form of facts, the length of edits.
 const HEAD: usize = 5;
 
-impl<'a> Kept<'a> {
+impl<'a> CachedFields<'a> {
     fn write(decision: &Decision<'_>, forward: &Forward<'_>, facts: Facts) -> Box<[u8]> {
         let mut edits = Edits(vec![facts.tag(), 0, 0, 0, 0]);
         let identity = forward.identity();

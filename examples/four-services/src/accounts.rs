@@ -77,7 +77,7 @@ pub struct DoorwardArgs {
     /// The file with a key that may `revoke` (`admin.keys`).
     #[arg(long, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
-    /// That key itself.
+    /// The key itself.
     #[arg(long, env = "DOORWARD_ADMIN_KEY", hide_env_values = true, conflicts_with = "admin_key_file")]
     admin_key: Option<String>,
     /// Doorward's Redis, `redis://…`: password changes are written there. Without it they go over HTTP.
@@ -109,7 +109,7 @@ pub struct Accounts {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.doorward.url.is_none() {
-        warn!("without --doorward nobody hears of a sign-out; access tokens live to their end");
+        warn!("without --doorward sign-outs are not reported; access tokens are valid until they expire");
     }
     let store = Store::open(&args.database).await.context("open the database (--database)")?;
     let passwords = Passwords::new().await.context("hash a password")?;

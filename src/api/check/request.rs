@@ -20,7 +20,7 @@ pub(super) struct CheckRequest<'a> {
     rule: Option<&'a str>,
     /// The downstream address: the client's, if Envoy is configured to trust `x-forwarded-for`.
     source: &'a str,
-    /// Of the downstream connection, with `include_peer_certificate`.
+    /// The certificate of the downstream connection, with `include_peer_certificate`.
     certificate: &'a str,
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::Http;
-use crate::api::inlet::Inlet;
+use crate::api::event_source::EventSource;
 use crate::authz::admin_key::Permission;
 
 /// An OAuth 2.0 error (RFC 6749 section 5.2).
@@ -127,12 +127,12 @@ impl OAuthError {
 /// A permit to process a message, out of a bounded number; taken once the body is complete, since
 /// a slow sender would block others.
 pub(super) fn admit(http: &Http) -> Option<OwnedSemaphorePermit> {
-    http.inlets.clone().try_acquire_owned().ok()
+    http.messages.clone().try_acquire_owned().ok()
 }
 
 /// Counts how a request ended.
-pub(super) fn count(http: &Http, inlet: Inlet, result: Result<&'static str, &'static str>) {
-    inlet.count(&http.state, result.unwrap_or_else(|error| error));
+pub(super) fn count(http: &Http, source: EventSource, result: Result<&'static str, &'static str>) {
+    source.count(&http.state, result.unwrap_or_else(|error| error));
 }
 
 /// The parameters of a form (RFC 6749 appendix B), each there once at most.

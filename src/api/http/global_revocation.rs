@@ -17,7 +17,7 @@ use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
 use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
 use super::revocations::clock_skew;
-use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::api::event_source::{EventSource, Refused, revoke, verified};
 use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
@@ -67,7 +67,7 @@ pub(super) async fn global_token_revocation(
 ) -> Result<StatusCode, Response<Body>> {
     let done = revoke_user(&http, request).await;
     let label = done.as_ref().map_or_else(Problem::label, |()| "applied");
-    Inlet::GlobalRevocation.count(&http.state, label);
+    EventSource::GlobalRevocation.count(&http.state, label);
     done.map(|()| StatusCode::NO_CONTENT).map_err(IntoResponse::into_response)
 }
 
@@ -99,7 +99,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
     };
     let closing = |user| Revocation { note: note.clone(), ..target.closing_user(user, instant) };
     let revocations = users.into_iter().map(closing).collect();
-    revoke(&http.state, Inlet::GlobalRevocation, revocations).await.map_err(|error| {
+    revoke(&http.state, EventSource::GlobalRevocation, revocations).await.map_err(|error| {
         let detail = "the revocation applies in this instance, other instances may not know it: try again";
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
     })?;
@@ -176,7 +176,7 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
         let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
         Ok((from.clone(), id))
     };
-    let verified = verified(&http.state, Inlet::GlobalRevocation, verify).await;
+    let verified = verified(&http.state, EventSource::GlobalRevocation, verify).await;
     let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
         return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));

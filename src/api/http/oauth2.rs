@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::form::{ClientErrors, FormErrors, OAuthError, admit, client, count, read};
-use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::api::event_source::{EventSource, Refused, revoke, verified};
 use crate::api::token_request::decide_token;
 use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
@@ -49,7 +49,7 @@ pub(super) struct TokenForm {
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = revoke_token(&http, request).await;
-    count(&http, Inlet::Revoke, done.as_ref().copied().map_err(OAuthError::label));
+    count(&http, EventSource::Revoke, done.as_ref().copied().map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
         Err(error) => error.answer(&http),
@@ -64,7 +64,7 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
     let rule = Rule {
-        name: Inlet::Revoke.label().into(),
+        name: EventSource::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
         api_key: Some(ApiKeyUse::Ignored),
         needs_proof: false, // RFC 7009 does not require one: the finder of a stolen token may revoke it.
@@ -108,8 +108,8 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
     let refused = |refused: Refused| RefreshError::Denied(refused.refusal.denial);
-    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(refused)?;
-    revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
+    let revocation = verified(&http.state, EventSource::Revoke, verify).await.map_err(refused)?;
+    revoke(&http.state, EventSource::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 
 const STORE: &str = "the revocation is not stored";
@@ -143,7 +143,7 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
     let said = introspect(&http, request).await;
     let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
+    count(&http, EventSource::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
     match said {
         Ok(said) => Json(said).into_response(),
         Err(error) => error.answer(&http),
@@ -161,7 +161,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let rule = Rule {
-        name: Inlet::Introspect.label().into(),
+        name: EventSource::Introspect.label().into(),
         api_key: Some(ApiKeyUse::Ignored),
         needs_proof: false, // The resource server has the proof, and receives `cnf` to check it.
         ..Rule::default()

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::form::{FormErrors, OAuthError, admit, count, read};
-use crate::api::inlet::{Inlet, LogoutError, log_out};
+use crate::api::event_source::{EventSource, LogoutError, log_out};
 use crate::authz::denial::Denial;
 
 /// The form that an OpenID provider sends (section 2.5).
@@ -32,7 +32,7 @@ pub(super) struct LogoutForm {
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = take(&http, request).await;
-    count(&http, Inlet::BackchannelLogout, done.as_ref().map(|()| "applied").map_err(|(label, _)| *label));
+    count(&http, EventSource::BackchannelLogout, done.as_ref().map(|()| "applied").map_err(|(label, _)| *label));
     match done {
         Ok(()) => StatusCode::OK.into_response(),
         Err((_, error)) => error.answer(&http),
@@ -49,7 +49,7 @@ async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthE
         LogoutError::Denied(refused) => {
             let denial = refused.refusal.denial;
             let told =
-                refused.told().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
+                refused.for_sender().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
             (denial.label(), told.unwrap_or_else(|| explain(denial)))
         }
         LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),

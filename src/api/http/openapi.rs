@@ -16,7 +16,7 @@ use super::signals::EventErrorBody;
 /// The OpenAPI document of both listeners.
 #[must_use]
 pub fn document() -> OpenApi {
-    let mut document = super::public().merge(super::inlets()).merge(super::admin()).into_openapi();
+    let mut document = super::public().merge(super::event_sources()).merge(super::admin()).into_openapi();
     let mut license = License::new(env!("CARGO_PKG_LICENSE"));
     license.identifier = Some(env!("CARGO_PKG_LICENSE").to_owned());
     let info = InfoBuilder::new().title("Doorward").version(env!("CARGO_PKG_VERSION")).license(Some(license));

@@ -389,7 +389,10 @@ fn build(
         Some(at) => {
             let at = at.read("/at")?;
             if at > now.plus(issuer.leeway) {
-                return Err(Problem::field("/at", "must not be later than now: it would refuse tokens that are not issued yet"));
+                return Err(Problem::field(
+                    "/at",
+                    "must not be later than now: it would refuse tokens that are not issued yet",
+                ));
             }
             Watermark::at(all_of_its_second(at))
         }

@@ -14,8 +14,8 @@ use super::Http;
 use super::extract::bearer;
 use super::form::{OAuthError, admit, media_type, read_body};
 use super::problem::{Error, Problem, ProblemDetails};
-use crate::api::inlet::Inlet;
-use crate::api::inlet::events::{Delivery, EventError, take};
+use crate::api::event_source::EventSource;
+use crate::api::event_source::events::{Delivery, EventError, take};
 
 /// Why a token is refused (RFC 8935 section 2.3).
 #[derive(Serialize, ToSchema)]
@@ -46,7 +46,7 @@ pub(super) struct EventErrorBody {
 pub(super) async fn events(State(http): State<Http>, request: Request) -> Response<Body> {
     // RFC 8935 section 2.1 requires this type.
     if media_type(request.headers()).as_deref() != Some("application/secevent+jwt") {
-        Inlet::Push.count(&http.state, "invalid_request");
+        EventSource::Push.count(&http.state, "invalid_request");
         let description = "send `Content-Type: application/secevent+jwt`";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", description);
     }
@@ -54,7 +54,7 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
     let body = match read_body(&http, request).await {
         Ok(body) => body,
         Err(error) => {
-            Inlet::Push.count(&http.state, error.label());
+            EventSource::Push.count(&http.state, error.label());
             return match error {
                 OAuthError::TooLarge => {
                     refuse(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large")
@@ -64,7 +64,7 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
         }
     };
     let Some(_permit) = admit(&http) else {
-        Inlet::Push.count(&http.state, "busy");
+        EventSource::Push.count(&http.state, "busy");
         return Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound").into_response();
     };
     let text = std::str::from_utf8(&body).unwrap_or_default().trim_ascii();

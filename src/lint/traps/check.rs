@@ -13,10 +13,7 @@ const LONGEST_TIMEOUT: f64 = 5.0;
 pub(super) fn no_ext_authz(model: &Model<'_>, found: &mut Found) {
     if model.checked().next().is_none() {
         for manager in &model.managers {
-            found.at(
-                &manager.node,
-                "no connection manager here has an ext_authz filter: no request is checked",
-            );
+            found.at(&manager.node, "no connection manager here has an ext_authz filter: no request is checked");
         }
     }
 }
@@ -29,7 +26,10 @@ pub(super) fn unchecked_listener(model: &Model<'_>, found: &mut Found) {
         if let Some(cluster) = named(target).filter(|name| behind.contains(name)) {
             found.at(place, format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without it"));
         } else if target.get("cluster_header").is_some() && !behind.is_empty() {
-            found.at(place, "a request header names the cluster here, and may name one that is behind ext_authz elsewhere");
+            found.at(
+                place,
+                "a request header names the cluster here, and may name one that is behind ext_authz elsewhere",
+            );
         }
     };
     for manager in model.managers.iter().filter(|manager| !manager.is_checked()) {
@@ -67,7 +67,10 @@ pub(super) fn ext_authz_switch(model: &Model<'_>, found: &mut Found) {
             let whole = part.number("default_value.numerator").is_some_and(|share| share >= all)
                 && part.text("runtime_key").unwrap_or_default().is_empty();
             if !whole {
-                found.at(&part, "only a part of the requests is checked, or a runtime key can reduce the part while Envoy runs");
+                found.at(
+                    &part,
+                    "only a part of the requests is checked, or a runtime key can reduce the part while Envoy runs",
+                );
             }
         }
         if let Some(part) = config.get("filter_enabled_metadata") {
@@ -138,10 +141,7 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
                     "this is not Doorward's `/auth`: its answer is not a decision, and every 200 allows the request",
                 );
             } else if !both("original") && !both("forwarded") {
-                found.at(
-                    &path,
-                    "no header sends Doorward the complete path and method of the original request",
-                );
+                found.at(&path, "no header sends Doorward the complete path and method of the original request");
             }
         } else if let Some(path) = prefixed {
             if path.value.as_str() != Some(PREFIX) {
@@ -175,7 +175,8 @@ pub(super) fn grpc_web_after_check(model: &Model<'_>, found: &mut Found) {
 pub(super) fn ext_authz_disabled(model: &Model<'_>, found: &mut Found) {
     for node in model.checks().filter_map(|check| check.filter.node.get("disabled")) {
         if node.is_true() {
-            found.at(&node, "the filter is off unless a route turns it on: a route without that setting is not checked");
+            found
+                .at(&node, "the filter is off unless a route turns it on: a route without that setting is not checked");
         }
     }
 }
@@ -244,9 +245,7 @@ pub(super) fn timeout_unbounded(model: &Model<'_>, found: &mut Found) {
         } else if seconds > LONGEST_TIMEOUT {
             found.at(
                 &node,
-                format!(
-                    "a Doorward that hangs blocks every request for {seconds} s; its own limit is one second"
-                ),
+                format!("a Doorward that hangs blocks every request for {seconds} s; its own limit is one second"),
             );
         }
     }

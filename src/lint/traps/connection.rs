@@ -92,7 +92,10 @@ pub(super) fn token_in_access_log(model: &Model<'_>, found: &mut Found) {
                 let listed = listed.into_iter().flat_map(|field| node.list(field));
                 let written = Some(node.clone()).filter(|node| node.value.as_str().is_some_and(shows_token));
                 for place in listed.filter(|name| name.value.as_str().is_some_and(is_secret)).chain(written) {
-                    found.at(&place, "anybody who can read the access log can use the token until it expires or is revoked");
+                    found.at(
+                        &place,
+                        "anybody who can read the access log can use the token until it expires or is revoked",
+                    );
                 }
                 false
             });

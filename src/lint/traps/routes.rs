@@ -152,12 +152,7 @@ pub(super) fn per_route_ignored(model: &Model<'_>, found: &mut Found) {
                     !filter.is_elsewhere && filter.condition.is_none() && filter.config.kind != "ExtAuthz"
                 })
             {
-                found.at(
-                    &node,
-                    format!(
-                        "the filter `{key}` is not ext_authz: neither of the two reads this"
-                    ),
-                );
+                found.at(&node, format!("the filter `{key}` is not ext_authz: neither of the two reads this"));
             }
         };
         for config in &manager.route_configs {

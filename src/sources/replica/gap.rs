@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(judged.as_ref().map_err(Gap::label), expected.as_ref().map(|()| &()).map_err(|label| *label));
     }
 
-    /// That many positions, the last of them at `last`.
+    /// This many positions, ending at `last`.
     fn positions(last: u64, count: usize) -> std::vec::IntoIter<Position> {
         let first = (last + 1).saturating_sub(count as u64);
         (first..=last).take(count).map(at).collect::<Vec<_>>().into_iter()

@@ -82,7 +82,7 @@ pub(super) enum Obstacle {
     #[error("the server is a {role}, not the primary")]
     NotPrimary { role: Box<str> },
     #[error(
-        "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, is no Redis that keeps a log; \
+        "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, does not keep a log; \
          name the server behind it"
     )]
     NoRole,
@@ -140,9 +140,9 @@ impl Obstacle {
     }
 }
 
-pub(super) struct Health(Mutex<Watched>);
+pub(super) struct Health(Mutex<HealthState>);
 
-struct Watched {
+struct HealthState {
     status: ReplicaStatus,
     /// The start of the present obstacle; `None` without one.
     hindered: Option<Steady>,
@@ -156,7 +156,7 @@ impl Health {
 
     pub(super) fn new(state: ReplicaState) -> Self {
         let status = ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None };
-        Self(Mutex::new(Watched { status, hindered: None, warned: false }))
+        Self(Mutex::new(HealthState { status, hindered: None, warned: false }))
     }
 
     pub(super) fn status(&self) -> ReplicaStatus {
@@ -200,7 +200,7 @@ impl Health {
         watched.status.detail = Some(obstacle.to_string().into());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HealthState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -178,13 +178,13 @@ impl Replica {
         lock(&self.standing.noted).clone_from(&noted);
         let conflicts = self.conflicts(noted.clone(), all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
-            self.say(None);
+            self.log(None);
             self.freshness.named.set(true);
             // A full store accepts no note now; that is not a reason to refuse decisions.
             superseded.extend(noted.supersede(&all, &[], accept_loss));
         } else {
             let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
-            self.say(Some(lines.into()));
+            self.log(Some(lines.into()));
             if !is_known {
                 return Ok(());
             }
@@ -201,7 +201,7 @@ impl Replica {
     }
 
     /// Logs a conflict once.
-    fn say(&self, conflict: Option<Box<str>>) {
+    fn log(&self, conflict: Option<Box<str>>) {
         let mut said = lock(&self.standing.conflict);
         if let Some(conflict) = conflict.as_ref().filter(|conflict| said.as_ref() != Some(*conflict)) {
             if self.freshness.is_named() {

@@ -26,7 +26,7 @@ struct Report {
 }
 
 impl Report {
-    fn tells(&self, id: &str) -> bool {
+    fn reports(&self, id: &str) -> bool {
         self.acknowledged.iter().any(|told| told == id) || self.refused.contains_key(id)
     }
 }
@@ -57,7 +57,7 @@ impl Receiver {
                     continue;
                 }
             };
-            let brings_new = sets.iter().any(|(id, _)| !report.tells(id));
+            let brings_new = sets.iter().any(|(id, _)| !report.reports(id));
             report = Report::default();
             let verdicts = stream::iter(sets)
                 .map(|(id, set)| async move { (id.clone(), take(id, set).await) })

@@ -51,7 +51,7 @@ impl Doorward {
             issuer_name: args.issuer_name,
             admin_key,
             // Its own error might repeat the URL, which may hold a password.
-            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is no URL `redis://…`")?,
+            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is not a URL `redis://…`")?,
             redis_prefix: args.redis_prefix,
             retention: args.retention,
             audience: args.transmitter_audience,

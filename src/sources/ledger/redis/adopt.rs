@@ -2,8 +2,8 @@
 //!
 //! They have no log entries, so they are found with SCAN over the whole database, on every primary
 //! of a cluster. Each instance starts a scan every half of the bound (the shortest
-//! `max_staleness`), on a connection of its own, and its view is no fresher than the start of its
-//! last complete one: SCAN returns every key that exists from its start to its end, so a key
+//! `max_staleness`), on a separate connection, and its view is at most as fresh as the start of
+//! its last complete one: SCAN returns every key that exists from its start to its end, so a key
 //! written before that start has been seen. A lookup reads the key of its token in the same round
 //! trip as the others. Keyspace notifications would be faster, but they are off by default, and
 //! are lost with a connection.

@@ -134,7 +134,7 @@ impl RedisConfig {
         // For a TLS scheme the library would load the system's certificates, instead of the
         // configured ones.
         let plain_url = if self.uses_tls() { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
-        // Of the URL its error repeats only an invalid node address or number.
+        // Its error repeats only an invalid node address or number of the URL.
         let mut client = Config::from_url(&plain_url).map_err(|error| RedisConfigError::Url(error.details().into()))?;
         client.database = client.database.or(database);
         client.username = client.username.or_else(|| self.username.clone());

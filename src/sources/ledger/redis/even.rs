@@ -120,8 +120,8 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000;
 
-    /// What a process holds that reads the store's clock for the first time, at [`NOW`] by its own: the clock has gone
-    /// evenly since then, in seconds before.
+    /// The state of a process that reads the store's clock for the first time, at [`NOW`] by its
+    /// own: the clock has gone evenly since then, in seconds before.
     #[track_caller]
     fn check(showed: i64, since: i64, last: i64, wall: i64, expected: i64) {
         let at = |seconds| Some(Timestamp::from_secs(seconds));

@@ -91,7 +91,7 @@ impl Feed<'_> {
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
         let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
-        let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
+        let says = Command::new("SET").arg(keys.instance(name)).arg(encoded(&report)).arg("PX").arg(length_ms);
         let (note, note_length) = (
             retention::note(keys, self.ledger.retention(), report.at),
             retention::note_lease(keys, length, report.at.plus(length)),
@@ -202,7 +202,7 @@ impl RedisLedger {
 }
 
 /// Space-separated; later versions may append fields.
-fn words(report: &Report) -> String {
+fn encoded(report: &Report) -> String {
     let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, ended } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
@@ -254,8 +254,8 @@ mod tests {
             streams: 7,
             ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
         };
-        assert_eq!(read(&words(&report)), Some(report.clone()));
-        assert_eq!(read(&format!("{} more", words(&report))), Some(report));
+        assert_eq!(read(&encoded(&report)), Some(report.clone()));
+        assert_eq!(read(&format!("{} more", encoded(&report))), Some(report));
         for odd in ["", "1-1 2 3", "x 2 3 4 s v", "1-1 2 3 4 s v unapplied=x"] {
             assert_eq!(read(odd), None, "{odd:?}");
         }

@@ -36,8 +36,12 @@ pub(super) async fn otherwise(ledger: &RedisLedger, error: LedgerError) -> Resul
     };
     let is_tls = client.tls.is_some();
     let cause = match timeout(LOOK, speech(server)).await {
-        Ok(Some(Speech::Plain)) if is_tls => "the server does not use TLS on this port; write `redis://`, or its port for TLS",
-        Ok(Some(Speech::Tls)) if !is_tls => "the server uses TLS on this port; write `rediss://`, or its port without TLS",
+        Ok(Some(Speech::Plain)) if is_tls => {
+            "the server does not use TLS on this port; write `redis://`, or its port for TLS"
+        }
+        Ok(Some(Speech::Tls)) if !is_tls => {
+            "the server uses TLS on this port; write `rediss://`, or its port without TLS"
+        }
         _ => return Err(error),
     };
     Err(unavailable(cause))

@@ -75,7 +75,7 @@ async fn only_an_admin_key_is_accepted() {
             assert_eq!(reply.status, 401, "{method} {path}{place}");
         }
     }
-    eprintln!("doors: {asked} requests to what needs an admin key, none let in");
+    eprintln!("access: {asked} requests to what needs an admin key, none let in");
 }
 
 /// The requests that another site's page can make a browser send: "simple" ones, with cookies
@@ -329,5 +329,5 @@ async fn wrong_keys_take_as_long_as_unknown_ones() {
         took[took.len() / 2]
     };
     let [unknown, near, right] = took.map(median);
-    eprintln!("doors: median of {ROUNDS}: an unknown key {unknown:?}, one byte off {near:?}, a right one {right:?}");
+    eprintln!("access: median of {ROUNDS}: an unknown key {unknown:?}, one byte off {near:?}, a right one {right:?}");
 }

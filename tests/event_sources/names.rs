@@ -48,7 +48,7 @@ async fn revoke(edge: &Edge, kind: &str, id: Value) -> Reply {
 }
 
 #[track_caller]
-fn tells(what: &str, reply: &Reply, status: u16, words: &[&str]) {
+fn names(what: &str, reply: &Reply, status: u16, words: &[&str]) {
     assert_eq!(reply.status, status, "{what}: {reply:?}");
     let text = reply.body.to_string();
     assert!(words.iter().all(|word| text.contains(word)), "{what}: {text}");
@@ -61,7 +61,7 @@ async fn a_user_by_another_name_than_in_tokens_is_refused() {
         let token = edge.tokens.with(json!({"sub": "pairwise", "oid": "alice", "sid": "s"}));
         let iss_sub = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "pairwise"});
         let opaque = json!({"format": "opaque", "id": "pairwise"});
-        tells("logout", &log_out(&edge, &json!({"sub": "pairwise"})).await, 400, &["oid", "claims.user_id"]);
+        names("logout", &log_out(&edge, &json!({"sub": "pairwise"})).await, 400, &["oid", "claims.user_id"]);
         for (what, uri, subject) in [
             ("iss_sub", CHANGE, &iss_sub),
             ("opaque", CHANGE, &opaque),
@@ -69,9 +69,9 @@ async fn a_user_by_another_name_than_in_tokens_is_refused() {
             ("complex", CHANGE, &json!({"user": iss_sub, "tenant": opaque})),
             ("aliases", CHANGE, &json!({"format": "aliases", "identifiers": [iss_sub, opaque]})),
         ] {
-            tells(what, &push(&edge, uri, subject.clone()).await, 400, &["oid", "claims.user_id"]);
+            names(what, &push(&edge, uri, subject.clone()).await, 400, &["oid", "claims.user_id"]);
         }
-        tells("global", &end_user(&edge, iss_sub.clone()).await, 400, &["oid", "claims.user_id"]);
+        names("global", &end_user(&edge, iss_sub.clone()).await, 400, &["oid", "claims.user_id"]);
         assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0), "{user_id}");
 
         // A message that names the user like the tokens, or the session alone, takes effect.
@@ -87,7 +87,7 @@ async fn a_user_by_another_name_than_in_tokens_is_refused() {
     // Where the user wins over the session, and is not named as in tokens.
     let edge = edge("claims: {user_id: [oid, sub]}, backchannel_logout: {scope: user}").await;
     let reply = log_out(&edge, &json!({"sub": "pairwise", "sid": "s"})).await;
-    tells("scope: user", &reply, 400, &["oid", "claims.user_id"]);
+    names("scope: user", &reply, 400, &["oid", "claims.user_id"]);
     // `sub` before others: tokens that have it are named by it.
     let edge = self::edge("claims: {user_id: [sub, oid]}").await;
     let token = edge.tokens.with(json!({"oid": "x"}));
@@ -113,7 +113,7 @@ async fn a_whole_number_names_the_same_user_as_in_tokens() {
     let seven = token(json!("z"), json!(-7));
     assert_eq!(edge.ends("API, session", &seven, revoke(&edge, "session", json!(-7))).await.status, 201);
     for id in [json!(7.5), json!(true), json!(["7"])] {
-        tells("no name", &revoke(&edge, "user", id).await, 422, &["text or a whole number"]);
+        names("no name", &revoke(&edge, "user", id).await, 422, &["text or a whole number"]);
     }
 }
 
@@ -125,14 +125,14 @@ async fn a_user_of_a_tenant_is_named_with_it() {
     let alice = token("alice");
     assert_eq!(edge.reason(&alice).await, "ok");
     for id in ["alice", "auth0|alice", "other-tenant|alice", &format!("{TENANT}|"), "|alice", ""] {
-        tells(id, &revoke(&edge, "user", json!(id)).await, 422, &[if id.is_empty() { "empty" } else { "TENANT|USER" }]);
+        names(id, &revoke(&edge, "user", json!(id)).await, 422, &[if id.is_empty() { "empty" } else { "TENANT|USER" }]);
     }
-    tells("opaque", &push(&edge, CHANGE, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
+    names("opaque", &push(&edge, CHANGE, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
     let senders = json!({"format": "iss_sub", "iss": "https://signals.test", "sub": "alice"});
-    tells("of the transmitter", &push(&edge, CHANGE, senders).await, 400, &["TENANT|USER"]);
-    tells("global", &end_user(&edge, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
+    names("of the transmitter", &push(&edge, CHANGE, senders).await, 400, &["TENANT|USER"]);
+    names("global", &end_user(&edge, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
     let without = log_out(&edge, &json!({"iss": iss, "sub": "alice"})).await;
-    tells("logout without tid", &without, 400, &["tid"]);
+    names("logout without tid", &without, 400, &["tid"]);
     assert_eq!((edge.reason(&alice).await.as_str(), edge.revocations().await), ("ok", 0));
 
     let whole = |user: &str| json!(format!("{TENANT}|{user}"));
@@ -167,7 +167,7 @@ async fn a_refused_message_names_the_claim_that_it_lacks() {
         (json!({"sub": "a", "nonce": "n"}), "`nonce`"),
         (json!({"iss": null}), "`iss`"),
     ] {
-        tells(claim, &log_out(&edge, &changes).await, 400, &[claim]);
+        names(claim, &log_out(&edge, &changes).await, 400, &[claim]);
     }
     // An unsigned message gets no detail except that it has no issuer.
     let stranger = super::sign(&Tokens::new(), Some("logout+jwt"), &json!({"iss": doorward::dev::ISSUER}));
@@ -175,5 +175,5 @@ async fn a_refused_message_names_the_claim_that_it_lacks() {
     assert!(!reply.body["error_description"].as_str().unwrap().contains('`'), "{reply:?}");
     let claims = signals::claims(CHANGE, json!({}), &json!({"jti": null}));
     let set = edge.sign(Some("secevent+jwt"), &claims);
-    tells("event", &send(edge.post("/signals/events", "application/secevent+jwt", set)).await, 400, &["`jti`"]);
+    names("event", &send(edge.post("/signals/events", "application/secevent+jwt", set)).await, 400, &["`jti`"]);
 }

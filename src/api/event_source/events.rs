@@ -6,13 +6,13 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
-use super::{Inlet, Refused, log, revoke, verified};
+use super::{EventSource, Refused, log, revoke, verified};
 use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
-use crate::authz::signals::{EventOutcome, EventToken, Transmitter, Unheard};
+use crate::authz::signals::{EventOutcome, EventRefusal, EventToken, Transmitter};
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
@@ -90,7 +90,7 @@ impl EventError {
 
 impl From<Refused> for EventError {
     fn from(refused: Refused) -> Self {
-        Self::Denied(refused.refusal.denial, refused.told().map(Into::into))
+        Self::Denied(refused.refusal.denial, refused.for_sender().map(Into::into))
     }
 }
 
@@ -106,17 +106,17 @@ pub enum Delivery<'a> {
 /// Applies an event token. `Ok`: the token may be acknowledged, whether or not it had an effect;
 /// so may a repeated token (RFC 8935 section 2.2).
 pub async fn take(state: &State, text: &str, delivery: Delivery<'_>) -> Result<(), EventError> {
-    let inlet = match delivery {
-        Delivery::Pushed(_) => Inlet::Push,
-        Delivery::Polled(..) => Inlet::Poll,
+    let source = match delivery {
+        Delivery::Pushed(_) => EventSource::Push,
+        Delivery::Polled(..) => EventSource::Poll,
     };
-    let taken = apply(state, text, delivery, inlet).await;
+    let taken = apply(state, text, delivery, source).await;
     let labels = match &taken {
         Ok(labels) => labels.clone(),
         Err(error) => vec![error.label()],
     };
     for label in labels {
-        inlet.count(state, label);
+        source.count(state, label);
     }
     taken.map(|_| ())
 }
@@ -125,7 +125,7 @@ async fn apply(
     state: &State,
     text: &str,
     delivery: Delivery<'_>,
-    inlet: Inlet,
+    source: EventSource,
 ) -> Result<Vec<&'static str>, EventError> {
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(text.as_bytes(), policy.authorizer.tokens.max_bytes)?;
@@ -135,24 +135,24 @@ async fn apply(
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
         let now = clock::now();
         let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
-        let heard = from.hear(&token, target, state.replica.clocks());
-        Ok((from.clone(), token, heard))
+        let outcomes = from.outcomes(&token, target, state.replica.clocks());
+        Ok((from.clone(), token, outcomes))
     };
-    let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::from)?;
+    let (from, token, outcomes) = verified(state, source, verify).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
-    let heard = heard.map_err(|unheard| match unheard {
-        Unheard::Denied(refusal) => {
+    let outcomes = outcomes.map_err(|refused| match refused {
+        EventRefusal::Denied(refusal) => {
             let refused = Refused { refusal, issuer: Some(from.name.clone()) };
-            log(&state.policy(), inlet, &refused);
+            log(&state.policy(), source, &refused);
             EventError::from(refused)
         }
-        Unheard::InvalidState => EventError::InvalidState,
+        EventRefusal::InvalidState => EventError::InvalidState,
     })?;
     if state.replays.knows(&token.id) {
         return Ok(vec!["replayed"]);
     }
-    let (labels, revocations) = outcome(&from, heard);
-    revoke(state, inlet, revocations).await.map_err(|_| EventError::Store)?;
+    let (labels, revocations) = results(&from, outcomes);
+    revoke(state, source, revocations).await.map_err(|_| EventError::Store)?;
     state.replays.remember(token.id, clock::now());
     Ok(labels)
 }
@@ -191,11 +191,11 @@ fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) 
 }
 
 /// The counter labels and the revocations of an event.
-fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
+fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
     let (mut labels, mut revocations) = (Vec::new(), Vec::new());
     let transmitter = &from.name;
-    for heard in heard {
-        labels.push(match heard {
+    for outcome in outcomes {
+        labels.push(match outcome {
             EventOutcome::Revocations(found) => {
                 revocations.extend(found);
                 "applied"

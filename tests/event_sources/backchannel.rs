@@ -189,7 +189,7 @@ async fn an_overloaded_endpoint_answers_429_and_loses_nothing_acknowledged() {
     let message =
         |user: &str| edge.sign(Some("logout+jwt"), &claims(&json!({"sub": user, "sid": null, "exp": now() + 900})));
     let messages: Vec<_> = (0..20).map(|number| message(&format!("user-{number}"))).collect();
-    redis.signal("-STOP"); // Whoever is admitted waits for it.
+    redis.signal("-STOP"); // Admitted requests wait for it.
     let sending = futures_util::future::join_all(messages.iter().map(|message| send(logout(&edge, message))));
     let thawing = async {
         eventually("all but four are told to come again", || async {

@@ -21,19 +21,19 @@ impl Transmitter {
         NodeProcess::start("transmitter.mjs", &[]).map(Self)
     }
 
-    fn tell(&self, command: &Value) -> Value {
-        self.0.tell(command)
+    fn command(&self, command: &Value) -> Value {
+        self.0.command(command)
     }
 
     fn state(&self) -> Value {
-        self.tell(&json!({"state": true}))
+        self.command(&json!({"state": true}))
     }
 
     /// Sends an event about a user; its id.
     fn sends(&self, event: &str, user: &str) -> String {
         let subject = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": user});
         let event = json!({"event": {"sub_id": subject, "events": {(format!("{CAEP}{event}")): {}}}});
-        self.tell(&event).as_str().unwrap().to_owned()
+        self.command(&event).as_str().unwrap().to_owned()
     }
 
     /// An edge that receives its events; the keys are found by its metadata.
@@ -71,7 +71,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     }
     // A verification that nobody here asked for.
     let verification = "https://schemas.openid.net/secevent/ssf/event-type/verification";
-    transmitter.tell(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
+    transmitter.command(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
     assert_eq!(edge.counted("signals_push", "invalid_state").await, 1);
     let pushes = transmitter.state()["pushes"].as_array().unwrap().clone();
     assert_eq!((pushes.last(), pushes.iter().filter(|status| **status == 202).count()), (Some(&json!(400)), 4));
@@ -81,7 +81,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     assert_eq!(transmitter.state()["created"], 1);
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // A stream that its transmitter has stopped delivers nothing.
-    transmitter.tell(&json!({"status": "paused"}));
+    transmitter.command(&json!({"status": "paused"}));
     edge.doorward.process.signal("HUP");
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
     // A transmitter that is not configured any more has no series.
@@ -111,14 +111,14 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     }
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // Many at once; an invalid one among them does not delay the others.
-    transmitter.tell(&json!({"paused": true}));
-    transmitter.tell(&json!({"poison": "no token"}));
+    transmitter.command(&json!({"paused": true}));
+    transmitter.command(&json!({"poison": "no token"}));
     let users: Vec<String> = (0..60).map(|number| format!("user-{number}")).collect();
     let ids: Vec<_> = users.iter().map(|user| transmitter.sends("credential-change", user)).collect();
     let fails = "doorward_signals_requests_total{operation=\"poll\",result=\"failed\"}";
     eventually("polling fails", || async { edge.doorward.metric(fails).await.is_some_and(|count| count > 0.0) }).await;
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
-    transmitter.tell(&json!({"paused": false}));
+    transmitter.command(&json!({"paused": false}));
     eventually("it is up again", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     eventually("all are acknowledged, and none is left", || async { transmitter.state()["queued"] == 0 }).await;
     let state = transmitter.state();
@@ -140,13 +140,13 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     // cause a busy loop.
     for odd in ["deaf", "teasing"] {
         let token = edge.tokens.of(odd);
-        transmitter.tell(&json!({odd: odd == "deaf"}));
+        transmitter.command(&json!({odd: odd == "deaf"}));
         edge.ends_soon(odd, &token, async { transmitter.sends("credential-change", odd) }).await;
-        transmitter.tell(&json!({odd: true}));
+        transmitter.command(&json!({odd: true}));
         let (began, polls) = (Instant::now(), || transmitter.state()["polls"].as_u64().unwrap());
         let seen = polls();
         eventually("it is polled on", || async { polls() >= seen + 4 }).await;
         assert!(began.elapsed() > Duration::from_secs(2), "an interval of a second between them");
-        transmitter.tell(&json!({odd: false}));
+        transmitter.command(&json!({odd: false}));
     }
 }

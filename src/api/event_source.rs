@@ -19,7 +19,7 @@ use crate::state::{DecisionLog, LedgerError, Policy, State};
 
 /// A receiver of messages; a closed set of labels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Inlet {
+pub enum EventSource {
     Revoke,
     Introspect,
     BackchannelLogout,
@@ -28,7 +28,7 @@ pub enum Inlet {
     GlobalRevocation,
 }
 
-impl Inlet {
+impl EventSource {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ pub(super) struct Refused {
 impl Refused {
     /// The fault of a message, for its sender: only after its signature was verified, because
     /// claims are read after that.
-    pub(super) fn told(&self) -> Option<&str> {
+    pub(super) fn for_sender(&self) -> Option<&str> {
         let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
         self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())
     }
@@ -72,7 +72,7 @@ impl<T: Into<Refusal>> From<T> for Refused {
 /// `keys.cooldown`, before it counts as unknown. A refusal is logged as those of decisions are.
 pub(super) async fn verified<T>(
     state: &State,
-    inlet: Inlet,
+    source: EventSource,
     attempt: impl Fn(&Policy) -> Result<T, Refused>,
 ) -> Result<T, Refused> {
     let policy = state.policy();
@@ -81,23 +81,27 @@ pub(super) async fn verified<T>(
         let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
         attempted = attempt(&state.policy());
     }
-    attempted.inspect_err(|refused| log(&policy, inlet, refused))
+    attempted.inspect_err(|refused| log(&policy, source, refused))
 }
 
 /// Logs why a message is refused.
-fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
+fn log(policy: &Policy, source: EventSource, Refused { refusal, issuer }: &Refused) {
     if policy.decision_log != DecisionLog::None {
-        let (inlet, reason) = (inlet.label(), refusal.denial.label());
+        let (inlet, reason) = (source.label(), refusal.denial.label());
         let issuer = issuer.as_ref().map(tracing::field::display);
         info!(inlet, reason, detail = refusal.detail.as_deref(), issuer, "message refused");
     }
 }
 
 /// Stores the revocations that can still apply to a token.
-pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
+pub(super) async fn revoke(
+    state: &State,
+    source: EventSource,
+    revocations: Vec<Revocation>,
+) -> Result<(), LedgerError> {
     let over = state.replica.surely_over();
     let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
-    let inlet = inlet.label();
+    let inlet = source.label();
     if alive.is_empty() {
         return Ok(());
     }

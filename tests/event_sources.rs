@@ -176,7 +176,7 @@ impl NodeProcess {
             return None;
         };
         let mut child = Command::new("node")
-            .arg(format!("{}/tests/inlets/{script}", env!("CARGO_MANIFEST_DIR")))
+            .arg(format!("{}/tests/event_sources/{script}", env!("CARGO_MANIFEST_DIR")))
             .arg(folder)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -189,7 +189,7 @@ impl NodeProcess {
         Some(Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port })
     }
 
-    pub fn tell(&self, command: &Value) -> Value {
+    pub fn command(&self, command: &Value) -> Value {
         let mut pipe = self.pipe.lock().unwrap();
         writeln!(pipe.0, "{command}").unwrap();
         // Libraries print their own notices in between.
