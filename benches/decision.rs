@@ -1,5 +1,5 @@
-//! The cost of one decision: with a cached token and with a new one, from a message to its answer,
-//! and by the number of revocations, issuers, rules and API keys.
+//! The cost of one decision: with a cached token and with a new one, from a message to its answer, and by the
+//! number of revocations, issuers, rules and API keys.
 //!
 //!     cargo bench --bench decision
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints figures, and stops where it cannot make them")]
@@ -230,8 +230,7 @@ fn growth(dev: &DevIssuer, header: &str) {
     }
 }
 
-/// More tokens in use than the cache has room for: the cost of each when all come in turn, and
-/// their memory.
+/// More tokens in use than the cache has room for: the cost of each when all come in turn, and their memory.
 fn live_tokens(dev: &DevIssuer, authorizer: &Authorizer) {
     let now = doorward::clock::now();
     let index = RevocationIndex::new();
@@ -307,8 +306,8 @@ impl doorward::api::streams::Room for Boundless {
     }
 }
 
-/// The cost of a stream beside its check: its opening and its end, from message to answer, without
-/// HTTP/2; and the end of all streams of an issuer.
+/// The cost of a stream beside its check: its opening and its end, from message to answer, without HTTP/2; and
+/// the end of all streams of an issuer.
 fn streams(yaml: &str, header: &str) {
     let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let (state, _) = assemble::state(&config).expect("what it asks for");

@@ -1,8 +1,8 @@
-//! The only clocks: wall time for timestamps that other processes read, [`Steady`] for durations
-//! on which a guarantee depends.
+//! The only clocks: wall time for timestamps that other processes read, [`Steady`] for durations on which a
+//! guarantee depends.
 //!
-//! The wall clock may be wrong and may jump. So no guarantee across machines is measured by the
-//! wall clock alone, and nothing is forgotten by it alone.
+//! The wall clock may be wrong and may jump. So no guarantee across machines is measured by the wall clock alone,
+//! and nothing is forgotten by it alone.
 
 use std::ops::Add;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,8 +26,8 @@ pub fn precisely() -> SystemTime {
 
 /// A time on the monotonic clock that counts a machine's suspension (CLOCK_BOOTTIME).
 ///
-/// [`std::time::Instant`] does not advance in suspend: a view of the revocations that was fresh
-/// before a night's sleep would be fresh after it.
+/// [`std::time::Instant`] does not advance in suspend: a view of the revocations that was fresh before a night's
+/// sleep would be fresh after it.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Steady(Duration);
 
@@ -51,8 +51,8 @@ impl Steady {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Since the machine was started: the clock by which
-    /// [`crate::authz::revocation::RevocationIndex`] counts how long it has held an entry.
+    /// Since the machine was started: the clock by which [`crate::authz::revocation::RevocationIndex`] counts how
+    /// long it has held an entry.
     #[must_use]
     pub const fn uptime(self) -> Duration {
         self.0
@@ -72,8 +72,7 @@ impl Add<Duration> for Steady {
     }
 }
 
-/// Parses a timestamp; humantime accepts only `T` and `Z`, RFC 3339 also offsets and small
-/// letters.
+/// Parses a timestamp; humantime accepts only `T` and `Z`, RFC 3339 also offsets and small letters.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let text = &*text.to_ascii_uppercase();

@@ -1,10 +1,8 @@
-//! The configuration: the written form ([`ConfigFile`]) is converted to the usable one
-//! ([`Config`]).
+//! The configuration: the written form ([`ConfigFile`]) is converted to the usable one ([`Config`]).
 //!
-//! Text and environment are parsed to a tree of values with their places (`source`, `env`); the
-//! JSON Schema finds unknown, missing and mistyped keys (`schema`); the rest is deserialized, and
-//! every section checks its values. Faults of all steps are collected and reported at once. A
-//! `Config` has no invalid values.
+//! Text and environment are parsed to a tree of values with their places (`source`, `env`); the JSON Schema
+//! finds unknown, missing and mistyped keys (`schema`); the rest is deserialized, and every section checks its
+//! values. Faults of all steps are collected and reported at once. A `Config` has no invalid values.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -213,16 +211,16 @@ impl Config {
         if asks { responder.asking_for_dpop() } else { responder }
     }
 
-    /// The files whose change requires a reload: the configuration itself and all that it names,
-    /// with their state before they were read.
+    /// The files whose change requires a reload: the configuration itself and all that it names, with their
+    /// state before they were read.
     #[must_use]
     pub fn watched_files(&self) -> &Stamps {
         &self.watched
     }
 }
 
-/// The variables of the process, for [`Config::load`]. Unlike `std::env::vars`, this does not
-/// panic on values that are not UTF-8.
+/// The variables of the process, for [`Config::load`]. Unlike `std::env::vars`, this does not panic on values
+/// that are not UTF-8.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
@@ -241,8 +239,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
     if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
         let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
-        // The key of a token expires with it: a token that was valid longer would be accepted
-        // again.
+        // The key of a token expires with it: a token that was valid longer would be accepted again.
         for issuer in &mut issuers {
             issuer.trusted.expiry_leeway = Duration::ZERO;
             issuer.trusted.revocable_by_text = by_text;

@@ -1,8 +1,7 @@
-//! The engine: everything that decisions need, for every front end. Sources, reload, live streams,
-//! HTTP API.
+//! The engine: everything that decisions need, for every front end. Sources, reload, live streams, HTTP API.
 //!
-//! It does not handle signals, change limits of the process or end the process: [`crate::serve`]
-//! does, or the host process. Only this module and `serve` spawn.
+//! It does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
+//! host process. Only this module and `serve` spawn.
 
 pub mod assemble;
 mod budget;
@@ -62,8 +61,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts with a configuration, which `source` may replace. Nothing listens yet. Call it
-    /// within a runtime.
+    /// Starts with a configuration, which `source` may replace. Nothing listens yet. Call it within a runtime.
     pub fn start(config: &Config, source: Source, log: &Log) -> anyhow::Result<Self> {
         let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let (state, webhook_sender) = assemble::state(config)?;
@@ -140,8 +138,8 @@ impl Engine {
         }
     }
 
-    /// Accepts no more connections, lets requests in flight finish, and ends; each of the two
-    /// takes at most `patience`.
+    /// Accepts no more connections, lets requests in flight finish, and ends; each of the two takes at most
+    /// `patience`.
     pub async fn drain(self, patience: Duration) {
         self.drain.cancel();
         if !self.servers.finish(patience).await {
@@ -156,8 +154,8 @@ impl Engine {
     }
 }
 
-/// Logs the configuration that was read on one line: an operator sees at a glance whether it is
-/// the intended file.
+/// Logs the configuration that was read on one line: an operator sees at a glance whether it is the intended
+/// file.
 pub(crate) fn log_in_force(config: &Config) {
     let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.trusted.name.as_str()).collect();
     let issuers = issuers.join(", ");

@@ -1,5 +1,5 @@
-//! The metrics for Prometheus. Labels come from closed sets: configured names and Doorward's
-//! enums, never values of a request.
+//! The metrics for Prometheus. Labels come from closed sets: configured names and Doorward's enums, never values of a
+//! request.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -61,8 +61,8 @@ instruments! {
         streams: IntGaugeVec = "doorward_streams" by ["state"],
         /// Batches of spans sent to the OTLP collector.
         pub trace_exports: IntCounterVec = "doorward_trace_exports_total" by ["result"],
-        /// Connections accepted, refused at the limit, and closed because they were slow to begin,
-        /// read no answers or were idle.
+        /// Connections accepted, refused at the limit, and closed because they were slow to begin, read no answers or
+        /// were idle.
         pub connections: IntCounterVec = "doorward_connections_total" by ["listener", "result"],
         /// Revoked targets held in this process.
         revocations: IntGaugeVec = "doorward_revocations" by ["kind"],
@@ -72,8 +72,8 @@ instruments! {
         view_age: Gauge = "doorward_view_age_seconds",
         /// Whether revocations survive this process: 0 for the embedded store without a path.
         pub store_durable: IntGauge = "doorward_store_durable",
-        /// How far this machine's clock is ahead of the store's (of="store"), and the most that an
-        /// issuer's tokens were dated ahead of this machine's clock (of=the issuer's name).
+        /// How far this machine's clock is ahead of the store's (of="store"), and the most that an issuer's tokens were
+        /// dated ahead of this machine's clock (of=the issuer's name).
         clock_skew: GaugeVec = "doorward_clock_skew_seconds" by ["of"],
         /// The running version; always 1.
         build_info: IntGaugeVec = "doorward_build_info" by ["version"],
@@ -108,8 +108,8 @@ pub struct Reading<'a> {
     pub streams: (usize, usize),
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
-    /// By clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens
-    /// are ahead of this machine's.
+    /// By clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens are ahead of this
+    /// machine's.
     pub clock_skew: Vec<(String, f64)>,
 }
 

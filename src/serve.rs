@@ -1,5 +1,4 @@
-//! The process: signals, the listener for checks, limits, shutdown. Decisions are made in
-//! [`crate::engine`].
+//! The process: signals, the listener for checks, limits, shutdown. Decisions are made in [`crate::engine`].
 
 mod checks;
 mod listen;
@@ -51,8 +50,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     Ok(())
 }
 
-/// Each connection is an open file; the usual soft limit of 1,024 exists for programs that use
-/// `select`.
+/// Each connection is an open file; the usual soft limit of 1,024 exists for programs that use `select`.
 fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const ENOUGH: u64 = 65_536;

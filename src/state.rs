@@ -62,8 +62,7 @@ impl Policy {
         Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
     }
 
-    /// This policy with answers that seal the subjects of streams, and with nonces for DPoP
-    /// proofs.
+    /// This policy with answers that seal the subjects of streams, and with nonces for DPoP proofs.
     #[must_use]
     fn proving(mut self, secrets: &[Secret]) -> Self {
         let rules = self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
@@ -118,8 +117,8 @@ pub struct State {
 const MAX_SECRETS: usize = 4;
 
 impl State {
-    /// No keys are fetched until [`Self::set_keys`] sets their sources, and no token is
-    /// introspected until [`Self::set_introspectors`] sets the clients.
+    /// No keys are fetched until [`Self::set_keys`] sets their sources, and no token is introspected until
+    /// [`Self::set_introspectors`] sets the clients.
     #[must_use]
     pub fn new(
         policy: Policy,
@@ -204,8 +203,7 @@ impl State {
 
     /// Puts new keys of an issuer or a transmitter in force; `None`: the issuer has confirmed none for too long.
     ///
-    /// Ends the streams of other keys, also of keys that this instance has never had (see
-    /// `api::streams`).
+    /// Ends the streams of other keys, also of keys that this instance has never had (see `api::streams`).
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
         let old = self.policy.rcu(|policy| policy.with_keys(issuer, keys));
         if old.authorizer.issuer_named(issuer).is_none() {
@@ -220,8 +218,8 @@ impl State {
         self.key_history.has_withdrawn(issuer, key)
     }
 
-    /// Ends the streams whose tokens were accepted by `old` and are not by the present policy.
-    /// Keys that are not loaded yet do not withdraw others: only the issuer's published set does.
+    /// Ends the streams whose tokens were accepted by `old` and are not by the present policy. Keys that are not loaded
+    /// yet do not withdraw others: only the issuer's published set does.
     fn end_streams_of(&self, old: &Policy) {
         let policy = self.policy();
         for before in &old.authorizer.issuers {

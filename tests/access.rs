@@ -78,8 +78,7 @@ async fn only_an_admin_key_is_accepted() {
     eprintln!("access: {asked} requests to what needs an admin key, none let in");
 }
 
-/// The requests that another site's page can make a browser send: "simple" ones, with cookies
-/// only.
+/// The requests that another site's page can make a browser send: "simple" ones, with cookies only.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_sites_forms_do_nothing() {
     let tokens = Tokens::new();
@@ -263,8 +262,8 @@ async fn requests_that_can_be_read_in_two_ways_are_refused() {
         let got = exchange(doorward.http, &bytes).await;
         assert!(got.len() == 1 && expected.contains(&got[0]), "{what}: {got:?}, not {expected:?}");
     }
-    // Both a length and chunks: either the connection ends with the request, or it is refused. The
-    // following bytes are never a separate request.
+    // Both a length and chunks: either the connection ends with the request, or it is refused. The following
+    // bytes are never a separate request.
     let smuggled = "0\r\n\r\nGET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
     let request = format!(
         "POST /v1/revocations HTTP/1.1\r\nhost: a\r\n{key}content-length: {}\r\ntransfer-encoding: chunked\r\n\r\n{smuggled}",
@@ -303,8 +302,8 @@ async fn the_check_socket_has_its_mode_from_the_beginning() {
     }
 }
 
-/// A figure: the duration of a key's refusal, by its similarity to a valid one. The duration
-/// reveals nothing by construction: each digest is compared in full (`AdminKeys::find`).
+/// A figure: the duration of a key's refusal, by its similarity to a valid one. The duration reveals nothing by
+/// construction: each digest is compared in full (`AdminKeys::find`).
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_take_as_long_as_unknown_ones() {
     const ROUNDS: usize = 300;

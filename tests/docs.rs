@@ -1,5 +1,5 @@
-//! The pages: their links resolve, their YAML is valid configuration, and the README's commands
-//! have the described effect.
+//! The pages: their links resolve, their YAML is valid configuration, and the README's commands have the described
+//! effect.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;

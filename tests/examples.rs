@@ -1,5 +1,5 @@
-//! The files of `envoy/`, each in the oldest and the newest Envoy, in their intended use. `story`
-//! covers the main one with edge-tcp.yaml and edge-uds.yaml.
+//! The files of `envoy/`, each in the oldest and the newest Envoy, in their intended use. `story` covers the main
+//! one with edge-tcp.yaml and edge-uds.yaml.
 
 mod rolling;
 mod streams;
@@ -180,8 +180,7 @@ fn the_pairs_differ_in_their_transport_only() {
     }
 }
 
-/// Until it receives Doorward's limit, Envoy opens as many streams as its own configuration
-/// allows.
+/// Until it receives Doorward's limit, Envoy opens as many streams as its own configuration allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_on_a_new_connection_is_not_refused() {
     for binary in envoy::binaries() {

@@ -203,8 +203,8 @@ impl Proxied<'_> {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// The requirements behind any proxy; `bad_request` is its form of a 400, `foreign` are the
-    /// headers by which other proxies describe the request.
+    /// The requirements behind any proxy; `bad_request` is its form of a 400, `foreign` are the headers by which
+    /// other proxies describe the request.
     async fn decides(&self, upstream: &Upstream, bad_request: u16, foreign: [&str; 2]) {
         let alice = self.fixture.tokens.of("alice");
         for (path, token, user) in [
@@ -346,8 +346,7 @@ async fn behind_envoy_s_http_ext_authz() {
     assert_eq!(status, 503, "without Doorward nobody passes");
 }
 
-/// Envoy sends the check to one path with the original request in headers; it applies the removals
-/// all the same.
+/// Envoy sends the check to one path with the original request in headers; it applies the removals all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_envoy_with_a_path_of_its_own() {
     let Some(binary) = envoy::binary() else { return };

@@ -1,6 +1,6 @@
-//! The content of `k8s/`, run for real: each configuration of the overlays is accepted by its
-//! program, the containers of a pod together sign users out, and Prometheus finds the metrics of
-//! the dashboard and the alerts. The manifests themselves are checked by `tests/kubernetes.sh`.
+//! The content of `k8s/`, run for real: each configuration of the overlays is accepted by its program,
+//! the containers of a pod together sign users out, and Prometheus finds the metrics of the dashboard
+//! and the alerts. The manifests themselves are checked by `tests/kubernetes.sh`.
 
 mod demo;
 mod monitoring;

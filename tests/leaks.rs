@@ -1,5 +1,5 @@
-//! No leaks: no token, key, secret or password appears in a log, a metric or an answer; log lines
-//! are JSON objects for every request; and no client-chosen value creates a series.
+//! No leaks: no token, key, secret or password appears in a log, a metric or an answer; log lines are JSON
+//! objects for every request; and no client-chosen value creates a series.
 
 mod event_sources;
 
@@ -299,8 +299,7 @@ async fn no_secret_is_logged_at_any_level() {
     let lines = doorward.log.lock().unwrap().clone();
     lines_are_objects(&lines);
     let signature = claims.rsplit_once('.').unwrap().1;
-    // A refusal names the issuer, audience, key or algorithm: names that are neither secret nor
-    // personal.
+    // A refusal names the issuer, audience, key or algorithm: names that are neither secret nor personal.
     let mut text = lines.join("\n");
     for name in ["canary-issuer", "canary-audience", "canary-kid", "canary-alg", "canary-typ", "canary-crit"] {
         text = text.replace(name, "");
@@ -458,8 +457,7 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
     for text in ["forged", "METHOD-", "host-", "issuer-", "kid-", "user-", "rule-", "x-header"] {
         assert!(!rest.iter().any(|line| line.contains(text)), "{text} in the log");
     }
-    // Only there claims of a token appear, to explain its refusal: cut, and without control
-    // characters.
+    // Only there claims of a token appear, to explain its refusal: cut, and without control characters.
     assert!(details.len() >= 701 * 2, "a stranger's key and an unknown issuer are told: {}", details.len());
     for detail in details.iter().map(|detail| detail.as_str().unwrap()) {
         assert!(detail.len() < 600 && !detail.contains(char::is_control), "{detail:?}");
@@ -471,8 +469,7 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
     assert_eq!(decided, 701 * 8, "one line for each decision");
 }
 
-/// 50,000 values of everything that a client can choose, for the decision that all front ends
-/// share.
+/// 50,000 values of everything that a client can choose, for the decision that all front ends share.
 #[tokio::test]
 async fn fifty_thousand_of_anything_make_no_series() {
     const MANY: usize = 50_000;

@@ -191,8 +191,7 @@ fn the_command_prints_its_findings_and_unreadable_files() {
     }
 }
 
-/// Doorward's own configuration determines the identity headers, and the headers that must be
-/// sent.
+/// Doorward's own configuration determines the identity headers, and the headers that must be sent.
 #[test]
 fn a_configuration_of_doorward_makes_it_exact() {
     let dir = TempDir::new();

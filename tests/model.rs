@@ -69,8 +69,8 @@ fn network() -> Protocol {
     }
 }
 
-/// A store that loses its content once; survivors write it back. Instances may be arbitrarily
-/// slow, which looks like a cut-off from outside.
+/// A store that loses its content once; survivors write it back. Instances may be arbitrarily slow,
+/// which looks like a cut-off from outside.
 fn loss(losses: &'static [Loss]) -> Protocol {
     let left = Left { writes: 1, faults: 0, restarts: 0, losses: 1, reloads: 0 };
     Protocol { left, losses, pauses: false, survivors: true, ..network() }

@@ -14,8 +14,7 @@ use sides::{Row, Sides};
 /// Headers for the length or an upgrade of a request: a client that sends no body would wait.
 const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "upgrade", "expect"];
 
-/// Sends the rows of a corpus through Envoy to the service and the module; returns the differences
-/// of the answers.
+/// Sends the rows of a corpus through Envoy to the service and the module; returns the differences of the answers.
 pub async fn compare(binary: &str, doorward: &Doorward, rows: &[(String, Ask, Expected)]) -> Vec<String> {
     let is_sendable = |bytes: &[u8]| !bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
     let row = |(what, ask, _): &(String, Ask, Expected)| {

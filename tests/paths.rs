@@ -161,10 +161,9 @@ fn spell(form: &str, entry: &str) -> String {
     format!("{before}{}{after}", step.repeat(entry.matches('/').count()))
 }
 
-/// Every resource that some upstream may serve for a target: it decodes up to four times, with
-/// overlong sequences and full-width forms or without, ends at what it takes for a query or not,
-/// strips parameters or not, folds `\` or not, resolves dots and drops trailing characters or not,
-/// and ignores case.
+/// Every resource that some upstream may serve for a target: it decodes up to four times, with overlong
+/// sequences and full-width forms or without, ends at what it takes for a query or not, strips parameters
+/// or not, folds `\` or not, resolves dots and drops trailing characters or not, and ignores case.
 fn resources(target: &str) -> Vec<String> {
     let path = target.split('?').next().unwrap();
     let authority = path.trim_start_matches("http:");
@@ -220,8 +219,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).chars().map(|c| if c >= '\u{ff01}' { wide(c) } else { c }).collect()
 }
 
-/// Whether some upstream would serve a resource that the rules `admin`, `closed` or `small`
-/// protect.
+/// Whether some upstream would serve a resource that the rules `admin`, `closed` or `small` protect.
 fn reaches_protected(target: &str) -> bool {
     let below = |path: &str, prefix: &str| {
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -143,8 +143,8 @@ fn each_library_has_one_place() {
         ("tokio::signal", &["serve"]),
         ("umask", &["serve"]),
         ("setrlimit", &["serve"]),
-        // One client for other servers, with its proxies, redirects and bounds; the commands are
-        // clients of Doorward itself.
+        // One client for other servers, with its proxies, redirects and bounds; the commands are clients of
+        // Doorward itself.
         ("reqwest::Client::", &["sources/http", "cli/server"]),
     ] {
         for (path, text) in sources() {

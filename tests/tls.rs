@@ -61,8 +61,8 @@ fn connector(authorities: &[&Authority], client: Option<&(String, String)>) -> T
     TlsConnector::from(Arc::new(config))
 }
 
-/// A TLS connection of a client with these trusted authorities and this certificate; an error if
-/// the handshake is refused.
+/// A TLS connection of a client with these trusted authorities and this certificate; an error if the
+/// handshake is refused.
 pub(crate) async fn channel(
     address: &str,
     authorities: &[&Authority],

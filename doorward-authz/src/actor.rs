@@ -1,8 +1,7 @@
 //! Actors, which act for the subject of a token: the `act` claim (RFC 8693 section 4.1).
 //!
-//! The outermost actor is the current one, and those within it acted before. Only the current one
-//! counts for authorization; every one of them can be revoked. `may_act` names possible future
-//! actors, which do not count.
+//! The outermost actor is the current one, and those within it acted before. Only the current one counts for
+//! authorization; every one of them can be revoked. `may_act` names possible future actors, which do not count.
 
 use serde_json::Value;
 

@@ -72,8 +72,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
-    /// In the form of RFC 3339, to the millisecond; clamped to the dates that RFC 3339 can
-    /// express.
+    /// In the form of RFC 3339, to the millisecond; clamped to the dates that RFC 3339 can express.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
         const LAST: i64 = 253_402_300_799_999;
@@ -164,8 +163,8 @@ fn unescape(reference_token: &str) -> String {
 
 /// Whether a value may be used in an identity header.
 ///
-/// Visible ASCII and inner spaces only. RFC 9110 section 5.5 also allows tabs and opaque bytes,
-/// but receivers read those differently, and an identity must read the same everywhere.
+/// Visible ASCII and inner spaces only. RFC 9110 section 5.5 also allows tabs and opaque bytes, but receivers read
+/// those differently, and an identity must read the same everywhere.
 #[must_use]
 pub fn fits_header(value: &str) -> bool {
     (1..=MAX_HEADER_VALUE).contains(&value.len())
@@ -174,8 +173,8 @@ pub fn fits_header(value: &str) -> bool {
         && !value.ends_with(' ')
 }
 
-/// Whether a value can name a user: text that a person can read on one line. Text beyond ASCII
-/// can, but is not written into a header.
+/// Whether a value can name a user: text that a person can read on one line. Text beyond ASCII can, but is not
+/// written into a header.
 #[must_use]
 pub fn names_someone(value: &str) -> bool {
     (1..=MAX_HEADER_VALUE).contains(&value.len())
@@ -185,11 +184,10 @@ pub fn names_someone(value: &str) -> bool {
         && !is_b2c_nobody(value)
 }
 
-/// Control characters, line ends, and characters that are invisible or change the writing
-/// direction: two users must not look alike.
+/// Control characters, line ends, and characters that are invisible or change the writing direction: two users must
+/// not look alike.
 fn is_unseen(c: char) -> bool {
-    // Unicode's Default_Ignorable_Code_Point except joiners and variation selectors, which scripts
-    // and emoji need.
+    // Unicode's Default_Ignorable_Code_Point except joiners and variation selectors, which scripts and emoji need.
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
@@ -208,9 +206,8 @@ pub const B2C_NOBODY: &str = "Not supported currently";
 /// The longest identity value that becomes a header, in bytes.
 pub const MAX_HEADER_VALUE: usize = 4096;
 
-/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or
-/// list. An item with a space is not a scope (RFC 6749 section 3.3): joined with others, it would
-/// read as two.
+/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list. An item with a
+/// space is not a scope (RFC 6749 section 3.3): joined with others, it would read as two.
 #[must_use]
 pub fn scopes(claims: &ClaimSet) -> Vec<String> {
     match claims.get("scope").or_else(|| claims.get("scp")) {

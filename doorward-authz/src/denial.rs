@@ -2,8 +2,8 @@
 
 /// Why a request is refused.
 ///
-/// A plain value: its form on the wire (status, challenge, body) is decided in one place,
-/// `answer`. Its label is public: it is used in answers, metrics, logs and access logs.
+/// A plain value: its form on the wire (status, challenge, body) is decided in one place, `answer`. Its
+/// label is public: it is used in answers, metrics, logs and access logs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Denial {
     MissingToken,
@@ -39,8 +39,7 @@ pub enum Denial {
     RevocationsStale,
     StoreUnavailable,
     IntrospectionUnavailable,
-    /// This machine's clock and the store's differ by more than the leeway: there is no valid
-    /// watermark.
+    /// This machine's clock and the store's differ by more than the leeway: there is no valid watermark.
     ClockSkew,
     BadRequest,
     /// Doorward itself failed; the request is refused, the process continues.

@@ -1,5 +1,4 @@
-//! DPoP proofs (RFC 9449): a request's sender proves that it has the key to which its token is
-//! bound.
+//! DPoP proofs (RFC 9449): a request's sender proves that it has the key to which its token is bound.
 
 mod memory;
 mod nonce;
@@ -21,8 +20,7 @@ use super::token::{BearerToken, UnverifiedToken};
 pub use memory::{Spending, SpentProofs};
 pub use nonce::Nonces;
 
-/// The field with a proof (RFC 9449 section 4.1), and the scheme of the tokens that need one
-/// (section 7.1).
+/// The field with a proof (RFC 9449 section 4.1), and the scheme of the tokens that need one (section 7.1).
 pub const FIELD: &str = "dpop";
 pub const SCHEME: &str = "DPoP";
 /// The field in which a client is sent a nonce (RFC 9449 section 8.1).
@@ -72,8 +70,7 @@ pub struct Expected<'a> {
     pub policy: DpopPolicy,
     /// Issues and verifies nonces.
     pub nonces: Option<&'a Nonces>,
-    /// The latest time at which used proofs may have been forgotten: later than now if the clock
-    /// was set back.
+    /// The latest time at which used proofs may have been forgotten: later than now if the clock was set back.
     pub forgotten: Timestamp,
 }
 
@@ -90,8 +87,7 @@ pub struct VerifiedProof {
     pub wants_nonce: bool,
 }
 
-/// The id of a proof: a digest of its key and its `jti`, so that no value of a client shapes a key
-/// in the store.
+/// The id of a proof: a digest of its key and its `jti`, so that no value of a client shapes a key in the store.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProofId(Thumbprint);
 
@@ -120,8 +116,7 @@ impl VerifiedProof {
     /// The longest proof that is read, in bytes: one with an RSA key of 8192 bits takes half of it.
     pub const MAX_BYTES: usize = 8192;
 
-    /// Checks a proof by RFC 9449 section 4.3, except for replay: a function of its arguments
-    /// alone.
+    /// Checks a proof by RFC 9449 section 4.3, except for replay: a function of its arguments alone.
     pub fn verify(field: &[u8], expected: &Expected<'_>, now: Timestamp) -> Result<Self, BadProof> {
         // Joined repeated fields contain a comma, which a proof does not.
         let bearer = BearerToken::parse(field, Self::MAX_BYTES);
@@ -212,8 +207,8 @@ fn check_uri(named: &str, expected: &str) -> Result<(), BadProof> {
     }
 }
 
-/// Checks the time of the proof's creation: by its nonce where one is required, else by its `iat`
-/// (RFC 9449 section 4.3, check 11). `Ok(true)` if half of the nonce's lifetime is over.
+/// Checks the time of the proof's creation: by its nonce where one is required, else by its `iat` (RFC 9449 section
+/// 4.3, check 11). `Ok(true)` if half of the nonce's lifetime is over.
 fn check_times(claims: &ClaimSet, expected: &Expected<'_>, now: Timestamp) -> Result<bool, BadProof> {
     let DpopPolicy { window, nonce, .. } = expected.policy;
     let created = claims.get("iat").and_then(|iat| Timestamp::from_numeric_date(&iat));

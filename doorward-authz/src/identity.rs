@@ -96,8 +96,7 @@ fn identity_of(principal: &Principal) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-/// The identity as one document in one header, which replaces the parsing of the token in the
-/// services.
+/// The identity as one document in one header, which replaces the parsing of the token in the services.
 #[derive(Clone, Debug)]
 pub struct PayloadHeader {
     /// In lower case.
@@ -130,8 +129,7 @@ impl PayloadHeader {
         self.signer.iter().map(|signer| signer.public()).chain(retired).cloned().collect()
     }
 
-    /// Goes on publishing the keys of the replaced header, while payloads that they signed are
-    /// valid.
+    /// Goes on publishing the keys of the replaced header, while payloads that they signed are valid.
     #[must_use]
     pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
         let replaced = old.signer.iter().map(|signer| (signer.public().clone(), now.plus(signer.ttl())));

@@ -1,8 +1,8 @@
 //! Introspection responses (RFC 7662) and their use in the decision.
 //!
-//! The response about an opaque token is subject to the same checks as a JWT's claims. A token
-//! that was verified here must match the response in addition. No request is sent here; the need
-//! for one is returned as an outcome and resolved by the caller.
+//! The response about an opaque token is subject to the same checks as a JWT's claims. A token that was verified
+//! here must match the response in addition. No request is sent here; the need for one is returned as an outcome
+//! and resolved by the caller.
 
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
@@ -44,8 +44,8 @@ pub enum TokenState {
 }
 
 impl TokenState {
-    /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides alone, so
-    /// it must occur once and be a boolean.
+    /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides alone, so it must occur
+    /// once and be a boolean.
     pub fn parse(body: &[u8]) -> Result<Self, &'static str> {
         let claims =
             ClaimSet::parse(without_mark(body).to_vec()).map_err(|_| "not a JSON object without duplicate members")?;
@@ -61,9 +61,8 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decod
 
 /// Whether a token is opaque.
 ///
-/// A token that begins with a JOSE header is a JOSE object, however malformed, and is never
-/// introspected as opaque: an attacker who damages a JWT on purpose must not choose the authority
-/// that decides about it.
+/// A token that begins with a JOSE header is a JOSE object, however malformed, and is never introspected as
+/// opaque: an attacker who damages a JWT on purpose must not choose the authority that decides about it.
 #[must_use]
 pub fn is_opaque(token: BearerToken<'_>) -> bool {
     let Some((head, _)) = token.as_str().split_once('.') else { return true };
@@ -74,8 +73,7 @@ pub fn is_opaque(token: BearerToken<'_>) -> bool {
 }
 
 impl TrustedIssuer {
-    /// Accepts an opaque token by its issuer's response: everything except its revocation is
-    /// checked.
+    /// Accepts an opaque token by its issuer's response: everything except its revocation is checked.
     pub fn vouch(
         &self,
         token: BearerToken<'_>,
@@ -94,9 +92,8 @@ impl TrustedIssuer {
         self.identify(claims.clone(), unnamed, text, None, times)
     }
 
-    /// Compares a verified token with the issuer's response: the names in both must be the same,
-    /// and a target that only the response names (a session) is one more whose revocation refuses
-    /// the token.
+    /// Compares a verified token with the issuer's response: the names in both must be the same, and a target
+    /// that only the response names (a session) is one more whose revocation refuses the token.
     pub fn corroborate(
         &self,
         token: VerifiedToken,

@@ -38,8 +38,8 @@ impl Tenants {
     /// The claim that names a tenant.
     const CLAIM: &str = "tid";
 
-    /// Whether this can be the id of a tenant: it must not contain a character that ends a segment
-    /// of a URL or an id in a key.
+    /// Whether this can be the id of a tenant: it must not contain a character that ends a segment of a URL or an
+    /// id in a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
         (1..=64).contains(&text.len()) && text.bytes().all(Self::is_of_id)
@@ -155,8 +155,7 @@ impl IssuerId {
         self.0.iter().any(|spelling| matches!(spelling, Spelling::Tenants { .. }))
     }
 
-    /// Whether a token may name a user of this tenant: only spellings with `{tenant}` have a known
-    /// list of tenants.
+    /// Whether a token may name a user of this tenant: only spellings with `{tenant}` have a known list of tenants.
     pub(super) fn may_have_tenant(&self, tenant: &str) -> bool {
         let allows = |spelling: &Spelling| match spelling {
             Spelling::Exact(_) => true,
@@ -239,8 +238,8 @@ pub(super) fn unknown<'a>(known: impl IntoIterator<Item = &'a IssuerId> + Clone,
     Refusal::new(Denial::UnknownIssuer, found)
 }
 
-/// The name of a tenant's user in revocations: `TENANT|USER`. The id of a tenant does not contain
-/// `|`, so no two users have the same name.
+/// The name of a tenant's user in revocations: `TENANT|USER`. The id of a tenant does not contain `|`, so no two
+/// users have the same name.
 #[must_use]
 pub fn user_of_tenant(tenant: Option<&str>, user: &str) -> String {
     tenant.map_or_else(|| user.to_owned(), |tenant| format!("{tenant}|{user}"))

@@ -23,15 +23,14 @@ pub struct LogoutToken {
 }
 
 impl TrustedIssuer {
-    /// The longest delivery time of a logout token without `exp`: section 4 recommends two
-    /// minutes.
+    /// The longest delivery time of a logout token without `exp`: section 4 recommends two minutes.
     const UNDATED_LOGOUT: Duration = Duration::from_secs(120);
 
     /// Checks a logout token by section 2.6, except for replay.
     ///
-    /// Its `typ` is `logout+jwt`; a token without that, as older providers send, is recognised by
-    /// its `events`, which no other token has. It names a session (`sid`), else a user (`sub`):
-    /// tokens up to its own `iat`, so that a replay would not sign the user out again.
+    /// Its `typ` is `logout+jwt`; a token without that, as older providers send, is recognised by its
+    /// `events`, which no other token has. It names a session (`sid`), else a user (`sub`): tokens up to its
+    /// own `iat`, so that a replay would not sign the user out again.
     pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["logout+jwt", "jwt"].contains(&token.token_type().as_str()) {
@@ -90,8 +89,7 @@ impl TrustedIssuer {
         Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::Revoked, note: None }
     }
 
-    /// The user's tokens up to a time of the sender's; a whole second counts to its end, as in a
-    /// token.
+    /// The user's tokens up to a time of the sender's; a whole second counts to its end, as in a token.
     pub fn closing_user(&self, target: Target, instant: Timestamp) -> Revocation {
         let whole = instant.as_millis() % 1000 == 0;
         let instant = if whole { Timestamp::from_millis(instant.as_millis() + 999) } else { instant };

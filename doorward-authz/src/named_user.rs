@@ -1,7 +1,7 @@
 //! The user of a message or of an operator's request, by the names in the issuer's tokens.
 //!
-//! A revocation of a user by a name that no token has refuses nothing. So a name counts only if
-//! tokens are revoked by it; any other is refused, and the error names the required claim.
+//! A revocation of a user by a name that no token has refuses nothing. So a name counts only if tokens are revoked by
+//! it; any other is refused, and the error names the required claim.
 
 use std::fmt;
 
@@ -28,9 +28,8 @@ impl fmt::Display for WithoutTenant {
 impl TrustedIssuer {
     /// The user in the claims of a message; `None` without one.
     ///
-    /// A token names its user by the first present claim of `claims.user_id`. A message without
-    /// the first of these claims may mean a user whose tokens have it, so it is refused
-    /// (`MissingClaim`).
+    /// A token names its user by the first present claim of `claims.user_id`. A message without the first of these
+    /// claims may mean a user whose tokens have it, so it is refused (`MissingClaim`).
     pub(super) fn user_in_message(&self, claims: &ClaimSet) -> Result<Option<String>, Refusal> {
         let tenant = self.issuer.tenant_of(claims)?;
         let mut paths = self.claim_names.user_id.iter();
@@ -47,8 +46,7 @@ impl TrustedIssuer {
 
     /// The user with this `sub` of another server, of this tenant if one is known.
     ///
-    /// `MissingClaim` if tokens name their users by another claim, `InvalidClaim` if the tenant is
-    /// missing.
+    /// `MissingClaim` if tokens name their users by another claim, `InvalidClaim` if the tenant is missing.
     pub(super) fn user_by_sub(&self, tenant: Option<&str>, sub: &str) -> Result<String, Refusal> {
         if !self.names_users_by_sub() {
             return Err(self.named_otherwise());

@@ -17,12 +17,12 @@ pub struct Path<'a> {
     readings: Vec<String>,
 }
 
-/// The longest path, in bytes, with more than one reading: each reading costs time, and a client
-/// chooses their number.
+/// The longest path, in bytes, with more than one reading: each reading costs time, and a client chooses
+/// their number.
 pub const MAX_ODD: usize = 2048;
 
-/// The same for a path in normal form with escapes or capitals, which has few readings: the length
-/// of a target that servers should accept (RFC 9110 section 4.1).
+/// The same for a path in normal form with escapes or capitals, which has few readings: the length of a
+/// target that servers should accept (RFC 9110 section 4.1).
 pub const MAX_READ: usize = 8000;
 
 impl<'a> Path<'a> {
@@ -92,8 +92,7 @@ pub fn is_normal(path: &str) -> bool {
     while let Some(segment) = segments.next() {
         let fits = match segment {
             "" => segments.peek().is_none(), // A trailing slash is one empty segment at the end.
-            // Some file systems drop trailing dots and spaces, which turns `..%20` into an empty
-            // segment.
+            // Some file systems drop trailing dots and spaces, which turns `..%20` into an empty segment.
             _ => !segment.replace("%20", ".").bytes().all(|b| b == b'.'),
         };
         if !fits {

@@ -1,13 +1,12 @@
-//! The readings of a path by servers: decoded or not, with or without parameters, dots and letter
-//! case.
+//! The readings of a path by servers: decoded or not, with or without parameters, dots and letter case.
 //!
 //! Used where a missing reading would lose a protection; a superfluous one only adds requirements.
 
 /// The most layers of encoding, more than any chain of proxies removes.
 const MAX_DECODES: usize = 4;
 
-/// The steps from a path to a resource in a server. Empty segments and dots belong together,
-/// because no server resolves one of the two and keeps the other where it matters.
+/// The steps from a path to a resource in a server. Empty segments and dots belong together, because no
+/// server resolves one of the two and keeps the other where it matters.
 #[derive(Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent: a server may do any of them")]
 struct Style {
@@ -17,16 +16,15 @@ struct Style {
     strips: bool,
     /// `\` is `/`.
     folds: bool,
-    /// Empty segments are removed, dots are resolved, a segment's trailing dots, spaces and
-    /// controls are removed.
+    /// Empty segments are removed, dots are resolved, a segment's trailing dots, spaces and controls are
+    /// removed.
     resolves: bool,
 }
 
 const LOOSEST: Style = Style { cuts: false, strips: true, folds: true, resolves: true };
 
-/// The reading of the loosest server: it decodes until nothing changes (at most [`MAX_DECODES`]
-/// times), then `\` is `/`, parameters and empty segments are removed, dots are resolved and case
-/// is folded.
+/// The reading of the loosest server: it decodes until nothing changes (at most [`MAX_DECODES`] times),
+/// then `\` is `/`, parameters and empty segments are removed, dots are resolved and case is folded.
 #[must_use]
 pub fn loosest(path: &str) -> String {
     let mut bytes = path.as_bytes().to_vec();
@@ -40,8 +38,8 @@ pub fn loosest(path: &str) -> String {
     read(&text_of(&bytes), LOOSEST)
 }
 
-/// Every reading of a path, the loosest first. Their number grows only with the unusual characters
-/// in the path, and is at most 2 × 5 × 16 + 1.
+/// Every reading of a path, the loosest first. Their number grows only with the unusual characters in
+/// the path, and is at most 2 × 5 × 16 + 1.
 #[must_use]
 pub fn readings(path: &str) -> Vec<String> {
     let mut found = vec![loosest(path)];
@@ -65,8 +63,8 @@ pub fn readings(path: &str) -> Vec<String> {
     found
 }
 
-/// The path of `scheme://authority/path` and of `//authority/path` (RFC 3986 section 4.2), for a
-/// server that reads the target as a URL.
+/// The path of `scheme://authority/path` and of `//authority/path` (RFC 3986 section 4.2), for a server
+/// that reads the target as a URL.
 fn without_authority(target: &str) -> Option<&str> {
     let slash = ['/', '\\'];
     let (scheme, rest) = target.split_once(':').unwrap_or(("", target));
@@ -161,8 +159,8 @@ pub fn decode_once(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Bytes as text; overlong UTF-8 (RFC 3629 section 3) becomes the character of old decoders,
-/// full-width forms become those of Unicode's compatibility normalisation.
+/// Bytes as text; overlong UTF-8 (RFC 3629 section 3) becomes the character of old decoders, full-width
+/// forms become those of Unicode's compatibility normalisation.
 fn text_of(bytes: &[u8]) -> String {
     if bytes.is_ascii() {
         return String::from_utf8_lossy(bytes).into_owned();

@@ -1,8 +1,7 @@
 //! The URI of a request as its client wrote it, and the proxy's trusted statements about it.
 //!
-//! A DPoP proof names its URI (`htu`). Two spellings of one URI are compared after the
-//! syntax-based and scheme-based normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449
-//! section 4.3).
+//! A DPoP proof names its URI (`htu`). Two spellings of one URI are compared after the syntax-based and scheme-based
+//! normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449 section 4.3).
 
 use super::certificate::{CertificateSource, FORWARDED};
 use super::rule::RequestView;

@@ -39,8 +39,8 @@ pub enum Kind {
     Actor,
     /// Refuses nothing: with `list: allow`, one registered token, by the id of [`Self::Token`].
     ///
-    /// It is in the same log because it has the same needs: to last as long as the token, to reach
-    /// every instance, to survive a loss, to merge by the later expiry.
+    /// It is in the same log because it has the same needs: to last as long as the token, to reach every instance, to
+    /// survive a loss, to merge by the later expiry.
     Registration,
 }
 
@@ -65,9 +65,8 @@ impl Kind {
         }
     }
 
-    /// Whether a revocation without a watermark refuses every token of the target, whenever
-    /// issued. A new sign-in does not reuse a token or a session; and an attacker with a key
-    /// chooses the dates of tokens.
+    /// Whether a revocation without a watermark refuses every token of the target, whenever issued. A new sign-in
+    /// does not reuse a token or a session; and an attacker with a key chooses the dates of tokens.
     #[must_use]
     pub const fn is_forever(self) -> bool {
         match self {
@@ -140,8 +139,8 @@ impl Target {
         Self { issuer, kind: Kind::Issuer, id }
     }
 
-    /// A user by an address, from a signal: the digest of the address in lower case, which differs
-    /// from every user id.
+    /// A user by an address, from a signal: the digest of the address in lower case, which differs from every user
+    /// id.
     #[must_use]
     pub fn email(issuer: IssuerName, address: &str) -> Self {
         let id = TargetId::digest(format!("email\0{}", address.to_ascii_lowercase()).as_bytes());
@@ -230,8 +229,7 @@ impl Clocks {
 /// The longest configurable leeway, and the largest accepted lead.
 pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
 
-/// The lead of an issuer's tokens: the largest observed `iat` minus now, by the earlier of the
-/// wall clocks.
+/// The lead of an issuer's tokens: the largest observed `iat` minus now, by the earlier of the wall clocks.
 ///
 /// Shared by all clones of the issuer; it never decreases.
 #[derive(Clone, Debug, Default)]
@@ -280,8 +278,7 @@ impl Lead {
 pub struct Revocation {
     pub target: Target,
     pub watermark: Watermark,
-    /// The time at which the last token that it can refuse has expired, leeway included; it may be
-    /// forgotten then.
+    /// The time at which the last token that it can refuse has expired, leeway included; it may be forgotten then.
     pub expires_at: Timestamp,
     pub origin: Origin,
     /// Its author and reason, if given.

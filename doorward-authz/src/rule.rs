@@ -30,8 +30,8 @@ pub struct RequestView<'a> {
     pub rule: Option<&'a str>,
     /// The client's address from the proxy; not used for decisions.
     pub source: Option<IpAddr>,
-    /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of
-    /// Check); empty without one.
+    /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
+    /// one.
     pub certificate: &'a str,
 }
 
@@ -56,8 +56,8 @@ pub struct Rule {
     /// With `access: optional`: a refused token counts as absent.
     pub ignores_bad_token: bool,
     pub require: Requirements,
-    /// Whether the sender of a bound token must prove its possession; false for a rule by which a
-    /// token is inspected and not used.
+    /// Whether the sender of a bound token must prove its possession; false for a rule by which a token is inspected
+    /// and not used.
     pub needs_proof: bool,
     pub api_key: Option<ApiKeyUse>,
     pub on_stale: Option<OnStale>,
@@ -89,8 +89,7 @@ impl Default for Rule {
 }
 
 impl Rule {
-    /// Whether it allows requests that the default would refuse: such a rule matches only normal
-    /// paths.
+    /// Whether it allows requests that the default would refuse: such a rule matches only normal paths.
     #[must_use]
     pub fn loosens(&self) -> bool {
         self.access != Access::Protected || !self.enforce
@@ -124,8 +123,7 @@ pub enum Access {
     Optional,
     /// Only a valid token that is not revoked.
     Protected,
-    /// As protected, but an expired or revoked token is accepted: its holder is about to get a new
-    /// one.
+    /// As protected, but an expired or revoked token is accepted: its holder is about to get a new one.
     Refresh,
     /// The token is revoked; expired and revoked ones succeed.
     SignOut(SignOut),
@@ -186,8 +184,8 @@ impl Match {
         self.method(request.method) && (self.hosts.is_empty() || self.host(&host()))
     }
 
-    /// [`Self::host_and_method`] in the reading of the loosest server: methods in any case, the
-    /// host behind userinfo and before any number of dots.
+    /// [`Self::host_and_method`] in the reading of the loosest server: methods in any case, the host behind userinfo
+    /// and before any number of dots.
     pub(super) fn host_and_method_loosely(&self, request: &RequestView<'_>) -> bool {
         let host = || {
             let host = request.host.rsplit('@').next().unwrap_or_default();
@@ -234,8 +232,7 @@ impl PathMatch {
         }
     }
 
-    /// The same for the readings of a path, which are case-folded, without escapes and trailing
-    /// slashes.
+    /// The same for the readings of a path, which are case-folded, without escapes and trailing slashes.
     #[must_use]
     pub fn folded(&self) -> Self {
         match self {
@@ -246,8 +243,7 @@ impl PathMatch {
                 prefix => Self::Prefix(prefix.to_owned()),
             },
             Self::Regex(regex) => {
-                // It compiled already; case-insensitive it may need more memory, which the bound
-                // does not concern.
+                // It compiled already; case-insensitive it may need more memory, which the bound does not concern.
                 let folded = RegexBuilder::new(regex.as_str()).case_insensitive(true).size_limit(usize::MAX).build();
                 Self::Regex(folded.unwrap_or_else(|_| regex.clone()))
             }
@@ -302,8 +298,7 @@ impl HostPattern {
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => host == name,
-            // At least one whole label more, so `notexample.com` is not a subdomain of
-            // `example.com`.
+            // At least one whole label more, so `notexample.com` is not a subdomain of `example.com`.
             Self::Subdomains(name) => {
                 host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
             }

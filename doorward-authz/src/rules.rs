@@ -1,8 +1,8 @@
 //! All rules in their order, and the selection of those that a request must meet.
 //!
-//! The first rule that matches the original path wins. If servers may read the path in other ways,
-//! the protecting rules of those readings must be met as well: on a case-insensitive upstream
-//! `/Admin` is `/admin`, and a public `/app` before it must not open `/app/ADMIN`.
+//! The first rule that matches the original path wins. If servers may read the path in other ways, the
+//! protecting rules of those readings must be met as well: on a case-insensitive upstream `/Admin` is
+//! `/admin`, and a public `/app` before it must not open `/app/ADMIN`.
 
 mod index;
 
@@ -57,8 +57,8 @@ impl Rules {
         self.all.iter().find(|rule| *rule.name == *name)
     }
 
-    /// The rule that the route names, else the first match, else `default`; with the protecting
-    /// rules of all other readings of the path. A loosening rule is always alone.
+    /// The rule that the route names, else the first match, else `default`; with the protecting rules
+    /// of all other readings of the path. A loosening rule is always alone.
     pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
         let path = Path::new(request.target);
         if path.is_too_odd() {
@@ -82,8 +82,7 @@ impl Rules {
         } else {
             let literal = self.literal(path.text(), request, |_| true);
             let rule = literal.map_or(default, |at| &self.all[at]);
-            // The first rule takes precedence over later ones, unless it loosens what they
-            // protect.
+            // The first rule takes precedence over later ones, unless it loosens what they protect.
             let end = literal.filter(|_| !rule.loosens()).unwrap_or(self.all.len());
             for reading in path.readings() {
                 let hidden = |at: usize| !self.is_literal(at, path.text(), request);

@@ -1,5 +1,5 @@
-//! Security event tokens (RFC 8417) of Shared Signals transmitters (SSF, CAEP and RISC 1.0): their
-//! senders, their form, and the revocations that they cause.
+//! Security event tokens (RFC 8417) of Shared Signals transmitters (SSF, CAEP and RISC 1.0): their senders, their
+//! form, and the revocations that they cause.
 //!
 //! ```text
 //! UnverifiedToken → Transmitter::verify → EventToken → events → revocations of the target issuer
@@ -90,16 +90,14 @@ impl From<Refusal> for EventRefusal {
 }
 
 impl Transmitter {
-    /// The end of the audience of transmitters that may send revocation requests: the URL of that
-    /// endpoint.
+    /// The end of the audience of transmitters that may send revocation requests: the URL of that endpoint.
     const REVOCATION_PATH: &str = "/global-token-revocation";
 
-    /// Checks a security event token: signed by its transmitter, of the right type, for this
-    /// service, created in the past.
+    /// Checks a security event token: signed by its transmitter, of the right type, for this service, created in the
+    /// past.
     ///
-    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one
-    /// that is present counts. `retention`: the time for which its revocation would matter, and
-    /// its `jti` is remembered.
+    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is present
+    /// counts. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
     pub fn verify(
         &self,
         token: UnverifiedToken<'_>,
@@ -131,10 +129,9 @@ impl Transmitter {
         Ok(EventToken { id, jti, claims, issued_at })
     }
 
-    /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation
-    /// section 3.5): a short-lived JWT whose audience is the endpoint. Only a transmitter whose
-    /// audience ends with that URL's path may send one, so that no other token for the same
-    /// audience is accepted.
+    /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation section 3.5): a
+    /// short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends with that URL's path
+    /// may send one, so that no other token for the same audience is accepted.
     pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
@@ -215,8 +212,8 @@ impl Transmitter {
             Effect::Session | Effect::User => {}
         }
         let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at);
-        // A future time of another sender counts as now. The issuer itself dates its events by the
-        // same clock as its tokens, which may be ahead of this one; an event precedes its token.
+        // A future time of another sender counts as now. The issuer itself dates its events by the same clock as its
+        // tokens, which may be ahead of this one; an event precedes its token.
         let instant = match target.issuer.name(&self.issuer) {
             Some(_) => instant.min(token.issued_at.max(clocks.latest())),
             None => instant.min(clocks.latest()).plus(target.least_lead()),
@@ -225,8 +222,7 @@ impl Transmitter {
         if instant.plus(target.retention()) <= clocks.earliest() {
             return Ok(EventOutcome::Stale);
         }
-        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each
-        // event.
+        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each event.
         let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
         match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
             Some(Ok(revocations)) => Ok(EventOutcome::Revocations(revocations)),

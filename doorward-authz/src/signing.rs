@@ -12,8 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::claims::Timestamp;
 
-/// The `typ` of a signed payload (RFC 8725 section 3.11): no verifier confuses it with an access
-/// token.
+/// The `typ` of a signed payload (RFC 8725 section 3.11): no verifier confuses it with an access token.
 pub const PAYLOAD_TYPE: &str = "identity+jwt";
 
 /// The least modulus of an RSA key, in bytes (RFC 7518 section 3.3).

@@ -1,10 +1,10 @@
-//! The sealed facts of a decision about its stream: Check writes them into the dynamic metadata,
-//! and the stream's own service trusts nothing else.
+//! The sealed facts of a decision about its stream: Check writes them into the dynamic metadata, and the
+//! stream's own service trusts nothing else.
 //!
-//! Only filters can write Envoy's metadata of `ext_authz`, so no client can. The seal is for the
-//! other filters (`header_to_metadata`, Lua, a second `ext_authz`): through them a request could
-//! name another user's token, and its stream would live as long as that token. A seal is an HMAC
-//! with a secret that the instances on one store share (see the ledger's `proof_secret`).
+//! Only filters can write Envoy's metadata of `ext_authz`, so no client can. The seal is for the other filters
+//! (`header_to_metadata`, Lua, a second `ext_authz`): through them a request could name another user's token,
+//! and its stream would live as long as that token. A seal is an HMAC with a secret that the instances on one
+//! store share (see the ledger's `proof_secret`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,13 +1,12 @@
 //! A cache of verified tokens, so that their signatures are not checked again on every request.
 //!
-//! Only facts that cannot change are cached: that the token is well-formed, signed by its issuer,
-//! and for a configured audience. Its times, its revocation and the rule are checked every time.
+//! Only facts that cannot change are cached: that the token is well-formed, signed by its issuer, and for
+//! a configured audience. Its times, its revocation and the rule are checked every time.
 //!
-//! - A token is found by its whole text, so an attacker cannot make one token match another's
-//!   entry.
-//! - An entry belongs to the issuer that verified it, with its keys and policy: once that is
-//!   replaced, because a key was withdrawn or added, its tokens are not found any more. A new
-//!   configuration starts with an empty cache.
+//! - A token is found by its whole text, so an attacker cannot make one token match another's entry.
+//! - An entry belongs to the issuer that verified it, with its keys and policy: once that is replaced,
+//!   because a key was withdrawn or added, its tokens are not found any more. A new configuration starts
+//!   with an empty cache.
 //! - Only accepted tokens are kept: without a signing key, an attacker cannot add entries.
 
 use std::fmt;
@@ -35,8 +34,8 @@ pub struct TokenCacheLimits {
 #[derive(Clone)]
 struct Remembered {
     token: VerifiedToken,
-    /// Only compared. Weak, so that a replaced issuer is freed; its address stays reserved, so
-    /// that no other issuer gets it.
+    /// Only compared. Weak, so that a replaced issuer is freed; its address stays reserved, so that no
+    /// other issuer gets it.
     issuer: Weak<TrustedIssuer>,
 }
 
@@ -98,15 +97,14 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Bounds bytes and tokens at once: a token weighs its bytes, and at least its share of the
-/// capacity.
+/// Bounds bytes and tokens at once: a token weighs its bytes, and at least its share of the capacity.
 #[derive(Clone)]
 struct Weight {
     least: u64,
 }
 
-/// The memory beside the text and the token: the slot with its share of free and ghost slots, the
-/// table, the reference counts.
+/// The memory beside the text and the token: the slot with its share of free and ghost slots, the table,
+/// the reference counts.
 const OVERHEAD: usize = 192;
 
 impl Weighter<Box<str>, Remembered> for Weight {

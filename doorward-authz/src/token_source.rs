@@ -26,8 +26,7 @@ pub enum TokenSource {
     /// A cookie that may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
     ChunkedCookie(String),
     Query(String),
-    /// The item after this one in `Sec-WebSocket-Protocol`: browsers cannot set other headers of a
-    /// WebSocket.
+    /// The item after this one in `Sec-WebSocket-Protocol`: browsers cannot set other headers of a WebSocket.
     WebSocketProtocol(String),
 }
 
@@ -72,8 +71,7 @@ pub struct Found<'a> {
     pub others: Vec<FoundToken<'a>>,
     /// Why the value at a token's place is not a token.
     pub denial: Option<Denial>,
-    /// Whether the tokens are only in cookies, which a browser also sends on requests of other
-    /// sites.
+    /// Whether the tokens are only in cookies, which a browser also sends on requests of other sites.
     pub only_cookies: bool,
 }
 
@@ -114,8 +112,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// The schemes that are accepted if this one is configured, each with the declared use of the
-/// token.
+/// The schemes that are accepted if this one is configured, each with the declared use of the token.
 fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
     let is_bearer = configured.eq_ignore_ascii_case(BEARER);
     let said = if is_bearer {
@@ -129,8 +126,8 @@ fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
 }
 
 impl TokenSettings {
-    /// Every token of a request, those in cookies last. An emptied value counts as absent, because
-    /// that is how cookies are removed.
+    /// Every token of a request, those in cookies last. An emptied value counts as absent, because that is how cookies
+    /// are removed.
     #[must_use]
     pub fn find<'a>(&self, request: &RequestView<'a>) -> Found<'a> {
         let (mut found, mut cookies) = (Found::default(), Found::default());
@@ -190,8 +187,8 @@ impl TokenSettings {
         Ok(None)
     }
 
-    /// Finds the token of an `Authorization` field. More than one field with one token is refused
-    /// if a token must be valid; each is found all the same, for rules that sign out or in.
+    /// Finds the token of an `Authorization` field. More than one field with one token is refused if a token must be
+    /// valid; each is found all the same, for rules that sign out or in.
     fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
         let fields = || request.header(name);
         if fields().nth(1).is_some() && !fields().all(is_emptied) {
@@ -298,8 +295,7 @@ pub(super) fn spellings_in_query<'a>(request: &RequestView<'a>, name: &str) -> V
     spelled.filter_map(|spelled| std::str::from_utf8(spelled).ok()).collect()
 }
 
-/// The subprotocols that a WebSocket's client offers: each item after the marker is a token, and
-/// the others are not.
+/// The subprotocols that a WebSocket's client offers: each item after the marker is a token, and the others are not.
 #[derive(Default)]
 pub(super) struct Offer<'a> {
     pub(super) has_word: bool,
@@ -338,8 +334,8 @@ impl TokenSource {
         }
     }
 
-    /// Whether this field of a request may have a token; not if it only has credentials of another
-    /// scheme, such as those of a client that logs in by `Basic`.
+    /// Whether this field of a request may have a token; not if it only has credentials of another scheme, such as
+    /// those of a client that logs in by `Basic`.
     ///
     /// A field that the proxy did not send may have any value.
     #[must_use]
@@ -379,8 +375,8 @@ impl TokenSettings {
     }
 }
 
-/// The value of a pair of this name. A pair whose name matches only in a lenient reading is
-/// malformed: the upstream may find a different token there.
+/// The value of a pair of this name. A pair whose name matches only in a lenient reading is malformed: the upstream
+/// may find a different token there.
 fn value_of<'a, R: AsRef<[u8]>>(
     pair: &'a [u8],
     name: &str,

@@ -1,5 +1,4 @@
-//! The declared use of a token: the list of marks by which issuers and libraries distinguish their
-//! tokens.
+//! The declared use of a token: the list of marks by which issuers and libraries distinguish their tokens.
 
 use serde_json::Value;
 
@@ -7,8 +6,8 @@ use super::claims::ClaimSet;
 
 /// The use that a token declares.
 ///
-/// Issuers sign ID tokens, refresh tokens and messages between servers with the keys of their
-/// access tokens; one of these must not be accepted as another.
+/// Issuers sign ID tokens, refresh tokens and messages between servers with the keys of their access tokens; one of
+/// these must not be accepted as another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenUse {
     Access,
@@ -18,12 +17,11 @@ pub enum TokenUse {
     Message,
 }
 
-/// A claim that declares a use, without case and separators: `tokenUse` and `TOKEN_USE` are
-/// `tokenuse`.
+/// A claim that declares a use, without case and separators: `tokenUse` and `TOKEN_USE` are `tokenuse`.
 struct Claim {
     name: &'static str,
-    /// Whether the claim is about tokens alone. In a claim with other meanings, a value counts
-    /// only if it names a token.
+    /// Whether the claim is about tokens alone. In a claim with other meanings, a value counts only if it names a
+    /// token.
     of_tokens: bool,
     /// Abbreviations that mean a use in this claim only.
     abbreviated: &'static [(&'static str, TokenUse)],
@@ -74,8 +72,8 @@ const SCOPES: [&str; 3] = ["scope", "scopes", "scp"];
 /// The claim with the id of the access token to which a refresh token of Spring Security belongs.
 const ACCESS_TOKEN_ID: &str = "ati";
 
-/// Media types of other JWTs, without hyphens and `+jwt`: some have the issuer and the audience of
-/// access tokens, such as introspection responses (RFC 9701).
+/// Media types of other JWTs, without hyphens and `+jwt`: some have the issuer and the audience of access tokens, such
+/// as introspection responses (RFC 9701).
 const MESSAGES: [&str; 10] = [
     "dpop",
     "oauthauthzreq",
@@ -93,8 +91,8 @@ const MESSAGES: [&str; 10] = [
 const URN: &str = "urn:ietf:params:oauth:token-type:";
 
 impl TokenUse {
-    /// The use that the header's `typ` and the claims name; one that is not for access prevails.
-    /// `None`: a token without a known mark.
+    /// The use that the header's `typ` and the claims name; one that is not for access prevails. `None`: a token
+    /// without a known mark.
     #[must_use]
     pub fn named(header_type: Option<&str>, claims: &ClaimSet) -> Option<Self> {
         Self::mark(header_type, claims).map(|(named, _)| named)
@@ -126,8 +124,8 @@ impl TokenUse {
         Some((named?, name))
     }
 
-    /// The use that one value names, in any spelling: `Refresh`, `refresh_token`, `refreshToken`,
-    /// `refreshJwt`, `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
+    /// The use that one value names, in any spelling: `Refresh`, `refresh_token`, `refreshToken`, `refreshJwt`,
+    /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         let lower = word.trim().to_ascii_lowercase();
@@ -201,8 +199,8 @@ fn only_word(value: &Value) -> Option<String> {
     }
 }
 
-/// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is a scope that the client
-/// requested (Salesforce), and `refresh` alone may be an API's own scope.
+/// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is a scope that the client requested (Salesforce),
+/// and `refresh` alone may be an API's own scope.
 fn is_scope_of_refreshing(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     is_bare(word.strip_prefix("role_").unwrap_or(&word), "refreshtoken")

@@ -1,8 +1,8 @@
 //! Envoy's `envoy.service.auth.v3.Authorization/Check`: the only place that knows its messages.
 //!
-//! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that
-//! through. Envoy allows an empty `CheckResponse`, so every response is written by
-//! [`response::respond`], which cannot leave the status out.
+//! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that through. Envoy allows
+//! an empty `CheckResponse`, so every response is written by [`response::respond`], which cannot leave the status
+//! out.
 
 pub(super) mod fields;
 pub(super) mod message;
@@ -49,9 +49,9 @@ pub fn service(state: Arc<State>, max_message_bytes: usize, max_headers: usize) 
     CheckServer(Arc::new(Check { state, max_message_bytes, max_headers }))
 }
 
-/// Replaces the generated server, which fails the call if it cannot read the message: a client
-/// that gets an invalid byte into a text of the message (CVE-2024-23324) must be refused, and not
-/// pass a filter with `failure_mode_allow`.
+/// Replaces the generated server, which fails the call if it cannot read the message: a client that gets an
+/// invalid byte into a text of the message (CVE-2024-23324) must be refused, and not pass a filter with
+/// `failure_mode_allow`.
 #[derive(Clone)]
 pub struct CheckServer(Arc<Check>);
 

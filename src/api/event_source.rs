@@ -1,8 +1,8 @@
-//! Messages of other servers: each is verified, parsed to revocations, and appended by the one
-//! function that appends ([`Replica::revoke`](crate::state::Replica::revoke)).
+//! Messages of other servers: each is verified, parsed to revocations, and appended by the one function that
+//! appends ([`Replica::revoke`](crate::state::Replica::revoke)).
 //!
-//! A message that was acknowledged is in the store. A message that the store refused is answered
-//! as a temporary failure and not remembered, so that the sender's next attempt counts.
+//! A message that was acknowledged is in the store. A message that the store refused is answered as a temporary
+//! failure and not remembered, so that the sender's next attempt counts.
 
 pub mod events;
 mod logout;
@@ -54,8 +54,8 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// The fault of a message, for its sender: only after its signature was verified, because
-    /// claims are read after that.
+    /// The fault of a message, for its sender: only after its signature was verified, because claims are read after
+    /// that.
     pub(super) fn for_sender(&self) -> Option<&str> {
         let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
         self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())

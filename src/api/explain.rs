@@ -1,7 +1,6 @@
 //! The explanation of a decision, step by step: for `doorward explain` and `POST /v1/explain`.
 //!
-//! It shows the established facts and no credential: no signature, no key, no header of the
-//! request.
+//! It shows the established facts and no credential: no signature, no key, no header of the request.
 
 mod checks;
 
@@ -131,8 +130,8 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
     let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
-    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result
-    // all the same.
+    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result all
+    // the same.
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);

@@ -1,7 +1,7 @@
 //! The record of a decision: its counters, its span, its log line, and the alarm for a revoked token.
 //!
-//! Everything here consists of Doorward's own names; claims of a token appear only as `refusal`
-//! shows them: escaped and cut.
+//! Everything here consists of Doorward's own names; claims of a token appear only as `refusal` shows them: escaped
+//! and cut.
 
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,7 @@ pub(super) fn record(
     log(policy, request, traceparent, decision, None);
 }
 
-/// Logs a decision if the configuration says so; `flaw`: the fault of a request that cannot be
-/// decided.
+/// Logs a decision if the configuration says so; `flaw`: the fault of a request that cannot be decided.
 pub(super) fn log(
     policy: &Policy,
     request: &RequestView<'_>,

@@ -1,13 +1,11 @@
 //! Envoy's `envoy.service.ext_proc.v3.ExternalProcessor`: it ends a stream when the token of its opening is not
 //! accepted any more.
 //!
-//! Envoy opens one call for each HTTP stream and keeps it as long as the stream. Its first message
-//! has the decision of Check in its metadata, and is answered at once without a change to the
-//! request. From then on the call waits in the index of live streams; the end of the call ends the
-//! HTTP stream.
+//! Envoy opens one call for each HTTP stream and keeps it as long as the stream. Its first message has the decision
+//! of Check in its metadata, and is answered at once without a change to the request. From then on the call waits
+//! in the index of live streams; the end of the call ends the HTTP stream.
 //!
-//! The generated server would keep two buffers of 8 KiB for each stream. Here a waiting stream has
-//! no buffer.
+//! The generated server would keep two buffers of 8 KiB for each stream. Here a waiting stream has no buffer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -236,15 +234,14 @@ impl Service {
         if compressed == 0 && length <= self.max_message_bytes { Ok(length) } else { Err(Cause::Unexpected) }
     }
 
-    /// Registers a stream by the metadata that Check returned, then checks whether it is still
-    /// allowed.
+    /// Registers a stream by the metadata that Check returned, then checks whether it is still allowed.
     fn admit(&self, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
         let mut policy = self.state.policy();
         loop {
             let stream = self.admit_by(&policy, said)?;
             let now = self.state.policy();
-            // A later policy finds the stream in the index; if the policy changed meanwhile, the
-            // stream is admitted again under the new one.
+            // A later policy finds the stream in the index; if the policy changed meanwhile, the stream is admitted
+            // again under the new one.
             if Arc::ptr_eq(&policy, &now) {
                 return Ok(stream);
             }
@@ -332,8 +329,8 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
     Ok(stream)
 }
 
-/// Refuses a key that was withdrawn here. A key that is not known yet has just verified the token
-/// at another instance: the keys are fetched, and the stream ends if the key is not among them.
+/// Refuses a key that was withdrawn here. A key that is not known yet has just verified the token at another
+/// instance: the keys are fetched, and the stream ends if the key is not among them.
 fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<(), Cause> {
     if issuer.keys.as_ref().is_some_and(|keys| keys.has(key)) {
         return Ok(());

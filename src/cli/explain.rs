@@ -21,8 +21,8 @@ use crate::sources::jwks::KeySource;
 
 /// Run one decision and print each check, passed or not, with what was expected and found; never the signature.
 ///
-/// The decision uses the configuration alone, without revocations: only the running service has
-/// them (`POST /v1/explain`).
+/// The decision uses the configuration alone, without revocations: only the running service has them (`POST
+/// /v1/explain`).
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  doorward explain --config doorward.yaml --path /admin/users \"$TOKEN\"\n  doorward explain --config doorward.yaml --json - < token.txt\n  \
@@ -52,12 +52,11 @@ pub(super) struct ExplainArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Exit with 1 unless this is the decision; a refusal because keys or the named rule are
-    /// missing counts as neither.
+    /// Exit with 1 unless this is the decision; a refusal because keys or the named rule are missing counts as
+    /// neither.
     #[arg(long, value_enum, value_name = "DECISION")]
     expect: Option<Expect>,
-    /// The access token, or `-` to read it on standard input; put into the first place of
-    /// `token.from`.
+    /// The access token, or `-` to read it on standard input; put into the first place of `token.from`.
     token: Option<String>,
 }
 

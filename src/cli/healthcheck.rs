@@ -12,8 +12,8 @@ use super::{ConfigArgs, fail, load};
 
 /// Request /readyz of the running service; succeed if it is ready.
 ///
-/// Without --ca any certificate of the service is accepted; a service that requires client
-/// certificates needs --cert and --key.
+/// Without --ca any certificate of the service is accepted; a service that requires client certificates needs
+/// --cert and --key.
 #[derive(Args)]
 #[command(after_help = "Example:\n  doorward healthcheck --config /etc/doorward/doorward.yaml --fresh\n\n\
     Exit codes: 0 ready, 1 not ready or not reachable, 2 wrong usage or invalid configuration.")]
@@ -49,8 +49,8 @@ fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs)
     let url = format!("{scheme}://{address}/readyz{}", if args.fresh { "?fresh" } else { "" });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
-        // The certificate has the service's public names, and the probe connects to a local
-        // address: the name is not checked.
+        // The certificate has the service's public names, and the probe connects to a local address: the name is
+        // not checked.
         let any = !args.tls.names_authority();
         let client = args.tls.client(Duration::from_secs(2))?.tls_danger_accept_invalid_certs(any);
         let client = client.build().context("build the HTTP client")?;

@@ -33,8 +33,8 @@ pub(super) struct RevokeArgs {
     /// A note for the log.
     #[arg(long, value_name = "R")]
     reason: Option<String>,
-    /// Return when every instance applies the revocation; exit with 1 if an instance has not
-    /// confirmed it in time.
+    /// Return when every instance applies the revocation; exit with 1 if an instance has not confirmed it in
+    /// time.
     #[arg(long, value_name = "WHOM")]
     wait: Option<Wait>,
     /// The longest wait of --wait.
@@ -178,8 +178,8 @@ impl Receipt {
         unconfirmed.into_iter().chain(uncertain).collect()
     }
 
-    /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed`
-    /// (instances) and `uncertain_until`.
+    /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed` (instances)
+    /// and `uncertain_until`.
     fn json(&self) -> Value {
         let outcome = match (self.body["position"].is_null(), self.body["confirmed"].as_bool()) {
             (true, _) => "expired",
@@ -237,8 +237,8 @@ impl Receipt {
     }
 }
 
-/// Tokens that are dated up to the watermark are refused, and the watermark may be in the future,
-/// by the issuer's lead.
+/// Tokens that are dated up to the watermark are refused, and the watermark may be in the future, by the
+/// issuer's lead.
 fn new_sign_ins(at: &str, now: Timestamp) -> String {
     let lies_ahead = clock::parse_rfc3339(at).is_some_and(|at| at >= now);
     if lies_ahead { format!("; new sign-ins work from {at}") } else { "; new sign-ins work".to_owned() }

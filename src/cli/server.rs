@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::{FAILED, INVALID, complain, fail};
 use crate::config;
 
-/// The service to connect to; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the
-/// command line, where other users of the machine could read it.
+/// The service to connect to; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the command
+/// line, where other users of the machine could read it.
 #[derive(Args)]
 pub(super) struct ServerArgs {
     /// The URL of the HTTP API: `listen.admin` if that is set, else `listen.http`.

@@ -1,8 +1,8 @@
 //! Overrides from the environment: `DOORWARD__REVOCATION__REDIS__URL`.
 //!
-//! Names are case-insensitive; `_` stands for a `-` of a key, as in the names of headers. The
-//! items of lists have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an
-//! item. An entry of a map that is not written is added to the map's default.
+//! Names are case-insensitive; `_` stands for a `-` of a key, as in the names of headers. The items of lists
+//! have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an item. An entry of a map
+//! that is not written is added to the map's default.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,7 @@ use super::source::{Source, parse_scalar};
 
 const PREFIX: &str = "DOORWARD__";
 
-/// Writes the variables into the tree, in the order of their names; faults are names that match no
-/// key.
+/// Writes the variables into the tree, in the order of their names; faults are names that match no key.
 pub(super) fn apply(
     source: &mut Source,
     schema: &Schema,
@@ -106,9 +105,8 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
     Ok(path)
 }
 
-/// The value of a variable: a YAML scalar if the key accepts its type, else the raw text. Text is
-/// parsed as YAML only to remove its quotes: `a #1` and `&a` are neither a comment nor an anchor
-/// here.
+/// The value of a variable: a YAML scalar if the key accepts its type, else the raw text. Text is parsed as
+/// YAML only to remove its quotes: `a #1` and `&a` are neither a comment nor an anchor here.
 fn read(schema: &Schema, path: &KeyPath, text: &str) -> Value {
     let raw = || Value::String(text.to_owned());
     if path.is_secret() {

@@ -138,10 +138,9 @@ impl Fault {
     }
 }
 
-/// The visible part of a URL: scheme, host and port. The omitted parts may contain a credential:
-/// the user, the password, the query, the fragment and, in a webhook, the path. `None` for a text
-/// that is not a URL with an authority, or with an `@` further on, which makes the parts
-/// ambiguous: `https://user:1?2@host`.
+/// The visible part of a URL: scheme, host and port. The omitted parts may contain a credential: the user, the
+/// password, the query, the fragment and, in a webhook, the path. `None` for a text that is not a URL with an
+/// authority, or with an `@` further on, which makes the parts ambiguous: `https://user:1?2@host`.
 pub(crate) fn shown_url(text: &str) -> Option<String> {
     shown_parts(text, false)
 }

@@ -425,8 +425,8 @@ const fn secret_bytes(algorithm: Algorithm) -> usize {
     }
 }
 
-/// A set without a usable key is only a warning: an operator withdraws a leaked key by emptying
-/// the file, and a refused reload would keep the key in force.
+/// A set without a usable key is only a warning: an operator withdraws a leaked key by emptying the
+/// file, and a refused reload would keep the key in force.
 fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<LeftOut>), JwksError>) -> Option<Jwks> {
     let (keys, unfit) = match parsed {
         Ok(parsed) => parsed,

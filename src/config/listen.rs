@@ -69,8 +69,7 @@ pub(super) fn listen(check: &mut Check<'_>, file: &ListenFile) -> Listen {
     Listen { check: address, http, admin, cors_origins, tls }
 }
 
-/// Checks that each has the form that browsers write (RFC 6454 section 6.2): any other never
-/// matches.
+/// Checks that each has the form that browsers write (RFC 6454 section 6.2): any other never matches.
 fn origins(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {
     for (index, text) in list.iter().enumerate() {
         let written = url::Url::parse(text).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);

@@ -1,5 +1,5 @@
-//! Regular expressions that no path matches, or that contain the placeholder of another router:
-//! unchanged, the rule would never apply, and a token without its scopes would be accepted.
+//! Regular expressions that no path matches, or that contain the placeholder of another router: unchanged, the rule
+//! would never apply, and a token without its scopes would be accepted.
 
 use regex_syntax::ast::{self, AssertionKind, Ast, LiteralKind, RepetitionKind};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
@@ -59,8 +59,7 @@ struct Texts<'a> {
     first: &'a dyn Fn(u8) -> bool,
 }
 
-/// The position of a match: at the start of the text or after it, and whether the text must end
-/// here.
+/// The position of a match: at the start of the text or after it, and whether the text must end here.
 const STATES: [u8; 4] = [START, INSIDE, START_ENDED, INSIDE_ENDED];
 const START: u8 = 1;
 const INSIDE: u8 = 2;

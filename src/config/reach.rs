@@ -1,7 +1,7 @@
 //! Reachability of rules: the first match wins, so an earlier broader rule hides a later one.
 //!
-//! Only pairs of rules are compared, and only certain results count: a regular expression is
-//! assumed to cover the tried paths only.
+//! Only pairs of rules are compared, and only certain results count: a regular expression is assumed to
+//! cover the tried paths only.
 
 use super::check::Check;
 use super::fault::KeyPath;

@@ -22,8 +22,7 @@ pub struct TokenConfig {
 /// The caller's identity as it is sent to the upstream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
-    /// Lower-case header names, which differ also after folding `_` and `.` to `-`, as some
-    /// upstreams do.
+    /// Lower-case header names, which differ also after folding `_` and `.` to `-`, as some upstreams do.
     pub headers: Vec<(String, IdentityField)>,
     pub payload: Option<Payload>,
 }

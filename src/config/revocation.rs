@@ -25,8 +25,8 @@ pub struct Revocation {
     pub allow_eviction: bool,
     /// Accepts that issuers' names get another meaning.
     pub accept_loss: bool,
-    /// The time for which an entry of the log may matter: the longest `max_lifetime` of an issuer
-    /// plus twice its leeway.
+    /// The time for which an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice
+    /// its leeway.
     pub retention: Duration,
 }
 
@@ -81,8 +81,8 @@ impl PartialEq for Redis {
     }
 }
 
-/// The URL of a Redis, without user and password; its query may still contain those of a sentinel,
-/// so it is shown without the query.
+/// The URL of a Redis, without user and password; its query may still contain those of a sentinel, so it is
+/// shown without the query.
 #[derive(Clone, Eq, PartialEq)]
 pub struct RedisUrl(String);
 

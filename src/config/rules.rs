@@ -91,8 +91,8 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
     }
 }
 
-/// The bounds of a view's greatest age: below one second no store can keep up; beyond a day it is
-/// not a useful view.
+/// The bounds of a view's greatest age: below one second no store can keep up; beyond a day it is not a
+/// useful view.
 pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
 
 fn sign_out(file: &RuleFile) -> SignOut {

@@ -118,8 +118,8 @@ impl Schema {
         self.at(path).iter().any(|node| types(node).contains(&json_type))
     }
 
-    /// Whether a path accepts only a number, a duration, `true`, `false` or a value of a closed
-    /// set, which cannot be secrets.
+    /// Whether a path accepts only a number, a duration, `true`, `false` or a value of a closed set, which
+    /// cannot be secrets.
     pub(super) fn is_harmless(&self, path: &KeyPath) -> bool {
         let closed = |node: &&Value| {
             let is_duration = node.get("title").is_some_and(|title| title == "duration");
@@ -167,8 +167,7 @@ impl Schema {
         }
     }
 
-    /// The schemas that apply to a value at this path, with references resolved and unions
-    /// expanded.
+    /// The schemas that apply to a value at this path, with references resolved and unions expanded.
     fn at(&self, path: &KeyPath) -> Vec<&Value> {
         let mut nodes = self.spread(&self.root);
         for step in path.steps() {

@@ -1,5 +1,5 @@
-//! The values that a fault may show. A text is not shown unless its key is listed: a new secret
-//! stays hidden under any name.
+//! The values that a fault may show. A text is not shown unless its key is listed: a new secret stays hidden under
+//! any name.
 
 use super::fault::{KeyPath, Step};
 
@@ -7,13 +7,13 @@ use super::fault::{KeyPath, Step};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
     Written,
-    /// A URL without the parts that may be a credential. A text that is not a URL may be another
-    /// form of connection string with a password, or a mistyped URL: it is not shown.
+    /// A URL without the parts that may be a credential. A text that is not a URL may be another form of connection
+    /// string with a password, or a mistyped URL: it is not shown.
     Url,
     /// [`Self::Url`] with the path, because it is public and distinguishes the URLs.
     Location,
-    /// The name of a file with a secret: an absolute one, or one that begins with a dot. Any other
-    /// text may be the secret itself.
+    /// The name of a file with a secret: an absolute one, or one that begins with a dot. Any other text may be the
+    /// secret itself.
     SecretFile,
 }
 

@@ -133,8 +133,8 @@ impl Source {
         self.places.insert(path.clone(), place);
     }
 
-    /// Removes a faulty value, so that the rest can be read. In a list `neutral` replaces it, so
-    /// that later items keep their numbers.
+    /// Removes a faulty value, so that the rest can be read. In a list `neutral` replaces it, so that later items keep
+    /// their numbers.
     pub(super) fn remove(&mut self, path: &KeyPath, neutral: Value) {
         let Some((parent, last)) = path.parent().zip(path.steps().last()) else {
             self.tree = Value::Object(Map::new());
@@ -190,11 +190,10 @@ fn is_of_paths(path: &KeyPath) -> bool {
     path.steps().last().is_some_and(is_match)
 }
 
-/// Whether a text has an unreplaced template of another tool: `${NAME}` of a shell, `$(NAME)` of
-/// Kubernetes, `{{ name }}`, `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`,
-/// `@NAME@`, `__NAME__` and `<name>` of build tools, `$NAME`, and `{name}` in a URL. A secret may
-/// contain any of these characters: in a secret only `${NAME}` counts, and a placeholder that is
-/// the whole text.
+/// Whether a text has an unreplaced template of another tool: `${NAME}` of a shell, `$(NAME)` of Kubernetes, `{{ name
+/// }}`, `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`, `@NAME@`, `__NAME__` and `<name>` of build
+/// tools, `$NAME`, and `{name}` in a URL. A secret may contain any of these characters: in a secret only `${NAME}`
+/// counts, and a placeholder that is the whole text.
 fn is_placeholder(text: &str, path: &KeyPath) -> bool {
     let is_secret = path.is_secret();
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -1,7 +1,7 @@
 //! Globs, templates and patterns in paths that are compared literally.
 //!
-//! `/admin/**` as a literal path matches no request: the protecting rule never applies, and any
-//! valid token is accepted.
+//! `/admin/**` as a literal path matches no request: the protecting rule never applies, and any valid token
+//! is accepted.
 
 /// The first part of a literal path that is a glob, a template or a pattern, and its replacement.
 pub(super) fn cure(path: &str, is_prefix: bool) -> Option<(String, String)> {

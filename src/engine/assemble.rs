@@ -21,8 +21,8 @@ use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
 
-/// The state for a configuration, with nothing read or fetched yet, and the sender of its replay
-/// alarms, if one is configured. Call it within the runtime.
+/// The state for a configuration, with nothing read or fetched yet, and the sender of its replay alarms, if
+/// one is configured. Call it within the runtime.
 pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSender>)> {
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());

@@ -1,8 +1,8 @@
 //! The memory budget of all requests that are being received or answered.
 //!
-//! Each connection and each request is bounded, but a peer chooses their number: one connection
-//! with a thousand messages that never end would take a gigabyte. So all of them draw on one
-//! budget, and a request that exceeds the rest of it is refused.
+//! Each connection and each request is bounded, but a peer chooses their number: one connection with a
+//! thousand messages that never end would take a gigabyte. So all of them draw on one budget, and a request
+//! that exceeds the rest of it is refused.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,8 +66,8 @@ pub(super) struct Share {
 
 /// The memory for the messages of a stream: twice its headers.
 const STREAM: usize = 8 * 1024;
-/// Beside its text, each field takes about this much memory for its bookkeeping (RFC 9113 section
-/// 6.5.2 says 32).
+/// Beside its text, each field takes about this much memory for its bookkeeping (RFC 9113 section 6.5.2
+/// says 32).
 const PER_FIELD: usize = 96;
 
 impl Share {

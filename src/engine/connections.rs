@@ -1,10 +1,9 @@
-//! Connections: their number, their duration and their limits. All listeners serve through this
-//! module.
+//! Connections: their number, their duration and their limits. All listeners serve through this module.
 //!
-//! A peer that is idle, or very slow, must not take resources from others. So the number of
-//! connections of a listener is limited, and one more is closed at once. A connection must
-//! complete its handshake in time, send requests, answer pings, and has a limit of concurrent
-//! requests. A request must arrive in time, within the budget of all (see [`super::budget`]).
+//! A peer that is idle, or very slow, must not take resources from others. So the number of connections of a
+//! listener is limited, and one more is closed at once. A connection must complete its handshake in time, send
+//! requests, answer pings, and has a limit of concurrent requests. A request must arrive in time, within the budget
+//! of all (see [`super::budget`]).
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -441,8 +440,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads within the peer's quota, and detects HTTP/2's preface: Envoy may open a connection before
-/// its first request.
+/// Reads within the peer's quota, and detects HTTP/2's preface: Envoy may open a connection before its first
+/// request.
 struct MonitoredStream {
     stream: Take<Box<dyn Stream>>,
     /// The number of preface bytes received; its full length once detection has ended.

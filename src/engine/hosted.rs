@@ -15,8 +15,8 @@ use super::{Engine, HttpListeners, Source, log_in_force, log_warnings};
 use crate::config::{Config, Limits, Loaded};
 use crate::state::State;
 
-/// An engine that runs for as long as the process: its revocations survive every change of the
-/// host's configuration.
+/// An engine that runs for as long as the process: its revocations survive every change of the host's
+/// configuration.
 pub struct Hosted {
     state: Arc<State>,
     limits: Limits,
@@ -31,9 +31,8 @@ static LOG: Mutex<Option<Arc<Log>>> = Mutex::new(None);
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Hosted {
-    /// Starts it; returns when its store is opened and its HTTP listeners have been tried. An
-    /// occupied port is not a failure, because the host's next process may start before this one
-    /// ends: binding is retried.
+    /// Starts it; returns when its store is opened and its HTTP listeners have been tried. An occupied port is not
+    /// a failure, because the host's next process may start before this one ends: binding is retried.
     pub fn start(loaded: Loaded, source: Source) -> anyhow::Result<Self> {
         let Loaded { config, warnings } = loaded;
         // One cryptography provider for TLS and signatures; with a second one rustls would panic at first use.
@@ -60,8 +59,7 @@ impl Hosted {
         &self.limits
     }
 
-    /// Runs work on the engine's thread. It must end, and must report a panic to the caller that
-    /// waits for it.
+    /// Runs work on the engine's thread. It must end, and must report a panic to the caller that waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(work));
     }
@@ -98,8 +96,8 @@ async fn run(config: &Config, source: Source, log: &Log, started: mpsc::Sender<S
     loop {
         tokio::select! {
             task = engine.ended() => {
-                // The service would end its process here. A host must not: `/livez` fails instead,
-                // and the view grows stale.
+                // The service would end its process here. A host must not: `/livez` fails instead, and the view
+                // grows stale.
                 error!(task, "a task ended unexpectedly; this process must be replaced");
                 engine.readiness().fail();
             }

@@ -1,9 +1,8 @@
-//! The log on standard error, written by a thread of its own: no decision waits for the log's
-//! reader, and none fails because a line cannot be written.
+//! The log on standard error, written by a thread of its own: no decision waits for the log's reader, and
+//! none fails because a line cannot be written.
 //!
-//! Lines wait in one buffer. A line that does not fit, or that standard error refuses (its reader
-//! is gone, its disk full), is dropped and counted:
-//! `doorward_degraded_total{control="log",fallback="drop"}`.
+//! Lines wait in one buffer. A line that does not fit, or that standard error refuses (its reader is gone,
+//! its disk full), is dropped and counted: `doorward_degraded_total{control="log",fallback="drop"}`.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -1,10 +1,9 @@
 //! Limits how fast a peer is read that sends bytes without complete requests.
 //!
-//! Resets, continuations, pings, settings and empty frames cost their sender little and the server
-//! more. Closing such a connection does not end the flood: the peer opens the next one at once. So
-//! each connection has a bounded credit of bytes that may be read before a request is complete.
-//! Complete requests renew the credit; a peer that has used it up is read so slowly that it delays
-//! itself and not the other peers.
+//! Resets, continuations, pings, settings and empty frames cost their sender little and the server more. Closing
+//! such a connection does not end the flood: the peer opens the next one at once. So each connection has a
+//! bounded credit of bytes that may be read before a request is complete. Complete requests renew the credit; a
+//! peer that has used it up is read so slowly that it delays itself and not the other peers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -59,8 +58,7 @@ impl ReadQuota {
         self.left.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Ready with the number of bytes that may be read now, one at least; `pause` is kept between
-    /// the calls.
+    /// Ready with the number of bytes that may be read now, one at least; `pause` is kept between the calls.
     pub(super) fn poll_turn(&self, pause: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<u64> {
         loop {
             if let Ok(left @ 1..) = u64::try_from(self.left.load(Ordering::Relaxed)) {

@@ -11,8 +11,8 @@ use crate::api::http::{Missing, Readiness};
 use crate::clock::Steady;
 use crate::state::State;
 
-/// The time for which a part must be missing before the log warns: at every start keys and the log
-/// of revocations take a moment to load, and a failover is over by then.
+/// The time for which a part must be missing before the log warns: at every start keys and the log of revocations
+/// take a moment to load, and a failover is over by then.
 const LASTING: Duration = Duration::from_secs(5);
 
 /// Keeps `sender` in step with `/readyz`, and logs each change of readiness with its cause.

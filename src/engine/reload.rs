@@ -45,8 +45,7 @@ pub(super) struct Reload {
     tls: Option<Arc<Tls>>,
 }
 
-/// Everything that a changed configuration needs, read and checked; putting it in force cannot
-/// fail.
+/// Everything that a changed configuration needs, read and checked; putting it in force cannot fail.
 struct Next {
     files: Files,
     introspectors: Introspectors,
@@ -127,8 +126,8 @@ impl Reload {
                     error!(error = %format!("{error:#}"), "configuration not reloaded");
                 }
             }
-            // A file that is missing from a refused configuration may appear later, and make the
-            // configuration valid.
+            // A file that is missing from a refused configuration may appear later, and make the configuration
+            // valid.
             watch.go_on(|file| self.watched.contains_key(file) || named.contains_key(file));
         }
     }
@@ -194,8 +193,7 @@ impl Reload {
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
-        // The certificates read at the start stay in use, whichever files the new configuration
-        // names.
+        // The certificates read at the start stay in use, whichever files the new configuration names.
         self.watched = self.started_with.watched_files().clone();
         self.watched.extend(config.watched_files().clone());
         self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
@@ -236,8 +234,8 @@ fn trusted(config: &Config) -> Vec<Arc<TrustedIssuer>> {
     config.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect()
 }
 
-/// Receivers have no state that must outlive a reload: the transmitter repeats every event that
-/// was not acknowledged.
+/// Receivers have no state that must outlive a reload: the transmitter repeats every event that was not
+/// acknowledged.
 fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
     Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
 }

@@ -12,8 +12,8 @@ use crate::config::{Config, Faults, Loaded, environment};
 pub enum Source {
     /// A file; it is read again when it changes, or a file that it names.
     File(PathBuf),
-    /// Text that the host process supplies, and may replace. Relative paths in it are relative to
-    /// the process's working directory.
+    /// Text that the host process supplies, and may replace. Relative paths in it are relative to the
+    /// process's working directory.
     Handed { name: String, text: watch::Receiver<Arc<str>> },
 }
 

@@ -12,8 +12,8 @@ pub(super) fn matches(matcher: &Node<'_>, name: &str) -> bool {
         Some(if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() })
     };
     if let Some(regex) = matcher.at("safe_regex.regex") {
-        // RE2's syntax, whole-string: that of the `regex` crate differs only in details that do
-        // not matter for names.
+        // RE2's syntax, whole-string: that of the `regex` crate differs only in details that do not
+        // matter for names.
         let pattern = format!("^(?:{})$", regex.value.as_str().unwrap_or_default());
         return RegexBuilder::new(&pattern).size_limit(1 << 20).build().is_ok_and(|regex| regex.is_match(name));
     }

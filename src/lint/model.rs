@@ -179,8 +179,8 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// A route with all configurations that apply to it, the most specific first: weighted cluster,
-/// route, virtual host, route configuration.
+/// A route with all configurations that apply to it, the most specific first: weighted cluster, route, virtual host,
+/// route configuration.
 pub(super) struct Route<'a> {
     pub(super) node: Node<'a>,
     pub(super) levels: Vec<Node<'a>>,
@@ -249,8 +249,7 @@ impl<'a> Model<'a> {
         self.checks().flat_map(|check| check.services()).chain(enders)
     }
 
-    /// The clusters of these services, each once; clusters that are not in the document are left
-    /// out.
+    /// The clusters of these services, each once; clusters that are not in the document are left out.
     pub(super) fn asked(&self) -> BTreeMap<&'a str, (Node<'a>, bool)> {
         let cluster = |service: Service<'a>| {
             let name = service.cluster?.value.as_str()?;
@@ -267,8 +266,8 @@ impl<'a> Model<'a> {
         enders.filter(|(_, ender)| self.is_doorwards(ender)).collect()
     }
 
-    /// Whether it calls the same service as a check; if the document does not name that service,
-    /// whether it forwards the metadata of ext_authz.
+    /// Whether it calls the same service as a check; if the document does not name that service, whether it forwards
+    /// the metadata of ext_authz.
     fn is_doorwards(&self, ender: &Ender<'_, 'a>) -> bool {
         let checks = self.checks().flat_map(|check| check.services());
         let asked: BTreeSet<_> = checks.flat_map(|service| self.places(&service)).collect();
@@ -356,8 +355,8 @@ impl<'a> Resources<'a> {
         self.extensions.extend(extension.text("name").zip(extension.get("typed_config")));
     }
 
-    /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: the other parts have the
-    /// same resources, as in force.
+    /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: the other parts have the same resources, as
+    /// in force.
     fn dumped(&mut self, config: &Node<'a>) {
         let state = |entry: Node<'a>| entry.get("active_state").or_else(|| entry.get("warming_state")).unwrap_or(entry);
         let within = |lists: [&str; 3], field: &str| {
@@ -469,16 +468,14 @@ impl<'a> Route<'a> {
         configs.filter_map(move |config| Some(Node::new(config.path.key(name), config.value.get(name)?)))
     }
 
-    /// Whether a request header is removed on the way to the upstream; the removal acts after all
-    /// filters.
+    /// Whether a request header is removed on the way to the upstream; the removal acts after all filters.
     pub(super) fn removes(&self, name: &str) -> Option<Node<'a>> {
         let removed = self.levels.iter().flat_map(|level| level.list("request_headers_to_remove"));
         removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
     }
 
-    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's
-    /// `cluster_header`. Mirrors of the virtual host or above count too, because a mirror of the
-    /// route may cover only a part of the requests.
+    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's `cluster_header`. Mirrors of the
+    /// virtual host or above count too, because a mirror of the route may cover only a part of the requests.
     pub(super) fn targets(&self) -> impl Iterator<Item = Node<'a>> {
         let weighted = self.levels.first().filter(|level| level.path != self.node.path).cloned();
         let main = weighted.or_else(|| self.node.get("route"));
@@ -511,8 +508,8 @@ fn grpc_service<'a>(config: &Node<'a>) -> Option<Service<'a>> {
 }
 
 impl<'a> Ender<'_, 'a> {
-    /// The filter's configuration, then the `ExtProcOverrides` of routes: each of their fields
-    /// replaces that of the filter as a whole.
+    /// The filter's configuration, then the `ExtProcOverrides` of routes: each of their fields replaces that of the
+    /// filter as a whole.
     pub(super) fn configs(&self) -> impl Iterator<Item = Node<'a>> {
         std::iter::once(self.filter.config.clone()).chain(self.overrides())
     }

@@ -1,10 +1,9 @@
 //! Scalars as Envoy reads them.
 //!
-//! Envoy converts YAML to JSON with yaml-cpp, and JSON to a message with protobuf's reader. The
-//! two accept many spellings: `yes`, `Y` and `"true"` are all true, a number may be in quotes, an
-//! enum may be its number or its name in any case, and a duration may be a message. Measured on
-//! Envoy 1.40. Values that Envoy refuses (`1` for true, `"on"` in quotes) need no separate
-//! treatment here.
+//! Envoy converts YAML to JSON with yaml-cpp, and JSON to a message with protobuf's reader. The two accept
+//! many spellings: `yes`, `Y` and `"true"` are all true, a number may be in quotes, an enum may be its
+//! number or its name in any case, and a duration may be a message. Measured on Envoy 1.40. Values that
+//! Envoy refuses (`1` for true, `"on"` in quotes) need no separate treatment here.
 
 use serde_json::Value;
 

@@ -75,8 +75,7 @@ const QUEUE: usize = 256;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl ReplayAlarm {
-    /// The alarm, and its sender, if there is a webhook. Fails only if the HTTP client cannot be
-    /// built.
+    /// The alarm, and its sender, if there is a webhook. Fails only if the HTTP client cannot be built.
     pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<WebhookSender>), reqwest::Error> {
         let (queue, webhook_sender) = match settings.webhook {
             None => (None, None),
@@ -93,8 +92,8 @@ impl ReplayAlarm {
         ))
     }
 
-    /// Whether to raise an alarm now: the number of suppressed ones before it, or `None` to
-    /// suppress this one.
+    /// Whether to raise an alarm now: the number of suppressed ones before it, or `None` to suppress
+    /// this one.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(window.0) >= MINUTE {

@@ -1,8 +1,8 @@
 //! Files that are read again when they have changed, and the change is complete.
 //!
-//! A file that is replaced by a rename or behind a symlink is complete at once. A file that is
-//! written in place is complete when no known writer has it open and it has not changed for
-//! [`SETTLE`]: half of a configuration can be valid, and allow more than the whole.
+//! A file that is replaced by a rename or behind a symlink is complete at once. A file that is written in place is
+//! complete when no known writer has it open and it has not changed for [`SETTLE`]: half of a configuration can be
+//! valid, and allow more than the whole.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::MaybeUninit;
@@ -21,15 +21,15 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 /// [`SETTLE`] for files that are replaced as a whole: several may be replaced one after the other.
 const REPLACED: Duration = Duration::from_millis(200);
 
-/// The longest wait for a writer with an open file after its last write. A program that only sets
-/// the time of modification looks like a writer that never ends.
+/// The longest wait for a writer with an open file after its last write. A program that only sets the time of
+/// modification looks like a writer that never ends.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The age at which an incomplete change is logged.
 const LONG: Duration = Duration::from_secs(15);
 
-/// The attributes by which a changed file is recognised without reading it. A program can set the
-/// time of modification, and not the inode's time of change.
+/// The attributes by which a changed file is recognised without reading it. A program can set the time of modification,
+/// and not the inode's time of change.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stamp {
     /// The file behind all symlinks.
@@ -125,9 +125,8 @@ impl Watch {
         Look::Moving
     }
 
-    /// Whether these files, which were read since the last look, are complete: none changed
-    /// meanwhile, and none is new to this watch. A new file is watched from now on, and must be
-    /// unchanged like the others.
+    /// Whether these files, which were read since the last look, are complete: none changed meanwhile, and none is new
+    /// to this watch. A new file is watched from now on, and must be unchanged like the others.
     pub fn confirms(&mut self, read: &Stamps) -> bool {
         let known = self.last.len();
         for (file, stamp) in read {
@@ -163,8 +162,8 @@ fn is_elsewhere(before: Option<&Option<Stamp>>, now: Option<&Stamp>) -> bool {
 /// A name in a watched folder, or (without one) a watched file.
 type Place = (i32, Vec<u8>);
 
-/// Tracks which watched files are open for writing, as far as inotify reports it: not on network
-/// file systems, and not when its watches are used up. There [`SETTLE`] alone decides.
+/// Tracks which watched files are open for writing, as far as inotify reports it: not on network file systems, and not
+/// when its watches are used up. There [`SETTLE`] alone decides.
 #[derive(Default)]
 struct Writers {
     inotify: Option<OwnedFd>,

@@ -1,8 +1,7 @@
 //! All outgoing HTTP: for keys, introspection, signals and alarms.
 //!
-//! A [`Client`] honours the proxies of the environment, trusts the system's certificates or a
-//! `ca_file`, and sends requests only over https or to this host itself. [`send`] bounds the time
-//! and the size of a response.
+//! A [`Client`] honours the proxies of the environment, trusts the system's certificates or a `ca_file`, and sends
+//! requests only over https or to this host itself. [`send`] bounds the time and the size of a response.
 
 mod proxy;
 
@@ -73,8 +72,7 @@ impl Client {
         .map(Self)
     }
 
-    /// A request that is not sent yet. Fails unless its URL is https or on this host, or
-    /// `insecure` allows any.
+    /// A request that is not sent yet. Fails unless its URL is https or on this host, or `insecure` allows any.
     pub fn request(&self, method: Method, url: &str, insecure: bool) -> Result<RequestBuilder, HttpError> {
         if !insecure && !is_secure(url) {
             return Err(HttpError::Insecure);

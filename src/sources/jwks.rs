@@ -52,8 +52,7 @@ pub struct KeySettings {
 }
 
 impl KeySettings {
-    /// The location of the keys for logs: a host or the name of a file, without the rest of a URL
-    /// or a path.
+    /// The location of the keys for logs: a host or the name of a file, without the rest of a URL or a path.
     #[must_use]
     pub fn place(&self) -> String {
         match &self.location {
@@ -165,8 +164,7 @@ impl KeySource {
         *self.tried.borrow()
     }
 
-    /// Waits for the first attempt to load keys; returns at once if there was one. False on a
-    /// timeout.
+    /// Waits for the first attempt to load keys; returns at once if there was one. False on a timeout.
     pub async fn first_try(&self) -> bool {
         let mut tried = self.tried.subscribe();
         let tried = tokio::time::timeout(self.settings.timeout, tried.wait_for(|tried| *tried)).await;
@@ -196,15 +194,14 @@ impl KeySource {
         lock(&self.loaded).map(|at| at.elapsed())
     }
 
-    /// Whether the issuer has not confirmed any keys for `max_stale`, counted at the earliest from
-    /// the start of this source.
+    /// Whether the issuer has not confirmed any keys for `max_stale`, counted at the earliest from the start of this
+    /// source.
     pub fn is_outlived(&self) -> bool {
         let confirmed = lock(&self.loaded).unwrap_or(self.created);
         confirmed.elapsed() > self.settings.max_stale
     }
 
-    /// Requests a fetch for an unknown key, without waiting; false if there was such a fetch
-    /// within the cooldown.
+    /// Requests a fetch for an unknown key, without waiting; false if there was such a fetch within the cooldown.
     pub fn ask(&self) -> bool {
         let mut demand = lock(&self.demand);
         if demand.stage == Stage::Idle {
@@ -218,8 +215,8 @@ impl KeySource {
         true
     }
 
-    /// Requests a fetch because a token names an unknown key, and waits for it; returns at once if
-    /// there was such a fetch within the cooldown, so that made-up key ids cost and delay nothing.
+    /// Requests a fetch because a token names an unknown key, and waits for it; returns at once if there was such a
+    /// fetch within the cooldown, so that made-up key ids cost and delay nothing.
     ///
     /// False if the last fetch failed: an unknown key may be a new one.
     pub async fn refresh(&self) -> bool {
@@ -231,8 +228,7 @@ impl KeySource {
         matches!(served, Ok(Ok(()))) && lock(&self.demand).told
     }
 
-    /// Fetches once, for a command that decides without the service; the error text is for a
-    /// terminal.
+    /// Fetches once, for a command that decides without the service; the error text is for a terminal.
     pub async fn fetch_once(&self) -> Result<Jwks, String> {
         self.fetch().await.map(|(keys, _, _)| keys).map_err(|error| Chain(&error).to_string())
     }
@@ -273,8 +269,7 @@ impl KeySource {
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
-                        // The failure may be temporary: a provider that restarts answers one of
-                        // the next attempts.
+                        // The failure may be temporary: a provider that restarts answers one of the next attempts.
                         let again = backoff.failed();
                         if again < LASTING {
                             info!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed; trying again");
@@ -338,8 +333,8 @@ impl KeySource {
         let parsed = Jwks::parse(&document, &self.settings.algorithms);
         let (keys, unfit) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
 
-        // A provider without a key is broken, and its previous keys stay in use. A file belongs to
-        // the operator: an empty set withdraws all keys.
+        // A provider without a key is broken, and its previous keys stay in use. A file belongs to the operator: an
+        // empty set withdraws all keys.
         if keys.is_empty() && !matches!(self.settings.location, Location::File(_)) {
             return Err(FetchError::NoKeys { url: source, unfit });
         }
@@ -371,8 +366,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The URL of a transmitter's metadata: the well-known name precedes the issuer's own path (SSF
-/// 1.0 section 7.2).
+/// The URL of a transmitter's metadata: the well-known name precedes the issuer's own path (SSF 1.0 section 7.2).
 #[must_use]
 pub fn ssf_configuration(issuer: &str) -> String {
     const NAME: &str = "/.well-known/ssf-configuration";

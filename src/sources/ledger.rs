@@ -13,26 +13,24 @@
 //! EXEC
 //! ```
 //!
-//! - The key is `ISSUER:KIND:ID`; its value is the watermark in milliseconds (or `*`: every token
-//!   of the target) and the origin, with one space between; its time to live ends when the last
-//!   token that it can refuse has expired, leeway included, rounded up to the second.
-//! - Instances follow the log. Its fields, in any order: `issuer kind id at expires origin
-//!   reason`. `at` and `expires` are milliseconds since 1970.
+//! - The key is `ISSUER:KIND:ID`; its value is the watermark in milliseconds (or `*`: every token of the target) and
+//!   the origin, with one space between; its time to live ends when the last token that it can refuse has expired,
+//!   leeway included, rounded up to the second.
+//! - Instances follow the log. Its fields, in any order: `issuer kind id at expires origin reason`. `at` and `expires`
+//!   are milliseconds since 1970.
 //! - An `id` longer than 128 bytes or with bytes outside `[A-Za-z0-9._~@|+=-]` is written as
 //!   `sha256:` and its hex digest.
-//! - Doorward never overwrites a later watermark in a key with an earlier one and never shortens a
-//!   time to live; another writer that does so loses nothing in `replica` mode, because instances
-//!   merge the log by the latest watermark.
+//! - Doorward never overwrites a later watermark in a key with an earlier one and never shortens a time to live;
+//!   another writer that does so loses nothing in `replica` mode, because instances merge the log by the latest
+//!   watermark.
 //!
 //! Entries of other writers are read leniently where that can only revoke more:
 //!
-//! - `at` or `expires` below 10^11 is read as seconds (as milliseconds it would be 1973); a second
-//!   means all of it.
-//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and
-//!   the time of the entry for the others, plus the lead of the issuer's tokens; a missing `id` of
-//!   kind `issuer` is the issuer's name.
-//! - `expires` bounds a token's entry alone. The others are kept for the longest lifetime of this
-//!   instance's tokens, from `at` or from the time of the entry, or longer if `expires` is later.
+//! - `at` or `expires` below 10^11 is read as seconds (as milliseconds it would be 1973); a second means all of it.
+//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and the time of the entry
+//!   for the others, plus the lead of the issuer's tokens; a missing `id` of kind `issuer` is the issuer's name.
+//! - `expires` bounds a token's entry alone. The others are kept for the longest lifetime of this instance's tokens,
+//!   from `at` or from the time of the entry, or longer if `expires` is later.
 //! - An entry whose id is in the future of the store's clock counts as written now.
 //! - Entries of unknown issuers are kept: a reload may add the issuer.
 //! - An entry that still cannot be read is counted and logged, and never stops the reading.
@@ -47,21 +45,19 @@
 //! EXEC
 //! ```
 //!
-//! It is read strictly, because leniency would accept more: without a readable `expires` it is
-//! ignored. It cannot be withdrawn; the token is revoked instead.
+//! It is read strictly, because leniency would accept more: without a readable `expires` it is ignored. It cannot be
+//! withdrawn; the token is revoked instead.
 //!
-//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it
-//! vanishes with a flush), `{r}:server` (which server instances read from, and since when),
-//! `{r}:repairing` and `{r}:repairer` (who found that the store lost something, and who puts it
-//! back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:leases` (how long leases are),
-//! `{r}:retentions` (for how long instances need the log), `{r}:clock` (since when Redis's clock
-//! has gone evenly), `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a
-//! sorted set: what the name of an issuer stands for, when an instance last used it so),
-//! `{r}:streams` (the secret by which instances prove to each other whose a stream is, and that a
-//! nonce is theirs), `{r}:proof:ID` (DPoP proofs that were used, while they could be accepted). An
-//! entry with a field `receipt` asks the instances to say at once that they have applied it; `by`
-//! (the name of an admin key) and `since` (milliseconds: when an entry that was put back was first
-//! made) are for operators. A reader of the log ignores unknown fields.
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes with a flush),
+//! `{r}:server` (which server instances read from, and since when), `{r}:repairing` and `{r}:repairer` (who found that
+//! the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:leases` (how
+//! long leases are), `{r}:retentions` (for how long instances need the log), `{r}:clock` (since when Redis's clock has
+//! gone evenly), `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name
+//! of an issuer stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to
+//! each other whose a stream is, and that a nonce is theirs), `{r}:proof:ID` (DPoP proofs that were used, while they
+//! could be accepted). An entry with a field `receipt` asks the instances to say at once that they have applied it;
+//! `by` (the name of an admin key) and `since` (milliseconds: when an entry that was put back was first made) are for
+//! operators. A reader of the log ignores unknown fields.
 
 mod embedded;
 mod redis;
@@ -106,9 +102,8 @@ impl From<RedisLedger> for RevocationLedger {
 impl RevocationLedger {
     /// Writes revocations durably, all or none of one call, and returns the place of the last one.
     ///
-    /// An expired revocation is not written, and counts as written. `Ok` means that every one is
-    /// in the store (and on `min_replicas` replicas); after an error some may be: appending again
-    /// is safe, because a merge is idempotent.
+    /// An expired revocation is not written, and counts as written. `Ok` means that every one is in the store (and on
+    /// `min_replicas` replicas); after an error some may be: appending again is safe, because a merge is idempotent.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.append(revocations).await,
@@ -116,11 +111,9 @@ impl RevocationLedger {
         }
     }
 
-    /// Looks up in the store itself, in one round trip, whether a token with these targets is
-    /// revoked.
+    /// Looks up in the store itself, in one round trip, whether a token with these targets is revoked.
     ///
-    /// A key has only the latest watermark of its target, so if both origins apply, the answer may
-    /// name the later one.
+    /// A key has only the latest watermark of its target, so if both origins apply, the answer may name the later one.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
         match self {
             Self::Embedded(ledger) => Ok(ledger.lookup(targets, issued_at)),
@@ -149,8 +142,7 @@ impl RevocationLedger {
         }
     }
 
-    /// Looks up in the store itself, in one round trip, whether a token is registered by this
-    /// target.
+    /// Looks up in the store itself, in one round trip, whether a token is registered by this target.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
         match self {
             Self::Embedded(ledger) => Ok(ledger.is_registered(target, issued_at)),

@@ -1,12 +1,10 @@
 //! The meaning of issuer names.
 //!
-//! A revocation is kept under the name of an issuer and the value of a claim of its tokens. An
-//! `iss` that was accepted under a name while revocations under it may live must be accepted by an
-//! issuer that keeps the name (as its `name` or in `formerly`), with the same claims, or by no
-//! issuer: otherwise revoked tokens are silently accepted again. The store keeps notes of the
-//! meaning of the names, and so does the process; a configuration is compared with all of these
-//! notes, not with the last alone, so that a change in several steps is judged like the same
-//! change in one.
+//! A revocation is kept under the name of an issuer and the value of a claim of its tokens. An `iss` that was accepted
+//! under a name while revocations under it may live must be accepted by an issuer that keeps the name (as its `name` or
+//! in `formerly`), with the same claims, or by no issuer: otherwise revoked tokens are silently accepted again. The
+//! store keeps notes of the meaning of the names, and so does the process; a configuration is compared with all of
+//! these notes, not with the last alone, so that a change in several steps is judged like the same change in one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,14 +34,12 @@ struct Meaning {
     email: Vec<String>,
     session_id: Vec<String>,
     client_id: Vec<String>,
-    /// Keys in which a later configuration in force differs: later revocations follow that
-    /// configuration.
+    /// Keys in which a later configuration in force differs: later revocations follow that configuration.
     settled: Vec<String>,
 }
 
 impl Meaning {
-    /// The meaning of an issuer's present name, and of its former ones: revocations under them
-    /// apply to its tokens.
+    /// The meaning of an issuer's present name, and of its former ones: revocations under them apply to its tokens.
     fn all(issuer: &TrustedIssuer) -> impl Iterator<Item = Self> {
         let texts = |claims: &[ClaimPath]| claims.iter().map(|claim| claim.as_str().to_owned()).collect();
         issuer.names().map(move |name| {
@@ -95,12 +91,11 @@ fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
     if issuer.revocable_by_email { &issuer.claim_names.email } else { &[] }
 }
 
-/// The meanings of names in the store's notes, each with the last time at which an instance
-/// confirmed it.
+/// The meanings of names in the store's notes, each with the last time at which an instance confirmed it.
 pub type Note = (String, Timestamp);
 
-/// The meanings of each name with their last use; a name may have had several. Their number is
-/// bounded by that of the configurations in force.
+/// The meanings of each name with their last use; a name may have had several. Their number is bounded by that of the
+/// configurations in force.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Vec<(Meaning, Timestamp)>);
 
@@ -142,8 +137,7 @@ pub struct Circumstances {
     pub is_behind: bool,
 }
 
-/// A difference between a note and a configuration; it is a conflict while revocations that it
-/// affects may live.
+/// A difference between a note and a configuration; it is a conflict while revocations that it affects may live.
 struct Change<'a> {
     at_note: usize,
     noted: &'a Meaning,
@@ -154,8 +148,7 @@ struct Change<'a> {
     key: &'static [&'static str],
     message: String,
     is_meant: fn(&Target) -> bool,
-    /// Revocations under the name, which is not one of the issuer's, are also written under one of
-    /// its names.
+    /// Revocations under the name, which is not one of the issuer's, are also written under one of its names.
     is_copied: bool,
 }
 
@@ -163,8 +156,7 @@ struct Change<'a> {
 enum About {
     /// Tokens of the note are accepted by an issuer that does not keep the name.
     Name,
-    /// Targets are named by another claim, or users with instead of without their tenant, or the
-    /// reverse.
+    /// Targets are named by another claim, or users with instead of without their tenant, or the reverse.
     Mapping,
     /// The name is that of another issuer.
     Namesake,
@@ -211,8 +203,8 @@ impl Names {
         !self.changes(issuers).is_empty()
     }
 
-    /// The ways in which these issuers would lose revocations that may live, or share a name with
-    /// a different issuer in use.
+    /// The ways in which these issuers would lose revocations that may live, or share a name with a different issuer in
+    /// use.
     #[must_use]
     pub fn conflicts(&self, issuers: &[Arc<TrustedIssuer>], circumstances: &Circumstances) -> Vec<Conflict> {
         let mut found = Vec::new();
@@ -227,11 +219,10 @@ impl Names {
         found
     }
 
-    /// Updates the notes for a configuration in force that differs from them: no live revocation
-    /// is affected by a difference, or `accept_loss` accepts the loss. Later revocations follow
-    /// the new configuration. In each note only that difference is settled; the rest of the note
-    /// stays valid. A difference that the configuration `before` had already, for example with
-    /// another deployment, stays.
+    /// Updates the notes for a configuration in force that differs from them: no live revocation is affected by a
+    /// difference, or `accept_loss` accepts the loss. Later revocations follow the new configuration. In each note only
+    /// that difference is settled; the rest of the note stays valid. A difference that the configuration `before` had
+    /// already, for example with another deployment, stays.
     pub fn supersede(
         &mut self,
         issuers: &[Arc<TrustedIssuer>],
@@ -331,8 +322,8 @@ impl Names {
         found
     }
 
-    /// Whether the name changed from this meaning to its present one by steps with a common `iss`
-    /// each: spellings may be added and removed one at a time.
+    /// Whether the name changed from this meaning to its present one by steps with a common `iss` each: spellings may
+    /// be added and removed one at a time.
     fn is_linked(&self, note: usize, issuers: &[Arc<TrustedIssuer>]) -> bool {
         let name = &self.0[note].0;
         let carriers = issuers.iter().filter(|issuer| issuer.names().any(|own| name.is_of(own)));
@@ -370,8 +361,7 @@ impl Change<'_> {
         is_new_lost || index.entries().any(|known| self.loses(index, &known))
     }
 
-    /// An expired revocation is known until its tokens have expired by every clock
-    /// ([`RevocationIndex::purge`]).
+    /// An expired revocation is known until its tokens have expired by every clock ([`RevocationIndex::purge`]).
     fn loses(&self, index: &RevocationIndex, known: &Revocation) -> bool {
         self.noted.is_of(&known.target.issuer)
             && (self.is_meant)(&known.target)
@@ -379,8 +369,7 @@ impl Change<'_> {
     }
 }
 
-/// Whether the same revocation exists under another name, as [`Replica`](super::replica::Replica)
-/// writes them.
+/// Whether the same revocation exists under another name, as [`Replica`](super::replica::Replica) writes them.
 fn is_also_under(name: &IssuerName, index: &RevocationIndex, known: &Revocation) -> bool {
     /// Entries of one transaction may have ids of two different milliseconds, and so two ends.
     const APART: Duration = Duration::from_secs(2);

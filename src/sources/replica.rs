@@ -1,20 +1,19 @@
 //! The replica: the ledger's revocations in the memory of this process, with an age.
 //!
-//! It reads the log from its start, then follows it. The age of the view is the time since the
-//! *start* of the last completed read of the primary, on the monotonic clock: every entry written
-//! before that start has been applied, so an instance that is cut off knows how much it may have
-//! missed. A read counts only if the epoch of the store is still that of the view.
+//! It reads the log from its start, then follows it. The age of the view is the time since the *start* of the last
+//! completed read of the primary, on the monotonic clock: every entry written before that start has been applied, so
+//! an instance that is cut off knows how much it may have missed. A read counts only if the epoch of the store is
+//! still that of the view.
 //!
-//! A known revocation stays known. If the log was replaced or has lost entries, it is read again
-//! from its start and merged, and one of the instances writes the missing entries back to the
-//! store, so that new instances receive them too.
+//! A known revocation stays known. If the log was replaced or has lost entries, it is read again from its start and
+//! merged, and one of the instances writes the missing entries back to the store, so that new instances receive them
+//! too.
 //!
-//! No instance relies on a store that may have lost entries: after the store was emptied,
-//! restarted or failed over, an instance first waits until the others can have noticed and
-//! announced a loss (see `follow`).
+//! No instance relies on a store that may have lost entries: after the store was emptied, restarted or failed over,
+//! an instance first waits until the others can have noticed and announced a loss (see `follow`).
 //!
-//! A limit remains: instances that are frozen or cut off for longer cannot announce what a lagging
-//! copy lacks; with `min_replicas` the copy has every revocation that was answered 2xx.
+//! A limit remains: instances that are frozen or cut off for longer cannot announce what a lagging copy lacks; with
+//! `min_replicas` the copy has every revocation that was answered 2xx.
 
 mod adopt;
 mod clocks;
@@ -57,8 +56,7 @@ pub use health::{ReplicaState, ReplicaStatus};
 pub use lease::{Peer, Receipt};
 pub use stats::{LAG_BUCKETS, Operation, ReplicaStats};
 
-/// The pause of the breaker after failures of the store: long enough to matter under load, short
-/// against a failover.
+/// The pause of the breaker after failures of the store: long enough to matter under load, short against a failover.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// This process's copy of the revocations, and the way to add to them.
@@ -181,9 +179,9 @@ impl Replica {
 
     /// Revokes: in this process at once, then durably.
     ///
-    /// `Ok` means that it is in the store. After an error it still applies in this process, and is
-    /// retried at the store or the file; other instances may not know it, so the caller must not
-    /// report success. A revocation that is known to be stored is not written again.
+    /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
+    /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
+    /// is known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
@@ -213,8 +211,8 @@ impl Replica {
         written
     }
 
-    /// Revokes in this process at once and retries at the store in the background: for a caller
-    /// that gets an error before the store is contacted.
+    /// Revokes in this process at once and retries at the store in the background: for a caller that gets an error
+    /// before the store is contacted.
     pub fn hold(&self, revocations: Vec<Revocation>) {
         self.keep(&self.under_all_names(revocations));
     }
@@ -245,8 +243,8 @@ impl Replica {
         self.secret.subscribe()
     }
 
-    /// A repeated sign-out must not make the log grow: an entry that a fresh view has from the
-    /// log, or that was acknowledged, is stored as long as it is in the log.
+    /// A repeated sign-out must not make the log grow: an entry that a fresh view has from the log, or that was
+    /// acknowledged, is stored as long as it is in the log.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
         let kept = ledger.keeps_after();
@@ -290,11 +288,10 @@ impl Replica {
         matches!(self.ledger, RevocationLedger::Redis(_))
     }
 
-    /// Records a proof as used in the shared store for `keep`; `None`: only looks it up.
-    /// `Ok(false)` if it was used before.
+    /// Records a proof as used in the shared store for `keep`; `None`: only looks it up. `Ok(false)` if it was used
+    /// before.
     ///
-    /// Fails at once, for a moment, after several failures in a row, and for a store that is not
-    /// shared.
+    /// Fails at once, for a moment, after several failures in a row, and for a store that is not shared.
     pub async fn spend_proof(&self, id: &ProofId, keep: Option<Duration>) -> Result<bool, LedgerError> {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             return Err(LedgerError::Unavailable { cause: "the store is not shared".into() });
@@ -311,14 +308,12 @@ impl Replica {
         spent
     }
 
-    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] does for a
-    /// revocation.
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] does for a revocation.
     pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
         self.revoke(vec![registration]).await
     }
 
-    /// Looks up in the store itself whether a token is registered, independent of this process's
-    /// index.
+    /// Looks up in the store itself whether a token is registered, independent of this process's index.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
         self.is_named()?;
         let found = self.ledger.is_registered(target, issued_at).await;

@@ -29,8 +29,8 @@ impl Backoff {
     }
 }
 
-/// A circuit breaker: callers of a server that does not answer are refused at once instead of
-/// waiting, and the server is not flooded when it returns.
+/// A circuit breaker: callers of a server that does not answer are refused at once instead of waiting, and the server
+/// is not flooded when it returns.
 ///
 /// Open after [`Breaker::FAILURES`] in a row. After a pause one caller is let through as a probe; its outcome closes
 /// the breaker or begins a longer pause.
@@ -135,8 +135,8 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            // A caller that left early does not count, or clients that hang up could open the
-            // breaker; one that waited for most of the deadline counts as a failure.
+            // A caller that left early does not count, or clients that hang up could open the breaker; one that
+            // waited for most of the deadline counts as a failure.
             let outcome = (self.began.elapsed() * 2 >= self.deadline).then_some(false);
             if let Some(change) = self.end(Instant::now(), outcome) {
                 (self.breaker.report)(change, None);

@@ -1,8 +1,8 @@
-//! Receives security events that are not pushed: polls for them (RFC 8936), and sets streams up
-//! and verifies them by the transmitter's metadata (SSF 1.0 sections 7 and 8).
+//! Receives security events that are not pushed: polls for them (RFC 8936), and sets streams up and verifies
+//! them by the transmitter's metadata (SSF 1.0 sections 7 and 8).
 //!
-//! Every instance does so. The instance that receives an event writes its revocation into the
-//! shared log, and an event that two instances receive has the effect of one.
+//! Every instance does so. The instance that receives an event writes its revocation into the shared log,
+//! and an event that two instances receive has the effect of one.
 
 mod poll;
 mod stream;
@@ -106,8 +106,7 @@ impl Receiver {
         &self.settings.name
     }
 
-    /// Receives for ever; `take` processes an event, given its id and its text, and returns the
-    /// outcome.
+    /// Receives for ever; `take` processes an event, given its id and its text, and returns the outcome.
     pub async fn run<F>(&self, take: impl Fn(String, String) -> F + Sync)
     where
         F: Future<Output = Verdict> + Send,
@@ -188,8 +187,7 @@ enum Part {
     Poll,
 }
 
-/// Whether each part works; the gauge shows whether all do. A replaced receiver keeps an unused
-/// gauge.
+/// Whether each part works; the gauge shows whether all do. A replaced receiver keeps an unused gauge.
 struct Up {
     gauge: IntGauge,
     parts: [AtomicBool; 2],

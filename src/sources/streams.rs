@@ -1,12 +1,12 @@
 //! Live streams, and the index that finds the streams of a revocation.
 //!
-//! A check is made once, when a stream opens; so each open stream is indexed by every target that
-//! can revoke its token, and a log entry ends exactly the streams of its tokens, by the rule of
-//! the decision: the watermark covers the token's `iat`, or its absence. A stream that no
-//! revocation ends has no index entry: it counts towards the limit, and ends with the process.
+//! A check is made once, when a stream opens; so each open stream is indexed by every target that can revoke its
+//! token, and a log entry ends exactly the streams of its tokens, by the rule of the decision: the watermark covers
+//! the token's `iat`, or its absence. A stream that no revocation ends has no index entry: it counts towards the
+//! limit, and ends with the process.
 //!
-//! A stream is registered first and then looked up in the revocations. An entry is applied first
-//! and then looked up here. So the second of the two finds the first.
+//! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
+//! here. So the second of the two finds the first.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
@@ -34,8 +34,7 @@ pub enum Cause {
     KeyWithdrawn,
     /// The key that verified its token is not known here, and its issuer's keys cannot be fetched.
     KeysUnavailable,
-    /// The issuer of its token is not configured any more, or names its users, sessions or clients
-    /// by other claims.
+    /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
     /// The view of the revocations is older than its rule allows.
     Stale,
@@ -82,8 +81,8 @@ impl Cause {
         }
     }
 
-    /// The denial of a request with this token; an error, if only the stream is refused, is a
-    /// sentence for the client's developer.
+    /// The denial of a request with this token; an error, if only the stream is refused, is a sentence for the
+    /// client's developer.
     pub const fn denial(self) -> Result<Denial, &'static str> {
         Ok(match self {
             Self::SignedOut => Denial::SignedOut,
@@ -167,8 +166,7 @@ struct Inner {
     recent: VecDeque<(Cut, usize)>,
 }
 
-/// The identity of a revocation for a receipt; a later one of the same target differs in one of
-/// these.
+/// The identity of a revocation for a receipt; a later one of the same target differs in one of these.
 #[derive(Eq, PartialEq)]
 struct Cut {
     target: Target,
@@ -257,8 +255,7 @@ impl LiveStreams {
 
     /// Registers a stream, which the caller must then look up in the revocations.
     ///
-    /// `ends_at`: the time from which its token is not accepted. `stale_after`: the age of the
-    /// view that ends it.
+    /// `ends_at`: the time from which its token is not accepted. `stale_after`: the age of the view that ends it.
     pub fn open(
         self: &Arc<Self>,
         facts: &StreamFacts,
@@ -315,16 +312,15 @@ impl LiveStreams {
         ended
     }
 
-    /// The number of open streams that a revocation of one of these targets could end. Takes time
-    /// linear in the number of streams: for operators alone.
+    /// The number of open streams that a revocation of one of these targets could end. Takes time linear in the number
+    /// of streams: for operators alone.
     pub fn count(&self, targets: &[Target]) -> usize {
         let inner = self.lock();
         let lists = targets.iter().filter_map(|target| inner.find(&self.hasher, &Key::Target(target.clone())));
         lists.flat_map(|list| inner.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition
-    /// has ended none.
+    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition has ended none.
     pub fn take_ended(&self, revocation: &Revocation) -> usize {
         let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
         let mut taken = 0;
@@ -342,8 +338,7 @@ impl LiveStreams {
         self.end_list(&mut self.lock(), &key, Cause::IssuerRemoved, |_| true);
     }
 
-    /// Revocations under the new name of an issuer also end the streams that were opened under the
-    /// old one.
+    /// Revocations under the new name of an issuer also end the streams that were opened under the old one.
     pub fn rename_issuer(&self, old: &IssuerName, new: &IssuerName) {
         let mut inner = self.lock();
         let Some(list) = inner.find(&self.hasher, &Key::Target(Target::issuer(old.clone()))) else { return };
@@ -356,8 +351,7 @@ impl LiveStreams {
         }
     }
 
-    /// Ends the streams of an issuer whose tokens were verified by a key that is not among the
-    /// remaining ones.
+    /// Ends the streams of an issuer whose tokens were verified by a key that is not among the remaining ones.
     pub fn keep_keys(&self, issuer: &IssuerName, stays: impl Fn(KeyDigest) -> bool) {
         let mut inner = self.lock();
         let gone = inner.keys.iter().filter(|(of, key)| of == issuer && !stays(*key));
@@ -723,8 +717,7 @@ mod tests {
         assert_eq!(ended(&kept), Some(Cause::Draining));
     }
 
-    /// The second of the two finds the first: the stream that opens, or the revocation that is
-    /// applied.
+    /// The second of the two finds the first: the stream that opens, or the revocation that is applied.
     #[test]
     fn a_stream_that_opens_in_the_moment_of_its_revocation_ends() {
         for round in 0..1_000 {

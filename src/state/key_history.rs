@@ -1,5 +1,5 @@
-//! The earlier keys of issuers: a stream is refused if the key of its token was withdrawn, and not
-//! if this instance has not loaded the key yet.
+//! The earlier keys of issuers: a stream is refused if the key of its token was withdrawn, and not if this
+//! instance has not loaded the key yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

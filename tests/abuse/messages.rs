@@ -91,8 +91,7 @@ async fn until_answered(reader: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
-/// The beginning of a megabyte on each of hundreds of streams: without a bound per connection,
-/// each would be kept.
+/// The beginning of a megabyte on each of hundreds of streams: without a bound per connection, each would be kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_do_not_end() {
     let limits = "grpc_concurrent_streams: 1024, buffered_bytes: 8388608, request_timeout: 30s";

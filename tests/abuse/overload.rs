@@ -44,8 +44,7 @@ async fn wait_by(address: String, timeout: &str, ask: Ask) -> Verdict {
     }
 }
 
-/// An issuer whose introspection is slow: four decisions may wait, the others are refused within a
-/// moment.
+/// An issuer whose introspection is slow: four decisions may wait, the others are refused within a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_that_wait_are_refused_at_once() {
     let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);

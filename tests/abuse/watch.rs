@@ -76,8 +76,8 @@ impl Target {
         assert!(p99 < Duration::from_secs(10), "{what}: p99 {p99:?}");
         assert_eq!(self.doorward.get("/livez").await.0, 200, "{what}");
         let log = self.doorward.log.lock().unwrap().clone();
-        // One of h2's `debug_assert`s treats a connection that ends in the middle of its streams
-        // as a bug (hyperium/h2#907); releases do not have it.
+        // One of h2's `debug_assert`s treats a connection that ends in the middle of its streams as a bug
+        // (hyperium/h2#907); releases do not have it.
         let is_ours = |line: &&String| line.contains("panicked") && !line.contains("proto/streams/counts.rs");
         let panicked = log.iter().find(is_ours);
         assert_eq!(panicked, None, "{what}");

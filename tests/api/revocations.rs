@@ -70,8 +70,7 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         let others = if matches!(kind, "key" | "issuer") { "revoked" } else { "ok" };
         assert_eq!(reason(&checks, &bystander()).await, others, "{kind}");
     }
-    // The users of the issuer sign in again; an attacker with a stolen key chooses the dates of
-    // tokens.
+    // The users of the issuer sign in again; an attacker with a stolen key chooses the dates of tokens.
     let later = tokens.with(json!({"sub": "bob", "sid": "bobs", "azp": "other", "iat": now() + 20}));
     assert_eq!(reason(&checks, &later).await, "revoked");
 }
@@ -300,8 +299,7 @@ async fn explanations_know_what_is_revoked_and_change_nothing() {
     post(&doorward, "/v1/explain", &json!({"tokn": ""})).await.is_problem(422, "invalid-field", Some("/tokn"));
 }
 
-/// An id that looks like the digest of another: a caller may mean the text or the id with that
-/// digest.
+/// An id that looks like the digest of another: a caller may mean the text or the id with that digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_looks_like_a_digest_is_revoked_in_both_readings() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);

@@ -1,5 +1,5 @@
-//! Two versions side by side on one log, as in a rolling upgrade: this version, and entries of an
-//! older or a newer one.
+//! Two versions side by side on one log, as in a rolling upgrade: this version, and entries of an older or
+//! a newer one.
 
 use std::time::Duration;
 

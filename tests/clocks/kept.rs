@@ -1,5 +1,4 @@
-//! The entries that the log keeps when the store's clock was wrong: their ids come from that
-//! clock.
+//! The entries that the log keeps when the store's clock was wrong: their ids come from that clock.
 
 use std::time::Duration;
 
@@ -30,8 +29,7 @@ fn length(redis: &RedisServer) -> usize {
     redis.cli(&["XLEN", "doorward:{r}:log"]).parse().unwrap()
 }
 
-/// How far ahead of this machine's clock the note says that Redis's clock was set; `None`: no
-/// note.
+/// How far ahead of this machine's clock the note says that Redis's clock was set; `None`: no note.
 fn set_ahead(redis: &RedisServer) -> Option<i64> {
     let since: i64 = redis.cli(&["ZSCORE", "doorward:{r}:clock", "since"]).parse().ok()?;
     Some(since / 1_000 - now().as_secs())

@@ -1,5 +1,4 @@
-//! Watermarks that no caller names: they cover tokens that an issuer dates ahead, and wrong clocks
-//! make none.
+//! Watermarks that no caller names: they cover tokens that an issuer dates ahead, and wrong clocks make none.
 
 use serde_json::json;
 
@@ -28,8 +27,7 @@ async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
     let unseen = dated(&tokens, "early", 1);
     assert_eq!(revoke(&one, &json!({"kind": "user", "id": "early"})).await.status, 201);
     assert_eq!(reason(&checks, &unseen).await, "revoked");
-    // A token that is 20 s ahead reveals the lead of its issuer; the other instance reads it from
-    // the store.
+    // A token that is 20 s ahead reveals the lead of its issuer; the other instance reads it from the store.
     assert_eq!(reason(&checks, &dated(&tokens, "somebody", 20)).await, "ok");
     eventually("the lead is shared", || async {
         two.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.is_some_and(|lead| lead > 15.0)
@@ -163,8 +161,7 @@ async fn a_lead_that_another_instance_saw_counts_at_once() {
     }
 }
 
-/// The reader's leeway accepts tokens that the writer would refuse: their lead counts for the
-/// fleet.
+/// The reader's leeway accepts tokens that the writer would refuse: their lead counts for the fleet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_with_a_short_leeway_covers_what_others_accept() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -238,8 +235,8 @@ async fn a_clock_alone_does_not_make_a_sign_out_expired() {
     assert_eq!(reason(&checks, &dave).await, "signed_out");
 }
 
-/// A store's clock that was not read yet, or is an hour off, is not used to measure leads: a wrong
-/// lead would lock users out for as long.
+/// A store's clock that was not read yet, or is an hour off, is not used to measure leads: a wrong lead would lock
+/// users out for as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_lead_is_measured_by_a_clock_that_cannot_be_right() {
     let tokens = Tokens::new();

@@ -159,8 +159,8 @@ async fn a_receipt_does_not_rest_on_the_clock_of_redis() {
     assert_eq!(reason(&checks, &alice).await, "revocations_stale");
 }
 
-/// Ids from the future are followed by smaller ones, once the clock was corrected and the log was
-/// removed: progress in the first log does not count for the second.
+/// Ids from the future are followed by smaller ones, once the clock was corrected and the log was removed: progress
+/// in the first log does not count for the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);

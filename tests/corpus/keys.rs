@@ -95,8 +95,7 @@ async fn keys_that_are_not_fit_verify_nothing() {
         json!({"key_ops": ["VERIFY"]}),
         json!({"use": null, "key_ops": ["encrypt"]}),
         json!({"use": "enc", "key_ops": ["verify"]}),
-        // RFC 7517 section 4.3: no repeated operation; a value that is not a list of names counts
-        // as absent.
+        // RFC 7517 section 4.3: no repeated operation; a value that is not a list of names counts as absent.
         json!({"key_ops": ["verify", "verify"]}),
         json!({"key_ops": ["verify", 7]}),
     ] {

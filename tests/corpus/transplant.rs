@@ -34,8 +34,7 @@ fn by_bytes(vector: &Vector<'_>, ours: &[u8]) -> Vec<u8> {
     if vector.signature.len() == right.len() {
         let difference = xor(vector.signature, right);
         let changed = difference.iter().filter(|byte| **byte != 0).count();
-        // A few changed bytes are a fault of that signature; if all differ, it is an independent
-        // value.
+        // A few changed bytes are a fault of that signature; if all differ, it is an independent value.
         return if changed <= 8 { xor(&difference, ours) } else { vector.signature.to_vec() };
     }
     let common = vector.signature.iter().zip(right).take_while(|(left, right)| left == right).count();

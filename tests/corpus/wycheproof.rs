@@ -214,8 +214,7 @@ fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payl
             let right = (base.len() == 3 && base[..2] == parts[..2]).then(|| super::forge::decoded(base[2])).flatten();
             let theirs = format!("{header}.{}", parts[1]);
             let own = right.is_some() || signature.is_empty() || matches!(signer, Key::Rsa(_));
-            // Without a valid vector beside it, the statement is only that the input is not
-            // canonical.
+            // Without a valid vector beside it, the statement is only that the input is not canonical.
             let vector = Vector { input: theirs.as_bytes(), signature: &signature, right: right.as_deref() };
             let signing = if matches!(signer, Key::Rsa(_)) { algorithm } else { alg.as_str() };
             base64url(if own {
@@ -277,8 +276,7 @@ async fn json_web_keys() {
             rows.push((what(test), true, token));
             continue;
         }
-        // The public halves are published; shared secrets have none, so a set of them verifies
-        // nothing.
+        // The public halves are published; shared secrets have none, so a set of them verifies nothing.
         shared_sets += usize::from(oct);
         let published = if group["public"].is_object() { &group["public"]["keys"] } else { &group["private"]["keys"] };
         let issuer = issuers.publish(published);
@@ -420,8 +418,8 @@ async fn ed25519() {
     signatures("ed25519_test.json", "EdDSA", "publicKeyJwk", |_| Key::ed()).await;
 }
 
-/// A signature whose R was changed and whose s was made to fit: it is valid for a verifier that
-/// ignores the change.
+/// A signature whose R was changed and whose s was made to fit: it is valid for a verifier that ignores the
+/// change.
 #[tokio::test(flavor = "multi_thread")]
 async fn ed25519_with_another_r() {
     let seed: [u8; 32] = rand::random();

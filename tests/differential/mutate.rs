@@ -100,8 +100,7 @@ const ODD: &[&str] = &[
     "",
 ];
 
-/// Seconds from now, each at least 300 from any limit: the leeway is 600, the longest lifetime a
-/// day.
+/// Seconds from now, each at least 300 from any limit: the leeway is 600, the longest lifetime a day.
 const OFFSETS: &[i64] = &[
     -4_000_000_000,
     -10_000_000,

@@ -1,5 +1,5 @@
-//! The names of users in messages and operators' requests: those of the issuer's tokens, or they
-//! are refused with the reason.
+//! The names of users in messages and operators' requests: those of the issuer's tokens, or they are
+//! refused with the reason.
 
 use serde_json::{Value, json};
 

@@ -50,8 +50,8 @@ async fn a_logout_at_the_provider_refuses_the_next_request() {
     assert_eq!(edge.ends_soon("oidc-provider, refresh token revoked there", &bob, revoke).await, 200);
     assert_eq!(provider.command(&json!({"refresh": "bob"}))["error"], "invalid_grant");
 
-    // An opaque refresh token cannot be read here; an ID token is not an access token, and is not
-    // revoked as one.
+    // An opaque refresh token cannot be read here; an ID token is not an access token, and is not revoked as
+    // one.
     let tokens: Value = provider.command(&json!({"login": "carol"}));
     for (name, status) in [("refresh_token", 200), ("id_token", 200)] {
         let fields = [("token", tokens[name].as_str().unwrap()), ("token_type_hint", "refresh_token")];

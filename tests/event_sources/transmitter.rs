@@ -1,5 +1,5 @@
-//! With a transmitter in another process, which signs with another library: streams set up,
-//! verified, pushed and polled.
+//! With a transmitter in another process, which signs with another library: streams set up, verified,
+//! pushed and polled.
 
 use std::time::{Duration, Instant};
 

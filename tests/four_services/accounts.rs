@@ -35,8 +35,7 @@ async fn on_postgresql() {
     nothing_leaks(&shop, &secrets, &kept.concat());
 }
 
-/// Every event and every fate of a refresh token; returns the secrets that must not appear
-/// anywhere.
+/// Every event and every fate of a refresh token; returns the secrets that must not appear anywhere.
 async fn tell(shop: &Shop) -> Vec<String> {
     what_the_tokens_say(shop).await;
     sign_out(shop).await;
@@ -148,8 +147,7 @@ async fn permissions(shop: &Shop) {
     }
 }
 
-/// A reused refresh token ends its family and the family's access tokens, at any position of the
-/// chain.
+/// A reused refresh token ends its family and the family's access tokens, at any position of the chain.
 async fn reuse(shop: &Shop) -> Tokens {
     let other = shop.login(ALICE.0, ALICE.1).await;
     let stolen = shop.login(ALICE.0, ALICE.1).await;
@@ -207,8 +205,7 @@ async fn what_is_wrong(shop: &Shop) {
     assert_eq!((direct.status, direct.body["error"].as_str()), (401, Some("invalid_token")), "{direct:?}");
 }
 
-/// Logins with the old password while it is changed: their tokens are revoked when the change is
-/// answered.
+/// Logins with the old password while it is changed: their tokens are revoked when the change is answered.
 async fn old_password_at_the_same_time(shop: &Shop) {
     let bob = shop.login("bob", "builder").await;
     let logins = futures_util::future::join_all((0..6).map(|_| shop.try_login("bob", "builder")));

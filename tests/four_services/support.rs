@@ -40,8 +40,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it and waits for its `listening` line; `args` as on a command line, without
-    /// `--listen` for any port.
+    /// Starts it and waits for its `listening` line; `args` as on a command line, without `--listen` for any
+    /// port.
     pub async fn start(args: &[&str]) -> Self {
         let binary = tokio::task::spawn_blocking(binary).await.unwrap();
         let listen: &[&str] = if args.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };

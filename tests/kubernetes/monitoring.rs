@@ -1,5 +1,5 @@
-//! Metrics: every metric in the dashboard, the alerts and the pages exists, every existing one is
-//! documented, and a real Prometheus scrapes it.
+//! Metrics: every metric in the dashboard, the alerts and the pages exists, every existing one is documented, and
+//! a real Prometheus scrapes it.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -239,8 +239,8 @@ fn is_meant(series: &str, selector: &str) -> bool {
         })
 }
 
-/// An increase shows only in a series that existed before: series that the tests of the alerts
-/// count up from zero are exported from the start.
+/// An increase shows only in a series that existed before: series that the tests of the alerts count up from zero
+/// are exported from the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn series_of_alerts_exist_from_the_start() {
     let tokens = Tokens::new();

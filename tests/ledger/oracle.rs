@@ -30,8 +30,8 @@ impl Oracle {
         self.acknowledged.lock().unwrap().len()
     }
 
-    /// A view has an age: every revocation acknowledged before that must be applied.
-    /// `max_staleness` depends on this; and a token that was never revoked is not refused.
+    /// A view has an age: every revocation acknowledged before that must be applied. `max_staleness`
+    /// depends on this; and a token that was never revoked is not refused.
     #[track_caller]
     pub(crate) fn judge(&self, instance: &Instance, judged: &mut Judged) {
         let now = Instant::now();

@@ -1,6 +1,5 @@
-//! The described effect of each trap, reproduced: the bad files in a real Envoy, with a real
-//! Doorward beside it. Other effects are shown by the tests of the examples, or are defaults of
-//! Envoy.
+//! The described effect of each trap, reproduced: the bad files in a real Envoy, with a real Doorward
+//! beside it. Other effects are shown by the tests of the examples, or are defaults of Envoy.
 
 use serde_json::Value;
 

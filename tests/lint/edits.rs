@@ -1,5 +1,4 @@
-//! The clean file with one change: traps in every spelling that Envoy accepts, and harmless
-//! changes.
+//! The clean file with one change: traps in every spelling that Envoy accepts, and harmless changes.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! The p99 of decisions while 1,000 revocations a second arrive, the keys rotate and the
-//! configuration is reloaded, compared with the same instance at rest.
+//! The p99 of decisions while 1,000 revocations a second arrive, the keys rotate and the configuration is
+//! reloaded, compared with the same instance at rest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

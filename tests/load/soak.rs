@@ -32,9 +32,8 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 const FAULT_EVERY: Duration = Duration::from_secs(20);
 /// How long after a fault an instance may take to be current.
 const GRACE: Duration = Duration::from_secs(5);
-/// `max_lifetime` and `leeway` of the instances. No clock is off by more than the retention, and a
-/// token lives shorter than the largest step: an instance whose clock is ahead sees it expired,
-/// and must not forget its revocation.
+/// `max_lifetime` and `leeway` of the instances. No clock is off by more than the retention, and a token lives shorter
+/// than the largest step: an instance whose clock is ahead sees it expired, and must not forget its revocation.
 pub(super) const LIMITS: [(&str, &str); 4] = [("70m", "30s"), ("80m", "30s"), ("65m", "45s"), ("2h", "40s")];
 const LIFE: i64 = 45 * 60;
 /// The issuer leads by less than this, in seconds; every instance is shown a token that leads by as much.

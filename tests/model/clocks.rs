@@ -1,8 +1,8 @@
 //! The model of forgetting: one token, one revocation, and clocks, configurations and names that are not as they
 //! should be.
 //!
-//! Time begins with the revocation and ends when every token has expired. A read of the log is one
-//! step: interleavings of its parts, and the age of a view, belong to the other model.
+//! Time begins with the revocation and ends when every token has expired. A read of the log is one step: interleavings
+//! of its parts, and the age of a view, belong to the other model.
 
 use stateright::{Model, Property};
 
@@ -67,8 +67,7 @@ pub struct Left {
 pub enum Fault {
     /// Bug: a revocation that has expired by the local wall clock is forgotten.
     ForgetsByOneClock,
-    /// Bug: tokens that had expired when their revocation was forgotten are live again when the
-    /// clock is set back.
+    /// Bug: tokens that had expired when their revocation was forgotten are live again when the clock is set back.
     NoFloor,
     /// Bug: an expired revocation is forgotten, no matter how short it was held.
     NoHold,
@@ -94,8 +93,7 @@ pub enum Fault {
     RaisesWithoutReading,
     /// Entries of the far future are not understood, and count as read.
     FarIdIsPassedOver,
-    /// Bug: the configuration gives the issuer another name, and known revocations stay under the
-    /// old one.
+    /// Bug: the configuration gives the issuer another name, and known revocations stay under the old one.
     RenamesInSilence,
     /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
     RenamesByTheLastStep,
@@ -157,8 +155,7 @@ struct Store {
 }
 
 impl Store {
-    /// A tick. A clock that cannot become even for long enough before the end of time need not be
-    /// counted.
+    /// A tick. A clock that cannot become even for long enough before the end of time need not be counted.
     fn go_on(&mut self, now: i8) {
         let even = (self.even + 1).min(EVEN);
         self.even = if even + END - now < kept(self.noted) { 0 } else { even };
@@ -349,8 +346,7 @@ impl Clocks {
         instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
 
-    /// A user who signs in again may be locked out for the lead and the skew, each of them at most
-    /// the leeway.
+    /// A user who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
     fn lets_in_again(&self, fleet: &Fleet) -> bool {
         let Some((_, Entry { at: Some(at), .. })) = fleet.revoked else { return true };
         let leeway = self.limits.iter().map(|limits| limits.leeway).fold(1, i8::max);

@@ -90,8 +90,7 @@ pub struct Instance {
     pub view: Tokens,
     /// Everything that it has refused.
     pub refused: Tokens,
-    /// Entries that the view lacked at some moment of this tick; kept only if a bug makes it
-    /// matter.
+    /// Entries that the view lacked at some moment of this tick; kept only if a bug makes it matter.
     pub missed: Tokens,
     /// Ticks since `fresh_as_of`.
     pub age: u8,
@@ -99,8 +98,7 @@ pub struct Instance {
     /// The whole gap rule was applied on this connection.
     pub checked: bool,
     pub settled: bool,
-    /// A loss that was noticed and is not repaired yet; the entries of the log that were seen
-    /// since.
+    /// A loss that was noticed and is not repaired yet; the entries of the log that were seen since.
     pub loss: Option<Tokens>,
     /// Written by this process with a 2xx, and not yet read back.
     pub own: Tokens,

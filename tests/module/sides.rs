@@ -231,8 +231,8 @@ impl Sides {
         Self { dir, _envoy: envoy, upstream, service, module }
     }
 
-    /// Sends every row to both: the differences, each on a line. The metadata of every row must
-    /// have been logged.
+    /// Sends every row to both: the differences, each on a line. The metadata of every row must have been
+    /// logged.
     pub async fn compare(&self, rows: &[Row]) -> Vec<String> {
         let mut wrong = Vec::new();
         let (mut service, mut module) = (Client::new(self.service), Client::new(self.module));

@@ -14,8 +14,7 @@ use crate::support::tokens::{Tokens, now};
 const X: &str = doorward::dev::ISSUER;
 const Y: &str = "https://y.test";
 
-/// A configuration with these issuers: the text between the braces of each, without audiences and
-/// keys.
+/// A configuration with these issuers: the text between the braces of each, without audiences and keys.
 fn config(tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let rest = format!("audiences: [{}], keys: {{jwks: {}}}", doorward::dev::AUDIENCE, tokens.issuer.jwks());
     let issuers: Vec<_> = issuers.iter().map(|issuer| format!("  - {{{issuer}, {rest}}}")).collect();
@@ -76,8 +75,8 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         changes(&doorward, &text(&doorward, &[&main, &other]), &named, &dead).await;
         changes(&doorward, &text(&doorward, &[&other]), &["issuers[0].name", "formerly: [main]"], &dead).await;
         changes(&doorward, &text(&doorward, &[&main, &carrying]), &[], &dead).await;
-        // Revocations under the remaining name apply to both issuers, and those under the other
-        // one also to instances that do not know it.
+        // Revocations under the remaining name apply to both issuers, and those under the other one also to
+        // instances that do not know it.
         dead.push(tokens.with(json!({"iss": Y, "sub": "carol"})));
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
         dead.push(tokens.with(json!({"iss": Y, "sub": "dave"})));
@@ -158,8 +157,7 @@ async fn a_change_in_several_steps_is_judged_as_one() {
         let other = format!("name: other, issuer: \"{X}\"");
         let named = ["issuers[1].name", X, "`main`", "`other`", "formerly: [main]"];
         changes(&doorward, &text(&doorward, &[&last, &other]), &named, &[]).await;
-        // A start with the reloaded configuration succeeds, and remembers the steps of other
-        // processes.
+        // A start with the reloaded configuration succeeds, and remembers the steps of other processes.
         restarted(&mut doorward, &config(&tokens, store, &[&last])).await;
         doorward.ready().await;
         changes(&doorward, &text(&doorward, &[&last, &other]), &named, &[]).await;
@@ -225,8 +223,7 @@ async fn one_iss_has_not_two_names_in_two_instances() {
         let store = in_redis(&redis);
         let named = |name: &str| config(&tokens, &store, &[&format!("name: {name}, issuer: \"{X}\"")]);
         let (mut first, cure) = (Doorward::start(&named(one)).await, format!("formerly: [{one}]"));
-        // There are no revocations yet; a new one of the first instance would not be applied by
-        // the second.
+        // There are no revocations yet; a new one of the first instance would not be applied by the second.
         let waiting = Doorward::launch(&named(other)).await;
         is_held(&waiting, &cure, &tokens.of("alice")).await;
         let second = Doorward::start(&named(one)).await;

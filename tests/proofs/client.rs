@@ -37,8 +37,7 @@ impl Client {
         self.proof_with(&json!({}), &json!({"htm": method, "htu": uri, "ath": hash(token)}))
     }
 
-    /// A valid proof with some members replaced, or removed by null; `htm`, `htu` and `ath` must
-    /// be given.
+    /// A valid proof with some members replaced, or removed by null; `htm`, `htu` and `ath` must be given.
     pub fn proof_with(&self, header: &Value, claims: &Value) -> String {
         let right_header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk});
         let jti = format!("{:032x}", rand::random::<u128>());

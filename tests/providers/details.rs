@@ -1,5 +1,4 @@
-//! The fault of a token is in the log and in explanations, for the operator; the client is sent
-//! the class.
+//! The fault of a token is in the log and in explanations, for the operator; the client is sent the class.
 
 use serde_json::{Value, json};
 

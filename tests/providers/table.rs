@@ -44,8 +44,7 @@ struct Block {
     revoked_by: Vec<String>,
 }
 
-/// The claims that name a subject, at their places in the shapes; each case of a test gets its
-/// own.
+/// The claims that name a subject, at their places in the shapes; each case of a test gets its own.
 const IDS: [&str; 11] = [
     "/jti",
     "/sid",

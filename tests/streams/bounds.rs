@@ -41,8 +41,8 @@ async fn streams_without_an_end_count_towards_the_limit_and_end_with_the_process
     eventually("all streams end", || async { clients.ends.all().len() == 2 }).await;
 }
 
-/// On a shared cluster with a limit of ten calls, the eleventh check was answered 503 while ten
-/// streams were open.
+/// On a shared cluster with a limit of ten calls, the eleventh check was answered 503 while ten streams were
+/// open.
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_streams_as_there_may_be_refuse_no_check() {
     for binary in envoy::binaries() {

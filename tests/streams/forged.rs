@@ -1,5 +1,5 @@
-//! A stream's facts count only with the seal of a Doorward on the same store: no filter can name
-//! another user's token.
+//! A stream's facts count only with the seal of a Doorward on the same store: no filter can name another user's
+//! token.
 
 use std::time::Duration;
 
@@ -185,8 +185,7 @@ async fn a_call_has_bounds() {
     open[0].is_ended(Code::Unauthenticated).await;
 }
 
-/// A filter before ext_proc that writes a client's value into the namespace, and one route without
-/// ext_authz.
+/// A filter before ext_proc that writes a client's value into the namespace, and one route without ext_authz.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_that_copies_client_values_gains_nothing() {
     let Some(binary) = envoy::binary() else { return };

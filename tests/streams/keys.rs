@@ -29,8 +29,8 @@ fn at(server: &JwksServer) -> String {
     format!("jwks_url: \"{}\", cooldown: 1s", server.url())
 }
 
-/// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the
-/// secret of the store.
+/// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the secret of
+/// the store.
 async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     let checks = Checks::connect(&there.check).await;
     eventually("both have one secret", || async {

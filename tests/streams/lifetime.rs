@@ -1,5 +1,4 @@
-//! Ends of streams without revocations: time, a view that is too old, a reload, the end of a
-//! process.
+//! Ends of streams without revocations: time, a view that is too old, a reload, the end of a process.
 
 use std::time::{Duration, Instant};
 
@@ -140,9 +139,8 @@ async fn the_end_of_a_process_ends_its_streams_in_order() {
     assert!(spread > Duration::from_millis(500), "not all clients come back at once: {spread:?}");
 }
 
-/// Envoy drains: its listeners accept no more connections, open streams continue until Envoy
-/// exits, and still end by a sign-out. Then Envoy exits, as on SIGTERM: every stream ends, and
-/// Doorward frees all of them.
+/// Envoy drains: its listeners accept no more connections, open streams continue until Envoy exits, and still end by
+/// a sign-out. Then Envoy exits, as on SIGTERM: every stream ends, and Doorward frees all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_outlive_the_drain_of_envoy_and_end_with_its_exit() {
     for binary in envoy::binaries() {

@@ -1,7 +1,7 @@
 //! A JSON object as received, with the places of its members.
 //!
-//! A tree of values takes several times the memory of the text, and only a few members of most
-//! tokens are read; so a member is parsed when it is read.
+//! A tree of values takes several times the memory of the text, and only a few members of most tokens are read;
+//! so a member is parsed when it is read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -49,9 +49,9 @@ impl ClaimSet {
     /// The deepest nesting of JSON: the reader bounds its own recursion.
     pub const MAX_DEPTH: usize = 32;
 
-    /// Reads a JSON object that has only one reading. `MalformedToken` if it is not an object, a
-    /// value cannot be read, or a member is repeated (RFC 7519 section 4 allows refusing that):
-    /// with duplicates, two parsers of one token see two users.
+    /// Reads a JSON object that has only one reading. `MalformedToken` if it is not an object, a value cannot be
+    /// read, or a member is repeated (RFC 7519 section 4 allows refusing that): with duplicates, two parsers of
+    /// one token see two users.
     pub fn parse(json: Vec<u8>) -> Result<Self, Denial> {
         let text = String::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
         Self::read(text).ok_or(Denial::MalformedToken)
@@ -183,9 +183,9 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads a value with a bounded depth.
 ///
-/// Not `Value`'s own reader: if a crate enables raw values in `serde_json`, that reader replaces
-/// an object with a certain member by the JSON in that member's text, so an attacker who chooses a
-/// name in a claim could rewrite the claim.
+/// Not `Value`'s own reader: if a crate enables raw values in `serde_json`, that reader replaces an object with
+/// a certain member by the JSON in that member's text, so an attacker who chooses a name in a claim could
+/// rewrite the claim.
 #[derive(Clone, Copy)]
 struct Nested {
     deeper: usize,

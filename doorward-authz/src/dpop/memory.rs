@@ -8,9 +8,8 @@ use super::ProofId;
 
 /// The recently used proofs.
 ///
-/// Nothing is evicted, or a client could make a proof usable again by sending many others: while
-/// the memory is full, proofs are refused. Only a client with a valid token and proof adds
-/// entries.
+/// Nothing is evicted, or a client could make a proof usable again by sending many others: while the memory is full,
+/// proofs are refused. Only a client with a valid token and proof adds entries.
 #[derive(Default)]
 pub struct SpentProofs(Mutex<Memory>);
 
@@ -36,8 +35,7 @@ pub enum Spending {
 }
 
 impl SpentProofs {
-    /// The most proofs, of some 64 bytes each: about 40 MB. With a window of 60 s that is 3,000
-    /// proofs a second.
+    /// The most proofs, of some 64 bytes each: about 40 MB. With a window of 60 s that is 3,000 proofs a second.
     pub const CAPACITY: usize = 500_000;
 
     /// Records a proof as used for `keep`; `uptime`: a monotonic clock.
@@ -67,8 +65,8 @@ impl SpentProofs {
 }
 
 impl Memory {
-    /// In the order of use, which is that of the ends, except between issuers with different
-    /// windows: there an entry may stay longer than needed.
+    /// In the order of use, which is that of the ends, except between issuers with different windows: there an entry
+    /// may stay longer than needed.
     fn forget(&mut self, uptime: Duration) {
         while let Some(oldest) = self.order.front()
             && oldest.until <= uptime

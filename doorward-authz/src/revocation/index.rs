@@ -16,8 +16,8 @@ use crate::claims::{IssuerName, Timestamp};
 
 /// The index: exact, mergeable, small.
 ///
-/// Readers of different shards never contend, and a writer locks one shard for one entry, so a
-/// burst of revocations does not delay decisions.
+/// Readers of different shards never contend, and a writer locks one shard for one entry, so a burst of revocations
+/// does not delay decisions.
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
@@ -41,8 +41,7 @@ struct Shard {
     counts: Counts,
 }
 
-/// The issuers, which records name by number. A name takes memory until the process ends; a log
-/// has few names.
+/// The issuers, which records name by number. A name takes memory until the process ends; a log has few names.
 #[derive(Default)]
 struct Names {
     by_number: Vec<IssuerName>,
@@ -100,11 +99,10 @@ impl RevocationIndex {
 
     /// Deletes the targets that cannot refuse a live token any more, and returns their number.
     ///
-    /// A target is deleted when both clocks agree: it expired a `leeway` before `now`, and did not
-    /// change for `hold` of uptime. `leeway` is the longest time for which a token is accepted
-    /// after its end here, independent of the revocation's writer. So a wall clock that is wrong
-    /// for a while deletes nothing too early: a token lives no longer than `hold`, so all tokens
-    /// of a target that was held for `hold` have expired by any clock.
+    /// A target is deleted when both clocks agree: it expired a `leeway` before `now`, and did not change for `hold` of
+    /// uptime. `leeway` is the longest time for which a token is accepted after its end here, independent of the
+    /// revocation's writer. So a wall clock that is wrong for a while deletes nothing too early: a token lives no
+    /// longer than `hold`, so all tokens of a target that was held for `hold` have expired by any clock.
     pub fn purge(&self, now: Timestamp, leeway: Duration, uptime: Duration, hold: Duration) -> usize {
         let Some(learnt) = uptime.checked_sub(hold) else { return 0 };
         let seconds = |seconds: i64| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX);
@@ -121,8 +119,8 @@ impl RevocationIndex {
         purged
     }
 
-    /// All revocations that expired after this time are in the index. A token that has expired by
-    /// it stays expired when the wall clock is set back: its revocation may have been deleted.
+    /// All revocations that expired after this time are in the index. A token that has expired by it stays expired when
+    /// the wall clock is set back: its revocation may have been deleted.
     #[must_use]
     pub fn forgotten(&self) -> Timestamp {
         Timestamp::from_secs(i64::from(self.forgotten.load(Ordering::Acquire)))
@@ -134,8 +132,7 @@ impl RevocationIndex {
         self.watermarks(target).is_some()
     }
 
-    /// The numbers of revoked targets by kind, in the order of [`Kind::ALL`]; then the number of
-    /// registered tokens.
+    /// The numbers of revoked targets by kind, in the order of [`Kind::ALL`]; then the number of registered tokens.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -275,8 +272,8 @@ fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> 
     hash(hasher, issuers.name(record), record.kind(), record.id_parts())
 }
 
-/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so the latter
-/// must be a whole second back: nothing is deleted early.
+/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so the latter must be a whole
+/// second back: nothing is deleted early.
 #[derive(Clone, Copy)]
 struct Limits {
     expires: u32,

@@ -24,8 +24,8 @@ impl Note {
     /// The longest reason, in bytes.
     pub const MAX_REASON: usize = 256;
 
-    /// `None` if it is empty. Text that is too long is cut; characters that could forge a line of
-    /// a log or of a terminal are replaced.
+    /// `None` if it is empty. Text that is too long is cut; characters that could forge a line of a log or of a
+    /// terminal are replaced.
     #[must_use]
     pub fn new(since: Timestamp, by: &str, reason: &str) -> Option<Box<Self>> {
         let (by, reason) = (legible(by, Self::MAX_BY), legible(reason, Self::MAX_REASON));
@@ -38,8 +38,8 @@ impl Note {
     }
 }
 
-/// Text on one line: control characters, line separators and characters that change the writing
-/// direction become `�`.
+/// Text on one line: control characters, line separators and characters that change the writing direction become
+/// `�`.
 fn legible(text: &str, most: usize) -> Option<Box<str>> {
     let harmless = |c: char| match c {
         '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '�',
@@ -68,14 +68,13 @@ struct Stored {
 }
 
 impl Notes {
-    /// The most memory that notes take: some 30,000 of them. Further notes are in the log alone,
-    /// so a writer of the log cannot fill the memory of the instances with text.
+    /// The most memory that notes take: some 30,000 of them. Further notes are in the log alone, so a writer of
+    /// the log cannot fill the memory of the instances with text.
     const MAX_BYTES: usize = 8 << 20;
     /// The memory of an entry beside its text, rounded up.
     const ENTRY: usize = 200;
 
-    /// Keeps the note of a revocation, unless there is a note of one that revokes more, or was
-    /// first.
+    /// Keeps the note of a revocation, unless there is a note of one that revokes more, or was first.
     ///
     /// The result does not depend on the order of the notes.
     pub(super) fn keep(&self, revocation: &Revocation) {

@@ -1,7 +1,7 @@
 //! A compact record of one target's revocations: 30 bytes for a UUID token id.
 //!
-//! A million of them must fit beside a service (`cargo bench --bench index`), and each must keep
-//! its whole name: from an index of digests lost entries could not be written back to a store.
+//! A million of them must fit beside a service (`cargo bench --bench index`), and each must keep its whole
+//! name: from an index of digests lost entries could not be written back to a store.
 //!
 //! ```text
 //! head u16 | issuer u32 | expires u32 | learnt u32 | signed_out i64? | revoked i64? | length u8? | id

@@ -59,8 +59,8 @@ impl TargetId {
 
     /// The name of a token without `jti`: the SHA-256 of its signing input.
     ///
-    /// Never of the raw token: an attacker can change the signature to a second valid form
-    /// (ECDSA's high s) and would escape.
+    /// Never of the raw token: an attacker can change the signature to a second valid form (ECDSA's high s) and
+    /// would escape.
     #[must_use]
     pub fn digest(bytes: &[u8]) -> Self {
         Self::of_parts(Form::Digest, digest::digest(&digest::SHA256, bytes).as_ref())
@@ -75,8 +75,8 @@ impl TargetId {
 
     /// The digest that a text denotes, if it has that form.
     ///
-    /// Such a text may denote a digest or be the value of a claim. If it is the value of a claim,
-    /// both readings refuse the token.
+    /// Such a text may denote a digest or be the value of a claim. If it is the value of a claim, both readings
+    /// refuse the token.
     #[must_use]
     pub fn written_digest(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64)?;

@@ -17,9 +17,8 @@ pub enum Effect {
     StreamUpdated,
 }
 
-/// By the end of their URIs. Events that only inform (`account-enabled`,
-/// `device-compliance-change`, `assurance-level-change`, `session-established`, …) are not in the
-/// list and so ignored.
+/// By the end of their URIs. Events that only inform (`account-enabled`, `device-compliance-change`,
+/// `assurance-level-change`, `session-established`, …) are not in the list and so ignored.
 const EVENTS: [(&str, &str, Effect); 13] = [
     (CAEP, "session-revoked", Effect::Session),
     (CAEP, "credential-change", Effect::User),
@@ -64,9 +63,9 @@ impl Effect {
 
 /// The time of the event: `event_timestamp` of CAEP, else `toe` of RFC 8417.
 ///
-/// A timestamp beyond the year 5000 is read as milliseconds, as some transmitters write them. A
-/// timestamp before the year 2000 precedes these specifications, such as the 0 of an empty field;
-/// it is ignored, like an unreadable one, and the event is dated by its token.
+/// A timestamp beyond the year 5000 is read as milliseconds, as some transmitters write them. A timestamp before
+/// the year 2000 precedes these specifications, such as the 0 of an empty field; it is ignored, like an unreadable
+/// one, and the event is dated by its token.
 pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
     const SECONDS: f64 = 1e11;
     const FIRST: Timestamp = Timestamp::from_secs(946_684_800);

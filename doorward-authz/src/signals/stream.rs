@@ -1,6 +1,5 @@
-//! The `state` that a receiver sends when it requests a verification event (SSF 1.0 section
-//! 8.1.4.2), so that any instance that receives the event recognises that one of them requested
-//! it.
+//! The `state` that a receiver sends when it requests a verification event (SSF 1.0 section 8.1.4.2),
+//! so that any instance that receives the event recognises that one of them requested it.
 
 use aws_lc_rs::hmac;
 use base64::Engine;

@@ -1,5 +1,4 @@
-//! Subject identifiers (RFC 9493; SSF 1.0 section 3): the subject of a message, as targets of an
-//! issuer.
+//! Subject identifiers (RFC 9493; SSF 1.0 section 3): the subject of a message, as targets of an issuer.
 
 use serde_json::{Map, Value};
 
@@ -10,8 +9,7 @@ use crate::refusal::Refusal;
 use crate::revocation::{Kind, Revocation, Target, TargetId};
 use crate::token::{TrustedIssuer, name};
 
-/// The supported formats of names; `jwt_id`, and formats that combine other names, are always
-/// supported.
+/// The supported formats of names; `jwt_id`, and formats that combine other names, are always supported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SubjectFormats {
     pub iss_sub: bool,

@@ -10,12 +10,11 @@ use crate::token_source::is_emptied;
 pub struct BearerToken<'a>(&'a str);
 
 impl<'a> BearerToken<'a> {
-    /// Accepts the token of a request; `MalformedToken` unless it is a `b64token` of at most
-    /// `max_bytes`.
+    /// Accepts the token of a request; `MalformedToken` unless it is a `b64token` of at most `max_bytes`.
     pub fn parse(value: &'a [u8], max_bytes: usize) -> Result<Self, Denial> {
         let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-        // Without an early return the compiler compares many bytes at once: a token is long, and
-        // mostly valid.
+        // Without an early return the compiler compares many bytes at once: a token is long, and mostly
+        // valid.
         let foreign = value[..body].iter().fold(0, |foreign, b| foreign | u8::from(!is_allowed(*b)));
         if body == 0 || value.len() > max_bytes || foreign != 0 {
             return Err(Denial::MalformedToken);
@@ -23,12 +22,11 @@ impl<'a> BearerToken<'a> {
         std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
     }
 
-    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
-    /// scheme is case-insensitive). `None` if the field has another scheme, or the scheme alone.
+    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the scheme is
+    /// case-insensitive). `None` if the field has another scheme, or the scheme alone.
     pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
-        // White space around a field is not part of its value (RFC 9110 section 5.5), and Envoy
-        // should have removed it: a token behind it must not count as absent, because the upstream
-        // may see it.
+        // White space around a field is not part of its value (RFC 9110 section 5.5), and Envoy should have
+        // removed it: a token behind it must not count as absent, because the upstream may see it.
         if field.first().is_some_and(u8::is_ascii_whitespace)
             && strip_scheme(field.trim_ascii_start(), scheme).is_some()
         {

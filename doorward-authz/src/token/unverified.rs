@@ -23,8 +23,8 @@ pub struct UnverifiedToken<'a> {
     pub(super) claims: ClaimSet,
 }
 
-/// The members of a JOSE header that Doorward reads; the others are ignored, `jwk`, `jku`, `x5u`
-/// and `x5c` on purpose: a token must not supply its own key.
+/// The members of a JOSE header that Doorward reads; the others are ignored, `jwk`, `jku`, `x5u` and `x5c` on
+/// purpose: a token must not supply its own key.
 #[derive(Clone, Debug)]
 pub struct Header {
     pub algorithm: String,
@@ -60,8 +60,8 @@ impl<'a> UnverifiedToken<'a> {
         &self.header
     }
 
-    /// The `iss` claim. For a JWT-SVID without one, the trust domain of its `sub` (JWT-SVID
-    /// section 3: the domain determines the keys).
+    /// The `iss` claim. For a JWT-SVID without one, the trust domain of its `sub` (JWT-SVID section 3: the
+    /// domain determines the keys).
     pub fn unverified_issuer(&self) -> Result<String, Refusal> {
         match self.claims.get("iss") {
             Some(Value::String(issuer)) => Ok(issuer),
@@ -127,8 +127,8 @@ impl<'a> UnverifiedToken<'a> {
         Refusal::new(denial, found)
     }
 
-    /// The id of a token without `jti`: never a digest of the whole text, because a signature can
-    /// have several valid forms.
+    /// The id of a token without `jti`: never a digest of the whole text, because a signature can have several
+    /// valid forms.
     pub(crate) fn digest(&self) -> TargetId {
         TargetId::digest(self.signing_input.as_bytes())
     }
@@ -180,9 +180,9 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Denial::MalformedToken),
     };
-    // `crit` names extensions that a verifier must implement (RFC 7515 section 4.1.11), and `b64`
-    // changes the signing input and requires `crit` (RFC 7797 section 6); `enc` and `zip` belong
-    // to encrypted tokens, `cty: JWT` to nested ones.
+    // `crit` names extensions that a verifier must implement (RFC 7515 section 4.1.11), and `b64` changes the
+    // signing input and requires `crit` (RFC 7797 section 6); `enc` and `zip` belong to encrypted tokens, `cty:
+    // JWT` to nested ones.
     let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(name));
     let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
     if foreign || nested {
@@ -193,8 +193,8 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
     Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")?, has_nonce })
 }
 
-/// A media type in the form of `typ` and `cty`: case-insensitive, `application/` dropped (RFC 7515
-/// section 4.1.9).
+/// A media type in the form of `typ` and `cty`: case-insensitive, `application/` dropped (RFC 7515 section
+/// 4.1.9).
 pub(super) fn media_type(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)

@@ -1,11 +1,11 @@
 //! Envoy's binary interface for HTTP filters, as far as it is used, and safe wrappers around it.
 //!
-//! By `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.38, 1.39 and 1.40. The bindings are
-//! written here because the official SDK is not published as a crate; once it is, and builds
-//! without libclang, it replaces this file.
+//! By `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.38, 1.39 and 1.40. The bindings are written here
+//! because the official SDK is not published as a crate; once it is, and builds without libclang, it replaces this
+//! file.
 //!
-//! Buffers that Envoy returns live until the hook ends or a setter is called. So every getter
-//! borrows the [`Stream`], and every setter borrows it mutably.
+//! Buffers that Envoy returns live until the hook ends or a setter is called. So every getter borrows the [`Stream`],
+//! and every setter borrows it mutably.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;

@@ -79,8 +79,7 @@ pub struct FilterConfig {
     /// The key of the filter state, or the namespace of the metadata.
     pub namespace: String,
     pub clear_route_cache: bool,
-    /// Whether a stream ends when its token is not accepted any more, as far as its rule requires
-    /// it.
+    /// Whether a stream ends when its token is not accepted any more, as far as its rule requires it.
     pub ends_streams: bool,
 }
 
@@ -90,8 +89,7 @@ const MAX_ENGINES: usize = 16;
 const FIRST_READY: Duration = Duration::from_secs(5);
 
 impl FilterConfig {
-    /// Parses it and starts its engine, if that is not running; `name`: the `filter_name` of
-    /// Envoy's configuration.
+    /// Parses it and starts its engine, if that is not running; `name`: the `filter_name` of Envoy's configuration.
     pub fn new(name: &str, text: &[u8], validates: bool) -> Result<Self, String> {
         let written: Written = serde_json::from_slice(text).map_err(|error| {
             format!(
@@ -146,8 +144,8 @@ struct Running {
 /// The identity of an engine: the file's canonical path, or the name of the filter.
 type Key = (bool, PathBuf);
 
-/// The engines of the process. An engine is not stopped when no filter uses it: a filter that is
-/// added again must find its revocations.
+/// The engines of the process. An engine is not stopped when no filter uses it: a filter that is added again must find
+/// its revocations.
 static ENGINES: Mutex<BTreeMap<Key, Arc<Running>>> = Mutex::new(BTreeMap::new());
 
 impl Place {

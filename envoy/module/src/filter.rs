@@ -190,8 +190,7 @@ impl Filter {
         }
     }
 
-    /// The stream has ended, or another filter answers it: other threads must not access it any
-    /// more.
+    /// The stream has ended, or another filter answers it: other threads must not access it any more.
     pub fn leave(&self) {
         self.leave_waiting();
         let live = self.live.borrow_mut().take();
@@ -216,8 +215,7 @@ enum Decided {
     Never,
 }
 
-/// Answers a waiting stream: with a plan, or with a refusal if the work on it panics or is
-/// dropped.
+/// Answers a waiting stream: with a plan, or with a refusal if the work on it panics or is dropped.
 struct Answering(Option<Arc<Slot<Waker, Plan>>>);
 
 impl Answering {
@@ -234,8 +232,8 @@ impl Drop for Answering {
     }
 }
 
-/// Writes the cause of the stream's end for the access log: its status and details are those of
-/// the response that had begun.
+/// Writes the cause of the stream's end for the access log: its status and details are those of the response that had
+/// begun.
 fn tell_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
     match config.facts {
         Facts::FilterState => stream.set_filter_state(&format!("{}.ended", config.namespace), cause.as_bytes()),

@@ -26,8 +26,7 @@ fn destroy<T>(hook: &str, value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
-/// Stands for a filter that could not be created, whose request is refused. With null Envoy would
-/// decide.
+/// Stands for a filter that could not be created, whose request is refused. With null Envoy would decide.
 static BROKEN: u8 = 0;
 
 fn broken() -> *const Filter {

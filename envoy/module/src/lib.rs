@@ -10,17 +10,16 @@
 //! abi      Envoy's binary interface, and the only wrappers of it
 //! ```
 //!
-//! Rules, tokens, revocations, answers, metrics and the HTTP API are the library's ([`doorward`]);
-//! the engine runs on a separate thread. Envoy's workers decide themselves and never wait.
+//! Rules, tokens, revocations, answers, metrics and the HTTP API are the library's ([`doorward`]); the engine runs on
+//! a separate thread. Envoy's workers decide themselves and never wait.
 //!
 //! # Invariants
 //!
-//! 1. A request passes only by a plan that was made from a decision. A panic, a filter that could
-//!    not be created and a missing answer refuse it.
-//! 2. The library does not set a signal handler, an allocator, the `umask` or a limit of the
-//!    process, and does not end the process.
-//! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the
-//!    [`abi::Stream`].
+//! 1. A request passes only by a plan that was made from a decision. A panic, a filter that could not be created and
+//!    a missing answer refuse it.
+//! 2. The library does not set a signal handler, an allocator, the `umask` or a limit of the process, and does not
+//!    end the process.
+//! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
 //! 4. A waker is used while its stream lives, and under the lock of its [`slot::Slot`] alone.
 //! 5. An engine in Envoy has no listener for checks, so the encoding kept with a token
 //!    ([`doorward::authz::answer::Forward::kept`]) is that of [`plan`].

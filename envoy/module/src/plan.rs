@@ -1,7 +1,7 @@
 //! A decision as edits of a stream: written while the request is read, applied after.
 //!
-//! A setter frees the values of getters, and a decision is recorded with the values that it read.
-//! So a plan owns its data.
+//! A setter frees the values of getters, and a decision is recorded with the values that it read. So a plan owns its
+//! data.
 
 use doorward::api::check::write_struct;
 use doorward::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token, without_query};
@@ -230,8 +230,8 @@ impl Value {
     }
 }
 
-/// The cached encoding of a token's identity: a byte for the form of the facts, the length of the
-/// edits, edits, facts.
+/// The cached encoding of a token's identity: a byte for the form of the facts, the length of the edits, edits,
+/// facts.
 struct CachedFields<'a>(&'a [u8]);
 
 /// The form of facts, the length of edits.
@@ -309,8 +309,7 @@ impl Edits {
     }
 }
 
-/// Names and values come from one request and one configuration: they are far smaller than four
-/// gigabytes.
+/// Names and values come from one request and one configuration: they are far smaller than four gigabytes.
 fn length(text: &str) -> u32 {
     u32::try_from(text.len()).unwrap_or(0)
 }

@@ -92,8 +92,7 @@ pub struct DoorwardArgs {
     /// The `aud` of security events (`signals.transmitters[].audience`).
     #[arg(long, default_value = "doorward")]
     transmitter_audience: String,
-    /// The file with the credential of a pushed event (`push.token_file`), if Doorward requires
-    /// one.
+    /// The file with the credential of a pushed event (`push.token_file`), if Doorward requires one.
     #[arg(long, value_name = "FILE")]
     transmitter_token_file: Option<PathBuf>,
 }
@@ -144,8 +143,7 @@ async fn seed(store: &Store, passwords: &Passwords) -> anyhow::Result<()> {
 
 fn key_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    // A retired key is published until its tokens have expired: with shorter lifetimes hundreds
-    // would be published.
+    // A retired key is published until its tokens have expired: with shorter lifetimes hundreds would be published.
     let allowed = Duration::from_secs(5)..=Duration::from_secs(365 * 24 * 3600);
     if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("must be between 5s and 365d".to_owned()) }
 }

@@ -1,7 +1,7 @@
 //! Protocol Buffers' wire format, read in place: the fields of a message one after the other.
 //!
-//! Every length is compared with the rest of the message, so nothing is read or reserved that did
-//! not arrive. It refuses and skips the same input as prost; a test compares the two.
+//! Every length is compared with the rest of the message, so nothing is read or reserved that did not arrive.
+//! It refuses and skips the same input as prost; a test compares the two.
 
 /// The bytes are not a protobuf message: truncated, of a wrong wire type, or not UTF-8 where text is required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

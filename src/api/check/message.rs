@@ -33,8 +33,8 @@ impl<'a> Message<'a> {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A message in this one. Its length precedes it, so its bytes are moved if the length needs
-    /// more than one byte.
+    /// A message in this one. Its length precedes it, so its bytes are moved if the length needs more than
+    /// one byte.
     pub(in crate::api) fn message(&mut self, number: u8, write: impl FnOnce(&mut Message<'_>)) {
         self.key(number, BYTES);
         let start = self.0.len();

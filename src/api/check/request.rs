@@ -1,8 +1,8 @@
 //! A `CheckRequest`, read in place: the few fields that a decision needs, borrowed from the bytes.
 //!
-//! Decoding all of it takes longer than deciding. Fields that are not needed are skipped like
-//! those of a newer Envoy. A repeated message is merged, and the last of a map's equal keys
-//! counts, as Protocol Buffers require; the result is that of prost, message for message.
+//! Decoding all of it takes longer than deciding. Fields that are not needed are skipped like those of a
+//! newer Envoy. A repeated message is merged, and the last of a map's equal keys counts, as Protocol Buffers
+//! require; the result is that of prost, message for message.
 
 use super::fields::{Fields, Malformed};
 use crate::authz::rule::RequestView;

@@ -3,9 +3,9 @@
 //! Only `status.code` decides: an empty response is allowed by Envoy. So the status is written first, by
 //! the one function that writes responses.
 //!
-//! A token's identity is the same in all answers under one configuration: it is encoded once, as
-//! complete fields, and copied. The same goes for the headers that are always removed. A reader
-//! merges a repeated message field, so the parts are concatenated.
+//! A token's identity is the same in all answers under one configuration: it is encoded once, as complete
+//! fields, and copied. The same goes for the headers that are always removed. A reader merges a repeated
+//! message field, so the parts are concatenated.
 
 use super::message::Message;
 use crate::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token};
@@ -107,8 +107,8 @@ fn denied(response: &mut Message<'_>, respond: &Respond) {
     });
 }
 
-/// `HeaderValueOption`. It replaces the client's copy; set explicitly, since Envoy's handling of
-/// the default has changed between versions.
+/// `HeaderValueOption`. It replaces the client's copy; set explicitly, since Envoy's handling of the default
+/// has changed between versions.
 fn set(message: &mut Message<'_>, name: &str, value: &str) {
     header(message, HEADERS, name, value, OVERWRITE_IF_EXISTS_OR_ADD);
 }
@@ -132,8 +132,7 @@ fn facts<'a>(response: &mut Message<'_>, facts: impl IntoIterator<Item = (&'stat
     response.message(DYNAMIC_METADATA, |metadata| fields(metadata, facts));
 }
 
-/// Appends facts as fields of a `google.protobuf.Struct`, for a front end that returns the
-/// metadata alone.
+/// Appends facts as fields of a `google.protobuf.Struct`, for a front end that returns the metadata alone.
 pub fn write_struct<'a>(bytes: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
     fields(&mut Message::new(bytes), facts);
 }

@@ -33,8 +33,7 @@ pub enum EventError {
 }
 
 impl EventError {
-    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for a temporary
-    /// failure.
+    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for a temporary failure.
     #[must_use]
     pub const fn code(&self) -> Option<&'static str> {
         match self {
@@ -103,8 +102,8 @@ pub enum Delivery<'a> {
     Polled(&'a IssuerName, &'a str),
 }
 
-/// Applies an event token. `Ok`: the token may be acknowledged, whether or not it had an effect;
-/// so may a repeated token (RFC 8935 section 2.2).
+/// Applies an event token. `Ok`: the token may be acknowledged, whether or not it had an effect; so may a
+/// repeated token (RFC 8935 section 2.2).
 pub async fn take(state: &State, text: &str, delivery: Delivery<'_>) -> Result<(), EventError> {
     let source = match delivery {
         Delivery::Pushed(_) => EventSource::Push,
@@ -157,8 +156,7 @@ async fn apply(
     Ok(labels)
 }
 
-/// The sender of a token: among several entries with one issuer, the entry whose audience the
-/// token names.
+/// The sender of a token: among several entries with one issuer, the entry whose audience the token names.
 fn sender<'a>(
     policy: &'a Policy,
     token: &UnverifiedToken<'_>,

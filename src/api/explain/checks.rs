@@ -1,5 +1,4 @@
-//! The checks of a decision in their order: the passed ones, the refusing one, and the expected
-//! values.
+//! The checks of a decision in their order: the passed ones, the refusing one, and the expected values.
 
 use serde_json::{Map, Value, json};
 

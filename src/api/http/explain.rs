@@ -61,8 +61,8 @@ fn localhost() -> String {
 
 /// Decides a request and explains the decision, step by step.
 ///
-/// The revocations that this instance knows are consulted, and the store where the policy requires
-/// it. Nothing is recorded: a sign-out rule revokes nothing here.
+/// The revocations that this instance knows are consulted, and the store where the policy requires it. Nothing is
+/// recorded: a sign-out rule revokes nothing here.
 #[utoipa::path(
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),
     request_body = ExplainRequest,
@@ -103,8 +103,8 @@ pub(super) async fn explain(
     Ok(axum::Json(explained))
 }
 
-/// The number of open streams at this instance, and of those that a revocation of each of the
-/// token's targets would end.
+/// The number of open streams at this instance, and of those that a revocation of each of the token's targets would
+/// end.
 fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
     let streams = state.streams();
     // Former names of the issuer, and both readings of an id, count as one revocation.

@@ -124,8 +124,8 @@ impl OAuthError {
     }
 }
 
-/// A permit to process a message, out of a bounded number; taken once the body is complete, since
-/// a slow sender would block others.
+/// A permit to process a message, out of a bounded number; taken once the body is complete, since a slow
+/// sender would block others.
 pub(super) fn admit(http: &Http) -> Option<OwnedSemaphorePermit> {
     http.messages.clone().try_acquire_owned().ok()
 }
@@ -164,8 +164,8 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     field.split(';').next().map(|media_type| media_type.trim().to_ascii_lowercase())
 }
 
-/// The name of the client's admin key, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section
-/// 2.3.1); `None` without credentials.
+/// The name of the client's admin key, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section 2.3.1); `None`
+/// without credentials.
 pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Option<Arc<str>>, OAuthError> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Ok(None) };

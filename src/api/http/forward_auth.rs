@@ -9,26 +9,23 @@
 //! | nginx auth_request | `X-Original-URI` | `X-Original-Method` | its own |
 //! | Traefik, Caddy | `X-Forwarded-Uri` | `X-Forwarded-Method` | `X-Forwarded-Host`, else its own |
 //!
-//! No other header is used (`X-Forwarded-For` decides nothing, and `X-Forwarded-Proto` only which
-//! URI a DPoP proof must name). Every proxy sets its own of these headers and passes the client's
-//! copies of the others on, so two headers for one part must agree: else the client could choose
-//! the rule that applies to it. A request whose headers disagree, are repeated or leave a part out
-//! is refused as `bad_request`; so nginx must send the method, because its subrequest is always a
-//! GET.
+//! No other header is used (`X-Forwarded-For` decides nothing, and `X-Forwarded-Proto` only which URI a DPoP proof
+//! must name). Every proxy sets its own of these headers and passes the client's copies of the others on, so two
+//! headers for one part must agree: else the client could choose the rule that applies to it. A request whose
+//! headers disagree, are repeated or leave a part out is refused as `bad_request`; so nginx must send the method,
+//! because its subrequest is always a GET.
 //!
 //! # The proxy's part
 //!
-//! An allowed request is answered 200 with the identity headers. An identity header without a
-//! value is left out, not sent empty: nginx, Traefik and Caddy then drop the client's copy. An
-//! empty header would reach upstreams that read it as the id of an anonymous user, or join it with
-//! a look-alike.
+//! An allowed request is answered 200 with the identity headers. An identity header without a value is left out,
+//! not sent empty: nginx, Traefik and Caddy then drop the client's copy. An empty header would reach upstreams that
+//! read it as the id of an anonymous user, or join it with a look-alike.
 //!
-//! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in
-//!   cookies are not forwarded: the other cookies are set in its place. The client's copies and
-//!   look-alikes, and the token with `token.forward: false`, are removed by
-//!   `x-envoy-auth-headers-to-remove`, which Envoy applies without configuration (every answer has
-//!   it: Envoy with `path_override` sends the same request as nginx, and the other proxies ignore
-//!   it). `allowed_headers` must let through what the decision reads (cookies, API key).
+//! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in cookies are not
+//!   forwarded: the other cookies are set in its place. The client's copies and look-alikes, and the token with
+//!   `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy applies without
+//!   configuration (every answer has it: Envoy with `path_override` sends the same request as nginx, and the other
+//!   proxies ignore it). `allowed_headers` must let through what the decision reads (cookies, API key).
 //! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's
 //!   copy. Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers
 //!   on`). It knows 2xx, 401 and 403 only: 400 and 503 become 500.
@@ -37,9 +34,9 @@
 //! - Caddy: `copy_headers` deletes them from 2.11.2 on only (GHSA-7r4p-vjf4-gxv4); before, and for
 //!   look-alikes, `request_header -X-User-Id` must stand before `forward_auth`.
 //!
-//! Only Envoy can remove the token from the request's headers, and no proxy can remove it from the
-//! query. All proxies but Envoy read a 204 (`sign_out: {then: respond}`) as allowed: the token is
-//! revoked, and the request still reaches the upstream.
+//! Only Envoy can remove the token from the request's headers, and no proxy can remove it from the query. All
+//! proxies but Envoy read a 204 (`sign_out: {then: respond}`) as allowed: the token is revoked, and the request
+//! still reaches the upstream.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -125,8 +122,7 @@ struct Original<'a> {
 type Named<'a> = (&'static str, Option<&'a str>);
 
 impl<'a> Original<'a> {
-    /// Reads the original request; an error names the missing or contradictory header, without its
-    /// value.
+    /// Reads the original request; an error names the missing or contradictory header, without its value.
     fn read(parts: &'a Parts) -> Result<Self, Cow<'static, str>> {
         let asked = parts.uri.path_and_query().map_or("", |target| target.as_str());
         let by_path = asked.strip_prefix(PREFIX).filter(|rest| rest.starts_with('/'));
@@ -137,8 +133,7 @@ impl<'a> Original<'a> {
             Some(authority) => Some(authority.as_str()),
             None => field(parts, "host")?.1,
         };
-        // The host of a proxy's own subrequest counts only where no header names the original
-        // host.
+        // The host of a proxy's own subrequest counts only where no header names the original host.
         let own_host_counts = by_path.is_some() || original_uri.1.is_some() || forwarded_host.1.is_none();
 
         let path = ("the path after /auth", by_path);

@@ -1,5 +1,5 @@
-//! `POST /global-token-revocation` (draft-parecki-oauth-global-token-revocation), which Okta calls
-//! Universal Logout: an identity provider or a security tool revokes all tokens of a user.
+//! `POST /global-token-revocation` (draft-parecki-oauth-global-token-revocation), which Okta calls Universal
+//! Logout: an identity provider or a security tool revokes all tokens of a user.
 
 use std::sync::Arc;
 

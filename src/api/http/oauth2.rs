@@ -35,9 +35,9 @@ pub(super) struct TokenForm {
 
 /// Revokes a token: an access token, or a JWT refresh token with the session it belongs to.
 ///
-/// The token's signature is the credential; the token may have expired. An unknown token is
-/// answered 200 too, so that the answer discloses nothing. Credentials are optional; if sent, they
-/// must be an admin key that may `revoke`, as `Bearer KEY` or `Basic NAME:KEY`.
+/// The token's signature is the credential; the token may have expired. An unknown token is answered 200 too, so that
+/// the answer discloses nothing. Credentials are optional; if sent, they must be an admin key that may `revoke`, as
+/// `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/revoke", tag = "sign-out", security((), ("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
@@ -74,8 +74,8 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let denial = decide_token(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
-        // A token without a mark of its kind, for a configured audience, was read as an access
-        // token; as a refresh token it has a session.
+        // A token without a mark of its kind, for a configured audience, was read as an access token; as a refresh
+        // token it has a session.
         if hinted && let Err(RefreshError::Store) = revoke_refresh_token(http, token, hinted).await {
             return Err(OAuthError::Unavailable(STORE));
         }
@@ -126,11 +126,10 @@ const fn passing(denial: Denial) -> Option<&'static str> {
     }
 }
 
-/// Returns whether a token is accepted here, by the same decision as for a request that carries
-/// it.
+/// Returns whether a token is accepted here, by the same decision as for a request that carries it.
 ///
-/// Every other token is answered `active: false` alone, whatever the cause (RFC 7662 section 2.2).
-/// Credentials: an admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
+/// Every other token is answered `active: false` alone, whatever the cause (RFC 7662 section 2.2). Credentials: an
+/// admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/introspect", tag = "operation", security(("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),

@@ -1,5 +1,4 @@
-//! The site whose page sent a browser's request, and whether it may (the Fetch standard's CORS
-//! protocol).
+//! The site whose page sent a browser's request, and whether it may (the Fetch standard's CORS protocol).
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};
@@ -18,8 +17,8 @@ pub(super) enum Site {
 }
 
 impl Site {
-    /// Refuses pages of other sites: a form there would send the user's cookies along, and sign
-    /// the user out unintentionally.
+    /// Refuses pages of other sites: a form there would send the user's cookies along, and sign the user out
+    /// unintentionally.
     pub(super) fn of(http: &Http, uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut fields = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = fields.next() else { return Ok(Self::Unnamed) };

@@ -26,8 +26,7 @@ ul { padding-left: 1.25rem; }
 code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
 ";
 
-/// The page may not load, run, frame or send anything; its style is named by its digest (CSP Level
-/// 3 section 2.3.1).
+/// The page may not load, run, frame or send anything; its style is named by its digest (CSP Level 3 section 2.3.1).
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(digest_of(STYLE.as_bytes()));
     let policy = format!(

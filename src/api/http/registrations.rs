@@ -1,5 +1,4 @@
-//! `POST /v1/registrations`: with `revocation.list: allow`, an auth service registers the tokens
-//! that it issues.
+//! `POST /v1/registrations`: with `revocation.list: allow`, an auth service registers the tokens that it issues.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -46,9 +45,8 @@ pub(super) struct RegistrationReceipt {
 
 /// Registers a token, so that `list: allow` accepts it.
 ///
-/// 201 means that it is in the store, and that every instance accepts the token from now on.
-/// Repeating a request changes nothing. A registration cannot be withdrawn: revoke the token
-/// instead.
+/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a request
+/// changes nothing. A registration cannot be withdrawn: revoke the token instead.
 #[utoipa::path(
     post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,

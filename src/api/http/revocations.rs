@@ -44,16 +44,16 @@ pub(super) struct RevocationRequest {
     id: Option<Id>,
     /// The access token itself, instead of `id`; it may have expired.
     token: Option<String>,
-    /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the
-    /// leeway from now, since no token lives longer. The leeway is added. For other kinds it has
-    /// no effect: they are kept until the last token that they can refuse has expired.
+    /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the leeway from now, since
+    /// no token lives longer. The leeway is added. For other kinds it has no effect: they are kept until the last
+    /// token that they can refuse has expired.
     expires_at: Option<Instant>,
-    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The
-    /// default is `*` for a token, a session and a key, because an attacker who has one chooses
-    /// the dates of tokens, and now for the others. Whole seconds mean all of that second.
+    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is `*` for a
+    /// token, a session and a key, because an attacker who has one chooses the dates of tokens, and now for the
+    /// others. Whole seconds mean all of that second.
     at: Option<Instant>,
-    /// An operator's note, at most 256 bytes, with control characters replaced; it appears in the
-    /// log, in the list and in the audit line.
+    /// An operator's note, at most 256 bytes, with control characters replaced; it appears in the log, in the list
+    /// and in the audit line.
     #[schema(max_length = 256)]
     reason: Option<String>,
 }
@@ -131,8 +131,7 @@ pub(super) struct RevocationReceipt {
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
-    /// The place in the log; null when nothing was written because every token that it could
-    /// refuse has expired.
+    /// The place in the log; null when nothing was written because every token that it could refuse has expired.
     position: Option<String>,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
     /// so the revocation may hit nobody; otherwise it is left out.
@@ -144,9 +143,8 @@ pub(super) struct RevocationReceipt {
 
 /// Revokes a token, a session, a user, a client, a key or all of an issuer.
 ///
-/// 201 means that it is in the store, and with `wait=all` that every instance applies it.
-/// Repeating a request changes nothing. A revocation that has already expired succeeds and is not
-/// written.
+/// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
+/// nothing. A revocation that has already expired succeeds and is not written.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
@@ -178,8 +176,7 @@ pub(super) async fn create(
             if confirmation.confirmed == Some(false) {
                 break confirmation;
             }
-            // An instance may have verified a token that is dated further ahead before it applied
-            // this.
+            // An instance may have verified a token that is dated further ahead before it applied this.
             http.state.replica.learn_leads().await;
             let again = resolve(&http, &request, clocks).await?;
             if again.watermark <= revocation.watermark {
@@ -204,8 +201,8 @@ pub(super) async fn create(
     Ok((status, axum::Json(receipt)).into_response())
 }
 
-/// The place in the log; `None` if nothing was written, because every token that it could refuse
-/// has expired at every instance.
+/// The place in the log; `None` if nothing was written, because every token that it could refuse has expired at every
+/// instance.
 async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<Position>, Problem> {
     let (kind, issuer) = (revocation.target.kind.as_str(), &revocation.target.issuer);
     let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
@@ -224,8 +221,8 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<
     Ok(Some(position))
 }
 
-/// Whether no token of the issuer has named a target of this kind. A target from a token itself,
-/// or a token's digest, always counts as seen.
+/// Whether no token of the issuer has named a target of this kind. A target from a token itself, or a token's digest,
+/// always counts as seen.
 fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool {
     let by_digest = || request.id.as_ref().is_some_and(|id| TargetId::written_digest(&id.text()).is_some());
     if request.token.is_some() || target.kind == Kind::Token && by_digest() {
@@ -300,8 +297,8 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, V
 
 /// The `exp` that a caller names for a token of this issuer.
 ///
-/// The log is kept no longer than any token may live: a later end could not be kept, and such a
-/// token is refused for its lifetime anyway.
+/// The log is kept no longer than any token may live: a later end could not be kept, and such a token is refused for
+/// its lifetime anyway.
 pub(super) fn expiry(asked: &Instant, issuer: &TrustedIssuer, now: Timestamp) -> Result<Timestamp, Problem> {
     let (expires_at, latest) = (asked.read("/expires_at")?, now.plus(issuer.retention()));
     if expires_at <= latest {
@@ -346,8 +343,7 @@ fn by_id(
             issuer.check_user_id(id).map_err(|error| Problem::field("/id", error.to_string()))?;
             Target::new(issuer.name.clone(), kind, TargetId::new(id))
         }
-        // The digest that names a token without `jti` appears in answers and logs: it is accepted
-        // as written.
+        // The digest that names a token without `jti` appears in answers and logs: it is accepted as written.
         (_, Some(id)) => Target::new(issuer.name.clone(), kind, TargetId::from_stored(id)),
     };
     if kind == Kind::Token && request.expires_at.is_none() {
@@ -363,8 +359,8 @@ pub(super) fn clock_skew(denial: Denial) -> Problem {
     Problem::new(Error::StoreUnavailable, detail).because(denial.label())
 }
 
-/// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of
-/// the same second is refused.
+/// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of the same second is
+/// refused.
 fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }

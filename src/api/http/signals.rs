@@ -28,8 +28,8 @@ pub(super) struct EventErrorBody {
 
 /// Receives a security event token of a configured transmitter.
 ///
-/// 202 means that its revocations are in the store; also for an event that does not concern
-/// tokens, and for a repeated token.
+/// 202 means that its revocations are in the store; also for an event that does not concern tokens, and for
+/// a repeated token.
 #[utoipa::path(
     post, path = "/signals/events", tag = "sign-out", security((), ("push_token" = [])),
     request_body(content = String, content_type = "application/secevent+jwt"),

@@ -13,16 +13,14 @@ use super::{Required, Span};
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
-    /// Names under which tokens of this issuer were accepted before: revocations under them apply,
-    /// and revocations of this issuer are also written under them, so that instances that were not
-    /// restarted yet apply them. At most four; another issuer may have such a name now (an issuer
-    /// that is split).
+    /// Names under which tokens of this issuer were accepted before: revocations under them apply, and revocations of
+    /// this issuer are also written under them, so that instances that were not restarted yet apply them. At most four;
+    /// another issuer may have such a name now (an issuer that is split).
     pub formerly: Vec<String>,
     /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
     /// for the tenant that `tid` names.
     pub issuer: OneOrMany,
-    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or
-    /// `any`.
+    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
     pub tenants: Option<AudiencesFile>,
     /// The `aud` that a token must name: a list, or `any`.
     pub audiences: AudiencesFile,
@@ -32,8 +30,8 @@ pub struct IssuerFile {
     pub algorithms: Option<Vec<String>>,
     /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
     pub token_types: Vec<String>,
-    /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims
-    /// of that kind; a token without a mark counts as an access token.
+    /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims of that kind; a
+    /// token without a mark counts as an access token.
     pub accept: Vec<Accepted>,
     /// The clock skew allowed on exp, nbf and iat.
     pub leeway: Span,
@@ -96,8 +94,8 @@ pub enum ProofFile {
 pub struct DpopFile {
     /// The largest distance of a proof's creation from now, in either direction.
     pub window: Span,
-    /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates
-    /// the proof; the clocks of clients do not matter.
+    /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates the proof; the clocks
+    /// of clients do not matter.
     pub nonce: bool,
     /// The place where used proofs are recorded.
     pub replay: ReplayFile,
@@ -145,8 +143,7 @@ pub enum Subject {
     /// A token without a user is refused.
     #[default]
     Required,
-    /// A token without a user is accepted, such as one of client credentials; no `user` revocation
-    /// applies to it.
+    /// A token without a user is accepted, such as one of client credentials; no `user` revocation applies to it.
     Optional,
 }
 
@@ -170,8 +167,7 @@ pub enum AudiencesFile {
     OneOf(Vec<String>),
 }
 
-/// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and
-/// `secret_file`.
+/// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and `secret_file`.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysFile {
@@ -220,8 +216,7 @@ impl Default for KeysFile {
     }
 }
 
-/// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is
-/// present.
+/// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is present.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimsFile {

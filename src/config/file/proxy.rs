@@ -3,15 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must
-/// name, and the client's certificate. A header that is named here must be set or removed by the
-/// proxy on every request.
+/// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must name, and the
+/// client's certificate. A header that is named here must be set or removed by the proxy on every request.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyFile {
-    /// The scheme that the client wrote: `request`, from Envoy or `X-Forwarded-Proto` of
-    /// forward-auth; `https`, if TLS ends before Envoy; or the name of a header such as
-    /// `x-forwarded-proto`.
+    /// The scheme that the client wrote: `request`, from Envoy or `X-Forwarded-Proto` of forward-auth; `https`, if
+    /// TLS ends before Envoy; or the name of a header such as `x-forwarded-proto`.
     #[schemars(example = "x-forwarded-proto")]
     pub scheme: String,
     /// The host and port that the client wrote: `request`, or the name of a header such as `x-forwarded-host`.

@@ -56,8 +56,7 @@ impl Default for RuleFile {
     }
 }
 
-/// The requests of a rule: all conditions must match; at most one of `path`, `path_prefix` and
-/// `path_regex`.
+/// The requests of a rule: all conditions must match; at most one of `path`, `path_prefix` and `path_regex`.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MatchFile {

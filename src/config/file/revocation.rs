@@ -19,15 +19,14 @@ pub struct RevocationFile {
     pub list: List,
     /// The way in which a decision reads the list.
     pub read: Read,
-    /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule
-    /// may set its own.
+    /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
     pub max_staleness: Span,
     /// The decision while the view is older than `max_staleness`.
     pub on_stale: OnStaleFile,
     /// True accepts a Redis whose `maxmemory-policy` may drop revocations.
     pub allow_eviction: bool,
-    /// True accepts that revocations no longer apply when an issuer gets another name, or when
-    /// `issuer` or a claim that names users, sessions or clients changes. Remove it afterwards.
+    /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim that
+    /// names users, sessions or clients changes. Remove it afterwards.
     pub accept_loss: bool,
 }
 
@@ -85,11 +84,10 @@ pub struct RedisFile {
     pub ca_file: Option<String>,
     /// The prefix of every key.
     pub key_prefix: String,
-    /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the
-    /// whole token or `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are
-    /// token ids; for every issuer. Each instance scans the database every half of the shortest
-    /// `max_staleness`: about 0.75 ms of Redis's time for each 1000 keys in it. No leeway is
-    /// granted after `exp` then: such a key ends with the token.
+    /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
+    /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
+    /// instance scans the database every half of the shortest `max_staleness`: about 0.75 ms of Redis's time for each
+    /// 1000 keys in it. No leeway is granted after `exp` then: such a key ends with the token.
     pub adopt: Option<AdoptFile>,
     /// The number of replicas that must have a revocation before it is answered 2xx (WAIT).
     #[schemars(range(max = 16))]

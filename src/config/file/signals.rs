@@ -70,8 +70,7 @@ pub struct PushFile {
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamFile {
-    /// The URL of `/signals/events` of this service for the transmitter; needed unless `poll` is
-    /// set.
+    /// The URL of `/signals/events` of this service for the transmitter; needed unless `poll` is set.
     #[schemars(example = "https://doorward.example.com/signals/events")]
     pub push_url: Option<String>,
     /// The bearer token for the transmitter's management API; better in a file.

@@ -6,8 +6,8 @@ use super::super::Found;
 use super::super::matching::any_matches;
 use super::super::model::{Check, Model, Node, Route};
 
-/// With a longer timeout, requests pile up behind a Doorward that hangs; its own bound for a
-/// decision is one second.
+/// With a longer timeout, requests pile up behind a Doorward that hangs; its own bound for a decision is one
+/// second.
 const LONGEST_TIMEOUT: f64 = 5.0;
 
 pub(super) fn no_ext_authz(model: &Model<'_>, found: &mut Found) {
@@ -126,8 +126,8 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
                 added.iter().any(|header| {
-                    // The complete value and nothing else: a client chooses `%REQ(X?:PATH)%`, and
-                    // `%REQ(:PATH):9%` is a part.
+                    // The complete value and nothing else: a client chooses `%REQ(X?:PATH)%`, and `%REQ(:PATH):9%`
+                    // is a part.
                     let value = header.text("value").unwrap_or_default().to_ascii_lowercase();
                     let is_whole = ["req", "request_header"].iter().any(|of| value == format!("%{of}({command})%"));
                     header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && is_whole

@@ -8,8 +8,7 @@ use quick_cache::sync::Cache;
 use super::Digest;
 use crate::authz::introspection::{IntrospectionResponse, TokenState};
 
-/// Active and inactive tokens in separate caches: a flood of made-up tokens does not evict active
-/// ones.
+/// Active and inactive tokens in separate caches: a flood of made-up tokens does not evict active ones.
 pub(super) struct Answers {
     active: Remembered,
     inactive: Remembered,
@@ -26,8 +25,8 @@ impl Answers {
     }
 
     pub(super) fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
-        // The later response counts; an inactive token does not become active again, so both occur
-        // only around its end.
+        // The later response counts; an inactive token does not become active again, so both occur only
+        // around its end.
         let usable = |answers: &Remembered| answers.get(digest).filter(|(until, _)| now < *until);
         usable(&self.inactive).or_else(|| usable(&self.active)).map(|(_, response)| response)
     }

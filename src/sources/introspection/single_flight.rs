@@ -17,8 +17,8 @@ pub(super) struct SingleFlight {
     max: usize,
 }
 
-/// A share in a request: the first caller sends it, the others wait; if the first leaves, the next
-/// one sends it.
+/// A share in a request: the first caller sends it, the others wait; if the first leaves, the next one sends
+/// it.
 pub(super) struct Flight<'a> {
     all: &'a SingleFlight,
     digest: Digest,
@@ -54,8 +54,7 @@ impl Flight<'_> {
     ) -> Arc<IntrospectionResponse> {
         let Some(cell) = self.cell.clone() else { return question.await };
         let introspection_response = cell.get_or_init(|| question).await.clone();
-        // Later callers send a new request: a response that is not cached is for the waiting
-        // callers only.
+        // Later callers send a new request: a response that is not cached is for the waiting callers only.
         let mut by_token = self.all.lock();
         if by_token.get(&self.digest).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
             by_token.remove(&self.digest);

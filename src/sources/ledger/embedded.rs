@@ -45,8 +45,8 @@ struct Opened {
     stamp: Stamp,
 }
 
-/// The attributes by which the file at the path is recognised as the opened one, unchanged by
-/// others. A write to a file that was removed or replaced would be acknowledged and lost.
+/// The attributes by which the file at the path is recognised as the opened one, unchanged by others. A write to a
+/// file that was removed or replaced would be acknowledged and lost.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Stamp {
     inode: (u64, u64),
@@ -62,13 +62,12 @@ impl From<Metadata> for Stamp {
 
 impl LedgerFile {
     fn open(&self, now: Timestamp) -> Result<Opened, redb::Error> {
-        // Only the owner may read the file, which names signed-out users; redb would create it
-        // readable by all.
+        // Only the owner may read the file, which names signed-out users; redb would create it readable by all.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         let same = file.try_clone()?;
-        // The check costs as much as reading the file, which is done anyway; without it a
-        // corrupted file causes a panic later.
+        // The check costs as much as reading the file, which is done anyway; without it a corrupted file causes a
+        // panic later.
         let database = Database::builder()
             .set_cache_size(CACHE)
             .set_check_integrity_on_open(true)
@@ -77,8 +76,8 @@ impl LedgerFile {
         Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
-    /// A file that another program overwrote cannot be read, and this process knows its content:
-    /// the file is moved aside, once, and a new one is created.
+    /// A file that another program overwrote cannot be read, and this process knows its content: the file is moved
+    /// aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
@@ -158,9 +157,8 @@ impl EmbeddedLedger {
 
     /// Opens or creates the file and reads it.
     ///
-    /// Entries that expired more than [`FORGOTTEN_AFTER`] before `now` are deleted. Entries that
-    /// expired later are kept for as long as this process may need them: the clock may have been
-    /// wrong at its start.
+    /// Entries that expired more than [`FORGOTTEN_AFTER`] before `now` are deleted. Entries that expired later are
+    /// kept for as long as this process may need them: the clock may have been wrong at its start.
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
@@ -185,8 +183,7 @@ impl EmbeddedLedger {
         }
         if let Some(file) = &self.file {
             let (file, revocations) = (Arc::clone(file), revocations.to_vec());
-            // A commit syncs the file, which takes milliseconds: not on a thread that makes
-            // decisions.
+            // A commit syncs the file, which takes milliseconds: not on a thread that makes decisions.
             tokio::task::spawn_blocking(move || file.with(|database| store(database, &revocations)))
                 .await
                 .map_err(|error| failed(&error))??;
@@ -194,8 +191,7 @@ impl EmbeddedLedger {
         Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
     }
 
-    /// Ensures that the file is the opened one, and has every entry of the index: a write may have
-    /// failed.
+    /// Ensures that the file is the opened one, and has every entry of the index: a write may have failed.
     pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
         if file.lacks.load(Ordering::Relaxed) {
@@ -286,8 +282,8 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
     Ok(())
 }
 
-/// At the start of a process only the wall clock is available, which may be wrong: with this
-/// margin an entry is lost only if that clock is a week ahead.
+/// At the start of a process only the wall clock is available, which may be wrong: with this margin an entry is lost
+/// only if that clock is a week ahead.
 pub(in crate::sources) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), redb::Error> {

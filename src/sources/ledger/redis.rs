@@ -1,5 +1,4 @@
-//! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
-//! target for lookups.
+//! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per target for lookups.
 
 mod adopt;
 mod answer;
@@ -44,8 +43,8 @@ pub use wire::{Reader, fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
-/// Three connections: the follower's, which blocks; the writer's, which watches keys; and one for
-/// the rest. So no kind of traffic waits for another.
+/// Three connections: the follower's, which blocks; the writer's, which watches keys; and one for the rest. So no
+/// kind of traffic waits for another.
 pub struct RedisLedger {
     config: RedisConfig,
     client: Config,
@@ -100,8 +99,7 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        // Boxed: otherwise every decision's future would have 28 KB for it, and most need no
-        // lookup.
+        // Boxed: otherwise every decision's future would have 28 KB for it, and most need no lookup.
         Box::pin(self.shared.lookup(self, targets, issued_at)).await
     }
 
@@ -120,14 +118,14 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// No instance accepts a token that expired before this time: it has expired by both wall
-    /// clocks, and no instance accepts tokens for longer than [`Self::grace`] after their end.
+    /// No instance accepts a token that expired before this time: it has expired by both wall clocks, and no instance
+    /// accepts tokens for longer than [`Self::grace`] after their end.
     pub(in crate::sources) fn surely_over(&self) -> Timestamp {
         self.earliest().minus(self.grace())
     }
 
-    /// The earlier of this machine's clock and the store's: a token that has expired by it has
-    /// expired by both. Before the store's clock was read, none has.
+    /// The earlier of this machine's clock and the store's: a token that has expired by it has expired by both.
+    /// Before the store's clock was read, none has.
     pub(in crate::sources) fn earliest(&self) -> Timestamp {
         self.store_clock().unwrap_or_default().min(crate::clock::now())
     }

@@ -53,9 +53,9 @@ impl Adopted {
 }
 
 impl Replica {
-    /// Sets the issuers whose token ids adopted keys name, with the leeway of each, and the time
-    /// within which the keys are read; call it before decisions are made for a new issuer. Until
-    /// its ids have been read the view is stale.
+    /// Sets the issuers whose token ids adopted keys name, with the leeway of each, and the time within
+    /// which the keys are read; call it before decisions are made for a new issuer. Until its ids have been
+    /// read the view is stale.
     pub fn adopt_for(&self, names: Vec<(IssuerName, Duration)>, within: Duration) {
         let mut issuers = self.adopted.issuers();
         let is_wider = names.iter().any(|(name, leeway)| {
@@ -101,8 +101,8 @@ impl Replica {
         }
     }
 
-    /// Whether a key of this token can be skipped: its revocation is known, and for so long that a
-    /// later scan sees the key again before it is forgotten.
+    /// Whether a key of this token can be skipped: its revocation is known, and for so long that a later
+    /// scan sees the key again before it is forgotten.
     fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
         let until = self.earliest().plus(issuers.within * 2);
         issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
@@ -121,8 +121,8 @@ impl Replica {
         self.adopts() && revocation.target.kind == Kind::Token && revocation.origin == Origin::Revoked
     }
 
-    /// Whether a lookup in the store is complete: the key of an unusual id cannot be named, and
-    /// only the scan finds it.
+    /// Whether a lookup in the store is complete: the key of an unusual id cannot be named, and only the
+    /// scan finds it.
     pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
         let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let within = self.adopted.issuers().within;
@@ -144,8 +144,7 @@ impl Replica {
         if found > 0 || self.adopted.is_warned.load(Ordering::Relaxed) {
             return;
         }
-        // If all keys are Doorward's own, this costs another scan: rarely, and less often each
-        // time.
+        // If all keys are Doorward's own, this costs another scan: rarely, and less often each time.
         let scans = self.adopted.empty_scans.fetch_add(1, Ordering::Relaxed) + 1;
         if scans.is_power_of_two() && ledger.has_others_keys().await.is_ok_and(|has| has) {
             self.adopted.is_warned.store(true, Ordering::Relaxed);

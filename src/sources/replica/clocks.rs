@@ -1,11 +1,9 @@
-//! The clocks that a guarantee must not depend on alone: this machine's wall clock, the store's,
-//! the issuers'.
+//! The clocks that a guarantee must not depend on alone: this machine's wall clock, the store's, the issuers'.
 //!
-//! - A revocation is forgotten only when it has expired by the earlier of both wall clocks *and*
-//!   this process has held it for one retention on the monotonic clock
-//!   ([`RevocationIndex::purge`]).
-//! - A watermark that no caller names is the later of both wall clocks, plus the lead of the
-//!   tokens ([`Clocks`](crate::authz::revocation::Clocks)).
+//! - A revocation is forgotten only when it has expired by the earlier of both wall clocks *and* this process has held
+//!   it for one retention on the monotonic clock ([`RevocationIndex::purge`]).
+//! - A watermark that no caller names is the later of both wall clocks, plus the lead of the tokens
+//!   ([`Clocks`](crate::authz::revocation::Clocks)).
 //! - The monotonic clock reveals a jump of the wall clock, and the log is read again.
 //!
 //! [`RevocationIndex::purge`]: crate::authz::revocation::RevocationIndex::purge
@@ -104,8 +102,8 @@ impl Replica {
 
     /// The store's time; `None` for an embedded store.
     ///
-    /// Before the first reading it is 1970: by that clock nothing has expired, and no watermark is
-    /// made, because it differs too much from this machine's.
+    /// Before the first reading it is 1970: by that clock nothing has expired, and no watermark is made, because it
+    /// differs too much from this machine's.
     pub fn store_clock(&self) -> Option<Timestamp> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
@@ -128,8 +126,7 @@ impl Replica {
         self.clocks().earliest()
     }
 
-    /// No instance accepts a token that expired before this time: its revocation is neither
-    /// written nor retried.
+    /// No instance accepts a token that expired before this time: its revocation is neither written nor retried.
     pub fn surely_over(&self) -> Timestamp {
         match &self.ledger {
             RevocationLedger::Embedded(_) => self.earliest(),
@@ -137,19 +134,17 @@ impl Replica {
         }
     }
 
-    /// The minimum of [`Self::earliest`] and the wall clock as extrapolated from the start of this
-    /// process: for an operator's action that must not lose live revocations, and that may be
-    /// refused without harm.
+    /// The minimum of [`Self::earliest`] and the wall clock as extrapolated from the start of this process: for an
+    /// operator's action that must not lose live revocations, and that may be refused without harm.
     pub fn earliest_if_set(&self) -> Timestamp {
         let (wall, steady) = self.clocks.began;
         self.earliest().min(wall.plus(steady.elapsed()))
     }
 
-    /// Sets the retention: the longest time for which a token may be accepted, and that after its
-    /// end. Call it before issuers that allow more are put in force.
+    /// Sets the retention: the longest time for which a token may be accepted, and that after its end. Call it before
+    /// issuers that allow more are put in force.
     ///
-    /// Entries that were dropped under a smaller bound are read again from the log; until then the
-    /// view is stale.
+    /// Entries that were dropped under a smaller bound are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {
         let longest_ms = millis(longest);
         self.clocks.leeway.fetch_max(millis(leeway), Ordering::AcqRel);
@@ -186,8 +181,8 @@ impl Replica {
         }
     }
 
-    /// Shares the leads of these issuers, by each of their names, with the other instances; the
-    /// embedded file keeps them for the next process.
+    /// Shares the leads of these issuers, by each of their names, with the other instances; the embedded file keeps
+    /// them for the next process.
     pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
         if let RevocationLedger::Embedded(ledger) = &self.ledger {
             ledger.raise_leads(&leads);
@@ -199,8 +194,8 @@ impl Replica {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over the leads that other instances have seen, for a new watermark; does not wait for
-    /// leads that cannot be read.
+    /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
+    /// read.
     pub async fn learn_leads(&self) {
         if let RevocationLedger::Redis(ledger) = &self.ledger
             && let Err(error) = ledger.read_margins(&self.leads()).await
@@ -209,15 +204,15 @@ impl Replica {
         }
     }
 
-    /// Publishes at once the leads of tokens that were verified here, and the time by which this
-    /// machine's clock extends the life of a token; for ever.
+    /// Publishes at once the leads of tokens that were verified here, and the time by which this machine's clock
+    /// extends the life of a token; for ever.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
         let mut shared = (Vec::new(), Duration::ZERO);
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // Clocks that differ by more than the leeway are not used: neither is known to be
-            // right, and a wrong lead would stay.
+            // Clocks that differ by more than the leeway are not used: neither is known to be right, and a wrong lead
+            // would stay.
             let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
             let local_ahead = if is_sane { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             for (_, lead) in &leads {

@@ -15,8 +15,8 @@ use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
-/// The pauses between attempts to connect: short enough to be ready within two seconds of the
-/// store's return, and to reconnect before another instance relies on a store that returned empty.
+/// The pauses between attempts to connect: short enough to be ready within two seconds of the store's return, and
+/// to reconnect before another instance relies on a store that returned empty.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(300)];
 /// The interval of comparisons of the log with its expected state.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -24,11 +24,11 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const COALESCE: Duration = Duration::from_millis(2);
 /// The shortest time between checks of the epoch and the role, under load.
 const SOURCE_EVERY: Duration = Duration::from_millis(100);
-/// The time for which a store is not relied on after it was founded, restarted or failed over:
-/// instances may be about to write back entries that it lost. Connected instances notice within a
-/// read (`block`, and 110 ms with 200 of them), others within the longest pause of [`BACKOFF`] and
-/// the time to connect; from then on they announce the repair. If the only instance that knows a
-/// lost entry takes longer, the others lack the entry until it is written back.
+/// The time for which a store is not relied on after it was founded, restarted or failed over: instances may be
+/// about to write back entries that it lost. Connected instances notice within a read (`block`, and 110 ms with 200
+/// of them), others within the longest pause of [`BACKOFF`] and the time to connect; from then on they announce the
+/// repair. If the only instance that knows a lost entry takes longer, the others lack the entry until it is written
+/// back.
 const SETTLE: Duration = Duration::from_millis(750);
 /// The interval of checks whether that time is over.
 const SETTLE_LOOK: Duration = Duration::from_millis(50);
@@ -98,8 +98,7 @@ impl Replica {
         }
     }
 
-    /// Reads the log from its start up to its current end; `None` if the store got a new epoch
-    /// meanwhile.
+    /// Reads the log from its start up to its current end; `None` if the store got a new epoch meanwhile.
     async fn replay(
         &self,
         feed: &mut Feed<'_>,
@@ -276,8 +275,7 @@ impl Replica {
         Ok(Some(wait))
     }
 
-    /// Refuses a store that may lose entries; `false` for one that a running instance continues to
-    /// use.
+    /// Refuses a store that may lose entries; `false` for one that a running instance continues to use.
     fn examine(&self, facts: StoreFacts, ledger: &RedisLedger) -> Result<bool, Obstacle> {
         match Obstacle::examine(facts, ledger.config().allow_eviction) {
             Err(obstacle) if obstacle.is_tolerable() && self.health.is_ready() => {

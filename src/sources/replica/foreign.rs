@@ -1,6 +1,5 @@
-//! Entries of issuers that are not configured here: applied, since a reload may add the issuer,
-//! and logged, since more likely the writer uses a wrong name. And keys without an entry: a key
-//! alone does not reach the instances.
+//! Entries of issuers that are not configured here: applied, since a reload may add the issuer, and logged, since
+//! more likely the writer uses a wrong name. And keys without an entry: a key alone does not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,11 +41,10 @@ impl Replica {
         }
         self.stats.foreign.inc_by(foreign.count() as u64);
     }
-    /// Searches for keys without an entry soon after the first read, then every ten minutes; for
-    /// ever.
+    /// Searches for keys without an entry soon after the first read, then every ten minutes; for ever.
     ///
-    /// A key and its entry are written together, so a key that is still unknown after a later
-    /// complete read has no entry. Where SCAN is not permitted nothing is counted.
+    /// A key and its entry are written together, so a key that is still unknown after a later complete read has no
+    /// entry. Where SCAN is not permitted nothing is counted.
     pub(super) async fn watch_keys(&self, ledger: &RedisLedger) {
         const EVERY: Duration = Duration::from_secs(600);
         const LOOK: Duration = Duration::from_secs(1);

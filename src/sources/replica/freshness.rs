@@ -10,11 +10,10 @@ pub struct Freshness {
     log: Moment,
     /// The keys of another service; always fresh if none are adopted.
     pub(super) adopted: Moment,
-    /// Whether issuers' names mean the same as when the revocations were written; otherwise the
-    /// view has no age.
+    /// Whether issuers' names mean the same as when the revocations were written; otherwise the view has no age.
     pub(super) named: Moment,
-    /// The time up to which a view may be used, in microseconds of [`Steady::uptime`]: as long as
-    /// the lease in the store, even if later rules allow more.
+    /// The time up to which a view may be used, in microseconds of [`Steady::uptime`]: as long as the lease in the
+    /// store, even if later rules allow more.
     leased_until: AtomicU64,
 }
 
@@ -40,10 +39,9 @@ impl Freshness {
 
     /// The age: the view has every entry that was written longer ago than this.
     ///
-    /// `None` until the first read is complete: the view is empty. [`Duration::MAX`]: the view is
-    /// not valid any more, or no lease runs, so that others may have confirmed revocations that
-    /// this view lacks. While a gap in the log is being repaired, the age counts from the last
-    /// read that found the log complete.
+    /// `None` until the first read is complete: the view is empty. [`Duration::MAX`]: the view is not valid any more,
+    /// or no lease runs, so that others may have confirmed revocations that this view lacks. While a gap in the log
+    /// is being repaired, the age counts from the last read that found the log complete.
     #[must_use]
     pub fn age(&self, now: Steady) -> Option<Duration> {
         self.named.age(now)?;

@@ -1,8 +1,8 @@
 //! Detects whether the log is still the one from which the view was built.
 //!
-//! A stream loses entries silently: XREAD skips trimmed or deleted entries without an error, and
-//! continues after a flush or a failover to a server that lags. Such losses change the epoch, the
-//! last id, the count of entries ever added, or the number of entries.
+//! A stream loses entries silently: XREAD skips trimmed or deleted entries without an error, and continues after a
+//! flush or a failover to a server that lags. Such losses change the epoch, the last id, the count of entries ever
+//! added, or the number of entries.
 
 use std::fmt;
 
@@ -23,9 +23,8 @@ pub(super) struct Baseline {
     goal: Option<Goal>,
 }
 
-/// An end of the log, as a goal for the reader. In a log that grows as fast as it is read, no page
-/// reaches the end; once everything up to the goal is read, the view is as fresh as the check that
-/// found the goal.
+/// An end of the log, as a goal for the reader. In a log that grows as fast as it is read, no page reaches the
+/// end; once everything up to the goal is read, the view is as fresh as the check that found the goal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Goal {
     last: Position,
@@ -73,16 +72,14 @@ impl Baseline {
         self.goal.is_some()
     }
 
-    /// Sets the goal after a page that ended before `stream`, and is counted; the read began at
-    /// `start`.
+    /// Sets the goal after a page that ended before `stream`, and is counted; the read began at `start`.
     pub(super) fn aim(&mut self, stream: &StreamInfo, start: Steady) {
         if self.goal.is_none() {
             self.goal = Some(Goal { last: stream.last, added: stream.added, start, counted: self.added });
         }
     }
 
-    /// The time as of which the view is fresh, if the goal is reached; a gap if entries are
-    /// missing before it.
+    /// The time as of which the view is fresh, if the goal is reached; a gap if entries are missing before it.
     pub(super) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
         let Some(goal) = self.goal.take_if(|goal| goal.last <= self.last) else { return Ok(None) };
         if goal.counted == goal.added {
@@ -100,8 +97,8 @@ impl Baseline {
         if epoch == Some(&*self.epoch) { Ok(()) } else { Err(Gap::Epoch) }
     }
 
-    /// Checks the state of the log, taken in one step with a read that is already counted. Entries
-    /// written before `alive` may have been trimmed.
+    /// Checks the state of the log, taken in one step with a read that is already counted. Entries written before
+    /// `alive` may have been trimmed.
     pub(super) fn check(&self, stream: Option<StreamInfo>, complete: bool, alive: Timestamp) -> Result<(), Gap> {
         let Some(stream) = stream else {
             return if self.added > 0 { Err(Gap::LogGone) } else { Ok(()) };

@@ -26,8 +26,7 @@ pub enum ReplicaState {
     CatchingUp,
     /// The log is read to the end, but the keys of another service are not read yet.
     Adopting,
-    /// The log is read to the end, but a peer may be about to write back lost entries: it is not
-    /// relied on yet.
+    /// The log is read to the end, but a peer may be about to write back lost entries: it is not relied on yet.
     Settling,
     /// Current.
     Following,
@@ -110,8 +109,8 @@ impl Obstacle {
         }
     }
 
-    /// A fault with which a running instance continues, with a warning: a changed setting must not
-    /// stop the whole fleet.
+    /// A fault with which a running instance continues, with a warning: a changed setting must not stop the whole
+    /// fleet.
     pub(super) fn is_tolerable(&self) -> bool {
         matches!(self, Self::MayEvict { .. })
     }
@@ -150,8 +149,7 @@ struct HealthState {
 }
 
 impl Health {
-    /// The time for which a store may be unreachable before the log warns: a failover or restart
-    /// is over by then.
+    /// The time for which a store may be unreachable before the log warns: a failover or restart is over by then.
     const LASTING: Duration = Duration::from_secs(5);
 
     pub(super) fn new(state: ReplicaState) -> Self {
@@ -182,8 +180,7 @@ impl Health {
         }
     }
 
-    /// Records an obstacle. A permanent one is a warning at once; an unreachable store is one
-    /// after a while.
+    /// Records an obstacle. A permanent one is a warning at once; an unreachable store is one after a while.
     pub(super) fn hindered(&self, obstacle: &Obstacle) {
         let state = obstacle.state();
         let mut watched = self.lock();

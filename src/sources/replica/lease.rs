@@ -8,31 +8,27 @@
 //! 1. was in the store before the read began, and
 //! 2. will run until the view is too old, whatever happens to the instance.
 //!
-//! A receipt lists the leases after the revocation was written. An instance in the list confirms
-//! by itself that it has applied the entry. An instance that is not in the list has no view now,
-//! by (2), and every view that it will publish is of a read that begins after its next lease was
-//! written, by (1), which is after the list, so the read finds the entry. Hence no instance
-//! accepts the token any more, and the receipt waits for an unreachable instance until its lease
-//! expires.
+//! A receipt lists the leases after the revocation was written. An instance in the list confirms by itself that it has
+//! applied the entry. An instance that is not in the list has no view now, by (2), and every view that it will publish
+//! is of a read that begins after its next lease was written, by (1), which is after the list, so the read finds the
+//! entry. Hence no instance accepts the token any more, and the receipt waits for an unreachable instance until its
+//! lease expires.
 //!
-//! In (2) the lease is that in the store: an instance that is cut off uses its view for the length
-//! of that lease, even if a reload has allowed more since ([`Freshness`](super::Freshness)).
+//! In (2) the lease is that in the store: an instance that is cut off uses its view for the length of that lease, even
+//! if a reload has allowed more since ([`Freshness`](super::Freshness)).
 //!
-//! The argument assumes: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length
-//! of a lease; a store that keeps the leases. That a lease has run out by the server's clock
-//! counts only if this instance has seen that clock go as evenly as its own for the length of a
-//! lease; what such a clock may gain meanwhile is in that length ([`lasting`]). A store that was
-//! emptied, restarted or failed over may have lost leases, so its list confirms nothing until it
-//! has been the same store for the length of a lease: by then, an instance whose lease was lost
-//! has a new lease or no view. Instances differ in their `max_staleness`, so the length is that of
-//! the longest lease that any of them was seen to take: in the store, or by this instance since it
-//! started. An instance reports an entry that it could not apply, and does not confirm it. A full
-//! store accepts no new reports, but lets a lease be prolonged: its holder goes on deciding, and
-//! the receipt waits while that instance cannot report its progress. A removed log may continue
-//! with smaller ids, if the store's clock was set back: progress in the previous log does not
-//! count for this one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a
-//! receipt covers the others only. A decision that was frozen with its process may end later; the
-//! proxy has timed out by then.
+//! The argument assumes: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store
+//! that keeps the leases. That a lease has run out by the server's clock counts only if this instance has seen that
+//! clock go as evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length
+//! ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list confirms nothing
+//! until it has been the same store for the length of a lease: by then, an instance whose lease was lost has a new
+//! lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest lease that any of
+//! them was seen to take: in the store, or by this instance since it started. An instance reports an entry that it
+//! could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be prolonged: its
+//! holder goes on deciding, and the receipt waits while that instance cannot report its progress. A removed log may
+//! continue with smaller ids, if the store's clock was set back: progress in the previous log does not count for this
+//! one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the others only. A
+//! decision that was frozen with its process may end later; the proxy has timed out by then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,8 +55,8 @@ const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)
 const UNAPPLIED: usize = 64;
 /// The most receipts in a report; the requesting instance reads it within milliseconds.
 const REMEMBERED: usize = 32;
-/// The longest wait of a requested report for the end of streams. Orders are sent within a
-/// millisecond unless the connection is stuck; the next report then has the number.
+/// The longest wait of a requested report for the end of streams. Orders are sent within a millisecond unless the
+/// connection is stuck; the next report then has the number.
 const END_WITHIN: Duration = Duration::from_millis(50);
 
 /// The state of this instance's lease across connections.
@@ -103,8 +99,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether a read that begins now may become the view: the lease is in the store already, and
-    /// lasts as long as the view can be used.
+    /// Whether a read that begins now may become the view: the lease is in the store already, and lasts as long as the
+    /// view can be used.
     pub(super) fn covers(&self, start: Steady) -> bool {
         self.covers.is_some_and(|until| start <= until)
     }
@@ -119,8 +115,7 @@ pub struct Receipt {
     pub applied: usize,
     /// The names of the instances that have not confirmed.
     pub waiting: Vec<String>,
-    /// The time until the store certainly lists every instance that may be deciding; `None`: it
-    /// does now.
+    /// The time until the store certainly lists every instance that may be deciding; `None`: it does now.
     pub uncertain_for: Option<Duration>,
     /// The streams that it ended.
     pub streams: usize,
@@ -164,8 +159,7 @@ impl LeaseState {
         self.asked.store(true, Ordering::Release);
     }
 
-    /// Records that an entry with a request for a receipt could not be applied: this instance does
-    /// not confirm it.
+    /// Records that an entry with a request for a receipt could not be applied: this instance does not confirm it.
     pub(super) fn note_unapplied(&self, position: Position) {
         let mut unapplied = self.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
         unapplied.push_back(position);
@@ -189,8 +183,8 @@ impl LeaseState {
 }
 
 impl Replica {
-    /// Sets the longest use of a view: the longest `max_staleness` of any rule. Call it before
-    /// rules that allow more are put in force.
+    /// Sets the longest use of a view: the longest `max_staleness` of any rule. Call it before rules that allow more
+    /// are put in force.
     pub fn hold_for(&self, longest: Duration) {
         let hold_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4);
         if self.lease_state.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
@@ -226,8 +220,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until the streams of all applied entries have ended, and records that place in the
-    /// log.
+    /// Waits until the streams of all applied entries have ended, and records that place in the log.
     async fn streams_have_ended(&self, patience: Duration) -> bool {
         let (applied, mark) = (*self.applied.borrow(), self.streams.mark());
         let by = Steady::now() + patience;
@@ -290,8 +283,7 @@ impl Replica {
         Ok(peers)
     }
 
-    /// Waits until no instance accepts the tokens of a stored revocation, or until `patience`
-    /// ends.
+    /// Waits until no instance accepts the tokens of a stored revocation, or until `patience` ends.
     ///
     /// `stored`: the place that [`Self::revoke`] returned.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
@@ -352,9 +344,9 @@ impl Replica {
         }
     }
 
-    /// The time until the store has certainly kept every lease that may still run: until it has
-    /// been this instance's primary, with the same data, for the length of the longest lease, by a
-    /// clock that this instance has seen go evenly all the time.
+    /// The time until the store has certainly kept every lease that may still run: until it has been this instance's
+    /// primary, with the same data, for the length of the longest lease, by a clock that this instance has seen go
+    /// evenly all the time.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
@@ -377,8 +369,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
     }
 }
 
-/// The name of this process: its host, and a random part, because a restarted process is a
-/// different one.
+/// The name of this process: its host, and a random part, because a restarted process is a different one.
 pub(super) fn instance_name() -> Box<str> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();

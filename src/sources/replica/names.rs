@@ -39,9 +39,9 @@ struct Issuers {
 }
 
 impl Replica {
-    /// Sets the issuers in force. The first time, no decision is made before the store's notes of
-    /// their names were read; later the caller has checked them by [`Self::names_lost_by`].
-    /// Revocations are also written under former names.
+    /// Sets the issuers in force. The first time, no decision is made before the store's notes of their names were
+    /// read; later the caller has checked them by [`Self::names_lost_by`]. Revocations are also written under former
+    /// names.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
         let former_names = renamed.map(|issuer| (issuer.name.clone(), issuer.formerly.clone())).collect();
@@ -61,11 +61,11 @@ impl Replica {
         self.names_changed.notify_one();
     }
 
-    /// The ways in which these issuers, which are about to be put in force, would lose revocations
-    /// that may live; losses of the issuers in force are left out.
+    /// The ways in which these issuers, which are about to be put in force, would lose revocations that may live;
+    /// losses of the issuers in force are left out.
     ///
-    /// Fails only if the process cannot continue. If the store does not answer, other instances
-    /// are assumed to revoke in it.
+    /// Fails only if the process cannot continue. If the store does not answer, other instances are assumed to revoke
+    /// in it.
     pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
         if !self.freshness.is_named() {
             return Ok(Vec::new()); // The store has the earlier meanings, and is read before any decision.
@@ -81,8 +81,7 @@ impl Replica {
         let names = noted.and(past).and(Names::of(&all, seen));
         let mut found = self.conflicts(names.clone(), next.into()).await?;
         if !found.is_empty() {
-            // This process tolerates the notes of another deployment: its own settings must remain
-            // changeable.
+            // This process tolerates the notes of another deployment: its own settings must remain changeable.
             let known = self.conflicts(names, all).await?;
             found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
         }
@@ -119,8 +118,7 @@ impl Replica {
         leases.map_or(true, |leases| leases.running.iter().any(|lease| lease.name != self.name))
     }
 
-    /// Waits until all entries written up to now are in the index; false if the store does not
-    /// answer.
+    /// Waits until all entries written up to now are in the index; false if the store does not answer.
     async fn catches_up(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(3);
         if matches!(self.ledger, RevocationLedger::Embedded(_)) {
@@ -188,8 +186,8 @@ impl Replica {
             if !is_known {
                 return Ok(());
             }
-            // A process that decides continues: it was first, or a reload accepted the loss. Both
-            // meanings of its names stay in the notes, so that both instances see the conflict.
+            // A process that decides continues: it was first, or a reload accepted the loss. Both meanings of its names
+            // stay in the notes, so that both instances see the conflict.
         }
         let Superseded { ended, amended } = superseded;
         let notes = [Names::texts(&all), amended.clone()].concat();

@@ -1,9 +1,8 @@
 //! Entries that outlive their place in the log.
 //!
-//! Every entry of the index is in the log, because the log is kept for longer than an entry lives.
-//! But another writer may name an end or a watermark far ahead, and the store's clock may have
-//! dated an entry too early: such a revocation is still known when its entry has been trimmed, and
-//! must be written again if it is requested again.
+//! Every entry of the index is in the log, because the log is kept for longer than an entry lives. But another writer
+//! may name an end or a watermark far ahead, and the store's clock may have dated an entry too early: such a
+//! revocation is still known when its entry has been trimmed, and must be written again if it is requested again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +25,8 @@ impl Outliving {
     /// The most entries; beyond them no revocation counts as being in the log.
     const MAX: usize = 65_536;
 
-    /// Records an entry that was read. `keeps`: the time for which the log keeps it, counted from
-    /// its id or from `set_at`, if that is later.
+    /// Records an entry that was read. `keeps`: the time for which the log keeps it, counted from its id or from
+    /// `set_at`, if that is later.
     pub(super) fn note(&self, position: Position, entry: &Revocation, keeps: Duration, set_at: Timestamp) {
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX));
         let mut newest = self.newest();

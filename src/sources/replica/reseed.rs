@@ -34,8 +34,8 @@ pub(super) struct Loss {
 }
 
 impl Replica {
-    /// Records that known entries may be missing from the log; call it before the log is read from
-    /// its start.
+    /// Records that known entries may be missing from the log; call it before the log is read from its
+    /// start.
     pub(super) fn note_loss(&self) {
         self.unsaved.forget_acknowledged(); // From here on they are compared with the log like all entries.
         *self.loss() = Some(Loss { seen: Arc::default(), is_known: false });
@@ -70,8 +70,8 @@ impl Replica {
         }
     }
 
-    /// Writes back every entry of the index that is not in the log, unless a peer does it first,
-    /// or another loss is found.
+    /// Writes back every entry of the index that is not in the log, unless a peer does it first, or another
+    /// loss is found.
     async fn put_back(&self, ledger: &RedisLedger, seen: &Arc<RevocationIndex>) {
         let is_current = |loss: &Loss| Arc::ptr_eq(&loss.seen, seen);
         let mut put_back = 0;

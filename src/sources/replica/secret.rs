@@ -1,5 +1,5 @@
-//! The secret that the instances on one store share, with which they seal the subjects of streams
-//! for each other.
+//! The secret that the instances on one store share, with which they seal the subjects of streams for each
+//! other.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::super::ledger::RedisLedger;
 use super::Replica;
 
-/// The interval of checks: a store that was emptied gets the secret in force again before new
-/// instances create another.
+/// The interval of checks: a store that was emptied gets the secret in force again before new instances create
+/// another.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_millis(100);

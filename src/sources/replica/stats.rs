@@ -76,8 +76,7 @@ instruments! {
 }
 
 impl ReplicaStats {
-    /// Every operation with every result exists from the start. Fails on a name that Prometheus
-    /// does not allow.
+    /// Every operation with every result exists from the start. Fails on a name that Prometheus does not allow.
     pub fn new() -> Result<Self, prometheus::Error> {
         let stats = Self::create()?;
         for operation in Operation::ALL {
@@ -88,8 +87,8 @@ impl ReplicaStats {
         Ok(stats)
     }
 
-    /// Records whether the follower's last request to the store, or the last write to this node's
-    /// file, succeeded.
+    /// Records whether the follower's last request to the store, or the last write to this node's file,
+    /// succeeded.
     #[must_use]
     pub fn store_up(&self) -> bool {
         self.up.get() == 1

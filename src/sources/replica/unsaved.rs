@@ -1,8 +1,8 @@
-//! Revocations that this process has not yet seen in the store: being written, refused, or
-//! acknowledged and not read back yet.
+//! Revocations that this process has not yet seen in the store: being written, refused, or acknowledged
+//! and not read back yet.
 //!
-//! A 2xx is a promise. Until the log shows the entry, only this process can notice that the store
-//! lost it.
+//! A 2xx is a promise. Until the log shows the entry, only this process can notice that the store lost
+//! it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,8 +84,8 @@ impl Unsaved {
         self.lock().change(revocations, |entry| entry.is_read = true);
     }
 
-    /// Whether an entry that was acknowledged before `start` is missing from a log that was read
-    /// to its end from `start` on.
+    /// Whether an entry that was acknowledged before `start` is missing from a log that was read to its
+    /// end from `start` on.
     pub(super) fn lacks(&self, start: Steady, now: Timestamp) -> bool {
         let state = self.lock();
         let is_lost =

@@ -32,8 +32,8 @@ impl Report {
 }
 
 impl Receiver {
-    /// Polls for ever. Acknowledgements that could not be sent are repeated; lost events are
-    /// delivered again.
+    /// Polls for ever. Acknowledgements that could not be sent are repeated; lost events are delivered
+    /// again.
     pub(super) async fn poll<F>(
         &self,
         url: &str,
@@ -81,9 +81,8 @@ impl Receiver {
                     self.works_again("poll");
                 }
                 if !brings_new {
-                    // A transmitter that holds the poll has waited already; one that always
-                    // reports more events, or repeats acknowledged ones, must not cause a busy
-                    // loop.
+                    // A transmitter that holds the poll has waited already; one that always reports more
+                    // events, or repeats acknowledged ones, must not cause a busy loop.
                     tokio::time::sleep(settings.interval.saturating_sub(started.elapsed())).await;
                 }
             }

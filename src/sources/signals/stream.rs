@@ -1,5 +1,5 @@
-//! Finds or creates a stream, and requests verification events at intervals, so that silence means
-//! that there were no events.
+//! Finds or creates a stream, and requests verification events at intervals, so that silence means that
+//! there were no events.
 
 use std::time::Duration;
 

@@ -79,8 +79,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// All machines connected, without processes; the error is the reason if that is not
-    /// permitted.
+    /// All machines connected, without processes; the error is the reason if that is not permitted.
     pub(super) fn new() -> Result<Self, String> {
         let (front, store) = (Switch::new()?, Switch::new()?);
         let (client, redis_machine) = (Machine::new()?, Machine::new()?);
@@ -261,8 +260,8 @@ impl Client {
         .await;
     }
 
-    /// A revoked token gets refused, and is not accepted later than the bound; returns the time
-    /// from the sign-out to the refusal.
+    /// A revoked token gets refused, and is not accepted later than the bound; returns the time from the
+    /// sign-out to the refusal.
     pub(super) async fn is_refused(&self, at: &Host, gone: &SignedOut) -> Duration {
         loop {
             let (sent, answer) = self.calls(at, &gone.token).await;

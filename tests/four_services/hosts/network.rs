@@ -1,7 +1,7 @@
 //! Machines that are network namespaces, with cables between them and switches to plug them into.
 //!
-//! It has no name and no address in the namespace of the tests, and does not outlive them: a
-//! namespace ends with its last process and the last open file on it.
+//! It has no name and no address in the namespace of the tests, and does not outlive them: a namespace ends
+//! with its last process and the last open file on it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,8 +16,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A machine with only a loopback interface; the error is the reason if this system does not
-    /// allow one.
+    /// A machine with only a loopback interface; the error is the reason if this system does not allow one.
     pub(super) fn new() -> Result<Self, String> {
         let name = format!("doorward-test-{}-{:016x}", std::process::id(), rand::random::<u64>());
         succeeded(Command::new("ip").args(["netns", "add", &name]).output())?;

@@ -98,8 +98,8 @@ impl Doorward {
         tokio::time::timeout(WAIT, write).await.context("write to Redis in time")?.context("write to Redis")
     }
 
-    /// Revokes the tokens of a user that were issued up to `at`, so that they are refreshed with
-    /// the new permissions (CAEP 1.0 section 3.2, pushed as of RFC 8935).
+    /// Revokes the tokens of a user that were issued up to `at`, so that they are refreshed with the new
+    /// permissions (CAEP 1.0 section 3.2, pushed as of RFC 8935).
     pub async fn permissions_changed(
         &self,
         minter: &Minter,

@@ -150,8 +150,7 @@ async fn refresh(State(accounts): Shared, Asked(asked): Asked<Refresh>) -> Resul
     }
 }
 
-/// Doorward recorded the sign-out before the request arrived here; the refresh tokens remain to be
-/// ended.
+/// Doorward recorded the sign-out before the request arrived here; the refresh tokens remain to be ended.
 async fn logout(State(accounts): Shared, caller: Caller) -> Done {
     accounts.store.end_family(&caller.sid, clock::now()).await?;
     Ok(StatusCode::NO_CONTENT)

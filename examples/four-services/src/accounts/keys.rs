@@ -6,11 +6,10 @@
 //!   not yet used                 until its last token has expired
 //! ```
 //!
-//! A verifier that fetched the set at any time within a key's lifetime can verify every token: a
-//! rotation refuses no request. The keys are in memory: a restart creates new ones, and earlier
-//! access tokens are refused (`unknown_key`), after which clients refresh. With several instances
-//! of Accounts the keys belong in a shared place: a key management service, or a secret that each
-//! mounts.
+//! A verifier that fetched the set at any time within a key's lifetime can verify every token: a rotation
+//! refuses no request. The keys are in memory: a restart creates new ones, and earlier access tokens are
+//! refused (`unknown_key`), after which clients refresh. With several instances of Accounts the keys belong
+//! in a shared place: a key management service, or a secret that each mounts.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -104,8 +104,7 @@ impl Passwords {
         may
     }
 
-    /// Removes the one successful attempt from the count, and no more: others may be guessing
-    /// meanwhile.
+    /// Removes the one successful attempt from the count, and no more: others may be guessing meanwhile.
     pub fn was_right(&self, login: &str) {
         let Ok(mut guesses) = self.guesses.lock() else { return };
         if let Some(guesses) = guesses.get_mut(login) {

@@ -23,8 +23,8 @@ const IDLE: Duration = Duration::from_secs(14 * 24 * 3600);
 const FAMILY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Sessions that one user may have; the next login ends the oldest.
 const FAMILIES: i64 = 50;
-/// The most used tokens that a family keeps, newest first; an older one is refused, and does not
-/// end the family.
+/// The most used tokens that a family keeps, newest first; an older one is refused, and does not end the
+/// family.
 const USED: i64 = 1000;
 /// How long a request waits for a connection, and a statement runs, before it fails.
 const WAIT: Duration = Duration::from_secs(3);
@@ -90,8 +90,8 @@ impl MigrationSource<'static> for Migrations {
 pub enum Rotation {
     /// It is used up; the new one is stored.
     Rotated(Session),
-    /// It was used before: one of two holders is a thief. The family has ended, and its last
-    /// access token may still be valid.
+    /// It was used before: one of two holders is a thief. The family has ended, and its last access token may
+    /// still be valid.
     Reused { sid: String },
     /// Unknown, expired, or of an ended family.
     Invalid,
@@ -180,8 +180,8 @@ impl Store {
 
     /// Uses a refresh token up and stores the next one of its family; ends the family if it was used before.
     ///
-    /// The same token twice at once: the second waits for the first, finds the token used, and
-    /// ends the family. It looks like a theft, so clients must refresh one at a time.
+    /// The same token twice at once: the second waits for the first, finds the token used, and ends the family.
+    /// It looks like a theft, so clients must refresh one at a time.
     pub async fn rotate(&self, hash: &str, next: &str, now: Timestamp) -> sqlx::Result<Rotation> {
         const USE: &str =
             "UPDATE refresh_tokens SET used_at = $1 WHERE hash = $2 AND used_at IS NULL RETURNING sid, expires_at";

@@ -69,8 +69,8 @@ struct RevocationItem {
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
-    /// When it was made (RFC 3339). Null, as `by` and `reason`, where neither was given, or where
-    /// both are in the log alone: an instance keeps 8 MiB of them.
+    /// When it was made (RFC 3339). Null, as `by` and `reason`, where neither was given, or where both are in the log
+    /// alone: an instance keeps 8 MiB of them.
     since: Option<String>,
     /// The name of the admin key that requested it.
     by: Option<String>,
@@ -80,8 +80,7 @@ struct RevocationItem {
 
 /// Lists the revocations that this instance knows.
 ///
-/// Revocations that are added or expire between two pages may be missing; all others are listed
-/// once.
+/// Revocations that are added or expire between two pages may be missing; all others are listed once.
 #[utoipa::path(
     get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
     responses(

@@ -1,30 +1,27 @@
 //! Keys that an existing service writes for revoked tokens: `SET blacklist:<jti> 1 EX …`.
 //!
-//! They have no log entries, so they are found with SCAN over the whole database, on every primary
-//! of a cluster. Each instance starts a scan every half of the bound (the shortest
-//! `max_staleness`), on a separate connection, and its view is at most as fresh as the start of
-//! its last complete one: SCAN returns every key that exists from its start to its end, so a key
-//! written before that start has been seen. A lookup reads the key of its token in the same round
-//! trip as the others. Keyspace notifications would be faster, but they are off by default, and
-//! are lost with a connection.
+//! They have no log entries, so they are found with SCAN over the whole database, on every primary of a cluster.
+//! Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate connection, and
+//! its view is at most as fresh as the start of its last complete one: SCAN returns every key that exists from its
+//! start to its end, so a key written before that start has been seen. A lookup reads the key of its token in the
+//! same round trip as the others. Keyspace notifications would be faster, but they are off by default, and are lost
+//! with a connection.
 //!
-//! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a
-//! token is never accepted again because its key has ended. A token whose key ends before any scan
-//! was accepted for less than the bound, as is any token that was revoked since the last scan. A
-//! service that rounds the time to live down makes its token acceptable again for the cut-off
-//! part: round up.
+//! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
+//! accepted again because its key has ended. A token whose key ends before any scan was accepted for less than the
+//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes
+//! its token acceptable again for the cut-off part: round up.
 //!
-//! The cost grows with all keys of the database, not only with those that match, and with the
-//! instances. Measured on Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000
-//! keys, 100,000 of which match, takes 0.74 s of the server's time in calls of under a
-//! millisecond: about 0.75 µs a key. With `max_staleness: 30s`, a scan every 15 s, that is 5 % of
-//! a core for each instance; with 10,000 keys it is 0.05 %. The time to live is read only for keys
-//! that are new or about to end. If this costs too much, let the service write the log as well,
-//! which costs nothing at rest and is followed within milliseconds.
+//! The cost grows with all keys of the database, not only with those that match, and with the instances. Measured on
+//! Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000 keys, 100,000 of which match, takes 0.74 s
+//! of the server's time in calls of under a millisecond: about 0.75 µs a key. With `max_staleness: 30s`, a scan
+//! every 15 s, that is 5 % of a core for each instance; with 10,000 keys it is 0.05 %. The time to live is read only
+//! for keys that are new or about to end. If this costs too much, let the service write the log as well, which costs
+//! nothing at rest and is followed within milliseconds.
 //!
-//! Limits: a deleted key stays in force until the end of its time to live, because revocations
-//! cannot be withdrawn; a key that a cluster moves to a server already scanned is found by the
-//! next scan, so the bound doubles while slots move.
+//! Limits: a deleted key stays in force until the end of its time to live, because revocations cannot be withdrawn;
+//! a key that a cluster moves to a server already scanned is found by the next scan, so the bound doubles while
+//! slots move.
 
 use std::time::Duration;
 
@@ -45,8 +42,8 @@ pub struct Adopt {
     pub keys: AdoptedKeys,
     /// The greatest age of the view of these keys: the shortest `max_staleness`.
     pub within: Duration,
-    /// The issuers of these token ids, and the leeway of each: the most by which the clock of a
-    /// key's writer may be ahead of this one.
+    /// The issuers of these token ids, and the leeway of each: the most by which the clock of a key's writer may be
+    /// ahead of this one.
     pub issuers: Vec<(IssuerName, Duration)>,
 }
 
@@ -79,8 +76,7 @@ pub enum Names {
     TokenId,
     /// By its whole text.
     Token,
-    /// By the SHA-256 of its whole text, in hex. A second valid form of a signature (ES256)
-    /// changes this name too.
+    /// By the SHA-256 of its whole text, in hex. A second valid form of a signature (ES256) changes this name too.
     TokenSha256,
 }
 
@@ -115,9 +111,8 @@ impl Names {
 const SHA256: &str = "sha256:";
 
 impl Adopt {
-    /// Whether a lookup cannot ask about the token with this id, so that only the scan finds it:
-    /// the id is a digest, from which the claim cannot be restored, or the key contains the whole
-    /// token.
+    /// Whether a lookup cannot ask about the token with this id, so that only the scan finds it: the id is a digest,
+    /// from which the claim cannot be restored, or the key contains the whole token.
     pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
         match &self.keys {
             AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
@@ -144,8 +139,8 @@ impl Adopt {
         }
     }
 
-    /// The pattern for MATCH, with the template's own characters escaped. It allows text around
-    /// them: Java's serialisation, or quotes.
+    /// The pattern for MATCH, with the template's own characters escaped. It allows text around them: Java's
+    /// serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         format!("*{}*{}*", literal(before), literal(after))
@@ -168,8 +163,8 @@ impl RedisLedger {
     /// Keys per SCAN: the server answers within a millisecond.
     pub(super) const SCAN_COUNT: i64 = 1000;
 
-    /// Scans the database once, and returns the number of keys that name a token. `take` gets
-    /// those that are not `is_known`.
+    /// Scans the database once, and returns the number of keys that name a token. `take` gets those that are not
+    /// `is_known`.
     pub(in crate::sources) async fn scan_adopted(
         &self,
         adopt: &Adopt,

@@ -1,9 +1,8 @@
 //! The store's clock, compared with the monotonic one.
 //!
-//! Leases and the age of the store are counted on the store's clock. A store whose clock jumps
-//! forward would count running leases as expired, so a receipt requires that the two clocks have
-//! agreed for long enough. The ids of the log come from that clock, too: their age is judged with
-//! the observations of all instances ([`super::even`]).
+//! Leases and the age of the store are counted on the store's clock. A store whose clock jumps forward would count
+//! running leases as expired, so a receipt requires that the two clocks have agreed for long enough. The ids of the log
+//! come from that clock, too: their age is judged with the observations of all instances ([`super::even`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,8 +11,7 @@ use std::time::Duration;
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
-/// A reading of the server's clock, and the time before the request: the server read its clock no
-/// earlier.
+/// A reading of the server's clock, and the time before the request: the server read its clock no earlier.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sources) struct ServerClock {
     asked: Steady,
@@ -45,8 +43,8 @@ impl ServerClock {
 
 /// The store's clock, as observed by this process.
 pub(super) struct StoreClock {
-    /// The milliseconds of the store's clock minus those since the machine's start; [`UNKNOWN`]
-    /// before the first reading.
+    /// The milliseconds of the store's clock minus those since the machine's start; [`UNKNOWN`] before the first
+    /// reading.
     offset: AtomicI64,
     seen: Mutex<Seen>,
 }
@@ -56,8 +54,8 @@ pub(super) struct StoreClock {
 pub(super) struct Seen {
     /// `None` before the first reading.
     course: Option<Course>,
-    /// The time (of the store's clock) since which all instances have seen it go evenly; `None`
-    /// before the note was first read.
+    /// The time (of the store's clock) since which all instances have seen it go evenly; `None` before the note was
+    /// first read.
     pub(super) since: Option<Timestamp>,
     /// The store does not have `since` yet.
     pub(super) is_unnoted: bool,
@@ -72,14 +70,14 @@ struct Course {
 }
 
 const UNKNOWN: i64 = i64::MIN;
-/// The largest deviation of a reading from the expected one: an answer takes up to the half of it,
-/// and two clocks that are being slewed part by a hundredth in a window.
+/// The largest deviation of a reading from the expected one: an answer takes up to the half of it, and two clocks that
+/// are being slewed part by a hundredth in a window.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 /// The shortest time for which one anchor is used.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The length of a lease by the server's clock that lasts for `steady` by the monotonic clock, if
-/// the server's clock counts as even.
+/// The length of a lease by the server's clock that lasts for `steady` by the monotonic clock, if the server's clock
+/// counts as even.
 ///
 /// Such a clock may gain the tolerance in each window: once for each anchor that is replaced meanwhile, once before the
 /// first of them and once after the last, and the half of it by which a reading is late.
@@ -101,8 +99,7 @@ impl StoreClock {
         (offset != UNKNOWN).then(|| Timestamp::from_millis(millis(now).saturating_add(offset)))
     }
 
-    /// Records a reading of the server whose log is followed. A slow reading does not indicate a
-    /// jump.
+    /// Records a reading of the server whose log is followed. A slow reading does not indicate a jump.
     pub(super) fn observe(&self, read: ServerClock) {
         if read.is_exact() {
             let mut seen = self.seen();
@@ -123,16 +120,15 @@ impl StoreClock {
         self.offset.store(read.showed.as_millis().saturating_sub(millis(read.asked)), Ordering::Release);
     }
 
-    /// Records a reading of a primary whose log may never be followed, if there was no reading
-    /// before.
+    /// Records a reading of a primary whose log may never be followed, if there was no reading before.
     pub(super) fn begin(&self, read: ServerClock) {
         if self.offset.load(Ordering::Acquire) == UNKNOWN {
             self.observe(read);
         }
     }
 
-    /// The time for which it has agreed with this machine's clock, this reading included; zero if
-    /// the reading differs, or was slow.
+    /// The time for which it has agreed with this machine's clock, this reading included; zero if the reading differs,
+    /// or was slow.
     pub(super) fn even_for(&self, read: ServerClock) -> Duration {
         let course = self.seen().course.filter(|course| read.is_exact() && agrees(course.anchor, read));
         course.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))

@@ -35,8 +35,7 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
-    /// The time for which this instance may need an entry of the log, see
-    /// [`RedisLedger::retain_for`].
+    /// The time for which this instance may need an entry of the log, see [`RedisLedger::retain_for`].
     pub retention: Duration,
     /// The longest time for which a token is accepted after its `exp`.
     pub leeway: Duration,
@@ -48,8 +47,7 @@ pub struct RedisConfig {
     pub write_deadline: Duration,
     /// The deadline of one lookup, including connecting.
     pub lookup_deadline: Duration,
-    /// The wait of an idle read of the log; the age of an idle view is at most about this plus 110
-    /// ms.
+    /// The wait of an idle read of the log; the age of an idle view is at most about this plus 110 ms.
     pub block: Duration,
 }
 
@@ -95,8 +93,7 @@ impl RedisConfig {
         Ok(client)
     }
 
-    /// The location of the server for logs: its host and port, or the socket's path; no user, no
-    /// password.
+    /// The location of the server for logs: its host and port, or the socket's path; no user, no password.
     #[must_use]
     pub fn place(&self) -> String {
         let url = url::Url::parse(&self.url).ok();
@@ -131,8 +128,8 @@ impl RedisConfig {
             return Err(RedisConfigError::CaWithoutTls);
         }
         let database = self.check_query()?;
-        // For a TLS scheme the library would load the system's certificates, instead of the
-        // configured ones.
+        // For a TLS scheme the library would load the system's certificates, instead of the configured
+        // ones.
         let plain_url = if self.uses_tls() { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
         // Its error repeats only an invalid node address or number of the URL.
         let mut client = Config::from_url(&plain_url).map_err(|error| RedisConfigError::Url(error.details().into()))?;
@@ -141,8 +138,7 @@ impl RedisConfig {
         client.password =
             client.password.or_else(|| self.password.as_ref().map(|text| text.expose_secret().to_owned()));
         if client.username.is_some() {
-            // Without a password the library would not send the user, and connect as the default
-            // user.
+            // Without a password the library would not send the user, and connect as the default user.
             client.password.get_or_insert_default();
         }
         Ok(client)

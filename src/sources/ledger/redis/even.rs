@@ -1,20 +1,17 @@
-//! The time since which the store's clock has gone evenly, by the observations of all instances
-//! together.
+//! The time since which the store's clock has gone evenly, by the observations of all instances together.
 //!
 //! ```text
 //! doorward:{r}:clock  sorted set, in milliseconds: `since` when the server's clock last began to go evenly, and `last`
 //!                     when an instance last read it, both by that clock; `wall` what the instance's own showed then
 //! ```
 //!
-//! The id of an entry gives its age only if the store's clock was not set since. So nothing is
-//! dropped by age until that clock has gone evenly for as long as the log is kept: by then every
-//! entry from before is older than that.
+//! The id of an entry gives its age only if the store's clock was not set since. So nothing is dropped by age until
+//! that clock has gone evenly for as long as the log is kept: by then every entry from before is older than that.
 //!
-//! An instance detects by its monotonic clock that the store's clock was set, over reconnections
-//! and failovers too, and notes the time. A process that starts has not observed the time before.
-//! Another instance has, if the last reading of any instance is a few seconds old; if none ran,
-//! the same time must have passed by the wall clocks of the last and the first instance as by the
-//! store's.
+//! An instance detects by its monotonic clock that the store's clock was set, over reconnections and failovers too, and
+//! notes the time. A process that starts has not observed the time before. Another instance has, if the last reading of
+//! any instance is a few seconds old; if none ran, the same time must have passed by the wall clocks of the last and
+//! the first instance as by the store's.
 
 use std::time::Duration;
 
@@ -29,11 +26,11 @@ use crate::authz::claims::Timestamp;
 
 /// Each instance notes a reading every two seconds: no instance observed a longer gap.
 const UNWATCHED: Duration = Duration::from_secs(10);
-/// The largest difference between two wall clocks and the store's over a gap without instances:
-/// far less than the reserve for which the log is kept.
+/// The largest difference between two wall clocks and the store's over a gap without instances: far less than the
+/// reserve for which the log is kept.
 const APART: Duration = Duration::from_secs(5);
-/// A process drops nothing before it has observed the clock for this long: by then other instances
-/// have noted earlier jumps.
+/// A process drops nothing before it has observed the clock for this long: by then other instances have noted earlier
+/// jumps.
 const WATCH: Duration = Duration::from_secs(5);
 
 /// The note in the store.
@@ -68,8 +65,7 @@ impl Note {
 }
 
 impl StoreClock {
-    /// Compares a reading, which [`StoreClock::observe`] has recorded, with the note; `wall` is
-    /// this machine's clock.
+    /// Compares a reading, which [`StoreClock::observe`] has recorded, with the note; `wall` is this machine's clock.
     pub(super) fn compare(&self, note: Note, read: ServerClock, wall: Timestamp) {
         let even_for = self.even_for(read);
         let mut seen = self.seen();
@@ -82,8 +78,8 @@ impl StoreClock {
         seen.since = since.or(Some(read.showed));
     }
 
-    /// Notes a reading, and when the clock was set if the store does not have that; `None` before
-    /// the first comparison. Pass it to [`Self::noted`] once the command has succeeded.
+    /// Notes a reading, and when the clock was set if the store does not have that; `None` before the first comparison.
+    /// Pass it to [`Self::noted`] once the command has succeeded.
     pub(super) fn note(&self, keys: &Keys, now: Timestamp, wall: Timestamp) -> Option<Command> {
         let seen = self.seen();
         let since = seen.since?;
@@ -103,8 +99,7 @@ impl StoreClock {
         seen.is_unnoted &= seen.since != since; // It was set again meanwhile.
     }
 
-    /// The time for which all instances have seen it go evenly, up to this reading; zero if that
-    /// is not known.
+    /// The time for which all instances have seen it go evenly, up to this reading; zero if that is not known.
     pub(super) fn even_for_all(&self, note: Note, read: ServerClock) -> Duration {
         let is_watched = self.even_for(read) >= WATCH;
         let seen = self.seen();
@@ -120,8 +115,8 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000;
 
-    /// The state of a process that reads the store's clock for the first time, at [`NOW`] by its
-    /// own: the clock has gone evenly since then, in seconds before.
+    /// The state of a process that reads the store's clock for the first time, at [`NOW`] by its own: the clock has
+    /// gone evenly since then, in seconds before.
     #[track_caller]
     fn check(showed: i64, since: i64, last: i64, wall: i64, expected: i64) {
         let at = |seconds| Some(Timestamp::from_secs(seconds));

@@ -102,14 +102,14 @@ pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
 }
 
 impl Feed<'_> {
-    /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because
-    /// a reply in several pieces is parsed from its beginning at each piece.
+    /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because a reply in
+    /// several pieces is parsed from its beginning at each piece.
     const COUNT: usize = 1000;
     /// Added to the deadline: an idle read of 200 followers returned up to 110 ms late.
     const BLOCK_GRACE: Duration = Duration::from_millis(300);
 
-    /// Reads the entries after `after` and waits for them up to `block`; with `ask_source`, then
-    /// reads the source of the page, in that order on this connection.
+    /// Reads the entries after `after` and waits for them up to `block`; with `ask_source`, then reads the source
+    /// of the page, in that order on this connection.
     pub(in crate::sources) async fn next(
         &mut self,
         after: Position,
@@ -127,8 +127,8 @@ impl Feed<'_> {
         self.page(read, Some(source(epoch, Server::read(who))))
     }
 
-    /// Reads the log from its start up to `end`, or to a page that is not full, and yields each
-    /// page while the next one is in flight.
+    /// Reads the log from its start up to `end`, or to a page that is not full, and yields each page while the
+    /// next one is in flight.
     pub(in crate::sources) async fn replay(
         &mut self,
         end: Position,
@@ -155,8 +155,7 @@ impl Feed<'_> {
         }
     }
 
-    /// Reads the entries after `after`, the state of the log and that of the store, in one atomic
-    /// step.
+    /// Reads the entries after `after`, the state of the log and that of the store, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
         let commands = vec![self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
@@ -165,8 +164,8 @@ impl Feed<'_> {
                 let [read, epoch, info, facts] = answers.as_slice() else { return Err(short()) };
                 self.snapshot_of(read, epoch, Some(stream_info(info)?), facts)
             }
-            // A full server refuses to queue any command, reads included; the rest of the
-            // transaction is discarded.
+            // A full server refuses to queue any command, reads included; the rest of the transaction is
+            // discarded.
             Err(error) if error.is_out_of_memory() => {
                 self.session = self.ledger.session().await?;
                 self.unqueued_snapshot(after).await
@@ -175,8 +174,8 @@ impl Feed<'_> {
         }
     }
 
-    /// A snapshot without a transaction: if the state of the log is the same before and after the
-    /// read, nothing changed between.
+    /// A snapshot without a transaction: if the state of the log is the same before and after the read, nothing
+    /// changed between.
     async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
         let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.pipeline(commands, self.ledger.deadline()).await {

@@ -1,7 +1,7 @@
 //! Decodes texts in the encodings of other writers' libraries.
 //!
-//! A Spring template without a `StringRedisSerializer` writes Java's serialisation, or JSON, which
-//! puts a text into quotes. Both have one reading, so they are decoded to the original text.
+//! A Spring template without a `StringRedisSerializer` writes Java's serialisation, or JSON, which puts a text
+//! into quotes. Both have one reading, so they are decoded to the original text.
 
 use std::borrow::Cow;
 

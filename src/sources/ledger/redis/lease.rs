@@ -61,8 +61,7 @@ pub(in crate::sources) struct Lease {
 pub(in crate::sources) struct Leases {
     pub(in crate::sources) now: Timestamp,
     pub(in crate::sources) running: Vec<Lease>,
-    /// The newest entry after the reports were read: a report that is beyond it is about another
-    /// log.
+    /// The newest entry after the reports were read: a report that is beyond it is about another log.
     pub(in crate::sources) newest: Position,
     pub(in crate::sources) server: Server,
     /// The time since which the store has kept all leases; `None` if that is not known.
@@ -76,8 +75,8 @@ pub(in crate::sources) struct Leases {
 impl Feed<'_> {
     /// Renews a lease by `length`, and reads the clock again.
     ///
-    /// The lease runs for `length` of the server's clock from the moment returned with it, or from
-    /// a later one. `None`: there is no lease, and the server has no memory for one.
+    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one. `None`:
+    /// there is no lease, and the server has no memory for one.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
@@ -104,8 +103,8 @@ impl Feed<'_> {
         }
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
-        // Together with the report: an instance that confirms has then also published the leads of
-        // the tokens that it verified before.
+        // Together with the report: an instance that confirms has then also published the leads of the tokens that it
+        // verified before.
         commands.extend(margins::notes(keys, leads));
         commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
         let asked = Steady::now();
@@ -131,8 +130,8 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Expired leases are kept this much longer, or for the longest lease: longer than any write
-    /// that was delayed beyond the lease's end.
+    /// Expired leases are kept this much longer, or for the longest lease: longer than any write that was delayed
+    /// beyond the lease's end.
     const KEPT: Duration = Duration::from_secs(600);
 
     /// All running leases.
@@ -172,8 +171,8 @@ impl RedisLedger {
                 leases.lapsed.push(name);
             }
         }
-        // An instance that returns must first write its name again, which makes it recent. After a
-        // jump of the clock all of them look old.
+        // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
+        // all of them look old.
         if some_old && old_are_gone && even_for >= kept {
             let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
@@ -190,8 +189,8 @@ impl RedisLedger {
         self.shared.call(self, says, self.deadline()).await.map(drop)
     }
 
-    /// Writes an entry again, with a mark: an instance that reads the mark reports its progress at
-    /// once. Repeating an entry changes nothing else.
+    /// Writes an entry again, with a mark: an instance that reads the mark reports its progress at once. Repeating an
+    /// entry changes nothing else.
     pub(in crate::sources) async fn ask(&self, revocation: &Revocation) -> Result<Position, LedgerError> {
         let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
         let fields = wire::fields(revocation);

@@ -1,5 +1,5 @@
-//! The clock margins that instances share: the leads of issuers' tokens, and the longest time
-//! after its end for which an instance may still accept a token.
+//! The clock margins that instances share: the leads of issuers' tokens, and the longest time after its end for which
+//! an instance may still accept a token.
 //!
 //! ```text
 //! doorward:{r}:leads  sorted set: an issuer's name, the milliseconds by which an instance saw its tokens dated ahead;

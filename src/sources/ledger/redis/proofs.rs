@@ -12,8 +12,7 @@ use super::session::{Command, unexpected};
 use crate::authz::dpop::ProofId;
 
 impl RedisLedger {
-    /// See [`crate::sources::replica::Replica::spend_proof`]: one round trip on the shared
-    /// connection of lookups.
+    /// See [`crate::sources::replica::Replica::spend_proof`]: one round trip on the shared connection of lookups.
     pub(in crate::sources) async fn spend_proof(
         &self,
         id: &ProofId,

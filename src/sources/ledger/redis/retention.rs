@@ -4,15 +4,13 @@
 //! doorward:{r}:retentions  sorted set: a retention in milliseconds, until when it holds (server's clock, ms)
 //! ```
 //!
-//! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must
-//! not trim entries that another needs. Each notes its retention with its lease, to hold for as
-//! long as the last entry that it may have read: so the entries of a fleet that was stopped are
-//! there when it comes back. The log is kept for twice that, so that an instance whose retention
-//! is raised by a reload, or whose clock was wrong, can read dropped entries again.
+//! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must not trim entries
+//! that another needs. Each notes its retention with its lease, to hold for as long as the last entry that it may have
+//! read: so the entries of a fleet that was stopped are there when it comes back. The log is kept for twice that, so
+//! that an instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
 //!
-//! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly
-//! for as long as the log is kept (see [`super::even`]): after a change of the clock the log grows
-//! for that long.
+//! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly for as long as the log
+//! is kept (see [`super::even`]): after a change of the clock the log grows for that long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,8 +27,8 @@ use crate::authz::claims::Timestamp;
 /// The reserve beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// The requirements of this instance's tokens on the log, in milliseconds. They are never lowered,
-/// because entries were already read under them.
+/// The requirements of this instance's tokens on the log, in milliseconds. They are never lowered, because entries were
+/// already read under them.
 #[derive(Default)]
 pub(super) struct Keeping {
     retention: AtomicU64,
@@ -56,9 +54,8 @@ impl RedisLedger {
         read(&self.keeping.retention)
     }
 
-    /// Raises the retention of entries to at least this, and that of tokens' entries to `leeway`
-    /// after their end; call it before tokens with a longer lifetime are accepted. True if entries
-    /// must be kept longer than before.
+    /// Raises the retention of entries to at least this, and that of tokens' entries to `leeway` after their end; call
+    /// it before tokens with a longer lifetime are accepted. True if entries must be kept longer than before.
     pub(in crate::sources) fn retain_for(&self, retention: Duration, leeway: Duration) -> bool {
         let (longer, later) = (raise(&self.keeping.retention, retention), raise(&self.keeping.leeway, leeway));
         longer || later
@@ -69,8 +66,8 @@ impl RedisLedger {
         retention * 2 + MARGIN
     }
 
-    /// The longest time after its end, by the store's clock, for which an instance may accept a
-    /// token: the longest leeway, and the largest observed lag of a wall clock.
+    /// The longest time after its end, by the store's clock, for which an instance may accept a token: the longest
+    /// leeway, and the largest observed lag of a wall clock.
     pub(in crate::sources) fn grace(&self) -> Duration {
         read(&self.keeping.grace)
     }
@@ -94,8 +91,7 @@ impl RedisLedger {
         read(&self.keeping.lease)
     }
 
-    /// The last time at which the store's clock was set, or may have been; 1970 if the log has no
-    /// entries from before.
+    /// The last time at which the store's clock was set, or may have been; 1970 if the log has no entries from before.
     pub(in crate::sources) fn set_at(&self) -> Timestamp {
         let (set_at, now) = (self.clock.since(), self.store_clock().unwrap_or_default());
         let keeps = Self::keeps_for(self.retention());
@@ -136,8 +132,8 @@ pub(super) fn ask(keys: &Keys) -> Command {
 pub(super) struct Kept {
     /// The longest retention of an instance that reads the log.
     pub(super) longest: Duration,
-    /// Notes that were valid until this time have expired, and no instance needs entries written
-    /// before [`Self::trim_before`]; `None`: nothing may be trimmed by its age.
+    /// Notes that were valid until this time have expired, and no instance needs entries written before
+    /// [`Self::trim_before`]; `None`: nothing may be trimmed by its age.
     over: Option<Timestamp>,
 }
 

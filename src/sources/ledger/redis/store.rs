@@ -1,5 +1,4 @@
-//! The identity of the store: the server, the epoch of its data, and the instance that repairs a
-//! loss.
+//! The identity of the store: the server, the epoch of its data, and the instance that repairs a loss.
 //!
 //! ```text
 //! doorward:{r}:meta       the epoch of the log: who founded it, and when; it vanishes with a flush
@@ -8,9 +7,9 @@
 //! doorward:{r}:repairer   which of them puts back; it expires unless that one says so again
 //! ```
 //!
-//! Times are of the server's clock, in milliseconds. The replication id changes whenever a server
-//! starts or becomes the primary: a server with the same id as before has been the primary, in the
-//! same process, all the time between.
+//! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts or becomes
+//! the primary: a server with the same id as before has been the primary, in the same process, all the time
+//! between.
 
 use std::time::Duration;
 
@@ -45,14 +44,13 @@ pub(in crate::sources) struct StoreFacts {
 #[derive(Clone, Debug)]
 pub(in crate::sources) struct Life {
     pub(in crate::sources) epoch: Box<str>,
-    /// The time since which the store has had this epoch; `None` if that could not be noted,
-    /// because the server is full.
+    /// The time since which the store has had this epoch; `None` if that could not be noted, because the server is
+    /// full.
     pub(in crate::sources) since: Option<Timestamp>,
     pub(in crate::sources) clock: ServerClock,
 }
 
-/// The longest wait for an instance that has announced a repair, unless it renews the
-/// announcement.
+/// The longest wait for an instance that has announced a repair, unless it renews the announcement.
 const REPAIR: Duration = Duration::from_secs(5);
 /// The tolerance of a mark's end: it is computed from a reading of the clock that may be late.
 const MARK_SLACK: Duration = Duration::from_secs(1);
@@ -91,8 +89,8 @@ fn fact<'a>(info: &'a str, name: &str) -> &'a str {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
 }
 
-/// The time since which the store has had this epoch at this server, by its keys `meta` and
-/// `server`; `None` if another server is noted.
+/// The time since which the store has had this epoch at this server, by its keys `meta` and `server`; `None` if
+/// another server is noted.
 pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Option<Timestamp> {
     let (id, since) = noted.split_once(' ')?;
     if id != replication_id || id.is_empty() {
@@ -132,8 +130,8 @@ impl Feed<'_> {
         Ok(facts)
     }
 
-    /// The epoch of the store that this connection reads; creates one, named by `name`, if there
-    /// is none, and notes the server if it has changed.
+    /// The epoch of the store that this connection reads; creates one, named by `name`, if there is none, and notes
+    /// the server if it has changed.
     pub(in crate::sources) async fn life(&mut self, name: &str) -> Result<Life, LedgerError> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
@@ -184,9 +182,8 @@ impl Feed<'_> {
 
     /// The server's clock, and whether to wait for an instance other than `name`.
     ///
-    /// A mark expires within [`REPAIR`], so one that is further ahead was made before the server's
-    /// clock was set back: `waited` is the time for which its instance has been waited for, on the
-    /// monotonic clock.
+    /// A mark expires within [`REPAIR`], so one that is further ahead was made before the server's clock was set
+    /// back: `waited` is the time for which its instance has been waited for, on the monotonic clock.
     pub(in crate::sources) async fn repairing(
         &mut self,
         name: &str,
@@ -209,9 +206,8 @@ impl RedisLedger {
         self.shared.pipeline(self, vec![mark(self, name, now), forget]).await.map(drop)
     }
 
-    /// Like [`Self::keep_repairing`]; also returns whether `name` shall write the lost entries
-    /// back: the first instance to ask does, so that not all do it at once, until it ends or stops
-    /// renewing.
+    /// Like [`Self::keep_repairing`]; also returns whether `name` shall write the lost entries back: the first
+    /// instance to ask does, so that not all do it at once, until it ends or stops renewing.
     pub(in crate::sources) async fn is_repairer(&self, name: &str) -> Result<bool, LedgerError> {
         self.keep_repairing(name).await?;
         let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());

@@ -1,8 +1,7 @@
 //! Keys of revocations without an entry in the log.
 //!
-//! A key that a service sets without an entry applies to lookups, and never reaches instances that
-//! hold the list; a key that a template wrote in quotes, or serialised, is not read at all. The
-//! log shows neither.
+//! A key that a service sets without an entry applies to lookups, and never reaches instances that hold the list; a
+//! key that a template wrote in quotes, or serialised, is not read at all. The log shows neither.
 
 use super::super::LedgerError;
 use super::RedisLedger;
@@ -24,8 +23,8 @@ enum Own {
 }
 
 impl RedisLedger {
-    /// Goes through the keys of targets, and returns the targets that are not `is_known`, 100 at
-    /// most; `None` stands for a key that is not read.
+    /// Goes through the keys of targets, and returns the targets that are not `is_known`, 100 at most; `None` stands
+    /// for a key that is not read.
     ///
     /// All keys of the log's server are scanned, in calls of under a millisecond (see `adopt`).
     pub(in crate::sources) async fn stray_keys(

@@ -123,12 +123,11 @@ pub fn read_entry<'a>(
     Decoder::default().revocation(position, fields, reader)
 }
 
-/// The parameters for reading the log. The time for which an entry is needed depends on the tokens
-/// that this instance accepts, so the writer's settings do not bound it.
+/// The parameters for reading the log. The time for which an entry is needed depends on the tokens that this instance
+/// accepts, so the writer's settings do not bound it.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
-    /// The longest time for which a token may be accepted here after it was issued, plus the
-    /// leeway.
+    /// The longest time for which a token may be accepted here after it was issued, plus the leeway.
     pub retention: Duration,
     /// The longest time for which a token is accepted here after its `exp`.
     pub leeway: Duration,
@@ -136,9 +135,8 @@ pub struct Reader {
     pub lead: Duration,
     /// The store's clock: no entry was written later, even if its id is.
     pub now: Timestamp,
-    /// The last time at which the store's clock was set, or may have been: an entry with an
-    /// earlier id may be more recent than its id, but not more recent than this. 1970 if that was
-    /// long ago.
+    /// The last time at which the store's clock was set, or may have been: an entry with an earlier id may be more
+    /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
 }
 
@@ -230,8 +228,8 @@ impl Decoder {
     }
 }
 
-/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would revoke
-/// nothing without an error, which must not happen easily.
+/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would revoke nothing without an
+/// error, which must not happen easily.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
 /// Seconds of 2001: no token is that old, so a smaller number is a flag (`1`) and not a time.

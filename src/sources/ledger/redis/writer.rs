@@ -1,7 +1,7 @@
 //! The writer: concurrent appends in one MULTI/EXEC, on a connection of its own.
 //!
-//! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a
-//! later one and a time to live is never shortened; WAIT counts for the connection of the write.
+//! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a later one
+//! and a time to live is never shortened; WAIT counts for the connection of the write.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -113,8 +113,8 @@ impl Writer {
         }
     }
 
-    /// Makes one attempt; the session is returned only after a success, so that a session with
-    /// leftovers (a watch, an answer in flight) is never used again.
+    /// Makes one attempt; the session is returned only after a success, so that a session with leftovers
+    /// (a watch, an answer in flight) is never used again.
     async fn attempt(&self, ledger: &RedisLedger, batch: &[Append]) -> Result<Vec<Position>, LedgerError> {
         let kept = self.session().take();
         let session = match kept {
@@ -258,8 +258,7 @@ impl<'a> Records<'a> {
         let from = if revocation.watermark == Watermark::FOREVER { self.now } else { revocation.watermark.instant() };
         let until = match (revocation.target.kind, self.longer) {
             (Kind::Token | Kind::Registration, _) | (_, None) => revocation.expires_at,
-            // Instances that look the key up may accept tokens with a longer lifetime than the
-            // writer's.
+            // Instances that look the key up may accept tokens with a longer lifetime than the writer's.
             (_, Some(longer)) => revocation.expires_at.max(from.plus(longer)),
         };
         let until = Timestamp::from_secs(until.as_secs_ceil());
