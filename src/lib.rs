@@ -35,8 +35,8 @@
 //! # Invariants
 //!
 //! 1. No `CheckResponse` without an explicit status; no refusal as a gRPC error.
-//! 2. No `Principal` without a `VerifiedToken`, no identity header without a `Principal`; every header we
-//!    own is set or removed on every allowed request, never both.
+//! 2. No `Principal` without a `VerifiedToken`, no identity header without a `Principal`; every identity header is set
+//!    or removed on every allowed request, never both.
 //! 3. Every accepted token has `iss`, `exp` and what its issuer's policy requires; it is never accepted later than
 //!    `max_lifetime + leeway` after its `iat`, the time for which a revocation is kept.
 //! 4. A token issued in the second of a watermark is revoked; without `iat` by any watermark.

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::state::{DecisionLog, Policy, Presented, State};
 use crate::traces;
 
-/// Counts and traces a decision, and logs it if the configuration says so.
+/// Counts and traces a decision, and logs it if the configuration requires it.
 ///
 /// `traceparent` is that of the caller's span; `took`, the time from the request to its answer.
 pub(super) fn record(
@@ -63,7 +63,7 @@ pub(super) fn record(
     log(policy, request, traceparent, decision, None);
 }
 
-/// Logs a decision if the configuration says so; `flaw`: the fault of a request that cannot be decided.
+/// Logs a decision if the configuration requires it; `flaw`: the fault of a request that cannot be decided.
 pub(super) fn log(
     policy: &Policy,
     request: &RequestView<'_>,

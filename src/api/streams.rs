@@ -351,7 +351,7 @@ pub fn count_end(state: &State, ended: Ended) {
     state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
 }
 
-/// The facts by every name that this instance knows the issuer by.
+/// The facts under every name of the issuer that this instance knows.
 fn known_as(issuer: &TrustedIssuer, facts: StreamFacts) -> StreamFacts {
     let names = std::iter::once(&issuer.name).chain(&issuer.formerly).filter(|name| **name != facts.issuer);
     let own = || facts.targets.iter().filter(|target| target.issuer == facts.issuer);
@@ -422,7 +422,7 @@ impl Part {
 /// The fields of a `ProcessingRequest` that are read.
 #[derive(Debug, Default)]
 struct RequestFields<'a> {
-    /// `None`: a body, which this service has not asked for.
+    /// `None`: a body, which this service has not requested.
     part: Option<Part>,
     subject: &'a str,
     rule: &'a str,

@@ -82,7 +82,7 @@ const PARTS: usize = 4;
 const WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
 
 impl Server {
-    /// `name` stands in metrics and logs.
+    /// `name` appears in metrics and logs.
     pub(super) fn new(
         name: &'static str,
         protocol: Protocol,

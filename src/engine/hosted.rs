@@ -24,7 +24,7 @@ pub struct Hosted {
     runtime: Handle,
 }
 
-/// The log of the process; the settings of the first engine hold.
+/// The log of the process, with the settings of the first engine.
 static LOG: Mutex<Option<Arc<Log>>> = Mutex::new(None);
 
 /// Between two attempts to bind the HTTP listeners.

@@ -18,7 +18,7 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// `key` is where the address stands in the configuration.
+    /// `key` is the configuration key of the address.
     pub(crate) async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let cure = tcp_cure(&error, key);

@@ -29,7 +29,7 @@ use crate::state::State;
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How long its files may take to be read: one may be a pipe that nobody writes, or lie on a mount that hangs.
+/// The longest time for reading its files: one may be a pipe without a writer, or on a mount that hangs.
 const READING: Duration = Duration::from_secs(10);
 
 /// Keeps the configuration and the keys of its issuers in force.
@@ -132,7 +132,7 @@ impl Reload {
         }
     }
 
-    /// Reads everything anew; nothing changes yet.
+    /// Reads everything again; nothing changes yet.
     async fn prepare(&self) -> anyhow::Result<Next> {
         let (source, tls, started_with) = (self.source.clone(), self.tls.clone(), self.started_with.clone());
         let reading = tokio::task::spawn_blocking(move || read(&source, tls.as_deref(), &started_with));

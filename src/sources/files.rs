@@ -334,7 +334,7 @@ mod tests {
         fs::rename(&beside, &path).unwrap();
         assert!(until(&mut watch, Look::Settled) < SETTLE / 2);
         watch.go_on(|_| true);
-        // Removed and created anew, it may be half of it.
+        // Removed and created again, it may be incomplete.
         fs::remove_file(&path).unwrap();
         assert_eq!(watch.look(), Look::Moving);
         fs::write(&path, "half").unwrap();

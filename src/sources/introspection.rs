@@ -197,7 +197,7 @@ fn remaining(claims: &ClaimSet) -> Duration {
     expires_at.map_or(Duration::MAX, |at| at.since(crate::clock::now()))
 }
 
-/// All issuers that can be asked.
+/// The introspection clients of all issuers that have one.
 #[derive(Default)]
 pub struct Introspectors(HashMap<IssuerName, Arc<Introspector>>);
 

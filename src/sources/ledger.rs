@@ -48,15 +48,15 @@
 //! It is read strictly, because leniency would accept more: without a readable `expires` it is ignored. It cannot be
 //! withdrawn; the token is revoked instead.
 //!
-//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes with a flush),
-//! `{r}:server` (which server instances read from, and since when), `{r}:repairing` and `{r}:repairer` (who found that
-//! the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:leases` (how
-//! long leases are), `{r}:retentions` (for how long instances need the log), `{r}:clock` (since when Redis's clock has
-//! gone evenly), `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name
-//! of an issuer stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to
-//! each other whose a stream is, and that a nonce is theirs), `{r}:proof:ID` (DPoP proofs that were used, while they
-//! could be accepted). An entry with a field `receipt` asks the instances to say at once that they have applied it;
-//! `by` (the name of an admin key) and `since` (milliseconds: when an entry that was put back was first made) are for
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log, which is lost with a flush),
+//! `{r}:server` (the server that instances read from, and since when), `{r}:repairing` and `{r}:repairer` (the
+//! instances that found a loss, and the one that writes entries back), `{r}:instances` and `{r}:instance:NAME`
+//! (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances need the log),
+//! `{r}:clock` (the time since which Redis's clock has gone evenly), `{r}:leads` (the leads of issuers' tokens),
+//! `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the secret with
+//! which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they could be
+//! accepted). An entry with a field `receipt` requests that the instances report at once that they have applied it;
+//! `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written back) are for
 //! operators. A reader of the log ignores unknown fields.
 
 mod embedded;

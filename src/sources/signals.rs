@@ -30,7 +30,7 @@ pub struct ReceiverSettings {
     pub issuer: String,
     pub poll: Option<PollSettings>,
     pub stream: Option<StreamSettings>,
-    /// The `Authorization` header that the transmitter is asked to send when it pushes.
+    /// The `Authorization` header that the transmitter shall send with pushed events.
     pub push_token: Option<SecretString>,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,

@@ -109,7 +109,7 @@ impl Step {
     }
 }
 
-/// Each check with `passed` (null: not reached, or not asked for), and where it matters `expected` and `got`.
+/// Each check with `passed` (null: not reached, or not required), and where it matters `expected` and `got`.
 pub(super) fn checks(
     policy: &Policy,
     request: &RequestView<'_>,

@@ -105,7 +105,7 @@ impl OAuthError {
 impl OAuthError {
     pub(super) fn answer(&self, http: &Http) -> Response<Body> {
         let (status, error, description) = self.describe();
-        // RFC 6749 section 5.2: neither of these stands in a description.
+        // RFC 6749 section 5.2 allows neither of these in a description.
         let error_description = description.replace(['"', '\\'], "'");
         let mut response = (status, axum::Json(OAuthErrorBody { error, error_description })).into_response();
         if matches!(self, Self::Busy | Self::Unavailable(_)) {

@@ -26,9 +26,9 @@
 //!   `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy applies without
 //!   configuration (every answer has it: Envoy with `path_override` sends the same request as nginx, and the other
 //!   proxies ignore it). `allowed_headers` must let through what the decision reads (cookies, API key).
-//! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's
-//!   copy. Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers
-//!   on`). It knows 2xx, 401 and 403 only: 400 and 503 become 500.
+//! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's copy.
+//!   Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers on`). nginx
+//!   accepts 2xx, 401 and 403 only: 400 and 503 become 500.
 //! - Traefik: `authResponseHeaders` deletes the client's copies of the headers it names, look-alikes only
 //!   with `authResponseHeadersRegex` (`^x[-_.]user[-_.]id$`).
 //! - Caddy: `copy_headers` deletes them from 2.11.2 on only (GHSA-7r4p-vjf4-gxv4); before, and for

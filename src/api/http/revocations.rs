@@ -126,7 +126,7 @@ pub(super) struct RevocationReceipt {
     issuer: String,
     #[schema(value_type = KindName)]
     kind: &'static str,
-    /// As it stands in the store: an odd or long id is written as `sha256:` and its digest.
+    /// The id in the store: an unusual or long id is written as `sha256:` and its digest.
     id: String,
     /// RFC 3339, or `*`.
     at: String,
@@ -134,7 +134,7 @@ pub(super) struct RevocationReceipt {
     /// The place in the log; null when nothing was written because every token that it could refuse has expired.
     position: Option<String>,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
-    /// so the revocation may hit nobody; otherwise it is left out.
+    /// so the revocation may refuse nothing; otherwise it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
     #[serde(flatten)]

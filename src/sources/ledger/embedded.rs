@@ -144,7 +144,7 @@ const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
-/// The origin and the key of a record → when, by whom and why.
+/// The origin and the key of a record → time, author and reason.
 type TokenState = (i64, &'static str, &'static str);
 const NOTES: TableDefinition<'_, (&str, &str), TokenState> = TableDefinition::new("notes-1");
 

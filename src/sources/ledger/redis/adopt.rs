@@ -111,8 +111,8 @@ impl Names {
 const SHA256: &str = "sha256:";
 
 impl Adopt {
-    /// Whether a lookup cannot ask about the token with this id, so that only the scan finds it: the id is a digest,
-    /// from which the claim cannot be restored, or the key contains the whole token.
+    /// Whether a lookup cannot name the key of the token with this id, so that only the scan finds it: the id is a
+    /// digest, from which the claim cannot be restored, or the key contains the whole token.
     pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
         match &self.keys {
             AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(odd.pattern(), "*a\\*\\[b\\]\\?:*\\\\:dead*");
         assert_eq!(id(&odd, "a*[b]?:j\\:dead"), Some(TargetId::new("j")));
         assert_eq!(id(&adopt("x", "x", Names::TokenId), "x"), None, "one character is not two");
-        // The id alone: every key but our own.
+        // The id alone: every key but Doorward's own.
         let alone = adopt("", "", Names::TokenId);
         assert_eq!((alone.pattern().as_str(), id(&alone, "doorward:{r}:log")), ("***", None));
         assert_eq!(id(&alone, "j"), Some(TargetId::new("j")));

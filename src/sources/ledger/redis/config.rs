@@ -210,7 +210,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// The fault of a [`RedisConfig`]; never shows the URL, which may hold a password.
+/// The fault of a [`RedisConfig`]; never shows the URL, which may contain a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisConfigError {
     #[error("url: the scheme must be one of {}", RedisConfig::SCHEMES.join(", "))]

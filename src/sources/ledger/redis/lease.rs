@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
-//! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
+//! doorward:{r}:instance:NAME  its report, space-separated, with the lease's time to live
 //! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
 //! ```
 //!
-//! A lease runs while either says so. It is written on the connection that reads the log, so an instance
-//! that reads one server never has its lease at another. A full server lets no word be written, but still a
-//! time to live be set: a lease that is there goes on, and says what it said before.
+//! A lease runs while either of the first two keys has it. It is written on the connection that reads the log, so an
+//! instance that reads one server never has its lease at another. A full server refuses new reports, but accepts a new
+//! time to live: an existing lease is prolonged with its previous report.
 //!
-//! How long the leases are is noted apart from them, and remembered by every instance for as long as it lives: a store
-//! that forgot leases cannot say how long they run.
+//! The lengths of leases are noted separately, and every instance remembers them while it runs: a store that lost
+//! leases does not know their lengths.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! The retention of the log: as long as any instance needs it that reads or has read this log.
 //!
 //! ```text
-//! doorward:{r}:retentions  sorted set: a retention in milliseconds, until when it holds (server's clock, ms)
+//! doorward:{r}:retentions  sorted set: a retention in milliseconds, the end of its validity (server's clock, ms)
 //! ```
 //!
 //! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must not trim entries
-//! that another needs. Each notes its retention with its lease, to hold for as long as the last entry that it may have
-//! read: so the entries of a fleet that was stopped are there when it comes back. The log is kept for twice that, so
-//! that an instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
+//! that another needs. Each notes its retention with its lease, valid as long as the last entry that it may have read:
+//! so the entries of a stopped fleet are still there when it returns. The log is kept for twice that, so that an
+//! instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
 //!
 //! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly for as long as the log
 //! is kept (see [`super::even`]): after a change of the clock the log grows for that long.

@@ -1,10 +1,10 @@
 //! The identity of the store: the server, the epoch of its data, and the instance that repairs a loss.
 //!
 //! ```text
-//! doorward:{r}:meta       the epoch of the log: who founded it, and when; it vanishes with a flush
+//! doorward:{r}:meta       the epoch of the log: its founder, and the time; it is lost with a flush
 //! doorward:{r}:server     the replication id of the server that instances read from, and since when
-//! doorward:{r}:repairing  sorted set: instances that found a loss, until when they are to be waited for
-//! doorward:{r}:repairer   which of them puts back; it expires unless that one says so again
+//! doorward:{r}:repairing  sorted set: instances that found a loss, and the end of the wait for them
+//! doorward:{r}:repairer   the one that writes entries back; it expires unless that one renews it
 //! ```
 //!
 //! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts or becomes

@@ -338,7 +338,7 @@ mod tests {
                 "origin=who issuer=main id=c kind=client new=field",
                 format!("{{r}}:main:client:c {} revoked {}", WRITTEN + 30_000, later + 30_000),
             ),
-            // A writer whose tokens live for seconds does not bound how long ours must be refused.
+            // A writer whose tokens are valid for seconds does not bound the retention here.
             ("issuer=main kind=session id=s expires=1700000004000", format!("{{r}}:main:session:s * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000500 expires=1700000004000",
