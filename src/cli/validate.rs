@@ -61,7 +61,7 @@ fn execute(
             }
             Format::Text | Format::Json => {
                 let listed = |faults: &[Fault]| faults.iter().map(to_json).collect::<Vec<_>>();
-                let all = json!({"file": name, "valid": loaded.is_ok(), "faults": to_json(faults), "warnings": to_json(warnings)});
+                let all = json!({"file": name, "valid": loaded.is_ok(), "faults": listed(faults), "warnings": listed(warnings)});
                 writeln!(out, "{all:#}")?;
             }
         }
