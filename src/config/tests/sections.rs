@@ -413,7 +413,7 @@ fn keys_of_clients_and_admins() {
     one(
         "id: a, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         ".sha256",
-        "is the SHA-256 of nothing",
+        "is the SHA-256 of an empty text",
     );
     one(
         &format!("id: a, sha256: {hex}, expires: 2027-06-01"),
