@@ -233,10 +233,10 @@ mod tests {
             ("https://shop.test/admin", "the host under `hosts`"),
             ("(admin|users)/x", "write `/(admin|users)/x`"),
             ("[a-z]+", "write `/[a-z]+`"),
-            ("/^a$b", "before `^` or behind `$`"),
-            ("^a$b", "before `^` or behind `$`"),
-            ("/a$/b", "before `^` or behind `$`"),
-            ("/a^b", "before `^` or behind `$`"),
+            ("/^a$b", "precede `^` or follow `$`"),
+            ("^a$b", "precede `^` or follow `$`"),
+            ("/a$/b", "precede `^` or follow `$`"),
+            ("/a^b", "precede `^` or follow `$`"),
             ("/a\\n/b", "white space"),
             ("\\?", "no query and no fragment"),
             ("/a\\?b=.*", "no query and no fragment"),
@@ -248,8 +248,8 @@ mod tests {
             ("/[\\x00-\\x1f]", "white space"),
             ("/café", "beyond ASCII"),
             ("/\\p{Greek}{2,}", "beyond ASCII"),
-            ("$", "before `^` or behind `$`"),
-            ("[^\\s\\S]", "before `^`"),
+            ("$", "precede `^` or follow `$`"),
+            ("[^\\s\\S]", "precede `^`"),
         ] {
             let found = never_matches(pattern);
             assert!(found.as_deref().is_some_and(|found| found.contains(cause)), "{pattern:?}: {found:?}");
