@@ -1,4 +1,4 @@
-//! What `doorward --version` says: version, commit, its date, and the compiler.
+//! The text of `doorward --version`: version, commit, its date, and the compiler.
 //!
 //! The commit and the date come from the environment (`DOORWARD_COMMIT`, `DOORWARD_COMMIT_DATE`), else from git, else
 //! they are left out: two builds of one commit are equal, and a build without git works. A debug build does not ask

@@ -28,7 +28,7 @@ test module:
 demo *args:
     ./envoy/demo.sh {{args}}
 
-# What a decision takes
+# Measure a decision
 bench:
     cargo bench --bench decision
 

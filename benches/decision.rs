@@ -1,5 +1,5 @@
-//! What one decision costs: with a token that was verified before and with one never seen, from a message
-//! to its answer, and by the number of revocations, issuers, rules and API keys.
+//! The cost of one decision: with a cached token and with a new one, from a message to its answer, and by the
+//! number of revocations, issuers, rules and API keys.
 //!
 //!     cargo bench --bench decision
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints figures, and stops where it cannot make them")]
@@ -134,7 +134,7 @@ fn main() {
     }
 }
 
-/// A token never seen, against nothing but one verification with a key that was read before.
+/// A new token, compared with one verification alone with a parsed key.
 fn rs256() {
     let pem = include_bytes!("../src/config/testdata/sign-rsa2048.pem");
     let signer = PayloadSigner::from_pem(&String::from_utf8_lossy(pem), Duration::from_secs(60)).expect("a key");
@@ -230,7 +230,7 @@ fn growth(dev: &DevIssuer, header: &str) {
     }
 }
 
-/// More tokens in use than the cache holds: what each costs when all come in turn, and what they take.
+/// More tokens in use than the cache has room for: the cost of each when all come in turn, and their memory.
 fn live_tokens(dev: &DevIssuer, authorizer: &Authorizer) {
     let now = doorward::clock::now();
     let index = RevocationIndex::new();
@@ -306,8 +306,8 @@ impl doorward::api::streams::Room for Boundless {
     }
 }
 
-/// What a stream adds to its check: its opening and its end, from message to answer, HTTP/2 apart; and the end of
-/// all of an issuer's.
+/// The cost of a stream beside its check: its opening and its end, from message to answer, without HTTP/2; and
+/// the end of all streams of an issuer.
 fn streams(yaml: &str, header: &str) {
     let config = Config::parse(yaml, "bench", Path::new(""), std::iter::empty()).expect("a configuration").config;
     let (state, _) = assemble::state(&config).expect("what it asks for");

@@ -1,4 +1,5 @@
-//! What the index of revocations costs: memory, look-ups, and what a burst of writes does to readers.
+//! The cost of the index of revocations: memory, lookups, and the effect of a burst of writes on
+//! readers.
 //!
 //!     cargo bench --bench index
 

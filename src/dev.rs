@@ -1,7 +1,7 @@
 //! The development issuer: its key, and tokens minted with it.
 //!
-//! The key is made on first use and kept in a folder; none is built in, so a development token means
-//! nothing to any other Doorward.
+//! The key is created at the first use and kept in a folder; no key is built in, so no other
+//! Doorward accepts the development tokens.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use crate::authz::signing::SigningKey;
 
-/// The issuer that `dev-token` mints for unless told otherwise.
+/// The default issuer of `dev-token`.
 pub const ISSUER: &str = "https://dev.doorward.test";
-/// The audience that `dev-token` mints for unless told otherwise.
+/// The default audience of `dev-token`.
 pub const AUDIENCE: &str = "demo";
 
 const KEY_FILE: &str = "dev.key.pem";
@@ -42,13 +42,13 @@ pub enum DevError {
 }
 
 impl DevIssuer {
-    /// A new key that is kept nowhere.
+    /// A new key that is not stored.
     pub fn generate() -> Result<Self, DevError> {
         Self::from_pem(&new_pem()?).ok_or(DevError::Make)
     }
 
-    /// The key in `dir`, made there if there is none (`dev.key.pem`, mode 0600), and its public half
-    /// beside it (`dev.jwks.json`).
+    /// The key in `dir`, created there if it is missing (`dev.key.pem`, mode 0600), and its public
+    /// half beside it (`dev.jwks.json`).
     pub fn open(dir: &Path) -> Result<Self, DevError> {
         let (key_file, jwks_file) = (dir.join(KEY_FILE), dir.join(JWKS_FILE));
         let file = |action, path: &Path| {
@@ -93,7 +93,7 @@ impl DevIssuer {
         self.key.sign("at+jwt", claims).ok_or(DevError::Sign)
     }
 
-    /// Signs any header and payload as they are: for tests of what is not an access token.
+    /// Signs any header and payload unchanged: for tests of other tokens than access tokens.
     pub fn sign_raw(&self, header: &str, payload: &[u8]) -> Result<String, DevError> {
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let signature = self.key.signature(&input).ok_or(DevError::Sign)?;

@@ -1,7 +1,7 @@
-//! The engine: what keeps decisions right, whoever asks. Sources, reload, live streams, HTTP API.
+//! The engine: everything that decisions need, for every front end. Sources, reload, live streams, HTTP API.
 //!
-//! It takes no signal, changes no limit of the process and ends no process: [`crate::serve`] does, or the process
-//! that hosts it. Only this module and `serve` spawn.
+//! It does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
+//! host process. Only this module and `serve` spawn.
 
 pub mod assemble;
 mod budget;
@@ -44,13 +44,13 @@ pub use source::Source;
 use supervisor::Supervisor;
 use tls::Tls;
 
-/// What keeps decisions right: it reads and follows its sources until it is told to stop.
+/// The engine: it reads and follows its sources until it is stopped.
 pub struct Engine {
     state: Arc<State>,
     readiness: Arc<Readiness>,
     /// Whether nothing is missing.
     ready: watch::Receiver<bool>,
-    /// The memory of all requests that are received or answered.
+    /// The memory budget of all requests in flight.
     budget: Arc<Budget>,
     tls: Option<Arc<Tls>>,
     reload: Arc<Notify>,
@@ -61,7 +61,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts on a configuration, which `source` may replace. Nothing listens yet. To be called within a runtime.
+    /// Starts with a configuration, which `source` may replace. Nothing listens yet. Call it within a runtime.
     pub fn start(config: &Config, source: Source, log: &Log) -> anyhow::Result<Self> {
         let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let (state, webhook_sender) = assemble::state(config)?;
@@ -82,8 +82,8 @@ impl Engine {
         let wanted = Arc::new(Notify::new());
         let reload = Reload::new(source, wanted.clone(), config, state.clone(), tls.clone())?;
         tasks.spawn("reload", reload.run(stop.clone()));
-        let (told, ready) = watch::channel(false);
-        tasks.spawn("readiness", readiness::watch(state.clone(), readiness.clone(), told, stop.clone()));
+        let (sender, ready) = watch::channel(false);
+        tasks.spawn("readiness", readiness::watch(state.clone(), readiness.clone(), sender, stop.clone()));
         tasks.spawn("streams", streams::keep(state.clone(), config.limits.drain, drain.clone(), stop.clone()));
         let (budget, servers) = (Budget::new(config.limits.buffered_bytes), Supervisor::new(drain.clone()));
         Ok(Self { state, readiness, ready, budget, tls, reload: wanted, tasks, stop, servers, drain })
@@ -110,12 +110,12 @@ impl Engine {
         self.tls.clone()
     }
 
-    /// Reads the configuration again, changed or not.
+    /// Reads the configuration again, whether or not it has changed.
     pub fn reload(&self) {
         self.reload.notify_one();
     }
 
-    /// A server that draws on the budget of all; `name` stands in metrics and logs.
+    /// A server that shares the memory budget; `name` appears in metrics and logs.
     pub(crate) fn server(&self, name: &'static str, protocol: Protocol, router: Router, limits: &Limits) -> Server {
         Server::new(name, protocol, router, limits, self.budget.clone(), self.state.metrics.connections.clone())
     }
@@ -125,7 +125,7 @@ impl Engine {
         self.servers.spawn(name, server.serve(listener, self.drain.clone()));
     }
 
-    /// Runs a task of the host's for as long as the engine.
+    /// Runs a task of the host process for as long as the engine.
     pub(crate) fn supervise(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, task);
     }
@@ -138,7 +138,8 @@ impl Engine {
         }
     }
 
-    /// Takes no more connections, lets what is in flight finish, and ends; both for at most `patience`.
+    /// Accepts no more connections, lets requests in flight finish, and ends; each of the two takes at most
+    /// `patience`.
     pub async fn drain(self, patience: Duration) {
         self.drain.cancel();
         if !self.servers.finish(patience).await {
@@ -153,7 +154,8 @@ impl Engine {
     }
 }
 
-/// Says what was read, on one line: an operator sees at a glance whether it is the file that was meant.
+/// Logs the configuration that was read on one line: an operator sees at a glance whether it is the intended
+/// file.
 pub(crate) fn log_in_force(config: &Config) {
     let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.trusted.name.as_str()).collect();
     let issuers = issuers.join(", ");

@@ -1,19 +1,19 @@
-//! Doorward makes JWT sign-out instant: an Envoy `ext_authz` service that verifies tokens, refuses them
-//! the moment they are revoked, and tells the upstream who is calling.
+//! Doorward makes JWT sign-out instant: an Envoy `ext_authz` service that verifies tokens, refuses them the moment they
+//! are revoked, and sends the caller's identity upstream.
 //!
 //! # The map, in reading order
 //!
 //! ```text
-//! authz     the pure heart, a crate of its own (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
-//! sources   what keeps state fresh: keys, the revocation ledger, its replica in this process
+//! authz     the decision, in its own crate (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
+//! sources   the data of decisions: keys, the revocation ledger, its replica in this process
 //! state     the policy in force behind one pointer, and the revocations
 //! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
-//! config    what is written → what is usable, all faults at once
-//! engine    what keeps decisions right, whoever asks: wiring, supervision, reload, live streams, the HTTP API
+//! config    from the written form to the usable one, all faults at once
+//! engine    everything behind the front ends: wiring, supervision, reload, live streams, the HTTP API
 //! serve     the process: signals, the listener for checks, limits, drain, exit
-//! lint      what is dangerous in an Envoy configuration; one function per trap
-//! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads (`instruments`: as a table), `traces` what
-//!           an OTLP collector is sent
+//! lint      finds dangerous settings in an Envoy configuration; one function per trap
+//! cli       the commands; `dev` is the development issuer, `metrics` for Prometheus (`instruments`: as a table), `traces` for an
+//!           OTLP collector
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
@@ -21,33 +21,33 @@
 //!
 //! # One request
 //!
-//! `api::check` borrows a [`authz::rule::RequestView`] from Envoy's message, [`authz::authorizer::Authorizer::authorize`]
-//! decides without I/O, [`authz::answer::Responder`] puts the decision into words. What the decision
-//! cannot know by itself (a key not fetched yet, a lookup in the store) is a value it returns;
-//! `api::decide` resolves it and asks again.
+//! `api::check` borrows a [`authz::rule::RequestView`] from Envoy's message,
+//! [`authz::authorizer::Authorizer::authorize`] decides without I/O, [`authz::answer::Responder`] writes the answer. A
+//! need that the decision cannot meet without I/O (a key not fetched yet, a lookup in the store) is a value that it
+//! returns; `api::decide` resolves the need and decides again.
 //!
 //! # One revocation
 //!
-//! Every way in is parsed to a [`authz::revocation::Revocation`]. [`sources::replica::Replica::revoke`]
-//! applies it here at once and appends it to the ledger; every other instance follows the log and
-//! merges it by the latest instant, so order, duplicates and replays change nothing.
+//! Every request to revoke is parsed to a [`authz::revocation::Revocation`]. [`sources::replica::Replica::revoke`]
+//! applies it here at once and appends it to the ledger; every other instance follows the log and merges it by the
+//! latest watermark, so order, duplicates and replays change nothing.
 //!
 //! # Invariants
 //!
 //! 1. No `CheckResponse` without an explicit status; no refusal as a gRPC error.
-//! 2. No `Principal` without a `VerifiedToken`, no identity header without a `Principal`; every header we
-//!    own is set or removed on every allowed request, never both.
-//! 3. Every accepted token has `iss`, `exp` and what its issuer's policy requires; it is never accepted
-//!    later than `max_lifetime + leeway` after its `iat`, the time a revocation is kept.
+//! 2. No `Principal` without a `VerifiedToken`, no identity header without a `Principal`; every identity header is set
+//!    or removed on every allowed request, never both.
+//! 3. Every accepted token has `iss`, `exp` and what its issuer's policy requires; it is never accepted later than
+//!    `max_lifetime + leeway` after its `iat`, the time for which a revocation is kept.
 //! 4. A token issued in the second of a watermark is revoked; without `iat` by any watermark.
 //! 5. On the replica path a decision performs no I/O and holds no lock across a wait.
-//! 6. A revocation that was answered 2xx is in the store; what is known revoked stays revoked until it
-//!    expires, whatever happens to the store.
+//! 6. A revocation that was answered 2xx is in the store; a revocation that an instance knows applies until it expires,
+//!    whatever happens to the store.
 //! 7. A supervised task that ends unexpectedly ends the process; a bad configuration never replaces a
 //!    good one.
 //! 8. Token text, keys and secrets never reach a log, a metric, a trace or an error.
 
-#![warn(clippy::print_stderr)] // It panics where standard error is closed or full.
+#![warn(clippy::print_stderr)] // `eprintln!` panics where standard error is closed or full.
 
 pub use doorward_authz as authz;
 

@@ -1,11 +1,11 @@
-//! `doorward lint`: what in an Envoy configuration lets somebody in, passes a forged identity on, or turns
-//! an outage into a refusal.
+//! `doorward lint`: finds settings of an Envoy configuration that bypass the check, forward a forged
+//! identity, or turn an outage into a refusal.
 //!
-//! [`Document`] is the text as values with their lines: a static file, a `/config_dump`, or a file of
-//! `resources`. [`model`] is what matters of it: connection managers with their filters and routes, and
-//! clusters. [`TRAPS`] is the list of what is looked for; each trap is one function over the model.
-//! Nothing here is asked of a running Envoy, and nothing is guessed: what the document leaves to another
-//! (RDS or CDS that is not in it) is not judged.
+//! [`Document`] is the parsed text with line numbers: a static file, a `/config_dump`, or a file of
+//! `resources`. [`model`] has the relevant parts: connection managers with their filters and routes, and
+//! clusters. [`TRAPS`] is the list of the rules; each trap is one function over the model. Lint does not
+//! contact a running Envoy, and does not guess: resources outside the document (from RDS or CDS) are not
+//! checked.
 
 mod document;
 mod matching;
@@ -28,30 +28,30 @@ pub use traps::TRAPS;
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Somebody gets in, an identity can be forged, a token leaks, or nothing works.
+    /// The check can be bypassed, an identity can be forged, a token leaks, or every request fails.
     Error,
-    /// An outage, a cost or a surprise.
+    /// An outage, a cost or an unexpected effect.
     Warning,
 }
 
-/// A trap to look for.
+/// A rule of lint.
 pub struct Trap {
     /// Stable: reports, `--allow` and the documentation name it.
     pub name: &'static str,
     pub severity: Severity,
     /// The configuration to write instead.
     pub fix: &'static str,
-    /// Where it is documented, or the report that it was learnt from.
+    /// The documentation, or the report of the problem.
     pub source: &'static str,
     check: fn(&Model<'_>, &mut Found),
 }
 
-/// A trap that was found.
+/// A trap in the document.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Finding {
-    /// From 1; a JSON document has none.
+    /// The line, from 1; `None` for a JSON document.
     pub line: Option<u64>,
-    /// Where it stands, or where something is missing.
+    /// The path of the value, or of the node in which it is missing.
     pub path: String,
     pub rule: &'static str,
     pub severity: Severity,
@@ -61,7 +61,7 @@ pub struct Finding {
     pub source: &'static str,
 }
 
-/// Where a trap was met.
+/// The places of a trap.
 #[derive(Default)]
 struct Found(BTreeSet<(KeyPath, String)>);
 
@@ -75,11 +75,11 @@ impl Found {
 pub struct Expected {
     /// The headers it sets: its identity headers.
     identity: Vec<String>,
-    /// Groups of request headers it reads; of each group one must be sent.
+    /// Groups of request headers that it reads; one of each group must be sent.
     reads: Vec<Vec<String>>,
-    /// Whether it sets `cookie` anew, to take the token out.
+    /// Whether it replaces `cookie`, to remove the token.
     sets_cookie: bool,
-    /// Whether it takes tokens off requests.
+    /// Whether it removes tokens from requests.
     withholds_token: bool,
     /// The names of its rules; `None` when its configuration was not given.
     rules: Option<BTreeSet<String>>,
@@ -136,9 +136,9 @@ impl From<&Config> for Expected {
     }
 }
 
-/// Looks for every trap; findings stand in the order of the document.
+/// Checks all rules; findings are in the order of the document.
 ///
-/// An error says why there is nothing to look at.
+/// An error is the reason why the document cannot be checked.
 pub fn lint(document: &Document, expected: &Expected) -> Result<Vec<Finding>, String> {
     let model = Model::of(document, expected);
     if model.managers.is_empty() {

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
-/// Measured: `benches/compare.sh`. Without huge pages (its feature `no_thp`): they made no decision faster, and took
-/// 9 MB more of every sidecar.
+/// Measured: `benches/compare.sh`. Without huge pages (its feature `no_thp`): huge pages made no decision faster,
+/// and took 9 MB more in every sidecar.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

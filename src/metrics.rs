@@ -1,5 +1,5 @@
-//! What Prometheus scrapes. Labels come from closed sets: configured names and our own enums, never
-//! anything that a request said.
+//! The metrics for Prometheus. Labels come from closed sets: configured names and Doorward's enums, never values of a
+//! request.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -25,15 +25,15 @@ instruments! {
         pub checks: IntCounterVec = "doorward_checks_total" by ["decision", "reason", "rule"],
         /// Time from a check's arrival to its answer.
         pub check_duration: Histogram = "doorward_check_duration_seconds" in CHECK_BUCKETS,
-        /// Refusals that a rule with enforce: false let pass.
+        /// Refusals by a rule with enforce: false, which were not sent.
         pub shadow_refusals: IntCounterVec = "doorward_shadow_refusals_total" by ["reason", "rule"],
         /// Tokens looked up among those verified before, by result; a miss is verified.
         token_cache: IntCounterVec = "doorward_token_cache_total" by ["result"],
-        /// Revoked tokens that were tried, by the kind of revocation that hit.
+        /// Revoked tokens that were presented, by the kind of the revocation.
         pub revoked_presented: IntCounterVec = "doorward_revoked_presented_total" by ["kind"],
-        /// Requests with a bound token, by what came of the proof that its sender may use it.
+        /// Requests with a bound token, by the result of its proof.
         pub proofs: IntCounterVec = "doorward_proofs_total" by ["result"],
-        /// Decisions made with a control weakened, and what stood in for it.
+        /// Decisions made with a weakened control, by control and fallback.
         pub degraded: IntCounterVec = "doorward_degraded_total" by ["control", "fallback"],
         /// Attempts to load an issuer's keys.
         pub jwks_fetches: IntCounterVec = "doorward_jwks_fetches_total" by ["issuer", "result"],
@@ -41,15 +41,15 @@ instruments! {
         jwks_unfit_keys: IntGaugeVec = "doorward_jwks_unfit_keys" by ["issuer", "cause"],
         /// Time since an issuer's keys were last loaded.
         jwks_age: GaugeVec = "doorward_jwks_age_seconds" by ["issuer"],
-        /// Questions to an issuer about a token; `suspended` and `busy` ones were not asked.
+        /// Introspection requests to an issuer; `suspended` and `busy` ones were not sent.
         pub introspections: IntCounterVec = "doorward_introspections_total" by ["issuer", "result"],
-        /// Revocation requests, logout tokens and security events, and what came of them.
+        /// Revocation requests, logout tokens and security events, by result.
         pub inlet_events: IntCounterVec = "doorward_inlet_events_total" by ["inlet", "result"],
         /// Requests to transmitters of security events.
         pub signal_requests: IntCounterVec = "doorward_signals_requests_total" by ["operation", "result"],
         /// Whether a transmitter that is polled, or whose stream is set up, was reached and its stream is enabled.
         pub signals_stream_up: IntGaugeVec = "doorward_signals_stream_up" by ["transmitter"],
-        /// Alarms about revoked tokens that were presented, and what became of them.
+        /// Alarms about presented revoked tokens, by result.
         pub replay_alarms: IntCounterVec = "doorward_replay_alarms_total" by ["result"],
         /// Attempts to reload the configuration.
         pub config_reloads: IntCounterVec = "doorward_config_reloads_total" by ["result"],
@@ -61,8 +61,8 @@ instruments! {
         streams: IntGaugeVec = "doorward_streams" by ["state"],
         /// Batches of spans sent to the OTLP collector.
         pub trace_exports: IntCounterVec = "doorward_trace_exports_total" by ["result"],
-        /// Connections taken, refused at the limit, and closed because they were slow to begin, took no answers or were
-        /// idle.
+        /// Connections accepted, refused at the limit, and closed because they were slow to begin, read no answers or
+        /// were idle.
         pub connections: IntCounterVec = "doorward_connections_total" by ["listener", "result"],
         /// Revoked targets held in this process.
         revocations: IntGaugeVec = "doorward_revocations" by ["kind"],
@@ -70,10 +70,10 @@ instruments! {
         registrations: IntGauge = "doorward_registrations",
         /// Time since the start of the last completed read of the revocations; +Inf before the first.
         view_age: Gauge = "doorward_view_age_seconds",
-        /// Whether revocations outlive this process: 0 for the embedded store without a path.
+        /// Whether revocations survive this process: 0 for the embedded store without a path.
         pub store_durable: IntGauge = "doorward_store_durable",
         /// How far this machine's clock is ahead of the store's (of="store"), and the most that an issuer's tokens were
-        /// dated ahead of it (of its name).
+        /// dated ahead of this machine's clock (of=the issuer's name).
         clock_skew: GaugeVec = "doorward_clock_skew_seconds" by ["of"],
         /// The running version; always 1.
         build_info: IntGaugeVec = "doorward_build_info" by ["version"],
@@ -84,7 +84,7 @@ instruments! {
 pub struct Metrics {
     registry: Registry,
     instruments: Instruments,
-    /// Those of the store, for the replica.
+    /// The metrics of the store, for the replica.
     pub store: ReplicaStats,
     /// Tokens whose signature was checked before.
     pub token_cache_hits: IntCounter,
@@ -100,19 +100,20 @@ impl Deref for Metrics {
     }
 }
 
-/// Gauges that are read from the state when a scrape comes.
+/// Gauges that are read from the state at a scrape.
 pub struct Reading<'a> {
     pub index: &'a RevocationIndex,
     pub view_age: Option<Duration>,
-    /// Streams that are open, and those that were told to end and have not.
+    /// Open streams, and streams that were ordered to end and are still open.
     pub streams: (usize, usize),
     /// By issuer, the time since its keys were last loaded.
     pub jwks_age: Vec<(String, Duration)>,
-    /// By whose clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens of it.
+    /// By clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens are ahead of this
+    /// machine's.
     pub clock_skew: Vec<(String, f64)>,
 }
 
-/// Every control that can be weakened or dropped, with what stands in for it.
+/// Every control that can be weakened or dropped, with its fallback.
 const DEGRADED: [(&str, &str); 8] = [
     ("keys", "withdrawn"),
     ("revocations", "stale_view"),
@@ -138,7 +139,7 @@ impl Metrics {
         for reload in ["ok", "refused"] {
             metrics.config_reloads.with_label_values(&[reload]);
         }
-        // A series that is there before its first count shows that count as a rise.
+        // A series that exists before its first count shows that count as an increase.
         metrics.inlet_events.with_label_values(&["backchannel_logout", "applied"]);
         metrics.signal_requests.with_label_values(&["poll", "ok"]);
         metrics.replay_alarms.with_label_values(&["delivered"]);
@@ -158,14 +159,14 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The keys of an issuer will be fetched.
+    /// Creates the series of an issuer whose keys are fetched.
     pub fn expect_fetches(&self, issuer: &str) {
         for result in ["ok", "failed"] {
             self.jwks_fetches.with_label_values(&[issuer, result]);
         }
     }
 
-    /// How many keys of an issuer's current set are left out, by cause.
+    /// Sets the number of keys of an issuer's current set that are left out, by cause.
     pub fn unfit_keys(&self, issuer: &str, unfit: &[LeftOut]) {
         for cause in RejectedKey::ALL {
             let count = unfit.iter().filter(|found| found.cause == cause).count();
@@ -175,7 +176,7 @@ impl Metrics {
         }
     }
 
-    /// The exposition text (version 0.0.4) with the gauges as they are now.
+    /// The exposition text (version 0.0.4) with the current gauges.
     pub fn render(&self, reading: &Reading<'_>) -> Result<Vec<u8>, prometheus::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let counts = reading.index.counts();

@@ -1,4 +1,4 @@
-//! The process: signals, the listener for checks, limits, the end. What decides is [`crate::engine`].
+//! The process: signals, the listener for checks, limits, shutdown. Decisions are made in [`crate::engine`].
 
 mod checks;
 mod listen;
@@ -13,13 +13,13 @@ use crate::config::Config;
 use crate::engine::log::Log;
 use crate::engine::{Engine, HttpListeners, Source, log_in_force};
 
-/// Runs the service until it is told to stop; `file` is read again when it changes, and on SIGHUP.
+/// Runs the service until SIGTERM or SIGINT; `file` is read again when it changes, and on SIGHUP.
 pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     allow_many_files();
-    // Listening comes first: a taken port must show before anything is started.
+    // Binds first: an occupied port must be reported before anything is started.
     let check_listener = listen::bind(&config.listen.check).await?;
     let http_listeners = HttpListeners::bind(&config.listen).await?;
     let (check, [http, admin]) = (check_listener.address(), http_listeners.addresses());
@@ -50,7 +50,7 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     Ok(())
 }
 
-/// Each connection is an open file, and the usual soft limit of 1,024 is there for programs that use `select`.
+/// Each connection is an open file; the usual soft limit of 1,024 exists for programs that use `select`.
 fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const ENOUGH: u64 = 65_536;

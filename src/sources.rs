@@ -1,5 +1,4 @@
-//! What keeps state fresh: it reads the outside world and hands the decision something that is
-//! already in memory.
+//! The sources of the state: they read external systems, so that decisions use memory alone.
 
 pub mod alarm;
 pub mod files;

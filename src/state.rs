@@ -30,7 +30,7 @@ use crate::traces::Traces;
 use key_history::KeyHistory;
 pub use waits::{Waiting, Waits};
 
-/// How requests are decided and answered; immutable, swapped as a whole.
+/// The policy of decisions and answers; immutable, swapped as a whole.
 #[derive(Clone)]
 pub struct Policy {
     pub authorizer: Authorizer,
@@ -39,11 +39,11 @@ pub struct Policy {
     pub admin_keys: AdminKeys,
     /// The transmitters whose security events are applied.
     pub transmitters: Vec<Arc<Transmitter>>,
-    /// The longest that a decision may wait for keys or for the store.
+    /// The longest wait of a decision for keys or for the store.
     pub max_wait: Duration,
-    /// How many decisions may wait for one thing at once.
+    /// The most decisions that may wait for one resource at once.
     pub max_waiting: usize,
-    /// Names of issuers may come to stand for something else while revocations live.
+    /// Issuers' names may get another meaning while revocations live.
     pub accept_loss: bool,
 }
 
@@ -62,7 +62,7 @@ impl Policy {
         Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
     }
 
-    /// This policy with answers that prove whose streams they allow, and with nonces for DPoP proofs.
+    /// This policy with answers that seal the subjects of streams, and with nonces for DPoP proofs.
     #[must_use]
     fn proving(mut self, secrets: &[Secret]) -> Self {
         let rules = self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
@@ -83,7 +83,7 @@ impl Policy {
     }
 }
 
-/// Which decisions are logged.
+/// The decisions that are logged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DecisionLog {
     Denied,
@@ -98,27 +98,27 @@ pub struct State {
     introspectors: ArcSwap<Introspectors>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
-    /// Messages that had their effect already.
+    /// Messages that were applied already.
     pub replays: Replays,
     /// DPoP proofs that were used at this process.
     pub spent_proofs: SpentProofs,
-    /// Rings when a revoked token is presented.
+    /// Notified when a revoked token is presented.
     pub alarm: ReplayAlarm,
     pub waits: Waits,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
     /// The secrets that seal stream proofs and nonces, the current one first.
     secrets: Mutex<Vec<Secret>>,
-    /// The keys that issuers had.
+    /// The earlier keys of issuers.
     key_history: KeyHistory,
 }
 
-/// Secrets that are believed: the one in force, that of this process, and others that were in force before.
+/// The accepted secrets: the one in force, that of this process, and earlier ones.
 const MAX_SECRETS: usize = 4;
 
 impl State {
-    /// No issuer's keys are fetched until [`Self::set_keys`] says from where, and none is asked about tokens
-    /// until [`Self::set_introspectors`] says how.
+    /// No keys are fetched until [`Self::set_keys`] sets their sources, and no token is introspected until
+    /// [`Self::set_introspectors`] sets the clients.
     #[must_use]
     pub fn new(
         policy: Policy,
@@ -156,7 +156,7 @@ impl State {
         self.replica.streams()
     }
 
-    /// Proves streams with what all instances on this store share.
+    /// Seals streams with the secret that all instances on this store share.
     pub fn share_secret(&self, secret: Secret) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         if secrets.first() == Some(&secret) {
@@ -168,7 +168,7 @@ impl State {
         self.policy.rcu(|policy| Policy::clone(policy).proving(&secrets));
     }
 
-    /// Where keys are fetched from.
+    /// The sources of the keys.
     pub fn keys(&self) -> Arc<KeySources> {
         self.keys.load_full()
     }
@@ -196,30 +196,30 @@ impl State {
         self.end_streams_of(&old);
     }
 
-    /// The policy in force now; whoever holds it keeps deciding by it.
+    /// The policy in force now; a decision keeps the one that it began with.
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
     }
 
     /// Puts new keys of an issuer or a transmitter in force; `None`: the issuer has confirmed none for too long.
     ///
-    /// Ends the streams of other keys, also of those that this instance has never had (see `api::streams`).
+    /// Ends the streams of other keys, also of keys that this instance has never had (see `api::streams`).
     pub fn publish_keys(&self, issuer: &IssuerName, keys: Option<&Jwks>) {
         let old = self.policy.rcu(|policy| policy.with_keys(issuer, keys));
         if old.authorizer.issuer_named(issuer).is_none() {
-            return; // No stream is a transmitter's.
+            return; // A transmitter has no streams.
         }
         self.key_history.follow(issuer, keys);
         self.streams().keep_keys(issuer, |key| keys.is_some_and(|keys| keys.has(key)));
     }
 
-    /// Whether a key of the issuer was in force here and is not any more.
+    /// Whether a key of the issuer was in force here and has been withdrawn.
     pub fn has_withdrawn(&self, issuer: &IssuerName, key: KeyDigest) -> bool {
         self.key_history.has_withdrawn(issuer, key)
     }
 
     /// Ends the streams whose tokens were accepted by `old` and are not by the present policy. Keys that are not loaded
-    /// yet withdraw none: what the issuer publishes does.
+    /// yet do not withdraw others: only the issuer's published set does.
     fn end_streams_of(&self, old: &Policy) {
         let policy = self.policy();
         for before in &old.authorizer.issuers {
@@ -241,7 +241,7 @@ impl State {
         }
     }
 
-    /// The view of the revocations at this moment.
+    /// The current view of the revocations.
     pub fn view(&self) -> View<'_> {
         View { age: self.replica.view_age(), store_clock: self.replica.store_clock(), ..View::of(self.replica.index()) }
     }

@@ -1,6 +1,6 @@
 //! Decisions as spans, sent over OTLP and joined to the proxy's trace (W3C Trace Context).
 //!
-//! A span holds names of ours only: what a request said is in the proxy's own span.
+//! A span has Doorward's own names only: values of the request are in the proxy's span.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +19,14 @@ use tracing::{info, warn};
 
 use crate::clock;
 
-/// Where the spans of decisions go.
+/// The exporter of decisions' spans.
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
 }
 
-/// A decision, as a span tells of it.
+/// The attributes of a decision's span.
 pub struct Decided<'a> {
     pub decision: &'static str,
     pub reason: &'static str,
@@ -38,14 +38,14 @@ pub struct Decided<'a> {
 }
 
 impl Traces {
-    /// How long the last spans may take when the process ends.
+    /// The longest time for the last spans when the process ends.
     const FAREWELL: Duration = Duration::from_secs(2);
     /// The length of a `traceparent`, which is 55 bytes today and may be more in a later version.
     const LONGEST_PARENT: usize = 256;
 
     /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a
     /// bounded queue on a thread of its own and are dropped when it is full: a decision never waits for the
-    /// collector. `exports` counts batches by result. To be called within the runtime.
+    /// collector. `exports` counts batches by result. Call it within the runtime.
     ///
     /// The bounds and the service's attributes follow `OTEL_BSP_*` and `OTEL_RESOURCE_ATTRIBUTES`.
     pub fn new(endpoint: &str, exports: IntCounterVec) -> Result<Self, ExporterBuildError> {
@@ -55,7 +55,7 @@ impl Traces {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()
-            // The proxy says which traces are kept; a request without one begins none here.
+            // The proxy decides which traces are sampled; a request without one starts none here.
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
             .with_resource(resource)
             .with_batch_exporter(Counted { exporter, exports, failing: AtomicBool::new(false) })
@@ -64,7 +64,7 @@ impl Traces {
         Ok(Self { provider, tracer, propagator: TraceContextPropagator::new() })
     }
 
-    /// Writes down a decision that ended now, under the caller's span.
+    /// Records a decision that ended now, under the caller's span.
     pub fn record(&self, traceparent: Option<&[u8]>, decided: &Decided<'_>) {
         let traceparent = traceparent.filter(|field| field.len() <= Self::LONGEST_PARENT);
         let Some(traceparent) = traceparent.and_then(|field| std::str::from_utf8(field).ok()) else { return };
@@ -91,7 +91,7 @@ impl Traces {
         span.end_with_timestamp(ended);
     }
 
-    /// Sends what is left and ends; blocks for at most two seconds.
+    /// Sends the remaining spans and ends; blocks for at most two seconds.
     pub fn finish(&self) {
         if let Err(error) = self.provider.shutdown_with_timeout(Self::FAREWELL) {
             warn!(%error, "the last traces were not sent");
@@ -99,7 +99,7 @@ impl Traces {
     }
 }
 
-/// An exporter whose failures are seen: counted each, logged when they begin and when they end.
+/// An exporter that reports failures: each is counted; their begin and end are logged.
 #[derive(Debug)]
 struct Counted {
     exporter: SpanExporter,

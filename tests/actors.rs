@@ -68,7 +68,7 @@ async fn an_actor_is_stopped_wherever_it_stands_in_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_and_rules_see_who_acts() {
+async fn services_and_rules_see_the_actor() {
     let tokens = Tokens::new();
     let config = tokens.config(
         "identity: {headers: {x-user-id: user_id, x-actor: actor, x-actors: actors}, payload: {header: x-identity}}\n\
@@ -106,7 +106,7 @@ async fn services_and_rules_see_who_acts() {
     ] {
         assert_eq!(checks.check(get(path).token(token)).await.reason(), reason, "{path}");
     }
-    // Who acts and cannot be told could not be stopped.
+    // An actor that cannot be read could not be revoked.
     let deep = self::acting(&tokens, &["a"; 9]);
     for act in [json!("agent-7"), json!({}), json!({"sub": ["agent-7"]})] {
         let token = tokens.with(json!({"act": act}));

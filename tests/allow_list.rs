@@ -61,7 +61,7 @@ async fn only_registered_tokens_pass_in_either_way_of_reading() {
         assert!(checks.check(get("/public")).await.allowed());
         assert!(checks.check(get("/refresh").token(&alice)).await.allowed(), "it is about to get a registered one");
 
-        // At once at every instance: what has not been followed yet is looked up.
+        // At once at every instance: an entry that has not been followed yet is looked up.
         assert_eq!(register(&here, KEY, &json!({"token": alice})).await.0, 201);
         assert_eq!(reason(&checks_there, &alice).await, "ok");
         assert_eq!(reason(&checks, &alice).await, "ok");
@@ -79,7 +79,7 @@ async fn only_registered_tokens_pass_in_either_way_of_reading() {
         eventually("it is counted", || async { there.metric("doorward_registrations").await == Some(3.0) }).await;
         assert_eq!(there.metric("doorward_revocations{kind=\"token\"}").await, Some(0.0));
 
-        // Registered or not, what is revoked is refused as that.
+        // A revoked token is refused as revoked, registered or not.
         assert!(checks.check(ask("POST", "/logout").token(&alice)).await.allowed());
         assert_eq!(reason(&checks, &alice).await, "signed_out");
         eventually("everywhere", || async { reason(&checks_there, &alice).await == "signed_out" }).await;
@@ -109,7 +109,7 @@ async fn a_service_registers_with_plain_redis_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn losing_the_store_forgets_no_registration_and_lets_nobody_in() {
+async fn losing_the_store_loses_no_registration_and_accepts_no_other_token() {
     let fixture = Fixture::start("replica").await;
     let doorward = Doorward::start(&fixture.config).await;
     let checks = Checks::connect(&doorward.check).await;

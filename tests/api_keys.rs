@@ -104,7 +104,7 @@ async fn a_key_is_good_where_it_is_meant() {
             }
         }
     }
-    // A key that is not looked at says nothing, and what a client says of itself goes.
+    // An ignored key yields no client, and a client's own copy of the header is removed.
     for (ask, expected) in [
         (get("/"), "api_key_missing"),
         (get("/public/x"), "api_key_missing"),
@@ -120,7 +120,7 @@ async fn a_key_is_good_where_it_is_meant() {
         assert!(!verdict.headers.contains_key("x-api-client"), "{ask:?}");
         assert_eq!(verdict.removed.contains(&"x_api.client".to_owned()), verdict.allowed(), "{ask:?}");
     }
-    // The referrer stands in for the origin, and only for it.
+    // The referrer replaces a missing origin, and only then.
     let web = || get("/open").header("x-api-key", key("web-shop")).header("x-client-platform", "web");
     for (referer, origin, expected) in [
         ("https://shop.example.com/cart?x#y", None, "ok"),

@@ -183,7 +183,7 @@ fn explain_presents_the_token_where_it_is_looked_for_and_shows_no_cookie() {
 }
 
 #[test]
-fn explain_says_what_it_did_not_ask() {
+fn explain_names_skipped_lookups() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     let asking = ", introspection: {url: \"http://127.0.0.1:9/\", client_id: a, client_secret: b, when: always}}\n";
@@ -197,7 +197,7 @@ fn explain_says_what_it_did_not_ask() {
 }
 
 #[test]
-fn a_key_in_plain_text_is_a_fault_that_says_what_to_write() {
+fn a_key_in_plain_text_is_a_fault_with_its_remedy() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     for entry in [
@@ -213,7 +213,7 @@ fn a_key_in_plain_text_is_a_fault_that_says_what_to_write() {
     let plain = "admin: {keys: [{name: a, sha256: canary-0123456789, may: [read]}]}\n";
     std::fs::write(&file, tokens.config(plain)).unwrap();
     let (_, _, error) = run(&["validate", "--config", file.to_str().unwrap()], "");
-    assert!(error.contains("the key itself never stands in this file") && !error.contains("canary"), "{error}");
+    assert!(error.contains("never write the key itself into this file") && !error.contains("canary"), "{error}");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn the_configuration_to_begin_with_is_valid() {
     let written = std::fs::read_to_string(&file).unwrap();
     assert!(written.contains("audiences: [\"my-shop\"]") && written.contains(issuer), "{written}");
     let (code, _, error) = run(&["init", name], "");
-    assert!(code == 2 && error.contains("stays as it is"), "{error}");
+    assert!(code == 2 && error.contains("is left unchanged"), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
 
     let schema = written.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=file://");
@@ -274,7 +274,7 @@ fn the_version_names_commit_date_and_compiler() {
     assert!(code == 0 && version.starts_with(concat!("doorward ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
     assert!(version.contains("rustc 1."), "{version}");
 
-    // The build script itself: with what a packager gives, and without git.
+    // The build script itself: with a packager's variables, and without git.
     let dir = TempDir::new();
     let script = dir.path().join("build");
     let compiled = std::process::Command::new("rustc")
@@ -385,7 +385,7 @@ fn explain_expects_a_decision_and_not_a_failure() {
     assert_eq!(expect("allow", &["--rule", "admin"]).0, 0);
     let (code, _, error) = expect("deny", &["--rule", "admn"]);
     assert!(code == 1 && error.contains("bad_request"), "{error}");
-    // Nobody answers at this port.
+    // This port has no listener.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let keys = format!("jwks_url: \"http://{closed}/jwks\"");
     std::fs::write(&file, tokens.config("").replace(&format!("jwks: {}", tokens.issuer.jwks()), &keys)).unwrap();
@@ -397,7 +397,7 @@ fn explain_expects_a_decision_and_not_a_failure() {
 }
 
 #[test]
-fn explain_says_what_is_wrong_with_an_api_key_and_never_the_key() {
+fn explain_shows_the_fault_of_an_api_key_and_never_the_key() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     let (_, digest, _) = run(&["hash-key"], "canary-0123456789abcdef\n");

@@ -45,7 +45,7 @@ async fn revokes(drive: impl Fn() -> Command) {
         .await;
         assert!(checks.check(get("/").token(&other)).await.allowed(), "not {kind} {id}");
     }
-    // Who signs in again is let in; what was revoked long ago leaves no key.
+    // A user who signs in again is accepted; an expired revocation leaves no key.
     let again = tokens.with(json!({"sub": "ann of a:b", "iat": now() + 2}));
     assert!(checks.check(get("/").token(&again)).await.allowed());
     revoke("token", "expired", now() - 3600);

@@ -1,7 +1,7 @@
 //! Hostile tokens and requests, one case a row, through real gRPC Checks of the real binary.
 //!
-//! Each is right in all but what its row says: so it is that flaw which is refused, not another. Where
-//! the contract leaves room, a row takes the strict reading and says so.
+//! Each is valid except for the fault of its row, so that exactly this fault is refused. Where the
+//! contract leaves room, a row takes the strict reading, with a comment.
 
 mod algorithms;
 mod authorization;
@@ -46,7 +46,7 @@ struct Keys {
     /// Public exponent 3, for which careless padding checks can be cheated without the private key.
     cube: Key,
     secret: Key,
-    /// Of nobody we trust.
+    /// A key of an untrusted issuer.
     stranger: Key,
 }
 
@@ -63,7 +63,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
 });
 
 impl Keys {
-    /// Those of the main issuer by their `kid`, with the algorithm each is for.
+    /// The keys of the main issuer by their `kid`, with the algorithm of each.
     fn published(&self) -> [(&'static str, &'static str, &Key); 7] {
         [
             ("ec", "ES256", &self.ec),
@@ -91,7 +91,8 @@ fn right_claims() -> Vec<u8> {
     claims_with(json!({})).to_string().into_bytes()
 }
 
-/// The claims as text, one of them replaced by JSON text as it stands: for what no JSON library writes.
+/// The claims as text, one of them replaced by verbatim JSON text: for values that no JSON library
+/// writes.
 fn claims_written(name: &str, text: &str) -> Vec<u8> {
     let mark = "\"the-text-goes-here\"";
     let claims = claims_with(json!({name: "the-text-goes-here"})).to_string();
@@ -128,7 +129,7 @@ struct Corpus {
     doorward: Doorward,
     checks: Checks,
     rows: Vec<(String, Ask, Expected)>,
-    /// The issuers as Envoy's own filter would be told of them.
+    /// The issuers in the configuration of Envoy's own filter.
     providers: Vec<Provider>,
 }
 
@@ -196,7 +197,7 @@ revocation: {{store: embedded}}
         self.rows.push((what.into(), ask, expected));
     }
 
-    /// Asks every row; all that went wrong is told at once.
+    /// Checks every row; reports all failures at once.
     async fn run(self, class: &str) {
         let mut wrong = Vec::new();
         let (mut allowed, mut refused) = (0, 0);
@@ -221,7 +222,7 @@ revocation: {{store: embedded}}
     }
 }
 
-/// What is wrong with a verdict; also of what holds for all.
+/// The fault of a verdict, including the rules for all rows.
 fn fault(verdict: &Verdict, expected: &Expected) -> Option<String> {
     let readable = |text: &str| text.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
     for (name, value) in verdict.headers.iter().chain(&verdict.metadata) {

@@ -1,10 +1,10 @@
-//! Figures, not assertions: what each way of knowing that a token is dead costs, in one table.
+//! Figures, not assertions: the cost of each way of detecting a revoked token, in one table.
 //!
 //!     cargo test --release --test main costs -- --ignored --nocapture
 //!
 //! Every way decides on the same tokens, from logins at the example's Accounts. All of them run at once, each
-//! with a Redis and a Doorward of its own, and are measured in turn, round by round: a moment in which the
-//! machine is slow is one for all of them.
+//! with its own Redis and Doorward, and are measured in turn, round by round: a slow phase of the machine
+//! affects all of them.
 
 mod list;
 mod way;
@@ -17,8 +17,8 @@ use crate::four_services::introspection::Accounts;
 use crate::support::doorward;
 
 const ROUNDS: usize = 7;
-/// Presented at once when throughput is measured: each caller has its own, or questions about it would be
-/// shared. They live for 5 minutes, which the rounds must not exceed.
+/// The tokens for the measurement of throughput: each caller has its own, or lookups would be shared. They
+/// are valid for 5 minutes, which the rounds must not exceed.
 const TOKENS: usize = 32;
 const IDLE: Duration = Duration::from_secs(3);
 

@@ -4,7 +4,7 @@
 #
 #     tests/deb.sh [BINARY]     (target/debug/doorward)
 #
-# Without root, overlay mounts or cargo-deb it says what is skipped.
+# Without root, overlay mounts or cargo-deb it lists the skipped parts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -49,7 +49,7 @@ if command -v systemd-analyze >/dev/null; then
   dpkg-deb --extract "$dir/doorward.deb" "$dir/tree"
   install -D -m 755 /bin/true "$dir/tree/bin/kill"       # The unit's ExecReload uses the system's.
   unit=$(cd "$dir/tree" && find . -name doorward.service)
-  # Units of the system that this tree lacks are not what is checked.
+  # System units that this tree lacks are not checked.
   systemd-analyze verify --man=no --recursive-errors=no --root="$dir/tree" "${unit#.}" 2>"$dir/verify" ||
     fail "systemd: $(cat "$dir/verify")"
   ! grep -i "unknown\|doorward.service:[0-9]" "$dir/verify" || fail "systemd does not understand a line of the unit"
@@ -86,12 +86,12 @@ dpkg --install doorward.deb >log 2>&1 || { cat log >&2; exit 1; }
 [ "$(stat -c '%U:%G %a' /etc/doorward)" = "root:doorward 750" ]
 doorward --version
 
-# What the configuration tells to do first.
+# The first step of the configuration file.
 check=$(sed -n 's/^#     \(doorward validate .*\) && systemctl .*/\1/p' /etc/doorward/doorward.yaml)
 [ -n "$check" ]
 $check
 
-# What systemd makes before it starts the service.
+# The directories that systemd creates before it starts the service.
 install -d -o doorward -g doorward -m 0750 /run/doorward
 as_doorward=(setpriv --reuid doorward --regid doorward --init-groups)
 

@@ -192,7 +192,7 @@ async fn every_reason_is_reached_with_its_status() {
     reached.insert("signed_out");
     assert_eq!(fixture.doorward.metric("doorward_revoked_presented_total{kind=\"token\"}").await, Some(1.0));
 
-    // Those that need a store or a provider have tests of their own, and the rest is of features to come.
+    // Denials that need a store or a provider have their own tests.
     let elsewhere = [
         "keys_unavailable",
         "revocations_stale",
@@ -210,7 +210,7 @@ async fn every_reason_is_reached_with_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_right_is_allowed() {
+async fn valid_tokens_are_allowed() {
     let fixture = Fixture::start().await;
     let tokens = &fixture.tokens;
     let good = tokens.of("alice");
@@ -302,11 +302,11 @@ async fn signing_out_has_a_scope() {
     // A token of a later second is not of the sessions that were signed out.
     let later = tokens.with(json!({"iat": now() + 5, "sid": "new"}));
     assert_eq!(reason(&later).await, "ok");
-    // Again, with dead tokens: still a success. With an expired one as well.
+    // Again, with revoked tokens: still a success. With an expired one as well.
     assert_eq!(fixture.check(ask("POST", "/auth/logout").token(&first)).await.status, 200);
     let expired = tokens.with(json!({"exp": now() - 600, "iat": now() - 1200}));
     assert_eq!(fixture.check(ask("POST", "/auth/logout").token(&expired)).await.status, 200);
-    // And a refresh may be asked for with a dead token.
+    // A refresh may be requested with a revoked token.
     assert_eq!(fixture.check(ask("POST", "/auth/refresh").token(&first)).await.status, 200);
 }
 
@@ -319,7 +319,7 @@ async fn a_token_that_names_no_session_is_signed_out_itself() {
     assert_eq!(verdicts.each_ref().map(Verdict::reason), ["signed_out", "ok"]);
 }
 
-/// What a rule would refuse is on trial, not who the user is.
+/// The rule's refusal is on trial, not the identity of the user.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_trial_a_good_token_names_its_user_and_no_other_does() {
     let fixture = Fixture::start().await;
@@ -369,7 +369,7 @@ async fn users_sign_themselves_out_over_http() {
     assert_eq!(fixture.doorward.get("/logout").await.0, 405);
 }
 
-/// A token that another reader finds in a place, or does not, is no token for anybody.
+/// A place in which readers disagree about the token is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn cookies_and_queries_are_read_in_one_way() {
     let fixture = Fixture::start().await;

@@ -46,7 +46,7 @@ async fn no_token_is_allowed_that_both_others_refuse() {
     let Some(others) = others() else { return };
     let number = |name: &str, default: u64| {
         std::env::var(name)
-            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
     };
     let (first, count) = (number("DIFFERENTIAL_SEED", 1), number("DIFFERENTIAL_TOKENS", 2_000));
     let signers = signers::all();
@@ -78,7 +78,7 @@ fn trimmed(token: &[u8]) -> &[u8] {
     &token[token.iter().position(|byte| *byte != b' ').unwrap_or(token.len())..]
 }
 
-/// The command lines of the two verifiers; says so if the test is skipped.
+/// The command lines of the two verifiers; prints a message if the test is skipped.
 fn others() -> Option<[Vec<String>; 2]> {
     let (python, jose) = (format!("{TOOLS}/python/bin/python"), format!("{TOOLS}/jose"));
     let runs = |command: &mut Command| {
@@ -97,7 +97,7 @@ fn script(name: &str) -> String {
     format!("{SCRIPTS}/{name}")
 }
 
-/// What all three are told.
+/// The configuration of all three.
 fn policy(signers: &[Signer], now: i64) -> Value {
     let issuer = |issuer: &str, symmetric: bool, algorithms: &[&str]| {
         let keys = signers.iter().filter(|signer| signer.is_symmetric() == symmetric).map(Signer::jwk);
@@ -182,14 +182,14 @@ async fn ask(checks: &Checks, tokens: &[Made]) -> Vec<String> {
     reasons
 }
 
-/// Who agreed with whom.
+/// The agreement between verifiers.
 #[derive(Default)]
 struct Tally {
     all_allow: usize,
     all_refuse: usize,
     /// By the rule that explains it, what only Doorward refuses: of both others, or of one.
     stricter: BTreeMap<&'static str, [usize; 2]>,
-    /// By the rule that explains it, what Doorward and one other allow.
+    /// By the explaining rule, the tokens that Doorward and one other allow.
     one_refuses: BTreeMap<&'static str, usize>,
     faults: Vec<String>,
 }
@@ -233,7 +233,7 @@ impl Tally {
         }
     }
 
-    /// The first faults; a thousand of one kind tell no more.
+    /// The first faults; a thousand of one kind add no information.
     fn shown(&self) -> String {
         self.faults.iter().take(10).map(|fault| format!("{fault:.4000}")).collect::<Vec<_>>().join("\n")
     }

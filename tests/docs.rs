@@ -1,5 +1,5 @@
-//! The pages: their links lead somewhere, their YAML is valid configuration, and the README's own commands do
-//! what it promises.
+//! The pages: their links resolve, their YAML is valid configuration, and the README's commands have the described
+//! effect.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -30,11 +30,11 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
-/// A page without its code, in which brackets are no links.
+/// A page without its code, where brackets are not links.
 fn prose(text: &str) -> String {
     let fenced = Regex::new(r"(?ms)^```.*?^```$").unwrap();
     let inline = Regex::new(r"`[^`\n]*`").unwrap();
-    // A link's text may be code; what is left of it keeps the link.
+    // A link's text may be code; the rest keeps the link.
     inline.replace_all(&fenced.replace_all(text, ""), "code").into_owned()
 }
 
@@ -116,7 +116,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What somebody does who follows only the README: the very blocks, on other ports, with a token of their own key.
+/// The steps of a reader of the README: its own blocks, on other ports, with a token of a new key.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readme_leads_from_nothing_to_a_401() {
     let tokens = Tokens::new();

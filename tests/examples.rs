@@ -1,5 +1,5 @@
-//! The files of `envoy/`, each in the oldest and the newest Envoy, doing what it is there for.
-//! `story` tells the main one through edge-tcp.yaml and edge-uds.yaml.
+//! The files of `envoy/`, each in the oldest and the newest Envoy, in their intended use. `story` covers the main
+//! one with edge-tcp.yaml and edge-uds.yaml.
 
 mod rolling;
 mod streams;
@@ -13,7 +13,7 @@ use crate::support::eventually;
 use crate::support::tokens::Tokens;
 use crate::support::upstream::Upstream;
 
-/// What clients make up; every spelling that a back end may take for an identity header.
+/// Spoofed headers: every spelling that an upstream may read as an identity header.
 const SPOOFED: [&str; 9] = [
     "x-user-id",
     "x_user_id",
@@ -34,7 +34,7 @@ async fn ask(envoy: &Envoy, method: &str, path: &str, token: Option<&str>) -> (u
     (response.status().as_u16(), response.json().await.unwrap_or_default())
 }
 
-/// Nothing of what [`ask`] made up.
+/// None of the spoofed headers of [`ask`].
 #[track_caller]
 fn not_spoofed(shown: &Value) {
     let headers = shown["headers"].as_object().unwrap();
@@ -43,7 +43,7 @@ fn not_spoofed(shown: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sidecar_asks_again_and_says_in_its_log_who_was_refused_and_why() {
+async fn a_sidecar_checks_again_and_logs_refusals() {
     for binary in envoy::binaries() {
         for (file, listen) in [
             ("sidecar-tcp.yaml", ""),
@@ -62,7 +62,7 @@ async fn a_sidecar_asks_again_and_says_in_its_log_who_was_refused_and_why() {
             assert_eq!(ask(&envoy, "GET", "/", Some(&alice)).await.0, 401);
             assert_eq!(ask(&envoy, "GET", "/", Some(&bob)).await.0, 200);
 
-            // What the gateway says of the client and the request is kept.
+            // The gateway's own headers about the client and the request are kept.
             let request = reqwest::Client::new().get(envoy.url("/from-outside")).bearer_auth(&bob);
             let request = request.header("x-forwarded-for", "203.0.113.7").header("x-request-id", "of-the-gateway");
             let shown: Value = request.send().await.unwrap().json().await.unwrap();
@@ -109,7 +109,7 @@ async fn routes_name_rules_turn_the_check_off_and_sign_out() {
             ("GET", "/assets/../admin", None, 401, None),
             ("GET", "/orders", None, 401, None),
             ("GET", "/orders", Some(&alice), 200, Some("alice")),
-            // Nothing of Doorward's HTTP API but the sign-out.
+            // Only the sign-out of Doorward's HTTP API is reachable.
             ("GET", "/logout", None, 401, None),
             ("GET", "/metrics", Some(&alice), 200, Some("alice")),
             ("POST", "/logout", None, 401, None),
@@ -180,7 +180,7 @@ fn the_pairs_differ_in_their_transport_only() {
     }
 }
 
-/// Until it hears of Doorward's limit, Envoy opens as many streams as its own configuration lets it.
+/// Until it receives Doorward's limit, Envoy opens as many streams as its own configuration allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_on_a_new_connection_is_not_refused() {
     for binary in envoy::binaries() {

@@ -67,10 +67,8 @@ async fn bound_tokens_are_proved_by_the_request_that_is_asked_about() {
         let challenge = header(&refused, "www-authenticate").unwrap_or_default();
         assert!(refused.status() == 401 && challenge.contains("error=\"invalid_dpop_proof\""), "{proto}: {challenge}");
     }
-    eventually("the detail is logged", || async {
-        http.logged("the request's URI cannot be told: see `proxy.scheme`")
-    })
-    .await;
+    eventually("the detail is logged", || async { http.logged("the request's URI is not known: see `proxy.scheme`") })
+        .await;
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
@@ -78,7 +76,7 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_proxy_s_way_of_asking_gets_the_answer_of_check() {
+async fn every_proxy_s_request_gets_the_answer_of_check() {
     let fixture = Fixture::start("").await;
     let alice = fixture.tokens.of("alice");
     let convention = |how: &str, method: &Method, path: &str| match how {
@@ -144,7 +142,7 @@ async fn a_request_that_is_named_twice_must_be_named_alike() {
     let fixture = Fixture::start("").await;
     let alice = fixture.tokens.of("alice");
     for (what, request) in [
-        ("nobody says what is asked about", fixture.ask(Method::GET, "/auth")),
+        ("without a header for the original request", fixture.ask(Method::GET, "/auth")),
         ("Envoy's client", fixture.ask(Method::GET, "/auth/admin").header("x-forwarded-uri", "/public")),
         ("Envoy's client", fixture.ask(Method::POST, "/auth/notes").header("x-forwarded-method", "GET")),
         (
@@ -175,7 +173,7 @@ async fn a_request_that_is_named_twice_must_be_named_alike() {
     assert_eq!(fixture.doorward.metric(counted).await, Some(5.0));
 }
 
-/// What the upstream saw, through a proxy, of a request whose client pretends to be root.
+/// The request that the upstream received through a proxy, from a client that spoofs root.
 struct Proxied<'a> {
     fixture: &'a Fixture,
     proxy: SocketAddr,
@@ -205,8 +203,8 @@ impl Proxied<'_> {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// What must hold behind any proxy; `bad_request` is what it makes of 400, `foreign` the headers in which others
-    /// than it name the request.
+    /// The requirements behind any proxy; `bad_request` is its form of a 400, `foreign` are the headers by which
+    /// other proxies describe the request.
     async fn decides(&self, upstream: &Upstream, bad_request: u16, foreign: [&str; 2]) {
         let alice = self.fixture.tokens.of("alice");
         for (path, token, user) in [
@@ -287,7 +285,7 @@ async fn behind_caddy() {
     let fixture = Fixture::start("").await;
     let upstream = Upstream::start().await;
     let dir = crate::support::TempDir::new();
-    // Caddy can be given no socket, nor tell a port: one that was free a moment ago must do.
+    // Caddy accepts no open socket and does not report its port: a recently free one is used.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (doorward, upstream_address) = (fixture.doorward.http, upstream.address);
     let config = format!(
@@ -348,7 +346,7 @@ async fn behind_envoy_s_http_ext_authz() {
     assert_eq!(status, 503, "without Doorward nobody passes");
 }
 
-/// Envoy asks under one path and says in headers which request it asks about; it reads the removals all the same.
+/// Envoy sends the check to one path with the original request in headers; it applies the removals all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_envoy_with_a_path_of_its_own() {
     let Some(binary) = envoy::binary() else { return };

@@ -1,5 +1,5 @@
-//! What the fuzzers have kept, replayed: every seed through the target it was found for. How they are
-//! run: `tests/fuzz/README.md`.
+//! Replays the seeds of the fuzzers: every seed through its target. How they are run:
+//! `tests/fuzz/README.md`.
 
 mod targets;
 

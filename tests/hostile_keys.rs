@@ -1,4 +1,4 @@
-//! Providers of keys that fail in every way, and tokens that try to name a provider of their own.
+//! Key providers that fail in every way, and tokens that try to name their own provider.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// All the ways in which an answer is no key set, by name.
+/// All forms of an answer that is not a key set, by name.
 fn failures(good: &str, elsewhere: &HostileServer) -> Vec<(String, Behaviour)> {
     let redirect = |status: u16, to: &str| answer(status, &[("location", to)], "");
     let many: Vec<_> =
@@ -138,7 +138,7 @@ async fn a_hostile_provider_costs_its_issuer_nothing_and_others_less() {
     assert_eq!(doorward.get("/readyz").await.0, 200);
     let grown = resident(doorward.process.0.id()).saturating_sub(memory);
     assert!(grown < 64 << 10, "memory grew by {grown} KiB");
-    // A redirect within loopback is followed; and a provider that came to its senses is heard.
+    // A redirect within loopback is followed; the keys of a recovered provider are loaded.
     let next = Tokens::new();
     elsewhere.behave(answer(200, &[], next.issuer.jwks().to_string()));
     provider.behave(answer(307, &[("location", &elsewhere.url())], ""));
@@ -175,7 +175,7 @@ async fn an_issuer_whose_provider_never_worked_is_alone_with_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_made_up_key_ids_cost_one_fetch_a_cooldown_and_delay_nobody() {
+async fn ten_thousand_made_up_key_ids_cost_one_fetch_per_cooldown_and_delay_no_request() {
     let (tokens, stranger) = (Tokens::new(), Tokens::new());
     let server = JwksServer::start(tokens.issuer.jwks()).await;
     let doorward = Doorward::start(&config(&server.url(), &server.url(), ", cooldown: 2s")).await;
@@ -212,7 +212,7 @@ async fn ten_thousand_made_up_key_ids_cost_one_fetch_a_cooldown_and_delay_nobody
     eprintln!("10,000 made-up key ids: {fetches} fetches in {took:?}");
 }
 
-/// Nothing that a token says makes Doorward connect to anything.
+/// No claim or header of a token makes Doorward open a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_makes_an_outbound_call() {
     let tokens = Tokens::new();

@@ -1,4 +1,4 @@
-//! Who is calling, as the upstream is told; and what clients say of themselves, which is removed.
+//! The caller's identity in upstream requests, and the removal of spoofed headers.
 
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ async fn every_token_is_withheld_and_nothing_else() {
     assert_eq!((no_text.reason(), no_text.headers.get("cookie")), ("ok", None));
     assert!(no_text.removed.contains(&"cookie".to_owned()));
 
-    // What is no token is the upstream's: a client logs in by its own credentials.
+    // Credentials that are not tokens go upstream: a client logs in by its own credentials.
     for (credentials, is_removed) in [
         ("Basic YWxhZGRpbjpvcGVu", false),
         ("Digest username=\"bearer\"", false),
@@ -162,7 +162,8 @@ async fn a_signed_payload_is_verified_by_the_published_keys() {
     let (_, identity, _) = verified(&short).await;
     assert_eq!(identity["exp"], identity["expires_at"], "no longer than the token");
 
-    // Nobody's payload is nobody's word, and a payload is no access token.
+    // A payload without a user is not accepted as an identity, and a payload is not an access
+    // token.
     let public = checks.check(get("/public/x").token(&token).header("x-identity", &first)).await;
     assert!(!public.headers.contains_key("x-identity") && public.removed.contains(&"x-identity".to_owned()));
     assert_eq!(checks.check(get("/").token(&first)).await.status, 401);
@@ -174,7 +175,7 @@ async fn a_signed_payload_is_verified_by_the_published_keys() {
     assert_eq!(verified(&token).await.0, jsonwebtoken::Algorithm::RS256);
     // A file without a key replaces nothing.
     std::fs::write(doorward.dir.path().join("sign.pem"), "no key").unwrap();
-    eventually("the fault is logged", || async { doorward.logged("holds no PEM `PRIVATE KEY`") }).await;
+    eventually("the fault is logged", || async { doorward.logged("has no PEM `PRIVATE KEY`") }).await;
     assert_eq!(verified(&token).await.0, jsonwebtoken::Algorithm::RS256);
     let signature = first.rsplit('.').next().unwrap();
     assert!(!doorward.logged(signature) && !doorward.logged(first.split('.').nth(1).unwrap()));

@@ -1,4 +1,4 @@
-//! Several instances, one store; and what a restart remembers.
+//! Several instances, one store; and the state after a restart.
 
 use std::time::Instant;
 
@@ -126,7 +126,7 @@ async fn a_disk_that_was_full_is_written_again() {
     limit("unlimited");
     assert_eq!(doorward.post("/logout", &stored).await.0, 204);
     assert_eq!(doorward.metric("doorward_store_up").await, Some(1.0));
-    // What was refused is offered again: it outlives the process, too.
+    // A refused write is retried: it survives the process, too.
     eventually("nothing waits", || async { doorward.metric("doorward_store_unsaved").await == Some(0.0) }).await;
     let doorward = killed_and_restarted(doorward, &config).await;
     let checks = Checks::connect(&doorward.check).await;

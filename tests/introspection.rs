@@ -72,7 +72,7 @@ fn changed(changes: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_opaque_token_is_its_issuer_s_word() {
+async fn an_opaque_token_is_decided_by_its_issuer() {
     let fixture = Fixture::start("").await;
     let server = &fixture.server;
     server.says("opaque-1", &AuthorizationServer::active("alice"));
@@ -113,7 +113,7 @@ async fn an_opaque_token_is_its_issuer_s_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_word_is_held_to_the_checks_of_a_token() {
+async fn introspection_responses_get_the_checks_of_a_token() {
     let fixture = Fixture::start("").await;
     let cases = [
         (json!({}), "ok"),
@@ -199,7 +199,7 @@ async fn an_answer_ends_with_its_time_with_the_token_and_with_a_revocation() {
     assert_eq!(fixture.doorward.post("/logout?all=true", "three").await.0, 204);
     assert_eq!(fixture.reason("four").await, "signed_out");
     assert_eq!(server.questions().len(), 4);
-    // Without a jti it is named by its digest; and one that is no more signs out as a success.
+    // Without a jti it is named by its digest; and the sign-out of an inactive token succeeds.
     server.says("unnamed", &changed(&json!({"jti": null, "sub": "dave", "sid": null})));
     assert_eq!(fixture.reason("unnamed").await, "ok");
     assert_eq!(fixture.checks.check(ask("POST", "/logout").token("unnamed")).await.status, 204);
@@ -272,7 +272,7 @@ async fn always_asks_about_verified_tokens_as_well() {
     assert_eq!(fixture.reason(&active).await, "ok");
     assert_eq!(server.questions_about(&active), 1);
     assert_eq!(fixture.reason(&inactive).await, "token_inactive");
-    // What is refused anyway is not asked about, nor who leaves or comes back.
+    // A token that is refused anyway is not introspected, and neither are sign-outs and refreshes.
     let forged = Tokens::new().of("alice");
     server.says(&forged, &json!({"active": true}));
     assert_eq!(fixture.reason(&forged).await, "unknown_key");
@@ -315,7 +315,7 @@ async fn always_asks_about_verified_tokens_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_keeps_the_answers_of_whom_it_leaves_alone() {
+async fn a_reload_keeps_the_responses_of_unchanged_issuers() {
     let fixture = Fixture::start(", cache: 1h").await;
     fixture.server.says("opaque", &AuthorizationServer::active("alice"));
     assert_eq!(fixture.reason("opaque").await, "ok");

@@ -23,7 +23,7 @@ fn config(server: &JwksServer, more: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_refuses_nobody() {
+async fn a_rotation_refuses_no_token() {
     let (old, new) = (Tokens::new(), Tokens::new());
     let server = JwksServer::start(old.issuer.jwks()).await;
     let doorward = Doorward::start(&config(&server, "")).await;
@@ -53,7 +53,7 @@ async fn a_rotation_is_waited_for_by_a_rule_on_trial() {
 
 /// Its client would throw away a good token for a key that is not known yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_the_provider_does_not_tell_may_be_a_new_one() {
+async fn a_key_missing_after_a_failed_fetch_may_be_new() {
     let (old, new) = (Tokens::new(), Tokens::new());
     let server = JwksServer::start(old.issuer.jwks()).await;
     let doorward = Doorward::start(&config(&server, ", cooldown: 1s")).await;

@@ -1,6 +1,6 @@
-//! What `k8s/` puts into a cluster, run for real: each configuration of the overlays is accepted by the
-//! program it is for, a pod's worth of them signs users out, and Prometheus finds what the dashboard and
-//! the alerts name. The manifests themselves are checked by `tests/kubernetes.sh`.
+//! The content of `k8s/`, run for real: each configuration of the overlays is accepted by its program,
+//! the containers of a pod together sign users out, and Prometheus finds the metrics of the dashboard
+//! and the alerts. The manifests themselves are checked by `tests/kubernetes.sh`.
 
 mod demo;
 mod monitoring;
@@ -17,7 +17,7 @@ use crate::support::envoy;
 
 const OVERLAYS: [&str; 6] = ["shop", "gateway", "gateway-module", "node", "injected", "demo"];
 
-/// What `kubectl apply -k` would send; `None` when the test must say that it is skipped.
+/// The output of `kubectl apply -k`; `None` if the test is skipped, with a message.
 fn build(folder: &str) -> Option<Vec<Value>> {
     let Some(kubectl) = std::env::var("KUBECTL").ok().filter(|path| !path.is_empty()) else {
         eprintln!("SKIPPED: KUBECTL does not name a kubectl; ./tests/run.sh fetches one");
@@ -57,7 +57,7 @@ fn doorward_accepts_every_doorward_yaml() {
     }
 }
 
-/// What Doorward's containers set beside the file; in the place of a Secret's value, a digest.
+/// The environment of Doorward's containers; a digest replaces a Secret's value.
 fn environment(objects: &[Value]) -> BTreeMap<String, String> {
     let doorward = containers(objects).filter(|container| container["name"] == "doorward");
     let entries = doorward.flat_map(|container| container["env"].as_array().unwrap());
@@ -94,7 +94,7 @@ fn envoy_accepts_every_envoy_yaml() {
     }
 }
 
-/// With the file that its pods read, the engine of which is not started by `--mode validate`.
+/// `--mode validate` reads the file of the pods and does not start the engine.
 #[test]
 fn envoy_with_the_module_accepts_its_envoy_yaml() {
     let Some(newest) = envoy::binary() else { return };
@@ -116,12 +116,12 @@ fn envoy_with_the_module_accepts_its_envoy_yaml() {
     };
     let (is_accepted, log) = validate();
     assert!(is_accepted, "{log}");
-    // It is read: with a fault in it, Envoy refuses its own configuration.
+    // With a fault in Doorward's file, Envoy refuses its own configuration.
     std::fs::write(dir.path().join("doorward.yaml"), "issuers: []").unwrap();
     assert!(!validate().0);
 }
 
-/// The gateway's Envoy with the module differs from that beside Doorward in what asks, and in nothing else.
+/// The two configurations of the gateway's Envoy differ in the filters that decide, their log fields and clusters.
 #[test]
 fn the_gateway_with_the_module_is_the_gateway() {
     let read = |overlay: &str| {
@@ -143,7 +143,7 @@ fn the_gateway_with_the_module_is_the_gateway() {
     assert_eq!(read("gateway"), read("gateway-module"));
 }
 
-/// How the pods start Envoy; nothing where there are no pods.
+/// The pods' command for Envoy; empty without pods.
 fn envoy_args(objects: &[Value]) -> Vec<String> {
     let envoy = containers(objects).find(|container| container["name"] == "envoy");
     let args = envoy.and_then(|envoy| envoy["args"].as_array());

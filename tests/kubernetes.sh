@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The manifests of k8s/: each overlay built by kubectl, checked against the schemas of Kubernetes 1.33 to 1.37 and of
-# other projects; the Helm chart held against the overlays; all of them applied to a real API server and deleted; the
-# alerts fired by promtool; the image built and run. tests/kubernetes.rs runs what the manifests carry.
+# The manifests of k8s/: each overlay built by kubectl, checked against the schemas of Kubernetes
+# 1.33 to 1.37 and of other projects; the Helm chart compared with the overlays; all of them
+# applied to a real API server and deleted; the alerts fired by promtool; the image built and run.
+# tests/kubernetes.rs runs the configurations in the manifests.
 #
 #     tests/kubernetes.sh [BINARY]     (for the image; target/debug/doorward)
 set -euo pipefail
@@ -26,14 +27,15 @@ helm=$tools/helm-4.3.1
 for folder in overlays/{shop,gateway,gateway-module,node,injected,redis,demo} injection monitoring{,/dashboard}; do
   "$kubectl" kustomize "k8s/$folder" >"$out/$(basename "$folder").yaml"
 done
-# What several overlays use is deleted with none of them.
+# Resources that several overlays use are not deleted with any of them.
 for overlay in shop gateway gateway-module node injected; do
   ! grep -q "kind: StatefulSet" "$out/$overlay.yaml" || fail "deleting overlays/$overlay would take the shared Redis"
 done
 k8s/redis/new-secret.sh >"$out/secret.yaml"
 "$python" tests/kubernetes/schemas.py "$tools/crds" "$out"/*.yaml k8s/meshes/*.yaml
 
-# What they must find: a field with a slip in it, a pod that may be root, Doorward in the wrong place.
+# The faults that they must find: a misspelled field, a pod that may be root, Doorward in the wrong
+# place.
 slip() {
   sed "$1" "$out/$2.yaml" >"$out/slip"
   ! cmp --quiet "$out/slip" "$out/$2.yaml" || fail "the slip $1 changes nothing"

@@ -1,7 +1,7 @@
-//! Nothing leaks: no token, key, secret or password stands in a log, a metric or an answer; log lines
-//! are JSON objects whatever is asked; and nothing that clients choose makes a series.
+//! No leaks: no token, key, secret or password appears in a log, a metric or an answer; log lines are JSON
+//! objects for every request; and no client-chosen value creates a series.
 
-mod inlets;
+mod event_sources;
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ use crate::support::jwks_server::JwksServer;
 use crate::support::tokens::{Tokens, now};
 use crate::support::{TempDir, eventually};
 
-/// The mark that every secret here bears; after it, what the secret is.
+/// The marker in every secret here; followed by the kind of the secret.
 const MARK: &str = "canary";
 
 /// A text in all the ways in which it might be written down.
@@ -87,7 +87,7 @@ const CLIENT_SECRET: &str = "canary-client-secret-0123456789";
 const SHARED_SECRET: &str = "canary-shared-secret-0123456789-0123456789-0123456789-0123456789";
 const PUSH_TOKEN: &str = "canary-push-token-0123456789";
 const ALARM_TOKEN: &str = "canary-alarm-token-0123456789";
-/// What no log, metric or answer may hold.
+/// The texts that no log, metric or answer may contain.
 const SECRETS: [&str; 7] = [PASSWORD, API_KEY, ADMIN_KEY, CLIENT_SECRET, SHARED_SECRET, PUSH_TOKEN, ALARM_TOKEN];
 
 fn config(tokens: &Tokens, redis: &str, jwks: &str) -> String {
@@ -108,7 +108,7 @@ revocation: {{store: redis, redis: {{url: "{redis}"}}}}
 {signals}"#,
         issuer = doorward::dev::ISSUER,
         keys = tokens.issuer.jwks(),
-        signals = inlets::config(tokens),
+        signals = event_sources::config(tokens),
         api_key = sha256(API_KEY),
         admin_key = sha256(ADMIN_KEY),
     )
@@ -225,7 +225,7 @@ fn requests(tokens: &Tokens) -> Vec<(String, Ask)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_told_at_any_level() {
+async fn no_secret_is_logged_at_any_level() {
     let tokens = Tokens::new();
     let mut redis = RedisServer::start(&["--requirepass", PASSWORD]).await;
     let provider = JwksServer::start(tokens.issuer.jwks()).await;
@@ -273,18 +273,18 @@ async fn no_secret_is_told_at_any_level() {
         }
     }
     let signature = |token: &str| token.rsplit_once('.').map(|(_, signature)| signature.to_owned());
-    for (path, media_type, body, credential) in inlets::requests(&tokens) {
+    for (path, media_type, body, credential) in event_sources::requests(&tokens) {
         let request = reqwest::Client::new().post(format!("{base}{path}")).bearer_auth(&credential);
         let response = request.header("content-type", media_type).body(body.clone()).send().await.unwrap();
         let headers = format!("{:?}", response.headers());
         let text = headers + &response.text().await.unwrap();
-        // What introspection says of a good token is for who may ask.
+        // The introspection response about a valid token is for authorized callers.
         let told = path == "/oauth2/introspect" && text.contains("\"active\":true");
         let marks: &[&str] = if told { &SECRETS } else { &[MARK] };
         holds_none(path, &text, marks);
         assert!(signature(&body).is_none_or(|signature| signature.len() < 10 || !text.contains(&signature)), "{path}");
     }
-    // What fails is told as well: the store, and a provider of keys.
+    // Failures are logged as well: of the store, and of a key provider.
     provider.answer(500, "canary-answer-of-a-provider");
     redis.kill();
     let _ = doorward.post("/logout", &claims).await;
@@ -299,7 +299,7 @@ async fn no_secret_is_told_at_any_level() {
     let lines = doorward.log.lock().unwrap().clone();
     lines_are_objects(&lines);
     let signature = claims.rsplit_once('.').unwrap().1;
-    // A refusal says which issuer, audience, key or algorithm it found: names that are no secrets, and nobody's.
+    // A refusal names the issuer, audience, key or algorithm: names that are neither secret nor personal.
     let mut text = lines.join("\n");
     for name in ["canary-issuer", "canary-audience", "canary-kid", "canary-alg", "canary-typ", "canary-crit"] {
         text = text.replace(name, "");
@@ -309,7 +309,7 @@ async fn no_secret_is_told_at_any_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_refuses_the_password_does_not_have_it_told() {
+async fn a_refused_password_is_not_shown() {
     let tokens = Tokens::new();
     let redis = RedisServer::start(&["--requirepass", "another"]).await;
     let closed = RedisServer::stopped(&[]).port;
@@ -356,7 +356,7 @@ fn commands_show_no_secret() {
         assert_eq!(code, 0, "{args:?}: {err}");
         holds_none(&format!("{args:?}"), &(out + &err), &[&SECRETS[..], &[signature, "canary-cookie"]].concat());
     }
-    // Faults show what is wrong, but not of a secret; also when it stands at the wrong place.
+    // Faults show the wrong value, unless it is a secret; also at a wrong place.
     for (what, from, to) in [
         ("a scheme", "redis://default", "rediz://default"),
         ("no scheme", "redis://default:", "default:"),
@@ -457,7 +457,7 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
     for text in ["forged", "METHOD-", "host-", "issuer-", "kid-", "user-", "rule-", "x-header"] {
         assert!(!rest.iter().any(|line| line.contains(text)), "{text} in the log");
     }
-    // Only there stands what a token says, for its refusal to be understood: cut, and without control characters.
+    // Only there claims of a token appear, to explain its refusal: cut, and without control characters.
     assert!(details.len() >= 701 * 2, "a stranger's key and an unknown issuer are told: {}", details.len());
     for detail in details.iter().map(|detail| detail.as_str().unwrap()) {
         assert!(detail.len() < 600 && !detail.contains(char::is_control), "{detail:?}");
@@ -469,7 +469,7 @@ async fn log_lines_are_objects_and_no_client_makes_a_series() {
     assert_eq!(decided, 701 * 8, "one line for each decision");
 }
 
-/// 50,000 of everything that a client can choose, asked of the decision that all faces share.
+/// 50,000 values of everything that a client can choose, for the decision that all front ends share.
 #[tokio::test]
 async fn fifty_thousand_of_anything_make_no_series() {
     const MANY: usize = 50_000;

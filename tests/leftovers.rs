@@ -1,4 +1,4 @@
-//! Empty, dead and divided tokens: what a browser sends that was signed in before.
+//! Empty, expired and chunked tokens: leftovers that a browser sends after an earlier sign-in.
 
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ impl Fixture {
         self.checks.check(ask).await.reason().to_owned()
     }
 
-    /// Of alice, run out an hour ago; each is another one.
+    /// A new token of alice, which expired an hour ago.
     fn expired(&self) -> String {
         self.tokens
             .with(json!({"iat": now() - 7200, "exp": now() - 3600, "jti": format!("{:x}", rand::random::<u128>())}))
@@ -92,7 +92,7 @@ async fn an_empty_token_is_a_missing_one_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_tokens_those_that_ran_out_count_as_absent() {
+async fn expired_ones_among_several_tokens_count_as_absent() {
     let fixture = Fixture::start("").await;
     let (good, other) = (fixture.tokens.of("alice"), fixture.tokens.of("bob"));
     let (one, two) = (fixture.expired(), fixture.expired());
@@ -108,7 +108,7 @@ async fn of_several_tokens_those_that_ran_out_count_as_absent() {
         (&good, vec![other.as_str()], "multiple_tokens"),
         (&good, vec![one.as_str(), other.as_str()], "multiple_tokens"),
         (&good, vec![good.as_str()], "ok"),
-        // Nothing but a signature shows that a token has run out.
+        // Only with a valid signature a token counts as expired.
         (&good, vec![&one[..one.len() - 4]], "multiple_tokens"),
     ] {
         let verdict = fixture.checks.check(with("/", bearer, &cookies)).await;
@@ -129,7 +129,7 @@ async fn of_several_tokens_those_that_ran_out_count_as_absent() {
         let dead = fixture.tokens.with(claims);
         assert_eq!(fixture.reason(with("/", &good, &[&dead])).await, "ok", "{changes}");
     }
-    // Two fields that are empty are none; in another form than that two fields are refused.
+    // Two empty fields count as absent; any other two fields are refused.
     for raw in [false, true] {
         let twice = |first: &str, second: &str| {
             let ask = get("/optional").header("x-token", first).header("x-token", second);
@@ -147,7 +147,7 @@ async fn of_several_tokens_those_that_ran_out_count_as_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_leftover_locks_out_who_signs_out_or_in() {
+async fn no_leftover_prevents_a_sign_out_or_a_sign_in() {
     let fixture = Fixture::start("").await;
     let garbage = "not-a-token";
     let stranger = Tokens::new().of("alice");
@@ -175,7 +175,7 @@ async fn no_leftover_locks_out_who_signs_out_or_in() {
     for token in [&one, &two] {
         assert_eq!(fixture.reason(get("/").token(token)).await, "signed_out");
     }
-    // A second `Authorization`, whatever it says, is refused elsewhere.
+    // A second `Authorization` of any content is refused elsewhere.
     for raw in [false, true] {
         for second in [String::new(), "same".to_owned(), "Basic YTpi".to_owned(), format!("Bearer {stranger}")] {
             for swapped in [false, true] {
@@ -340,7 +340,7 @@ async fn a_websocket_brings_its_token_as_a_subprotocol() {
                 }
             }
         }
-        // Who signs out is signed out with every token of the offer.
+        // A sign-out revokes every token of the offer.
         let (one, two) = (fixture.tokens.of("carol"), fixture.tokens.of("dave"));
         let offer = format!("bearer, {one}, bearer, {two}");
         let verdict = fixture.checks.check(ask("POST", "/logout").header("sec-websocket-protocol", &offer)).await;

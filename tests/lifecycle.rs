@@ -197,7 +197,7 @@ async fn unread(tokens: &Tokens) -> (Doorward, BufReader<ChildStderr>) {
 const LOST: &str = "doorward_degraded_total{control=\"log\",fallback=\"drop\"}";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_takes_ends_nothing() {
+async fn a_stalled_log_ends_nothing() {
     let tokens = Tokens::new();
     let (mut doorward, log) = unread(&tokens).await;
     let checks = Checks::connect(&doorward.check).await;
@@ -216,7 +216,7 @@ async fn a_log_that_nobody_takes_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_nothing_up() {
+async fn a_log_without_a_reader_delays_nothing() {
     let tokens = Tokens::new();
     let (mut doorward, log) = unread(&tokens).await;
     let checks = Checks::connect(&doorward.check).await;
@@ -229,7 +229,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     })
     .await;
     assert_eq!(doorward.stop().await, Some(0), "the end does not wait for a reader");
-    // What was not dropped was written whole.
+    // Lines that were not dropped are complete.
     let mut lines: Vec<_> = log.lines().map(Result::unwrap).collect();
     lines.pop(); // It was cut off at the end.
     assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
@@ -283,7 +283,7 @@ async fn a_file_that_cannot_be_read_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_a_restart_empties_is_told() {
+async fn a_store_that_a_restart_empties_is_reported() {
     let tokens = Tokens::new();
     let warning = "revocation.embedded.path: is missing";
     for (section, durable) in [("", 0.0), (", embedded: {path: DIR/revocations}", 1.0)] {
@@ -309,7 +309,7 @@ async fn warnings_are_logged_at_every_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_says_what_this_is_and_whether_it_is_ready() {
+async fn the_page_shows_version_and_readiness() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;
     let page = async |doorward: &Doorward| {
@@ -361,7 +361,7 @@ async fn the_page_says_what_this_is_and_whether_it_is_ready() {
 }
 
 #[test]
-fn a_start_that_fails_says_what_to_do() {
+fn a_failed_start_names_the_remedy() {
     let (dir, tokens) = (TempDir::new(), Tokens::new());
     let file = dir.path().join("doorward.yaml");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -98,7 +98,7 @@ fn every_rule_has_a_bad_file_and_a_line_in_the_readme() {
     }
 }
 
-/// Envoy does not say any of this itself: to it, each of these files is fine.
+/// Envoy reports none of this: it accepts each of these files.
 #[test]
 fn envoy_loads_every_bad_file() {
     for binary in envoy::binaries() {
@@ -115,7 +115,7 @@ fn envoy_loads_every_bad_file() {
 }
 
 #[test]
-fn what_we_ship_is_clean() {
+fn shipped_files_are_clean() {
     let shipped = ["envoy", "examples", "k8s"].into_iter().flat_map(files).filter(|path| {
         std::fs::read_to_string(path).unwrap().lines().any(|line| line.starts_with("static_resources:"))
     });
@@ -123,7 +123,7 @@ fn what_we_ship_is_clean() {
     let shipped: Vec<_> = shipped.chain([clean]).collect();
     assert!(shipped.len() > 2);
     for path in shipped {
-        // What a file leaves out on purpose, it says in its head.
+        // A file's head names its intended omissions.
         let text = std::fs::read_to_string(&path).unwrap();
         let allowed =
             text.lines().find_map(|line| line.strip_prefix("#     doorward lint --allow ")?.split(' ').next());
@@ -135,7 +135,7 @@ fn what_we_ship_is_clean() {
 }
 
 #[test]
-fn the_command_says_what_it_found_and_what_it_could_not_read() {
+fn the_command_prints_its_findings_and_unreadable_files() {
     let file = format!("{ROOT}/tests/lint/fail-open.yaml");
     let (code, text, _) = run(&["lint", &file], "");
     assert_eq!(code, 1);
@@ -192,7 +192,7 @@ fn the_command_says_what_it_found_and_what_it_could_not_read() {
     }
 }
 
-/// What Doorward's own configuration says decides which headers are identity, and which must be sent.
+/// Doorward's own configuration determines the identity headers, and the headers that must be sent.
 #[test]
 fn a_configuration_of_doorward_makes_it_exact() {
     let dir = TempDir::new();

@@ -43,7 +43,7 @@ impl Model for Protocol {
     }
 }
 
-/// One store that loses nothing, behind a network that does what it likes.
+/// One store without losses, behind an arbitrary network.
 fn network() -> Protocol {
     Protocol {
         instances: 2,
@@ -69,8 +69,8 @@ fn network() -> Protocol {
     }
 }
 
-/// A store that loses what it holds, once; survivors put it back. Instances may be arbitrarily slow,
-/// which is how being cut off looks from outside.
+/// A store that loses its content once; survivors write it back. Instances may be arbitrarily slow,
+/// which looks like a cut-off from outside.
 fn loss(losses: &'static [Loss]) -> Protocol {
     let left = Left { writes: 1, faults: 0, restarts: 0, losses: 1, reloads: 0 };
     Protocol { left, losses, pauses: false, survivors: true, ..network() }

@@ -11,10 +11,10 @@ use crate::support::grpc::Ask;
 pub use sides::library;
 use sides::{Row, Sides};
 
-/// Headers that say how long a request is, or that it becomes something else: a client that sends no body would wait.
+/// Headers for the length or an upgrade of a request: a client that sends no body would wait.
 const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "upgrade", "expect"];
 
-/// Asks service and module the rows of a corpus through Envoy; returns what they answer differently.
+/// Sends the rows of a corpus through Envoy to the service and the module; returns the differences of the answers.
 pub async fn compare(binary: &str, doorward: &Doorward, rows: &[(String, Ask, Expected)]) -> Vec<String> {
     let is_sendable = |bytes: &[u8]| !bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
     let row = |(what, ask, _): &(String, Ask, Expected)| {

@@ -1,4 +1,4 @@
-//! An issuer that gets another name, another `iss` or other claims: what was revoked stays so.
+//! An issuer that gets another name, another `iss` or other claims: revoked tokens stay revoked.
 
 mod issuers;
 
@@ -20,7 +20,7 @@ fn replace(doorward: &Doorward, text: &str) {
     std::fs::rename(&next, doorward.dir.path().join("doorward.yaml")).unwrap();
 }
 
-/// Reloads, and waits for the outcome while dead tokens are tried.
+/// Reloads, and waits for the outcome while revoked tokens are presented.
 async fn reloads(doorward: &Doorward, text: &str, counter: &str, dead: &[String]) {
     let checks = Checks::connect(&doorward.check).await;
     let before = doorward.metric(counter).await.unwrap_or_default();
@@ -64,7 +64,7 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
     let (before, issuer) = (tokens.of("carol"), doorward::dev::ISSUER);
     let mapped = |claims: &str| text.replace("name: dev,", &format!("name: dev, claims: {claims},"));
-    // Nothing is revoked yet, so nothing is lost.
+    // There are no revocations yet, so none is lost.
     reloads(&doorward, &mapped("{user_id: email}"), IN_FORCE, &[]).await;
     reloads(&doorward, &text, IN_FORCE, &[]).await;
     let dead = revoked(&tokens, &doorward, "dev").await;
@@ -95,7 +95,7 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
     reloads(&doorward, &spelled(&tenants), REFUSED, &dead).await;
     doorward.logs("with it").await;
     reloads(&doorward, &text, IN_FORCE, &dead).await;
-    // What names the same tokens first, and the same more, loses nothing.
+    // Claims that name the same tokens first, and further ones, lose nothing.
     let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
     // An issuer may go; what its name stood for is remembered when it comes back.
@@ -121,7 +121,7 @@ async fn former_names_carry_revocations_on_in_either_direction_and_reading() {
     let lookup = new.replace("{store: redis,", "{store: redis, read: lookup,");
     let older = Doorward::start(&old).await;
     let mut dead = revoked(&tokens, &older, "dev").await;
-    // One that is told by a reload, and two that start.
+    // One instance with a reload, and two that start.
     let reloaded = Doorward::start(&old).await;
     let text = std::fs::read_to_string(reloaded.dir.path().join("doorward.yaml")).unwrap();
     reloads(&reloaded, &text.replace("name: dev,", "name: shop, formerly: [dev],"), IN_FORCE, &dead).await;
@@ -199,7 +199,7 @@ async fn an_instance_that_means_something_else_by_a_name_does_not_become_ready()
         let meant = claims.replace("{store: redis,", "{store: redis, accept_loss: true,");
         let meant = Doorward::start(&meant).await;
         assert_eq!(reason(&Checks::connect(&meant.check).await, &dead[2]).await, "ok", "the loss is meant");
-        // Who was there goes on.
+        // The running instance continues.
         let checks = Checks::connect(&first.check).await;
         assert_eq!(reason(&checks, &alice).await, "ok");
         assert_eq!(reason(&checks, &dead[2]).await, "revoked");
@@ -208,7 +208,7 @@ async fn an_instance_that_means_something_else_by_a_name_does_not_become_ready()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_remembers_what_names_stand_for_over_a_restart() {
+async fn a_file_keeps_the_meaning_of_names_over_a_restart() {
     let tokens = Tokens::new();
     let config = tokens.config(&format!(
         "revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}",
@@ -236,7 +236,7 @@ async fn a_file_remembers_what_names_stand_for_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_instance_says_that_another_deployment_uses_its_name_and_goes_on() {
+async fn a_running_instance_reports_another_deployment_with_its_name_and_continues() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config =
         tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
@@ -276,7 +276,7 @@ async fn a_running_instance_says_that_another_deployment_uses_its_name_and_goes_
     eventually("it is over", || async { warnings().await == json!(null) }).await;
 }
 
-/// By a clock that is ahead, what lives has expired: no reload may lose it.
+/// By a clock that is ahead, live revocations have expired: no reload may lose them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -305,16 +305,16 @@ async fn a_reload_while_the_clock_is_ahead_is_refused_all_the_same() {
 
 /// Signals may name a user by an address, which another claim has.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_that_would_lose_who_was_named_by_an_address_is_refused() {
+async fn a_reload_that_would_lose_users_named_by_address_is_refused() {
     let (tokens, transmitter) = (Tokens::new(), Tokens::new());
-    let signals = crate::inlets::signals::section(&transmitter, ", subjects: [email]");
+    let signals = crate::event_sources::signals::section(&transmitter, ", subjects: [email]");
     let doorward = Doorward::start(&tokens.config(&signals)).await;
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
     let dead = vec![tokens.of("alice")];
     let subject = json!({"subject": {"format": "email", "email": "alice@example.com"}});
     let uri = "https://schemas.openid.net/secevent/risc/event-type/account-disabled";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
-    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({}));
+    let set = crate::event_sources::sign(&transmitter, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);

@@ -26,8 +26,8 @@ rules:
   - {name: by-route, access: public}
 ";
 
-/// What the open rules open; the last is named by Envoy's route.
-const DOORS: [&str; 10] = [
+/// The paths of the open rules; Envoy's route names the last.
+const ENTRIES: [&str; 10] = [
     "/healthz",
     "/public",
     "/public/x",
@@ -40,7 +40,7 @@ const DOORS: [&str; 10] = [
     "/by-route/x",
 ];
 
-/// From a door (`@`), by the step in braces as often as the door is deep, to a protected resource.
+/// From an open path (`@`), by the step in braces as often as the path is deep, to a protected resource.
 const FORMS: [&str; 98] = [
     // @ots, plain and encoded once, twice, three times, in part.
     "@{/..}/admin/users",
@@ -135,7 +135,7 @@ const FORMS: [&str; 98] = [
     "/Static/closed/x",
     "/Static/Closed",
     "/public/close%44",
-    // What trails.
+    // Trailing characters.
     "/public/closed/",
     "/public/closed.",
     "/public/closed%20",
@@ -153,17 +153,17 @@ const FORMS: [&str; 98] = [
     "http://shop.example.com/admin/users",
 ];
 
-/// The form with its door, and a step in braces as often as it is needed.
-fn spell(form: &str, door: &str) -> String {
-    let text = form.replace('@', door);
+/// The form with its open path, and the step in braces as often as needed.
+fn spell(form: &str, entry: &str) -> String {
+    let text = form.replace('@', entry);
     let Some((before, rest)) = text.split_once('{') else { return text };
     let (step, after) = rest.split_once('}').unwrap();
-    format!("{before}{}{after}", step.repeat(door.matches('/').count()))
+    format!("{before}{}{after}", step.repeat(entry.matches('/').count()))
 }
 
-/// Every resource that some upstream may serve for a target: it decodes up to four times, with
-/// overlong sequences and full-width forms or without, ends at what it takes for a query or not, strips
-/// parameters or not, folds `\` or not, resolves dots and drops what trails or not, and knows no case.
+/// Every resource that some upstream may serve for a target: it decodes up to four times, with overlong
+/// sequences and full-width forms or without, ends at what it takes for a query or not, strips parameters
+/// or not, folds `\` or not, resolves dots and drops trailing characters or not, and ignores case.
 fn resources(target: &str) -> Vec<String> {
     let path = target.split('?').next().unwrap();
     let authority = path.trim_start_matches("http:");
@@ -219,7 +219,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).chars().map(|c| if c >= '\u{ff01}' { wide(c) } else { c }).collect()
 }
 
-/// Whether some upstream would serve what the rules `admin`, `closed` or `small` protect.
+/// Whether some upstream would serve a resource that the rules `admin`, `closed` or `small` protect.
 fn reaches_protected(target: &str) -> bool {
     let below = |path: &str, prefix: &str| {
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -229,10 +229,10 @@ fn reaches_protected(target: &str) -> bool {
         .any(|path| below(path, "/admin") || below(path, "/static/closed") || path == "/public/closed")
 }
 
-/// Each form from each door; a door of Envoy's routes only where Envoy takes the route.
+/// Each form from each open path; a path of Envoy's routes only where Envoy selects the route.
 pub fn attacks() -> impl Iterator<Item = (&'static str, String)> {
-    let all = DOORS.iter().flat_map(|door| FORMS.iter().map(move |form| (*door, spell(form, door))));
-    all.filter(|(door, target)| !is_routed(door) || is_routed(target))
+    let all = ENTRIES.iter().flat_map(|entry| FORMS.iter().map(move |form| (*entry, spell(form, entry))));
+    all.filter(|(entry, target)| !is_routed(entry) || is_routed(target))
 }
 
 fn is_routed(path: &str) -> bool {
@@ -244,8 +244,8 @@ fn every_form_leads_some_upstream_to_a_protected_resource() {
     for form in FORMS {
         assert!(reaches_protected(&spell(form, "/public/x")), "{form} proves nothing");
     }
-    for door in DOORS {
-        assert!(!reaches_protected(door), "{door}");
+    for entry in ENTRIES {
+        assert!(!reaches_protected(entry), "{entry}");
     }
 }
 
@@ -256,8 +256,8 @@ async fn no_spelling_opens_a_protected_resource() {
     let checks = Checks::connect(&doorward.check).await;
     let user = tokens.of("alice");
     let admin = tokens.with(serde_json::json!({"scope": "admin"}));
-    for (door, target) in attacks() {
-        let rule = is_routed(door).then_some("by-route");
+    for (entry, target) in attacks() {
+        let rule = is_routed(entry).then_some("by-route");
         let ask = |method| rule.into_iter().fold(ask(method, &target), crate::support::grpc::Ask::rule);
         for method in ["GET", "POST", "HEAD", "OPTIONS", "get"] {
             let verdict = checks.check(ask(method)).await;
@@ -268,12 +268,12 @@ async fn no_spelling_opens_a_protected_resource() {
         let verdict = checks.check(ask("GET").token(&admin)).await;
         assert!(verdict.allowed(), "{target}: with the scope: {verdict:?}");
     }
-    for door in DOORS {
-        let rule = is_routed(door).then_some("by-route");
-        let method = if door.starts_with("/auth") { "POST" } else { "GET" };
-        let verdict = checks.check(rule.into_iter().fold(ask(method, door), crate::support::grpc::Ask::rule)).await;
-        // Who signs out must say who.
-        assert_eq!(verdict.status, if door == "/auth/logout" { 401 } else { 200 }, "{door}: {verdict:?}");
+    for entry in ENTRIES {
+        let rule = is_routed(entry).then_some("by-route");
+        let method = if entry.starts_with("/auth") { "POST" } else { "GET" };
+        let verdict = checks.check(rule.into_iter().fold(ask(method, entry), crate::support::grpc::Ask::rule)).await;
+        // A sign-out needs a token.
+        assert_eq!(verdict.status, if entry == "/auth/logout" { 401 } else { 200 }, "{entry}: {verdict:?}");
     }
 }
 
@@ -324,14 +324,14 @@ async fn no_spelling_reaches_a_protected_resource_behind_envoy() {
             }
         }
         eprintln!("{what}: {} requests, {arrived} harmless ones arrived", 2 * attacks().count());
-        // Envoy does let requests through: the doors are open, and the raw ones arrive as they are.
-        for door in DOORS.iter().filter(|door| !door.starts_with("/auth")) {
+        // Envoy does let requests through: the open paths are allowed, and the raw ones arrive unchanged.
+        for entry in ENTRIES.iter().filter(|entry| !entry.starts_with("/auth")) {
             assert_eq!(
-                raw::send(envoy.address, "GET", door, &[("host", "shop.example.com")]).await,
+                raw::send(envoy.address, "GET", entry, &[("host", "shop.example.com")]).await,
                 200,
-                "{what}: {door}"
+                "{what}: {entry}"
             );
-            assert_eq!(upstream.take(), [*door]);
+            assert_eq!(upstream.take(), [*entry]);
         }
     }
 }

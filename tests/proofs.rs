@@ -99,11 +99,11 @@ async fn a_bound_token_is_of_no_use_without_its_proof() {
     assert_eq!((&body["error"], &body["reason"]), (&json!("invalid_dpop_proof"), &json!("proof_invalid")));
     assert!(downgraded.headers["www-authenticate"].contains("algs=\"RS256 "), "{downgraded:?}");
 
-    // The scheme says that the token is bound, and it is not.
+    // The scheme declares the token as bound, and it is not.
     let proof = client.proof(&plain, "GET", URI);
     let ask = get("/orders").header("authorization", format!("DPoP {plain}")).header("dpop", proof);
     refused(&checks.check(ask).await, "proof_invalid", missing);
-    // What a token is bound to and nobody knows cannot be proved.
+    // An unknown binding cannot be proved.
     for cnf in [json!({"kid": "k"}), json!({}), json!("x"), json!({"jkt": "x"})] {
         let token = fixture.tokens.with(json!({"cnf": cnf}));
         let error = "Bearer realm=\"doorward\", error=\"invalid_token\"";
@@ -111,7 +111,7 @@ async fn a_bound_token_is_of_no_use_without_its_proof() {
     }
     names_alice(&checks.check(get("/orders").token(&fixture.tokens.with(json!({"cnf": null})))).await);
 
-    // Other errors of a token behind the scheme are told with the scheme.
+    // Other errors of a token with this scheme are answered with the scheme.
     let expired =
         fixture.tokens.with(json!({"exp": 1_700_000_000, "iat": 1_699_999_000, "cnf": {"jkt": client.thumbprint()}}));
     let error = "DPoP realm=\"doorward\", error=\"invalid_token\"";
@@ -195,7 +195,7 @@ async fn each_access_asks_for_the_proof_in_its_way() {
     // A public route may be the authorization server's, whose proofs are its own.
     let public = checks.check(client.ask("GET", "/login", bound)).await;
     assert!(public.allowed() && !public.removed.contains(&"dpop".to_owned()));
-    // Nobody is named whose token was not proved.
+    // A token without a proof yields no identity.
     let anonymous = checks.check(bare("GET", "/home").header("dpop", "x")).await;
     assert!(anonymous.allowed() && anonymous.removed.contains(&"x-user-id".to_owned()), "{anonymous:?}");
     assert!(anonymous.removed.contains(&"dpop".to_owned()) && anonymous.removed.contains(&"authorization".to_owned()));
@@ -211,7 +211,7 @@ async fn each_access_asks_for_the_proof_in_its_way() {
     names_alice(&refreshed);
     assert!(!refreshed.removed.contains(&"dpop".to_owned()));
     assert_eq!(checks.check(bare("POST", "/refresh")).await.reason(), "proof_missing");
-    // Who found a token must not sign its user out everywhere.
+    // The finder of a token must not sign its user out everywhere.
     assert_eq!(checks.check(bare("POST", "/bye")).await.reason(), "proof_missing");
     names_alice(&checks.check(client.get(bound)).await);
     names_alice(&checks.check(client.ask("POST", "/bye", bound)).await);
@@ -241,7 +241,7 @@ async fn a_token_can_be_asked_about_and_revoked_without_its_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_says_whether_its_tokens_must_be_proved() {
+async fn proof_of_possession_is_set_per_issuer() {
     let required = Fixture::start_by("", "proof: required, ").await;
     let plain = required.tokens.of("alice");
     let both = "Bearer realm=\"doorward\", DPoP realm=\"doorward\", algs=\"";

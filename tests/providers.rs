@@ -6,7 +6,7 @@ mod table;
 use serde_json::{Value, json};
 
 use crate::api::{OPERATOR, READER, admin_keys, send};
-use crate::inlets::Edge;
+use crate::event_sources::Edge;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, Verdict, get};
 use crate::support::tokens::{Tokens, now};
@@ -41,7 +41,7 @@ impl Issuer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_says_it_is_not_for_access_is_refused_on_every_way() {
+async fn a_token_marked_for_another_use_is_refused_everywhere() {
     let edge = Edge::start("").await;
     let events = json!({"https://schemas.openid.net/secevent/caep/event-type/session-revoked": {}});
     for marks in [
@@ -84,7 +84,7 @@ async fn a_token_that_says_it_is_not_for_access_is_refused_on_every_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_uses_id_tokens_says_so() {
+async fn id_tokens_need_to_be_accepted_explicitly() {
     let issuer = Issuer::with("accept: [access, id],", "").await;
     assert_eq!(issuer.reason(json!({"typ": "ID"})).await, "ok");
     assert_eq!(issuer.reason(json!({"token_use": "id"})).await, "ok");
@@ -143,7 +143,7 @@ async fn entra(tenants: &str) -> Issuer {
 
 fn of_tenant(tenant: &str, changes: &Value) -> Value {
     let right = json!({"iss": format!("https://login.test/{tenant}/v2.0"), "tid": tenant, "sub": "alice"});
-    crate::inlets::changed(&right, changes)
+    crate::event_sources::changed(&right, changes)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +193,7 @@ async fn a_user_of_one_tenant_is_signed_out_in_both_spellings_and_no_other_tenan
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_user_is_whom_user_id_names() {
+async fn the_user_is_the_claim_of_user_id() {
     let by_name = Issuer::with("claims: {user_id: preferred_username},", "").await;
     assert_eq!(by_name.reason(json!({"sub": null, "preferred_username": "alice"})).await, "ok");
     assert_eq!(by_name.reason(json!({"sub": ["x"], "preferred_username": "alice"})).await, "ok");
@@ -218,7 +218,7 @@ async fn the_user_is_whom_user_id_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_whose_name_stands_in_no_header_is_told_by_the_payload() {
+async fn a_user_beyond_ascii_is_in_no_plain_header() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let identity = "identity: {headers: {x-user-id: user_id, x-user-64: \"base64:user_id\", \

@@ -50,7 +50,7 @@ impl Mount {
     }
 }
 
-/// What the clients met.
+/// The results of the clients.
 #[derive(Default)]
 struct Met {
     decisions: AtomicUsize,
@@ -60,7 +60,7 @@ struct Met {
     over: AtomicBool,
 }
 
-/// Asks with every token in turn, and holds each answer against the version that it says it is of.
+/// Checks every token in turn, and compares each answer with the version that it names.
 async fn ask(checks: &Checks, tokens: &[String], met: &Met) {
     for token in tokens {
         let before = met.newest.load(Ordering::SeqCst);
@@ -128,7 +128,7 @@ async fn a_mounted_folder_is_swapped_under_load_without_one_failed_decision() {
     })
     .await;
 
-    // Who holds a connection, and who makes a new one each time.
+    // Clients with one connection, and clients with a new one each time.
     let (met, mut clients) = (Arc::new(Met::default()), JoinSet::new());
     for _ in 0..4 {
         let (checks, tokens, met) = (first.clone(), tokens.clone(), met.clone());
@@ -146,7 +146,7 @@ async fn a_mounted_folder_is_swapped_under_load_without_one_failed_decision() {
         }
     });
 
-    // The provider is away for all of it: what was loaded must be kept.
+    // The provider is down throughout: loaded keys must be kept.
     let away = provider.hold().await;
     let in_force = async |version: usize| {
         eventually("the next version is in force", || async { met.newest.load(Ordering::SeqCst) == version }).await;
@@ -200,7 +200,7 @@ fn refused(doorward: &Doorward) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
+async fn settings_that_need_a_restart_are_named_and_unchanged() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;
     let checks = Checks::connect(&doorward.check).await;
@@ -231,7 +231,7 @@ async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
 /// How a file is written in two pieces.
 #[derive(Clone, Copy, Debug)]
 enum Pieces {
-    /// One writer that keeps the file open for longer than files must be still.
+    /// One writer that keeps the file open for longer than the settling time.
     OneWriter,
     /// Two writers, one after the other.
     TwoWriters,
@@ -297,7 +297,7 @@ async fn no_check_is_decided_by_half_of_a_configuration() {
         let name = format!("v{version}");
         let first = text.replace("name: v0", &format!("name: {name}")).replace(require, "");
         write_in_pieces(&file, [&first, require], pieces, || async {
-            // Who is told of a change by a signal may be told too soon.
+            // A signal about a change may arrive before the change is complete.
             doorward.process.signal("HUP");
             assert_ne!(refused().await, name, "{pieces:?}: before it is complete");
         })

@@ -45,7 +45,7 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 command -v redis-server >/dev/null || packages+=(redis-server)
 # Steps the wall clocks of instances.
 compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
-# For machines of their own: network namespaces.
+# For separate machines: network namespaces.
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages+=(iproute2)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 # For k8s/: the image is built and run, the alerts are fired, an API server stores.
@@ -54,10 +54,10 @@ command -v runc >/dev/null || [ -x /usr/sbin/runc ] || packages+=(runc)
 command -v busybox >/dev/null || packages+=(busybox-static)
 command -v promtool >/dev/null || packages+=(prometheus)
 command -v etcd >/dev/null || packages+=(etcd-server)
-# For examples/four-services: the server's programs; its tests make clusters of their own.
+# For examples/four-services: the server's programs; its tests create their own clusters.
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 if [ "${#packages[@]}" -gt 0 ]; then ./tests/apt-install.sh "${packages[@]}"; fi
-# For the page of examples/four-services; without a browser its test says that it is skipped.
+# For the page of examples/four-services; without a browser its test is skipped with a message.
 command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null ||
   ./tests/apt-install.sh chromium-headless-shell ||
   echo "skipped: the test of the page, for want of a Chromium"
@@ -81,13 +81,14 @@ if ! .tools/python/bin/python -c 'import joserfc, redis' 2>/dev/null; then
     echo "skipped: the tests with Python's redis client and joserfc, which could not be fetched"
 fi
 
-# A third verifier of tokens; without it (no npm, or no registry) the comparison says that it is skipped.
+# A third verifier of tokens; without it (no npm, or no registry) the comparison is skipped with a
+# message.
 jose=$PWD/.tools/jose
 [ -d "$jose/node_modules/jose" ] || { command -v npm >/dev/null &&
   npm install --prefix "$jose" --no-audit --no-fund --silent jose@6.2.17; } ||
   echo "skipped: the comparison with jose, which could not be fetched"
 
-# What drives the HTTP API from its own description.
+# The tool that drives the HTTP API from its own description.
 if [ ! -x .tools/schemathesis/bin/st ]; then
   python3 -m venv .tools/schemathesis
   .tools/schemathesis/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5 ||
@@ -106,19 +107,20 @@ if [ ! -x .tools/openapi/bin/openapi-spec-validator ]; then
     echo "skipped: openapi-spec-validator could not be fetched"
 fi
 
-# A real OpenID provider; without it (no npm, or no registry) its tests say that they are skipped.
+# A real OpenID provider; without it (no npm, or no registry) its tests are skipped with a message.
 provider=$PWD/.tools/oidc-provider
 if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null &&
   npm install --prefix "$provider" --no-audit --no-fund --silent oidc-provider@9.13.3; }; then
   export OIDC_PROVIDER=$provider
 fi
 
-# Clients that use bound tokens, written by others; without them their test says that it is skipped.
+# Clients that use bound tokens, written by others; without them their test is skipped with a
+# message.
 [ -d .tools/dpop/node_modules/oauth4webapi ] || { command -v npm >/dev/null &&
   npm install --prefix .tools/dpop --no-audit --no-fund --silent dpop@2.1.2 oauth4webapi@3.8.8; } ||
   echo "skipped: the test with npm's dpop and oauth4webapi, which could not be fetched"
 
-# What drives that Chromium.
+# The driver of that Chromium.
 playwright=$PWD/.tools/playwright
 if [ -d "$playwright/node_modules/playwright-core" ] || { command -v npm >/dev/null &&
   npm install --prefix "$playwright" --no-audit --no-fund --silent playwright-core@1.65.1; }; then

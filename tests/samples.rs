@@ -63,7 +63,7 @@ async fn rust() {
     check_sample(&[example["executable"].as_str().unwrap()]).await;
 }
 
-/// Whether a tool is on this machine; says so when the test must be skipped.
+/// Whether a tool is on this machine; prints a message if the test is skipped.
 fn is_there(tool: &str, argument: &str) -> bool {
     let found = Command::new(tool).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
@@ -124,7 +124,7 @@ async fn check_sample(command: &[&str]) {
         let jwks = format!("http://{}/jwks.json", doorward.http);
         let sample = start(command, key.map(|_| jwks.as_str()));
 
-        // Without Envoy between, only a signature tells ours from forgeries.
+        // Without Envoy between, only a signature distinguishes valid payloads from forgeries.
         let direct = format!("http://{}/", sample.address);
         assert_eq!(ask(&direct, &[]).await.0, 401, "{key:?}");
         for garbage in ["", "a", "a.b.c", "....", "e30", "e30.e30.", "null"] {
@@ -162,7 +162,7 @@ async fn check_sample(command: &[&str]) {
         let envoy = Envoy::start(&binary, "edge-tcp.yaml", &doorward.check, sample.address).await;
         let headers = [("authorization", token.as_str()), ("x-identity", plain_forgery.as_str())];
         assert_eq!(ask(&envoy.url("/"), &headers).await, (200, expected.clone()), "{key:?}");
-        // On a public path nobody is known, whatever the client says of itself; the sample wants somebody.
+        // On a public path there is no identity, whatever the client sends; the sample requires one.
         for headers in [&[][..], &[("x-identity", plain_forgery.as_str())], &headers] {
             assert_eq!(ask(&envoy.url("/public"), headers).await.0, 401, "{key:?}");
         }

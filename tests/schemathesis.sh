@@ -3,8 +3,8 @@
 #
 #     ./tests/schemathesis.sh
 #
-# Needs `st` of the Python package schemathesis, from $SCHEMATHESIS, .tools/ or the path; says so
-# and succeeds without it. ./tests/run.sh installs it into .tools/.
+# Needs `st` of the Python package schemathesis, from $SCHEMATHESIS, .tools/ or the path; without
+# it, it prints a message and succeeds. ./tests/run.sh installs it into .tools/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -47,7 +47,7 @@ st=$(realpath "$st")
 PYTHONPATH=$PWD/tests SCHEMATHESIS_HOOKS=schemathesis_hooks
 export PYTHONPATH SCHEMATHESIS_HOOKS PYTHONDONTWRITEBYTECODE=1
 cd "$dir" # It leaves files where it runs.
-# What is valid by the document may still be refused: fields depend on each other.
+# A request that is valid by the document may still be refused: fields depend on each other.
 "$st" run "http://$address/openapi.json" --header "Authorization: Bearer $key" \
   --exclude-checks positive_data_acceptance --max-examples 50 --seed 7 --no-color
 kill -0 "$pid" # It lives.

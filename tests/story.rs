@@ -65,7 +65,7 @@ async fn tell(binary: &str, file: &str, listen: &str) {
     .await;
     assert!(!envoy.log().contains(&alice), "no token in the access log");
 
-    // Doorward gone: refused, and not by anybody's leave.
+    // Without Doorward every request is refused.
     drop(doorward);
     assert_eq!(client.get(envoy.url("/orders")).bearer_auth(&bob).send().await.unwrap().status(), 503);
 }

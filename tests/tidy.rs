@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What each top-level module may use of this crate.
+/// The modules of this crate that each top-level module may use.
 const MAY_USE: [(&str, &[&str]); 14] = [
     ("clock", &["authz"]),
     ("dev", &["authz"]),
@@ -117,7 +117,7 @@ fn no_module_uses_one_it_may_not_know() {
 }
 
 #[test]
-fn the_heart_is_layered() {
+fn the_decision_crate_is_layered() {
     for (path, text) in files_of("doorward-authz/src") {
         let code = code(&text);
         let file = path.file_stem().unwrap().to_str().unwrap();
@@ -143,7 +143,8 @@ fn each_library_has_one_place() {
         ("tokio::signal", &["serve"]),
         ("umask", &["serve"]),
         ("setrlimit", &["serve"]),
-        // One client for other servers, with its proxies, redirects and bounds; the commands ask Doorward itself.
+        // One client for other servers, with its proxies, redirects and bounds; the commands are clients of
+        // Doorward itself.
         ("reqwest::Client::", &["sources/http", "cli/server"]),
     ] {
         for (path, text) in sources() {
@@ -168,7 +169,7 @@ fn unsafe_code_is_at_the_boundary_to_envoy_alone() {
 
 /// A host process has its own signals, limits, allocator and end.
 #[test]
-fn what_runs_inside_envoy_leaves_the_process_alone() {
+fn the_engine_inside_envoy_leaves_the_process_alone() {
     let inside = ["src/engine", "src/api", "src/sources", "src/state", "doorward-authz/src", "envoy/module/src"];
     for (path, text) in inside.into_iter().flat_map(files_of) {
         for word in ["tokio::signal", "umask", "setrlimit", "process::exit", "process::abort", "global_allocator"] {
@@ -177,7 +178,7 @@ fn what_runs_inside_envoy_leaves_the_process_alone() {
     }
 }
 
-/// What is released together has one version: the images that the manifests name are those of this crate.
+/// A release has one version: the manifests name images with the version of this crate.
 #[test]
 fn manifests_name_the_version_that_is_built() {
     fn check(file: &Path, found: &mut usize) {

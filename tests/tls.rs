@@ -35,7 +35,7 @@ pub(crate) fn issue(authority: &Authority) -> (String, String) {
 pub(crate) fn issue_for(authority: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    // Without a name of its own it has the authority's, and BoringSSL takes it for self-signed.
+    // Without its own name it has the authority's, and BoringSSL treats it as self-signed.
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
@@ -61,8 +61,8 @@ fn connector(authorities: &[&Authority], client: Option<&(String, String)>) -> T
     TlsConnector::from(Arc::new(config))
 }
 
-/// A connection over TLS by somebody who trusts these authorities and shows this certificate; an error when
-/// the handshake is refused.
+/// A TLS connection of a client with these trusted authorities and this certificate; an error if the
+/// handshake is refused.
 pub(crate) async fn channel(
     address: &str,
     authorities: &[&Authority],

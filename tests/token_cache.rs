@@ -22,7 +22,7 @@ fn authorizer(config: &str) -> Authorizer {
     Config::parse(config, "test", Path::new(""), std::iter::empty()).unwrap().config.authorizer()
 }
 
-/// What becomes of a token, and whether it was remembered.
+/// The result for a token, and whether it was cached.
 fn decide(
     authorizer: &Authorizer,
     index: &RevocationIndex,

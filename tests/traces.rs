@@ -162,7 +162,7 @@ async fn the_proxy_decides_what_is_traced_and_the_last_spans_are_sent_at_the_end
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_is_counted_and_delays_nobody() {
+async fn a_missing_collector_is_counted_and_delays_no_decision() {
     let tokens = Tokens::new();
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let mut doorward = Doorward::start(&config(&tokens, closed)).await;

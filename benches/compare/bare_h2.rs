@@ -1,5 +1,5 @@
-//! What `compare.sh` holds Doorward against: its whole decision behind nothing but the h2 library, without
-//! hyper, tonic, limits and time-outs. With `DUMP` it writes the first message to a file and allows all.
+//! A baseline of `compare.sh`: the complete decision behind the h2 library alone, without hyper, tonic,
+//! limits and time-outs. With `DUMP` it writes the first message to a file and allows all.
 //!
 //!     compare-h2 unix:PATH doorward.yaml
 #![expect(

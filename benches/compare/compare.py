@@ -37,7 +37,7 @@ HELP = "module: the same decision inside Envoy; settings: what each in envoy/edg
 BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
 PATIENCE = 60
 
-# What a browser sends beside the token; with it and Envoy's own, 22 fields.
+# The headers of a browser beside the token; with it and Envoy's own, 22 fields.
 BROWSER = {
     "accept": "application/json, text/plain, */*",
     "accept-encoding": "gzip, deflate, br, zstd",

@@ -1,5 +1,5 @@
-//! What `compare.sh` holds Doorward against: tonic's generated server with Envoy's messages, decoded in
-//! full, that allows everything and decides nothing.
+//! A baseline of `compare.sh`: tonic's generated server with Envoy's messages, decoded in full, that
+//! allows everything and decides nothing.
 //!
 //!     compare-noop 127.0.0.1:PORT | unix:PATH
 #![expect(clippy::expect_used, reason = "it stops where it cannot measure")]

@@ -1,4 +1,4 @@
-//! What `compare.sh` needs made: a key set, tokens, and a store full of revocations.
+//! Generates the inputs of `compare.sh`: a key set, tokens, and a store full of revocations.
 //!
 //!     compare-tools jwks KEY.pem
 //!     compare-tools token KEY.pem [HEX-DIGITS-OF-PADDING]

@@ -1,4 +1,4 @@
-//! What the benchmarks ask.
+//! The requests of the benchmarks.
 
 use std::collections::HashMap;
 

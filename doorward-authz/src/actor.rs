@@ -1,7 +1,7 @@
-//! Who acts for the subject of a token: the `act` claim (RFC 8693 section 4.1).
+//! Actors, which act for the subject of a token: the `act` claim (RFC 8693 section 4.1).
 //!
-//! The outermost actor is the current one, and those within it acted before. Only the current one counts for what is
-//! allowed; every one of them can be revoked. `may_act` names who may become an actor, and is none.
+//! The outermost actor is the current one, and those within it acted before. Only the current one counts for
+//! authorization; every one of them can be revoked. `may_act` names possible future actors, which do not count.
 
 use serde_json::Value;
 
@@ -12,14 +12,14 @@ use super::token::name;
 /// One actor of a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Actor {
-    /// By what it is shown; at least one.
+    /// The name that is shown.
     pub id: String,
-    /// What else names it.
+    /// Its other names.
     pub others: Vec<String>,
 }
 
 impl Actor {
-    /// More actors than any exchange of tokens leads to; each takes up to three lookups.
+    /// The most actors, more than any exchange of tokens produces; each takes up to three lookups.
     pub const MOST: usize = 8;
 
     /// The claims that name an actor; the first that is present is shown.
@@ -27,7 +27,7 @@ impl Actor {
 
     /// The actors of a token, the current one first.
     ///
-    /// A chain that cannot be read to its end is refused: an actor that is not known could not be revoked.
+    /// A chain that cannot be read to its end is refused: an unknown actor could not be revoked.
     pub fn chain(claims: &ClaimSet) -> Result<Vec<Self>, Refusal> {
         let (mut next, mut chain) = (claims.get("act"), Vec::new());
         while let Some(act) = next.filter(|act| !act.is_null()) {
@@ -53,7 +53,7 @@ impl Actor {
         Ok(chain)
     }
 
-    /// Everything that names it.
+    /// All its names.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         [&self.id].into_iter().chain(&self.others).map(String::as_str)
     }

@@ -1,4 +1,4 @@
-//! Keys of those who may use the HTTP API's administrative endpoints.
+//! Keys for the HTTP API's administrative endpoints.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ pub enum Permission {
 /// The key of one user of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct AdminKey {
-    /// Shown in the log of what was done.
+    /// Shown in the audit log.
     pub name: Arc<str>,
     pub digest: KeyDigest,
     pub may: Vec<Permission>,
 }
 
-/// All admin keys; without any, nobody may use those endpoints.
+/// All admin keys; without any, those endpoints refuse every request.
 #[derive(Clone, Debug, Default)]
 pub struct AdminKeys(Vec<AdminKey>);
 
@@ -38,9 +38,10 @@ impl AdminKeys {
         self.0.is_empty()
     }
 
-    /// The key that was presented, if it is one of ours.
+    /// The configured key that was presented, if it is one.
     ///
-    /// Every digest is compared in full, whichever fits: the time tells nothing of the keys.
+    /// Every digest is compared in full, whether or not one matches: the duration reveals nothing
+    /// about the keys.
     #[must_use]
     pub fn find(&self, presented: &[u8]) -> Option<&AdminKey> {
         let digest = digest_of(presented);

@@ -1,4 +1,4 @@
-//! API keys: which client is calling, from which platform and site.
+//! API keys: the calling client, its platform and its site.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::claims::Timestamp;
 use super::denial::Denial;
 use super::rule::{ApiKeyUse, HostPattern, RequestView, host_of};
 
-/// The SHA-256 of a key's text; the text itself is never held.
+/// The SHA-256 of a key's text; the text itself is never kept.
 pub type KeyDigest = [u8; 32];
 
-/// A client's key and where it may be used.
+/// A client's key and the places where it may be used.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
     /// The client's name, shown to upstreams and in metadata.
@@ -28,7 +28,7 @@ pub struct ApiKey {
 /// All API keys, found by digest, so that the cost does not grow with their number.
 #[derive(Clone, Debug)]
 pub struct ApiKeys {
-    /// Where the key stands, in lower case.
+    /// The header with the key, in lower case.
     pub header: String,
     pub platform_header: String,
     /// The default for rules without a setting of their own.
@@ -43,12 +43,12 @@ impl ApiKeys {
         Self { header, platform_header, default, keys }
     }
 
-    /// The keys, in no order.
+    /// The keys, unordered.
     pub fn iter(&self) -> impl Iterator<Item = &ApiKey> {
         self.keys.values()
     }
 
-    /// The client whose key the request carries; `None` when the rule does without one.
+    /// The client whose key the request carries; `None` if the rule does not require one.
     pub fn check(
         &self,
         request: &RequestView<'_>,
@@ -91,7 +91,7 @@ impl ApiKeys {
         self.find(sole(request, &self.header)?)
     }
 
-    /// By the digest of what was presented: how long it takes says nothing about a key's text.
+    /// By the digest of the presented text: the duration reveals nothing about a key's text.
     fn find(&self, presented: &[u8]) -> Option<&ApiKey> {
         let presented = digest_of(presented);
         let key = self.keys.get(&presented)?;
@@ -106,7 +106,7 @@ pub fn digest_of(key: &[u8]) -> KeyDigest {
     bytes
 }
 
-/// The value of a field that stands once.
+/// The value of a field that occurs once.
 fn sole<'a>(request: &RequestView<'a>, name: &str) -> Option<&'a [u8]> {
     let mut fields = request.header(name);
     fields.next().filter(|_| fields.next().is_none())
@@ -114,8 +114,8 @@ fn sole<'a>(request: &RequestView<'a>, name: &str) -> Option<&'a [u8]> {
 
 /// The host of `Origin` (RFC 6454 section 7), else of `Referer` (RFC 9110 section 10.1.3).
 ///
-/// `null`, userinfo and whatever is not plainly `http(s)://host` has none: a look-alike such as
-/// `https://shop.example.com@attacker.test` must not be read leniently.
+/// `null`, userinfo and every value that is not plainly `http(s)://host` have no host: a
+/// look-alike such as `https://shop.example.com@attacker.test` must not be read leniently.
 fn site_of(request: &RequestView<'_>) -> Option<String> {
     let is_origin = request.header("origin").next().is_some();
     let url = std::str::from_utf8(sole(request, if is_origin { "origin" } else { "referer" })?).ok()?;

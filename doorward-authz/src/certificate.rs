@@ -1,4 +1,4 @@
-//! The client's certificate, as the proxy in front tells of it.
+//! The client's certificate, from the proxy in front.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::confirmation::Thumbprint;
 use super::readings::decode_once;
 use super::rule::RequestView;
 
-/// Who is believed about the client's certificate.
+/// The trusted source of the client's certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CertificateSource {
     /// Envoy's own connection (`source.certificate` of Check, with `include_peer_certificate`).
@@ -22,9 +22,9 @@ pub enum CertificateSource {
 pub const FORWARDED: &str = "x-forwarded-client-cert";
 
 impl CertificateSource {
-    /// The thumbprint of the client's certificate; `Ok(None)` if it showed none.
+    /// The thumbprint of the client's certificate; `Ok(None)` if the client sent none.
     ///
-    /// An error says why what is there cannot be read, in words of ours.
+    /// An error describes the fault in Doorward's own words.
     pub fn thumbprint(self, request: &RequestView<'_>) -> Result<Option<Thumbprint>, &'static str> {
         match self {
             Self::Connection if request.certificate.is_empty() => Ok(None),
@@ -41,7 +41,7 @@ impl CertificateSource {
     }
 }
 
-/// Which of them is the client's cannot be told: the proxy in front must replace the header, not add to it.
+/// With several elements the client's is not known: the proxy in front must replace the header, not append to it.
 const SEVERAL: &str = "`x-forwarded-client-cert` names more than one certificate";
 
 /// The thumbprint of a certificate in PEM, percent-encoded as Envoy writes it.
@@ -114,7 +114,7 @@ fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
 mod tests {
     use super::*;
 
-    // Any bytes do: only their digest counts.
+    // Arbitrary bytes: only their digest counts.
     const PEM: &str = "-----BEGIN%20CERTIFICATE-----%0AMDEy%0A-----END%20CERTIFICATE-----%0A";
 
     fn of(
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_tells_in_pem() {
+    fn the_connection_s_certificate_is_pem() {
         let expected = Thumbprint::of(b"012");
         let source = CertificateSource::Connection;
         assert_eq!(of(&[], PEM, source), Ok(Some(expected)));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_tells_of_one_certificate_or_of_none() {
+    fn the_header_has_one_certificate_or_none() {
         let expected = Thumbprint::of(b"012");
         let hex = expected.hex();
         let tell = |field: &str| of(&[(FORWARDED, field.as_bytes())], "", CertificateSource::ForwardedHeader);

@@ -17,7 +17,7 @@ pub use set::ClaimSet;
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// Later than every instant a token can carry.
+    /// Later than every time in a token.
     pub const MAX: Self = Self(i64::MAX);
 
     /// The last second of the year 9999: nothing later is a date (RFC 3339).
@@ -72,7 +72,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
-    /// As RFC 3339 writes it, to the millisecond; what is not a date there is the nearest that is.
+    /// In the form of RFC 3339, to the millisecond; clamped to the dates that RFC 3339 can express.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
         const LAST: i64 = 253_402_300_799_999;
@@ -80,7 +80,7 @@ impl Timestamp {
         humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
     }
 
-    /// The time from `earlier` to this instant; zero if it lies before.
+    /// The time from `earlier` to this one; zero if it is before.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -93,7 +93,7 @@ fn millis(duration: Duration) -> i64 {
 
 /// The short configured name of an issuer (`[a-z0-9-]+`), never its URL.
 ///
-/// It stands in Redis keys, metrics labels and the API, so nothing a token says shapes those.
+/// It is used in Redis keys, metrics labels and the API, so that no value of a token shapes those.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct IssuerName(Arc<str>);
 
@@ -128,7 +128,7 @@ impl fmt::Display for IssuerName {
     }
 }
 
-/// Where a claim stands: a top-level name, or a JSON pointer (RFC 6901) when it begins with `/`.
+/// The place of a claim: a top-level name, or a JSON pointer (RFC 6901) if it begins with `/`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClaimPath(String);
 
@@ -161,10 +161,10 @@ fn unescape(reference_token: &str) -> String {
     reference_token.replace("~1", "/").replace("~0", "~")
 }
 
-/// Whether a value may stand in a header that says who is calling.
+/// Whether a value may be used in an identity header.
 ///
-/// Visible ASCII and inner spaces only. RFC 9110 section 5.5 would also let tabs and opaque bytes
-/// pass, but receivers read those differently, and an identity must read the same everywhere.
+/// Visible ASCII and inner spaces only. RFC 9110 section 5.5 also allows tabs and opaque bytes, but receivers read
+/// those differently, and an identity must read the same everywhere.
 #[must_use]
 pub fn fits_header(value: &str) -> bool {
     (1..=MAX_HEADER_VALUE).contains(&value.len())
@@ -173,8 +173,8 @@ pub fn fits_header(value: &str) -> bool {
         && !value.ends_with(' ')
 }
 
-/// Whether a value can name a user: text that a person can read on one line. Other text than ASCII does, but
-/// stands in no header.
+/// Whether a value can name a user: text that a person can read on one line. Text beyond ASCII can, but is not
+/// written into a header.
 #[must_use]
 pub fn names_someone(value: &str) -> bool {
     (1..=MAX_HEADER_VALUE).contains(&value.len())
@@ -184,16 +184,17 @@ pub fn names_someone(value: &str) -> bool {
         && !is_b2c_nobody(value)
 }
 
-/// Controls, ends of lines, and what is not seen or turns the direction of what is: two users must not look alike.
+/// Control characters, line ends, and characters that are invisible or change the writing direction: two users must
+/// not look alike.
 fn is_unseen(c: char) -> bool {
-    // Unicode's Default_Ignorable_Code_Point but for joiners and variation selectors, which scripts and emoji need.
+    // Unicode's Default_Ignorable_Code_Point except joiners and variation selectors, which scripts and emoji need.
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
             | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Whether a value is what Azure AD B2C writes for each of its users.
+/// Whether a value is the constant that Azure AD B2C writes for each of its users.
 #[must_use]
 pub fn is_b2c_nobody(value: &str) -> bool {
     value.get(..B2C_NOBODY.len()).is_some_and(|start| start.eq_ignore_ascii_case(B2C_NOBODY))
@@ -205,8 +206,8 @@ pub const B2C_NOBODY: &str = "Not supported currently";
 /// The longest identity value that becomes a header, in bytes.
 pub const MAX_HEADER_VALUE: usize = 4096;
 
-/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list. An item with
-/// a space is none (RFC 6749 section 3.3): joined with others, it would read as two.
+/// The scopes of a token: `scope` (RFC 9068 section 2.2.3, space-delimited) or `scp`, text or list. An item with a
+/// space is not a scope (RFC 6749 section 3.3): joined with others, it would read as two.
 #[must_use]
 pub fn scopes(claims: &ClaimSet) -> Vec<String> {
     match claims.get("scope").or_else(|| claims.get("scp")) {

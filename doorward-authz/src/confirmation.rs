@@ -1,4 +1,4 @@
-//! What a token is bound to: the `cnf` claim (RFC 7800 section 3.1), and the thumbprints that it has.
+//! The binding of a token: the `cnf` claim (RFC 7800 section 3.1), and its thumbprints.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ impl Thumbprint {
         Self(thumbprint)
     }
 
-    /// Reads the 43 characters of base64url that it is written as in a token.
+    /// Reads the 43 characters of base64url of its form in a token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
@@ -62,7 +62,7 @@ impl Thumbprint {
     }
 }
 
-/// As tokens write it.
+/// In the form of tokens.
 impl fmt::Display for Thumbprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
@@ -75,22 +75,22 @@ impl fmt::Debug for Thumbprint {
     }
 }
 
-/// What the sender of a bound token must prove to hold: everything that is named.
+/// The keys and certificates that the sender of a bound token must prove to have: all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Confirmation {
     /// `jkt`: the private key of this public one (RFC 9449 section 6.1).
     pub key: Option<Thumbprint>,
     /// `x5t#S256`: the private key of this certificate (RFC 8705 section 3.1).
     pub certificate: Option<Thumbprint>,
-    /// Why it cannot be proved here at all, whatever else it names.
+    /// The reason why the binding cannot be proved here at all.
     pub fault: Option<Box<str>>,
 }
 
 impl Confirmation {
     /// Reads `cnf`; `None` if the token has none, and is a bearer token.
     ///
-    /// RFC 7800 section 3.1 lets a receiver pass over members that it does not understand: then whoever holds the
-    /// token could use it, which is what its issuer bound it against. So they are a fault.
+    /// RFC 7800 section 3.1 allows a receiver to ignore members that it does not understand: then any holder
+    /// could use the token, which the issuer wanted to prevent. So such members are a fault.
     #[must_use]
     pub fn read(claims: &ClaimSet) -> Option<Self> {
         let members = match claims.get("cnf")? {
@@ -125,7 +125,7 @@ impl Confirmation {
         Self { fault: Some(fault.into()), ..Self::default() }
     }
 
-    /// How much memory it takes.
+    /// Its memory in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.fault.as_ref().map_or(0, |fault| fault.len())
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_proved_is_a_fault() {
+    fn an_unprovable_binding_is_a_fault() {
         let x5t = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"; // RFC 8705 section 3.1.
         assert!(Thumbprint::parse(x5t).is_none(), "its last character has trailing bits");
         let x5t = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg0";

@@ -2,8 +2,8 @@
 
 /// Why a request is refused.
 ///
-/// A plain value: what it becomes on the wire (status, challenge, body) is decided in one place,
-/// `api::identity`. Its label is public: it stands in answers, metrics, logs and access logs.
+/// A plain value: its form on the wire (status, challenge, body) is decided in one place, `answer`. Its
+/// label is public: it is used in answers, metrics, logs and access logs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Denial {
     MissingToken,
@@ -39,10 +39,10 @@ pub enum Denial {
     RevocationsStale,
     StoreUnavailable,
     IntrospectionUnavailable,
-    /// This machine's clock and the store's are further apart than the leeway: no instant can be stamped.
+    /// This machine's clock and the store's differ by more than the leeway: there is no valid watermark.
     ClockSkew,
     BadRequest,
-    /// Doorward itself failed; the request is refused, the process goes on.
+    /// Doorward itself failed; the request is refused, the process continues.
     InternalError,
 }
 
@@ -85,7 +85,7 @@ impl Denial {
         Self::InternalError,
     ];
 
-    /// Whether it is the token that is refused, not the request or for want of something.
+    /// Whether the token is refused, and not the request or for lack of data.
     #[must_use]
     pub const fn is_about_token(self) -> bool {
         matches!(
@@ -189,7 +189,7 @@ impl Denial {
             Self::KeysUnavailable => "the issuer's keys are not available",
             Self::RevocationsStale => "the list of revocations is not current",
             Self::StoreUnavailable => "the list of revocations is not available",
-            Self::IntrospectionUnavailable => "the authorization server cannot be asked",
+            Self::IntrospectionUnavailable => "the authorization server does not answer",
             Self::ClockSkew => {
                 "the clocks of this instance and of the store are too far apart, or the store's was not read yet"
             }

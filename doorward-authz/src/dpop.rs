@@ -1,4 +1,4 @@
-//! DPoP proofs (RFC 9449): a request's sender shows that it holds the key that its token is bound to.
+//! DPoP proofs (RFC 9449): a request's sender proves that it has the key to which its token is bound.
 
 mod memory;
 mod nonce;
@@ -20,7 +20,7 @@ use super::token::{BearerToken, UnverifiedToken};
 pub use memory::{Spending, SpentProofs};
 pub use nonce::Nonces;
 
-/// The field that a proof stands in (RFC 9449 section 4.1), and the scheme of the tokens that need one (section 7.1).
+/// The field with a proof (RFC 9449 section 4.1), and the scheme of the tokens that need one (section 7.1).
 pub const FIELD: &str = "dpop";
 pub const SCHEME: &str = "DPoP";
 /// The field in which a client is sent a nonce (RFC 9449 section 8.1).
@@ -33,21 +33,21 @@ pub enum ProofUse {
     Verify,
     /// Bound tokens must be proved, others are refused.
     Required,
-    /// Proofs are not looked at: somebody else checks them.
+    /// Proofs are ignored here: the upstream checks them.
     Ignore,
 }
 
-/// How an issuer's DPoP proofs are checked.
+/// The settings for an issuer's DPoP proofs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DpopPolicy {
-    /// The furthest that a proof's creation may lie from now.
+    /// The largest distance of a proof's creation from now.
     pub window: Duration,
-    /// Whether a proof must name a nonce of ours, which then says when it was created.
+    /// Whether a proof must have a nonce of Doorward's, which then dates it.
     pub nonce: bool,
     pub replay: ReplayPolicy,
 }
 
-/// Where it is remembered that a proof was used.
+/// The place where used proofs are recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReplayPolicy {
     /// In this process: another instance accepts the proof once more.
@@ -56,7 +56,7 @@ pub enum ReplayPolicy {
     Shared { or_local: bool },
 }
 
-/// The inputs that a proof is held to.
+/// The inputs that a proof is compared with.
 #[derive(Clone, Copy)]
 pub struct Expected<'a> {
     pub token: BearerToken<'a>,
@@ -65,12 +65,12 @@ pub struct Expected<'a> {
     pub method: &'a str,
     /// In normal form, without its query.
     pub uri: &'a str,
-    /// How far the clocks of instances may differ.
+    /// The largest difference of the instances' clocks.
     pub leeway: Duration,
     pub policy: DpopPolicy,
-    /// What issues nonces and knows them again.
+    /// Issues and verifies nonces.
     pub nonces: Option<&'a Nonces>,
-    /// The latest instant by which used proofs may be forgotten: later than now if the clock was set back.
+    /// The latest time at which used proofs may have been forgotten: later than now if the clock was set back.
     pub forgotten: Timestamp,
 }
 
@@ -78,16 +78,16 @@ pub struct Expected<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct VerifiedProof {
     id: ProofId,
-    /// Of everything that it was verified with but the time.
+    /// The digest of all inputs of its verification except the time.
     seal: [u8; 32],
-    /// How long it must be remembered.
+    /// The time for which it must be remembered.
     pub keep: Duration,
     pub replay: ReplayPolicy,
     /// Whether the client needs a new nonce soon.
     pub wants_nonce: bool,
 }
 
-/// What names a proof: a digest of its key and its `jti`, so that nothing a client writes shapes a key in the store.
+/// The id of a proof: a digest of its key and its `jti`, so that no value of a client shapes a key in the store.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProofId(Thumbprint);
 
@@ -106,9 +106,9 @@ impl ProofId {
 /// Why a proof is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum BadProof {
-    /// For an operator, in words of ours and as [`Shown`] shows a stranger's.
+    /// For an operator, in Doorward's own words; values of a client are escaped by [`Shown`].
     Invalid(Box<str>),
-    /// It names no nonce of ours, or one that is too old.
+    /// It has no nonce of Doorward's, or one that is too old.
     Nonce,
 }
 
@@ -116,9 +116,9 @@ impl VerifiedProof {
     /// The longest proof that is read, in bytes: one with an RSA key of 8192 bits takes half of it.
     pub const MAX_BYTES: usize = 8192;
 
-    /// Checks a proof as RFC 9449 section 4.3 says, but for replay: a function of its arguments alone.
+    /// Checks a proof by RFC 9449 section 4.3, except for replay: a function of its arguments alone.
     pub fn verify(field: &[u8], expected: &Expected<'_>, now: Timestamp) -> Result<Self, BadProof> {
-        // Repeated fields that were joined have a comma, which no proof has.
+        // Joined repeated fields contain a comma, which a proof does not.
         let bearer = BearerToken::parse(field, Self::MAX_BYTES);
         let parsed = bearer.and_then(UnverifiedToken::parse_with_header);
         let (proof, header) = parsed.map_err(|_| invalid("the proof is not one well-formed signed JWT"))?;
@@ -137,7 +137,7 @@ impl VerifiedProof {
         };
         let jti = text("jti")?;
         if text("htm")? != expected.method {
-            return Err(invalid("`htm` of the proof is another method than the request's"));
+            return Err(invalid("`htm` of the proof differs from the request's method"));
         }
         check_uri(&text("htu")?, expected.uri)?;
         let hash = Thumbprint::of(expected.token.as_str().as_bytes()).to_string();
@@ -154,7 +154,7 @@ impl VerifiedProof {
         })
     }
 
-    /// Whether this is what [`Self::verify`] made of the very same input.
+    /// Whether this is the result of [`Self::verify`] for the same input.
     #[must_use]
     pub fn is_of(&self, field: &[u8], expected: &Expected<'_>) -> bool {
         self.seal == *seal(field, expected).bytes()
@@ -166,14 +166,14 @@ impl VerifiedProof {
     }
 }
 
-/// Checks the signature by the key that the proof brings, and returns the key's thumbprint (RFC 7638).
+/// Checks the signature with the proof's own key, and returns the key's thumbprint (RFC 7638).
 fn verified_key(proof: &UnverifiedToken<'_>, header: &ClaimSet) -> Result<Thumbprint, BadProof> {
     let algorithm = proof.algorithm().filter(|algorithm| ASYMMETRIC.contains(algorithm)).ok_or_else(|| {
         let names = ASYMMETRIC.iter().copied().map(algorithm_name);
         invalid(format!("`alg` of the proof is {}; accepted: {}", Shown(&proof.header().algorithm), List(names)))
     })?;
     let jwk = header.get("jwk").ok_or_else(|| invalid("`jwk` of the proof is missing"))?;
-    // Refuses private keys and those that are too weak, as for an issuer.
+    // Refuses private keys and weak ones, as for an issuer.
     let key =
         Key::from_jwk(&jwk, algorithm).map_err(|cause| invalid(format!("`jwk` of the proof is {}", cause.label())))?;
     if !proof.is_signed_by(&key) {
@@ -190,7 +190,7 @@ fn thumbprint(jwk: &Value) -> Option<Thumbprint> {
     Thumbprint::parse(&jwk.thumbprint(ThumbprintHash::SHA256).ok()?)
 }
 
-/// Compares two URIs; what they say is not repeated: paths may hold what is nobody's business.
+/// Compares two URIs; the error does not repeat them, because paths may be confidential.
 fn check_uri(named: &str, expected: &str) -> Result<(), BadProof> {
     let named =
         normal_uri(named).ok_or_else(|| invalid("`htu` of the proof is not an absolute URI of http or https"))?;
@@ -207,8 +207,8 @@ fn check_uri(named: &str, expected: &str) -> Result<(), BadProof> {
     }
 }
 
-/// Checks when the proof was created: by its nonce where that is asked for, else by its `iat` (RFC 9449 section 4.3,
-/// check 11). `Ok(true)` if half of the nonce's time is over.
+/// Checks the time of the proof's creation: by its nonce where one is required, else by its `iat` (RFC 9449 section
+/// 4.3, check 11). `Ok(true)` if half of the nonce's lifetime is over.
 fn check_times(claims: &ClaimSet, expected: &Expected<'_>, now: Timestamp) -> Result<bool, BadProof> {
     let DpopPolicy { window, nonce, .. } = expected.policy;
     let created = claims.get("iat").and_then(|iat| Timestamp::from_numeric_date(&iat));
@@ -236,7 +236,7 @@ fn seal(field: &[u8], expected: &Expected<'_>) -> Thumbprint {
     digest_of(&[field, token.as_bytes(), expected.key.bytes(), method.as_bytes(), uri.as_bytes()])
 }
 
-/// Of parts that cannot run into each other.
+/// A digest of length-prefixed parts.
 fn digest_of(parts: &[&[u8]]) -> Thumbprint {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {

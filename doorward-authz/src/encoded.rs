@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-/// A value, and what was made of it.
+/// A value and its encoding.
 pub struct Encoded<T> {
     value: T,
     bytes: OnceLock<Box<[u8]>>,
@@ -16,7 +16,8 @@ impl<T> Encoded<T> {
         Self { value, bytes: OnceLock::new() }
     }
 
-    /// The encoding that the first call made. One protocol front end asks, so there is one form.
+    /// The encoding that the first call made. Only one protocol front end calls it, so there is
+    /// one form.
     pub fn written(&self, make: impl FnOnce(&T) -> Box<[u8]>) -> &[u8] {
         self.bytes.get_or_init(|| make(&self.value))
     }
@@ -36,7 +37,7 @@ impl<T: fmt::Debug> fmt::Debug for Encoded<T> {
     }
 }
 
-/// Room beside a value for what is made of it together with another one, `M`, once.
+/// A cache beside a value for an encoding that also depends on another value, `M`.
 #[derive(Debug)]
 pub struct Cached<M>(OnceLock<(Arc<M>, Box<[u8]>)>);
 
@@ -54,7 +55,8 @@ impl<M> Clone for Cached<M> {
 }
 
 impl<M> Cached<M> {
-    /// The encoding made with this `maker`, the first that asked; `None` for any other.
+    /// The encoding made with this `maker`, if it was the first to request one; `None` for any
+    /// other.
     pub fn get_or_make(&self, maker: &Arc<M>, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
         let (first, bytes) = self.0.get_or_init(|| (maker.clone(), make()));
         Arc::ptr_eq(first, maker).then_some(&**bytes)

@@ -18,9 +18,9 @@ pub enum IdentityField {
     Email,
     SessionId,
     ClientId,
-    /// Who acts for the user now.
+    /// The current actor.
     Actor,
-    /// Everybody who acts or acted, the current one first, joined with commas.
+    /// All actors, the current one first, joined with commas.
     Actors,
     TokenId,
     /// The issuer's configured name.
@@ -33,7 +33,7 @@ pub enum IdentityField {
     ApiClient,
     /// Text, numbers and booleans as they are; lists joined with commas.
     Claim(ClaimPath),
-    /// As base64url without padding: for text that stands in no header.
+    /// As base64url without padding: for text that a header cannot carry.
     Base64(Box<IdentityField>),
 }
 
@@ -46,7 +46,7 @@ impl IdentityField {
             Self::SessionId => token.session_id().map(str::to_owned),
             Self::ClientId => token.client_id().map(str::to_owned),
             Self::Actor => token.actor().map(str::to_owned),
-            // A name with a comma would read as two.
+            // A name with a comma would read as two names.
             Self::Actors if token.actors().any(|actor| actor.contains(',')) => None,
             Self::Actors => Some(token.actors().collect::<Vec<_>>().join(",")).filter(|actors| !actors.is_empty()),
             Self::TokenId => Some(token.token_id().to_owned()),
@@ -65,7 +65,7 @@ fn plain_text(claim: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(truth) => Some(truth.to_string()),
-        // An item with a comma would read as two.
+        // An item with a comma would read as two items.
         Value::Array(items) => {
             let items: Option<Vec<_>> = items
                 .iter()
@@ -96,15 +96,14 @@ fn identity_of(principal: &Principal) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-/// The identity as one document in one header: what the services' own filters used to unpack from the
-/// token.
+/// The identity as one document in one header, which replaces the parsing of the token in the services.
 #[derive(Clone, Debug)]
 pub struct PayloadHeader {
     /// In lower case.
     pub name: String,
-    /// `None`: base64url JSON, believed because only Doorward can set the header.
+    /// `None`: base64url JSON, trusted because only Doorward can set the header.
     pub signer: Option<Arc<PayloadSigner>>,
-    /// Public keys of signers before this one, and until when something signed with them may be around.
+    /// Public keys of earlier signers, and the time up to which their signatures are valid.
     retired: Vec<(Value, Timestamp)>,
 }
 
@@ -123,14 +122,14 @@ impl PayloadHeader {
         }
     }
 
-    /// The keys that verify what is signed now, and what was signed by the keys before.
+    /// The keys that verify current signatures, and those of earlier keys.
     #[must_use]
     pub fn public_keys(&self, now: Timestamp) -> Vec<Value> {
         let retired = self.retired.iter().filter(|(_, until)| now <= *until).map(|(key, _)| key);
         self.signer.iter().map(|signer| signer.public()).chain(retired).cloned().collect()
     }
 
-    /// Goes on publishing the keys of the header that this one replaces, while anything they signed holds.
+    /// Goes on publishing the keys of the replaced header, while payloads that they signed are valid.
     #[must_use]
     pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
         let replaced = old.signer.iter().map(|signer| (signer.public().clone(), now.plus(signer.ttl())));
@@ -143,7 +142,7 @@ impl PayloadHeader {
     }
 }
 
-/// Keys that were replaced within a `ttl`; more would mean somebody replaces them in a loop.
+/// The most keys that were replaced within a `ttl`; more would mean a loop of replacements.
 const MAX_RETIRED: usize = 4;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Introspection responses (RFC 7662) and their use in the decision.
 //!
-//! An opaque token is nothing but its issuer's word: it is held to the same checks as a JWT's claims. A
-//! token that was verified here is held to the word in addition. Nothing here asks; that is returned as an
-//! outcome and resolved at the edge.
+//! The response about an opaque token is subject to the same checks as a JWT's claims. A token that was verified
+//! here must match the response in addition. No request is sent here; the need for one is returned as an outcome
+//! and resolved by the caller.
 
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
@@ -18,16 +18,16 @@ use super::refusal::Refusal;
 use super::revocation::TargetId;
 use super::token::{BearerToken, Expiry, Times, TrustedIssuer, VerifiedToken, name as name_of, numeric_date, text};
 
-/// Which tokens are asked about, and whom.
+/// The tokens that are introspected, and their issuers.
 #[derive(Clone, Debug, Default)]
 pub struct IntrospectionPolicy {
     /// The issuer of opaque tokens.
     pub opaque: Option<IssuerName>,
-    /// Issuers that are asked about each of their tokens, in addition to its being verified.
+    /// Issuers that introspect each of their tokens, in addition to its verification.
     pub always: Vec<IssuerName>,
 }
 
-/// An issuer's word on one token.
+/// An issuer's response about one token.
 #[derive(Clone, Debug)]
 pub struct IntrospectionResponse {
     pub issuer: IssuerName,
@@ -39,41 +39,41 @@ pub enum TokenState {
     /// With the members of the response.
     Active(ClaimSet),
     Inactive,
-    /// Nothing: it could not be asked.
+    /// The issuer returned no response.
     Unavailable,
 }
 
 impl TokenState {
-    /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides all, so it must be
-    /// there once and be a boolean.
+    /// Reads a response (RFC 7662 section 2.2), as strictly as a token: `active` decides alone, so it must occur
+    /// once and be a boolean.
     pub fn parse(body: &[u8]) -> Result<Self, &'static str> {
         let claims =
             ClaimSet::parse(without_mark(body).to_vec()).map_err(|_| "not a JSON object without duplicate members")?;
         match claims.get("active") {
             Some(Value::Bool(true)) => Ok(Self::Active(claims)),
             Some(Value::Bool(false)) => Ok(Self::Inactive),
-            _ => Err("`active` is no boolean"),
+            _ => Err("`active` is not a boolean"),
         }
     }
 }
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
-/// Whether a token says nothing of itself.
+/// Whether a token is opaque.
 ///
-/// A token that begins with a JOSE header is a JOSE object, however broken, and is never introspected as opaque:
-/// an attacker who breaks a JWT on purpose must not choose who judges it.
+/// A token that begins with a JOSE header is a JOSE object, however malformed, and is never introspected as
+/// opaque: an attacker who damages a JWT on purpose must not choose the authority that decides about it.
 #[must_use]
 pub fn is_opaque(token: BearerToken<'_>) -> bool {
     let Some((head, _)) = token.as_str().split_once('.') else { return true };
-    // The first byte is enough, and what follows it may be as broken as it likes.
+    // The first byte is enough; the rest may be malformed in any way.
     let head = head.replace('+', "-").replace('/', "_");
     let bytes = head.as_bytes().chunks(4).map_while(|quantum| LENIENT.decode(quantum).ok()).flatten();
     bytes.skip_while(u8::is_ascii_whitespace).map(|byte| byte != b'{').next().unwrap_or(true)
 }
 
 impl TrustedIssuer {
-    /// Takes the issuer's word for an opaque token: everything but its revocation is checked.
+    /// Accepts an opaque token by its issuer's response: everything except its revocation is checked.
     pub fn vouch(
         &self,
         token: BearerToken<'_>,
@@ -86,14 +86,14 @@ impl TrustedIssuer {
         self.check_times(times, now, expiry)?;
         self.check_audience(claims)?;
         self.lead.observe(times.issued_at, now);
-        // Without a signature there is nothing malleable: the token itself names it.
+        // Without a signature the text is not malleable: the token itself is its id.
         let unnamed = || TargetId::digest(token.as_str().as_bytes());
         let text = self.revocable_by_text.then(unnamed);
         self.identify(claims.clone(), unnamed, text, None, times)
     }
 
-    /// Holds a verified token to the issuer's word: who is named must be the same, and whoever only the
-    /// word names (a session) is one more target whose revocation refuses the token.
+    /// Compares a verified token with the issuer's response: the names in both must be the same, and a target
+    /// that only the response names (a session) is one more whose revocation refuses the token.
     pub fn corroborate(
         &self,
         token: VerifiedToken,
@@ -104,7 +104,11 @@ impl TrustedIssuer {
         for name in ["sub", "jti"] {
             let (said, written) = (name_of(name, claims.get(name))?, name_of(name, token.claims().get(name))?);
             if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
-                return Err(Refusal::invalid(name, "another one in the introspection response", "that of the token"));
+                return Err(Refusal::invalid(
+                    name,
+                    "a different value in the introspection response",
+                    "that of the token",
+                ));
             }
         }
         numeric_date(claims, "iat")?;
@@ -124,7 +128,7 @@ impl TrustedIssuer {
             (None, Some(said)) => Ok(token.bound_by(said)),
             (Some(written), Some(said)) if *written == said => Ok(token),
             (Some(_), Some(_)) => {
-                Err(Refusal::invalid("cnf", "another one in the introspection response", "that of the token"))
+                Err(Refusal::invalid("cnf", "a different value in the introspection response", "that of the token"))
             }
         }
     }
@@ -142,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_begins_with_a_jose_header_is_not_opaque() {
+    fn a_token_with_a_jose_header_is_not_opaque() {
         for (token, opaque) in [
             ("2YotnFZFEjr1zCsicMWpAA", true),
             ("v1.abc.def", true),
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_active_as_a_boolean_and_once() {
+    fn a_response_has_active_once_as_a_boolean() {
         let said = |body: &str| match TokenState::parse(body.as_bytes()) {
             Ok(TokenState::Active(_)) => "active",
             Ok(TokenState::Inactive) => "inactive",

@@ -1,4 +1,4 @@
-//! The `iss` by which an issuer names itself: one text, several spellings, or one per tenant.
+//! The `iss` of an issuer: one text, several spellings, or one per tenant.
 
 use super::claims::ClaimSet;
 use super::denial::Denial;
@@ -13,7 +13,7 @@ pub struct IssuerId(Vec<Spelling>);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Spelling {
     Exact(String),
-    /// One for each tenant, whose id stands between these.
+    /// One for each tenant, whose id is between these.
     Tenants {
         before: String,
         after: String,
@@ -21,14 +21,14 @@ pub enum Spelling {
     },
 }
 
-/// Whose tokens are accepted, by `tid`.
+/// The tenants whose tokens are accepted, by `tid`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Tenants {
     Any,
     OneOf(Vec<String>),
 }
 
-/// The configured issuer that an `iss` is one of, and of which tenant.
+/// The configured issuer of an `iss`, and its tenant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Named<'a> {
     pub tenant: Option<&'a str>,
@@ -38,7 +38,8 @@ impl Tenants {
     /// The claim that names a tenant.
     const CLAIM: &str = "tid";
 
-    /// Whether this can be the id of a tenant: of characters that end no segment of a URL and no id in a key.
+    /// Whether this can be the id of a tenant: it must not contain a character that ends a segment of a URL or an
+    /// id in a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
         (1..=64).contains(&text.len()) && text.bytes().all(Self::is_of_id)
@@ -66,7 +67,7 @@ impl Tenants {
 }
 
 impl Spelling {
-    /// What stands for the tenant in a configured `iss`.
+    /// The placeholder of the tenant in a configured `iss`.
     pub const TENANT: &str = "{tenant}";
 
     fn name<'a>(&self, iss: &'a str) -> Option<Named<'a>> {
@@ -79,7 +80,7 @@ impl Spelling {
         }
     }
 
-    /// Whether every `iss` that is the other's is this one's, too.
+    /// Whether this accepts every `iss` of the other.
     fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(ours), Self::Exact(theirs)) => ours == theirs,
@@ -87,7 +88,7 @@ impl Spelling {
                 Self::Tenants { before, after, tenants },
                 Self::Tenants { before: their_before, after: their_after, tenants: theirs },
             ) => before == their_before && after == their_after && tenants.cover(theirs),
-            // Users of a tenant have other names than those of an issuer without.
+            // Users of a tenant have other names than users of an issuer without tenants.
             (Self::Exact(_), Self::Tenants { .. }) | (Self::Tenants { .. }, Self::Exact(_)) => false,
         }
     }
@@ -110,7 +111,7 @@ impl Spelling {
         }
     }
 
-    /// A spelling as it is configured; `tenants` are those of a `{tenant}` in it.
+    /// A spelling from the configuration; `tenants` are those of a `{tenant}` in it.
     #[must_use]
     pub fn new(text: &str, tenants: &Tenants) -> Self {
         match text.split_once(Self::TENANT) {
@@ -135,27 +136,26 @@ impl IssuerId {
         self.0.iter().find_map(|spelling| spelling.name(iss))
     }
 
-    /// Whether every `iss` of the other is one of its own, and names users alike.
+    /// Whether it accepts every `iss` of the other, with the same names for users.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.is_multi_tenant() == other.is_multi_tenant()
             && other.0.iter().all(|theirs| self.0.iter().any(|ours| ours.covers(theirs)))
     }
 
-    /// Whether some `iss` would be one of both.
+    /// Whether an `iss` belongs to both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|ours| other.0.iter().any(|theirs| ours.overlaps(theirs)))
     }
 
-    /// Whether its users are known by their tenant as well.
+    /// Whether the names of its users include the tenant.
     #[must_use]
     pub fn is_multi_tenant(&self) -> bool {
         self.0.iter().any(|spelling| matches!(spelling, Spelling::Tenants { .. }))
     }
 
-    /// Whether a user of this tenant may be named by a token: only of the spellings with `{tenant}` the tenants are
-    /// known.
+    /// Whether a token may name a user of this tenant: only spellings with `{tenant}` have a known list of tenants.
     pub(super) fn may_have_tenant(&self, tenant: &str) -> bool {
         let allows = |spelling: &Spelling| match spelling {
             Spelling::Exact(_) => true,
@@ -173,7 +173,7 @@ impl IssuerId {
         })
     }
 
-    /// The spellings that can be told whole.
+    /// The spellings without a placeholder.
     pub fn exact(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|spelling| match spelling {
             Spelling::Exact(exact) => Some(exact.as_str()),
@@ -181,7 +181,7 @@ impl IssuerId {
         })
     }
 
-    /// Every spelling as it is configured.
+    /// Every configured spelling.
     pub fn texts(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|spelling| match spelling {
             Spelling::Exact(exact) => exact.clone(),
@@ -189,7 +189,7 @@ impl IssuerId {
         })
     }
 
-    /// The tenant that claims name: `tid`, which must be the tenant of `iss` where both are there.
+    /// The tenant in claims: `tid`, which must be the tenant of `iss` if both are present.
     pub(super) fn tenant_of(&self, claims: &ClaimSet) -> Result<Option<String>, Refusal> {
         if !self.is_multi_tenant() {
             return Ok(None);
@@ -209,7 +209,7 @@ impl IssuerId {
         }
     }
 
-    /// How an `iss` that is none of its spellings differs from one of them, in words.
+    /// Describes how an `iss` that is not one of its spellings differs from one of them.
     fn near_miss(&self, iss: &str) -> Option<&'static str> {
         self.0.iter().find_map(|spelling| match spelling {
             Spelling::Exact(exact) => Some(near_miss(iss, exact)).filter(|miss| !miss.is_empty()),
@@ -227,7 +227,7 @@ impl IssuerId {
     }
 }
 
-/// The refusal of an `iss` that none of these has.
+/// The refusal of an `iss` that belongs to none of these issuers.
 pub(super) fn unknown<'a>(known: impl IntoIterator<Item = &'a IssuerId> + Clone, iss: Option<&str>) -> Refusal {
     let texts: Vec<_> = known.clone().into_iter().flat_map(IssuerId::texts).collect();
     let Some(iss) = iss else {
@@ -238,8 +238,8 @@ pub(super) fn unknown<'a>(known: impl IntoIterator<Item = &'a IssuerId> + Clone,
     Refusal::new(Denial::UnknownIssuer, found)
 }
 
-/// How a user of a tenant is named where revocations are: `TENANT|USER`. No tenant has a `|` in its id, so no
-/// two users have one name.
+/// The name of a tenant's user in revocations: `TENANT|USER`. The id of a tenant does not contain `|`, so no two
+/// users have the same name.
 #[must_use]
 pub fn user_of_tenant(tenant: Option<&str>, user: &str) -> String {
     tenant.map_or_else(|| user.to_owned(), |tenant| format!("{tenant}|{user}"))
@@ -282,7 +282,7 @@ mod tests {
         assert!(!one("a").overlaps(&one("b")) && one("a").overlaps(&any) && any.overlaps(&one("b")));
         assert!(exact.overlaps(&any) && one("a").overlaps(&exact) && !exact.overlaps(&one("b")));
         assert!(exact.overlaps(&exact));
-        // Two templates with different text around the tenant may have an `iss` in common.
+        // Two templates with different text around the tenant may accept the same `iss`.
         let of = |text: &str, tenants: &Tenants| IssuerId::new(vec![Spelling::new(text, tenants)]);
         let x_a = Tenants::OneOf(vec!["x-a".to_owned()]);
         for (one, other, overlap) in [

@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_7517_allows_is_read() {
+    fn sets_that_rfc_7517_allows_are_read() {
         // A `kid` for several algorithms, as ForgeRock publishes it.
         let of = |algorithm: &str| with(with(rsa(), "alg", json!(algorithm)), "kid", json!("k"));
         let (k, es) = (Some("k"), with(ec(), "kid", json!("k")));

@@ -1,4 +1,4 @@
-//! The pure heart: what a token says, what is revoked, and the decision. No I/O, no async, no clock.
+//! The decision: tokens, revocations and rules as pure functions. No I/O, no async, no clock.
 
 pub mod actor;
 pub mod admin_key;

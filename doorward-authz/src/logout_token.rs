@@ -1,4 +1,4 @@
-//! Logout tokens (OpenID Connect Back-Channel Logout 1.0): an issuer says that a session has ended.
+//! Logout tokens (OpenID Connect Back-Channel Logout 1.0): an issuer reports the end of a session.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, filled_name, n
 /// The member of `events` that makes a logout token (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// A logout token that its issuer signed for us, in form and in time.
+/// A logout token that its issuer signed for this service, well-formed and in time.
 #[derive(Debug)]
 pub struct LogoutToken {
     pub id: MessageId,
-    /// `None` when all that it could sign out has expired.
+    /// `None` if all tokens that it could sign out have expired.
     pub revocation: Option<Revocation>,
 }
 
 impl TrustedIssuer {
-    /// How long a logout token without `exp` may be on its way: section 4 recommends two minutes.
+    /// The longest delivery time of a logout token without `exp`: section 4 recommends two minutes.
     const UNDATED_LOGOUT: Duration = Duration::from_secs(120);
 
-    /// Checks a logout token by section 2.6, all but its replay.
+    /// Checks a logout token by section 2.6, except for replay.
     ///
-    /// Its `typ` is `logout+jwt`; one without, as older providers send, is told by its `events`, which no
-    /// other token has. It names a session (`sid`), else a user (`sub`): tokens up to its own `iat`, so that
-    /// a replay would sign out nobody anew.
+    /// Its `typ` is `logout+jwt`; a token without that, as older providers send, is recognised by its
+    /// `events`, which no other token has. It names a session (`sid`), else a user (`sub`): tokens up to its
+    /// own `iat`, so that a replay would not sign the user out again.
     pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["logout+jwt", "jwt"].contains(&token.token_type().as_str()) {
@@ -40,15 +40,15 @@ impl TrustedIssuer {
         if !claims.get("events").is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object)) {
             return Err(Refusal::new(Denial::WrongType, format_args!("`events` has no object `{EVENT}`")));
         }
-        // An ID token has one: the two must not pass for each other (section 2.4).
+        // An ID token has one: the two must not be confused (section 2.4).
         if claims.contains_key("nonce") {
             return Err(Refusal::new(
                 Denial::InvalidClaim,
-                "`nonce` is of ID tokens and must not stand in a logout token",
+                "`nonce` belongs to ID tokens and must not occur in a logout token",
             ));
         }
         let issued_at = numeric_date(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
-        // Providers leave `exp` out, as early drafts of the specification did.
+        // Providers omit `exp`, as in early drafts of the specification.
         let times = if claims.contains_key("exp") {
             Times::read(&claims)?
         } else {
@@ -70,7 +70,7 @@ impl TrustedIssuer {
         let session = filled_name("sid", claims.get("sid"))?;
         filled_name("sub", claims.get("sub"))?;
         let target = |kind, id: &str| Target::new(self.name.clone(), kind, TargetId::new(id));
-        // Where a session is named that counts, the user is not needed.
+        // If the token names a session that counts, the user is not needed.
         let user = match &session {
             Some(_) if !self.logout.always_user => None,
             _ => self.user_in_message(claims)?,
@@ -83,14 +83,13 @@ impl TrustedIssuer {
         .map(|revocation| Revocation { origin: Origin::SignedOut, ..revocation })
     }
 
-    /// Whoever names a session as ended means all of its tokens, those to come included.
+    /// The end of a session applies to all its tokens, including later ones.
     pub fn closing_session(&self, target: Target, now: Timestamp) -> Revocation {
         let expires_at = now.plus(self.retention());
         Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::Revoked, note: None }
     }
 
-    /// The user's tokens up to an instant of the sender's; a whole second counts to its end, as that of a
-    /// token does.
+    /// The user's tokens up to a time of the sender's; a whole second counts to its end, as in a token.
     pub fn closing_user(&self, target: Target, instant: Timestamp) -> Revocation {
         let whole = instant.as_millis() % 1000 == 0;
         let instant = if whole { Timestamp::from_millis(instant.as_millis() + 999) } else { instant };
@@ -99,18 +98,18 @@ impl TrustedIssuer {
     }
 }
 
-/// A message between servers lacks a claim of this name.
+/// A required claim of a message between servers.
 pub(super) fn missing(claim: &str) -> Refusal {
     Refusal::new(Denial::MissingClaim, format_args!("`{claim}` is missing"))
 }
 
-/// A text claim; an empty one names nothing and is refused.
+/// A text claim; an empty one is refused.
 pub(super) fn filled(claims: &ClaimSet, name: &str) -> Result<Option<String>, Refusal> {
     let text = text(claims, name)?;
     if text.as_deref() == Some("") { Err(Refusal::invalid(name, "empty text", "text")) } else { Ok(text) }
 }
 
-/// The NumericDate of a message that was made already: `iat` may not lie in the future, nor be missing.
+/// The NumericDate of a message: `iat` must be present and not in the future.
 pub(super) fn made_at(claims: &ClaimSet, latest: Timestamp) -> Result<Timestamp, Refusal> {
     let made_at = numeric_date(claims, "iat")?.ok_or_else(|| missing("iat"))?;
     if made_at > latest { Err(Denial::NotYetValid.into()) } else { Ok(made_at) }

@@ -1,7 +1,7 @@
-//! The user that a message or an operator names, as the tokens of an issuer name theirs.
+//! The user of a message or of an operator's request, by the names in the issuer's tokens.
 //!
-//! A revocation of a user by a name that no token has hits nobody. So a name counts only where it is the one by which
-//! tokens are revoked; any other is refused, and the sender is told what is needed.
+//! A revocation of a user by a name that no token has refuses nothing. So a name counts only if tokens are revoked by
+//! it; any other is refused, and the error names the required claim.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::logout_token::missing;
 use super::refusal::Refusal;
 use super::token::{TrustedIssuer, filled_name};
 
-/// An id without the tenant by which the users of an issuer are known.
+/// An id without the required tenant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WithoutTenant;
 
@@ -26,10 +26,10 @@ impl fmt::Display for WithoutTenant {
 }
 
 impl TrustedIssuer {
-    /// The user that the claims of a message name; `None` if they name none.
+    /// The user in the claims of a message; `None` without one.
     ///
-    /// Tokens name theirs by the first of `claims.user_id` that they have. A message that lacks the first of all may
-    /// mean a user whose tokens have it, whatever else it says: it is refused (`MissingClaim`).
+    /// A token names its user by the first present claim of `claims.user_id`. A message without the first of these
+    /// claims may mean a user whose tokens have it, so it is refused (`MissingClaim`).
     pub(super) fn user_in_message(&self, claims: &ClaimSet) -> Result<Option<String>, Refusal> {
         let tenant = self.issuer.tenant_of(claims)?;
         let mut paths = self.claim_names.user_id.iter();
@@ -44,9 +44,9 @@ impl TrustedIssuer {
         }
     }
 
-    /// The user whom another server calls by `sub`, of this tenant where one is known.
+    /// The user with this `sub` of another server, of this tenant if one is known.
     ///
-    /// `MissingClaim` where tokens name their users by another claim, `InvalidClaim` where the tenant is missing.
+    /// `MissingClaim` if tokens name their users by another claim, `InvalidClaim` if the tenant is missing.
     pub(super) fn user_by_sub(&self, tenant: Option<&str>, sub: &str) -> Result<String, Refusal> {
         if !self.names_users_by_sub() {
             return Err(self.named_otherwise());
@@ -60,14 +60,14 @@ impl TrustedIssuer {
         }
     }
 
-    /// Checks the id of a user as revocations name it: with the tenant, where users are known by theirs.
+    /// Checks the id of a user in revocations: with the tenant, if the names of users include it.
     pub fn check_user_id(&self, id: &str) -> Result<(), WithoutTenant> {
         let is_whole = |(tenant, user): (&str, &str)| self.issuer.may_have_tenant(tenant) && !user.is_empty();
         let fits = !self.issuer.is_multi_tenant() || id.split_once('|').is_some_and(is_whole);
         if fits { Ok(()) } else { Err(WithoutTenant) }
     }
 
-    /// Whether every token that has a `sub` is revoked by it.
+    /// Whether every token with a `sub` is revoked by it.
     fn names_users_by_sub(&self) -> bool {
         self.claim_names.user_id.first().is_some_and(|path| matches!(path.as_str(), "sub" | "/sub"))
     }

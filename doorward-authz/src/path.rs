@@ -1,4 +1,4 @@
-//! Request paths: what is in normal form, and what servers may make of the rest.
+//! Request paths: the normal form, and the ways in which servers may read other forms.
 //!
 //! The path arrives as the client wrote it. A rule that loosens must not match a spelling that the
 //! upstream resolves to something else (the class of CVEs named path confusion), and a rule that
@@ -13,16 +13,16 @@ pub struct Path<'a> {
     normal: bool,
     /// Too long to be read in every way.
     too_odd: bool,
-    /// The loosest first; empty where all servers read the text as it is.
+    /// The loosest first; empty if all servers read the text unchanged.
     readings: Vec<String>,
 }
 
-/// The longest path, in bytes, that is read in other ways than one: each costs time, and a client chooses
-/// how many there are.
+/// The longest path, in bytes, with more than one reading: each reading costs time, and a client chooses
+/// their number.
 pub const MAX_ODD: usize = 2048;
 
-/// The same for a path in normal form with escapes or capitals, which has few readings: as long as servers
-/// are asked to take a whole target (RFC 9110 section 4.1).
+/// The same for a path in normal form with escapes or capitals, which has few readings: the length of a
+/// target that servers should accept (RFC 9110 section 4.1).
 pub const MAX_READ: usize = 8000;
 
 impl<'a> Path<'a> {
@@ -45,38 +45,38 @@ impl<'a> Path<'a> {
         Self { text, normal, too_odd, readings }
     }
 
-    /// The path as it was written.
+    /// The original path.
     #[must_use]
     pub const fn text(&self) -> &'a str {
         self.text
     }
 
-    /// The path, if it has only one reading but for letter case and what trails.
+    /// The path, if it has only one reading apart from letter case and trailing characters.
     #[must_use]
     pub fn normal(&self) -> Option<&'a str> {
         self.normal.then_some(self.text)
     }
 
-    /// The path that the loosest server would serve.
+    /// The reading of the loosest server.
     #[must_use]
     pub fn folded(&self) -> &str {
         self.readings.first().map_or(self.text, String::as_str)
     }
 
-    /// Everything that servers may take it for, without letter case; the loosest first.
+    /// All readings of servers, case-folded; the loosest first.
     pub fn readings(&self) -> impl Iterator<Item = &str> {
         let itself = self.readings.is_empty().then_some(self.text);
         itself.into_iter().chain(self.readings.iter().map(String::as_str))
     }
 
-    /// Whether it is too long to be read in every way that it has.
+    /// Whether it is too long for the number of its readings.
     #[must_use]
     pub const fn is_too_odd(&self) -> bool {
         self.too_odd
     }
 }
 
-/// Whether a normal path is its only reading: nothing escaped, no capitals, nothing that trails.
+/// Whether a normal path has only one reading: no escapes, no capitals, no trailing characters.
 fn is_plain(path: &str) -> bool {
     !path.bytes().any(|b| b == b'%' || b.is_ascii_uppercase())
         && (path == "/" || path.split('/').skip(1).all(|segment| !segment.is_empty() && !segment.ends_with('.')))
@@ -92,7 +92,7 @@ pub fn is_normal(path: &str) -> bool {
     while let Some(segment) = segments.next() {
         let fits = match segment {
             "" => segments.peek().is_none(), // A trailing slash is one empty segment at the end.
-            // Some file systems drop trailing dots and spaces, which leaves nothing of `..%20`.
+            // Some file systems drop trailing dots and spaces, which turns `..%20` into an empty segment.
             _ => !segment.replace("%20", ".").bytes().all(|b| b == b'.'),
         };
         if !fits {
@@ -128,8 +128,8 @@ fn needs_escape(byte: u8) -> bool {
     !unreserved && !matches!(byte, b'/' | b'\\' | b';' | b'%' | b'?' | b'#') && !byte.is_ascii_control()
 }
 
-/// What some servers make a `/ \ . ; % ? #`, a letter or nothing at all: by compatibility normalisation
-/// (Unicode NFKC), best-fit conversion or because it cannot be seen.
+/// Characters that some servers convert to `/ \ . ; % ? #` or a letter, or drop: by compatibility
+/// normalisation (Unicode NFKC), best-fit conversion or because they are invisible.
 const fn is_look_alike(c: char) -> bool {
     matches!(c,
         '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{37e}' // C1 controls, no-break space, soft hyphen, `;`
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_and_long_is_not_read_in_every_way() {
+    fn long_unusual_paths_are_not_read_in_every_way() {
         let long = format!("/{}", "a;/".repeat(MAX_ODD));
         assert!(Path::new(&long).is_too_odd());
         assert_eq!(Path::new(&long).readings().count(), 1);

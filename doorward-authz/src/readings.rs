@@ -1,29 +1,30 @@
-//! How servers may read one path: decoded or not, with or without parameters, dots and letter case.
+//! The readings of a path by servers: decoded or not, with or without parameters, dots and letter case.
 //!
-//! Used where missing a reading would lose a protection; a needless one only asks for more.
+//! Used where a missing reading would lose a protection; a superfluous one only adds requirements.
 
-/// More layers of encoding than any chain of proxies takes off.
+/// The most layers of encoding, more than any chain of proxies removes.
 const MAX_DECODES: usize = 4;
 
-/// What a server does with a path on the way to a resource. Empty segments and dots belong together,
-/// as no server resolves the one and keeps the other where it matters.
+/// The steps from a path to a resource in a server. Empty segments and dots belong together, because no
+/// server resolves one of the two and keeps the other where it matters.
 #[derive(Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent: a server may do any of them")]
 struct Style {
     /// The path ends at a decoded `?` or `#`, or at a NUL.
     cuts: bool,
-    /// A segment ends at `;` (or at what `cuts` would end the whole path at).
+    /// A segment ends at `;` (or at a character that ends the whole path with `cuts`).
     strips: bool,
     /// `\` is `/`.
     folds: bool,
-    /// Empty segments vanish, dots are resolved, a segment's trailing dots, spaces and controls go.
+    /// Empty segments are removed, dots are resolved, a segment's trailing dots, spaces and controls are
+    /// removed.
     resolves: bool,
 }
 
 const LOOSEST: Style = Style { cuts: false, strips: true, folds: true, resolves: true };
 
-/// What the loosest server would make of a path: decodes until nothing changes (at most [`MAX_DECODES`]
-/// times), then `\` is `/`, parameters go, empty segments vanish, dots are resolved and case is dropped.
+/// The reading of the loosest server: it decodes until nothing changes (at most [`MAX_DECODES`] times),
+/// then `\` is `/`, parameters and empty segments are removed, dots are resolved and case is folded.
 #[must_use]
 pub fn loosest(path: &str) -> String {
     let mut bytes = path.as_bytes().to_vec();
@@ -37,8 +38,8 @@ pub fn loosest(path: &str) -> String {
     read(&text_of(&bytes), LOOSEST)
 }
 
-/// Every reading of a path, the loosest first. Their number grows only with what is odd in the path,
-/// and is at most 2 × 5 × 16 and one.
+/// Every reading of a path, the loosest first. Their number grows only with the unusual characters in
+/// the path, and is at most 2 × 5 × 16 + 1.
 #[must_use]
 pub fn readings(path: &str) -> Vec<String> {
     let mut found = vec![loosest(path)];
@@ -62,8 +63,8 @@ pub fn readings(path: &str) -> Vec<String> {
     found
 }
 
-/// The path of `scheme://authority/path` and of `//authority/path` (RFC 3986 section 4.2), as a server
-/// sees it that takes the target for a URL.
+/// The path of `scheme://authority/path` and of `//authority/path` (RFC 3986 section 4.2), for a server
+/// that reads the target as a URL.
 fn without_authority(target: &str) -> Option<&str> {
     let slash = ['/', '\\'];
     let (scheme, rest) = target.split_once(':').unwrap_or(("", target));
@@ -120,7 +121,7 @@ fn read(text: &str, style: Style) -> String {
     without_case(&format!("/{}", segments.join("/")))
 }
 
-/// Text as readings have it.
+/// Text in the form of readings.
 #[must_use]
 pub fn without_case(text: &str) -> String {
     if text.is_ascii() {
@@ -129,7 +130,7 @@ pub fn without_case(text: &str) -> String {
     text.chars().flat_map(fold_char).collect()
 }
 
-/// Without case, as servers do it that raise, lower or compare by Unicode.
+/// Case-folded, covering servers that raise, lower or compare by Unicode.
 fn fold_char(c: char) -> impl Iterator<Item = char> {
     c.to_uppercase().flat_map(char::to_lowercase)
 }
@@ -158,8 +159,8 @@ pub fn decode_once(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Bytes as text; overlong UTF-8 (RFC 3629 section 3) as the character that old decoders made of it,
-/// full-width forms as what Unicode's compatibility forms make of them.
+/// Bytes as text; overlong UTF-8 (RFC 3629 section 3) becomes the character of old decoders, full-width
+/// forms become those of Unicode's compatibility normalisation.
 fn text_of(bytes: &[u8]) -> String {
     if bytes.is_ascii() {
         return String::from_utf8_lossy(bytes).into_owned();

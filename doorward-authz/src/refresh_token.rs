@@ -1,4 +1,4 @@
-//! Refresh tokens that are JWTs: taken only to be revoked (RFC 7009), never for access.
+//! Refresh tokens that are JWTs: accepted only for revocation (RFC 7009), never for access.
 
 use serde_json::Value;
 
@@ -13,16 +13,16 @@ use super::token_use::TokenUse;
 /// Claims that only an ID token has (OpenID Connect Core 1.0); ID tokens are known to more parties than refresh tokens.
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
-/// What else an ID token says, of how its user signed in and of the person. A refresh token for the same client seldom
-/// does, and has a `jti`, by which its issuer knows it again.
+/// Further claims of ID tokens, about the sign-in and the person. A refresh token for the same client seldom has them,
+/// and has a `jti`, by which its issuer recognises it.
 const USUAL_IN_ID_TOKENS: [&str; 7] = ["auth_time", "acr", "amr", "email", "name", "preferred_username", "picture"];
 
 impl TrustedIssuer {
     /// The revocation of the session that a refresh token belongs to, or of the token itself if it names no session.
     ///
-    /// Its issuer must have signed it. Its audience and its lifetime are its own affair, and it may have expired.
-    /// `hinted`: the client says that it is one (`token_type_hint`), which counts for a token that does not say what it
-    /// is and does not look like an ID token; without that it must say so itself.
+    /// Its issuer must have signed it. Its audience and its lifetime are not checked, and it may have expired.
+    /// `hinted`: the client declares it as one (`token_type_hint`), which counts for a token without a mark of its kind
+    /// that does not look like an ID token; without the hint the token must have the mark.
     pub fn sign_out_by_refresh_token(
         &self,
         token: UnverifiedToken<'_>,
@@ -56,7 +56,7 @@ impl TrustedIssuer {
         Ok(Revocation { target, watermark: Watermark::FOREVER, expires_at, origin: Origin::SignedOut, note: None })
     }
 
-    /// Whether it is for the issuer itself or for our audiences, as no ID token is: that is meant for a client.
+    /// Whether it is for the issuer itself or for configured audiences; an ID token is for a client.
     fn may_be_refreshed_by(&self, claims: &ClaimSet) -> bool {
         let names_issuer = |audience: &Value| audience.as_str().is_some_and(|text| self.issuer.name(text).is_some());
         let of_issuer = match claims.get("aud") {

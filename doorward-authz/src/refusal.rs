@@ -1,8 +1,8 @@
-//! Why a token is refused, with what an operator needs to put it right.
+//! The reason of a token's refusal, with the details that an operator needs.
 //!
-//! The client is sent the class alone ([`Denial`]). The detail stands in the log and in explanations: it names the
-//! claim, what was found and what is accepted. What a token says is shown of `iss`, the audience, the tenant, `typ`,
-//! `alg`, `kid` and instants only, escaped and cut ([`Shown`]); of claims about a person, the type alone.
+//! The client is sent the class alone ([`Denial`]). The detail appears in the log and in explanations: it names the
+//! claim, the found value and the accepted ones. Values of `iss`, the audience, the tenant, `typ`, `alg`, `kid` and
+//! times are shown, escaped and cut ([`Shown`]); claims about a person are shown by their type alone.
 
 use std::fmt::{self, Write};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::denial::Denial;
 
-/// A denial, and what caused it if more can be said than the class does.
+/// A denial, with a detail if there is more than the class.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     pub denial: Denial,
@@ -23,7 +23,7 @@ impl Refusal {
         Self { denial, detail: Some(detail.to_string().into()) }
     }
 
-    /// No claim of this name; `accepted`: what it must be.
+    /// No claim of this name; `accepted`: the accepted values.
     pub(super) fn missing(claim: &str, accepted: impl fmt::Display) -> Self {
         Self::new(Denial::MissingClaim, format_args!("`{claim}` is missing; it must be {accepted}"))
     }
@@ -53,8 +53,8 @@ impl From<Refusal> for Denial {
     }
 }
 
-/// Text of a stranger as it may stand in a log line: at most [`Shown::MOST`] bytes, of which all but visible
-/// ASCII and the space are escaped, between backticks that it cannot close.
+/// Untrusted text, made safe for a log line: at most [`Shown::MOST`] bytes, of which all but visible ASCII and the
+/// space are escaped, between backticks that it cannot close.
 pub struct Shown<'a>(pub &'a str);
 
 impl Shown<'_> {
@@ -110,7 +110,7 @@ pub fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// How two names that look alike differ, in words; empty where they do not look alike.
+/// Describes the difference of two similar names; empty if they are not similar.
 #[must_use]
 pub fn near_miss(found: &str, accepted: &str) -> &'static str {
     let bare = |text: &str| text.trim().trim_end_matches('/').to_owned();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_look_alike_are_told_apart() {
+    fn similar_names_are_described() {
         for (found, accepted, differs) in [
             ("https://idp/", "https://idp", "the trailing slash"),
             ("https://idp", "https://idp/", "the trailing slash"),

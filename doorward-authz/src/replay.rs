@@ -1,9 +1,9 @@
-//! Messages that were taken in already, by their `jti`: bounded in number and in time.
+//! Messages that were processed already, by their `jti`: bounded in number and in time.
 //!
-//! One process remembers for itself. A message that is replayed to another instance changes nothing there:
-//! its revocation is made of what it says itself, so it merges into the one that stands. What the memory
-//! is for is the answer the standards ask for, and the count. That is also why the oldest may go when it
-//! is full: refusing the next sign-out instead would be worse.
+//! Each process has its own memory. A message that is replayed to another instance changes nothing there:
+//! its revocation consists of its own claims, so it merges into the existing one. The memory serves the
+//! answer that the standards require, and the count. So the oldest entry may be evicted when it is full:
+//! refusing the next sign-out instead would be worse.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use aws_lc_rs::digest;
 
 use super::claims::Timestamp;
 
-/// What names a message, and how long it could be accepted again.
+/// The id of a message, and the time up to which it could be accepted again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MessageId {
     digest: [u8; 32],
@@ -20,11 +20,11 @@ pub struct MessageId {
 }
 
 impl MessageId {
-    /// `until`: no later is the message accepted.
+    /// `until`: the message is not accepted later.
     #[must_use]
     pub fn new(issuer: &str, jti: &str, until: Timestamp) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&issuer.len().to_be_bytes()); // Or `a` `bc` would be `ab` `c`.
+        context.update(&issuer.len().to_be_bytes()); // Otherwise `a` `bc` would equal `ab` `c`.
         context.update(issuer.as_bytes());
         context.update(jti.as_bytes());
         let mut digest = [0; 32];
@@ -33,7 +33,7 @@ impl MessageId {
     }
 }
 
-/// The messages taken in lately.
+/// The recently processed messages.
 #[derive(Default)]
 pub struct Replays(Mutex<Memory>);
 
@@ -44,14 +44,14 @@ struct Memory {
 }
 
 impl Replays {
-    /// 40 bytes and some each: about 10 MB.
+    /// The most messages, of some 40 bytes each: about 10 MB.
     const CAPACITY: usize = 100_000;
 
     pub fn knows(&self, id: &MessageId) -> bool {
         self.lock().known.contains(&id.digest)
     }
 
-    /// Remembers a message once it has had its effect, not before: one that failed is sent again.
+    /// Remembers a message after it was applied, not before: a failed one is sent again.
     pub fn remember(&self, id: MessageId, now: Timestamp) {
         let mut memory = self.lock();
         while let Some(oldest) = memory.order.front()

@@ -1,12 +1,12 @@
-//! The URI of a request as its client wrote it, and what is believed of the proxy in front about it.
+//! The URI of a request as its client wrote it, and the proxy's trusted statements about it.
 //!
-//! A DPoP proof names the URI that it was made for (`htu`). Two spellings of one URI are compared after the
-//! syntax-based and scheme-based normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449 section 4.3).
+//! A DPoP proof names its URI (`htu`). Two spellings of one URI are compared after the syntax-based and scheme-based
+//! normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449 section 4.3).
 
 use super::certificate::{CertificateSource, FORWARDED};
 use super::rule::RequestView;
 
-/// What the proxy in front is believed to say about requests.
+/// The trusted statements of the proxy in front about requests.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProxyTrust {
     pub scheme: SchemeSource,
@@ -26,15 +26,15 @@ impl Default for ProxyTrust {
     }
 }
 
-/// Where the scheme stands that the client wrote.
+/// The source of the client's scheme.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SchemeSource {
-    /// TLS ends in front of the proxy, and there is no other way in.
+    /// TLS ends before the proxy, and there is no other access.
     Https,
     Part(PartSource),
 }
 
-/// Where a part of the URI stands.
+/// The source of a part of the URI.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PartSource {
     /// In the request itself.
@@ -44,7 +44,7 @@ pub enum PartSource {
 }
 
 impl PartSource {
-    /// `None` if the header is missing, stands more than once or is not ASCII.
+    /// `None` if the header is missing, repeated or not ASCII.
     fn of<'a>(&self, request: &RequestView<'a>, own: &'a str) -> Option<&'a str> {
         let Self::Header(name) = self else { return Some(own) };
         let mut fields = request.header(name);
@@ -72,7 +72,7 @@ impl ProxyTrust {
 }
 
 impl ProxyTrust {
-    /// The headers that are believed.
+    /// The trusted headers.
     pub fn headers(&self) -> impl Iterator<Item = &str> {
         let scheme = match &self.scheme {
             SchemeSource::Https => None,
@@ -112,7 +112,7 @@ fn normal_authority(scheme: &str, authority: &str) -> Option<String> {
     };
     let (host, port) = authority.split_at(end);
     let port = if port.is_empty() { port } else { port.strip_prefix(':')? };
-    // Neither userinfo nor escapes: no client writes a host in two such ways.
+    // Userinfo and escapes are refused: clients do not write a host with them.
     let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']');
     if host.is_empty() || !host.bytes().all(is_host) || !port.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_believed_where_the_setting_says() {
+    fn a_part_of_the_uri_is_trusted_from_its_configured_source() {
         let headers: &[(&str, &[u8])] = &[
             ("x-forwarded-proto", b"https"),
             ("x-forwarded-host", b"Shop.test"),

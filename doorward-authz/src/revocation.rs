@@ -35,19 +35,19 @@ pub enum Kind {
     Key,
     /// All tokens of the issuer.
     Issuer,
-    /// All tokens that an actor is in (`act`), whoever their user is.
+    /// All tokens with an actor in `act`, of every user.
     Actor,
-    /// Refuses nothing: with `list: allow`, one token that is registered, by the id of [`Self::Token`].
+    /// Refuses nothing: with `list: allow`, one registered token, by the id of [`Self::Token`].
     ///
-    /// It stands in the same log because it needs the same of it: last as long as the token, reach every
-    /// instance, survive a loss, merge by the later expiry.
+    /// It is in the same log because it has the same needs: to last as long as the token, to reach every instance, to
+    /// survive a loss, to merge by the later expiry.
     Registration,
 }
 
 impl Kind {
     /// The kinds of targets that can be revoked.
     ///
-    /// Records and stream proofs hold them by their place: a new one stands last.
+    /// Records and stream proofs store their index: a new kind must be added last.
     pub const ALL: [Self; 7] =
         [Self::Token, Self::Session, Self::User, Self::Client, Self::Key, Self::Issuer, Self::Actor];
 
@@ -65,8 +65,8 @@ impl Kind {
         }
     }
 
-    /// Whether a revocation that names no instant refuses every token of the target, whenever issued. Nobody
-    /// signs in again to a token or a session; and whoever holds a key dates tokens as they like.
+    /// Whether a revocation without a watermark refuses every token of the target, whenever issued. A new sign-in
+    /// does not reuse a token or a session; and an attacker with a key chooses the dates of tokens.
     #[must_use]
     pub const fn is_forever(self) -> bool {
         match self {
@@ -75,13 +75,13 @@ impl Kind {
         }
     }
 
-    /// Reads the name of what can be revoked.
+    /// Parses the kind of a revocable target.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Reads the name of whatever may stand in the log.
+    /// Parses any kind that may occur in the log.
     #[must_use]
     pub fn from_stored(name: &str) -> Option<Self> {
         Self::parse(name).or((name == Self::Registration.as_str()).then_some(Self::Registration))
@@ -118,7 +118,7 @@ impl Origin {
     }
 }
 
-/// Whose tokens a revocation refuses.
+/// The target of a revocation.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Target {
     pub issuer: IssuerName,
@@ -132,27 +132,28 @@ impl Target {
         Self { issuer, kind, id }
     }
 
-    /// Everything an issuer issued; its id is the issuer's own name.
+    /// All tokens of an issuer; its id is the issuer's own name.
     #[must_use]
     pub fn issuer(issuer: IssuerName) -> Self {
         let id = TargetId::new(issuer.as_str());
         Self { issuer, kind: Kind::Issuer, id }
     }
 
-    /// A user by an address, as signals may name one: the digest of it in lower case, which no user id is.
+    /// A user by an address, from a signal: the digest of the address in lower case, which differs from every user
+    /// id.
     #[must_use]
     pub fn email(issuer: IssuerName, address: &str) -> Self {
         let id = TargetId::digest(format!("email\0{}", address.to_ascii_lowercase()).as_bytes());
         Self { issuer, kind: Kind::User, id }
     }
 
-    /// The same under another name of the issuer.
+    /// The same target under another name of the issuer.
     #[must_use]
     pub fn under(self, issuer: IssuerName) -> Self {
         if self.kind == Kind::Issuer { Self::issuer(issuer) } else { Self { issuer, ..self } }
     }
 
-    /// What registers a token, by the id that would revoke it.
+    /// The registration of a token, by the id that would revoke it.
     #[must_use]
     pub fn registration(issuer: IssuerName, token: TargetId) -> Self {
         Self { issuer, kind: Kind::Registration, id: token }
@@ -180,16 +181,16 @@ impl Watermark {
     /// A token without `iat` is covered by every watermark: it cannot show that it is newer.
     #[must_use]
     pub fn covers(self, issued_at: Option<Timestamp>) -> bool {
-        issued_at.is_none_or(|issued_at| issued_at <= self.0) // Same second loses: a login in the second of a logout must retry.
+        issued_at.is_none_or(|issued_at| issued_at <= self.0) // A token of the same second is refused: a login in the second of a logout must be retried.
     }
 }
 
-/// What the wall clocks show, for an instant that no caller names. Each of them may be wrong.
+/// The wall clocks, for a watermark that no caller names. Each of them may be wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {
     /// This machine's.
     pub local: Timestamp,
-    /// The store's; `None` if there is none, or if it was not read yet.
+    /// The store's; `None` without a store, or before it was read.
     pub store: Option<Timestamp>,
 }
 
@@ -200,19 +201,19 @@ impl Clocks {
         Self { local, store: None }
     }
 
-    /// What has expired by it has expired by both.
+    /// A token that has expired by it has expired by both.
     #[must_use]
     pub fn earliest(self) -> Timestamp {
         self.store.map_or(self.local, |store| store.min(self.local))
     }
 
-    /// What was issued up to now was issued by it, unless its issuer's clock leads.
+    /// A token that exists now was issued before it, unless its issuer's clock leads.
     #[must_use]
     pub fn latest(self) -> Timestamp {
         self.store.map_or(self.local, |store| store.max(self.local))
     }
 
-    /// How far they are apart.
+    /// The difference of the two.
     #[must_use]
     pub fn skew(self) -> Duration {
         self.latest().since(self.earliest())
@@ -225,13 +226,12 @@ impl Clocks {
     }
 }
 
-/// The longest leeway that can be configured, and the largest lead that is believed.
+/// The longest configurable leeway, and the largest accepted lead.
 pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
 
-/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
-/// of the wall clocks.
+/// The lead of an issuer's tokens: the largest observed `iat` minus now, by the earlier of the wall clocks.
 ///
-/// Shared by every clone of the issuer; it only grows.
+/// Shared by all clones of the issuer; it never decreases.
 #[derive(Clone, Debug, Default)]
 pub struct Lead(Arc<Seen>);
 
@@ -244,10 +244,10 @@ struct Seen {
 }
 
 impl Lead {
-    /// Tokens of the second that is not over yet may be dated by its end, by the clock of another machine.
+    /// Tokens of the current second may be dated up to its end, by the clock of another machine.
     pub const LEAST: Duration = Duration::from_secs(1);
 
-    /// A token was verified.
+    /// Records a verified token.
     pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
         let earliest = now.minus(Duration::from_millis(self.0.local_ahead.load(Ordering::Relaxed)));
         if let Some(ahead) = issued_at.map(|at| at.since(earliest)).filter(|ahead| !ahead.is_zero()) {
@@ -260,13 +260,13 @@ impl Lead {
         self.0.local_ahead.store(u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Another instance has seen such tokens.
+    /// Records a lead that another instance has seen.
     pub fn raise(&self, to: Duration) {
         let to = to.min(LONGEST_LEEWAY);
         self.0.lead.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The largest that was seen.
+    /// The largest observed lead.
     #[must_use]
     pub fn seen(&self) -> Duration {
         Duration::from_millis(self.0.lead.load(Ordering::Relaxed))
@@ -278,10 +278,10 @@ impl Lead {
 pub struct Revocation {
     pub target: Target,
     pub watermark: Watermark,
-    /// When the last token it can hit has expired, leeway included; it may be forgotten then.
+    /// The time at which the last token that it can refuse has expired, leeway included; it may be forgotten then.
     pub expires_at: Timestamp,
     pub origin: Origin,
-    /// Who asked for it and why, where somebody said so.
+    /// Its author and reason, if given.
     pub note: Option<Box<Note>>,
 }
 

@@ -1,4 +1,4 @@
-//! Rules: which policy a request meets. The first that matches wins; none means protected.
+//! Rules: the policy of a request. The first match wins; a request without a match is protected.
 
 use core::net::IpAddr;
 use std::collections::BTreeMap;
@@ -22,16 +22,16 @@ pub struct RequestView<'a> {
     pub target: &'a str,
     /// `:authority` or `Host`, with its port.
     pub host: &'a str,
-    /// `http` or `https`, as far as the proxy tells; empty if it does not.
+    /// `http` or `https`, from the proxy; empty if it does not send one.
     pub scheme: &'a str,
-    /// Names in any case; a repeated field stands repeatedly.
+    /// Names in any case; repeated fields are separate.
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
-    /// The client's address, as the proxy says; decides nothing.
+    /// The client's address from the proxy; not used for decisions.
     pub source: Option<IpAddr>,
-    /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty if there is
-    /// none.
+    /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
+    /// one.
     pub certificate: &'a str,
 }
 
@@ -45,25 +45,25 @@ impl<'a> RequestView<'a> {
     }
 }
 
-/// A policy, and the requests it applies to.
+/// A policy, and the requests to which it applies.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Stands in metrics, logs and metadata.
+    /// Appears in metrics, logs and metadata.
     pub name: Arc<str>,
-    /// `None`: only when a route names it.
+    /// `None`: it applies only if a route names it.
     pub matches: Option<Match>,
     pub access: Access,
-    /// With `access: optional`: a token that is refused counts as none.
+    /// With `access: optional`: a refused token counts as absent.
     pub ignores_bad_token: bool,
     pub require: Requirements,
-    /// Whether the sender of a bound token must prove that it may use it; false for a rule by which a token is asked
-    /// about and not used.
+    /// Whether the sender of a bound token must prove its possession; false for a rule by which a token is inspected
+    /// and not used.
     pub needs_proof: bool,
     pub api_key: Option<ApiKeyUse>,
     pub on_stale: Option<OnStale>,
     pub max_staleness: Option<Duration>,
     pub streams: Streams,
-    /// False: a shadow; always allowed, the would-be refusal is counted and logged.
+    /// False: a shadow rule; always allowed, its refusals are only counted and logged.
     pub enforce: bool,
 }
 
@@ -89,7 +89,7 @@ impl Default for Rule {
 }
 
 impl Rule {
-    /// Whether it lets pass what the default would refuse: such a rule sees only normal paths.
+    /// Whether it allows requests that the default would refuse: such a rule matches only normal paths.
     #[must_use]
     pub fn loosens(&self) -> bool {
         self.access != Access::Protected || !self.enforce
@@ -102,7 +102,7 @@ impl Rule {
         self.streams == Streams::End && self.enforce && looks_at_revocations
     }
 
-    /// This rule without what it asks for beyond a good token, and without need of one.
+    /// This rule without requirements beyond a valid token, and without requiring one.
     pub(super) fn without_conditions(&self) -> Self {
         let access = match self.access {
             Access::Public => Access::Public,
@@ -117,13 +117,13 @@ impl Rule {
 /// The access that the rule grants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Access {
-    /// Anyone; the token is not looked at.
+    /// Every request; the token is not checked.
     Public,
-    /// Anyone; a token that is there must be good.
+    /// Every request; a token, if present, must be valid.
     Optional,
-    /// Only a token that is good and not revoked.
+    /// Only a valid token that is not revoked.
     Protected,
-    /// As protected, but an expired or revoked token passes: its holder is about to get a new one.
+    /// As protected, but an expired or revoked token is accepted: its holder is about to get a new one.
     Refresh,
     /// The token is revoked; expired and revoked ones succeed.
     SignOut(SignOut),
@@ -164,12 +164,12 @@ pub enum Streams {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ApiKeyUse {
     Required,
-    /// A key that is there must be good.
+    /// A key, if present, must be valid.
     Optional,
     Ignored,
 }
 
-/// The requests a rule is for; empty lists match all.
+/// The requests of a rule; empty lists match all.
 #[derive(Clone, Debug)]
 pub struct Match {
     pub path: PathMatch,
@@ -178,14 +178,14 @@ pub struct Match {
 }
 
 impl Match {
-    /// Whether host and method are those of the request, as they are written.
+    /// Whether host and method match those of the request exactly.
     pub(super) fn host_and_method(&self, request: &RequestView<'_>) -> bool {
         let host = || host_of(request.host);
         self.method(request.method) && (self.hosts.is_empty() || self.host(&host()))
     }
 
-    /// As [`Self::host_and_method`], read as the loosest server may: methods in any case, the host behind
-    /// userinfo and before any number of dots.
+    /// [`Self::host_and_method`] in the reading of the loosest server: methods in any case, the host behind userinfo
+    /// and before any number of dots.
     pub(super) fn host_and_method_loosely(&self, request: &RequestView<'_>) -> bool {
         let host = || {
             let host = request.host.rsplit('@').next().unwrap_or_default();
@@ -202,7 +202,7 @@ impl Match {
         self.hosts.iter().any(|pattern| pattern.matches(host))
     }
 
-    /// `GET` is for `HEAD`, too: servers answer that from the same resource (RFC 9110 section 9.3.2).
+    /// `GET` includes `HEAD`: servers answer it from the same resource (RFC 9110 section 9.3.2).
     fn method(&self, method: &str) -> bool {
         let same = |allowed: &String| allowed == method || (method == "HEAD" && allowed == "GET");
         self.methods.is_empty() || self.methods.iter().any(same)
@@ -213,7 +213,7 @@ impl Match {
 pub enum PathMatch {
     Any,
     Exact(String),
-    /// Whole segments: `/a` is for `/a` and `/a/b`, not for `/ab`. Held without a trailing slash.
+    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. Stored without a trailing slash.
     Prefix(String),
     /// Anchored at both ends.
     Regex(Regex),
@@ -232,7 +232,7 @@ impl PathMatch {
         }
     }
 
-    /// The same for the readings of a path, which have no letter case, escapes and trailing slashes.
+    /// The same for the readings of a path, which are case-folded, without escapes and trailing slashes.
     #[must_use]
     pub fn folded(&self) -> Self {
         match self {
@@ -243,7 +243,7 @@ impl PathMatch {
                 prefix => Self::Prefix(prefix.to_owned()),
             },
             Self::Regex(regex) => {
-                // It compiled already; without case it may need more room, and the bound is not about that.
+                // It compiled already; case-insensitive it may need more memory, which the bound does not concern.
                 let folded = RegexBuilder::new(regex.as_str()).case_insensitive(true).size_limit(usize::MAX).build();
                 Self::Regex(folded.unwrap_or_else(|_| regex.clone()))
             }
@@ -251,14 +251,14 @@ impl PathMatch {
     }
 }
 
-/// A host name, or `*.` and the name whose subdomains are meant. Lower case, no port.
+/// A host name, or `*.` and a name for its subdomains. Lower case, no port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum HostPattern {
     Exact(String),
     Subdomains(String),
 }
 
-/// As it is configured.
+/// The configured text.
 impl std::fmt::Display for HostPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -298,7 +298,7 @@ impl HostPattern {
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => host == name,
-            // A whole label more, so `notexample.com` is no subdomain of `example.com`.
+            // At least one whole label more, so `notexample.com` is not a subdomain of `example.com`.
             Self::Subdomains(name) => {
                 host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
             }
@@ -325,13 +325,13 @@ pub fn host_of(authority: &str) -> String {
 pub struct Requirements {
     /// All of them.
     pub scopes: Vec<String>,
-    /// By claim, one of the values; of a claim that is a list, any item may fit.
+    /// By claim, one of the values; any item of a list may match.
     pub claims: BTreeMap<String, Vec<Value>>,
     /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
     /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
     pub actors: Vec<String>,
-    /// Whether somebody must act for the user, or nobody may.
+    /// Whether an actor is required, or not allowed.
     pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Duration>,
@@ -366,7 +366,7 @@ impl Requirements {
         // RFC 9470: both are about how the user signed in, which a fresh `iat` does not show.
         let recent = |max_age: Duration| {
             let signed_in = token.claims().get("auth_time").as_ref().and_then(Timestamp::from_numeric_date);
-            // A sign-in that is still to come would stay recent for as long as it likes.
+            // A sign-in that is dated in the future would stay recent for any time.
             signed_in.is_some_and(|at| at <= now.plus(leeway) && now <= at.plus(max_age).plus(leeway))
         };
         let strong = |acr: &Value| self.acr.iter().any(|allowed| acr == allowed.as_str());

@@ -1,8 +1,8 @@
-//! All rules in their order, and which of them a request must meet.
+//! All rules in their order, and the selection of those that a request must meet.
 //!
-//! The first rule that matches the path as it is written wins. Where servers may read the path in other
-//! ways, the protecting rules of those readings must be met as well: on an upstream without letter case
-//! `/Admin` is `/admin`, and a public `/app` before it must not open `/app/ADMIN`.
+//! The first rule that matches the original path wins. If servers may read the path in other ways, the
+//! protecting rules of those readings must be met as well: on a case-insensitive upstream `/Admin` is
+//! `/admin`, and a public `/app` before it must not open `/app/ADMIN`.
 
 mod index;
 
@@ -17,15 +17,15 @@ use index::Index;
 #[derive(Clone, Debug)]
 pub struct Rules {
     all: Vec<Rule>,
-    /// For the path as it is written.
+    /// For the original path.
     literal: Index,
-    /// For all readings of a path; of the rules that protect.
+    /// For all readings of a path; protecting rules only.
     folded: Index,
-    /// What a protecting rule's path is in readings.
+    /// The paths of protecting rules in the form of readings.
     folded_paths: Vec<Option<PathMatch>>,
 }
 
-/// What a request must meet: mostly one rule.
+/// The rules that a request must meet: mostly one.
 #[derive(Clone, Debug)]
 pub struct Selected<'a> {
     pub first: &'a Rule,
@@ -57,8 +57,8 @@ impl Rules {
         self.all.iter().find(|rule| *rule.name == *name)
     }
 
-    /// The rule that the route names, else the first that matches, else `default`; with the protecting
-    /// rules of all other readings of the path. A rule that loosens is only ever alone.
+    /// The rule that the route names, else the first match, else `default`; with the protecting rules
+    /// of all other readings of the path. A loosening rule is always alone.
     pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
         let path = Path::new(request.target);
         if path.is_too_odd() {
@@ -70,7 +70,7 @@ impl Rules {
         };
         let mut selected = Vec::new();
         if path.normal().is_none() {
-            // Whatever a server makes of it is a reading, with a rule or the default.
+            // Every server's interpretation is a reading, with a rule or the default.
             for reading in path.readings() {
                 let rule = self.folded(reading, request, self.all.len(), |_| true);
                 add(&mut selected, rule.map_or(default, |at| &self.all[at]));
@@ -82,7 +82,7 @@ impl Rules {
         } else {
             let literal = self.literal(path.text(), request, |_| true);
             let rule = literal.map_or(default, |at| &self.all[at]);
-            // The rules behind the first are left to it, unless it loosens what they protect.
+            // The first rule takes precedence over later ones, unless it loosens what they protect.
             let end = literal.filter(|_| !rule.loosens()).unwrap_or(self.all.len());
             for reading in path.readings() {
                 let hidden = |at: usize| !self.is_literal(at, path.text(), request);
@@ -98,7 +98,7 @@ impl Rules {
         Ok(Selected { first, others: selected })
     }
 
-    /// The first rule for the path as it is written.
+    /// The first rule for the original path.
     fn literal(&self, path: &str, request: &RequestView<'_>, wanted: impl Fn(usize) -> bool) -> Option<usize> {
         self.literal.first(path, self.all.len(), |at| self.is_literal(at, path, request) && wanted(at))
     }
@@ -238,7 +238,7 @@ mod tests {
         ] {
             check(&open_behind, target, expected);
         }
-        // What a path is in small letters may be protected by a rule further down.
+        // The lower-case form of a path may be protected by a later rule.
         let capitals =
             [rule("open", Access::Public, prefix("/Public")), rule("closed", Access::Protected, prefix("/public"))];
         check(&capitals, "/Public/x", "closed");
@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    /// The same rules, every one of them looked at.
+    /// The same rules, each of them compared.
     fn linear(rules: &Rules) -> Rules {
         let all = |known: &Index| {
             let patterns = known.patterns.iter().flat_map(|patterns| &patterns.rules);

@@ -1,5 +1,5 @@
-//! Security event tokens (RFC 8417) of Shared Signals transmitters (SSF, CAEP and RISC 1.0): who may send
-//! them, what they must look like, and which revocations they ask for.
+//! Security event tokens (RFC 8417) of Shared Signals transmitters (SSF, CAEP and RISC 1.0): their senders, their
+//! form, and the revocations that they cause.
 //!
 //! ```text
 //! UnverifiedToken → Transmitter::verify → EventToken → events → revocations of the target issuer
@@ -26,14 +26,14 @@ use super::replay::MessageId;
 use super::revocation::{Clocks, Revocation};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 
-/// Someone whose security event tokens are applied.
+/// A sender whose security event tokens are applied.
 #[derive(Clone)]
 pub struct Transmitter {
-    /// Its place in the configuration: stands in metrics and logs.
+    /// Its place in the configuration, for metrics and logs.
     pub name: IssuerName,
     /// Compared with `iss`, byte by byte.
     pub issuer: String,
-    /// Which `aud` its tokens must name.
+    /// The `aud` that its tokens must name.
     pub audience: String,
     /// The issuer whose tokens its events revoke.
     pub target: IssuerName,
@@ -44,15 +44,15 @@ pub struct Transmitter {
     pub keys: Option<Jwks>,
     /// The `Authorization` header that its pushed events must carry.
     pub push_token: Option<[u8; 32]>,
-    /// Tells the verification events that were asked for from others.
+    /// Recognises the verification events that were requested.
     pub stream_key: Option<StreamKey>,
 }
 
-/// A security event token that its transmitter signed for us.
+/// A security event token that its transmitter signed for this service.
 #[derive(Debug)]
 pub struct EventToken {
     pub id: MessageId,
-    /// As it names itself; for acknowledgements.
+    /// Its own `jti`, for acknowledgements.
     pub jti: String,
     claims: ClaimSet,
     issued_at: Timestamp,
@@ -62,41 +62,42 @@ pub struct EventToken {
 #[derive(Debug)]
 pub enum EventOutcome {
     Revocations(Vec<Revocation>),
-    /// The stream works.
+    /// The stream is verified.
     Verified,
     StreamUpdated {
         enabled: bool,
     },
-    /// Nothing of it concerns tokens, or it is not known.
+    /// It does not concern tokens, or is not known.
     Ignored,
-    /// It names nobody that could be found.
+    /// It names no subject that can be mapped to tokens.
     Unmapped,
     /// Too old to concern any token that is still alive.
     Stale,
 }
 
-/// Why a whole token is not taken.
+/// Why a whole token is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Unheard {
+pub enum EventRefusal {
     Denied(Refusal),
-    /// A verification event that nobody asked for (SSF 1.0 section 8.1.4.1).
+    /// A verification event that was not requested (SSF 1.0 section 8.1.4.1).
     InvalidState,
 }
 
-impl From<Refusal> for Unheard {
+impl From<Refusal> for EventRefusal {
     fn from(refusal: Refusal) -> Self {
         Self::Denied(refusal)
     }
 }
 
 impl Transmitter {
-    /// The end of the audience of who may revoke by a request of its own: the URL of that endpoint.
+    /// The end of the audience of transmitters that may send revocation requests: the URL of that endpoint.
     const REVOCATION_PATH: &str = "/global-token-revocation";
 
-    /// Checks a security event token: signed by its transmitter, of that very type, for us, made in the past.
+    /// Checks a security event token: signed by its transmitter, of the right type, for this service, created in the
+    /// past.
     ///
-    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is there
-    /// counts. `retention`: how long a revocation by it would matter, and with it its being known.
+    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is present
+    /// counts. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
     pub fn verify(
         &self,
         token: UnverifiedToken<'_>,
@@ -128,9 +129,9 @@ impl Transmitter {
         Ok(EventToken { id, jti, claims, issued_at })
     }
 
-    /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation section
-    /// 3.5): a short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends as that
-    /// URL does may send one, so that no other token for the same audience serves.
+    /// Checks the credential of a revocation request (draft-parecki-oauth-global-token-revocation section 3.5): a
+    /// short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends with that URL's path
+    /// may send one, so that no other token for the same audience is accepted.
     pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
         token.check_signature(self.keys.as_ref(), &self.algorithms)?;
         if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
@@ -161,48 +162,48 @@ impl Transmitter {
         Ok(MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway)))
     }
 
-    /// Five minutes are recommended; its theft gives that long a time to sign others out.
+    /// Five minutes are recommended; a stolen one can sign users out for that time.
     const LONGEST_CREDENTIAL: Duration = Duration::from_secs(3600);
 
     fn check_audience(&self, claims: &ClaimSet) -> Result<(), Refusal> {
         Audiences::OneOf(vec![self.audience.clone()]).check("aud", claims.get("aud"))
     }
 
-    /// Whether the tokens of others name this one as their receiver; for choosing the transmitter.
+    /// Whether a token's audiences name this receiver; for choosing the transmitter.
     #[must_use]
     pub fn is_named_by(&self, token: &UnverifiedToken<'_>) -> bool {
         token.unverified_audiences().contains(&self.audience)
     }
 
     /// The outcome of each event of a token; `target` is the issuer [`Self::target`].
-    pub fn hear(
+    pub fn outcomes(
         &self,
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<Vec<EventOutcome>, Unheard> {
+    ) -> Result<Vec<EventOutcome>, EventRefusal> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
             .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
-            .map(|(uri, event)| self.hear_one(uri, event, token, target, clocks))
+            .map(|(uri, event)| self.outcome(uri, event, token, target, clocks))
             .collect()
     }
 
-    fn hear_one(
+    fn outcome(
         &self,
         uri: &str,
         event: &Map<String, Value>,
         token: &EventToken,
         target: &TrustedIssuer,
         clocks: Clocks,
-    ) -> Result<EventOutcome, Unheard> {
+    ) -> Result<EventOutcome, EventRefusal> {
         let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
         match effect {
             Effect::Verification => {
                 let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
                 let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
-                return if expected { Ok(EventOutcome::Verified) } else { Err(Unheard::InvalidState) };
+                return if expected { Ok(EventOutcome::Verified) } else { Err(EventRefusal::InvalidState) };
             }
             Effect::StreamUpdated => {
                 let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");
@@ -211,17 +212,17 @@ impl Transmitter {
             Effect::Session | Effect::User => {}
         }
         let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at);
-        // What a sender says of the future is now. The issuer itself dates its events by the clock by which it dates
-        // its tokens, which may lie ahead of those here; an event lies before its token.
+        // A future time of another sender counts as now. The issuer itself dates its events by the same clock as its
+        // tokens, which may be ahead of this one; an event precedes its token.
         let instant = match target.issuer.name(&self.issuer) {
             Some(_) => instant.min(token.issued_at.max(clocks.latest())),
             None => instant.min(clocks.latest()).plus(target.least_lead()),
         };
-        // It is acknowledged, so that one wall clock alone must not say it.
+        // The event is acknowledged, so one wall clock alone must not decide this.
         if instant.plus(target.retention()) <= clocks.earliest() {
             return Ok(EventOutcome::Stale);
         }
-        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.
+        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each event.
         let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
         match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
             Some(Ok(revocations)) => Ok(EventOutcome::Revocations(revocations)),

@@ -1,5 +1,5 @@
-//! Signs as compact JWS (RFC 7515): identity payloads, so that services can tell Doorward's word from
-//! whatever else is on their network, and development tokens.
+//! Signs as compact JWS (RFC 7515): identity payloads, so that services can distinguish Doorward's
+//! statements from others on their network, and development tokens.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,14 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::claims::Timestamp;
 
-/// The `typ` of a signed payload (RFC 8725 section 3.11): nothing that checks it takes one for an access
-/// token, or the other way round.
+/// The `typ` of a signed payload (RFC 8725 section 3.11): no verifier confuses it with an access token.
 pub const PAYLOAD_TYPE: &str = "identity+jwt";
 
 /// The least modulus of an RSA key, in bytes (RFC 7518 section 3.3).
 const RSA_2048: usize = 256;
 
-/// A private key, and the one algorithm it signs with.
+/// A private key and its only algorithm.
 pub struct SigningKey {
     key: EncodingKey,
     algorithm: Algorithm,
@@ -29,7 +28,7 @@ pub struct SigningKey {
     public: Value,
 }
 
-/// The file holds no key that signs here.
+/// The file has no supported private key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnfitKey;
 
@@ -91,19 +90,19 @@ impl SigningKey {
     }
 }
 
-/// The key that signs identity payloads, and how long its signatures hold.
+/// The key that signs identity payloads, and the lifetime of its signatures.
 pub struct PayloadSigner {
     key: SigningKey,
     ttl: Duration,
 }
 
 impl PayloadSigner {
-    /// Reads a PEM file, as [`SigningKey::from_pem`].
+    /// Reads a PEM file like [`SigningKey::from_pem`].
     pub fn from_pem(pem: &str, ttl: Duration) -> Result<Self, UnfitKey> {
         Ok(Self { key: SigningKey::from_pem(pem)?, ttl })
     }
 
-    /// Signs an identity. It holds for the time configured, and no longer than the token it is of.
+    /// Signs an identity. It is valid for the configured time, and no longer than its token.
     #[must_use]
     pub fn sign(&self, mut identity: Map<String, Value>, now: Timestamp, token_expires: Timestamp) -> Option<String> {
         identity.insert("iat".to_owned(), json!(now.as_secs()));
@@ -123,7 +122,7 @@ impl PayloadSigner {
     }
 }
 
-/// The same key and time, whatever the file looks like.
+/// Compares key and lifetime, independent of the file's format.
 impl PartialEq for PayloadSigner {
     fn eq(&self, other: &Self) -> bool {
         self.public() == other.public() && self.ttl == other.ttl

@@ -1,10 +1,10 @@
-//! What a decision says of its stream, sealed: Check writes it into the dynamic metadata, and the stream's own
-//! service believes nothing else of it.
+//! The sealed facts of a decision about its stream: Check writes them into the dynamic metadata, and the
+//! stream's own service trusts nothing else.
 //!
-//! Envoy's metadata of `ext_authz` can be written by filters only, so no client reaches it. The seal is for the
-//! other filters (`header_to_metadata`, Lua, a second `ext_authz`): by them a request could name another's
-//! token, and its stream would live as long as that one. A seal is an HMAC with a secret that the instances on
-//! one store share (see the ledger's `proof_secret`).
+//! Only filters can write Envoy's metadata of `ext_authz`, so no client can. The seal is for the other filters
+//! (`header_to_metadata`, Lua, a second `ext_authz`): through them a request could name another user's token,
+//! and its stream would live as long as that token. A seal is an HMAC with a secret that the instances on one
+//! store share (see the ledger's `proof_secret`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::jwks::KeyDigest;
 use crate::revocation::{Kind, Target, TargetId};
 use crate::token::VerifiedToken;
 
-/// The secret that instances seal with.
+/// The secret of the instances' seals.
 pub type Secret = [u8; 32];
 
-/// The facts that a stream's end depends on.
+/// The facts on which a stream's end depends.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StreamFacts {
     pub issuer: IssuerName,
-    /// The key that verified its token; `None`: the issuer vouched for it.
+    /// The key that verified its token; `None`: verified by introspection.
     pub key: Option<KeyDigest>,
     pub issued_at: Option<Timestamp>,
     pub expires_at: Timestamp,
-    /// Everything whose revocation refuses its token, under former names of the issuer as well.
+    /// All targets whose revocation refuses its token, under former names of the issuer as well.
     pub targets: Box<[Target]>,
 }
 
@@ -49,15 +49,15 @@ impl StreamFacts {
 /// The subject of the stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Subject {
-    /// The request proved no identity: nobody's sign-out ends it.
+    /// The request had no identity: no sign-out ends the stream.
     Anonymous,
     Token(StreamFacts),
 }
 
-/// Seals, and reads what was sealed.
+/// Seals facts, and verifies sealed ones.
 #[derive(Debug)]
 pub struct Proofs {
-    /// The first seals; the others were the first before.
+    /// The first one seals; the others were used earlier.
     keys: Vec<hmac::Key>,
     anonymous: Box<str>,
     rules: HashMap<Arc<str>, Box<str>>,
@@ -70,7 +70,7 @@ const ANONYMOUS: u8 = 0;
 const TOKEN: u8 = 1;
 
 impl Proofs {
-    /// `secrets`: the one to seal with first; there is one at least.
+    /// `secrets`: the first one seals; at least one.
     #[must_use]
     pub fn new(secrets: &[Secret], rules: impl IntoIterator<Item = Arc<str>>) -> Self {
         let keys: Vec<_> = secrets.iter().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret)).collect();
@@ -86,13 +86,13 @@ impl Proofs {
         proofs
     }
 
-    /// The subject of a stream that proved an identity.
+    /// The subject of a stream with an identity.
     #[must_use]
     pub fn subject(&self, token: &VerifiedToken) -> String {
         self.sealed(StreamFacts::of(token).write())
     }
 
-    /// The subject of one that did not.
+    /// The subject of a stream without an identity.
     #[must_use]
     pub fn anonymous(&self) -> &str {
         &self.anonymous
@@ -104,7 +104,7 @@ impl Proofs {
         self.rules.get(name).map(|proof| &**proof)
     }
 
-    /// The sealed facts; `None` if the seal is missing or not made with one of these secrets.
+    /// The sealed facts; `None` if the seal is missing or does not match one of these secrets.
     #[must_use]
     pub fn read(&self, subject: &str, rule: &str, rule_proof: &str) -> Option<Subject> {
         let tag = URL_SAFE_NO_PAD.decode(rule_proof).ok()?;
@@ -146,7 +146,7 @@ fn verifies(key: &hmac::Key, domain: &[u8], text: &[u8], given: &[u8]) -> bool {
     given.len() == TAG && bool::from(tag(key, domain, text)[..TAG].ct_eq(given))
 }
 
-/// Not a time that a token can carry.
+/// Not a possible time of a token.
 const NEVER: i64 = i64::MIN;
 
 impl StreamFacts {
@@ -157,7 +157,7 @@ impl StreamFacts {
         written.extend(self.issued_at.map_or(NEVER, Timestamp::as_millis).to_be_bytes());
         written.extend(self.expires_at.as_millis().to_be_bytes());
         for target in &self.targets {
-            // Mostly it is the issuer's present name, which stands there already.
+            // Mostly it is the issuer's present name, which is encoded already.
             let name = if target.issuer == self.issuer { "" } else { target.issuer.as_str() };
             piece(&mut written, name.as_bytes());
             written.push(target.kind as u8);
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_read_as_they_are_written_and_only_whole() {
+    fn facts_are_read_back_and_only_complete() {
         let issuer = IssuerName::parse("main").unwrap();
         let ids = ["jti", "0f8fad5b-d9cb-469f-a165-70867728950e", "a:b", &"x".repeat(128)];
         let targets =

@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_covers_what_the_issuer_dates_ahead() {
+    fn a_watermark_covers_tokens_dated_ahead() {
         let issuer = issuer(30_000, 3_600_000);
         let (local, seconds) = (Timestamp::from_secs(1_000), Duration::from_secs);
         let clocks = |store| Clocks { local, store: Some(Timestamp::from_secs(store)) };

@@ -1,14 +1,13 @@
-//! Tokens that were verified before, so that their signatures are not checked again on every request.
+//! A cache of verified tokens, so that their signatures are not checked again on every request.
 //!
-//! Only what can never change about a token is remembered: that its issuer signed it, in form, for us. Its
-//! times, its revocation and the rule are looked at every time.
+//! Only facts that cannot change are cached: that the token is well-formed, signed by its issuer, and for
+//! a configured audience. Its times, its revocation and the rule are checked every time.
 //!
-//! - A token is found by its whole text, so no two tokens can be taken for each other, whatever an
-//!   attacker computes.
-//! - It belongs to the very issuer that verified it, keys and policy: once that is replaced, because a
-//!   key was withdrawn or added, its tokens are no longer found. What follows another configuration
-//!   starts with a cache of its own.
-//! - Only tokens that passed are kept: without a signing key, nobody can put anything in.
+//! - A token is found by its whole text, so an attacker cannot make one token match another's entry.
+//! - An entry belongs to the issuer that verified it, with its keys and policy: once that is replaced,
+//!   because a key was withdrawn or added, its tokens are not found any more. A new configuration starts
+//!   with an empty cache.
+//! - Only accepted tokens are kept: without a signing key, an attacker cannot add entries.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -20,23 +19,23 @@ use super::token::{BearerToken, TrustedIssuer, VerifiedToken, allocated};
 
 /// The verified tokens of one configuration.
 pub struct TokenCache {
-    /// `None`: nothing is remembered.
+    /// `None`: no cache.
     tokens: Option<Cache<Box<str>, Remembered, Weight>>,
 }
 
-/// How much is remembered.
+/// The capacity of the cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TokenCacheLimits {
     pub tokens: usize,
-    /// All that is kept of them.
+    /// An entry of the cache.
     pub bytes: usize,
 }
 
 #[derive(Clone)]
 struct Remembered {
     token: VerifiedToken,
-    /// Only compared. Weak, so that what was replaced is not kept; its place in memory is, and thus is no
-    /// other issuer's.
+    /// Only compared. Weak, so that a replaced issuer is freed; its address stays reserved, so that no
+    /// other issuer gets it.
     issuer: Weak<TrustedIssuer>,
 }
 
@@ -57,7 +56,7 @@ impl TokenCache {
         Self { tokens: least.filter(|least| *least > 0).and_then(cache) }
     }
 
-    /// A token that one of these issuers verified; its times are for the caller to check.
+    /// A token that one of these issuers verified; the caller checks its times.
     #[must_use]
     pub fn find<'a>(
         &self,
@@ -77,7 +76,7 @@ impl TokenCache {
         }
     }
 
-    /// How many tokens are remembered, those of replaced issuers included.
+    /// The number of cached tokens, including those of replaced issuers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tokens.as_ref().map_or(0, Cache::len)
@@ -89,7 +88,7 @@ impl TokenCache {
     }
 }
 
-/// Enough that requests seldom wait for each other; each has its part of the room.
+/// Enough shards that requests seldom wait for each other; each has its share of the capacity.
 const SHARDS: usize = 16;
 
 impl fmt::Debug for TokenCache {
@@ -98,14 +97,14 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Bounds bytes and tokens at once: each counts as many bytes as it has, and at least its share of all.
+/// Bounds bytes and tokens at once: a token weighs its bytes, and at least its share of the capacity.
 #[derive(Clone)]
 struct Weight {
     least: u64,
 }
 
-/// Beside the text and the token: the slot and its share of those that are free or remember what went, the
-/// table, the reference counts.
+/// The memory beside the text and the token: the slot with its share of free and ghost slots, the table,
+/// the reference counts.
 const OVERHEAD: usize = 192;
 
 impl Weighter<Box<str>, Remembered> for Weight {

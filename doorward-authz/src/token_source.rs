@@ -1,4 +1,4 @@
-//! Where a request's token stands, and that there is one.
+//! Finds the token of a request, and ensures that there is only one.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::readings::decode_once;
 use super::rule::RequestView;
 use super::token::BearerToken;
 
-/// Where tokens stand in requests.
+/// The places of tokens in requests.
 #[derive(Clone, Debug)]
 pub struct TokenSettings {
     pub from: Vec<TokenSource>,
@@ -26,28 +26,28 @@ pub enum TokenSource {
     /// A cookie that may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
     ChunkedCookie(String),
     Query(String),
-    /// The item behind this one in `Sec-WebSocket-Protocol`: browsers can set no other header of a WebSocket.
+    /// The item after this one in `Sec-WebSocket-Protocol`: browsers cannot set other headers of a WebSocket.
     WebSocketProtocol(String),
 }
 
 /// The field in which a WebSocket's client offers subprotocols (RFC 6455 section 11.3.4).
 pub(super) const WEBSOCKET_PROTOCOL: &str = "sec-websocket-protocol";
 
-/// A token as it was found in a request.
+/// A token found in a request.
 #[derive(Clone, Debug)]
 pub struct FoundToken<'a> {
     text: Cow<'a, str>,
     scheme: Scheme,
 }
 
-/// How a request says that its token may be used.
+/// The declared use of a request's token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Scheme {
-    /// By whoever has it (RFC 6750).
+    /// As a bearer token (RFC 6750).
     Bearer,
-    /// By who sends a proof (RFC 9449 section 7.1).
+    /// With a proof (RFC 9449 section 7.1).
     Dpop,
-    /// It does not say.
+    /// Not declared.
     Unsaid,
 }
 
@@ -69,14 +69,14 @@ pub struct Found<'a> {
     /// `None` when all are empty or absent.
     pub first: Option<FoundToken<'a>>,
     pub others: Vec<FoundToken<'a>>,
-    /// Why something that stands where a token may is not one.
+    /// Why the value at a token's place is not a token.
     pub denial: Option<Denial>,
-    /// Whether all of it stands in cookies, which a browser sends along though nobody meant it to.
+    /// Whether the tokens are only in cookies, which a browser also sends on requests of other sites.
     pub only_cookies: bool,
 }
 
 impl<'a> Found<'a> {
-    /// More different tokens than leftovers explain; each may cost the check of a signature.
+    /// The most different tokens, more than leftovers explain; each may cost a signature check.
     const MAX: usize = 8;
 
     pub fn tokens(&self) -> impl Iterator<Item = &FoundToken<'a>> {
@@ -96,7 +96,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Takes a value that may be emptied, which is none.
+    /// Reads a value; an emptied one counts as absent.
     fn take_value(&mut self, value: &'a [u8], max_bytes: usize) {
         if is_emptied(value) {
             return;
@@ -112,7 +112,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// The schemes that are looked for where this one is configured, each with what it says of the token.
+/// The schemes that are accepted if this one is configured, each with the declared use of the token.
 fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
     let is_bearer = configured.eq_ignore_ascii_case(BEARER);
     let said = if is_bearer {
@@ -126,8 +126,8 @@ fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
 }
 
 impl TokenSettings {
-    /// Every token of a request, those in cookies last. A value that is emptied is none: that is how cookies are taken
-    /// away.
+    /// Every token of a request, those in cookies last. An emptied value counts as absent, because that is how cookies
+    /// are removed.
     #[must_use]
     pub fn find<'a>(&self, request: &RequestView<'a>) -> Found<'a> {
         let (mut found, mut cookies) = (Found::default(), Found::default());
@@ -137,7 +137,7 @@ impl TokenSettings {
                     self.find_credentials(request, name, scheme, &mut found);
                 }
                 TokenSource::Header { name, scheme: None } => {
-                    // Envoy joins repeated fields with commas, which no token has.
+                    // Envoy joins repeated fields with commas, which a token does not contain.
                     let fields = request.header(name).flat_map(|field| field.split(|b| *b == b','));
                     let mut fields = fields.map(<[u8]>::trim_ascii).filter(|field| !is_emptied(field));
                     let Some(field) = fields.next() else { continue };
@@ -177,7 +177,7 @@ impl TokenSettings {
         found
     }
 
-    /// The token behind a scheme; where `Bearer` is looked for, so is `DPoP`.
+    /// The token after a scheme; where `Bearer` is accepted, `DPoP` is as well.
     fn credentials<'a>(&self, field: &'a [u8], scheme: &str) -> Result<Option<(BearerToken<'a>, Scheme)>, Denial> {
         for (scheme, said) in schemes(scheme) {
             if let Some(token) = BearerToken::from_credentials(field, scheme, self.max_bytes)? {
@@ -187,8 +187,8 @@ impl TokenSettings {
         Ok(None)
     }
 
-    /// Finds the token of an `Authorization` field. More of it than one field with one token is refused where a token
-    /// must be good; each is found all the same, for who signs out or in.
+    /// Finds the token of an `Authorization` field. More than one field with one token is refused if a token must be
+    /// valid; each is found all the same, for rules that sign out or in.
     fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
         let fields = || request.header(name);
         if fields().nth(1).is_some() && !fields().all(is_emptied) {
@@ -222,7 +222,7 @@ impl TokenSettings {
         }
     }
 
-    /// Puts chunks together, from 0 to the first that is missing or empty.
+    /// Joins chunks, from 0 to the first missing or empty one.
     fn find_chunks<'a>(&self, request: &RequestView<'a>, prefix: &str, found: &mut Found<'a>) {
         let mut whole = Vec::new();
         for number in 0..MAX_CHUNKS {
@@ -251,17 +251,17 @@ impl TokenSettings {
     }
 }
 
-/// The scheme of tokens that anyone may use who has them (RFC 6750 section 2.1).
+/// The scheme of bearer tokens (RFC 6750 section 2.1).
 const BEARER: &str = "Bearer";
 
-/// More than a browser takes for one site, at 4 KiB each.
+/// The most chunks, more than a browser stores for one site, at 4 KiB each.
 const MAX_CHUNKS: usize = 50;
 
 fn cookies<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
     request.header("cookie").flat_map(|field| field.split(|b| *b == b';')).map(<[u8]>::trim_ascii)
 }
 
-/// Whether nothing is left of a value but quotes and white space, escaped or not: how places are emptied.
+/// Whether a value was emptied: it has only quotes and white space, escaped or not.
 pub(super) fn is_emptied(value: &[u8]) -> bool {
     let mut rest = value;
     while let [first, ..] = rest {
@@ -282,7 +282,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The pairs of the query, as they are written.
+/// The pairs of the query, not decoded.
 fn query_pairs<'a>(request: &RequestView<'a>) -> impl Iterator<Item = &'a [u8]> {
     let query = request.target.split_once('?').map_or("", |(_, query)| query);
     query.split('#').next().unwrap_or_default().split('&').map(str::as_bytes)
@@ -295,7 +295,7 @@ pub(super) fn spellings_in_query<'a>(request: &RequestView<'a>, name: &str) -> V
     spelled.filter_map(|spelled| std::str::from_utf8(spelled).ok()).collect()
 }
 
-/// The subprotocols that a WebSocket's client offers: each item behind the word is a token, and the rest is not.
+/// The subprotocols that a WebSocket's client offers: each item after the marker is a token, and the others are not.
 #[derive(Default)]
 pub(super) struct Offer<'a> {
     pub(super) has_word: bool,
@@ -334,10 +334,10 @@ impl TokenSource {
         }
     }
 
-    /// Whether a token may stand in this field of a request; not if all that it says are credentials of
-    /// another scheme, such as those of a client that logs in by `Basic`.
+    /// Whether this field of a request may have a token; not if it only has credentials of another scheme, such as
+    /// those of a client that logs in by `Basic`.
     ///
-    /// A field that the proxy did not tell of may hold anything.
+    /// A field that the proxy did not send may have any value.
     #[must_use]
     pub fn may_stand_in(&self, request: &RequestView<'_>) -> bool {
         let Self::Header { name, scheme: Some(scheme) } = self else { return true };
@@ -353,7 +353,7 @@ impl TokenSource {
 }
 
 impl TokenSettings {
-    /// Puts a token into a request, where one is looked for first.
+    /// Puts a token into a request, at the first configured place.
     pub fn put(&self, token: &str, fields: &mut Vec<(String, String)>, target: &mut String) {
         match self.from.first() {
             Some(TokenSource::Header { name, scheme: Some(scheme) }) => {
@@ -375,8 +375,8 @@ impl TokenSettings {
     }
 }
 
-/// The value of a pair of this name. One whose name is so only when it is read leniently is malformed: the
-/// upstream may well find a token there, and another one than ours.
+/// The value of a pair of this name. A pair whose name matches only in a lenient reading is malformed: the upstream
+/// may find a different token there.
 fn value_of<'a, R: AsRef<[u8]>>(
     pair: &'a [u8],
     name: &str,

@@ -1,13 +1,13 @@
-//! The declared use of a token: the list of marks by which issuers and libraries tell their tokens apart.
+//! The declared use of a token: the list of marks by which issuers and libraries distinguish their tokens.
 
 use serde_json::Value;
 
 use super::claims::ClaimSet;
 
-/// The use that a token names itself.
+/// The use that a token declares.
 ///
-/// Issuers sign ID tokens, refresh tokens and messages between servers with the keys of their access tokens; a
-/// holder of one must not pass it for another.
+/// Issuers sign ID tokens, refresh tokens and messages between servers with the keys of their access tokens; one of
+/// these must not be accepted as another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenUse {
     Access,
@@ -17,10 +17,11 @@ pub enum TokenUse {
     Message,
 }
 
-/// A claim in which uses are named, without case and separators: `tokenUse` and `TOKEN_USE` are `tokenuse`.
+/// A claim that declares a use, without case and separators: `tokenUse` and `TOKEN_USE` are `tokenuse`.
 struct Claim {
     name: &'static str,
-    /// Whether it is about tokens alone. In one that may be about anything, a word counts only if it says so of a token.
+    /// Whether the claim is about tokens alone. In a claim with other meanings, a value counts only if it names a
+    /// token.
     of_tokens: bool,
     /// Abbreviations that mean a use in this claim only.
     abbreviated: &'static [(&'static str, TokenUse)],
@@ -65,14 +66,14 @@ const DRN: Claim = abbreviating("drn", &[("ds", TokenUse::Access), ("dsr", Token
 /// Claims that are `true` in refresh tokens.
 const FLAGS: [&str; 4] = ["refresh", "isrefresh", "refreshtoken", "isrefreshtoken"];
 
-/// Where a token that is for nothing but refreshing says so as its only scope.
+/// The claims whose only scope marks a refresh token.
 const SCOPES: [&str; 3] = ["scope", "scopes", "scp"];
 
-/// The id of the access token that a refresh token of Spring Security belongs to.
+/// The claim with the id of the access token to which a refresh token of Spring Security belongs.
 const ACCESS_TOKEN_ID: &str = "ati";
 
-/// Media types of other JWTs, without hyphens and `+jwt`: some are signed by the issuer of access tokens and are for
-/// the same audience, as introspection responses (RFC 9701) are.
+/// Media types of other JWTs, without hyphens and `+jwt`: some have the issuer and the audience of access tokens, such
+/// as introspection responses (RFC 9701).
 const MESSAGES: [&str; 10] = [
     "dpop",
     "oauthauthzreq",
@@ -86,18 +87,18 @@ const MESSAGES: [&str; 10] = [
     "globaltokenrevocation",
 ];
 
-/// Where RFC 8693 section 3 names token types.
+/// The prefix of token types in RFC 8693 section 3.
 const URN: &str = "urn:ietf:params:oauth:token-type:";
 
 impl TokenUse {
     /// The use that the header's `typ` and the claims name; one that is not for access prevails. `None`: a token
-    /// that does not say, or not in words that are known.
+    /// without a known mark.
     #[must_use]
     pub fn named(header_type: Option<&str>, claims: &ClaimSet) -> Option<Self> {
         Self::mark(header_type, claims).map(|(named, _)| named)
     }
 
-    /// As [`Self::named`], with the place of the mark.
+    /// [`Self::named`] with the place of the mark.
     #[must_use]
     pub fn mark<'a>(header_type: Option<&str>, claims: &'a ClaimSet) -> Option<(Self, &'a str)> {
         let in_claims = claims.names().filter_map(|name| Self::of_member(name, claims));
@@ -105,7 +106,7 @@ impl TokenUse {
         header.into_iter().chain(in_claims).max_by_key(|(named, _)| *named != Self::Access)
     }
 
-    /// The use that one claim names.
+    /// The use that one claim declares.
     fn of_member<'a>(name: &'a str, claims: &ClaimSet) -> Option<(Self, &'a str)> {
         let is = |bare: &str| is_bare(name, bare);
         if let Some(claim) = CLAIMS.iter().chain([&DRN]).find(|claim| is(claim.name)) {
@@ -123,7 +124,7 @@ impl TokenUse {
         Some((named?, name))
     }
 
-    /// The use that one word names, however it is spelled: `Refresh`, `refresh_token`, `refreshToken`, `refreshJwt`,
+    /// The use that one value names, in any spelling: `Refresh`, `refresh_token`, `refreshToken`, `refreshJwt`,
     /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
@@ -172,9 +173,9 @@ impl Claim {
     }
 }
 
-/// Whether a name is this one but for letter case and separators.
+/// Whether a name equals this one apart from letter case and separators.
 fn is_bare(name: &str, bare: &str) -> bool {
-    // Most names are of other claims, and longer or shorter; what is named in the log is short.
+    // Most names belong to other claims, and are longer or shorter.
     (bare.len()..=bare.len() + 4).contains(&name.len())
         && name
             .bytes()
@@ -183,7 +184,7 @@ fn is_bare(name: &str, bare: &str) -> bool {
             .eq(bare.bytes())
 }
 
-/// The only word of a text or a list.
+/// The only item of a text or a list.
 fn only_word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => {
@@ -198,8 +199,8 @@ fn only_word(value: &Value) -> Option<String> {
     }
 }
 
-/// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is what a client asked for (Salesforce), and
-/// `refresh` alone may be an API's own.
+/// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is a scope that the client requested (Salesforce),
+/// and `refresh` alone may be an API's own scope.
 fn is_scope_of_refreshing(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     is_bare(word.strip_prefix("role_").unwrap_or(&word), "refreshtoken")
@@ -298,7 +299,7 @@ mod tests {
             check(None, json!({"scopes": scope}), Some(TokenUse::Refresh));
         }
         check(None, json!({"ati": "5e1f", "jti": "x"}), Some(TokenUse::Refresh));
-        // What ordinary access tokens say.
+        // Claims of ordinary access tokens.
         for claims in [
             json!({"scp": "api refresh_token openid"}),
             json!({"scope": "offline_access"}),

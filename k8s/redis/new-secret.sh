@@ -4,7 +4,7 @@
 #     k8s/redis/new-secret.sh | kubectl -n shop create -f -
 #
 # `create` never replaces one that is there. The ACL lets Doorward touch its own keys and nothing
-# else. A service of yours that writes sign-outs by itself gets a user of its own here; `adopt` needs
+# else. A service that writes sign-outs itself gets its own user here; `adopt` needs
 # `%R~*blacklist:*` besides, and a Redis Cluster `+cluster|slots`.
 set -euo pipefail
 

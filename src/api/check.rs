@@ -1,8 +1,8 @@
 //! Envoy's `envoy.service.auth.v3.Authorization/Check`: the only place that knows its messages.
 //!
-//! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that through. And
-//! an empty `CheckResponse` is allowed by Envoy, so every response is written by [`response::respond`],
-//! which cannot leave the status out.
+//! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that through. Envoy allows
+//! an empty `CheckResponse`, so every response is written by [`response::respond`], which cannot leave the status
+//! out.
 
 pub(super) mod fields;
 pub(super) mod message;
@@ -36,10 +36,10 @@ pub use response::write_struct;
 /// The file descriptors of `Check` and related messages, for gRPC reflection (made by protoc from Envoy's protos).
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!("external_auth.fds");
 
-/// The fully qualified name of the service, as health checks ask for it.
+/// The fully qualified name of the service, as health checks name it.
 pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 
-/// Where its only method is asked for.
+/// The path of its only method.
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// The service, ready to be added to a server. A larger message, and a request with more header fields
@@ -49,8 +49,8 @@ pub fn service(state: Arc<State>, max_message_bytes: usize, max_headers: usize) 
     CheckServer(Arc::new(Check { state, max_message_bytes, max_headers }))
 }
 
-/// As the generated server, but that it refuses what it cannot read instead of failing: a client that
-/// gets a byte of its own into a text of the message (CVE-2024-23324) must not get past a filter with
+/// Replaces the generated server, which fails the call if it cannot read the message: a client that gets an
+/// invalid byte into a text of the message (CVE-2024-23324) must be refused, and not pass a filter with
 /// `failure_mode_allow`.
 #[derive(Clone)]
 pub struct CheckServer(Arc<Check>);
@@ -71,7 +71,7 @@ impl CheckServer {
         request.uri().path() == CHECK
     }
 
-    /// Answers a call of the method; `arrived`: when its head had.
+    /// Answers a call of the method; `arrived` is the time at which its head arrived.
     pub async fn answer<B>(&self, request: Request<B>, arrived: Instant) -> Response<Reply>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -80,7 +80,7 @@ impl CheckServer {
         let (head, body) = request.into_parts();
         let message = read_message(body, self.0.max_message_bytes).await;
         let wait = grpc_timeout(&head.headers).map(|timeout| timeout.saturating_sub(arrived.elapsed()));
-        // Envoy's own span for this call; the request itself may carry the one before.
+        // Envoy's own span for this call; the request itself may carry the parent span.
         let traceparent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
         reply(self.decide(message, Caller { wait, traceparent }).await)
     }
@@ -95,7 +95,7 @@ impl CheckServer {
                 return refuse(state, Denial::StoreUnavailable, None, respond);
             }
             _ if caller.wait == Some(Duration::ZERO) => {
-                // Nobody waits any more; when there is too much to do, this is the work to leave undone.
+                // The caller has given up; under overload this work is the first to skip.
                 degraded("deadline");
                 return refuse(state, Denial::StoreUnavailable, None, respond);
             }
@@ -114,12 +114,12 @@ impl CheckServer {
     }
 }
 
-/// Why there is no message to decide.
+/// Why a call has no message to decide.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unread {
-    /// Too large, cut off, slow, compressed or not alone.
+    /// Too large, truncated, slow, compressed or not the only message.
     Unusable,
-    /// Too much is under way.
+    /// The budget of requests in flight is used up.
     NoRoom,
 }
 
@@ -150,7 +150,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    let mut read = Bytes::new(); // Mostly all of it is in one frame.
+    let mut read = Bytes::new(); // Mostly the message is in one frame.
     let mut more = BytesMut::new();
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };

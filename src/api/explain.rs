@@ -1,7 +1,6 @@
-//! A decision in words, step by step: for `doorward explain` and `POST /v1/explain`.
+//! The explanation of a decision, step by step: for `doorward explain` and `POST /v1/explain`.
 //!
-//! It shows what was established and nothing that could be used: no signature, no key, no header of
-//! the request.
+//! It shows the established facts and no credential: no signature, no key, no header of the request.
 
 mod checks;
 
@@ -23,9 +22,9 @@ use crate::state::Policy;
 pub const STEPS: [&str; 10] =
     ["rule", "access", "api_client", "keys", "token", "verified", "revocation", "requirements", "answer", "detail"];
 
-/// Puts a decision into words.
+/// Explains a decision.
 ///
-/// `view`: what it was made with; `None` when no revocations were consulted.
+/// `view`: the revocations that it consulted; `None` when it consulted none.
 #[must_use]
 pub fn explain(
     policy: &Policy,
@@ -90,7 +89,7 @@ const fn access(access: Access) -> &'static str {
     }
 }
 
-/// How many keys of each issuer can be used now.
+/// The number of usable keys of each issuer.
 fn keys(policy: &Policy) -> Value {
     let issuers = policy.authorizer.issuers.iter();
     let usable = issuers.map(|issuer| {
@@ -131,7 +130,8 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
     let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
-    // A rule that does not refuse revoked tokens did not look; an operator wants to know all the same.
+    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result all
+    // the same.
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);
@@ -202,7 +202,7 @@ fn answer(answer: Answer<'_>) -> Value {
     match answer {
         Answer::Forward(forward) => {
             let shown = |name: &str, value: &str| match name {
-                "cookie" | "sec-websocket-protocol" => "(not shown)".to_owned(), // What the client sent: each may be a credential.
+                "cookie" | "sec-websocket-protocol" => "(not shown)".to_owned(), // A value of the client, which may be a credential.
                 _ => without_signature(value),
             };
             let set = forward.all_set().map(|(name, value)| (name.to_owned(), json!(shown(name, &value))));

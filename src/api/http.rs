@@ -1,4 +1,4 @@
-//! The HTTP listeners: probes, metrics, and what users, services and operators may ask.
+//! The HTTP listeners: probes, metrics, and the API for users, services and operators.
 
 mod explain;
 mod extract;
@@ -47,11 +47,11 @@ pub struct Http {
     limits: HttpLimits,
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
-    /// Messages of other servers that are worked on now.
-    inlets: Arc<Semaphore>,
+    /// The permits for messages of other servers.
+    messages: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
     origins: Arc<[String]>,
-    /// When metrics were put into words last: whoever asks again and again must not keep decisions waiting.
+    /// The time of the last exposition: repeated scrapes must not delay decisions.
     scraped: Arc<Mutex<Instant>>,
 }
 
@@ -63,22 +63,22 @@ pub struct HttpLimits {
     pub timeout: Duration,
     /// The most items on one page of a list.
     pub list_page: usize,
-    /// The longest that `wait=all` may wait.
+    /// The longest wait of `wait=all`.
     pub receipt_timeout: Duration,
-    /// The most messages of other servers that are worked on at once.
+    /// The most messages of other servers that are processed at once.
     pub inlet_requests: usize,
 }
 
 impl Http {
-    /// Lists that are made at once; each goes through all revocations.
+    /// Concurrent lists; each goes through all revocations.
     const LISTS: usize = 2;
 
     #[must_use]
     pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
-        let inlets = Arc::new(Semaphore::new(limits.inlet_requests));
+        let messages = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraped = Arc::new(Mutex::new(Instant::now()));
-        Self { state, readiness, limits, listing, inlets, origins: origins.into(), scraped }
+        Self { state, readiness, limits, listing, messages, origins: origins.into(), scraped }
     }
 }
 
@@ -96,8 +96,8 @@ pub enum Part {
 pub fn router(http: Http, part: Part) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
-    let (inlets, _) = inlets().split_for_parts();
-    let public = public.merge(inlets.layer(axum::middleware::map_response(uncached)));
+    let (event_sources, _) = event_sources().split_for_parts();
+    let public = public.merge(event_sources.layer(axum::middleware::map_response(uncached)));
     let (admin, _) = admin().split_for_parts();
     let admin = admin.layer(axum::middleware::map_response(uncached));
     let routes = match part {
@@ -132,8 +132,8 @@ fn public() -> OpenApiRouter<Http> {
         .route("/auth/{*path}", any(forward_auth::forward_auth))
 }
 
-/// The ways in for other servers; each checks by itself who asks.
-fn inlets() -> OpenApiRouter<Http> {
+/// The endpoints for other servers; each authenticates its caller itself.
+fn event_sources() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(oauth2::revocation))
         .routes(routes!(oidc::backchannel_logout))

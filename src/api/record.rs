@@ -1,7 +1,7 @@
 //! The record of a decision: its counters, its span, its log line, and the alarm for a revoked token.
 //!
-//! Everything here holds names of ours only, and what a token says of itself only as `refusal` shows it: escaped and
-//! cut.
+//! Everything here consists of Doorward's own names; claims of a token appear only as `refusal` shows them: escaped
+//! and cut.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::state::{DecisionLog, Policy, Presented, State};
 use crate::traces;
 
-/// Counts and traces a decision, and logs it if the configuration says so.
+/// Counts and traces a decision, and logs it if the configuration requires it.
 ///
 /// `traceparent` is that of the caller's span; `took`, the time from the request to its answer.
 pub(super) fn record(
@@ -63,7 +63,7 @@ pub(super) fn record(
     log(policy, request, traceparent, decision, None);
 }
 
-/// Logs a decision if the configuration says so; `flaw`: what is wrong with a request that cannot be decided.
+/// Logs a decision if the configuration requires it; `flaw`: the fault of a request that cannot be decided.
 pub(super) fn log(
     policy: &Policy,
     request: &RequestView<'_>,
@@ -87,7 +87,7 @@ pub(super) fn log(
     let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
     let request_id = request.header("x-request-id").next().and_then(uuid_like);
     let trace_id = traceparent.or_else(|| request.header("traceparent").next()).and_then(trace_id);
-    // The name that the route gives is shown by explaining.
+    // The name from the route is shown by `explain` only.
     let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
     let detail = flaw.or_else(|| match denial {
         Some(Denial::BadRequest) if unknown_rule.is_some() => {
@@ -110,7 +110,7 @@ pub(super) fn log(
     );
 }
 
-/// Says that a revoked token was presented, unless that was said too often in this minute.
+/// Logs that a revoked token was presented, within the limit of such lines per minute.
 fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>, hit: Hit) {
     let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
     let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
@@ -138,7 +138,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
     });
 }
 
-/// A request id that is nothing but one: what a client can choose must not shape a log line.
+/// A request id, if it has the form of one: a client-chosen value must not shape a log line.
 fn uuid_like(field: &[u8]) -> Option<&str> {
     let fits = (1..=64).contains(&field.len()) && field.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
     std::str::from_utf8(field).ok().filter(|_| fits)

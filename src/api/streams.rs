@@ -1,11 +1,11 @@
 //! Envoy's `envoy.service.ext_proc.v3.ExternalProcessor`: it ends a stream when the token of its opening is not
 //! accepted any more.
 //!
-//! Envoy opens one call for each HTTP stream and keeps it for as long. Its first message brings what Check
-//! decided, in the metadata, and is answered at once: nothing of the request changes. From then on the call
-//! waits in the index of live streams; when it is ended, so is the HTTP stream.
+//! Envoy opens one call for each HTTP stream and keeps it as long as the stream. Its first message has the decision
+//! of Check in its metadata, and is answered at once without a change to the request. From then on the call waits
+//! in the index of live streams; the end of the call ends the HTTP stream.
 //!
-//! The generated server would keep two buffers of 8 KiB for each stream. Here a stream that waits has none.
+//! The generated server would keep two buffers of 8 KiB for each stream. Here a waiting stream has no buffer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,9 +35,9 @@ use crate::state::{Policy, State};
 
 /// The only method.
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
-/// The namespace in which Envoy's `ext_authz` puts what Check said.
+/// The namespace in which Envoy's `ext_authz` stores the metadata that Check returned.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
-/// Messages of one stream: its headers, and its trailers if it has any.
+/// The most messages of one stream: headers and trailers, of the request and of the response.
 const MAX_MESSAGES: u8 = 4;
 
 /// Fields of `ProcessingRequest`.
@@ -47,7 +47,7 @@ const REQUEST_TRAILERS: u32 = 6;
 const RESPONSE_TRAILERS: u32 = 7;
 const METADATA: u32 = 8;
 
-/// The service; it is asked before the router.
+/// The service; requests reach it before the router.
 #[derive(Clone)]
 pub struct StreamServer(Arc<Service>);
 
@@ -65,7 +65,7 @@ pub fn service(state: Arc<State>, max_message_bytes: usize, opening: Duration) -
     StreamServer(Arc::new(Service { state, max_message_bytes, opening, warned: AtomicBool::new(false) }))
 }
 
-/// Where the bytes of a first message may be kept until it is whole; they are given back when this is dropped.
+/// The memory for a first message until it is complete; it is returned to the budget on drop.
 pub trait Room: Send + Sync {
     fn take(&self, bytes: usize) -> bool;
 }
@@ -76,7 +76,7 @@ impl StreamServer {
         request.uri().path() == PROCESS
     }
 
-    /// Answers a call of the method, for as long as its stream lives.
+    /// Answers a call of the method, for as long as its stream is open.
     pub fn answer<B>(&self, request: Request<B>, room: Arc<dyn Room>) -> Response<Call<B>> {
         let call = Call {
             service: self.0.clone(),
@@ -96,9 +96,9 @@ impl StreamServer {
 pub struct Call<B> {
     service: Arc<Service>,
     body: B,
-    /// Of a message that has not arrived whole; of a later one no more than its head.
+    /// The received bytes of an incomplete message; of a later one no more than its head.
     received: Vec<u8>,
-    /// Bytes of a later message that are still to come, and that nobody reads.
+    /// The outstanding bytes of a later message; they are skipped.
     passing: usize,
     messages: u8,
     phase: Phase,
@@ -107,10 +107,10 @@ pub struct Call<B> {
 enum Phase {
     Opening(Opening),
     Live(LiveStream),
-    /// It was told to end. The stream counts as ended when the order has been sent.
+    /// The end was requested. The stream counts as ended when the order has been sent.
     Ending(Option<LiveStream>, Ended),
     /// The order to end was sent; the status of the call follows.
-    Leaving(u16),
+    Closing(u16),
     Left,
 }
 
@@ -132,11 +132,11 @@ where
         loop {
             match std::mem::replace(&mut call.phase, Phase::Left) {
                 Phase::Left => return Poll::Ready(None),
-                Phase::Leaving(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(status))))),
+                Phase::Closing(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(status))))),
                 Phase::Ending(stream, ended) => {
                     let (message, status) = call.service.end(ended);
                     drop(stream);
-                    call.phase = Phase::Leaving(status);
+                    call.phase = Phase::Closing(status);
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
                 Phase::Live(stream) => {
@@ -157,7 +157,7 @@ where
             match Pin::new(&mut call.body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 // The HTTP stream has ended.
-                Poll::Ready(None | Some(Err(_))) => call.phase = Phase::Leaving(0),
+                Poll::Ready(None | Some(Err(_))) => call.phase = Phase::Closing(0),
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
                     match call.take(&data) {
@@ -172,13 +172,13 @@ where
 }
 
 impl<B> Call<B> {
-    /// Ends it without its having been in the index, or in spite of that.
+    /// Ends the stream, whether or not it is in the index.
     fn refuse(&mut self, cause: Cause) {
         self.received = Vec::new();
         self.phase = Phase::Ending(None, Ended::now(cause));
     }
 
-    /// Takes up what has arrived; returns the answers to the messages that are whole.
+    /// Processes the received bytes; returns the answers to the complete messages.
     fn take(&mut self, data: &[u8]) -> Result<Vec<u8>, Cause> {
         let Phase::Opening(opening) = &self.phase else { return self.pass(data) };
         if !opening.room.take(data.len()) {
@@ -195,13 +195,13 @@ impl<B> Call<B> {
         self.phase = Phase::Live(self.service.admit(&said)?);
         self.messages = 1;
         let more = more.to_vec();
-        self.received = Vec::new(); // A stream that waits keeps no buffer.
+        self.received = Vec::new(); // A waiting stream keeps no buffer.
         let mut replies = Part::RequestHeaders.reply().to_vec();
         replies.append(&mut self.pass(&more)?);
         Ok(replies)
     }
 
-    /// Takes up later messages: which part each brings is all that matters, and stands first.
+    /// Processes later messages: only the field number counts, which comes first.
     fn pass(&mut self, mut data: &[u8]) -> Result<Vec<u8>, Cause> {
         let mut replies = Vec::new();
         while !data.is_empty() {
@@ -227,20 +227,21 @@ impl<B> Call<B> {
 }
 
 impl Service {
-    /// The length of a message, by what stands before it.
+    /// The length of a message, from its prefix.
     fn length(&self, prefix: [u8; PREFIX]) -> Result<usize, Cause> {
         let [compressed, length @ ..] = prefix;
         let length = u32::from_be_bytes(length) as usize;
         if compressed == 0 && length <= self.max_message_bytes { Ok(length) } else { Err(Cause::Unexpected) }
     }
 
-    /// Registers a stream by what Check said of it, then looks whether it is still allowed.
+    /// Registers a stream by the metadata that Check returned, then checks whether it is still allowed.
     fn admit(&self, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
         let mut policy = self.state.policy();
         loop {
             let stream = self.admit_by(&policy, said)?;
             let now = self.state.policy();
-            // A policy that comes later finds the stream; by one that came meanwhile it is admitted anew.
+            // A later policy finds the stream in the index; if the policy changed meanwhile, the stream is admitted
+            // again under the new one.
             if Arc::ptr_eq(&policy, &now) {
                 return Ok(stream);
             }
@@ -254,7 +255,7 @@ impl Service {
         let Some(subject) = subject else {
             if !self.warned.swap(true, Ordering::Relaxed) {
                 warn!(
-                    "streams come without the proof of a decision and are refused: ext_proc must stand behind \
+                    "streams arrive without the seal of a decision and are refused: ext_proc must stand behind \
                      ext_authz, with metadata_options.forwarding_namespaces.untyped: [{NAMESPACE}]"
                 );
             }
@@ -300,10 +301,10 @@ impl Service {
     }
 }
 
-/// Registers a stream, then looks whether its token is still accepted; `rule` allowed it.
+/// Registers a stream that `rule` allowed, then checks whether its token is still accepted.
 pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts) -> Result<LiveStream, Cause> {
     let (replica, authorizer) = (&state.replica, &policy.authorizer);
-    // While a name changes, the instance that decided may know the issuer by another one.
+    // While an issuer is renamed, the deciding instance may know it under another name.
     let mut names = std::iter::once(&facts.issuer).chain(facts.targets.iter().map(|target| &target.issuer));
     let issuer = names.find_map(|name| authorizer.issuer_once_named(name)).ok_or(Cause::IssuerRemoved)?;
     let facts = &known_as(issuer, facts);
@@ -313,7 +314,7 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
     let stale_after = (on_stale == OnStale::Deny).then_some(max_staleness);
     let stream = replica.streams().open(facts, ends_at, stale_after)?;
 
-    // From here on whatever is revoked finds it; what was revoked before is found now.
+    // From here on every new revocation finds the stream; earlier revocations are looked up now.
     if let Some(hit) = replica.index().find(&*facts.targets, facts.issued_at) {
         return Err(hit.origin.into());
     }
@@ -328,8 +329,8 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
     Ok(stream)
 }
 
-/// Refuses a key that was withdrawn here. One that is not known yet verified the token at another instance a moment
-/// ago: the issuer is asked, and its answer ends the stream if the key is not in it.
+/// Refuses a key that was withdrawn here. A key that is not known yet has just verified the token at another
+/// instance: the keys are fetched, and the stream ends if the key is not among them.
 fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<(), Cause> {
     if issuer.keys.as_ref().is_some_and(|keys| keys.has(key)) {
         return Ok(());
@@ -337,7 +338,7 @@ fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<
     if state.has_withdrawn(&issuer.name, key) {
         return Err(Cause::KeyWithdrawn);
     }
-    // Fixed keys change with the configuration alone: nothing would say later that this is one of them.
+    // Fixed keys change with the configuration alone: no later fetch could confirm this key.
     let sources = state.keys();
     let source = sources.of(&issuer.name).filter(|source| !source.is_outlived()).ok_or(Cause::KeysUnavailable)?;
     source.ask();
@@ -350,7 +351,7 @@ pub fn count_end(state: &State, ended: Ended) {
     state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
 }
 
-/// The facts by every name that this instance knows the issuer by.
+/// The facts under every name of the issuer that this instance knows.
 fn known_as(issuer: &TrustedIssuer, facts: StreamFacts) -> StreamFacts {
     let names = std::iter::once(&issuer.name).chain(&issuer.formerly).filter(|name| **name != facts.issuer);
     let own = || facts.targets.iter().filter(|target| target.issuer == facts.issuer);
@@ -387,7 +388,7 @@ fn message(write: impl FnOnce(&mut Message<'_>)) -> Bytes {
     bytes.into()
 }
 
-/// Which part of the HTTP stream a message brings.
+/// The part of the HTTP stream in a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Part {
     RequestHeaders,
@@ -407,7 +408,7 @@ impl Part {
         }
     }
 
-    /// It goes on unchanged: the field of `ProcessingResponse` for this part, empty.
+    /// An empty field of `ProcessingResponse` for this part: Envoy forwards the part unchanged.
     fn reply(self) -> &'static [u8] {
         match self {
             Self::RequestHeaders => &[0, 0, 0, 0, 2, 1 << 3 | 2, 0],
@@ -421,7 +422,7 @@ impl Part {
 /// The fields of a `ProcessingRequest` that are read.
 #[derive(Debug, Default)]
 struct RequestFields<'a> {
-    /// `None`: a body, which this service has not asked for.
+    /// `None`: a body, which this service has not requested.
     part: Option<Part>,
     subject: &'a str,
     rule: &'a str,

@@ -1,11 +1,12 @@
-//! A token by itself, asked about as if a request carried it: by the same decision as Check.
+//! Decides about a token alone, as if a request carried it: by the same decision as Check.
 
 use super::decide::{Query, decide_with};
 use crate::authz::authorizer::Decision;
 use crate::authz::rule::{RequestView, Rule};
 use crate::state::{Policy, State};
 
-/// Decides about a token by a rule; `read` takes what is needed of the decision. `None` if it panicked.
+/// Decides about a token by a rule; `read` extracts the needed part of the decision. `None` if the
+/// decision panicked.
 pub(super) async fn decide_token<T>(
     state: &State,
     token: &str,

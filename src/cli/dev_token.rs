@@ -11,10 +11,11 @@ use super::{fail, print};
 use crate::clock;
 use crate::dev::{self, DevIssuer};
 
-/// Mints a token of the development issuer, whose key is made on first use.
+/// Mint a token of the development issuer; its key is created at the first use.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  doorward dev-token --user alice --email alice@example.com --ttl 15m\n\nTrust it with:\n  issuers:\n    - {name: dev, issuer: https://dev.doorward.test, audiences: [demo], keys: {jwks_file: .doorward/dev.jwks.json}}"
+    after_help = "Example:\n  doorward dev-token --user alice --email alice@example.com --ttl 15m\n\nTrust it with:\n  issuers:\n    - {name: dev, issuer: https://dev.doorward.test, audiences: [demo], keys: {jwks_file: .doorward/dev.jwks.json}}\n\n\
+    Exit codes: 0 printed, 1 failed, 2 wrong usage."
 )]
 pub(super) struct DevTokenArgs {
     /// The subject (`sub`).
@@ -22,7 +23,7 @@ pub(super) struct DevTokenArgs {
     user: String,
     #[arg(long)]
     email: Option<String>,
-    /// How long the token is valid, such as 15m.
+    /// The lifetime of the token, such as 15m.
     #[arg(long, default_value = "15m", value_parser = humantime::parse_duration)]
     ttl: Duration,
     /// The session (`sid`).
@@ -44,7 +45,7 @@ pub(super) struct DevTokenArgs {
     issuer: String,
     #[arg(long, default_value = dev::AUDIENCE)]
     audience: String,
-    /// Where the key is kept: `dev.key.pem` and, to be trusted, `dev.jwks.json`.
+    /// The folder of the private key `dev.key.pem` and the public key set `dev.jwks.json`.
     #[arg(long, default_value = ".doorward")]
     dir: PathBuf,
 }
@@ -77,7 +78,7 @@ fn mint(args: &DevTokenArgs) -> anyhow::Result<String> {
     Ok(DevIssuer::open(&args.dir)?.mint(&Value::Object(claims))?)
 }
 
-/// `NAME=VALUE`: what is no JSON is text.
+/// `NAME=VALUE`: a value that is not JSON is text.
 fn claim(text: &str) -> Result<(String, Value), &'static str> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value))))

@@ -21,8 +21,8 @@ use crate::sources::jwks::KeySource;
 
 /// Run one decision and print each check, passed or not, with what was expected and found; never the signature.
 ///
-/// It decides by the configuration alone: what is revoked is known to the running service only
-/// (`POST /v1/explain` asks it).
+/// The decision uses the configuration alone, without revocations: only the running service has them (`POST
+/// /v1/explain`).
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  doorward explain --config doorward.yaml --path /admin/users \"$TOKEN\"\n  doorward explain --config doorward.yaml --json - < token.txt\n  \
@@ -52,14 +52,15 @@ pub(super) struct ExplainArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Exit with 1 unless this is the decision; a refusal for want of keys, or of the rule that is named, is neither.
+    /// Exit with 1 unless this is the decision; a refusal because keys or the named rule are missing counts as
+    /// neither.
     #[arg(long, value_enum, value_name = "DECISION")]
     expect: Option<Expect>,
-    /// The access token, or `-` to read it on standard input; stands where the configuration looks for one first.
+    /// The access token, or `-` to read it on standard input; put into the first place of `token.from`.
     token: Option<String>,
 }
 
-/// A decision that somebody counts on.
+/// The expected decision.
 #[derive(Clone, Copy, ValueEnum)]
 enum Expect {
     Allow,
@@ -94,13 +95,13 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     let is_unknown = |rule: &String| config.rules.iter().all(|known| *known.name != **rule);
     let rule = args.rule.as_ref().filter(|rule| is_unknown(rule));
     if rule.is_some() || decision == "denied" && UNDECIDED.iter().any(|denial| reason == denial.label()) {
-        complain(format_args!("doorward: expected {expected}, but this is not about the request: {reason}"));
+        complain(format_args!("doorward: expected {expected}, but the decision could not be made: {reason}"));
         return ExitCode::from(FAILED);
     }
     printed
 }
 
-/// Refusals for want of something: of the keys that cannot be fetched, say. No rule wants them.
+/// Refusals for lack of data, such as keys that cannot be fetched; they never count as expected.
 const UNDECIDED: [Denial; 6] = [
     Denial::KeysUnavailable,
     Denial::RevocationsStale,
@@ -155,7 +156,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let now = clock::now();
     let index = RevocationIndex::new();
     let age = Some(std::time::Duration::ZERO);
-    // Neither the store nor an issuer is asked: what they would have to say is left out of the explanation.
+    // Neither the store nor an issuer is contacted: their part is left out of the explanation.
     let view = View { age, keys: Some(KeyFetch::Fetched), answer: Some(StoreAnswer::Clear), ..View::of(&index) };
     let mut decision = policy.authorizer.authorize(&request, view, now);
     let proof;
@@ -171,7 +172,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     Ok(explanation)
 }
 
-/// The checks first, then what was established, one line each, in the order in which the decision takes them.
+/// The checks first, then the established facts, one line each, in the order of the decision.
 fn text(explanation: &Value) -> String {
     let checks = explanation["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut lines: Vec<_> = checks.iter().map(check).collect();
@@ -183,7 +184,7 @@ fn text(explanation: &Value) -> String {
     lines.join("\n")
 }
 
-/// `✗ audience  expected ["shop"], got ["other"]`; `·` was not reached, or is not asked for.
+/// `✗ audience  expected ["shop"], got ["other"]`; `·` was not reached, or is not required.
 fn check(check: &Value) -> String {
     let name = plain(&check["check"]);
     match check["passed"].as_bool() {

@@ -1,4 +1,4 @@
-//! `doorward completions` and `doorward man`: made from the description of the commands.
+//! `doorward completions` and `doorward man`: generated from the definition of the commands.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(super) struct CompletionsArgs {
 #[command(after_help = "Examples:\n  doorward man | man -l -\n  doorward man --dir /usr/local/share/man/man1\n\n\
     Exit codes: 0 written, 1 failed, 2 wrong usage.")]
 pub(super) struct ManArgs {
-    /// Write doorward.1 and doorward-COMMAND.1 there; the folder is made if it is missing.
+    /// Write doorward.1 and doorward-COMMAND.1 there; the folder is created if it is missing.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -46,7 +46,7 @@ pub(super) fn man(args: &ManArgs) -> ExitCode {
     done.unwrap_or_else(|error| fail(&error))
 }
 
-/// The version alone stands in the head of a page: a page does not change with each commit.
+/// The head of a page has the version alone, so that a page does not change with each commit.
 fn command() -> Command {
     Cli::command().version(env!("CARGO_PKG_VERSION"))
 }

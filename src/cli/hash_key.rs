@@ -22,15 +22,15 @@ pub(super) struct HashKeyArgs {
     /// Make a key of 256 random bits; it is printed on standard error, once.
     #[arg(long)]
     new: bool,
-    /// Whose key it is: its entry stands under `admin.keys`, or under `api_keys.keys`.
+    /// The kind of key: its entry belongs under `admin.keys`, or under `api_keys.keys`.
     #[arg(long, value_enum, default_value_t = Holder::Admin, requires = "new")]
     of: Holder,
-    /// The name of whom it is for.
+    /// The name of the key's holder.
     #[arg(long, value_name = "NAME", default_value = "change-me", requires = "new", value_parser = name)]
     name: String,
 }
 
-/// Whose key.
+/// The kind of key.
 #[derive(Clone, Copy, ValueEnum)]
 enum Holder {
     /// A user of the HTTP API.
@@ -39,7 +39,7 @@ enum Holder {
     Api,
 }
 
-/// What `admin.keys[].name` takes; an API key's `id` takes more.
+/// The syntax of `admin.keys[].name`; an API key's `id` may have more characters.
 fn name(text: &str) -> Result<String, &'static str> {
     let named = IssuerName::parse(text).map(|name| name.to_string());
     named.ok_or("must be a name of `a` to `z`, `0` to `9` and `-`")
@@ -47,7 +47,7 @@ fn name(text: &str) -> Result<String, &'static str> {
 
 /// Shorter keys can be guessed.
 const MIN_LEN: usize = 16;
-/// Longer ones fit no header.
+/// Longer keys do not fit into a header.
 const MAX_LEN: usize = 4096;
 
 pub(super) fn run(args: &HashKeyArgs) -> ExitCode {
@@ -68,12 +68,12 @@ pub(super) fn run(args: &HashKeyArgs) -> ExitCode {
 fn key(new: bool) -> anyhow::Result<String> {
     if new {
         let key = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-        // Without it the digest is of no use.
+        // Without the key its digest is useless.
         writeln!(std::io::stderr(), "key: {key}").context("write the key on standard error")?;
         return Ok(key);
     }
     let mut key = String::new();
-    let more = MAX_LEN as u64 + 3; // One more, and its newline.
+    let more = MAX_LEN as u64 + 3; // One byte more, and the newline.
     std::io::stdin().take(more).read_to_string(&mut key).context("read the key on standard input")?;
     let key = key.trim_end_matches(['\r', '\n']).to_owned();
     anyhow::ensure!(key.len() <= MAX_LEN, "the key has more than {MAX_LEN} bytes");

@@ -10,15 +10,17 @@ use clap::Args;
 use super::server::TlsArgs;
 use super::{ConfigArgs, fail, load};
 
-/// Asks the running service's /readyz; exit code 0 when it is ready.
+/// Request /readyz of the running service; succeed if it is ready.
 ///
-/// Without --ca any certificate of the service will do; where it asks for one itself, --cert and --key are needed.
+/// Without --ca any certificate of the service is accepted; a service that requires client certificates needs
+/// --cert and --key.
 #[derive(Args)]
-#[command(after_help = "Example:\n  doorward healthcheck --config /etc/doorward/doorward.yaml --fresh")]
+#[command(after_help = "Example:\n  doorward healthcheck --config /etc/doorward/doorward.yaml --fresh\n\n\
+    Exit codes: 0 ready, 1 not ready or not reachable, 2 wrong usage or invalid configuration.")]
 pub(super) struct HealthcheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Also fails while the view of the revocations is older than `max_staleness`.
+    /// Also fail while the view of the revocations is older than `max_staleness`.
     #[arg(long)]
     fresh: bool,
     #[command(flatten)]
@@ -37,7 +39,7 @@ pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
 }
 
 fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs) -> anyhow::Result<()> {
-    let mut address = address.context("listen.http is off: there is nothing to ask")?;
+    let mut address = address.context("listen.http is off: there is no endpoint to check")?;
     if address.ip().is_unspecified() {
         let loopback: IpAddr =
             if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
@@ -47,7 +49,8 @@ fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs)
     let url = format!("{scheme}://{address}/readyz{}", if args.fresh { "?fresh" } else { "" });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
-        // The certificate is for the names that others use; this asks the very process beside it.
+        // The certificate has the service's public names, and the probe connects to a local address: the name is
+        // not checked.
         let any = !args.tls.names_authority();
         let client = args.tls.client(Duration::from_secs(2))?.tls_danger_accept_invalid_certs(any);
         let client = client.build().context("build the HTTP client")?;

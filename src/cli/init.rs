@@ -1,4 +1,4 @@
-//! `doorward init`: a configuration to begin with.
+//! `doorward init`: writes a first configuration.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{INVALID, complain, fail, print};
 
-/// Write a commented configuration to begin with; a file that is there stays as it is.
+/// Write a commented configuration to begin with; an existing file is left unchanged.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  doorward init --issuer https://auth.example.com --audience shop\n  doorward init -\n\n\
@@ -19,20 +19,20 @@ pub(super) struct InitArgs {
     /// The file, or `-` for standard output.
     #[arg(value_name = "FILE", default_value = "doorward.yaml")]
     file: PathBuf,
-    /// What `iss` in the tokens says.
+    /// The `iss` of the tokens.
     #[arg(long, value_name = "URL", value_parser = plain)]
     issuer: Option<String>,
-    /// What `aud` in the tokens says.
+    /// The `aud` of the tokens.
     #[arg(long, value_name = "A", value_parser = plain)]
     audience: Option<String>,
-    /// Where the issuer publishes its keys; without it, its discovery document says so.
+    /// The URL of the issuer's key set; without it, the URL comes from the discovery document.
     #[arg(long, value_name = "URL", value_parser = plain)]
     jwks_url: Option<String>,
 }
 
-/// Where the package puts the schema that the template names.
+/// The path of the schema in the package, which the template names.
 const SCHEMA: &str = "/usr/share/doorward/doorward.schema.json";
-/// With the issuer and the audience of an example.
+/// The template, with the issuer and the audience of an example.
 const TEMPLATE: &str = include_str!("init.yaml");
 
 pub(super) fn run(args: &InitArgs) -> ExitCode {
@@ -45,7 +45,7 @@ pub(super) fn run(args: &InitArgs) -> ExitCode {
     match written.and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => print(format_args!("{name} is written; next: doorward validate --config {name}")),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            complain(format_args!("doorward: {name} exists and stays as it is; name another file, or `-`"));
+            complain(format_args!("doorward: {name} exists and is left unchanged; name another file, or `-`"));
             ExitCode::from(INVALID)
         }
         Err(error) => fail(&anyhow::Error::new(error).context(format!("write {name}"))),
@@ -67,7 +67,7 @@ fn filled(args: &InitArgs) -> String {
     text
 }
 
-/// Text that can stand between quotes of YAML as it is.
+/// Text that needs no escapes between YAML's quotes.
 fn plain(text: &str) -> Result<String, &'static str> {
     let fits =
         !text.is_empty() && text.chars().all(|c| !c.is_control() && !c.is_whitespace() && !matches!(c, '"' | '\\'));

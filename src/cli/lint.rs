@@ -1,4 +1,4 @@
-//! `doorward lint`: what is dangerous in an Envoy configuration.
+//! `doorward lint`: finds dangerous settings in an Envoy configuration.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use super::{FAILED, INVALID, complain, print};
 use crate::config::{self, Config};
 use crate::lint::{self, Document, Expected, Finding, Severity, TRAPS};
 
-/// Checks an Envoy configuration for what lets somebody in, forges an identity or hides an outage.
+/// Check an Envoy configuration for settings that bypass the check, let a client forge an identity
+/// or hide an outage.
 ///
 /// FILE is a static configuration (YAML or JSON), a /config_dump, or a file of `resources`; `-` is
 /// standard input.
@@ -25,13 +26,14 @@ pub(super) struct LintArgs {
     /// The file, or `-` for standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Doorward's configuration: its rules, identity headers and what it reads are then known.
+    /// Doorward's configuration, to check against its rules, its identity headers and the headers
+    /// that it reads.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A rule that is not looked for; may be repeated.
+    /// Skip this rule; may be repeated.
     #[arg(long, value_name = "RULE", value_parser = PossibleValuesParser::new(TRAPS.map(|trap| trap.name)), hide_possible_values = true)]
     allow: Vec<String>,
-    /// How findings are printed.
+    /// The format of the findings.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// The same as `--format json`.
@@ -39,7 +41,7 @@ pub(super) struct LintArgs {
     json: bool,
 }
 
-/// The rule that machine-readable formats name when there is nothing to look at.
+/// The rule that machine-readable formats name for a file that cannot be read.
 const UNREADABLE: &str = "unreadable-configuration";
 
 pub(super) fn run(args: &LintArgs) -> ExitCode {
@@ -49,7 +51,8 @@ pub(super) fn run(args: &LintArgs) -> ExitCode {
         Err(error) => {
             complain(format_args!("{name}: {error}"));
             let note = [Note { is_error: true, rule: UNREADABLE, line: None, path: String::new(), message: error }];
-            // Its reader would take an empty file for nothing found, or for no report.
+            // The reader of an empty report would take it for a clean result, or for a missing
+            // one.
             let _ = match args.format {
                 Format::Text if !args.json => ExitCode::SUCCESS,
                 Format::Text | Format::Json => {
@@ -92,7 +95,7 @@ fn find(args: &LintArgs) -> Result<Vec<Finding>, String> {
 
 fn read(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    let most = Document::MAX_BYTES as u64 + 1; // One more, so that what is too large shows as such.
+    let most = Document::MAX_BYTES as u64 + 1; // One byte more, so that a file that is too large is noticed.
     if file == Path::new("-") {
         std::io::stdin().take(most).read_to_string(&mut text)?;
     } else {

@@ -1,4 +1,4 @@
-//! `doorward list`: what is revoked, by whom and why.
+//! `doorward list`: lists the revocations.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,25 +10,25 @@ use url::form_urlencoded::Serializer;
 use super::FAILED;
 use super::server::{Failure, ServerArgs};
 
-/// List what is revoked: the target, who asked for it and why, since when and until when.
+/// List the revocations: target, author, reason, start and end.
 ///
-/// The admin key is read from DOORWARD_ADMIN_KEY; it must be one that may `read`.
+/// The admin key is read from DOORWARD_ADMIN_KEY; it needs the permission `read`.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  DOORWARD_ADMIN_KEY=... doorward list --user alice\n  doorward list --kind client --issuer main --json | jq -r .id\n\n\
     Exit codes: 0 listed, 1 failed, 2 wrong usage."
 )]
 pub(super) struct ListArgs {
-    /// Only revocations of this user; the same as --kind user --id U.
+    /// List only revocations of this user; the same as --kind user --id U.
     #[arg(long, value_name = "U", conflicts_with_all = ["kind", "id"])]
     user: Option<String>,
-    /// Only of this kind: token, session, user, client, key, issuer or actor.
+    /// List only revocations of this kind: token, session, user, client, key, issuer or actor.
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Only of this target.
+    /// List only revocations of this target.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Only of this issuer, by its configured name.
+    /// List only revocations of this issuer, by its configured name.
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
     /// Print one JSON object for each revocation, each on a line of its own.
@@ -42,7 +42,7 @@ pub(super) fn run(args: &ListArgs) -> ExitCode {
     list(args, &mut io::stdout().lock()).unwrap_or_else(|failure| failure.report())
 }
 
-/// Prints each page as it comes: the list may have a million lines.
+/// Prints each page as it arrives: the list may have a million lines.
 fn list(args: &ListArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let (kind, id) = match &args.user {
         Some(user) => (Some("user"), Some(user.as_str())),
@@ -56,12 +56,12 @@ fn list(args: &ListArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         let reply = args.server.get(&format!("v1/revocations?{}", query.finish()))?;
         let page = reply.body["revocations"].as_array().map(Vec::as_slice).unwrap_or_default();
         if print(args, out, page, count == 0).is_err() {
-            return Ok(ExitCode::from(FAILED)); // Nobody reads on.
+            return Ok(ExitCode::from(FAILED)); // The reader of standard output is gone.
         }
         count += page.len();
         cursor = reply.body["next_cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
-            let none = count == 0 && !args.json && writeln!(out, "nothing is revoked that fits").is_err();
+            let none = count == 0 && !args.json && writeln!(out, "no matching revocation").is_err();
             return Ok(if none { ExitCode::from(FAILED) } else { ExitCode::SUCCESS });
         }
     }
@@ -87,7 +87,7 @@ fn line([issuer, kind, id, since, until, by, reason]: [String; 7]) -> String {
 fn cells(item: &Value) -> [String; 7] {
     let text = |name: &str| item[name].as_str().filter(|text| !text.is_empty());
     let shown = |name: &str| text(name).unwrap_or("-").to_owned();
-    // An instant that no caller named is when it was made.
+    // Without a watermark from the caller, the time of the revocation is its start.
     let since = text("since").or_else(|| text("at").filter(|at| *at != "*"));
     let by = text("by").or_else(|| (text("origin") == Some("signed_out")).then_some("(signed out)"));
     [
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_why_since_and_until() {
+    fn a_line_has_author_reason_start_and_end() {
         let until = "2026-06-02T10:20:31Z";
         check(
             json!({"issuer": "main", "kind": "token", "id": "j", "origin": "revoked", "at": "*", "expires_at": until,

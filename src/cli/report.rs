@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-/// How findings are printed.
+/// The format of findings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Format {
     /// Lines for people.
@@ -22,7 +22,7 @@ pub(super) struct Note {
     pub(super) rule: &'static str,
     /// From 1.
     pub(super) line: Option<u64>,
-    /// The key that it is about.
+    /// The key concerned.
     pub(super) path: String,
     pub(super) message: String,
 }
@@ -37,7 +37,8 @@ impl Note {
     }
 }
 
-/// Workflow commands, one line each; nothing of a file can end a line or a property.
+/// Workflow commands, one line each; text from a file is escaped, so that it cannot end a line or
+/// a property.
 pub(super) fn github(file: &str, notes: &[Note]) -> String {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
@@ -49,7 +50,7 @@ pub(super) fn github(file: &str, notes: &[Note]) -> String {
     notes.iter().map(line).collect()
 }
 
-/// A SARIF log. `rules`: what was looked for, with what would be right.
+/// A SARIF log. `rules`: the checked rules with their remedies.
 pub(super) fn sarif(file: &str, rules: &[(&str, &str)], notes: &[Note]) -> Value {
     let uri = || match url::Url::from_file_path(file) {
         Ok(url) => url.to_string(),
@@ -57,7 +58,7 @@ pub(super) fn sarif(file: &str, rules: &[(&str, &str)], notes: &[Note]) -> Value
     };
     let rules: Vec<_> = rules.iter().map(|(id, help)| json!({"id": id, "help": {"text": help}})).collect();
     let result = |note: &Note| {
-        // Without a line it is about the file, or about what came by another way.
+        // A note without a line concerns the whole file, or a value from the environment.
         let mut place = json!({"artifactLocation": {"uri": uri()}});
         if let Some(line) = note.line {
             place["region"] = json!({"startLine": line});

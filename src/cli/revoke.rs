@@ -13,12 +13,13 @@ use super::server::{Failure, ServerArgs, unconfirmed};
 use crate::authz::claims::Timestamp;
 use crate::clock;
 
-/// Revokes a token, a session, or all tokens of a user, a client or an issuer.
+/// Revoke a token, a session, or all tokens of a user, a client or an issuer.
 ///
 /// The admin key is read from DOORWARD_ADMIN_KEY.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  DOORWARD_ADMIN_KEY=... doorward revoke --user alice --reason 'lost phone' --wait all"
+    after_help = "Example:\n  DOORWARD_ADMIN_KEY=... doorward revoke --user alice --reason 'lost phone' --wait all\n\n\
+    Exit codes: 0 revoked (with --wait: confirmed), 1 failed or not confirmed, 2 wrong usage."
 )]
 pub(super) struct RevokeArgs {
     #[command(flatten)]
@@ -32,13 +33,14 @@ pub(super) struct RevokeArgs {
     /// A note for the log.
     #[arg(long, value_name = "R")]
     reason: Option<String>,
-    /// Returns when every instance refuses; exit code 1 if some could not confirm it in time.
+    /// Return when every instance applies the revocation; exit with 1 if an instance has not confirmed it in
+    /// time.
     #[arg(long, value_name = "WHOM")]
     wait: Option<Wait>,
-    /// How long --wait waits.
+    /// The longest wait of --wait.
     #[arg(long, value_name = "DURATION", default_value = "10s", requires = "wait", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Prints the answer as JSON.
+    /// Print the answer as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -63,7 +65,7 @@ struct TargetArgs {
     /// All tokens of this client, issued up to now.
     #[arg(long, value_name = "C")]
     client: Option<String>,
-    /// All tokens that this actor is in (`act`), whoever their user is, issued up to now.
+    /// All tokens with this actor in `act`, of every user, issued up to now.
     #[arg(long, value_name = "A")]
     actor: Option<String>,
     /// All tokens of the issuer, issued up to now.
@@ -101,7 +103,7 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
     };
     let reply = args.server.post(&path, &Value::Object(body), patience)?;
     let receipt = Receipt::read(reply.body);
-    let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.words()) };
+    let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.summary()) };
     Ok(match receipt.doubts().as_slice() {
         [] => done,
         doubts => unconfirmed(&format!("stored, but {}", doubts.join("; "))),
@@ -140,12 +142,12 @@ fn read_token(token: &str) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// What the service answered.
+/// The answer of the service.
 struct Receipt {
     body: Value,
-    /// Instances that have not said in time that they refuse.
+    /// Instances that have not confirmed in time.
     unconfirmed: Vec<String>,
-    /// Until then there may be instances that the store does not list.
+    /// Until this time the store may not list every instance.
     uncertain_until: Option<String>,
 }
 
@@ -164,7 +166,7 @@ impl Receipt {
         self.body["confirmed"] == json!(false)
     }
 
-    /// What stands between this revocation and the certainty that every instance refuses.
+    /// The reasons why it is not certain that every instance applies this revocation.
     fn doubts(&self) -> Vec<String> {
         if !self.is_unconfirmed() {
             return Vec::new();
@@ -176,7 +178,8 @@ impl Receipt {
         unconfirmed.into_iter().chain(uncertain).collect()
     }
 
-    /// The answer, with what is missing told apart: `outcome`, `unconfirmed` (instances) and `uncertain_until`.
+    /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed` (instances)
+    /// and `uncertain_until`.
     fn json(&self) -> Value {
         let outcome = match (self.body["position"].is_null(), self.body["confirmed"].as_bool()) {
             (true, _) => "expired",
@@ -196,8 +199,8 @@ impl Receipt {
         told
     }
 
-    /// What was done, in a sentence an operator can read out.
-    fn words(&self) -> String {
+    /// The result, in a sentence for an operator.
+    fn summary(&self) -> String {
         let (id, issuer, at) = (self.text("id"), self.text("issuer"), self.text("at"));
         let what = match self.text("kind") {
             "token" => format!("the token {id} of {issuer}"),
@@ -234,7 +237,8 @@ impl Receipt {
     }
 }
 
-/// Tokens that are dated up to the instant are refused, and the instant may lie ahead: by the issuer's lead.
+/// Tokens that are dated up to the watermark are refused, and the watermark may be in the future, by the
+/// issuer's lead.
 fn new_sign_ins(at: &str, now: Timestamp) -> String {
     let lies_ahead = clock::parse_rfc3339(at).is_some_and(|at| at >= now);
     if lies_ahead { format!("; new sign-ins work from {at}") } else { "; new sign-ins work".to_owned() }
@@ -258,12 +262,12 @@ mod tests {
 
     #[track_caller]
     fn check(changes: Value, expected: &str) {
-        let words = receipt(changes).words();
+        let words = receipt(changes).summary();
         assert_eq!(words.lines().next(), Some(expected), "{words}");
     }
 
     #[test]
-    fn a_revocation_is_told_in_words() {
+    fn a_revocation_is_described() {
         check(
             json!({}),
             "refused from now on: every token of the user alice of main issued up to 2026-06-01T16:30:34.000Z; new \
@@ -284,14 +288,14 @@ mod tests {
             json!({"kind": "issuer", "id": "main"}),
             "refused from now on: every token of the issuer main issued up to 2026-06-01T16:30:34.000Z; new sign-ins work",
         );
-        let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).words();
+        let confirmed = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 4})).summary();
         assert!(confirmed.ends_with("confirmed by 3 instances in 2.5 ms\n4 open streams ended"), "{confirmed}");
-        let one = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 1})).words();
+        let one = receipt(json!({"confirmed": true, "instances": 3, "took_ms": 2.5, "streams": 1})).summary();
         assert!(one.ends_with("\n1 open stream ended"), "{one}");
     }
 
     #[test]
-    fn an_instant_that_lies_ahead_says_from_when_sign_ins_work() {
+    fn a_watermark_ahead_names_the_time_from_which_sign_ins_work() {
         let at = "2026-06-01T16:30:34.000Z";
         let instant = clock::parse_rfc3339(at).unwrap();
         let from = "; new sign-ins work from 2026-06-01T16:30:34.000Z";
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unconfirmed_is_told_apart_from_what_is_uncertain() {
+    fn unconfirmed_and_uncertain_are_distinguished() {
         let late = json!({"confirmed": false, "waiting": ["one", "two"]});
         let unsure = json!({"confirmed": false, "waiting": [], "uncertain_until": UNTIL});
         for (changes, outcome, unconfirmed, doubts) in [

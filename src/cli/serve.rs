@@ -11,9 +11,10 @@ use super::{ConfigArgs, FAILED, fail, load};
 use crate::config::Config;
 use crate::engine::log::Log;
 
-/// Runs the service.
+/// Run the service.
 #[derive(Args)]
-#[command(after_help = "Example:\n  doorward serve --config /etc/doorward/doorward.yaml")]
+#[command(after_help = "Example:\n  doorward serve --config /etc/doorward/doorward.yaml\n\n\
+    Exit codes: 0 stopped by a signal, 1 failed, 2 wrong usage or invalid configuration.")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -43,9 +44,9 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let served = runtime.block_on(crate::serve::serve(config, file, log));
-    runtime.shutdown_timeout(HANGING); // Not for ever, as its end by itself would.
+    runtime.shutdown_timeout(HANGING); // Dropping the runtime would wait without a limit.
     served
 }
 
-/// How long the end waits for a thread that hangs in reading a file.
+/// The longest wait at the end for a thread that hangs in reading a file.
 const HANGING: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The running service, asked over its HTTP API.
+//! A client of the running service's HTTP API.
 
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use serde_json::Value;
 use super::{FAILED, INVALID, complain, fail};
 use crate::config;
 
-/// Which service to ask; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the command line,
-/// where other users of the machine could read it.
+/// The service to connect to; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the command
+/// line, where other users of the machine could read it.
 #[derive(Args)]
 pub(super) struct ServerArgs {
-    /// Where the HTTP API is: `listen.admin` if that is set, else `listen.http`.
+    /// The URL of the HTTP API: `listen.admin` if that is set, else `listen.http`.
     #[arg(
         long,
         value_name = "URL",
@@ -37,7 +37,7 @@ pub(super) struct TlsArgs {
     /// The CA that signed the service's certificate, PEM; by default those of the system.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The client certificate to show (`listen.tls.client_ca_file`), PEM.
+    /// The client certificate to send (`listen.tls.client_ca_file`), PEM.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its private key, PEM.
@@ -50,10 +50,10 @@ impl TlsArgs {
         self.ca.is_some()
     }
 
-    /// A client that knows whom to trust and what to show.
+    /// An HTTP client with these settings.
     pub(super) fn client(&self, timeout: Duration) -> anyhow::Result<reqwest::ClientBuilder> {
         let read = |file: &Path| std::fs::read(file).with_context(|| format!("read {}", file.display()));
-        // What is sent is for this server alone: neither for a proxy nor for where it points to.
+        // Without proxies and redirects: the credentials are for this server alone.
         let alone = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = alone.timeout(timeout);
         let client = match &self.ca {
@@ -79,7 +79,7 @@ pub(super) struct Reply {
     pub(super) body: Value,
 }
 
-/// Why there is nothing to show.
+/// Why there is no result.
 pub(super) enum Failure {
     /// The arguments are not valid.
     Usage(String),
@@ -106,7 +106,7 @@ impl Failure {
 
 /// The environment variable that holds the admin key.
 const ADMIN_KEY: &str = "DOORWARD_ADMIN_KEY";
-/// Beyond what the server may wait for, for the way there and back.
+/// Added to the server's own wait, for the network.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl ServerArgs {
@@ -114,14 +114,14 @@ impl ServerArgs {
         self.ask(path, None, None)
     }
 
-    /// `patience`: how long the server was told to wait itself; a terminal shows that it does.
+    /// `patience`: the requested wait of the server; a terminal shows its progress.
     pub(super) fn post(&self, path: &str, body: &Value, patience: Option<Duration>) -> Result<Reply, Failure> {
         self.ask(path, Some(body), patience)
     }
 
     fn ask(&self, path: &str, body: Option<&Value>, patience: Option<Duration>) -> Result<Reply, Failure> {
         let key = admin_key()?;
-        // Neither the user nor the query of what is no URL of ours is shown.
+        // The error does not show a URL that cannot be used, because it may contain a password.
         let server = url::Url::parse(&self.server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = server
             .and_then(|server| server.join(path).ok())
@@ -151,13 +151,13 @@ impl ServerArgs {
     }
 }
 
-/// Shows on one line of the terminal how long it has taken so far, and removes the line at the end.
+/// Shows the elapsed time on one line of the terminal, and removes the line at the end.
 async fn while_waiting<T>(work: impl Future<Output = T>, patience: Duration) -> T {
     const EVERY: Duration = Duration::from_millis(100);
     let (began, mut work) = (Instant::now(), pin!(work));
     loop {
         if let Ok(done) = tokio::time::timeout(EVERY, &mut work).await {
-            let _ = write!(std::io::stderr(), "\r\x1b[K"); // Nothing is lost with a line that was for show.
+            let _ = write!(std::io::stderr(), "\r\x1b[K"); // The line is only for display.
             return done;
         }
         let (so_far, most) = (began.elapsed().as_secs_f64(), patience.as_secs_f64());
@@ -177,7 +177,7 @@ fn admin_key() -> Result<SecretString, Failure> {
 }
 
 impl Reply {
-    /// Problems become failures, in the words of the server.
+    /// Converts a problem of the server to a failure, with the server's text.
     fn succeeded(self) -> Result<Self, Failure> {
         if (200..300).contains(&self.status) && self.body.is_object() {
             return Ok(self);
@@ -185,7 +185,7 @@ impl Reply {
         let text = |name: &str| self.body[name].as_str().unwrap_or_default();
         let place = if text("pointer").is_empty() { String::new() } else { format!("{}: ", text("pointer")) };
         let words = match text("title") {
-            "" => "no answer of Doorward's HTTP API".to_owned(),
+            "" => "the answer is not from Doorward's HTTP API".to_owned(),
             title => format!("{title}: {place}{}", text("detail")),
         };
         let reason = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };
@@ -197,7 +197,7 @@ impl Reply {
     }
 }
 
-/// Stored, but not all that was asked for was reached.
+/// Stored, but not confirmed as requested.
 pub(super) fn unconfirmed(message: &str) -> ExitCode {
     complain(format_args!("doorward: {message}"));
     ExitCode::from(FAILED)

@@ -9,13 +9,14 @@ use serde_json::Value;
 use super::server::{Failure, ServerArgs};
 use super::{complain, print};
 
-/// Lists the instances, the age of their view and their place in the log.
+/// List the instances, the age of their views and their places in the log.
 ///
 /// The admin key is read from DOORWARD_ADMIN_KEY.
 #[derive(Args)]
-#[command(after_help = "Example:\n  DOORWARD_ADMIN_KEY=... doorward status --server http://127.0.0.1:9192")]
+#[command(after_help = "Example:\n  DOORWARD_ADMIN_KEY=... doorward status --server http://127.0.0.1:9192\n\n\
+    Exit codes: 0 listed, 1 failed, 2 wrong usage.")]
 pub(super) struct StatusArgs {
-    /// Prints the answer as JSON.
+    /// Print the answer as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -50,7 +51,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     };
     let rows: Vec<_> = std::iter::once(head).chain(instances.iter().map(row)).collect();
     if reply.body["complete"] == false {
-        complain("doorward: the store could not be asked for the other instances");
+        complain("doorward: the store did not return the other instances");
     }
     Ok(print(rows.join("\n")))
 }

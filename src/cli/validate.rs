@@ -11,7 +11,7 @@ use super::INVALID;
 use super::report::{self, Format, Note};
 use crate::config::{self, Config, Fault, Place};
 
-/// Check a configuration; prints every fault with its place, its key and what would be right.
+/// Check a configuration; print every fault with its place, its key and the remedy.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  doorward validate --config doorward.yaml\n\n\
     Exit codes: 0 valid, 2 invalid. DOORWARD__SECTION__KEY variables override the file.")]
@@ -22,7 +22,7 @@ pub(super) struct ValidateArgs {
     /// Print the JSON Schema of the file instead.
     #[arg(long)]
     schema: bool,
-    /// How faults and warnings are printed; all but `text` go to standard output.
+    /// The format of faults and warnings; all but `text` go to standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -30,7 +30,7 @@ pub(super) struct ValidateArgs {
 /// Runs the command with the environment of the process.
 pub(super) fn run(args: &ValidateArgs) -> ExitCode {
     let code = execute(args, config::environment(), &mut io::stdout().lock(), &mut io::stderr().lock());
-    code.map_or(ExitCode::FAILURE, ExitCode::from) // Whoever reads the output is gone.
+    code.map_or(ExitCode::FAILURE, ExitCode::from) // The reader of the output is gone.
 }
 
 /// Faults and warnings go to `err`, the verdict and the schema to `out`.
@@ -56,13 +56,12 @@ fn execute(
         match args.format {
             Format::Github => write!(out, "{}", report::github(&name, &notes))?,
             Format::Sarif => {
-                let rules = [(FAULT, "The configuration is not used."), (WARNING, "Unlikely to be meant.")];
+                let rules = [(FAULT, "The configuration is not used."), (WARNING, "Probably a mistake.")];
                 writeln!(out, "{:#}", report::sarif(&name, &rules, &notes))?;
             }
             Format::Text | Format::Json => {
-                let told = |faults: &[Fault]| faults.iter().map(told).collect::<Vec<_>>();
-                let all =
-                    json!({"file": name, "valid": loaded.is_ok(), "faults": told(faults), "warnings": told(warnings)});
+                let listed = |faults: &[Fault]| faults.iter().map(to_json).collect::<Vec<_>>();
+                let all = json!({"file": name, "valid": loaded.is_ok(), "faults": listed(faults), "warnings": listed(warnings)});
                 writeln!(out, "{all:#}")?;
             }
         }
@@ -84,7 +83,7 @@ fn execute(
     }
 }
 
-/// The rules that other formats name.
+/// The names of the rules in machine-readable formats.
 const FAULT: &str = "invalid-configuration";
 const WARNING: &str = "doubtful-configuration";
 
@@ -104,7 +103,7 @@ fn notes(faults: &[Fault], is_error: bool) -> impl Iterator<Item = Note> {
     })
 }
 
-fn told(fault: &Fault) -> Value {
+fn to_json(fault: &Fault) -> Value {
     let (line, variable) = match &fault.place {
         Some(Place::Line(line)) => (Some(line), None),
         Some(Place::Variable(name)) => (None, Some(name)),

@@ -63,7 +63,7 @@ fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
     }
     let expires_at = file.expires.as_ref().map(|text| {
         parse_rfc3339(text).unwrap_or_else(|| {
-            check.fault(&at.key("expires"), "must be an instant such as `2027-06-01T00:00:00Z` (RFC 3339)");
+            check.fault(&at.key("expires"), "must be a time such as `2027-06-01T00:00:00Z` (RFC 3339)");
             Timestamp::MAX
         })
     });
@@ -84,7 +84,7 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
         if !digests.insert(digest) && !file.sha256.is_empty() {
             check.fault(&at.key("sha256"), "another entry has this key: it must name one user");
         }
-        check.list(&at.key("may"), &file.may, ": a key that may nothing is of no use");
+        check.list(&at.key("may"), &file.may, ": a key without a permission has no use");
         keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
     }
     keys

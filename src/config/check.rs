@@ -18,18 +18,18 @@ use crate::authz::claims::IssuerName;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::http::Authorities;
 
-/// Collects what is wrong while the sections are read; each reader goes on with something harmless.
+/// Collects the faults while the sections are read; each reader continues with a harmless value.
 pub(super) struct Check<'a> {
     source: &'a Source,
-    /// Paths that violate the schema; a second fault for the same path would only confuse.
+    /// Paths that violate the schema; a second fault for the same path would be confusing.
     blamed: Blamed,
-    /// Paths with a semantic fault: the first is reported, its consequences are not.
-    told: HashSet<KeyPath>,
-    /// Relative file names start here.
+    /// Paths with a semantic fault: the first one is reported, its consequences are not.
+    reported: HashSet<KeyPath>,
+    /// The folder of relative file names.
     folder: &'a Path,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<Fault>,
-    /// Every file that was read or named, as it was before.
+    /// Every file that was read or named, with its state before.
     pub(super) files: Stamps,
 }
 
@@ -46,7 +46,7 @@ impl<'a> Check<'a> {
         Self {
             source,
             blamed,
-            told: HashSet::new(),
+            reported: HashSet::new(),
             folder,
             faults: Vec::new(),
             warnings: Vec::new(),
@@ -55,7 +55,7 @@ impl<'a> Check<'a> {
     }
 
     pub(super) fn fault(&mut self, at: &KeyPath, message: impl Into<String>) {
-        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
+        if !self.blamed.touches(at) && self.reported.insert(at.clone()) {
             let fault = self.source.fault(at, message);
             self.faults.push(fault);
         }
@@ -63,7 +63,7 @@ impl<'a> Check<'a> {
 
     /// A fault of the key itself, not of its value.
     pub(super) fn key_fault(&mut self, at: &KeyPath, message: impl Into<String>) {
-        if !self.blamed.touches(at) && self.told.insert(at.clone()) {
+        if !self.blamed.touches(at) && self.reported.insert(at.clone()) {
             let fault = self.source.fault(at, message);
             self.faults.push(Fault { value: None, ..fault });
         }
@@ -96,7 +96,7 @@ impl<'a> Check<'a> {
         min
     }
 
-    /// A short name that stands in metrics labels, Redis keys and logs.
+    /// A short name for metrics labels, Redis keys and logs.
     pub(super) fn name(&mut self, at: &KeyPath, name: &str) -> bool {
         let fits = IssuerName::parse(name).is_some();
         if !fits {
@@ -106,7 +106,7 @@ impl<'a> Check<'a> {
         fits
     }
 
-    /// Text that is compared with what a token says: printable and not empty.
+    /// Text that is compared with claims: printable and not empty.
     pub(super) fn text(&mut self, at: &KeyPath, text: &str) {
         let fits = (1..=512).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace());
         if !fits {
@@ -114,21 +114,21 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A text of a list that is compared as it is written: a word for all is not one.
+    /// A text of a list that is compared literally: a wildcard is a fault.
     pub(super) fn no_wildcard(&mut self, at: &KeyPath, text: &str, cure: &str) {
         if text.contains('*') || text.eq_ignore_ascii_case("any") {
-            self.fault(at, format!("is compared as it is written, not as a pattern; {cure}"));
+            self.fault(at, format!("is compared literally, not as a pattern; {cure}"));
         }
     }
 
-    /// A list that is written must say something: empty could be read as all or as none.
+    /// A list must not be empty: that could be read as all or as none.
     pub(super) fn list<T>(&mut self, at: &KeyPath, items: &[T], leave_out: &str) {
         if items.is_empty() {
             self.fault(at, format!("must not be empty{leave_out}"));
         }
     }
 
-    /// An absolute URL: https, or http when that cannot be read on the way or is allowed.
+    /// An absolute URL: https, or http to this host or with permission.
     pub(super) fn url(&mut self, at: &KeyPath, text: &str, insecure: bool) {
         let Ok(url) = Url::parse(text) else {
             return self.fault(at, "must be a URL such as `https://auth.example.com/jwks`");
@@ -140,7 +140,7 @@ impl<'a> Check<'a> {
             None => false,
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return self.fault(at, "must not hold a user or a password: URLs stand in logs");
+            return self.fault(at, "must not contain a user or a password: URLs appear in logs");
         }
         if url.fragment().is_some() {
             return self.fault(at, "must not have a fragment (`#…`)");
@@ -148,7 +148,10 @@ impl<'a> Check<'a> {
         match url.scheme() {
             "https" => {}
             "http" if loopback || insecure => {}
-            "http" => self.fault(at, "must be https (or set `insecure: true`: whoever is on the way can forge it)"),
+            "http" => self.fault(
+                at,
+                "must be https (or set `insecure: true`, with which an attacker on the network can forge it)",
+            ),
             _ => self.fault(at, "must be a https URL"),
         }
     }
@@ -163,14 +166,14 @@ impl<'a> Check<'a> {
         path
     }
 
-    /// As [`Check::file`], for a file that Doorward itself writes and therefore does not watch.
+    /// [`Check::file`] for a file that Doorward itself writes and therefore does not watch.
     pub(super) fn resolve(&mut self, at: &KeyPath, name: &str) -> PathBuf {
         let path = self.file(at, name);
         self.files.remove(&path);
         path
     }
 
-    /// The path and the contents of a file; a fault says why it cannot be read.
+    /// The path and the contents of a file; a fault has the reason if it cannot be read.
     pub(super) fn read(&mut self, at: &KeyPath, name: &str) -> (PathBuf, Option<Vec<u8>>) {
         let path = self.file(at, name);
         if name.is_empty() {
@@ -182,7 +185,7 @@ impl<'a> Check<'a> {
         let may_be_secret = by_key(at) == Some(Shown::SecretFile) && !Shown::is_file_name(name);
         let message = match read {
             Err(error) if may_be_secret => {
-                format!("must name a file that holds the secret, which is not written here; cannot read it: {error}")
+                format!("must name a file with the secret, which must not be written here; cannot read it: {error}")
             }
             Err(error) => format!("cannot read {shown}: {error}"),
             Ok(0) => format!("the file {shown} is empty"),
@@ -206,7 +209,7 @@ impl<'a> Check<'a> {
         (path, Some(bytes))
     }
 
-    /// A secret that is written as `KEY` or stands in the file that `KEY_file` names.
+    /// A secret in `KEY`, or in the file that `KEY_file` names.
     pub(super) fn secret(
         &mut self,
         section: &KeyPath,
@@ -230,7 +233,7 @@ impl<'a> Check<'a> {
                 let (path, bytes) = self.secret_file(&at_file, file);
                 let text = bytes.map(String::from_utf8)?;
                 if text.is_err() {
-                    self.fault(&at_file, format!("the file {} is no UTF-8 text", path.display()));
+                    self.fault(&at_file, format!("the file {} is not UTF-8 text", path.display()));
                 }
                 text.ok().map(SecretString::from)
             }
@@ -238,14 +241,14 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The path of a PEM file that holds one of these.
+    /// The path of a PEM file with one of these sections.
     pub(super) fn pem_file(&mut self, at: &KeyPath, name: &str, label: &str) -> (PathBuf, Option<Vec<u8>>) {
         let (path, bytes) = self.read(at, name);
         let bytes = bytes.filter(|bytes| {
             let text = String::from_utf8_lossy(bytes);
             let fits = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label));
             if !fits {
-                self.fault(at, format!("the file {} holds no PEM `{label}`", path.display()));
+                self.fault(at, format!("the file {} has no PEM `{label}`", path.display()));
             }
             fits
         });
@@ -258,7 +261,7 @@ impl<'a> Check<'a> {
         let (path, pem) = self.pem_file(&at, name?, "CERTIFICATE");
         let parsed = Authorities::parse(pem?);
         if parsed.is_err() {
-            self.fault(&at, format!("the file {} holds a certificate that cannot be used", path.display()));
+            self.fault(&at, format!("the file {} has a certificate that cannot be used", path.display()));
         }
         parsed.ok()
     }
@@ -275,10 +278,10 @@ impl<'a> Check<'a> {
         if !read {
             self.fault(
                 at,
-                "must be 64 hex digits, as `doorward hash-key` prints them: the key itself never stands in this file",
+                "must be 64 hex digits, as `doorward hash-key` prints them: never write the key itself into this file",
             );
         } else if digest == digest_of(b"") {
-            self.fault(at, "is the SHA-256 of nothing: any empty key would fit");
+            self.fault(at, "is the SHA-256 of an empty text: an empty key would match");
         }
         digest
     }
@@ -292,7 +295,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// A bound as people would write it; humantime would make `1year 1month 4days…` of 400 days.
+/// A duration in its usual form; humantime would write 400 days as `1year 1month 4days…`.
 fn written(duration: Duration) -> String {
     let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
     let millis = duration.as_millis();
@@ -317,7 +320,7 @@ pub(super) fn header_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// RFC 9110 section 7.6.1, and what RFC 9113 section 8.2.2 adds; `host` is `:authority`.
+/// RFC 9110 section 7.6.1, with the additions of RFC 9113 section 8.2.2; `host` is `:authority`.
 const HOP_BY_HOP: [&str; 12] = [
     "connection",
     "content-length",

@@ -1,8 +1,8 @@
 //! Overrides from the environment: `DOORWARD__REVOCATION__REDIS__URL`.
 //!
-//! Names are read without regard to case; where a key has a `-`, `_` stands for it, as it does in the names of
-//! headers. The items of lists have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an
-//! item. What is named in a map that is not written is added to its default.
+//! Names are case-insensitive; `_` stands for a `-` of a key, as in the names of headers. The items of lists
+//! have numbers: `DOORWARD__ISSUERS__0__ISSUER`; the number after the last adds an item. An entry of a map
+//! that is not written is added to the map's default.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::source::{Source, parse_scalar};
 
 const PREFIX: &str = "DOORWARD__";
 
-/// Writes the variables into the tree, in the order of their names; faults are names that fit nothing.
+/// Writes the variables into the tree, in the order of their names; faults are names that match no key.
 pub(super) fn apply(
     source: &mut Source,
     schema: &Schema,
@@ -30,7 +30,7 @@ pub(super) fn apply(
     for (name, text) in ours {
         match resolve(source, schema, &name) {
             Ok(path) if named.contains_key(&path) => {
-                let message = format!("is named by the variable {} already", named[&path]);
+                let message = format!("is set by the variable {} already", named[&path]);
                 faults.push(Fault { place: Some(Place::Variable(name)), path, message, value: None });
             }
             Ok(path) => {
@@ -50,7 +50,7 @@ pub(super) fn apply(
     faults
 }
 
-/// A fault for a text in which nothing replaced a placeholder, such as `${NAME}`.
+/// A fault for a text with an unreplaced placeholder, such as `${NAME}`.
 pub(super) fn unreplaced(source: &Source, path: &KeyPath) -> Fault {
     let part = |step: &Step| match step {
         Step::Key(name) => name.replace('-', "_").to_ascii_uppercase(),
@@ -60,7 +60,7 @@ pub(super) fn unreplaced(source: &Source, path: &KeyPath) -> Fault {
     let variable = format!("{PREFIX}{}", parts.join("__"));
     source.fault(
         path,
-        format!("holds a placeholder, and nothing replaces it; set the environment variable `{variable}` instead"),
+        format!("has a placeholder that was not replaced; set the environment variable `{variable}` instead"),
     )
 }
 
@@ -105,8 +105,8 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
     Ok(path)
 }
 
-/// The value of a variable: a YAML scalar where one of its type fits, else the text as it is. Text is only
-/// read as YAML to take its quotes off: `a #1` and `&a` are no comment and no anchor here.
+/// The value of a variable: a YAML scalar if the key accepts its type, else the raw text. Text is parsed as
+/// YAML only to remove its quotes: `a #1` and `&a` are neither a comment nor an anchor here.
 fn read(schema: &Schema, path: &KeyPath, text: &str) -> Value {
     let raw = || Value::String(text.to_owned());
     if path.is_secret() {

@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::sources::files::Stamps;
 
-/// Where a value stands: `issuers[0].keys.jwks_url`.
+/// The place of a value: `issuers[0].keys.jwks_url`.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyPath(Vec<Step>);
 
@@ -54,7 +54,7 @@ impl KeyPath {
         matches!(self.0.last(), Some(Step::Key(name)) if name == "headers")
     }
 
-    /// Whether a credential stands here or around: its text is taken as it is.
+    /// Whether a credential is here or in an enclosing value: its text is used verbatim.
     pub(super) fn is_secret(&self) -> bool {
         let secret = ["password", "client_secret", "token", "sha256", "jwks"];
         let names = self.0.iter().skip(1).filter_map(|step| match step {
@@ -89,25 +89,25 @@ pub enum Place {
     Variable(String),
 }
 
-/// A fault, or a warning about a value that is unlikely to be meant.
+/// A fault, or a warning about a value that is probably a mistake.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Fault {
-    /// `None` when the value stands nowhere: a default.
+    /// `None` for a default, which is not written anywhere.
     pub place: Option<Place>,
     pub path: KeyPath,
-    /// The fault and its cure.
+    /// The fault and its remedy.
     pub message: String,
     /// The value that was found, shortened; never a credential.
     pub value: Option<String>,
 }
 
-/// All that is wrong with a configuration, in the order of the file.
+/// All faults of a configuration, in the order of the file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Faults {
     /// The name of the file.
     pub file: String,
     pub faults: Vec<Fault>,
-    /// The files whose change may put it right: the configuration itself and all it names.
+    /// The files whose change may fix it: the configuration itself and all that it names.
     pub watched: Stamps,
 }
 
@@ -129,7 +129,7 @@ impl Fault {
     pub fn line(&self, file: &str) -> String {
         let place = match &self.place {
             Some(Place::Line(line)) => format!("{file}:{line}"),
-            Some(Place::Variable(name)) => name.escape_debug().to_string(), // It can have any byte but `=`.
+            Some(Place::Variable(name)) => name.escape_debug().to_string(), // A name can have any byte except `=`.
             None => file.to_owned(),
         };
         let found = self.value.as_ref().map(|value| format!(" (found {value})")).unwrap_or_default();
@@ -138,14 +138,14 @@ impl Fault {
     }
 }
 
-/// A URL as it is shown: scheme, host and port. A credential may stand in all that is left out: in the user, the
-/// password, the query, the fragment and, of a webhook, the path. `None` for what is not a URL with an authority, or
-/// where an `@` further on tells that the parts are not what they seem: `https://user:1?2@host`.
+/// The visible part of a URL: scheme, host and port. The omitted parts may contain a credential: the user, the
+/// password, the query, the fragment and, in a webhook, the path. `None` for a text that is not a URL with an
+/// authority, or with an `@` further on, which makes the parts ambiguous: `https://user:1?2@host`.
 pub(crate) fn shown_url(text: &str) -> Option<String> {
     shown_parts(text, false)
 }
 
-/// As [`shown_url`], with the path, for what is published to anyone.
+/// [`shown_url`] with the path, for URLs that are public.
 pub(super) fn shown_location(text: &str) -> Option<String> {
     shown_parts(text, true)
 }
@@ -165,7 +165,7 @@ fn shown_parts(text: &str, with_path: bool) -> Option<String> {
     let (scheme, path) = (url.scheme(), url.path());
     let path = if path == "/" && !text.ends_with('/') && rest.is_empty() { "" } else { path };
     let (host, port) = (url.host_str().unwrap_or_default(), url.port().map(|port| format!(":{port}")));
-    // Without a host it is the path of a socket.
+    // Without a host the path is that of a socket.
     let path = if with_path || path.len() < 2 || host.is_empty() { path } else { "/…" };
     Some(format!("{scheme}://{credentials}{host}{}{path}{rest}", port.unwrap_or_default()))
 }

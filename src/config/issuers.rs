@@ -23,13 +23,13 @@ use crate::sources::http::Authorities;
 /// An issuer and the source of its keys.
 #[derive(Clone)]
 pub struct IssuerConfig {
-    /// Its `keys` are there unless they come from the network.
+    /// Its `keys` are set unless they are fetched over the network.
     pub trusted: TrustedIssuer,
     pub keys: KeySource,
     pub introspection: Option<Introspection>,
 }
 
-/// Where an issuer's keys come from.
+/// The source of an issuer's keys.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum KeySource {
     /// The configuration itself.
@@ -41,19 +41,19 @@ pub enum KeySource {
     Remote(RemoteKeys),
 }
 
-/// How keys are fetched.
+/// The settings for fetching keys.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RemoteKeys {
     pub location: KeyLocation,
     /// Allows plain http to other hosts than loopback.
     pub insecure: bool,
-    /// Where the provider's Cache-Control does not say.
+    /// The interval without the provider's Cache-Control.
     pub refresh: Duration,
-    /// At most one fetch because of unknown keys in this time.
+    /// The shortest time between two fetches for unknown keys.
     pub cooldown: Duration,
-    /// How long keys are used while the provider cannot be reached.
+    /// The time for which keys are used while the provider cannot be reached.
     pub max_stale: Duration,
-    /// For one fetch, body included.
+    /// The timeout of one fetch, body included.
     pub timeout: Duration,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,
@@ -63,13 +63,13 @@ pub struct RemoteKeys {
 pub enum KeyLocation {
     /// The URL of a JWKS.
     Jwks(String),
-    /// The issuer whose discovery document names it.
+    /// The issuer whose discovery document names the URL.
     Discovery(String),
-    /// The transmitter whose `/.well-known/ssf-configuration` names it.
+    /// The transmitter whose `/.well-known/ssf-configuration` names the URL.
     SignalsDiscovery(String),
 }
 
-/// How an issuer is asked about tokens (RFC 7662).
+/// The introspection settings of an issuer (RFC 7662).
 #[derive(Clone, Debug)]
 pub struct Introspection {
     pub url: String,
@@ -102,7 +102,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         spellings.push(issuer_id.clone());
         let opaque = file.introspection.as_ref().is_some_and(|file| file.when == When::Opaque);
         if opaque && std::mem::replace(&mut asked_about_opaque, true) {
-            check.fault(&at.key("introspection").key("when"), "only one issuer can be asked about opaque tokens");
+            check.fault(&at.key("introspection").key("when"), "only one issuer can introspect opaque tokens");
         }
         found.extend(issuer(check, &at, file, issuer_id));
     }
@@ -123,7 +123,7 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
         None => None,
         Some(AudiencesFile::Word(word)) => {
             if word != "any" {
-                check.fault(&at_tenants, "must be a list of tenant ids, or the word `any`");
+                check.fault(&at_tenants, "must be a list of tenant ids, or `any`");
             }
             Some(Tenants::Any)
         }
@@ -152,11 +152,11 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
                 check.fault(&at, "may have one `{tenant}`, and no other `{…}`");
             }
             [before, _] => match &tenants {
-                // A tenant in the name of the host would be whoever owns a domain.
+                // With a tenant in the host name, any owner of a domain would be a tenant.
                 _ if before.splitn(4, '/').count() < 4 => {
                     check.fault(&at, "must have the `{tenant}` in the path of the URL");
                 }
-                None => check.fault(&at_tenants, "is missing; it must be a list of tenant ids, or the word `any`"),
+                None => check.fault(&at_tenants, "is missing; it must be a list of tenant ids, or `any`"),
                 Some(tenants) => spellings.push(Spelling::new(text, tenants)),
             },
             _ if text.is_empty() => {}
@@ -185,7 +185,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     let audiences = match &file.audiences {
         AudiencesFile::Word(word) => {
             if word != "any" {
-                check.fault(&at.key("audiences"), "must be a list of audiences, or the word `any`");
+                check.fault(&at.key("audiences"), "must be a list of audiences, or `any`");
             }
             Audiences::Any
         }
@@ -204,8 +204,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     });
     let token_types = token_types(check, &at.key("token_types"), &file.token_types);
     if !file.accept.contains(&Accepted::Access) {
-        check
-            .fault(&at.key("accept"), "must contain `access`: most tokens do not say what they are, and count as that");
+        check.fault(
+            &at.key("accept"),
+            "must contain `access`: most tokens have no mark of their kind, and count as access tokens",
+        );
     }
     let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=LONGEST_LEEWAY);
     let trusted = TrustedIssuer {
@@ -330,7 +332,7 @@ pub(super) fn claim_path(check: &mut Check<'_>, at: &KeyPath, name: &str) -> Cla
     ClaimPath::new(name)
 }
 
-/// Where keys come from, and those that can be had without the network.
+/// The source of keys, and those that need no network.
 pub(super) fn key_source(
     check: &mut Check<'_>,
     at: &KeyPath,
@@ -370,7 +372,7 @@ pub(super) fn key_source(
     }
     if file.discovery {
         let Some(issuer) = issuer.filter(|issuer| !issuer.is_empty()) else {
-            // Without any issuer, that is the fault.
+            // Without an issuer, that fault suffices.
             if check.is_written(&at.key("discovery")) {
                 check.fault(&at.key("discovery"), "needs an `issuer` without `{tenant}`; write `jwks_url` instead");
             }
@@ -423,8 +425,8 @@ const fn secret_bytes(algorithm: Algorithm) -> usize {
     }
 }
 
-/// A set without a usable key is only warned of: emptying the file is how a leaked key is withdrawn, and
-/// a refused reload would keep it in force.
+/// A set without a usable key is only a warning: an operator withdraws a leaked key by emptying the
+/// file, and a refused reload would keep the key in force.
 fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<LeftOut>), JwksError>) -> Option<Jwks> {
     let (keys, unfit) = match parsed {
         Ok(parsed) => parsed,
@@ -448,7 +450,7 @@ fn introspection(check: &mut Check<'_>, at: &KeyPath, file: &IntrospectionFile) 
     check.text(&at.key("client_id"), &file.client_id);
     let secret = check.secret(at, "client_secret", file.client_secret.as_ref(), file.client_secret_file.as_ref());
     if file.client_secret.is_none() && file.client_secret_file.is_none() {
-        check.fault(&at.key("client_secret_file"), "is missing; it must be the name of the file that holds the secret");
+        check.fault(&at.key("client_secret_file"), "is missing; it must be the name of the file with the secret");
     }
     Introspection {
         url: file.url.clone(),

@@ -1,4 +1,4 @@
-//! Where Doorward listens.
+//! The addresses on which Doorward listens.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ use super::file::{ListenFile, TlsFile};
 pub struct Listen {
     pub check: CheckAddress,
     pub http: Option<SocketAddr>,
-    /// `None`: what needs an admin key is served on `http`.
+    /// `None`: the routes with an admin key are served on `http`.
     pub admin: Option<SocketAddr>,
-    /// As browsers write them in `Origin`.
+    /// In the form of `Origin`.
     pub cors_origins: Vec<String>,
     pub tls: Option<Tls>,
 }
 
-/// Where Envoy asks.
+/// The address for Envoy's checks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CheckAddress {
     Tcp(SocketAddr),
@@ -36,7 +36,7 @@ pub enum CheckAddress {
     },
 }
 
-/// The files of the listeners' TLS; each was there and held PEM when the configuration was read.
+/// The files of the listeners' TLS; each existed and had PEM when the configuration was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tls {
     pub cert_file: PathBuf,
@@ -69,7 +69,7 @@ pub(super) fn listen(check: &mut Check<'_>, file: &ListenFile) -> Listen {
     Listen { check: address, http, admin, cors_origins, tls }
 }
 
-/// Checks that each is written as a browser writes it (RFC 6454 section 6.2): anything else never fits.
+/// Checks that each has the form that browsers write (RFC 6454 section 6.2): any other never matches.
 fn origins(check: &mut Check<'_>, at: &KeyPath, list: &[String]) -> Vec<String> {
     for (index, text) in list.iter().enumerate() {
         let written = url::Url::parse(text).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);
@@ -89,7 +89,7 @@ fn socket_address(check: &mut Check<'_>, at: &KeyPath, text: &str) -> SocketAddr
     })
 }
 
-/// The longest name of a socket that Linux takes, in bytes (`sun_path`, with its final zero).
+/// The longest name of a socket in Linux, in bytes (`sun_path`, with its final zero).
 const MAX_SOCKET_PATH: usize = 107;
 
 fn socket_path(check: &mut Check<'_>, at: &KeyPath, path: &str) -> PathBuf {
@@ -133,7 +133,7 @@ pub(super) fn pair_fault(certificates: &[u8], key: &[u8]) -> Option<String> {
     let Ok(key) = PrivateKeyDer::from_pem_slice(key) else { return Some("must hold a private key, PEM".to_owned()) };
     match CertifiedKey::from_der(certificates, key, &aws_lc_rs::default_provider()) {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Some("must be the key of the certificate in `cert_file`: it is another one's".to_owned())
+            Some("must be the key of the certificate in `cert_file`: it belongs to another certificate".to_owned())
         }
         Err(error) => Some(format!("must be a key that can serve with `cert_file`: {error}")),
         Ok(_) => None,

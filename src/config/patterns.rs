@@ -1,10 +1,10 @@
-//! Regular expressions that no path matches, or that hold the placeholder of another router: taken as they are, the
-//! rule never applies, and a token without its scopes passes.
+//! Regular expressions that no path matches, or that contain the placeholder of another router: unchanged, the rule
+//! would never apply, and a token without its scopes would be accepted.
 
 use regex_syntax::ast::{self, AssertionKind, Ast, LiteralKind, RepetitionKind};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-/// Why a part of a pattern never matches a path, and what to write.
+/// The reason why a part of a pattern never matches a path, and the remedy.
 pub(super) fn never_matches(pattern: &str) -> Option<String> {
     branches(pattern).into_iter().find_map(|branch| {
         let cause = cause(branch)?;
@@ -48,7 +48,7 @@ fn cause(pattern: &str) -> Option<String> {
         "never matches: a path has no white space and no control character; write escapes, such as `%20` for a space"
             .to_owned()
     } else {
-        "never matches: something must stand before `^` or behind `$`; the whole path is compared, so leave both out"
+        "never matches: a character must precede `^` or follow `$`; the whole path is compared, so leave both out"
             .to_owned()
     })
 }
@@ -59,7 +59,7 @@ struct Texts<'a> {
     first: &'a dyn Fn(u8) -> bool,
 }
 
-/// Where a match stands: at the start of the text or behind it, and whether the text must end here.
+/// The position of a match: at the start of the text or after it, and whether the text must end here.
 const STATES: [u8; 4] = [START, INSIDE, START_ENDED, INSIDE_ENDED];
 const START: u8 = 1;
 const INSIDE: u8 = 2;
@@ -67,12 +67,12 @@ const START_ENDED: u8 = 4;
 const INSIDE_ENDED: u8 = 8;
 
 impl Texts<'_> {
-    /// Whether one that is not empty matches as a whole.
+    /// Whether it matches a non-empty text as a whole.
     fn have(&self, hir: &Hir) -> bool {
         self.after(hir, START) & (INSIDE | INSIDE_ENDED) != 0
     }
 
-    /// The states in which a match of `hir` can end that begins in one of `from`.
+    /// The possible end states of a match of `hir` that begins in one of `from`.
     fn after(&self, hir: &Hir, from: u8) -> u8 {
         match hir.kind() {
             HirKind::Empty => from,
@@ -88,13 +88,13 @@ impl Texts<'_> {
                         ended | if state & (START | START_ENDED) != 0 { START_ENDED } else { INSIDE_ENDED }
                     })
                 }
-                _ => from, // The border of a word: taken as met.
+                _ => from, // A word boundary: assumed to match.
             },
             HirKind::Capture(group) => self.after(&group.sub, from),
             HirKind::Concat(parts) => parts.iter().fold(from, |from, part| self.after(part, from)),
             HirKind::Alternation(branches) => branches.iter().fold(0, |all, branch| all | self.after(branch, from)),
             HirKind::Repetition(repeated) => {
-                // A state is not left for an earlier one, so that more turns than states bring nothing new.
+                // States only advance, so more iterations than states add nothing.
                 let turns = |count: u32| count.min(4);
                 let mut states = (0..turns(repeated.min)).fold(from, |from, _| self.after(&repeated.sub, from));
                 let more = repeated.max.map_or(4, |max| turns(max - repeated.min));
@@ -106,7 +106,7 @@ impl Texts<'_> {
         }
     }
 
-    /// After one character, of which `any` tells whether it can be one that a test admits.
+    /// The states after one character; `any` returns whether a character can satisfy a test.
     fn consume(&self, from: u8, any: impl Fn(&dyn Fn(u8) -> bool) -> bool) -> u8 {
         let begins = from & START != 0 && any(&|byte| (self.first)(byte) && (self.allowed)(byte));
         let goes_on = from & INSIDE != 0 && any(self.allowed);
@@ -123,12 +123,12 @@ fn any_of(class: &Class, has: &dyn Fn(u8) -> bool) -> bool {
     }
 }
 
-/// A part of a regular expression that means something else to another router.
+/// A part of a regular expression with another meaning in other routers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Foreign {
     /// `/*`, which repeats the slash.
     Slashes,
-    /// `:id`, `<id>`, `$id`: matches nothing but itself, or nothing at all.
+    /// `:id`, `<id>`, `$id`: matches only itself, or nothing.
     Placeholder(String),
     /// `[id]` for a whole segment: matches one of its letters.
     Letters(String),
@@ -148,7 +148,7 @@ fn find_foreign(ast: &Ast, pattern: &str) -> Option<Foreign> {
             if is_slash && matches!(repeated.op.kind, RepetitionKind::ZeroOrMore) {
                 return Some(Foreign::Slashes);
             }
-            // A class that is repeated is meant as one.
+            // A repeated class is intended as one.
             if matches!(&*repeated.ast, Ast::ClassBracketed(_)) { None } else { find_foreign(&repeated.ast, pattern) }
         }
         one => in_sequence(std::slice::from_ref(one), pattern),
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_that_no_path_matches_says_why() {
+    fn a_pattern_without_matches_has_a_reason() {
         for (pattern, cause) in [
             ("admin(/.*)?", "write `/admin(/.*)?`"),
             ("^admin", "write `/admin`"),
@@ -233,10 +233,10 @@ mod tests {
             ("https://shop.test/admin", "the host under `hosts`"),
             ("(admin|users)/x", "write `/(admin|users)/x`"),
             ("[a-z]+", "write `/[a-z]+`"),
-            ("/^a$b", "before `^` or behind `$`"),
-            ("^a$b", "before `^` or behind `$`"),
-            ("/a$/b", "before `^` or behind `$`"),
-            ("/a^b", "before `^` or behind `$`"),
+            ("/^a$b", "precede `^` or follow `$`"),
+            ("^a$b", "precede `^` or follow `$`"),
+            ("/a$/b", "precede `^` or follow `$`"),
+            ("/a^b", "precede `^` or follow `$`"),
             ("/a\\n/b", "white space"),
             ("\\?", "no query and no fragment"),
             ("/a\\?b=.*", "no query and no fragment"),
@@ -248,8 +248,8 @@ mod tests {
             ("/[\\x00-\\x1f]", "white space"),
             ("/café", "beyond ASCII"),
             ("/\\p{Greek}{2,}", "beyond ASCII"),
-            ("$", "before `^` or behind `$`"),
-            ("[^\\s\\S]", "before `^`"),
+            ("$", "precede `^` or follow `$`"),
+            ("[^\\s\\S]", "precede `^`"),
         ] {
             let found = never_matches(pattern);
             assert!(found.as_deref().is_some_and(|found| found.contains(cause)), "{pattern:?}: {found:?}");

@@ -1,4 +1,4 @@
-//! What the proxy in front is believed to say.
+//! The trusted statements of the proxy in front.
 
 use super::check::Check;
 use super::fault::KeyPath;

@@ -1,7 +1,7 @@
-//! Which rules can be reached: the first that matches wins, so an earlier broader one hides a later one.
+//! Reachability of rules: the first match wins, so an earlier broader rule hides a later one.
 //!
-//! Only one rule is weighed against one other, and only where it is certain: a regular expression is
-//! taken to cover the paths it was tried on, nothing more.
+//! Only pairs of rules are compared, and only certain results count: a regular expression is assumed to
+//! cover the tried paths only.
 
 use super::check::Check;
 use super::fault::KeyPath;
@@ -15,7 +15,7 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
             continue; // Its pattern has a fault already.
         }
         let hides = |earlier: &&Rule| {
-            // Rules that protect apply in any case.
+            // Protecting rules apply in any case.
             let any_case = later.loosens() && !earlier.loosens();
             earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted, any_case))
         };
@@ -31,9 +31,9 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
     }
 }
 
-/// Whether every request that `inner` matches, `outer` matches too.
+/// Whether `outer` matches every request of `inner`.
 fn covers(outer: &Match, inner: &Match, any_case: bool) -> bool {
-    // `GET` is for `HEAD`, too.
+    // `GET` includes `HEAD`.
     let method =
         |inner: &String| outer.methods.iter().any(|outer| inner == outer || (inner == "HEAD" && outer == "GET"));
     let methods = outer.methods.is_empty() || !inner.methods.is_empty() && inner.methods.iter().all(method);

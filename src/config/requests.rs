@@ -1,4 +1,4 @@
-//! Where tokens stand in requests, and what the upstream is told about the caller.
+//! The places of tokens in requests, and the identity that is sent upstream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::authz::answer::IdentityField;
 use crate::authz::signing::PayloadSigner;
 use crate::authz::token_source::{TokenSettings, TokenSource};
 
-/// Where tokens stand, and whether the upstream sees them.
+/// The places of tokens, and whether the upstream sees them.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
     pub settings: TokenSettings,
@@ -22,13 +22,12 @@ pub struct TokenConfig {
 /// The caller's identity as it is sent to the upstream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
-    /// Lower-case header names, each different from the others even where a back end folds `_` and `.`
-    /// to `-`.
+    /// Lower-case header names, which differ also after folding `_` and `.` to `-`, as some upstreams do.
     pub headers: Vec<(String, IdentityField)>,
     pub payload: Option<Payload>,
 }
 
-/// How an identity field is written.
+/// The form of an identity field.
 const FIELD_NAMES: [(&str, IdentityField); 11] = [
     ("user_id", IdentityField::UserId),
     ("email", IdentityField::Email),
@@ -53,7 +52,7 @@ pub struct Payload {
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
     let at = KeyPath::root().key("token").key("from");
-    check.list(&at, &file.from, ": a token must stand somewhere");
+    check.list(&at, &file.from, ": a token must have a place");
     let mut from: Vec<TokenSource> = Vec::new();
     for (index, file) in file.from.iter().enumerate() {
         let at = at.index(index);
@@ -83,7 +82,7 @@ fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Op
             let default = (name == "authorization").then(|| "Bearer".to_owned());
             let scheme = file.scheme.clone().or(default);
             if scheme.as_deref().is_some_and(|scheme| !is_token(scheme)) {
-                check.fault(&at.key("scheme"), "must be one word such as `Bearer`");
+                check.fault(&at.key("scheme"), "must be a scheme such as `Bearer`");
             }
             Some(TokenSource::Header { name, scheme })
         }
@@ -137,7 +136,7 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
     if let Some(encoded) = text.strip_prefix("base64:") {
         return match identity_field(check, at, encoded)? {
             IdentityField::ApiClient | IdentityField::Base64(_) => {
-                check.fault(at, "must be `base64:` and one thing that a token says, such as `base64:claim:/name`");
+                check.fault(at, "must be `base64:` and one field, such as `base64:claim:/name`");
                 None
             }
             field => Some(IdentityField::Base64(Box::new(field))),
@@ -152,10 +151,10 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
     found.map(|(_, field)| field)
 }
 
-/// More dashes than this have too many look-alikes: each may be a `-`, a `_` or a `.`, and all are removed.
+/// The most dashes: each has three spellings, `-`, `_` and `.`, and all look-alikes are removed.
 const MAX_DASHES: usize = 5;
 
-/// Why this cannot be a header that says who is calling.
+/// Why this cannot be an identity header.
 fn identity_header_fault(name: &str) -> Option<String> {
     if let Some(message) = header_fault(name) {
         return Some(message.to_owned());
@@ -166,14 +165,14 @@ fn identity_header_fault(name: &str) -> Option<String> {
     } else if name.matches('-').count() > MAX_DASHES {
         format!("must have at most {MAX_DASHES} dashes: each triples the look-alikes to be removed")
     } else if name.starts_with("x-envoy-") || RESERVED.contains(&name.as_str()) {
-        "must be a header of its own: this one means something else to servers".to_owned()
+        "must be another header: this one has a different meaning for servers".to_owned()
     } else {
         return None;
     };
     Some(message)
 }
 
-/// Headers that steer the request, or that others own.
+/// Headers that control the request, or that belong to others.
 const RESERVED: [&str; 24] = [
     "accept",
     "authorization",
@@ -215,7 +214,7 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
             let file = path.display();
             check.fault(
                 &at.key("key_file"),
-                format!("the file {file} must hold a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits, such as `openssl genpkey -algorithm ed25519` makes"),
+                format!("the file {file} must have a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits, such as `openssl genpkey -algorithm ed25519` makes"),
             );
         }
         signer.ok()
@@ -223,7 +222,7 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
     Payload { header, signer }
 }
 
-/// Every header has one meaning: one that Doorward sets must not be one that it reads.
+/// Every header has one meaning: Doorward must not set a header that it reads.
 pub(super) fn header_uses(check: &mut Check<'_>, file: &ConfigFile) {
     let root = KeyPath::root();
     let token = root.key("token").key("from");

@@ -12,8 +12,8 @@ macro_rules! differing {
 }
 
 impl Config {
-    /// This configuration as far as it can take effect in a process that was started with another one: what only
-    /// a restart can change is as it was `started`.
+    /// This configuration, as far as it can take effect in a process that was started with another one: settings
+    /// that need a restart keep their `started` values.
     #[must_use]
     pub fn until_restart(self, started: &Self) -> Self {
         let limits = self.limits;
@@ -44,7 +44,7 @@ impl Config {
         }
     }
 
-    /// The keys in which this differs from what can take effect of it, [`Config::until_restart`].
+    /// The keys in which this differs from the part that can take effect, [`Config::until_restart`].
     #[must_use]
     pub fn needs_restart(&self, started: &Self) -> Vec<&'static str> {
         let kept = self.clone().until_restart(started);

@@ -1,4 +1,4 @@
-//! Where revocations are kept, and how old the view of them may be.
+//! The store of revocations, and the greatest age of the view of them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,17 +15,18 @@ use super::rules::{STALENESS, on_stale};
 use crate::authz::authorizer::FreshnessPolicy;
 use crate::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisConfigError};
 
-/// Where revocations are kept, and how they are read.
+/// The store of revocations, and the way in which they are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Revocation {
     pub store: Store,
     pub list: List,
     pub read: Read,
-    /// Starts on a Redis that may drop revocations.
+    /// Accepts a Redis that may drop revocations.
     pub allow_eviction: bool,
-    /// Goes on where names of issuers come to stand for something else.
+    /// Accepts that issuers' names get another meaning.
     pub accept_loss: bool,
-    /// How long an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice its leeway.
+    /// The time for which an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice
+    /// its leeway.
     pub retention: Duration,
 }
 
@@ -38,7 +39,7 @@ pub enum Store {
     Redis(Redis),
 }
 
-/// How Redis is reached.
+/// The connection to Redis.
 #[derive(Clone, Debug)]
 pub struct Redis {
     pub url: RedisUrl,
@@ -52,7 +53,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Where it is and who we are there.
+    /// The address and the user.
     #[must_use]
     pub fn place(&self) -> RedisConfig {
         RedisConfig {
@@ -80,8 +81,8 @@ impl PartialEq for Redis {
     }
 }
 
-/// The URL of a Redis, without user and password; its query may still hold those of a sentinel, so it is
-/// shown without.
+/// The URL of a Redis, without user and password; its query may still contain those of a sentinel, so it is
+/// shown without the query.
 #[derive(Clone, Eq, PartialEq)]
 pub struct RedisUrl(String);
 
@@ -147,7 +148,7 @@ fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> 
     if path.is_dir() {
         check.fault(&at, format!("must be a file; {} is a folder", path.display()));
     } else if !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
-        check.fault(&at, format!("must be a file in a folder that is there; {} is not", path.display()));
+        check.fault(&at, format!("must be a file in an existing folder; {} does not exist", path.display()));
     }
     Some(path)
 }
@@ -158,12 +159,12 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
     let mut password = check.secret(at, "password", file.password.as_ref(), file.password_file.as_ref());
     if let Some(url_password) = url_password {
         if file.password.is_some() || file.password_file.is_some() {
-            check.fault(&at.key("url"), "must not hold a password beside `password` or `password_file`");
+            check.fault(&at.key("url"), "must not contain a password beside `password` or `password_file`");
         }
         password = Some(url_password);
     }
     if url_user.is_some() && file.username.is_some() {
-        check.fault(&at.key("url"), "must not hold a user beside `username`");
+        check.fault(&at.key("url"), "must not contain a user beside `username`");
     }
     let ca_file = file.ca_file.as_ref().map(|name| check.pem_file(&at.key("ca_file"), name, "CERTIFICATE").0);
     let prefix_fits = file.key_prefix.len() <= 64

@@ -1,4 +1,4 @@
-//! Rules: which policy a request meets.
+//! Rules: the policies of requests.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
         let at = at.index(index);
         check.name(&at.key("name"), &rule_file.name);
         if rule_file.name == DEFAULT_RULE {
-            check.fault(&at.key("name"), "is the name of what happens without a rule; choose another");
+            check.fault(&at.key("name"), "is reserved for requests without a rule; choose another");
         } else if !rule_file.name.is_empty() && !names.insert(&rule_file.name) {
             check.fault(&at.key("name"), "another rule has this name");
         }
@@ -62,7 +62,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
     let checks_revocation = matches!(file.access, AccessFile::Protected | AccessFile::Optional);
     for (key, written) in [("on_stale", file.on_stale.is_some()), ("max_staleness", file.max_staleness.is_some())] {
         if written && !checks_revocation {
-            check.warn(&at.key(key), "has no effect: this rule does not look at revocations");
+            check.warn(&at.key(key), "has no effect: this rule does not check revocations");
         }
     }
     let usage = file.api_key.unwrap_or(whole.api_keys.default);
@@ -91,7 +91,8 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
     }
 }
 
-/// How old a view may be allowed to be: below one second no store can keep up; beyond a day it is no view.
+/// The bounds of a view's greatest age: below one second no store can keep up; beyond a day it is not a
+/// useful view.
 pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
 
 fn sign_out(file: &RuleFile) -> SignOut {
@@ -132,7 +133,7 @@ fn matches(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> Match {
         && file.hosts.is_none()
         && file.methods.is_none();
     if nothing {
-        check.fault(at, "says nothing; write `path_prefix: /` for every request, or leave `match` out");
+        check.fault(at, "is empty; write `path_prefix: /` for every request, or leave `match` out");
     }
     Match {
         path: path_match(check, at, file),
@@ -165,7 +166,7 @@ fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatc
 
 fn literal_path(check: &mut Check<'_>, at: &KeyPath, path: &str, is_prefix: bool) {
     if let Some((special, written)) = templates::cure(path, is_prefix) {
-        check.fault(at, format!("is compared as it is written, `{special}` included; write {written}"));
+        check.fault(at, format!("is compared literally, `{special}` included; write {written}"));
     } else if path.contains(['?', '#']) {
         check.fault(at, "must be a path without query and fragment: only the path is compared");
     } else if !path.starts_with('/') {
@@ -183,12 +184,12 @@ const MAX_REGEX: usize = 1 << 20;
 
 fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
     let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX).build();
-    // Alone first: `a)|(b` would slip out of the anchors.
+    // Compiled without anchors first: `a)|(b` would break out of them.
     match build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))) {
         Ok(_) if pattern.is_empty() => check.fault(at, "must not be empty"),
         Ok(regex) => match (patterns::foreign(pattern), patterns::never_matches(pattern)) {
             (Some(Foreign::Slashes), _) => {
-                check.fault(at, "`/*` repeats the slash; write `/.*` for whatever follows it");
+                check.fault(at, "`/*` repeats the slash; write `/.*` for any text after it");
             }
             (Some(Foreign::Placeholder(special)), _) => {
                 check.fault(at, format!("`{special}` matches nothing but itself; write `[^/]+` for one segment"));
@@ -207,7 +208,7 @@ fn path_regex(check: &mut Check<'_>, at: &KeyPath, pattern: &str) -> PathMatch {
             check.fault(at, format!("must be a regular expression: {reason}"));
         }
     }
-    PathMatch::Exact(String::new()) // Of no path: what it does not match may be reached by other rules.
+    PathMatch::Exact(String::new()) // Matches no path: other rules may reach its requests.
 }
 
 fn hosts(check: &mut Check<'_>, at: &KeyPath, hosts: Option<&[String]>) -> Vec<HostPattern> {
@@ -224,7 +225,7 @@ pub(super) fn host_pattern(check: &mut Check<'_>, at: &KeyPath, host: &str) -> O
     let found = if host.is_ascii() {
         HostPattern::parse(host)
     } else {
-        // As browsers send it (RFC 5890).
+        // In the form that browsers send (RFC 5890).
         let (subdomains, name) = host.strip_prefix("*.").map_or(("", host), |name| ("*.", name));
         let name = url::Host::parse(name).ok();
         name.and_then(|name| HostPattern::parse(&format!("{subdomains}{name}")))
@@ -246,8 +247,10 @@ fn methods(check: &mut Check<'_>, at: &KeyPath, methods: Option<&[String]>) -> V
         if !fits {
             check.fault(&at.index(index), "must be an HTTP method in capitals such as `GET`");
         } else if matches!(method.as_str(), "ALL" | "ANY") {
-            check
-                .fault(&at.index(index), "is no HTTP method, so no request has it; leave `methods` out for any method");
+            check.fault(
+                &at.index(index),
+                "is not an HTTP method, so no request has it; leave `methods` out for any method",
+            );
         }
     }
     methods.to_vec()
@@ -259,7 +262,7 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
         check.list(&at.key("scopes"), &scopes, "; leave it out to require none");
     }
     for (index, scope) in scopes.iter().enumerate() {
-        // RFC 6749 section 3.3: what can stand in `scope`, and in the challenge that names it.
+        // RFC 6749 section 3.3: the characters of `scope`, and of the challenge that names it.
         let fits = !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
         if !fits {
             check.fault(&at.key("scopes").index(index), "must be one scope, without spaces and quotes");

@@ -1,4 +1,4 @@
-//! The JSON Schema of the file, and its verdict in plain words.
+//! The JSON Schema of the file, and its violations in plain language.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
@@ -15,7 +15,7 @@ pub fn schema() -> Value {
     schemars::schema_for!(ConfigFile).to_value()
 }
 
-/// The schema, for questions about single keys.
+/// The schema, for lookups of single keys.
 pub(super) struct Schema {
     root: Value,
 }
@@ -72,7 +72,7 @@ impl Schema {
                 found.push(SchemaViolation { path, message, unknown: false });
             }
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-                // The variant that was meant is the one whose faults lie deeper.
+                // The intended variant is the one whose faults are deeper.
                 let meant =
                     context.iter().find(|errors| errors.iter().all(|error| path_of(error) != path || lies_in(error)));
                 match meant {
@@ -87,7 +87,7 @@ impl Schema {
     fn mistyped(&self, path: KeyPath, found: &Value) -> SchemaViolation {
         let mut message = format!("must be {}", self.expected(&path));
         if message == "must be text" && (found.is_number() || found.is_boolean()) {
-            message.push_str("; put it in quotes"); // YAML reads `123` and `true` as something else.
+            message.push_str("; put it in quotes"); // YAML reads `123` and `true` as other types.
         }
         SchemaViolation { path, message, unknown: false }
     }
@@ -113,13 +113,13 @@ impl Schema {
         self.accepts(path, "array")
     }
 
-    /// Whether a value of this JSON type may stand here.
+    /// Whether a value of this JSON type is allowed here.
     pub(super) fn accepts(&self, path: &KeyPath, json_type: &str) -> bool {
         self.at(path).iter().any(|node| types(node).contains(&json_type))
     }
 
-    /// Whether only a number, a duration, `true`, `false` or a word of a closed set may stand at a path: no form
-    /// of a secret.
+    /// Whether a path accepts only a number, a duration, `true`, `false` or a value of a closed set, which
+    /// cannot be secrets.
     pub(super) fn is_harmless(&self, path: &KeyPath) -> bool {
         let closed = |node: &&Value| {
             let is_duration = node.get("title").is_some_and(|title| title == "duration");
@@ -152,7 +152,7 @@ impl Schema {
         if words.is_empty() { "of another form".to_owned() } else { either(&words) }
     }
 
-    /// A value of the right form, to stand in a list for one that had to be taken out.
+    /// A value of the right form, to replace a removed one in a list.
     pub(super) fn neutral(&self, path: &KeyPath) -> Value {
         let nodes = self.at(path);
         let constant = nodes.iter().find_map(|node| node.get("const").or_else(|| node.get("enum")?.get(0)));
@@ -167,7 +167,7 @@ impl Schema {
         }
     }
 
-    /// The schemas that a value at this path may meet, references resolved and unions spread.
+    /// The schemas that apply to a value at this path, with references resolved and unions expanded.
     fn at(&self, path: &KeyPath) -> Vec<&Value> {
         let mut nodes = self.spread(&self.root);
         for step in path.steps() {
@@ -202,7 +202,7 @@ fn path_of(error: &ValidationError<'_>) -> KeyPath {
     })
 }
 
-/// Whether an error at a map is about what lies in it, not about the map itself.
+/// Whether an error at a map is about its members, not about the map itself.
 fn lies_in(error: &ValidationError<'_>) -> bool {
     matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
 }
@@ -260,7 +260,7 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
                 `printf %s \"$KEY\" | doorward hash-key` prints, and replace the key if others can read the file"
             .to_owned();
     }
-    // A long name is near none: it is not compared letter by letter.
+    // A long name is similar to none: it is not compared letter by letter.
     let written = name.to_lowercase();
     let near = known.iter().filter(|_| name.len() <= 64).map(|key| (strsim::osa_distance(&written, key), *key)).min();
     match near {

@@ -9,11 +9,11 @@ use super::fault::KeyPath;
 use super::file::{Detail, ErrorsFile, LimitsFile, LogFile, Span, TelemetryFile};
 use crate::authz::token_cache::TokenCacheLimits;
 
-/// How refusals are worded.
+/// The wording of refusals.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Errors {
     pub detail: Detail,
-    /// Can stand in a quoted string as it is.
+    /// Needs no escapes in a quoted string.
     pub realm: String,
 }
 
@@ -100,9 +100,9 @@ pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetr
     if let Some(endpoint) = &file.otlp.endpoint {
         let at = KeyPath::root().key("telemetry").key("otlp").key("endpoint");
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            check.fault(&at, "must be a http or https URL such as `http://otel-collector:4317`: gRPC goes over it");
+            check.fault(&at, "must be a http or https URL such as `http://otel-collector:4317`: it is for gRPC");
         }
-        // The collector is usually a neighbour without TLS, and traces hold no secrets.
+        // The collector is usually a local one without TLS, and traces contain no secrets.
         check.url(&at, endpoint, true);
     }
     let replay_alarm = file.replay_alarm.as_ref().map(|file| {

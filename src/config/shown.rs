@@ -1,24 +1,24 @@
-//! Which values a fault may show. A text is not shown unless its key is listed: a new secret stays hidden
-//! whatever its name is.
+//! The values that a fault may show. A text is not shown unless its key is listed: a new secret stays hidden under
+//! any name.
 
 use super::fault::{KeyPath, Step};
 
-/// How a value is shown.
+/// The visible part of a value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
     Written,
-    /// Without what may be a credential. A text that is not a URL may be another form of connection string,
-    /// password and all, or a URL that was mistyped where it matters: it is not shown.
+    /// A URL without the parts that may be a credential. A text that is not a URL may be another form of connection
+    /// string with a password, or a mistyped URL: it is not shown.
     Url,
-    /// As [`Self::Url`], with the path: it is published, and told apart by it.
+    /// [`Self::Url`] with the path, because it is public and distinguishes the URLs.
     Location,
-    /// The name of a file that holds a secret: an absolute one, or one that begins with a dot. Any other text may be
-    /// the secret itself.
+    /// The name of a file with a secret: an absolute one, or one that begins with a dot. Any other text may be the
+    /// secret itself.
     SecretFile,
 }
 
 impl Shown {
-    /// Whether this text is the name of a file and not what it should hold.
+    /// Whether this text is the name of a file and not its content.
     pub(super) fn is_file_name(text: &str) -> bool {
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-');
         ["/", "./", "../"].iter().any(|start| text.starts_with(start)) && text.bytes().all(is_plain)
@@ -99,7 +99,7 @@ const URLS: &[&str] = &[
     "telemetry.replay_alarm.url",
 ];
 
-/// How the value of a key is shown, if its key alone decides that.
+/// The visible part of a key's value, if the key alone decides it.
 pub(super) fn by_key(path: &KeyPath) -> Option<Shown> {
     let keys = || {
         path.steps().iter().filter_map(|step| match step {

@@ -1,4 +1,4 @@
-//! Shared Signals: whose security events are applied.
+//! Shared Signals: the transmitters whose security events are applied.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::authz::signals::{self, StreamKey, SubjectFormats};
 use crate::sources::http::Authorities;
 use crate::sources::signals::{PollSettings, StreamSettings};
 
-/// Someone whose security event tokens are applied, and how they come.
+/// A transmitter whose security event tokens are applied, and their delivery.
 #[derive(Clone)]
 pub struct Transmitter {
-    /// Its `keys` are there unless they come from the network.
+    /// Its `keys` are set unless they are fetched over the network.
     pub trusted: signals::Transmitter,
     pub keys: KeySource,
     /// `None`: events are pushed.
@@ -32,7 +32,7 @@ pub struct Transmitter {
     pub authorities: Option<Authorities>,
 }
 
-/// The clock skew allowed on what transmitters sign.
+/// The clock skew allowed on transmitters' tokens.
 const LEEWAY: Duration = Duration::from_secs(30);
 
 pub(super) fn transmitters(check: &mut Check<'_>, whole: &ConfigFile) -> Vec<Transmitter> {
@@ -60,8 +60,10 @@ fn transmitter(
     check.no_wildcard(&at.key("audience"), &file.audience, "write the `aud` that its tokens have");
     check.text(&at.key("audience"), &file.audience);
     if file.keys.secret_file.is_some() {
-        check
-            .fault(&at.key("keys").key("secret_file"), "must not be used here: whoever checks events could forge them");
+        check.fault(
+            &at.key("keys").key("secret_file"),
+            "must not be used here: every verifier of events could forge them",
+        );
     }
     let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC);
     let authorities = check.authorities(at, file.ca_file.as_ref());
@@ -78,7 +80,7 @@ fn transmitter(
         let at = at.key("push");
         let token = check.secret(&at, "token", file.token.as_ref(), file.token_file.as_ref());
         if file.token.is_none() && file.token_file.is_none() {
-            check.fault(&at.key("token_file"), "is missing; it must be the name of the file that holds the token");
+            check.fault(&at.key("token_file"), "is missing; it must be the name of the file with the token");
         }
         token
     });
@@ -131,7 +133,7 @@ fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> StreamSetti
         check.url(&at.key("push_url"), url, file.insecure);
     }
     if file.token.is_none() && file.token_file.is_none() {
-        check.fault(&at.key("token_file"), "is missing; it must be the name of the file that holds the token");
+        check.fault(&at.key("token_file"), "is missing; it must be the name of the file with the token");
     }
     StreamSettings {
         push_url: file.push_url.clone(),

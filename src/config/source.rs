@@ -14,15 +14,15 @@ use super::shown::{Shown, by_key};
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
-/// Deeper than any configuration of ours.
+/// The deepest nesting, more than any configuration of Doorward needs.
 const MAX_DEPTH: usize = 32;
 
-/// The values that were written and the places where they stand.
+/// The written values and their places.
 #[derive(Default)]
 pub(crate) struct Source {
     pub(crate) tree: Value,
     places: HashMap<KeyPath, Place>,
-    /// The values whose form alone allows to show them.
+    /// The values that may be shown because of their form.
     harmless: HashSet<KeyPath>,
 }
 
@@ -32,7 +32,7 @@ impl Source {
         Self::parse_within(text, MAX_DEPTH)
     }
 
-    /// As [`Self::parse`], for documents that nest deeper than ours.
+    /// [`Self::parse`] for documents with deeper nesting.
     pub(crate) fn parse_within(text: &str, max_depth: usize) -> (Self, Vec<Fault>) {
         let mut source = Self { tree: Value::Object(Map::new()), ..Self::default() };
         let mut faults = Vec::new();
@@ -40,7 +40,7 @@ impl Source {
             Ok(Some(root)) => {
                 source.tree = source.take(root.value, &KeyPath::root(), &mut faults);
                 if source.tree.is_null() {
-                    source.tree = Value::Object(Map::new()); // A file of comments only.
+                    source.tree = Value::Object(Map::new()); // The file has comments only.
                 }
             }
             Ok(None) => {}
@@ -83,7 +83,7 @@ impl Source {
         }
     }
 
-    /// The place of a value, or of what it is missing from.
+    /// The place of a value, or of the node in which it is missing.
     pub(crate) fn place(&self, path: &KeyPath) -> Option<Place> {
         let mut path = path.clone();
         loop {
@@ -101,7 +101,7 @@ impl Source {
         })
     }
 
-    /// Writes a value over what stands there; missing maps on the way are made, a list grows by one.
+    /// Replaces the value at a path; missing maps in the path are created, a list grows by one.
     pub(super) fn set(&mut self, path: &KeyPath, value: Value, place: Place) {
         let mut slot = &mut self.tree;
         let mut at = KeyPath::root();
@@ -133,8 +133,8 @@ impl Source {
         self.places.insert(path.clone(), place);
     }
 
-    /// Takes a faulty value out, so that the rest can be read on. In a list `neutral` takes its place, so
-    /// that the items behind keep their numbers.
+    /// Removes a faulty value, so that the rest can be read. In a list `neutral` replaces it, so that later items keep
+    /// their numbers.
     pub(super) fn remove(&mut self, path: &KeyPath, neutral: Value) {
         let Some((parent, last)) = path.parent().zip(path.steps().last()) else {
             self.tree = Value::Object(Map::new());
@@ -157,12 +157,12 @@ impl Source {
         }
     }
 
-    /// Finds the values whose form alone allows to show them.
+    /// Finds the values that may be shown because of their form.
     pub(super) fn judge(&mut self, schema: &Schema) {
         self.harmless = self.places.keys().filter(|path| schema.is_harmless(path)).cloned().collect();
     }
 
-    /// The texts that hold a placeholder which nothing replaced.
+    /// The texts with an unreplaced placeholder.
     pub(super) fn placeholders(&self) -> Vec<KeyPath> {
         let holds = |path: &&KeyPath| {
             let text = self.get(path).and_then(Value::as_str);
@@ -173,7 +173,7 @@ impl Source {
         found
     }
 
-    /// A fault at a place, with the value that stands there if it may be shown.
+    /// A fault at a place, with its value if that may be shown.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
         let form = self.harmless.contains(path).then_some(Shown::Written).or_else(|| by_key(path));
         let value = self.get(path).and_then(|value| match form {
@@ -184,21 +184,21 @@ impl Source {
     }
 }
 
-/// Keys whose texts have brackets and signs of their own.
+/// Keys whose texts may contain brackets and other special characters.
 fn is_of_paths(path: &KeyPath) -> bool {
     let is_match = |step: &Step| matches!(step, Step::Key(name) if name == "path" || name.starts_with("path_"));
     path.steps().last().is_some_and(is_match)
 }
 
-/// Whether a template of another tool is left in a text: `${NAME}` of a shell, `$(NAME)` of Kubernetes, `{{ name }}`,
-/// `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`, `@NAME@`, `__NAME__` and `<name>` of build tools,
-/// `$NAME`, and `{name}` in a URL. A secret may hold any of these signs: of a secret only `${NAME}` counts, and a
-/// placeholder that is all of it.
+/// Whether a text has an unreplaced template of another tool: `${NAME}` of a shell, `$(NAME)` of Kubernetes, `{{ name
+/// }}`, `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`, `@NAME@`, `__NAME__` and `<name>` of build
+/// tools, `$NAME`, and `{name}` in a URL. A secret may contain any of these characters: in a secret only `${NAME}`
+/// counts, and a placeholder that is the whole text.
 fn is_placeholder(text: &str, path: &KeyPath) -> bool {
     let is_secret = path.is_secret();
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let opens_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    // A name in capitals between two signs; `%AB%` may be escapes.
+    // A name in capitals between two such characters; `%AB%` may be escapes.
     let capitals = |sign: &str, least: usize| {
         text.match_indices(sign).any(|(at, _)| {
             let rest = &text[at + sign.len()..];
@@ -236,9 +236,9 @@ fn is_placeholder(text: &str, path: &KeyPath) -> bool {
         return true;
     }
     if is_of_paths(path) {
-        return false; // Where these are part of a pattern, or have a fault of their own.
+        return false; // These are a part of a pattern, or have another fault.
     }
-    // `$web` may be the name of a container in a path; no host begins with `$`.
+    // `$web` may be the name of a container in a path; a host does not begin with `$`.
     let dollar = text.match_indices('$').any(|(at, _)| {
         let name = text[at + 1..].chars().take_while(|c| is_word(*c)).collect::<String>();
         opens_name(&name) && name.len() > 1 && !name.contains(|c: char| c.is_ascii_lowercase())
@@ -251,7 +251,7 @@ fn is_placeholder(text: &str, path: &KeyPath) -> bool {
     dollar || of_url || angled(text) || braced("#{", '}') || capitals("%", 3) || capitals("@", 3) || capitals("__", 2)
 }
 
-/// A value as it is shown in a message; maps and lists are not.
+/// The form of a value in a message; maps and lists are not shown.
 fn shown(value: &Value, form: Shown) -> Option<String> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
@@ -277,7 +277,7 @@ fn shorten(text: &str) -> String {
     text.chars().take(LONGEST).chain(['…']).collect()
 }
 
-/// A scalar as YAML reads it, for environment variables; `None` if it is more than a scalar.
+/// A YAML scalar, for environment variables; `None` if it is more than a scalar.
 pub(super) fn parse_scalar(text: &str) -> Option<Value> {
     if text.trim().is_empty() {
         return Some(Value::Null);
@@ -292,13 +292,13 @@ fn syntax_fault(error: &serde_saphyr::Error) -> Fault {
     let place = error.location().map(|location| Place::Line(location.line()));
     let message = error.without_snippet().to_string();
     let message = message.split('\n').next().unwrap_or_default();
-    // What stands between backticks is of the document, such as a password that begins with `!`.
+    // Text between backticks is from the document, such as a password that begins with `!`.
     let message: String =
         message.split('`').enumerate().map(|(at, part)| if at % 2 == 1 { "`…`" } else { part }).collect();
-    Fault { place, path: KeyPath::root(), message: format!("is no YAML: {message}"), value: None }
+    Fault { place, path: KeyPath::root(), message: format!("is not YAML: {message}"), value: None }
 }
 
-/// YAML 1.2 and bounds that no honest configuration meets.
+/// YAML 1.2, with bounds that no honest configuration reaches.
 fn options(max_depth: usize) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -386,7 +386,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
-/// The paths of all faults, to tell what needs no second complaint.
+/// The paths of all faults, to avoid reporting a consequence of a fault.
 #[derive(Default)]
 pub(super) struct Blamed(HashSet<KeyPath>);
 
@@ -395,7 +395,7 @@ impl Blamed {
         self.0.insert(path.clone());
     }
 
-    /// Whether the value, a part of it or what it is a part of is faulty.
+    /// Whether the value, a part of it or an enclosing value is faulty.
     pub(super) fn touches(&self, path: &KeyPath) -> bool {
         self.0.iter().any(|blamed| path.contains(blamed) || blamed.contains(path))
     }

@@ -1,9 +1,9 @@
-//! Globs, templates and patterns where a path is compared as it is written.
+//! Globs, templates and patterns in paths that are compared literally.
 //!
-//! `/admin/**` as a literal path matches no request: the rule that should protect never applies, and whoever
-//! has any good token passes.
+//! `/admin/**` as a literal path matches no request: the protecting rule never applies, and any valid token
+//! is accepted.
 
-/// The first part of a literal path that is a glob, a template or a pattern, and what to write instead.
+/// The first part of a literal path that is a glob, a template or a pattern, and its replacement.
 pub(super) fn cure(path: &str, is_prefix: bool) -> Option<(String, String)> {
     let segments: Vec<_> = path.split('/').skip(1).map(Segment::read).collect();
     let at = segments.iter().position(|segment| segment.special.is_some())?;
@@ -38,11 +38,11 @@ const ONE: &str = "[^/]+";
 
 struct Segment<'a> {
     text: &'a str,
-    /// The part that is not meant as it is written.
+    /// The part that is not intended literally.
     special: Option<String>,
     /// The segment as a regular expression.
     pattern: String,
-    /// The segment is a regular expression already.
+    /// The segment that is a regular expression already.
     is_pattern: bool,
 }
 
@@ -74,7 +74,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// A glob or a placeholder at the start of `rest`: its length, and what it stands for.
+/// A glob or a placeholder at the start of `rest`: its length and meaning.
 fn placeholder(before: &str, rest: &str) -> Option<(usize, &'static str)> {
     let closed = |end: char| rest.find(end).map_or(rest.len(), |at| at + 1);
     let named = |length: usize| {
@@ -83,7 +83,7 @@ fn placeholder(before: &str, rest: &str) -> Option<(usize, &'static str)> {
     };
     match rest.chars().next()? {
         '*' if rest.starts_with("**") => Some((rest.len() - rest.trim_start_matches('*').len(), ANY)),
-        // `*` alone is a segment; beside other text it may be nothing. Rails names it: `*rest`.
+        // `*` alone is a segment; beside other text it may be empty. Rails names it: `*rest`.
         '*' if before.is_empty() && rest.len() > 1 && rest[1..].bytes().all(is_word) => Some((rest.len(), ANY)),
         '*' => Some((1, if before.is_empty() && rest.len() == 1 { ONE } else { "[^/]*" })),
         '{' => named(closed('}')),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_as_it_is_written_has_none() {
+    fn literal_paths_have_no_template() {
         for path in [
             "/",
             "/a/",

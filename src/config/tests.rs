@@ -17,7 +17,7 @@ mod environment;
 mod faults;
 mod sections;
 
-/// One issuer on one line, so that what a test adds begins on line 2.
+/// One issuer on one line, so that a test's own part begins on line 2.
 const ISSUER: &str =
     "issuers: [{name: main, issuer: https://a.test, audiences: [shop], keys: {jwks_url: https://a.test/jwks}}]\n";
 
@@ -82,7 +82,7 @@ fn the_example_of_the_specification_loads() {
 }
 
 #[test]
-fn what_is_left_out_has_the_documented_value() {
+fn omitted_keys_have_the_documented_defaults() {
     let (shortest, example) = (config(""), good(include_str!("testdata/example.yaml")).config);
     assert_eq!(shortest.listen, example.listen);
     assert_eq!(shortest.revocation, example.revocation);
@@ -186,7 +186,7 @@ fn unlikely_settings_are_warned_of() {
 }
 
 #[test]
-fn what_needs_a_restart_is_told_and_stays() {
+fn settings_that_need_a_restart_are_named_and_kept() {
     let started = config("");
     for (more, expected) in [
         ("revocation: {max_staleness: 5s, on_stale: allow}\n", &[][..]),

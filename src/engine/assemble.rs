@@ -1,4 +1,4 @@
-//! From configuration to parts: what each module is told.
+//! Builds each module's part from the configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
 
-/// The state that a configuration asks for, with nothing read or fetched yet; and what rings its alarms, if
-/// that is to run. To be called within the runtime.
+/// The state for a configuration, with nothing read or fetched yet, and the sender of its replay alarms, if
+/// one is configured. Call it within the runtime.
 pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSender>)> {
     let metrics = Arc::new(Metrics::new().context("register metrics")?);
     let traces = |endpoint: &String| Traces::new(endpoint, metrics.trace_exports.clone());
@@ -39,7 +39,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSende
     Ok((Arc::new(state), webhook_sender))
 }
 
-/// The policy that a configuration asks for; keys that must be fetched are not in it yet.
+/// The policy of a configuration; keys that must be fetched are not in it yet.
 #[must_use]
 pub fn policy(config: &Config) -> Policy {
     let decision_log = match config.telemetry.log.decisions {
@@ -70,13 +70,13 @@ fn admin_key(key: &config::AdminKey) -> AdminKey {
     AdminKey { name: key.name.clone(), digest: key.digest, may: key.may.iter().map(permission).collect() }
 }
 
-/// How an issuer's keys are kept fresh; `None` for keys that stand in the configuration.
+/// How an issuer's keys are kept fresh; `None` for keys in the configuration itself.
 #[must_use]
 pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
     fetched(config, &issuer.keys, &issuer.trusted.algorithms)
 }
 
-/// As [`key_settings`], of issuers and of transmitters, by name.
+/// [`key_settings`] of issuers and of transmitters, by name.
 pub fn all_key_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, KeySettings)> {
     let issuers = config.issuers.iter().map(|issuer| (&issuer.trusted.name, key_settings(config, issuer)));
     let transmitters = config
@@ -156,7 +156,7 @@ fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(ReplayAlarm, Opt
         .context("build the HTTP client for telemetry.replay_alarm")
 }
 
-/// Lines of the log in a minute about revoked tokens, when nothing is configured.
+/// The default limit of log lines about presented revoked tokens, per minute.
 const DEFAULT_ALARMS: u32 = 60;
 
 /// The transmitters that are polled and the streams that are set up.
@@ -208,7 +208,7 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
     }
 }
 
-/// The longest that a token of any issuer is accepted after its `exp`.
+/// The longest time for which a token of any issuer is accepted after its `exp`.
 #[must_use]
 pub fn longest_leeway(config: &Config) -> Duration {
     config.issuers.iter().map(|issuer| issuer.trusted.leeway).max().unwrap_or_default()

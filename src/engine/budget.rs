@@ -1,8 +1,8 @@
 //! The memory budget of all requests that are being received or answered.
 //!
-//! Each connection and each request has bounds of its own, but a peer chooses how many there are: one
-//! connection with a thousand messages that never end would take a gigabyte. So all of them draw on one
-//! budget, and a request that it is not enough for is refused.
+//! Each connection and each request is bounded, but a peer chooses their number: one connection with a
+//! thousand messages that never end would take a gigabyte. So all of them draw on one budget, and a request
+//! that exceeds the rest of it is refused.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tonic::Status;
 use super::read_quota::ReadQuota;
 use crate::api::streams::Room;
 
-/// Bytes that are left to requests: those of all connections, or those of one.
+/// The bytes that are left for requests, of all connections or of one.
 pub(super) struct Budget {
     left: AtomicUsize,
     /// The budget that this one is a part of.
@@ -66,7 +66,8 @@ pub(super) struct Share {
 
 /// The memory for the messages of a stream: twice its headers.
 const STREAM: usize = 8 * 1024;
-/// Beside its text, each field takes about as much again where it is kept (RFC 9113 section 6.5.2 says 32).
+/// Beside its text, each field takes about this much memory for its bookkeeping (RFC 9113 section 6.5.2
+/// says 32).
 const PER_FIELD: usize = 96;
 
 impl Share {
@@ -75,7 +76,7 @@ impl Share {
         Arc::new(Self { budget: budget.clone(), read_quota: read_quota.clone(), bytes: AtomicUsize::new(0) })
     }
 
-    /// Takes what a request's head needs.
+    /// Takes the memory for a request's head.
     pub(super) fn take_head(&self, headers: &HeaderMap) -> bool {
         self.take(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD).sum())
     }
@@ -112,11 +113,11 @@ impl Drop for Share {
 pub(super) struct RequestBody {
     body: Incoming,
     share: Arc<Share>,
-    /// The budget was not enough for the head.
+    /// The budget does not cover the head.
     refused: bool,
     by: Instant,
     whole: bool,
-    /// Made when the body is first waited for: mostly it is there.
+    /// Created at the first wait for the body: mostly the body is there already.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -127,7 +128,7 @@ impl RequestBody {
         arriving
     }
 
-    /// One that is taken back is not whole.
+    /// A body whose permit was revoked is incomplete.
     fn count_if_whole(&mut self) {
         if !self.whole && self.body.is_end_stream() {
             self.whole = true;
@@ -144,7 +145,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
-        // The status tells the service what to say; what is not gRPC sees an error like any other.
+        // A gRPC service returns this status; other services handle it as any body error.
         let full = || Poll::Ready(Some(Err(Status::resource_exhausted("too much is under way").into())));
         if self.refused {
             return full();
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back_and_no_more_than_all_is_taken() {
+    fn budget_is_returned_and_never_exceeded() {
         let (budget, read_quota) = (Budget::new(1000), Arc::new(ReadQuota::new(1)));
         let (first, second) = (Share::new(&budget, &read_quota), Share::new(&budget, &read_quota));
         assert!(first.take(400) && first.take(300));

@@ -1,9 +1,9 @@
-//! Connections: how many, how long, and what one may do. All listeners serve through this.
+//! Connections: their number, their duration and their limits. All listeners serve through this module.
 //!
-//! A peer that does nothing, or everything very slowly, must not hold what others need. So a listener has
-//! so many connections and closes one more at once; a connection shows in time what it is, asks something
-//! now and then, answers a ping, and has so many requests at once; and a request arrives in time, within
-//! the budget of all (see [`super::budget`]).
+//! A peer that is idle, or very slow, must not take resources from others. So the number of connections of a
+//! listener is limited, and one more is closed at once. A connection must complete its handshake in time, send
+//! requests, answer pings, and has a limit of concurrent requests. A request must arrive in time, within the budget
+//! of all (see [`super::budget`]).
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -41,7 +41,7 @@ use crate::config::Limits;
 pub(crate) struct Server {
     name: &'static str,
     router: Router,
-    /// Asked before the router, which is a detour for nearly all requests.
+    /// Tried before the router, because nearly all requests are checks.
     check: Option<CheckServer>,
     streams: Option<StreamServer>,
     /// `None`: connections are served where they are accepted.
@@ -72,9 +72,9 @@ pub(crate) enum Protocol {
     Http,
 }
 
-/// TLS handshakes at once: each computes a signature, and more wait for their turn.
+/// Concurrent TLS handshakes: each computes a signature; further ones wait.
 const MAX_HANDSHAKES: usize = 256;
-/// After an accept that failed for want of file descriptors, for instance.
+/// The pause after a failed accept, for instance for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The share of the budget for one connection; at least the size of two of the largest messages.
 const PARTS: usize = 4;
@@ -82,7 +82,7 @@ const PARTS: usize = 4;
 const WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
 
 impl Server {
-    /// `name` stands in metrics and logs.
+    /// `name` appears in metrics and logs.
     pub(super) fn new(
         name: &'static str,
         protocol: Protocol,
@@ -134,7 +134,7 @@ impl Server {
         }
     }
 
-    /// Serves checks, on threads of their own.
+    /// Serves checks, on separate threads.
     pub(crate) fn with_check(self, check: CheckServer, streams: StreamServer, workers: Workers) -> Self {
         Self { check: Some(check), streams: Some(streams), workers: Some(workers), ..self }
     }
@@ -143,7 +143,7 @@ impl Server {
         Self { tls, ..self }
     }
 
-    /// Serves until `drain`, then lets what is in flight finish.
+    /// Serves until `drain`, then lets requests in flight finish.
     pub(super) async fn serve(self, listener: Listener, drain: CancellationToken) {
         let server = Arc::new(self);
         let mut connections = JoinSet::new();
@@ -199,7 +199,7 @@ impl Server {
                     let _turn = self.handshakes.acquire().await;
                     tls.accept(stream).await
                 };
-                match tokio::time::timeout_at(liveness.born + self.handshake_timeout, handshake).await {
+                match tokio::time::timeout_at(liveness.opened + self.handshake_timeout, handshake).await {
                     Ok(Ok(stream)) => Box::new(stream) as Box<dyn Stream>,
                     Ok(Err(error)) => return debug!(%error, "tls handshake failed"),
                     Err(_) => return self.count("slow"),
@@ -209,7 +209,7 @@ impl Server {
         let budget = self.budget.part(self.part);
         let read_quota = Arc::new(ReadQuota::new(self.overhead_rate));
         let share = || Share::new(&budget, &read_quota);
-        // Boxed: hyper and tokio move it about before they poll it, and it is large.
+        // Boxed: the future is large, and hyper and tokio move it before they poll it.
         let service = service_fn(|request| Box::pin(self.clone().answer(request, liveness.clone(), share())));
         let watched = MonitoredStream {
             stream: stream.take(0),
@@ -239,14 +239,14 @@ impl Server {
                     return;
                 }
                 () = drain.cancelled(), if leaving.is_none() => {
-                    // The supervisor says when waiting ends.
+                    // The supervisor bounds this wait.
                     connection.as_mut().graceful_shutdown();
                     leaving = Some(Instant::now() + Duration::from_secs(86_400));
                 }
                 () = tokio::time::sleep_until(due) => {
                     count_if_held();
                     if leaving.is_some() {
-                        return; // It was asked to go.
+                        return; // It was asked to drain.
                     }
                     if liveness.is_stuck(self.request_timeout) {
                         return self.count("stuck");
@@ -254,7 +254,7 @@ impl Server {
                     if Instant::now() < self.due(&liveness) {
                         continue;
                     }
-                    if !liveness.greeted() {
+                    if !liveness.started() {
                         return self.count("slow");
                     }
                     self.count("idle");
@@ -272,10 +272,10 @@ impl Server {
         share: Arc<Share>,
     ) -> Result<hyper::Response<ResponseBody>, Infallible> {
         let arrived = Instant::now();
-        liveness.beat(arrived);
+        liveness.mark_active(arrived);
         let refused = !share.take_head(request.headers());
         let open = match &self.streams {
-            // Its body goes on for as long as the stream does: it has a bound of its own.
+            // Its body lasts as long as the stream, which has its own bound.
             Some(streams) if StreamServer::is_for(&request) && !refused => {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
@@ -294,43 +294,43 @@ impl Server {
         };
         drop(share);
         let answered = Instant::now();
-        liveness.beat(answered);
+        liveness.mark_active(answered);
         Ok(answer.map(|body| ResponseBody { body, unread: Some(UnreadResponse::new(liveness, answered)), open }))
     }
 
-    /// When a connection will have been silent for too long.
+    /// The time at which the connection exceeds its idle or handshake timeout.
     fn due(&self, liveness: &Liveness) -> Instant {
         if liveness.open.load(Ordering::Relaxed) > 0 {
             return Instant::now() + self.idle_timeout;
         }
-        if liveness.greeted() {
+        if liveness.started() {
             liveness.at(&liveness.last) + self.idle_timeout
         } else {
-            liveness.born + self.handshake_timeout
+            liveness.opened + self.handshake_timeout
         }
     }
 }
 
-/// When a connection last showed life. Times are milliseconds since it was born.
+/// The last activity of a connection. Times are milliseconds since it was opened.
 struct Liveness {
-    born: Instant,
-    /// HTTP/2's preface came, or a request.
-    greeted: AtomicBool,
-    /// When a request came or was answered.
+    opened: Instant,
+    /// HTTP/2's preface or a request has arrived.
+    started: AtomicBool,
+    /// The last time at which a request arrived or was answered.
     last: AtomicU64,
-    /// Answers of which the peer has taken nothing yet.
+    /// Responses of which the peer has read nothing yet.
     unread: AtomicUsize,
-    /// When one of them was taken, or was the first.
+    /// The last time at which one of them was read, or became the first unread one.
     taken: AtomicU64,
-    /// Streams that live on it.
+    /// Open streams on the connection.
     open: AtomicUsize,
 }
 
 impl Liveness {
     fn new() -> Self {
         Self {
-            born: Instant::now(),
-            greeted: AtomicBool::new(false),
+            opened: Instant::now(),
+            started: AtomicBool::new(false),
             last: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
@@ -338,35 +338,35 @@ impl Liveness {
         }
     }
 
-    fn beat(&self, now: Instant) {
+    fn mark_active(&self, now: Instant) {
         self.greet();
         self.mark(&self.last, now);
     }
 
     fn greet(&self) {
-        self.greeted.store(true, Ordering::Relaxed);
+        self.started.store(true, Ordering::Relaxed);
     }
 
-    fn greeted(&self) -> bool {
-        self.greeted.load(Ordering::Relaxed)
+    fn started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 
     fn mark(&self, time: &AtomicU64, now: Instant) {
-        let millis = now.saturating_duration_since(self.born).as_millis();
+        let millis = now.saturating_duration_since(self.opened).as_millis();
         time.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn at(&self, time: &AtomicU64) -> Instant {
-        self.born + Duration::from_millis(time.load(Ordering::Relaxed))
+        self.opened + Duration::from_millis(time.load(Ordering::Relaxed))
     }
 
-    /// Whether the peer takes none of its answers: each is kept until it does.
+    /// Whether the peer reads none of its responses: each is kept until it does.
     fn is_stuck(&self, limit: Duration) -> bool {
         self.unread.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
     }
 }
 
-/// An answer of which the peer has taken nothing yet.
+/// A response of which the peer has read nothing yet.
 struct UnreadResponse(Arc<Liveness>);
 
 impl UnreadResponse {
@@ -385,7 +385,7 @@ impl Drop for UnreadResponse {
     }
 }
 
-/// A stream on a connection: while there is one, the connection is not idle.
+/// An open stream: its connection does not count as idle.
 struct Open(Arc<Liveness>);
 
 impl Open {
@@ -398,16 +398,16 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.beat(Instant::now());
+        self.0.mark_active(Instant::now());
     }
 }
 
-/// An answer's body; it is first polled when the peer's window has room for it.
+/// A response's body; it is first polled when the peer's window has room for it.
 struct ResponseBody {
     body: Either<Reply, Body>,
     unread: Option<UnreadResponse>,
-    /// A stream, for as long as it lives.
-    #[expect(dead_code, reason = "dropped with the answer")]
+    /// Present while the body is that of a stream.
+    #[expect(dead_code, reason = "dropped with the response")]
     open: Option<Open>,
 }
 
@@ -440,11 +440,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads at the peer's pace, and sees HTTP/2's preface come in: Envoy may open a connection before it has something
-/// to ask.
+/// Reads within the peer's quota, and detects HTTP/2's preface: Envoy may open a connection before its first
+/// request.
 struct MonitoredStream {
     stream: Take<Box<dyn Stream>>,
-    /// How much of the preface has come; all of it when there is nothing more to see.
+    /// The number of preface bytes received; its full length once detection has ended.
     matched: usize,
     liveness: Arc<Liveness>,
     read_quota: Arc<ReadQuota>,

@@ -1,4 +1,4 @@
-//! The engine for a host process that is not ours: on one thread of its own.
+//! The engine inside another process, such as Envoy: on one thread of its own.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -15,7 +15,7 @@ use super::{Engine, HttpListeners, Source, log_in_force, log_warnings};
 use crate::config::{Config, Limits, Loaded};
 use crate::state::State;
 
-/// An engine that runs for as long as the process: what it knows of revocations survives every change of the host's
+/// An engine that runs for as long as the process: its revocations survive every change of the host's
 /// configuration.
 pub struct Hosted {
     state: Arc<State>,
@@ -24,15 +24,15 @@ pub struct Hosted {
     runtime: Handle,
 }
 
-/// The log of the process; the settings of the first engine hold.
+/// The log of the process, with the settings of the first engine.
 static LOG: Mutex<Option<Arc<Log>>> = Mutex::new(None);
 
 /// Between two attempts to bind the HTTP listeners.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Hosted {
-    /// Starts it; returns when its store is opened and its HTTP listeners have been tried. A port that is taken is
-    /// no failure, because the host's next process may be started before this one ends: it is tried again.
+    /// Starts it; returns when its store is opened and its HTTP listeners have been tried. An occupied port is not
+    /// a failure, because the host's next process may start before this one ends: binding is retried.
     pub fn start(loaded: Loaded, source: Source) -> anyhow::Result<Self> {
         let Loaded { config, warnings } = loaded;
         // One cryptography provider for TLS and signatures; with a second one rustls would panic at first use.
@@ -53,13 +53,13 @@ impl Hosted {
         &self.state
     }
 
-    /// The bounds that it was started with.
+    /// The limits at the engine's start.
     #[must_use]
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Runs work on the engine's thread. It must have an end, and tell whoever waits for it when it panics.
+    /// Runs work on the engine's thread. It must end, and must report a panic to the caller that waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(work));
     }
@@ -88,7 +88,7 @@ type Started = anyhow::Result<(Arc<State>, watch::Receiver<bool>)>;
 async fn run(config: &Config, source: Source, log: &Log, started: mpsc::Sender<Started>) {
     let mut engine = match Engine::start(config, source, log) {
         Ok(engine) => engine,
-        Err(error) => return drop(started.send(Err(error))), // Whoever started it waits.
+        Err(error) => return drop(started.send(Err(error))), // The caller of `start` waits.
     };
     let mut open = try_to_listen(&mut engine, config, true).await;
     log_in_force(config);
@@ -96,7 +96,8 @@ async fn run(config: &Config, source: Source, log: &Log, started: mpsc::Sender<S
     loop {
         tokio::select! {
             task = engine.ended() => {
-                // The service would end. A host must not: its probe of `/livez` fails, and the view grows stale.
+                // The service would end its process here. A host must not: `/livez` fails instead, and the view
+                // grows stale.
                 error!(task, "a task ended unexpectedly; this process must be replaced");
                 engine.readiness().fail();
             }

@@ -11,7 +11,7 @@ use crate::config::{Config, Listen};
 /// `listen.http` and `listen.admin`, bound.
 pub struct HttpListeners {
     http: Option<Listener>,
-    /// `None`: what needs an admin key is served on `http`.
+    /// `None`: the routes with an admin key are served on `http`.
     admin: Option<Listener>,
 }
 
@@ -48,7 +48,8 @@ impl Engine {
         };
         let HttpListeners { http, admin } = listeners;
         let app = Http::new(self.state.clone(), self.readiness.clone(), http_limits, &config.listen.cors_origins);
-        // Without an address of its own, what needs an admin key is served beside the rest.
+        // Without an address of their own, the routes with an admin key are served beside the
+        // others.
         let part = if admin.is_some() { Part::Public } else { Part::All };
         for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
             let Some(listener) = listener else { continue };

@@ -1,4 +1,4 @@
-//! Listeners: TCP, or a Unix socket that was made for this process.
+//! Listeners: TCP, or a Unix socket that was created for this process.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use super::connections::Stream;
 /// A bound listener.
 pub(crate) enum Listener {
     Tcp(TcpListener, SocketAddr),
-    /// With the file that was made.
+    /// With the created file.
     Unix(UnixListener, PathBuf, Option<FileId>),
 }
 
 impl Listener {
-    /// `key` is where the address stands in the configuration.
+    /// `key` is the configuration key of the address.
     pub(crate) async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let cure = tcp_cure(&error, key);
@@ -33,7 +33,7 @@ impl Listener {
         Self::Unix(bound, path.to_owned(), identity(path))
     }
 
-    /// As Envoy would be told it.
+    /// The address, as written in Envoy's configuration.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Tcp(_, address) => address.to_string(),
@@ -52,9 +52,9 @@ impl Listener {
         }
     }
 
-    /// Takes no more connections.
+    /// Stops accepting connections.
     pub(super) fn close(self) {
-        // The next process may have put its own socket there.
+        // The next process may have created its own socket at this path.
         if let Self::Unix(_, path, ours) = self
             && ours.is_some()
             && identity(&path) == ours
@@ -64,7 +64,7 @@ impl Listener {
     }
 }
 
-/// What to do about an address that cannot be bound, to stand behind the failure.
+/// The remedy for an address that cannot be bound, appended to the error.
 fn tcp_cure(error: &io::Error, key: &str) -> String {
     let variable = format!("DOORWARD__{}", key.replace('.', "__").to_uppercase());
     let other = format!("set `{key}` (or {variable}) to another address");
@@ -76,14 +76,14 @@ fn tcp_cure(error: &io::Error, key: &str) -> String {
     }
 }
 
-/// A connection that no runtime knows yet.
+/// A connection that is not registered with a runtime yet.
 pub(super) enum Accepted {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
 impl Accepted {
-    /// The runtime that this is called in is the one that wakes the connection.
+    /// Registers the connection with the current runtime.
     pub(super) fn register(self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
@@ -95,7 +95,7 @@ impl Accepted {
 /// Device and inode.
 type FileId = (u64, u64);
 
-/// Which file stands there now.
+/// Identifies the file that is at the path now.
 fn identity(path: &Path) -> Option<FileId> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))

@@ -1,8 +1,8 @@
-//! The log on standard error, written by a thread of its own: no decision waits for whoever reads it, and
-//! none fails because it cannot be written.
+//! The log on standard error, written by a thread of its own: no decision waits for the log's reader, and
+//! none fails because a line cannot be written.
 //!
-//! Lines wait in one buffer. What does not fit, and what standard error refuses (its reader is gone, its disk
-//! full), is dropped and counted: `doorward_degraded_total{control="log",fallback="drop"}`.
+//! Lines wait in one buffer. A line that does not fit, or that standard error refuses (its reader is gone,
+//! its disk full), is dropped and counted: `doorward_degraded_total{control="log",fallback="drop"}`.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,13 +14,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, LogFormat, LogLevel};
 
-/// The bytes that may wait to be written, about 3,000 refusals; as many again may be in the writer's hands.
+/// The bytes that may wait to be written, about 3,000 refusals; the writer may have as many again.
 const MOST: usize = 1 << 20;
 /// The capacity in bytes that an empty buffer keeps.
 const KEPT: usize = 1 << 14;
-/// Between two writes: a flood of lines is written by the thousand, and wakes the thread as seldom.
+/// The pause between two writes: it batches a flood of lines, and wakes the thread once per batch.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long the end waits for the last lines.
+/// The longest wait for the last lines at shutdown.
 const AT_THE_END: Duration = Duration::from_secs(1);
 
 /// The log of the process.
@@ -29,7 +29,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// From now on events and panics are lines on standard error; once in a process.
+    /// Sends events and panics to standard error from now on; call it once in a process.
     pub fn start(settings: config::Log) -> io::Result<Self> {
         let lines = Arc::new(Lines::default());
         let writer = lines.clone();
@@ -55,7 +55,7 @@ impl Log {
         Ok(Self { lines })
     }
 
-    /// Where lines that are lost from now on are counted.
+    /// Sets the counter of lines that are lost from now on.
     pub fn count_lost(&self, lost: IntCounter) {
         let _ = self.lines.lost.set(lost); // The first stays.
     }
@@ -86,9 +86,9 @@ struct Lines {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// No more will come.
+    /// The sender is closed: there will be no more lines.
     over: bool,
-    /// All that came is written.
+    /// All received lines are written.
     written: bool,
 }
 
@@ -117,7 +117,7 @@ impl Lines {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines as they come, until there will be no more.
+    /// Writes lines as they arrive, until the sender is closed.
     fn write_out(&self) {
         let mut lines = Vec::new();
         loop {
@@ -152,7 +152,7 @@ fn write(mut lines: &[u8]) -> &[u8] {
             Ok(0) => break,
             Ok(written) => lines = &lines[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares the terminal or the pipe with us made it so.
+            // Another process that shares the terminal or the pipe has made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(10 * PAUSE),
             Err(_) => break,
         }
@@ -187,7 +187,7 @@ mod tests {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| match std::thread::current().name() {
             Some(THREAD) => log_panic(panic),
-            _ => others(panic), // Other tests go on beside this one.
+            _ => others(panic), // Other tests run concurrently.
         }));
         let written = Written::default();
         let output = written.clone();

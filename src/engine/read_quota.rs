@@ -1,9 +1,9 @@
-//! How fast a peer is read when nothing comes of what it sends.
+//! Limits how fast a peer is read that sends bytes without complete requests.
 //!
-//! Resets, continuations, pings, settings and empty frames cost their sender little and us more. Ending such a
-//! connection does not end the flood: the next connection is there at once. So bytes are read ahead of the
-//! requests that they are for only up to a bound, requests that arrive whole earn it back, and a peer that has
-//! used it up is read so slowly that it waits for us, and not our other peers.
+//! Resets, continuations, pings, settings and empty frames cost their sender little and the server more. Closing
+//! such a connection does not end the flood: the peer opens the next one at once. So each connection has a
+//! bounded credit of bytes that may be read before a request is complete. Complete requests renew the credit; a
+//! peer that has used it up is read so slowly that it delays itself and not the other peers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,11 +15,11 @@ use tokio::time::Sleep;
 
 /// The bytes that a connection may send before its first complete request: HTTP/2's preface and a hundred heads.
 const AHEAD: i64 = 16 * 1024;
-/// The most that a connection can have earned: what a thousand requests at once may need.
+/// The largest credit of a connection: enough for a thousand requests at once.
 const MOST: i64 = 256 * 1024;
 /// The credit for a request, in addition to its body.
 const HEAD: i64 = 4 * 1024;
-/// How often in a second a peer is read that has used up what it had.
+/// Reads per second from a peer that has used up its credit.
 const PAUSES: u32 = 200;
 
 /// The bytes that one connection may still send.
@@ -27,7 +27,7 @@ pub(super) struct ReadQuota {
     left: AtomicI64,
     /// The credit for a pause.
     pause: i64,
-    /// It had to wait.
+    /// The peer had to wait.
     held: AtomicBool,
 }
 
@@ -37,12 +37,12 @@ impl ReadQuota {
         Self { left: AtomicI64::new(AHEAD), pause: i64::from(rate / PAUSES).max(1), held: AtomicBool::new(false) }
     }
 
-    /// A request takes up so much of its body.
+    /// Credits the bytes that a request has read of its body.
     pub(super) fn taken_up(&self, bytes: usize) {
         self.credit(i64::try_from(bytes).unwrap_or(MOST));
     }
 
-    /// A request has come to its end.
+    /// Credits a complete request.
     pub(super) fn arrived(&self) {
         self.credit(HEAD);
     }
@@ -53,12 +53,12 @@ impl ReadQuota {
         }
     }
 
-    /// The peer sent so much.
+    /// Debits the bytes that the peer sent.
     pub(super) fn debit(&self, bytes: usize) {
         self.left.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Ready with how many bytes may be read now, one at least; `pause` is kept between the calls.
+    /// Ready with the number of bytes that may be read now, one at least; `pause` is kept between the calls.
     pub(super) fn poll_turn(&self, pause: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<u64> {
         loop {
             if let Ok(left @ 1..) = u64::try_from(self.left.load(Ordering::Relaxed)) {
@@ -73,7 +73,7 @@ impl ReadQuota {
         }
     }
 
-    /// Whether the peer was made to wait, and had earned nothing meanwhile.
+    /// Whether the peer was made to wait, and received no credit meanwhile.
     pub(super) fn was_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_sends_more_than_arrives_waits() {
+    async fn a_peer_that_exceeds_its_quota_waits() {
         let read_quota = ReadQuota::new(200_000);
         let mut pause = None;
         let mut turn = async || std::future::poll_fn(|cx| read_quota.poll_turn(&mut pause, cx)).await;

@@ -1,4 +1,4 @@
-//! Readiness as it changes: in the log, and for whoever watches it.
+//! Changes of readiness: in the log, and on a watch channel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::api::http::{Missing, Readiness};
 use crate::clock::Steady;
 use crate::state::State;
 
-/// How long something must be missing before the log warns: keys and the log of revocations take a moment at every
-/// start, and a store that fails over is back by then.
+/// The time for which a part must be missing before the log warns: at every start keys and the log of revocations
+/// take a moment to load, and a failover is over by then.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// Keeps `told` in step with `/readyz`, and says in the log when readiness changes and why.
+/// Keeps `sender` in step with `/readyz`, and logs each change of readiness with its cause.
 pub(super) async fn watch(
     state: Arc<State>,
     readiness: Arc<Readiness>,
-    told: watch::Sender<bool>,
+    sender: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let mut last: Option<Vec<Missing>> = None;
@@ -28,7 +28,7 @@ pub(super) async fn watch(
     loop {
         let missing = readiness.missing(&state, false);
         if last.as_ref() != Some(&missing) {
-            told.send_if_modified(|ready| std::mem::replace(ready, missing.is_empty()) != missing.is_empty());
+            sender.send_if_modified(|ready| std::mem::replace(ready, missing.is_empty()) != missing.is_empty());
             match missing.as_slice() {
                 [] => info!("ready"),
                 missing => info!(missing = Missing::parts(missing), why = Missing::reasons(missing), "not ready"),

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::assemble;
 use super::source::Source;
 use super::tls::Tls;
-use crate::api::inlet::events;
+use crate::api::event_source::events;
 use crate::authz::claims::IssuerName;
 use crate::authz::token::TrustedIssuer;
 use crate::clock;
@@ -29,13 +29,13 @@ use crate::state::State;
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How long its files may take to be read: one may be a pipe that nobody writes, or lie on a mount that hangs.
+/// The longest time for reading its files: one may be a pipe without a writer, or on a mount that hangs.
 const READING: Duration = Duration::from_secs(10);
 
 /// Keeps the configuration and the keys of its issuers in force.
 pub(super) struct Reload {
     source: Source,
-    /// Somebody wants it read again, changed or not.
+    /// A reload was requested, whether or not the files changed.
     wanted: Arc<Notify>,
     watched: Stamps,
     started_with: Arc<Config>,
@@ -45,7 +45,7 @@ pub(super) struct Reload {
     tls: Option<Arc<Tls>>,
 }
 
-/// All that a changed configuration brings, read and checked; putting it in force cannot fail.
+/// Everything that a changed configuration needs, read and checked; putting it in force cannot fail.
 struct Next {
     files: Files,
     introspectors: Introspectors,
@@ -111,7 +111,7 @@ impl Reload {
             let named = read.clone();
             match on(&mut watch, move |watch| watch.confirms(&read)).await {
                 Some(true) => asked = false,
-                Some(false) => continue, // A writer was at work meanwhile, or may be in a file that was not watched.
+                Some(false) => continue, // A file was written meanwhile, or may be one that was not watched.
                 None => return,
             }
             match next {
@@ -126,12 +126,13 @@ impl Reload {
                     error!(error = %format!("{error:#}"), "configuration not reloaded");
                 }
             }
-            // A file that a refused configuration misses may come, and then it is good.
+            // A file that is missing from a refused configuration may appear later, and make the configuration
+            // valid.
             watch.go_on(|file| self.watched.contains_key(file) || named.contains_key(file));
         }
     }
 
-    /// Reads everything anew; nothing changes yet.
+    /// Reads everything again; nothing changes yet.
     async fn prepare(&self) -> anyhow::Result<Next> {
         let (source, tls, started_with) = (self.source.clone(), self.tls.clone(), self.started_with.clone());
         let reading = tokio::task::spawn_blocking(move || read(&source, tls.as_deref(), &started_with));
@@ -145,7 +146,7 @@ impl Reload {
         Ok(Next { files, introspectors, receivers, fetched })
     }
 
-    /// Refuses a configuration under which revocations that live may no longer apply.
+    /// Refuses a configuration under which live revocations may no longer apply.
     async fn keeps_revocations(&self, config: &Config) -> anyhow::Result<()> {
         if config.revocation.accept_loss {
             return Ok(());
@@ -192,7 +193,7 @@ impl Reload {
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
-        // The certificates of the start stay in use, whatever it names now.
+        // The certificates read at the start stay in use, whichever files the new configuration names.
         self.watched = self.started_with.watched_files().clone();
         self.watched.extend(config.watched_files().clone());
         self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
@@ -214,7 +215,7 @@ impl Reload {
     }
 }
 
-/// Says what in a configuration is unlikely to be meant.
+/// Logs the settings of a configuration that are probably mistakes.
 pub fn log_warnings(warnings: &[Fault], source: &str) {
     for warning in warnings {
         warn!(warning = warning.line(source), "configuration");
@@ -233,7 +234,8 @@ fn trusted(config: &Config) -> Vec<Arc<TrustedIssuer>> {
     config.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect()
 }
 
-/// Receivers hold nothing that must outlive a reload: what they have not acknowledged comes again.
+/// Receivers have no state that must outlive a reload: the transmitter repeats every event that was not
+/// acknowledged.
 fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
     Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
 }
@@ -292,7 +294,7 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
     state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
 }
 
-/// Does what touches the file system where it may block; `None` if it panicked.
+/// Runs file-system work on a thread that may block; `None` if it panicked.
 async fn on<T: Send + 'static>(watch: &mut Watch, act: impl FnOnce(&mut Watch) -> T + Send + 'static) -> Option<T> {
     let mut taken = std::mem::take(watch);
     let done = tokio::task::spawn_blocking(move || (act(&mut taken), taken)).await.ok();

@@ -1,4 +1,4 @@
-//! Where a configuration comes from, and comes again.
+//! The source of a configuration, and of its later versions.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,17 +7,18 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Faults, Loaded, environment};
 
-/// Where a configuration comes from, and comes again.
+/// The source of a configuration, and of its later versions.
 #[derive(Clone)]
 pub enum Source {
     /// A file; it is read again when it changes, or a file that it names.
     File(PathBuf),
-    /// Text that the host process hands over, and may replace. Relative paths in it are those of the process.
+    /// Text that the host process supplies, and may replace. Relative paths in it are relative to the
+    /// process's working directory.
     Handed { name: String, text: watch::Receiver<Arc<str>> },
 }
 
 impl Source {
-    /// The name in front of its faults.
+    /// The name that precedes its faults.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -37,7 +38,7 @@ impl Source {
         }
     }
 
-    /// Until another text is handed over; of a file, its watcher knows.
+    /// Returns when the host supplies another text; a file has its own watcher.
     pub(super) async fn changed(&mut self) {
         if let Self::Handed { text, .. } = self
             && text.changed().await.is_ok()

@@ -33,7 +33,7 @@ pub(super) async fn keep(state: Arc<State>, patience: Duration, drain: Cancellat
             _ = tick.tick() => state.streams().sweep(clock::now(), state.replica.freshness().age(Steady::now())),
         }
     }
-    // Connections take no more: whoever comes back is sent elsewhere.
+    // Connections accept no more requests: a client that reconnects reaches another instance.
     let most = state.streams().open_count().div_ceil(BATCHES as usize).max(1);
     let mut tick = interval((patience / 2 / BATCHES).max(Duration::from_millis(1)));
     loop {

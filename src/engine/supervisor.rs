@@ -1,4 +1,4 @@
-//! Keeps every task's handle: a detached task that dies leaves a pod that is ready and broken.
+//! Keeps every task's handle: a detached task that ends leaves a pod that is ready and broken.
 
 use std::future::Future;
 use std::time::Duration;

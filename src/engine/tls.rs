@@ -16,7 +16,8 @@ use tokio_rustls::server::TlsStream;
 use super::connections::Stream;
 use crate::config;
 
-/// The listeners' TLS as the files last said; who has shaken hands is not affected by a change.
+/// The listeners' TLS as last read from the files; a change does not affect established
+/// connections.
 pub(crate) struct Tls {
     files: config::Tls,
     current: ArcSwap<ServerConfig>,
@@ -36,7 +37,7 @@ impl Tls {
         self.current.store(config);
     }
 
-    /// Shakes hands with the certificate of now.
+    /// Accepts a connection with the current certificate.
     pub(super) async fn accept(&self, stream: Box<dyn Stream>) -> io::Result<TlsStream<Box<dyn Stream>>> {
         TlsAcceptor::from(self.current.load_full()).accept(stream).await
     }

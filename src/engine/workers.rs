@@ -1,9 +1,9 @@
-//! Threads for connections: a connection and all that it asks stay on the thread that took it up.
+//! Threads for connections: a connection and all its requests stay on the thread that accepted it.
 //!
-//! Envoy opens one connection per worker of its own, and keeps it. With tasks that any thread may take
-//! over (tokio's multi-thread runtime) the threads wake each other for every request and share the
-//! connection's locks: on 2 cores a decision took 14.7 µs of CPU with 64 at once and 17.7 with 8, and takes 8.7 and
-//! 11.8 since (`benches/compare.sh`). What a decision does takes microseconds, so there is nothing to even out.
+//! Envoy opens one connection per worker of its own, and keeps it. With tasks that any thread may take over
+//! (tokio's multi-thread runtime) the threads wake each other for every request and share the connection's locks:
+//! on 2 cores a decision took 14.7 µs of CPU with 64 at once and 17.7 with 8, and takes 8.7 and 11.8 since
+//! (`benches/compare.sh`). A decision takes microseconds, so there is no load to balance.
 
 use std::io;
 use std::num::NonZero;

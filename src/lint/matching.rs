@@ -1,4 +1,4 @@
-//! Envoy's matchers of header names, as far as lint must know what they match.
+//! Envoy's matchers of header names, as far as lint evaluates them.
 
 use regex::RegexBuilder;
 
@@ -12,7 +12,8 @@ pub(super) fn matches(matcher: &Node<'_>, name: &str) -> bool {
         Some(if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() })
     };
     if let Some(regex) = matcher.at("safe_regex.regex") {
-        // RE2's syntax, whole-string: the `regex` crate's is the same but for details no name needs.
+        // RE2's syntax, whole-string: that of the `regex` crate differs only in details that do not
+        // matter for names.
         let pattern = format!("^(?:{})$", regex.value.as_str().unwrap_or_default());
         return RegexBuilder::new(&pattern).size_limit(1 << 20).build().is_ok_and(|regex| regex.is_match(name));
     }
@@ -27,7 +28,7 @@ pub(super) fn any_matches(list: &Node<'_>, name: &str) -> bool {
     list.list("patterns").any(|matcher| matches(&matcher, name))
 }
 
-/// Whether a list of `HeaderMutation`s takes a header out, whatever its value.
+/// Whether a list of `HeaderMutation`s removes a header, whatever its value.
 pub(super) fn removes<'a>(mutations: impl Iterator<Item = Node<'a>>, name: &str) -> bool {
     mutations.into_iter().any(|mutation| {
         mutation.text("remove").is_some_and(|removed| removed.eq_ignore_ascii_case(name))

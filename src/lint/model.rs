@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::{Document, Expected, matching, scalar};
 use crate::config::KeyPath;
 
-/// A value and where it stands.
+/// A value and its path.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
     pub(super) path: KeyPath,
     pub(super) value: &'a Value,
-    /// The last word of the type: `ExtAuthz`; empty without one.
+    /// The last part of the type's name: `ExtAuthz`; empty without a type.
     pub(super) kind: &'a str,
 }
 
@@ -122,13 +122,13 @@ fn camel_case(field: &str) -> String {
     })
 }
 
-/// All that is judged.
+/// The checked parts of a configuration.
 pub(super) struct Model<'a> {
     pub(super) managers: Vec<Manager<'a>>,
     /// The `TcpProxy` filters, which forward bytes without HTTP.
     pub(super) tcp_proxies: Vec<Node<'a>>,
     pub(super) clusters: BTreeMap<&'a str, Node<'a>>,
-    /// Clusters may come from elsewhere.
+    /// Clusters may come from another source.
     pub(super) more_clusters: bool,
     pub(super) expected: &'a Expected,
 }
@@ -145,15 +145,15 @@ pub(super) struct Manager<'a> {
 pub(super) struct Filter<'a> {
     pub(super) node: Node<'a>,
     pub(super) name: &'a str,
-    /// Its `typed_config`, out of what wraps it; the entry itself when it has none.
+    /// Its `typed_config`, without wrappers; the entry itself when it has none.
     pub(super) config: Node<'a>,
     /// The condition under which a request reaches the filter.
     pub(super) condition: Option<Node<'a>>,
-    /// Its configuration comes by ECDS and is not in the document.
+    /// Its configuration comes from ECDS and is not in the document.
     pub(super) is_elsewhere: bool,
 }
 
-/// Filters whose configuration comes by ECDS, by their names.
+/// Filters whose configuration comes from ECDS, by their names.
 type Extensions<'a> = BTreeMap<&'a str, Node<'a>>;
 
 impl<'a> Filter<'a> {
@@ -176,7 +176,7 @@ impl<'a> Filter<'a> {
             config = config.at("extension_config.typed_config").unwrap_or(config);
         }
         if config.kind == "Composite" {
-            // The filters that it runs stand in the actions of the matcher, or in its own chains.
+            // The filters that it runs are in the actions of the matcher, or in its own chains.
             let mut check = None;
             for place in condition.iter().chain([&config]) {
                 place.any(&mut |node| {
@@ -199,7 +199,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// A route with all that holds for it, the most specific first: weighted cluster, route, virtual host,
+/// A route with all configurations that apply to it, the most specific first: weighted cluster, route, virtual host,
 /// route configuration.
 pub(super) struct Route<'a> {
     pub(super) node: Node<'a>,
@@ -219,7 +219,7 @@ pub(super) struct Ender<'s, 'a> {
     pub(super) filter: &'s Filter<'a>,
 }
 
-/// The service that is asked: a `GrpcService` or, over HTTP, an `HttpUri`.
+/// The called service: a `GrpcService` or, over HTTP, an `HttpUri`.
 pub(super) struct Service<'a> {
     pub(super) node: Node<'a>,
     pub(super) cluster: Option<Node<'a>>,
@@ -263,13 +263,13 @@ impl<'a> Model<'a> {
         self.managers.iter().filter(|manager| manager.is_checked())
     }
 
-    /// Everyone who is asked, for a decision or to end a stream.
+    /// All services that are called, for a decision or for streams.
     pub(super) fn services(&self) -> impl Iterator<Item = Service<'a>> {
         let enders = self.checked().flat_map(|manager| self.enders(manager)).flat_map(|(_, ender)| ender.services());
         self.checks().flat_map(|check| check.services()).chain(enders)
     }
 
-    /// The clusters that are asked, each once; those that are not in the document are left out.
+    /// The clusters of these services, each once; clusters that are not in the document are left out.
     pub(super) fn asked(&self) -> BTreeMap<&'a str, (Node<'a>, bool)> {
         let cluster = |service: Service<'a>| {
             let name = service.cluster?.value.as_str()?;
@@ -278,7 +278,7 @@ impl<'a> Model<'a> {
         self.services().filter_map(cluster).collect()
     }
 
-    /// The `ext_proc` filters of a manager that ask Doorward, with their places.
+    /// The `ext_proc` filters of a manager that call Doorward, with their places.
     pub(super) fn enders<'s>(&'s self, manager: &'s Manager<'a>) -> Vec<(usize, Ender<'s, 'a>)> {
         let filters = manager.filters.iter().enumerate();
         let filters = filters.filter(|(_, filter)| filter.config.kind == "ExternalProcessor");
@@ -286,8 +286,8 @@ impl<'a> Model<'a> {
         enders.filter(|(_, ender)| self.is_doorwards(ender)).collect()
     }
 
-    /// Whether it asks whom a check asks; where the document does not say who that is, whether it forwards what
-    /// ext_authz said of a stream.
+    /// Whether it calls the same service as a check; if the document does not name that service, whether it forwards
+    /// the metadata of ext_authz.
     fn is_doorwards(&self, ender: &Ender<'_, 'a>) -> bool {
         let checks = self.checks().flat_map(|check| check.services());
         let asked: BTreeSet<_> = checks.flat_map(|service| self.places(&service)).collect();
@@ -299,7 +299,7 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Where a service is: the name of its cluster and the addresses that this lists, or the target.
+    /// The location of a service: the name of its cluster and the addresses in it, or the target.
     fn places(&self, service: &Service<'a>) -> Vec<String> {
         let Some(name) = service.cluster.as_ref().and_then(|cluster| cluster.value.as_str()) else {
             let target = service.node.text("google_grpc.target_uri").unwrap_or_default();
@@ -319,10 +319,10 @@ impl<'a> Model<'a> {
     }
 }
 
-/// The namespace in which `ext_authz` says whose a stream is.
+/// The namespace in which `ext_authz` stores the subject of a stream.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 
-/// Whether an `ext_proc` filter, or a route for it, forwards what ext_authz said of the stream.
+/// Whether an `ext_proc` filter, or a route for it, forwards the metadata of ext_authz.
 pub(super) fn forwards_subject(config: &Node<'_>) -> bool {
     let mut forwarded = config.list("metadata_options.forwarding_namespaces.untyped");
     forwarded.any(|name| name.value.as_str() == Some(NAMESPACE))
@@ -375,8 +375,8 @@ impl<'a> Resources<'a> {
         self.extensions.extend(extension.text("name").zip(extension.get("typed_config")));
     }
 
-    /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: what it has, the others have as
-    /// well, as it is in force.
+    /// A part of a `/config_dump`. Its `BootstrapConfigDump` is not read: the other parts have the same resources, as
+    /// in force.
     fn dumped(&mut self, config: &Node<'a>) {
         let state = |entry: Node<'a>| entry.get("active_state").or_else(|| entry.get("warming_state")).unwrap_or(entry);
         let within = |lists: [&str; 3], field: &str| {
@@ -493,14 +493,14 @@ impl<'a> Route<'a> {
         configs.filter_map(move |config| Some(Node::new(config.path.key(name), config.value.get(name)?)))
     }
 
-    /// Whether a request header is removed on the way to the upstream; this acts after all filters.
+    /// Whether a request header is removed on the way to the upstream; the removal acts after all filters.
     pub(super) fn removes(&self, name: &str) -> Option<Node<'a>> {
         let removed = self.levels.iter().flat_map(|level| level.list("request_headers_to_remove"));
         removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
     }
 
-    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's `cluster_header`.
-    /// Mirrors of the virtual host or above count too, as one of the route's own may be only a part.
+    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's `cluster_header`. Mirrors of the
+    /// virtual host or above count too, because a mirror of the route may cover only a part of the requests.
     pub(super) fn targets(&self) -> impl Iterator<Item = Node<'a>> {
         let weighted = self.levels.first().filter(|level| level.path != self.node.path).cloned();
         let main = weighted.or_else(|| self.node.get("route"));
@@ -508,7 +508,7 @@ impl<'a> Route<'a> {
         main.into_iter().chain(self.node.list("route.request_mirror_policies")).chain(above)
     }
 
-    /// The node that takes a filter away from this route: the most specific word counts.
+    /// The node that disables a filter on this route: the most specific configuration counts.
     pub(super) fn disables(&self, filter: &Filter<'a>) -> Option<Node<'a>> {
         let Some(word) = self.per_filter(filter.name).next() else {
             return filter.node.get("disabled").filter(Node::is_true);
@@ -516,7 +516,7 @@ impl<'a> Route<'a> {
         word.get("disabled").or_else(|| within(&word).get("disabled")).filter(Node::is_true)
     }
 
-    /// Whether it goes to an upstream, not to a redirect or an answer of Envoy's own.
+    /// Whether it goes to an upstream, and is neither a redirect nor a direct response.
     pub(super) fn forwards(&self) -> bool {
         self.node.get("route").is_some()
     }
@@ -533,13 +533,13 @@ fn grpc_service<'a>(config: &Node<'a>) -> Option<Service<'a>> {
 }
 
 impl<'a> Ender<'_, 'a> {
-    /// What the filter says, then what routes say in its place, `ExtProcOverrides`: each of its fields replaces that of
-    /// the filter as a whole.
+    /// The filter's configuration, then the `ExtProcOverrides` of routes: each of their fields replaces that of the
+    /// filter as a whole.
     pub(super) fn configs(&self) -> impl Iterator<Item = Node<'a>> {
         std::iter::once(self.filter.config.clone()).chain(self.overrides())
     }
 
-    /// What routes say in the filter's place.
+    /// The overrides of routes.
     pub(super) fn overrides(&self) -> impl Iterator<Item = Node<'a>> {
         let words = self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name));
         words.filter_map(|word| within(&word).get("overrides"))
@@ -567,7 +567,7 @@ impl<'a> Check<'_, 'a> {
         self.per_route().filter_map(|word| within(&word).get("check_settings"))
     }
 
-    /// Everyone who is asked: by the filter, or by a route in its place.
+    /// All called services: of the filter, or of a route in its place.
     pub(super) fn services(&self) -> Vec<Service<'a>> {
         let of = |config: Node<'a>| {
             let grpc = grpc_service(&config);

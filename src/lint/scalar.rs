@@ -1,9 +1,9 @@
 //! Scalars as Envoy reads them.
 //!
-//! Envoy makes JSON of YAML by yaml-cpp, and of that a message by protobuf's reader. Between them they take
-//! many spellings: `yes`, `Y` and `"true"` are all true, a number may stand in quotes, an enum may be its
-//! number or stand in any case, and a duration may be a message. Measured on Envoy 1.40. What Envoy refuses
-//! (`1` for true, `"on"` in quotes) need not be told apart here.
+//! Envoy converts YAML to JSON with yaml-cpp, and JSON to a message with protobuf's reader. The two accept
+//! many spellings: `yes`, `Y` and `"true"` are all true, a number may be in quotes, an enum may be its
+//! number or its name in any case, and a duration may be a message. Measured on Envoy 1.40. Values that
+//! Envoy refuses (`1` for true, `"on"` in quotes) need no separate treatment here.
 
 use serde_json::Value;
 

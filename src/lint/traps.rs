@@ -15,7 +15,7 @@ const EXT_AUTHZ_FILTER: &str =
 const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
-/// Everything that is looked for. A name with dots in `source` is a field of Envoy's API.
+/// All rules of lint. A name with dots in `source` is a field of Envoy's API.
 pub const TRAPS: [Trap; 53] = [
     trap(
         "no-ext-authz",
@@ -29,7 +29,7 @@ pub const TRAPS: [Trap; 53] = [
         Error,
         check::unchecked_listener,
         EXT_AUTHZ_FILTER,
-        "give this connection manager the ext_authz filter as well, or let it reach other clusters only",
+        "add the ext_authz filter to this connection manager as well, or route it to other clusters only",
     ),
     trap(
         "fail-open",
@@ -50,7 +50,7 @@ pub const TRAPS: [Trap; 53] = [
         Error,
         check::conditional_check,
         "Envoy documentation, Composite filter; envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-        "put ext_authz into http_filters as it is; exempt routes by a rule of Doorward's with `access: public`",
+        "put ext_authz into http_filters without a wrapper; exempt routes by a rule of Doorward's with `access: public`",
     ),
     trap(
         "http-service-path",
@@ -206,14 +206,14 @@ pub const TRAPS: [Trap; 53] = [
         Error,
         routes::rerouted_by_check,
         ROUTE_MUTATION,
-        "clear_route_cache: false, or let Doorward's rules match paths and no route say how it is checked",
+        "clear_route_cache: false, or let Doorward's rules match paths, without check settings on routes",
     ),
     trap(
         "route-not-chosen-anew",
         Warning,
         routes::route_not_chosen_anew,
         "ExtAuthz.clear_route_cache",
-        "clear_route_cache: true, and no route that says how it is checked",
+        "clear_route_cache: true, without check settings on routes",
     ),
     trap(
         "internal-redirect",
@@ -305,7 +305,7 @@ pub const TRAPS: [Trap; 53] = [
         Error,
         connection::internal_addresses,
         "HttpConnectionManager.internal_address_config; measured on Envoy 1.36 and 1.40",
-        "leave it out, or list the ranges that are yours",
+        "leave it out, or list your own ranges",
     ),
     trap(
         "client-certificate-header",
@@ -361,7 +361,7 @@ pub const TRAPS: [Trap; 53] = [
         Warning,
         cluster::cluster_outlier,
         "Envoy documentation, Outlier detection",
-        "leave it out: a Doorward that is not ready says so itself",
+        "leave it out: the health check reports a Doorward that is not ready",
     ),
     trap(
         "cluster-health",

@@ -1,4 +1,4 @@
-//! The listener for checks: TCP, or a Unix socket that is made afresh with its mode.
+//! The listener for checks: TCP, or a Unix socket that is created with its mode.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::config::CheckAddress;
 use crate::engine::listen::Listener;
 
-/// Binds the address of checks; a Unix socket is made afresh.
+/// Binds the address of checks; a Unix socket is created anew.
 pub(super) async fn bind(address: &CheckAddress) -> anyhow::Result<Listener> {
     match address {
         CheckAddress::Tcp(address) => Listener::bind("listen.check", *address).await,
@@ -21,7 +21,8 @@ pub(super) async fn bind(address: &CheckAddress) -> anyhow::Result<Listener> {
                 anyhow::Error::new(error).context(format!("listen.check: bind {}{cure}", path.display()))
             };
             remove_stale(path).await.map_err(failed)?;
-            // Made with its mode: until it were changed, anyone could connect whom the umask lets.
+            // Created with its mode: with a later chmod, the umask would decide until then who may
+            // connect.
             let before = umask(Mode::from_raw_mode(0o777 & !mode));
             let bound = UnixListener::bind(path);
             umask(before);
@@ -30,7 +31,7 @@ pub(super) async fn bind(address: &CheckAddress) -> anyhow::Result<Listener> {
     }
 }
 
-/// What to do about a Unix socket that cannot be bound, to stand behind the failure.
+/// The remedy for a Unix socket that cannot be bound, appended to the error.
 fn socket_cure(error: &io::Error, path: &Path) -> String {
     let folder = path.parent().unwrap_or(path).display();
     let other = "or set `listen.check` (or DOORWARD__LISTEN__CHECK) to another path, or to 127.0.0.1:9191";

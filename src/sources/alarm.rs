@@ -1,6 +1,6 @@
-//! Tells somebody that a revoked token was presented: in the log, and at a webhook.
+//! Reports that a revoked token was presented: in the log, and to a webhook.
 //!
-//! A decision waits for nothing of it: it counts, and puts a note into a bounded queue.
+//! A decision never waits for an alarm: it counts, and puts a notification into a bounded queue.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,28 +31,28 @@ pub struct Webhook {
     pub token: Option<SecretString>,
 }
 
-/// A revoked token that was presented; never its text.
+/// A revoked token that was presented, without its text.
 #[derive(Clone, Debug, Serialize)]
 pub struct Presented {
     pub event: &'static str,
     /// RFC 3339.
     pub at: String,
-    /// The kind of revocation that hit.
+    /// The kind of the revocation that refused it.
     pub kind: &'static str,
     pub origin: &'static str,
     pub rule: String,
     pub issuer: Option<String>,
     pub user_id: Option<String>,
-    /// As it stands in the store: a plain `jti`, else a digest.
+    /// The token's id in the store: a plain `jti`, else a digest.
     pub token_id: Option<String>,
     pub request_id: Option<String>,
     /// The client's address as the proxy reports it.
     pub source: Option<IpAddr>,
-    /// Alarms that were left out since the last, because there were too many.
+    /// Alarms that were suppressed since the last one, because of the rate limit.
     pub suppressed: u64,
 }
 
-/// The bell.
+/// The rate limit of alarms, and the queue to the webhook.
 pub struct ReplayAlarm {
     per_minute: u32,
     window: Mutex<(Instant, u32)>,
@@ -62,7 +62,7 @@ pub struct ReplayAlarm {
     rung: IntCounterVec,
 }
 
-/// The one that carries the notes to the webhook.
+/// The task that sends the notifications to the webhook.
 pub struct WebhookSender {
     webhook: Webhook,
     client: Client,
@@ -70,12 +70,12 @@ pub struct WebhookSender {
     rung: IntCounterVec,
 }
 
-/// Notes that wait for the webhook: what is more is dropped, and counted.
+/// The most notifications that wait for the webhook: further ones are dropped, and counted.
 const QUEUE: usize = 256;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl ReplayAlarm {
-    /// The bell, and who rings it, if there is a webhook. Fails only if the HTTP client cannot be built.
+    /// The alarm, and its sender, if there is a webhook. Fails only if the HTTP client cannot be built.
     pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<WebhookSender>), reqwest::Error> {
         let (queue, webhook_sender) = match settings.webhook {
             None => (None, None),
@@ -92,7 +92,8 @@ impl ReplayAlarm {
         ))
     }
 
-    /// Whether to raise an alarm now: how many were left out before it, or `None` to leave this one out.
+    /// Whether to raise an alarm now: the number of suppressed ones before it, or `None` to suppress
+    /// this one.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(window.0) >= MINUTE {
@@ -108,7 +109,7 @@ impl ReplayAlarm {
         Some(self.suppressed.swap(0, Ordering::Relaxed))
     }
 
-    /// Leaves a note for the webhook, if there is one and room.
+    /// Queues a notification for the webhook, if there is one and the queue has room.
     pub fn notify(&self, note: impl FnOnce() -> Presented) {
         let Some(queue) = &self.queue else { return };
         if queue.try_send(note()).is_err() {
@@ -119,12 +120,12 @@ impl ReplayAlarm {
 
 impl WebhookSender {
     const ATTEMPTS: u32 = 3;
-    /// For one attempt.
+    /// The timeout of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(5);
     /// The largest answer that is read, in bytes, so that the connection is used again.
     const MAX_ANSWER: usize = 64 * 1024;
 
-    /// Carries notes for ever.
+    /// Sends notifications for ever.
     pub async fn run(mut self) {
         let mut failing = false;
         while let Some(note) = self.queue.recv().await {
@@ -144,7 +145,7 @@ impl WebhookSender {
         let mut last = String::new();
         for attempt in 0..Self::ATTEMPTS {
             match self.post(body.clone()).await {
-                // The receiver has it; its answer's text says nothing to us.
+                // The receiver has accepted it; the text of its answer is ignored.
                 Ok(()) | Err(HttpError::TooLarge(_)) => return Ok(()),
                 Err(error) => last = Chain(&error).to_string(),
             }
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_rings_no_more_often_than_allowed_and_is_counted() {
+    fn a_flood_of_alarms_is_limited_and_counted() {
         let rung = IntCounterVec::new(Opts::new("rung", "x"), &["result"]).unwrap();
         let (alarm, webhook_sender) =
             ReplayAlarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();

@@ -1,8 +1,8 @@
-//! Files that are read again when they change, and when a change of them is complete.
+//! Files that are read again when they have changed, and the change is complete.
 //!
-//! A file that is replaced by a rename or behind a symlink is complete at once. A file that is written in place
-//! is complete when no writer that was seen has it open and it has been still for [`SETTLE`]: half of a
-//! configuration can be a valid one, and allow more than the whole.
+//! A file that is replaced by a rename or behind a symlink is complete at once. A file that is written in place is
+//! complete when no known writer has it open and it has not changed for [`SETTLE`]: half of a configuration can be
+//! valid, and allow more than the whole.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::MaybeUninit;
@@ -15,24 +15,24 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tracing::warn;
 
-/// How long files that are written in place must have been still before they are read.
+/// The time without a change after which files that are written in place are read.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
-/// As [`SETTLE`], for files that were replaced whole: several may be, one after the other.
+/// [`SETTLE`] for files that are replaced as a whole: several may be replaced one after the other.
 const REPLACED: Duration = Duration::from_millis(200);
 
-/// How long a writer that has a file open is waited for after it last wrote. A program that sets the time of
-/// modification alone seems to write without an end.
+/// The longest wait for a writer with an open file after its last write. A program that only sets the time of
+/// modification looks like a writer that never ends.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// When a change that is not complete is worth a line in the log.
+/// The age at which an incomplete change is logged.
 const LONG: Duration = Duration::from_secs(15);
 
-/// What tells a changed file from the same one without reading it. The time of change of the inode cannot be
-/// set by a program, as the time of modification can.
+/// The attributes by which a changed file is recognised without reading it. A program can set the time of modification,
+/// and not the inode's time of change.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stamp {
-    /// Behind all symlinks.
+    /// The file behind all symlinks.
     real: PathBuf,
     inode: (u64, u64),
     length: u64,
@@ -41,7 +41,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// `None` for a file that is not there.
+    /// `None` for a missing file.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let real = path.canonicalize().ok()?;
@@ -56,10 +56,10 @@ impl Stamp {
     }
 }
 
-/// Files, each as it was when it was looked at.
+/// Files, with their attributes at the last look.
 pub type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
-/// The files as they are now.
+/// The files with their current attributes.
 pub fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
     files.into_iter().map(|file| (file.clone(), Stamp::of(file))).collect()
 }
@@ -67,28 +67,28 @@ pub fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
 /// The result of a look at the watched files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
-    /// They are as they were when they were read.
+    /// They are unchanged since they were read.
     Same,
-    /// They differ, and may not be complete.
+    /// They have changed, and may not be complete.
     Moving,
-    /// They differ, and are complete.
+    /// They have changed, and are complete.
     Settled,
 }
 
-/// Files that are looked at from time to time; polling sees a change on every file system.
+/// Watched files; polling detects a change on every file system.
 #[derive(Default)]
 pub struct Watch {
     read: Stamps,
     last: Stamps,
     /// `None` before the first change.
     still_since: Option<Instant>,
-    /// Since when they differ without being complete, until it is logged.
+    /// The start of an incomplete change, until it is logged.
     moving_since: Option<Instant>,
     writers: Writers,
 }
 
 impl Watch {
-    /// Watches files that were read when they were as in `read`.
+    /// Watches files that were read with the attributes in `read`.
     #[must_use]
     pub fn new(read: Stamps) -> Self {
         let last = read.clone();
@@ -97,7 +97,7 @@ impl Watch {
         Self { read, last, still_since: None, moving_since: None, writers }
     }
 
-    /// Looks at them; touches the file system.
+    /// Compares the files with the last look; accesses the file system.
     pub fn look(&mut self) -> Look {
         let (now, current) = (Instant::now(), stamps(self.last.keys()));
         self.writers.watch(&current);
@@ -125,8 +125,8 @@ impl Watch {
         Look::Moving
     }
 
-    /// Whether what was read since the last look, these files among it, is complete: none changed meanwhile, and
-    /// none is new to this watch. A new one is watched from now on, and must be still like the others.
+    /// Whether these files, which were read since the last look, are complete: none changed meanwhile, and none is new
+    /// to this watch. A new file is watched from now on, and must be unchanged like the others.
     pub fn confirms(&mut self, read: &Stamps) -> bool {
         let known = self.last.len();
         for (file, stamp) in read {
@@ -140,7 +140,7 @@ impl Watch {
         confirmed
     }
 
-    /// What the last look found has been read; files that are not to be kept are no longer watched.
+    /// Marks the result of the last look as read; files that are not kept are no longer watched.
     pub fn go_on(&mut self, keep: impl Fn(&PathBuf) -> bool) {
         self.last.retain(|file, _| keep(file));
         self.read.clone_from(&self.last);
@@ -153,7 +153,7 @@ impl Watch {
     }
 }
 
-/// Whether a symlink on the way leads to another file than before, as in a mounted ConfigMap.
+/// Whether a symlink in the path points to another file than before, as in a mounted ConfigMap.
 fn is_elsewhere(before: Option<&Option<Stamp>>, now: Option<&Stamp>) -> bool {
     let before = before.and_then(Option::as_ref);
     before.zip(now).is_some_and(|(before, now)| before.real != now.real && before.inode != now.inode)
@@ -162,14 +162,14 @@ fn is_elsewhere(before: Option<&Option<Stamp>>, now: Option<&Stamp>) -> bool {
 /// A name in a watched folder, or (without one) a watched file.
 type Place = (i32, Vec<u8>);
 
-/// Tracks which watched files are open for writing, as far as inotify tells: not on network file systems, nor where its
-/// watches are used up. Then [`SETTLE`] has to do.
+/// Tracks which watched files are open for writing, as far as inotify reports it: not on network file systems, and not
+/// when its watches are used up. There [`SETTLE`] alone decides.
 #[derive(Default)]
 struct Writers {
     inotify: Option<OwnedFd>,
     /// The places of each watched path: its folder, and the file itself for one that is mounted alone.
     places: HashMap<PathBuf, Vec<Place>>,
-    /// Written since then and not closed.
+    /// Written since this time and not closed.
     open: HashMap<Place, Instant>,
     /// Moved into place and not written since.
     moved: HashSet<Place>,
@@ -181,7 +181,7 @@ impl Writers {
         Self { inotify, ..Self::default() }
     }
 
-    /// Reads what happened, and sees to it that all these files are watched.
+    /// Reads the events, and adds missing watches for these files.
     fn watch(&mut self, files: &Stamps) {
         let Some(inotify) = &self.inotify else { return };
         self.places.clear();
@@ -327,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_whole_is_read_soon() {
+    fn files_replaced_as_a_whole_are_read_soon() {
         let (folder, path, mut watch) = Folder::new("whole");
         let beside = folder.0.join("b.yaml");
         fs::write(&beside, "new").unwrap();
         fs::rename(&beside, &path).unwrap();
         assert!(until(&mut watch, Look::Settled) < SETTLE / 2);
         watch.go_on(|_| true);
-        // Removed and created anew, it may be half of it.
+        // Removed and created again, it may be incomplete.
         fs::remove_file(&path).unwrap();
         assert_eq!(watch.look(), Look::Moving);
         fs::write(&path, "half").unwrap();

@@ -1,7 +1,7 @@
-//! The one way out over HTTP: for keys, introspection, signals and alarms.
+//! All outgoing HTTP: for keys, introspection, signals and alarms.
 //!
 //! A [`Client`] honours the proxies of the environment, trusts the system's certificates or a `ca_file`, and sends
-//! what it sends to https or to this very host. [`send`] bounds the time and the size of a response.
+//! requests only over https or to this host itself. [`send`] bounds the time and the size of a response.
 
 mod proxy;
 
@@ -13,9 +13,9 @@ use reqwest::header::HeaderMap;
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, StatusCode};
 
-/// The longest wait for a connection: servers that hold a request open must at least be there.
+/// The longest wait for a connection: also for servers that may hold a request open for long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most redirects that are followed, where any are.
+/// The most redirects that are followed, where redirects are allowed.
 const MAX_REDIRECTS: usize = 3;
 
 /// The certificates of a `ca_file`, which are trusted instead of those of the system.
@@ -25,7 +25,7 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Fails unless there is a certificate in it, and all of them can be trusted.
+    /// Fails if it has no certificate, or one that cannot be used as a root.
     pub fn parse(pem: Vec<u8>) -> Result<Self, reqwest::Error> {
         let authorities = Self { pem: pem.into() };
         authorities.trusted_by(proxy::client())?.build()?;
@@ -46,9 +46,9 @@ impl fmt::Debug for Authorities {
 /// The redirects that a client follows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Redirects {
-    /// None: a redirect would carry a token or our credentials to another server.
+    /// None: a redirect would send a token or Doorward's credentials to another server.
     Refused,
-    /// Three at most, none from https to plain http, and to plain http on this very host only.
+    /// Three at most, none from https to plain http, and to plain http on this host only.
     Secure,
 }
 
@@ -72,7 +72,7 @@ impl Client {
         .map(Self)
     }
 
-    /// A request that is not sent yet. Fails unless its URL is https or on this very host, or `insecure` allows any.
+    /// A request that is not sent yet. Fails unless its URL is https or on this host, or `insecure` allows any.
     pub fn request(&self, method: Method, url: &str, insecure: bool) -> Result<RequestBuilder, HttpError> {
         if !insecure && !is_secure(url) {
             return Err(HttpError::Insecure);
@@ -92,7 +92,7 @@ fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     }
 }
 
-/// https, or plain http to this very host.
+/// https, or plain http to this host.
 #[must_use]
 pub fn is_secure(url: &str) -> bool {
     let Ok(url) = reqwest::Url::parse(url) else { return false };
@@ -116,7 +116,7 @@ impl Response {
     }
 }
 
-/// Why there is no response. Its text names no URL: that may hold a secret.
+/// Why there is no response. Its text has no URL, which may contain a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("https is required (or `insecure: true`)")]

@@ -1,12 +1,12 @@
-//! Asks an issuer about tokens (RFC 7662): one question per token at a time, answers remembered for a
-//! while, and none asked while the issuer does not answer.
+//! Introspects tokens at their issuer (RFC 7662): one request per token at a time, with cached responses,
+//! and no requests while the issuer does not answer.
 //!
-//! An answer is used for `cache` from the start of the question, and never beyond the token's `exp`. What
-//! revokes a token is looked at on every decision, so no answer outlives a revocation. Inactive tokens are
-//! remembered apart: a flood of made-up ones pushes out nobody who is signed in.
+//! A response is used for `cache` from the start of its request, and never beyond the token's `exp`. Every
+//! decision checks the revocations, so no response outlives a revocation. Inactive tokens have a cache of
+//! their own: a flood of made-up tokens does not evict active ones.
 //!
-//! The caller who asks first carries the question; if it leaves (Envoy's own timeout), the next who waits
-//! asks again. So Envoy's timeout should exceed `introspection.timeout`.
+//! The first caller sends the request; if that caller leaves (Envoy's own timeout), the next waiting one
+//! sends it again. So Envoy's timeout should exceed `introspection.timeout`.
 
 mod answers;
 mod single_flight;
@@ -31,19 +31,19 @@ use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use answers::Answers;
 use single_flight::SingleFlight;
 
-/// How one issuer is asked.
+/// The introspection settings of one issuer.
 #[derive(Clone, Debug)]
 pub struct IntrospectionSettings {
     pub url: String,
     pub client_id: String,
     pub client_secret: SecretString,
-    /// How long an answer is used.
+    /// The time for which a response is used.
     pub cache: Duration,
-    /// For one question, body included.
+    /// The timeout of one request, body included.
     pub timeout: Duration,
-    /// Answers that are remembered.
+    /// The most cached responses.
     pub max_answers: usize,
-    /// Questions at once; more are not asked.
+    /// The most concurrent requests; further ones are not sent.
     pub max_questions: usize,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,
@@ -60,10 +60,10 @@ impl PartialEq for IntrospectionSettings {
     }
 }
 
-/// The first and the longest time for which an issuer that fails is not asked: a short outage costs little.
+/// The first and the longest pause after failures of an issuer: short enough for a brief outage.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
 
-/// SHA-256 of a token: the text itself is kept nowhere.
+/// SHA-256 of a token: the text itself is not stored.
 type Digest = [u8; 32];
 
 fn digest_of(token: &str) -> Digest {
@@ -84,7 +84,7 @@ pub struct Introspector {
     breaker: Breaker,
 }
 
-/// Why an issuer said nothing.
+/// Why an issuer returned no response.
 #[derive(Debug, thiserror::Error)]
 enum QuestionError {
     #[error(transparent)]
@@ -94,7 +94,7 @@ enum QuestionError {
 }
 
 impl Introspector {
-    /// The largest answer that is read, in bytes: a token's claims, with room for long lists of groups.
+    /// The largest response that is read, in bytes: a token's claims, with room for long lists of groups.
     const MAX_BODY: usize = 64 * 1024;
 
     /// Fails only if the HTTP client cannot be built.
@@ -110,7 +110,7 @@ impl Introspector {
         let breaker = Breaker::new(PAUSES, move |change, error| match change {
             Change::Opened { pause } => {
                 let error = error.map_or_else(|| "no answer in time".to_owned(), |error| Chain(error).to_string());
-                warn!(issuer = %name, error, ?pause, "introspection fails; not asking for a while");
+                warn!(issuer = %name, error, ?pause, "introspection fails; no requests for a while");
             }
             Change::Closed => info!(issuer = %name, "introspection works again"),
         });
@@ -141,7 +141,7 @@ impl Introspector {
 
     async fn question(&self, digest: Digest, token: &str) -> Arc<IntrospectionResponse> {
         if let Some(known) = self.recall(&digest) {
-            return known; // Answered between our look and our turn.
+            return known; // Answered since the first lookup.
         }
         let Some(attempt) = self.breaker.admit(self.settings.timeout) else {
             self.count("suspended");
@@ -170,7 +170,7 @@ impl Introspector {
         let (id, secret) = (encode(&self.settings.client_id), encode(self.settings.client_secret.expose_secret()));
         let credentials = STANDARD.encode(format!("{id}:{secret}"));
         let body = format!("token={}&token_type_hint=access_token", encode(token));
-        // The configuration refuses plain http unless it is allowed.
+        // The configuration has already refused plain http, unless it is allowed.
         let request = self
             .client
             .request(Method::POST, &self.settings.url, true)?
@@ -197,7 +197,7 @@ fn remaining(claims: &ClaimSet) -> Duration {
     expires_at.map_or(Duration::MAX, |at| at.since(crate::clock::now()))
 }
 
-/// All issuers that can be asked.
+/// The introspection clients of all issuers that have one.
 #[derive(Default)]
 pub struct Introspectors(HashMap<IssuerName, Arc<Introspector>>);
 

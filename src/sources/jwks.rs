@@ -17,7 +17,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::jwks::{Algorithm, Jwks, JwksError, LeftOut, without_mark};
 use crate::authz::refusal::{Shown, near_miss};
 
-/// Where an issuer publishes its keys.
+/// The location of an issuer's keys.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Location {
     /// A JSON Web Key Set.
@@ -30,18 +30,18 @@ pub enum Location {
     File(PathBuf),
 }
 
-/// How one issuer's keys are fetched.
+/// The key settings of one issuer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeySettings {
     pub location: Location,
     pub algorithms: Vec<Algorithm>,
-    /// At the latest; sooner where the provider's Cache-Control says so.
+    /// The longest refresh interval; shorter if the provider's Cache-Control requires it.
     pub refresh_interval: Duration,
-    /// At most one fetch because of unknown keys in this time.
+    /// The shortest time between two fetches for unknown keys.
     pub cooldown: Duration,
-    /// How long keys are used while the provider cannot be reached.
+    /// The time for which keys are used while the provider cannot be reached.
     pub max_stale: Duration,
-    /// For one fetch, body included.
+    /// The timeout of one fetch, body included.
     pub timeout: Duration,
     /// The largest answer that is read, in bytes.
     pub max_bytes: usize,
@@ -52,7 +52,7 @@ pub struct KeySettings {
 }
 
 impl KeySettings {
-    /// Where the keys come from, for people: a host or the name of a file, and nothing else of a URL or a path.
+    /// The location of the keys for logs: a host or the name of a file, without the rest of a URL or a path.
     #[must_use]
     pub fn place(&self) -> String {
         match &self.location {
@@ -88,20 +88,20 @@ pub struct KeySource {
     client: Client,
     wanted: Notify,
     demand: Mutex<Demand>,
-    /// Counts the completed fetches that unknown keys asked for.
+    /// Counts the completed fetches for unknown keys.
     served: watch::Sender<u64>,
     tried: watch::Sender<bool>,
     created: Instant,
-    /// When keys were last loaded.
+    /// The time at which keys were last loaded.
     loaded: Mutex<Option<Instant>>,
 }
 
-/// Fetches because of unknown keys: one at a time, one per cooldown.
+/// Fetches for unknown keys: one at a time, one per cooldown.
 #[derive(Default)]
 struct Demand {
     last: Option<Instant>,
     stage: Stage,
-    /// Whether the last fetch, whatever it was for, brought the keys.
+    /// Whether the last fetch, for any cause, loaded the keys.
     told: bool,
 }
 
@@ -109,7 +109,7 @@ struct Demand {
 enum Stage {
     #[default]
     Idle,
-    /// Asked for; a fetch that began earlier may still be under way and does not count.
+    /// Requested; a fetch that began earlier may still be in flight and does not count.
     Asked,
     Fetching,
 }
@@ -120,21 +120,21 @@ pub enum Update {
         keys: Jwks,
         unfit: Vec<LeftOut>,
     },
-    /// With what was found in a set that has no usable key.
+    /// With the rejected keys of a set that has no usable key.
     Failed {
         unfit: Vec<LeftOut>,
     },
-    /// The issuer has confirmed no keys for `max_stale`: none are to be used.
+    /// The issuer has not confirmed any keys for `max_stale`: none may be used.
     Withdrawn,
 }
 
-/// How fast a failed fetch is repeated: doubled from the first to the last.
+/// The pauses after a failed fetch: doubled from the first to the longest.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
-/// A failure that has lasted for about as long is a warning.
+/// A failure that has lasted for about this time is a warning.
 const LASTING: Duration = Duration::from_secs(4);
-/// How often a key file is looked at; a ConfigMap or Secret changes by a symlink swap.
+/// The interval at which a key file is checked; a ConfigMap or Secret changes by a symlink swap.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// Whatever Cache-Control says; but no longer than the refresh interval.
+/// The shortest refresh interval, independent of Cache-Control, within the configured one.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(15);
 
 impl KeySource {
@@ -164,14 +164,14 @@ impl KeySource {
         *self.tried.borrow()
     }
 
-    /// Waits for the first attempt to load keys; returns at once when one was made. False if none was in time.
+    /// Waits for the first attempt to load keys; returns at once if there was one. False on a timeout.
     pub async fn first_try(&self) -> bool {
         let mut tried = self.tried.subscribe();
         let tried = tokio::time::timeout(self.settings.timeout, tried.wait_for(|tried| *tried)).await;
         matches!(tried, Ok(Ok(_)))
     }
 
-    /// Whether keys that were loaded by the other source are the ones that this one would load.
+    /// Whether the other source loads the same keys as this one.
     #[must_use]
     pub fn continues(&self, other: &Self) -> bool {
         self.issuer == other.issuer
@@ -179,7 +179,7 @@ impl KeySource {
             && self.settings.algorithms == other.settings.algorithms
     }
 
-    /// Takes over when the other source's keys were loaded, if they go on being used.
+    /// Takes over the load time of the other source, whose keys stay in use.
     #[must_use]
     pub fn continuing(self, other: &Self) -> Self {
         if self.continues(other) {
@@ -194,14 +194,14 @@ impl KeySource {
         lock(&self.loaded).map(|at| at.elapsed())
     }
 
-    /// Whether the issuer has confirmed no keys for `max_stale`, or since this source is there.
+    /// Whether the issuer has not confirmed any keys for `max_stale`, counted at the earliest from the start of this
+    /// source.
     pub fn is_outlived(&self) -> bool {
         let confirmed = lock(&self.loaded).unwrap_or(self.created);
         confirmed.elapsed() > self.settings.max_stale
     }
 
-    /// Asks for a fetch because of an unknown key, without waiting; false when one was made for that cause within the
-    /// cooldown.
+    /// Requests a fetch for an unknown key, without waiting; false if there was such a fetch within the cooldown.
     pub fn ask(&self) -> bool {
         let mut demand = lock(&self.demand);
         if demand.stage == Stage::Idle {
@@ -215,10 +215,10 @@ impl KeySource {
         true
     }
 
-    /// Asks for a fetch because a token names an unknown key, and waits for it; returns at once when one
-    /// was made for that cause within the cooldown, so that made-up keys cost and delay nothing.
+    /// Requests a fetch because a token names an unknown key, and waits for it; returns at once if there was such a
+    /// fetch within the cooldown, so that made-up key ids cost and delay nothing.
     ///
-    /// False if the provider did not tell its keys when it was asked last: an unknown key may be a new one.
+    /// False if the last fetch failed: an unknown key may be a new one.
     pub async fn refresh(&self) -> bool {
         let mut served = self.served.subscribe();
         if !self.ask() {
@@ -228,17 +228,17 @@ impl KeySource {
         matches!(served, Ok(Ok(()))) && lock(&self.demand).told
     }
 
-    /// Fetches once, for a command that decides without the service; the error text is for a person.
+    /// Fetches once, for a command that decides without the service; the error text is for a terminal.
     pub async fn fetch_once(&self) -> Result<Jwks, String> {
         self.fetch().await.map(|(keys, _, _)| keys).map_err(|error| Chain(&error).to_string())
     }
 
-    /// Fetches for ever; every outcome goes to `publish`.
+    /// Fetches for ever; passes every outcome to `publish`.
     pub async fn run(&self, publish: impl Fn(&IssuerName, Update)) {
         let mut backoff = Backoff::new(BACKOFF);
         let mut seen = None;
         {
-            // An earlier run may have been cut off in a fetch that somebody waits for.
+            // An earlier run may have been cancelled in a fetch for which callers wait.
             let stage = &mut lock(&self.demand).stage;
             if *stage == Stage::Fetching {
                 *stage = Stage::Asked;
@@ -269,7 +269,7 @@ impl KeySource {
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
                     }
                     Err(error) => {
-                        // It may pass: a provider that restarts is back for one of the next tries.
+                        // The failure may be temporary: a provider that restarts answers one of the next attempts.
                         let again = backoff.failed();
                         if again < LASTING {
                             info!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed; trying again");
@@ -333,8 +333,8 @@ impl KeySource {
         let parsed = Jwks::parse(&document, &self.settings.algorithms);
         let (keys, unfit) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
 
-        // A provider without a key is broken, and what it said before is kept. A file is the operator's:
-        // emptying it is how keys are withdrawn.
+        // A provider without a key is broken, and its previous keys stay in use. A file belongs to the operator: an
+        // empty set withdraws all keys.
         if keys.is_empty() && !matches!(self.settings.location, Location::File(_)) {
             return Err(FetchError::NoKeys { url: source, unfit });
         }
@@ -366,8 +366,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a transmitter describes itself: the well-known name stands before the issuer's own path (SSF 1.0
-/// section 7.2).
+/// The URL of a transmitter's metadata: the well-known name precedes the issuer's own path (SSF 1.0 section 7.2).
 #[must_use]
 pub fn ssf_configuration(issuer: &str) -> String {
     const NAME: &str = "/.well-known/ssf-configuration";
@@ -380,7 +379,7 @@ pub fn ssf_configuration(issuer: &str) -> String {
 fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, String> {
     let configuration: serde_json::Value =
         serde_json::from_slice(without_mark(configuration)).map_err(|_| "not JSON".to_owned())?;
-    // OpenID Connect Discovery 1.0 section 4.3: or one provider could speak for another.
+    // OpenID Connect Discovery 1.0 section 4.3: otherwise one provider could impersonate another.
     let Some(found) = configuration["issuer"].as_str() else { return Err("no `issuer`".to_owned()) };
     if found != issuer {
         let miss = near_miss(found, issuer);
@@ -407,7 +406,7 @@ impl KeySources {
         Self(sources.into_iter().map(|source| (source.issuer.clone(), source)).collect())
     }
 
-    /// The source of an issuer's keys; `None`: they are fixed.
+    /// The source of an issuer's keys; `None`: the keys are fixed.
     pub fn of(&self, issuer: &IssuerName) -> Option<&Arc<KeySource>> {
         self.0.get(issuer)
     }
@@ -416,7 +415,7 @@ impl KeySources {
         self.0.values()
     }
 
-    /// See [`KeySource::refresh`]; an issuer whose keys are fixed has told them.
+    /// See [`KeySource::refresh`]; true for an issuer whose keys are fixed.
     pub async fn refresh(&self, issuer: &IssuerName) -> bool {
         match self.0.get(issuer) {
             Some(source) => source.refresh().await,
@@ -433,12 +432,12 @@ impl KeySources {
     }
 }
 
-/// Logs and counts what an update says; common to all sources.
+/// Logs and counts an update; common to all sources.
 pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[LeftOut]) {
     if unfit.is_empty() {
         info!(issuer = %issuer, keys = keys.len(), "keys loaded");
     } else {
-        warn!(issuer = %issuer, keys = keys.len(), unfit = labels(unfit), "keys loaded, some are not fit");
+        warn!(issuer = %issuer, keys = keys.len(), unfit = labels(unfit), "keys loaded, some are rejected");
     }
 }
 

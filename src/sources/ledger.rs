@@ -13,29 +13,27 @@
 //! EXEC
 //! ```
 //!
-//! - The key is `ISSUER:KIND:ID`; its value is the instant in milliseconds (or `*`: every token of
-//!   the target) and the origin, with one space between; it lives until the last token it can hit
-//!   has expired, leeway included, rounded up to the second.
-//! - The log is what instances follow. Its fields, in any order: `issuer kind id at expires origin
-//!   reason`. `at` and `expires` are milliseconds since 1970.
+//! - The key is `ISSUER:KIND:ID`; its value is the watermark in milliseconds (or `*`: every token of the target) and
+//!   the origin, with one space between; its time to live ends when the last token that it can refuse has expired,
+//!   leeway included, rounded up to the second.
+//! - Instances follow the log. Its fields, in any order: `issuer kind id at expires origin reason`. `at` and `expires`
+//!   are milliseconds since 1970.
 //! - An `id` longer than 128 bytes or with bytes outside `[A-Za-z0-9._~@|+=-]` is written as
 //!   `sha256:` and its hex digest.
-//! - Doorward never lets an older instant overwrite a later one in a key and never shortens a time
-//!   to live; a writer that does so loses nothing in `replica` mode, because instances merge the log
-//!   by the latest instant.
+//! - Doorward never overwrites a later watermark in a key with an earlier one and never shortens a time to live;
+//!   another writer that does so loses nothing in `replica` mode, because instances merge the log by the latest
+//!   watermark.
 //!
 //! Entries of other writers are read leniently where that can only revoke more:
 //!
-//! - `at` or `expires` below 10^11 is taken for seconds (as milliseconds it would be 1973);
-//!   a second means all of it.
-//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and the
-//!   time of the entry for the others, plus how far tokens may be dated ahead of it; a missing `id` of kind
-//!   `issuer` is the issuer's name.
-//! - `expires` bounds a token's entry alone. The others live for the time
-//!   that this instance's tokens can, from `at` or from the time of the entry, or for longer if `expires` is later.
-//! - An entry whose id lies in the future of the store's clock was written now.
-//! - Names of issuers that this instance does not know are kept: it may learn them at a reload.
-//! - What still cannot be understood is counted and logged, and never stops the reading.
+//! - `at` or `expires` below 10^11 is read as seconds (as milliseconds it would be 1973); a second means all of it.
+//! - A missing `origin` is `revoked`; a missing `at` is `*` for a token, a session or a key and the time of the entry
+//!   for the others, plus the lead of the issuer's tokens; a missing `id` of kind `issuer` is the issuer's name.
+//! - `expires` bounds a token's entry alone. The others are kept for the longest lifetime of this instance's tokens,
+//!   from `at` or from the time of the entry, or longer if `expires` is later.
+//! - An entry whose id is in the future of the store's clock counts as written now.
+//! - Entries of unknown issuers are kept: a reload may add the issuer.
+//! - An entry that still cannot be read is counted and logged, and never stops the reading.
 //!
 //! With `revocation.list: allow` only registered tokens are accepted. A registration is an entry of the same
 //! log and a key beside the revocations, of the kind `registration`, with the id that would revoke the token:
@@ -47,19 +45,19 @@
 //! EXEC
 //! ```
 //!
-//! It is read strictly where leniency would accept more: without a readable `expires` it is none. It cannot
-//! be taken back; the token is revoked instead.
+//! It is read strictly, because leniency would accept more: without a readable `expires` it is ignored. It cannot be
+//! withdrawn; the token is revoked instead.
 //!
-//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log: it vanishes
-//! with a flush), `{r}:server` (which server instances read from, and since when), `{r}:repairing` and
-//! `{r}:repairer` (who found that the store lost something, and who puts it back), `{r}:instances` and `{r}:instance:NAME` (leases), `{r}:leases` (how long leases are), `{r}:retentions` (for how long instances need the log), `{r}:clock` (since when
-//! Redis's clock has gone evenly),
-//! `{r}:leads` (how far an issuer's tokens are dated ahead), `{r}:issuers` (a sorted set: what the name of an issuer
-//! stands for, when an instance last used it so), `{r}:streams` (the secret by which instances prove to each other
-//! whose a stream is, and that a nonce is theirs), `{r}:proof:ID` (DPoP proofs that were used, while they could be accepted). An entry with a field
-//! `receipt` asks the instances to say at once that they have applied it; `by` (the name of an admin key) and `since`
-//! (milliseconds: when an entry that was put back was first made) are for operators. Whoever reads the log passes over
-//! fields that it does not know.
+//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log, which is lost with a flush),
+//! `{r}:server` (the server that instances read from, and since when), `{r}:repairing` and `{r}:repairer` (the
+//! instances that found a loss, and the one that writes entries back), `{r}:instances` and `{r}:instance:NAME`
+//! (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances need the log),
+//! `{r}:clock` (the time since which Redis's clock has gone evenly), `{r}:leads` (the leads of issuers' tokens),
+//! `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the secret with
+//! which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they could be
+//! accepted). An entry with a field `receipt` requests that the instances report at once that they have applied it;
+//! `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written back) are for
+//! operators. A reader of the log ignores unknown fields.
 
 mod embedded;
 mod redis;
@@ -81,7 +79,7 @@ pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo, lasting,
 };
 
-/// Where revocations are kept so that they outlive this process.
+/// The store of revocations beyond this process.
 pub enum RevocationLedger {
     /// In this process, or in a file of this node.
     Embedded(EmbeddedLedger),
@@ -104,9 +102,8 @@ impl From<RedisLedger> for RevocationLedger {
 impl RevocationLedger {
     /// Writes revocations durably, all or none of one call, and returns the place of the last one.
     ///
-    /// An expired revocation is not written, and counts as done. `Ok` means that every one is in
-    /// the store (and on `min_replicas` replicas); after an error some may be: appending again is
-    /// safe, because merging twice changes nothing.
+    /// An expired revocation is not written, and counts as written. `Ok` means that every one is in the store (and on
+    /// `min_replicas` replicas); after an error some may be: appending again is safe, because a merge is idempotent.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.append(revocations).await,
@@ -114,10 +111,9 @@ impl RevocationLedger {
         }
     }
 
-    /// Asks the store itself, in one round trip, whether a token with these targets is revoked.
+    /// Looks up in the store itself, in one round trip, whether a token with these targets is revoked.
     ///
-    /// A key holds the latest instant of its target only, so when both origins apply the answer may
-    /// name the later one.
+    /// A key has only the latest watermark of its target, so if both origins apply, the answer may name the later one.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
         match self {
             Self::Embedded(ledger) => Ok(ledger.lookup(targets, issued_at)),
@@ -125,7 +121,7 @@ impl RevocationLedger {
         }
     }
 
-    /// The meaning of issuer names as noted in the store; nothing is cached.
+    /// The meaning of issuer names in the store's notes; read on each call.
     pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.noted_names().await,
@@ -133,7 +129,7 @@ impl RevocationLedger {
         }
     }
 
-    /// Notes what the names of issuers stand for, as of now, and drops notes.
+    /// Writes notes of the current meaning of issuer names, and drops others.
     pub(super) async fn note_names(
         &self,
         names: &[String],
@@ -146,7 +142,7 @@ impl RevocationLedger {
         }
     }
 
-    /// Asks the store itself, in one round trip, whether a token is registered by this target.
+    /// Looks up in the store itself, in one round trip, whether a token is registered by this target.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
         match self {
             Self::Embedded(ledger) => Ok(ledger.is_registered(target, issued_at)),
@@ -156,7 +152,7 @@ impl RevocationLedger {
 }
 
 impl Position {
-    /// No entry lies behind it.
+    /// Before every entry.
     pub(super) const END: Self = Self { millis: u64::MAX, sequence: u64::MAX };
 }
 
@@ -182,7 +178,7 @@ impl FromStr for Position {
     }
 }
 
-/// What Redis refuses, by the first word of its error.
+/// The refusals of Redis, by the first word of the error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RefusalKind {
     /// `OOM`: `maxmemory` is reached.
@@ -193,7 +189,7 @@ pub enum RefusalKind {
     NotReplicated,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the password or the ACL.
     NotPermitted,
-    /// It starts or fails over.
+    /// Redis starts or fails over.
     Loading,
     Other,
 }
@@ -223,11 +219,11 @@ pub enum LedgerError {
     /// The store answered with an error.
     #[error("refused by the store: {message}")]
     Refused { kind: RefusalKind, message: Box<str> },
-    /// Written, but on fewer replicas than `min_replicas` asks for.
+    /// Written, but on fewer replicas than `min_replicas` requires.
     #[error("stored, but confirmed by {reached} of {wanted} replicas")]
     NotReplicated { reached: u32, wanted: u32 },
-    /// Not asked: it failed several times in a row a moment ago.
-    #[error("not asked: the store failed several times in a row")]
+    /// Not sent: the store has just failed several times in a row.
+    #[error("not sent: the store failed several times in a row")]
     BreakerOpen,
     /// The file of the embedded ledger could not be opened, read or written.
     #[error("embedded ledger: {cause}")]
@@ -269,12 +265,12 @@ impl LedgerError {
         }
     }
 
-    /// Whether the store takes no writes because its memory is full.
+    /// Whether the store refuses writes because its memory is full.
     pub(super) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Refused { kind: RefusalKind::OutOfMemory, .. })
     }
 
-    /// Whether another connection, a moment later, may well succeed: the store moves or starts.
+    /// Whether a new connection, a moment later, is likely to succeed: the store moves or starts.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => true,

@@ -1,10 +1,10 @@
 //! The meaning of issuer names.
 //!
-//! A revocation is kept under the name of an issuer and what a claim of its tokens says. An `iss` that was accepted under
-//! a name while revocations under it may live must be accepted by an issuer that carries the name on (as its `name` or in
-//! `formerly`), with the same claims, or by none: otherwise what was revoked is accepted again without a word. The
-//! store notes what the names stand for, and so does the process; a configuration is held against all of these notes,
-//! not the last alone, so that a change in several steps is judged as the same change in one.
+//! A revocation is kept under the name of an issuer and the value of a claim of its tokens. An `iss` that was accepted
+//! under a name while revocations under it may live must be accepted by an issuer that keeps the name (as its `name` or
+//! in `formerly`), with the same claims, or by no issuer: otherwise revoked tokens are silently accepted again. The
+//! store keeps notes of the meaning of the names, and so does the process; a configuration is compared with all of
+//! these notes, not with the last alone, so that a change in several steps is judged like the same change in one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,23 +23,23 @@ struct Meaning {
     name: String,
     /// Every `iss`.
     issuer: Vec<String>,
-    /// Those of a `{tenant}` in it; `None`: any.
+    /// The tenants of a `{tenant}` in it; `None`: any.
     tenants: Option<Vec<String>>,
-    /// It is a former name: nothing is revoked under it alone.
+    /// Whether it is a former name: no revocation is written under it alone.
     is_former: bool,
-    /// Under these, what is revoked under the name is written, too.
+    /// Former names: revocations under the name are also written under these.
     formerly: Vec<String>,
     user_id: Vec<String>,
-    /// By which users are found whom signals name by their address; empty: by none.
+    /// The claims by which users are found whom signals name by their address; may be empty.
     email: Vec<String>,
     session_id: Vec<String>,
     client_id: Vec<String>,
-    /// Keys in which a later configuration differs, and was put in force: what is revoked since goes by that one.
+    /// Keys in which a later configuration in force differs: later revocations follow that configuration.
     settled: Vec<String>,
 }
 
 impl Meaning {
-    /// Of the present name of an issuer, and of the former ones: what stands under these applies to its tokens.
+    /// The meaning of an issuer's present name, and of its former ones: revocations under them apply to its tokens.
     fn all(issuer: &TrustedIssuer) -> impl Iterator<Item = Self> {
         let texts = |claims: &[ClaimPath]| claims.iter().map(|claim| claim.as_str().to_owned()).collect();
         issuer.names().map(move |name| {
@@ -75,7 +75,7 @@ impl Meaning {
         IssuerId::new(self.issuer.iter().map(|text| self.spelling(text)).collect())
     }
 
-    /// The `iss` of these that an issuer accepts.
+    /// The `iss` among these that an issuer accepts.
     fn accepted_by(&self, issuer: &TrustedIssuer) -> impl Iterator<Item = &String> {
         let is_accepted = |text: &&String| issuer.issuer.overlaps(&IssuerId::new(vec![self.spelling(text)]));
         self.issuer.iter().filter(move |text| is_accepted(text))
@@ -86,36 +86,36 @@ impl Meaning {
     }
 }
 
-/// The claims by which a user is found who is named by an address.
+/// The claims by which a user with a given address is found.
 fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
     if issuer.revocable_by_email { &issuer.claim_names.email } else { &[] }
 }
 
-/// What names stood for, and until when an instance said so at the least; as it stands in the store.
+/// The meanings of names in the store's notes, each with the last time at which an instance confirmed it.
 pub type Note = (String, Timestamp);
 
-/// The meanings of each name with their last use; a name may have had several. There are as many as configurations were
-/// in force.
+/// The meanings of each name with their last use; a name may have had several. Their number is bounded by that of the
+/// configurations in force.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Vec<(Meaning, Timestamp)>);
 
-/// A change that would make revocations apply no longer, or to the wrong tokens.
+/// A change by which revocations would no longer apply, or apply to the wrong tokens.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Conflict {
     /// The issuer's place in the configuration.
     pub issuer: usize,
-    /// The key, from the issuer on.
+    /// The key, relative to the issuer.
     pub key: &'static [&'static str],
-    /// The fault and its cure.
+    /// The fault and its remedy.
     pub message: String,
 }
 
-/// What a configuration that was put in force does to notes.
+/// The changes of a new configuration to the notes.
 #[derive(Clone, Debug, Default)]
 pub struct Superseded {
-    /// To be dropped.
+    /// Notes to drop.
     pub ended: Vec<String>,
-    /// To be noted in their place.
+    /// Notes that replace them.
     pub amended: Vec<String>,
 }
 
@@ -126,18 +126,18 @@ impl Superseded {
     }
 }
 
-/// What is known of revocations that a change may lose.
+/// The known facts about revocations that a change may lose.
 pub struct Circumstances {
     pub index: Arc<RevocationIndex>,
-    /// By the clock that is behind.
+    /// The earlier of both clocks.
     pub now: Timestamp,
-    /// Other instances on the store may revoke now.
+    /// Other instances on the store may be revoking.
     pub others: bool,
-    /// The index may lack what was written up to now.
+    /// The index may lack entries that were written up to now.
     pub is_behind: bool,
 }
 
-/// A difference between a note and a configuration; it is a conflict while revocations may live that it is about.
+/// A difference between a note and a configuration; it is a conflict while revocations that it affects may live.
 struct Change<'a> {
     at_note: usize,
     noted: &'a Meaning,
@@ -148,22 +148,22 @@ struct Change<'a> {
     key: &'static [&'static str],
     message: String,
     is_meant: fn(&Target) -> bool,
-    /// What is written under the name, which is none of the issuer's, is written under one of those, too.
+    /// Revocations under the name, which is not one of the issuer's, are also written under one of its names.
     is_copied: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum About {
-    /// Tokens of the note are accepted by an issuer that does not carry the name.
+    /// Tokens of the note are accepted by an issuer that does not keep the name.
     Name,
-    /// They are named by another claim, or their users with their tenant or without.
+    /// Targets are named by another claim, or users with instead of without their tenant, or the reverse.
     Mapping,
     /// The name is that of another issuer.
     Namesake,
 }
 
 impl Names {
-    /// How long an instance that uses a name is taken to run on after it last said so.
+    /// The time for which an instance is assumed to use a name after its last note.
     const IN_USE: Duration = Duration::from_secs(90);
 
     /// Parses the store's notes; an unreadable note was written by another program.
@@ -173,13 +173,13 @@ impl Names {
         Self(notes.into_iter().filter_map(read).collect())
     }
 
-    /// What the names of these issuers stand for, as of an instant.
+    /// The meanings of these issuers' names, as of a time.
     #[must_use]
     pub fn of(issuers: &[Arc<TrustedIssuer>], seen: Timestamp) -> Self {
         Self(issuers.iter().flat_map(|issuer| Meaning::all(issuer)).map(|meaning| (meaning, seen)).collect())
     }
 
-    /// Both, each meaning with its latest use.
+    /// The union, each meaning with its latest use.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         for (meaning, seen) in others.0 {
@@ -197,13 +197,14 @@ impl Names {
         issuers.iter().flat_map(|issuer| Meaning::all(issuer)).map(|meaning| meaning.text()).collect()
     }
 
-    /// Whether these issuers differ from what is noted in something that may matter.
+    /// Whether these issuers differ from the notes in a way that may matter.
     #[must_use]
     pub fn differ_from(&self, issuers: &[Arc<TrustedIssuer>]) -> bool {
         !self.changes(issuers).is_empty()
     }
 
-    /// How these issuers would lose revocations that may live, or share a name with an issuer in use that is another.
+    /// The ways in which these issuers would lose revocations that may live, or share a name with a different issuer in
+    /// use.
     #[must_use]
     pub fn conflicts(&self, issuers: &[Arc<TrustedIssuer>], circumstances: &Circumstances) -> Vec<Conflict> {
         let mut found = Vec::new();
@@ -218,10 +219,10 @@ impl Names {
         found
     }
 
-    /// Takes in that a configuration is in force which differs from the notes: nothing lives that a difference is about,
-    /// or `accept_loss` says that its loss is meant. What is revoked from now on goes by the new one. Of each note
-    /// only that difference is settled: it goes on speaking of what else it is about. A difference that the configuration
-    /// `before` had already, as from another deployment, stays.
+    /// Updates the notes for a configuration in force that differs from them: no live revocation is affected by a
+    /// difference, or `accept_loss` accepts the loss. Later revocations follow the new configuration. In each note only
+    /// that difference is settled; the rest of the note stays valid. A difference that the configuration `before` had
+    /// already, for example with another deployment, stays.
     pub fn supersede(
         &mut self,
         issuers: &[Arc<TrustedIssuer>],
@@ -256,7 +257,7 @@ impl Names {
         superseded
     }
 
-    /// The same in notes that were read again.
+    /// Applies the same changes to notes that were read again.
     pub fn apply(&mut self, superseded: &Superseded, seen: Timestamp) {
         self.0.retain(|(noted, _)| !superseded.ended.contains(&noted.text()));
         let amended = superseded.amended.iter().map(|text| (text.clone(), seen)).collect();
@@ -321,8 +322,8 @@ impl Names {
         found
     }
 
-    /// Whether the name came from this meaning to what it stands for among these issuers by steps that had an `iss` in
-    /// common each: spellings may come and go one at a time.
+    /// Whether the name changed from this meaning to its present one by steps with a common `iss` each: spellings may
+    /// be added and removed one at a time.
     fn is_linked(&self, note: usize, issuers: &[Arc<TrustedIssuer>]) -> bool {
         let name = &self.0[note].0;
         let carriers = issuers.iter().filter(|issuer| issuer.names().any(|own| name.is_of(own)));
@@ -347,10 +348,10 @@ impl Change<'_> {
         (self.at_note, self.key, &self.message) == (other.at_note, other.key, &other.message)
     }
 
-    /// Whether a revocation that this is about may live.
+    /// Whether a revocation that this affects may live.
     fn may_lose(&self, circumstances: &Circumstances) -> bool {
         let Circumstances { index, now, others, is_behind } = circumstances;
-        // The last token that was accepted as noted is dead.
+        // The last token that was accepted as noted has expired.
         let over = self.seen.plus(Names::IN_USE + self.issuer.retention() + self.issuer.leeway);
         if over <= *now {
             return false;
@@ -360,7 +361,7 @@ impl Change<'_> {
         is_new_lost || index.entries().any(|known| self.loses(index, &known))
     }
 
-    /// What has expired is known until no clock can bring its tokens back ([`RevocationIndex::purge`]).
+    /// An expired revocation is known until its tokens have expired by every clock ([`RevocationIndex::purge`]).
     fn loses(&self, index: &RevocationIndex, known: &Revocation) -> bool {
         self.noted.is_of(&known.target.issuer)
             && (self.is_meant)(&known.target)
@@ -368,16 +369,16 @@ impl Change<'_> {
     }
 }
 
-/// Whether the same stands under another name, as [`Replica`](super::replica::Replica) writes what is revoked.
+/// Whether the same revocation exists under another name, as [`Replica`](super::replica::Replica) writes them.
 fn is_also_under(name: &IssuerName, index: &RevocationIndex, known: &Revocation) -> bool {
-    /// Entries of one transaction may have got ids of two milliseconds, and with them two ends.
+    /// Entries of one transaction may have ids of two different milliseconds, and so two ends.
     const APART: Duration = Duration::from_secs(2);
     let target = known.target.clone().under(name.clone());
     let copy = Revocation { target, expires_at: known.expires_at.minus(APART), ..known.clone() };
     *name != known.target.issuer && index.knows(&copy)
 }
 
-/// Whether users were named with their tenant and are not now, or the other way round.
+/// Whether users were named with their tenant and are not any more, or the reverse.
 fn noted_differently(noted: &IssuerId, issuer: &TrustedIssuer) -> bool {
     noted.is_multi_tenant() != issuer.issuer.is_multi_tenant()
 }
@@ -386,7 +387,7 @@ fn tenancy(name: &str, noted: &IssuerId) -> String {
     let (before, next, cure) = if noted.is_multi_tenant() {
         ("", "out", "keep the `{tenant}` in `issuer`, with the tenants that are left in `tenants`")
     } else {
-        ("out", "", "give what is new another name")
+        ("out", "", "give the new issuer another name")
     };
     format!(
         "revocations of users that may live under the name `{name}` name them with{before} their tenant, and here they \
@@ -394,7 +395,7 @@ fn tenancy(name: &str, noted: &IssuerId) -> String {
     )
 }
 
-/// Claims that name what is revoked, before and after a change.
+/// The claims that name targets, before and after a change.
 struct Mapping<'a> {
     key: &'static [&'static str],
     what: &'static str,
@@ -404,7 +405,7 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// Whether a token is named as before where it was named before.
+    /// Whether every token that had a name before has the same name.
     fn goes_on(&self) -> bool {
         let mut both = self.before.iter().zip(self.next);
         self.next.len() >= self.before.len() && both.all(|(before, next)| before == next.as_str())
@@ -436,7 +437,7 @@ fn mappings<'a>(noted: &'a Meaning, issuer: &'a TrustedIssuer) -> [Mapping<'a>; 
             what: "user by address",
             before: &noted.email,
             next: addresses(issuer),
-            // An address stands in a digest.
+            // An address is a part of a digest.
             is_meant: |target| target.kind == Kind::User && target.id.is_digest(),
         },
         Mapping {

@@ -1,19 +1,19 @@
-//! The replica: what the ledger knows, in the memory of this process, with an age.
+//! The replica: the ledger's revocations in the memory of this process, with an age.
 //!
-//! It reads the log from its start, then follows it. The age of the view is the time since the
-//! *start* of the last completed read of the primary, on the monotonic clock: whatever was written
-//! before that start has been applied, so an instance that is cut off knows how much it may have
-//! missed. A read counts only if the epoch of the store is still the one the view was built from.
+//! It reads the log from its start, then follows it. The age of the view is the time since the *start* of the last
+//! completed read of the primary, on the monotonic clock: every entry written before that start has been applied, so
+//! an instance that is cut off knows how much it may have missed. A read counts only if the epoch of the store is
+//! still that of the view.
 //!
-//! A known revocation stays known. When the log turns out to be another one, or to have lost entries, it
-//! is read again from its start and merged, and what the store no longer has is put back by one of
-//! the instances, so that a new instance learns it too.
+//! A known revocation stays known. If the log was replaced or has lost entries, it is read again from its start and
+//! merged, and one of the instances writes the missing entries back to the store, so that new instances receive them
+//! too.
 //!
-//! No instance relies on a store that it cannot tell to be whole: one that was emptied, restarted or failed
-//! over is given time first in which the others notice what it lacks and say so (see `follow`).
+//! No instance relies on a store that may have lost entries: after the store was emptied, restarted or failed over,
+//! an instance first waits until the others can have noticed and announced a loss (see `follow`).
 //!
-//! A limit remains: instances that are frozen or cut off for longer than that cannot tell what a lagging copy
-//! lacks; `min_replicas` keeps it from lacking anything that was answered 2xx.
+//! A limit remains: instances that are frozen or cut off for longer cannot announce what a lagging copy lacks; with
+//! `min_replicas` the copy has every revocation that was answered 2xx.
 
 mod adopt;
 mod clocks;
@@ -56,7 +56,7 @@ pub use health::{ReplicaState, ReplicaStatus};
 pub use lease::{Peer, Receipt};
 pub use stats::{LAG_BUCKETS, Operation, ReplicaStats};
 
-/// The time for which a store that fails is not asked: long enough to matter under load, short against a failover.
+/// The pause of the breaker after failures of the store: long enough to matter under load, short against a failover.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
 
 /// This process's copy of the revocations, and the way to add to them.
@@ -72,16 +72,16 @@ pub struct Replica {
     breaker: Breaker,
     unsaved: Unsaved,
     outliving: Outliving,
-    /// The newest entry of our own.
+    /// The newest entry of this process.
     written: Mutex<Position>,
-    /// Present from the moment a loss is found until everything lost is put back.
+    /// Present from the detection of a loss until every lost entry is written back.
     loss: Mutex<Option<Loss>>,
     loss_noted: Notify,
     lease_state: LeaseState,
     streams: Arc<LiveStreams>,
     /// The secret that seals stream proofs, shared by the instances on one store.
     secret: watch::Sender<Option<Secret>>,
-    /// Names this process to its peers; no two have the same.
+    /// The name of this process for its peers, which is unique.
     name: Box<str>,
     clocks: clocks::Clocks,
     standing: names::Standing,
@@ -89,7 +89,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Between purges of what has expired.
+    /// The interval of purges of expired entries.
     const PURGE_EVERY: Duration = Duration::from_secs(10);
 
     /// A replica of the ledger; of an embedded one it is complete at once, of Redis once
@@ -140,12 +140,12 @@ impl Replica {
         }
     }
 
-    /// Names this process to its peers and to operators.
+    /// The name of this process for its peers and for operators.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where the store is, for people; `None` if it is in this process.
+    /// The location of the store for logs; `None` if it is in this process.
     pub fn place(&self) -> Option<String> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
@@ -158,7 +158,7 @@ impl Replica {
         &self.index
     }
 
-    /// How old the index may be.
+    /// The freshness of the index.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
     }
@@ -179,14 +179,14 @@ impl Replica {
 
     /// Revokes: in this process at once, then durably.
     ///
-    /// `Ok` means it is in the store. After an error it still holds in this process, and goes on
-    /// being offered to the store or the file; other instances may not know it, so the caller must not report
-    /// success. What is already known to be stored is not written again.
+    /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
+    /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
+    /// is known to be stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            return Ok(written.max(*self.applied.borrow())); // Ours may not have come back yet.
+            return Ok(written.max(*self.applied.borrow())); // The entry of this process may not have been read back yet.
         }
         let is_shared = self.is_shared();
         self.keep(&revocations);
@@ -203,16 +203,16 @@ impl Replica {
             *newest = position.max(*newest);
             drop(newest);
             if is_shared {
-                self.unsaved.acknowledge(&revocations); // Only now may a repetition rely on it.
+                self.unsaved.acknowledge(&revocations); // A repetition may rely on it only from here on.
             } else {
-                self.applied.send_replace(position); // Nothing comes back from a log.
+                self.applied.send_replace(position); // An embedded ledger has no log to read back.
             }
         }
         written
     }
 
-    /// Revokes in this process alone and goes on offering it to the store: for a caller that is answered with an
-    /// error before the store is asked.
+    /// Revokes in this process at once and retries at the store in the background: for a caller that gets an error
+    /// before the store is contacted.
     pub fn hold(&self, revocations: Vec<Revocation>) {
         self.keep(&self.under_all_names(revocations));
     }
@@ -227,7 +227,7 @@ impl Replica {
         }
     }
 
-    /// Takes in what is revoked from now on, and ends the streams that it hits.
+    /// Applies a revocation, and ends the streams of its tokens.
     fn learn(&self, revocation: &Revocation, uptime: Duration) {
         self.index.apply(revocation, uptime);
         self.streams.revoke(revocation);
@@ -243,8 +243,8 @@ impl Replica {
         self.secret.subscribe()
     }
 
-    /// A repeated sign-out must not make the log grow: what a fresh view has from the log, or was
-    /// acknowledged, is stored already, for as long as its entry is there.
+    /// A repeated sign-out must not make the log grow: an entry that a fresh view has from the log, or that was
+    /// acknowledged, is stored as long as it is in the log.
     fn is_stored(&self, revocations: &[Revocation]) -> bool {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
         let kept = ledger.keeps_after();
@@ -257,12 +257,12 @@ impl Replica {
             })
     }
 
-    /// An age at which the store was there a moment ago, with the log as we know it.
+    /// The age up to which the store counts as reachable, with the known log.
     const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
 
-    /// Asks the store itself about a token, whatever this process knows.
+    /// Looks a token up in the store itself, independent of this process's index.
     ///
-    /// Fails at once, for a moment, after it has failed several times in a row.
+    /// Fails at once, for a moment, after several failures in a row.
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
         let found = self.guarded_lookup(targets, issued_at).await;
         self.stats.count(Operation::Lookup, found.as_ref().map(drop));
@@ -283,15 +283,15 @@ impl Replica {
         found
     }
 
-    /// Whether the store is one that other instances use, too.
+    /// Whether the store is shared with other instances.
     pub fn is_shared(&self) -> bool {
         matches!(self.ledger, RevocationLedger::Redis(_))
     }
 
-    /// Uses a proof in the shared store and has it remembered for `keep`; `None`: it is only asked about. `Ok(false)`
-    /// if it was used before.
+    /// Records a proof as used in the shared store for `keep`; `None`: only looks it up. `Ok(false)` if it was used
+    /// before.
     ///
-    /// Fails at once, for a moment, after it has failed several times in a row, and for a store that is not shared.
+    /// Fails at once, for a moment, after several failures in a row, and for a store that is not shared.
     pub async fn spend_proof(&self, id: &ProofId, keep: Option<Duration>) -> Result<bool, LedgerError> {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             return Err(LedgerError::Unavailable { cause: "the store is not shared".into() });
@@ -308,12 +308,12 @@ impl Replica {
         spent
     }
 
-    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] revokes one.
+    /// Registers a token (see [`Revocation::registering`]) as [`Self::revoke`] does for a revocation.
     pub async fn register(&self, registration: Revocation) -> Result<Position, LedgerError> {
         self.revoke(vec![registration]).await
     }
 
-    /// Asks the store itself whether a token is registered, whatever this process knows.
+    /// Looks up in the store itself whether a token is registered, independent of this process's index.
     pub async fn is_registered(&self, target: &Target, issued_at: Option<Timestamp>) -> Result<bool, LedgerError> {
         self.is_named()?;
         let found = self.ledger.is_registered(target, issued_at).await;
@@ -323,7 +323,7 @@ impl Replica {
 
     /// Keeps the replica current until `shutdown`; [`Self::revoke`] on Redis needs it running.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        // Boxed: together their types nest deeper than the compiler looks.
+        // Boxed: together their types exceed the compiler's recursion limit.
         let jobs: Vec<BoxFuture<'_, ()>> = match &self.ledger {
             RevocationLedger::Embedded(ledger) => vec![
                 self.purge().boxed(),
@@ -354,7 +354,7 @@ impl Replica {
         }
     }
 
-    /// Goes on offering the file of this node what it refused, and looks whether it is still there.
+    /// Retries refused writes to this node's file, and checks that the file still exists.
     async fn keep_filed(&self, ledger: &EmbeddedLedger) {
         const EVERY: Duration = Duration::from_secs(1);
         let mut pause = EVERY;
@@ -365,11 +365,11 @@ impl Replica {
             if kept.is_ok() {
                 self.stats.unsaved.set(0);
             }
-            pause = EVERY.max(began.elapsed() * 4); // Much is known: it takes long to write.
+            pause = EVERY.max(began.elapsed() * 4); // With many entries a write takes long.
         }
     }
 
-    /// Sees to it that the file holds what is known here, leads included.
+    /// Ensures that the file has every entry of the index, and the leads.
     async fn keep_file(&self, ledger: &EmbeddedLedger) -> Result<(), LedgerError> {
         let kept = match ledger.keep().await {
             Ok(()) => ledger.keep_leads(&self.leads()).await,
@@ -379,7 +379,7 @@ impl Replica {
         kept
     }
 
-    /// The file of this node was written, or not.
+    /// Records whether the file of this node was written.
     fn note_file(&self, written: Result<(), &LedgerError>) {
         let was_up = self.stats.set_store_up(written.is_ok());
         match written {

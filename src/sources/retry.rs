@@ -1,4 +1,4 @@
-//! Another server that fails: how soon it is asked again, and who is refused in the meantime.
+//! Retries after failures of another server: a backoff, and a circuit breaker.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,14 +23,14 @@ impl Backoff {
         pause
     }
 
-    /// Begins anew. True if there was a failure since the last success.
+    /// Resets the pause. True if there was a failure since the last success.
     pub(super) fn succeeded(&mut self) -> bool {
         std::mem::replace(&mut self.next, self.bounds[0]) > self.bounds[0]
     }
 }
 
 /// A circuit breaker: callers of a server that does not answer are refused at once instead of waiting, and the server
-/// is not flooded when it comes back.
+/// is not flooded when it returns.
 ///
 /// Open after [`Breaker::FAILURES`] in a row. After a pause one caller is let through as a probe; its outcome closes
 /// the breaker or begins a longer pause.
@@ -41,12 +41,12 @@ pub(super) struct Breaker {
 }
 
 struct State {
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
     backoff: Backoff,
-    /// Open: only a probe is let through, and none before this instant.
+    /// Open: only a probe is let through, not before this time.
     open_until: Option<Instant>,
-    /// A probe is under way.
+    /// A probe is in flight.
     probing: bool,
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Change {
 }
 
 impl Breaker {
-    /// More than a connection that broke takes with it on a quiet instance.
+    /// More than the requests that fail with one broken connection on a quiet instance.
     const FAILURES: u32 = 5;
 
     /// `pauses`: the first and the longest; long enough to matter under load, short against an outage.
@@ -73,7 +73,7 @@ impl Breaker {
         Self { pauses, report: Box::new(report), state: Mutex::new(state) }
     }
 
-    /// Leave for an attempt that takes until `deadline` from now at most; `None` while the breaker is open.
+    /// A permit for an attempt that ends within `deadline`; `None` while the breaker is open.
     pub(super) fn admit(&self, deadline: Duration) -> Option<Attempt<'_>> {
         self.admit_at(Instant::now(), deadline)
     }
@@ -135,8 +135,8 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            // A caller that left early says nothing of the server, else clients that hang up could open the
-            // breaker; one that waited for most of the deadline does.
+            // A caller that left early does not count, or clients that hang up could open the breaker; one that
+            // waited for most of the deadline counts as a failure.
             let outcome = (self.began.elapsed() * 2 >= self.deadline).then_some(false);
             if let Some(change) = self.end(Instant::now(), outcome) {
                 (self.breaker.report)(change, None);

@@ -1,8 +1,8 @@
-//! Receives security events that are not simply pushed: polls for them (RFC 8936), and sets streams up and
-//! keeps them verified by the transmitter's own description (SSF 1.0 sections 7 and 8).
+//! Receives security events that are not pushed: polls for them (RFC 8936), and sets streams up and verifies
+//! them by the transmitter's metadata (SSF 1.0 sections 7 and 8).
 //!
-//! Every instance does so for itself. Whichever gets an event writes its revocation into the shared log, and
-//! what two of them get changes nothing twice.
+//! Every instance does so. The instance that receives an event writes its revocation into the shared log,
+//! and an event that two instances receive has the effect of one.
 
 mod poll;
 mod stream;
@@ -26,34 +26,34 @@ use crate::authz::jwks::without_mark;
 #[derive(Clone, Debug)]
 pub struct ReceiverSettings {
     pub name: IssuerName,
-    /// The transmitter whose metadata is read.
+    /// The transmitter's issuer, by which its metadata is found.
     pub issuer: String,
     pub poll: Option<PollSettings>,
     pub stream: Option<StreamSettings>,
-    /// The `Authorization` header that the transmitter is asked to send when it pushes.
+    /// The `Authorization` header that the transmitter shall send with pushed events.
     pub push_token: Option<SecretString>,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,
 }
 
-/// How events are fetched (RFC 8936).
+/// The polling settings (RFC 8936).
 #[derive(Clone, Debug)]
 pub struct PollSettings {
-    /// `None`: as the stream says.
+    /// `None`: from the stream.
     pub url: Option<String>,
     pub token: Option<SecretString>,
-    /// Between two polls that brought nothing.
+    /// The pause between two empty polls.
     pub interval: Duration,
     pub insecure: bool,
 }
 
-/// How a stream is set up (SSF 1.0 section 8).
+/// The settings of a stream (SSF 1.0 section 8).
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// `None`: events are polled for.
+    /// `None`: events are polled.
     pub push_url: Option<String>,
     pub token: Option<SecretString>,
-    /// Between two verifications.
+    /// The interval of verifications.
     pub verify: Duration,
     pub insecure: bool,
 }
@@ -66,11 +66,11 @@ pub enum Verdict {
         code: &'static str,
         description: Cow<'static, str>,
     },
-    /// Neither: the transmitter is to send it again.
+    /// Neither: the transmitter should send it again.
     Later,
 }
 
-/// Why a transmitter could not be spoken to.
+/// Why a request to a transmitter failed.
 #[derive(Debug, thiserror::Error)]
 enum SignalError {
     #[error(transparent)]
@@ -88,7 +88,7 @@ pub struct Receiver {
     up: IntGaugeVec,
 }
 
-/// How fast a failed request is repeated: doubled from the first to the last.
+/// The pauses after a failed request: doubled from the first to the longest.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(60)];
 
 impl Receiver {
@@ -106,7 +106,7 @@ impl Receiver {
         &self.settings.name
     }
 
-    /// Receives for ever; `take` says what becomes of an event, given its id and its text.
+    /// Receives for ever; `take` processes an event, given its id and its text, and returns the outcome.
     pub async fn run<F>(&self, take: impl Fn(String, String) -> F + Sync)
     where
         F: Future<Output = Verdict> + Send,
@@ -134,7 +134,7 @@ impl Receiver {
             };
             tokio::select! {
                 () = polled => {}
-                () = verified => {} // The stream is gone: another is set up.
+                () = verified => {} // The stream is gone: set up another.
             }
         }
     }
@@ -180,22 +180,21 @@ impl Receiver {
     }
 }
 
-/// The parts that must work for a transmitter's events to arrive.
+/// The parts that must work for events of a transmitter to arrive.
 #[derive(Clone, Copy)]
 enum Part {
     Stream,
     Poll,
 }
 
-/// Whether each part works; the gauge shows whether all do. A receiver that was replaced keeps a gauge that
-/// nobody reads.
+/// Whether each part works; the gauge shows whether all do. A replaced receiver keeps an unused gauge.
 struct Up {
     gauge: IntGauge,
     parts: [AtomicBool; 2],
 }
 
 impl Up {
-    /// A part that is not configured is not missed.
+    /// A part that is not configured counts as working.
     fn new(receiver: &Receiver) -> Self {
         let ReceiverSettings { name, stream, poll, .. } = &receiver.settings;
         let gauge = receiver.up.with_label_values(&[name.as_str()]);

@@ -1,12 +1,12 @@
-//! Live streams, and the index that finds those which a revocation hits.
+//! Live streams, and the index that finds the streams of a revocation.
 //!
-//! A check is asked once, when a stream opens; so each open stream stands here under everything that can
-//! revoke its token, and an entry ends exactly the streams that it hits, by the rules of the decision: the
-//! watermark covers the token's `iat`, or its absence. A stream that no revocation ends stands here under
-//! nothing: it counts towards the limit, and ends with the process.
+//! A check is made once, when a stream opens; so each open stream is indexed by every target that can revoke its
+//! token, and a log entry ends exactly the streams of its tokens, by the rule of the decision: the watermark covers
+//! the token's `iat`, or its absence. A stream that no revocation ends has no index entry: it counts towards the
+//! limit, and ends with the process.
 //!
-//! A stream is registered first and looked up in the revocations after that. An entry is applied first and
-//! looked up here after that. So whichever comes second finds the other.
+//! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
+//! here. So the second of the two finds the first.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
@@ -23,7 +23,7 @@ use crate::authz::jwks::KeyDigest;
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
 use crate::authz::stream_proof::StreamFacts;
 
-/// Why a stream ends that its client and its server would go on with.
+/// Why Doorward ends a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cause {
     SignedOut,
@@ -32,19 +32,19 @@ pub enum Cause {
     Expired,
     /// The key that verified its token is not published or configured any more.
     KeyWithdrawn,
-    /// The key that verified its token is not known here, and its issuer's keys cannot be had.
+    /// The key that verified its token is not known here, and its issuer's keys cannot be fetched.
     KeysUnavailable,
-    /// The issuer of its token is not configured any more, or names its users, sessions or clients otherwise.
+    /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
     /// The view of the revocations is older than its rule allows.
     Stale,
-    /// This process ends.
+    /// This process shuts down.
     Draining,
-    /// It came without the proof of a decision.
+    /// It has no seal of a decision.
     Unproven,
-    /// There are as many streams as are allowed.
+    /// The limit of streams is reached.
     Crowded,
-    /// It is not what `request_header_mode` and `response_trailer_mode` alone make of a stream.
+    /// Its messages differ from those of `request_header_mode` and `response_trailer_mode` alone.
     Unexpected,
 }
 
@@ -81,8 +81,8 @@ impl Cause {
         }
     }
 
-    /// The refusal that a request with this token would meet; an error is a sentence for the client's developer where
-    /// the stream alone is refused.
+    /// The denial of a request with this token; an error, if only the stream is refused, is a sentence for the
+    /// client's developer.
     pub const fn denial(self) -> Result<Denial, &'static str> {
         Ok(match self {
             Self::SignedOut => Denial::SignedOut,
@@ -92,10 +92,10 @@ impl Cause {
             Self::KeysUnavailable => Denial::KeysUnavailable,
             Self::IssuerRemoved => Denial::UnknownIssuer,
             Self::Stale => Denial::RevocationsStale,
-            Self::Draining => return Err("this instance shuts down; another one takes the stream"),
-            Self::Crowded => return Err("as many streams are open as are allowed"),
+            Self::Draining => return Err("this instance shuts down; another instance accepts the stream"),
+            Self::Crowded => return Err("the limit of open streams is reached"),
             Self::Unproven => return Err("the stream does not prove that its request was allowed"),
-            Self::Unexpected => return Err("the proxy sends something of the stream that is not expected"),
+            Self::Unexpected => return Err("the proxy sends an unexpected message of the stream"),
         })
     }
 }
@@ -155,18 +155,18 @@ struct Inner {
     places: HashTable<u32>,
     /// Seconds in which tokens expire.
     seconds: BTreeSet<i64>,
-    /// Orders that have not been carried out.
+    /// Pending orders.
     pending: BTreeSet<u64>,
     orders: u64,
-    /// The smallest bound of staleness among the streams since there were none, in milliseconds.
+    /// The smallest bound of staleness since the index was last empty, in milliseconds.
     strictest: Option<u32>,
     /// The keys that verified the tokens of streams.
     keys: BTreeSet<(IssuerName, KeyDigest)>,
-    /// What revocations ended, newest last, until a receipt takes it.
+    /// The numbers of streams that revocations ended, newest last, until a receipt takes them.
     recent: VecDeque<(Cut, usize)>,
 }
 
-/// A revocation, as a receipt knows it again; a later one of the same target differs in one of these.
+/// The identity of a revocation for a receipt; a later one of the same target differs in one of these.
 #[derive(Eq, PartialEq)]
 struct Cut {
     target: Target,
@@ -189,7 +189,7 @@ struct Slot {
     links: Vec<Link>,
 }
 
-/// A place in a list; neighbours are slots that stand in the same list.
+/// A place in a list; neighbours are slots in the same list.
 #[derive(Clone, Copy)]
 struct Link {
     list: u32,
@@ -212,7 +212,7 @@ enum Key {
 }
 
 impl Key {
-    /// The same under another name of an issuer; `None` for what stands under no name, or not under `old`.
+    /// The same key under another name of an issuer; `None` for a key without the name `old`.
     fn under(&self, old: &IssuerName, new: &IssuerName) -> Option<Self> {
         match self {
             Self::Target(target) if target.issuer == *old => Some(Self::Target(target.clone().under(new.clone()))),
@@ -243,19 +243,19 @@ impl LiveStreams {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// How many streams are open.
+    /// The number of open streams.
     pub fn open_count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How many were told to end and have not ended.
+    /// The number of streams that were ordered to end and have not ended.
     pub fn ending_count(&self) -> usize {
         self.lock().pending.len()
     }
 
     /// Registers a stream, which the caller must then look up in the revocations.
     ///
-    /// `ends_at`: when its token is not accepted any more. `stale_after`: the age of the view that ends it.
+    /// `ends_at`: the time from which its token is not accepted. `stale_after`: the age of the view that ends it.
     pub fn open(
         self: &Arc<Self>,
         facts: &StreamFacts,
@@ -279,7 +279,7 @@ impl LiveStreams {
         Ok(stream)
     }
 
-    /// Registers a stream that nothing ends but its client, its server and the end of this process.
+    /// Registers a stream that only its client, its server and the end of this process end.
     pub fn keep(self: &Arc<Self>) -> Result<LiveStream, Cause> {
         self.place(&mut self.lock(), Slot::default())
     }
@@ -294,7 +294,7 @@ impl LiveStreams {
         Ok(LiveStream { streams: self.clone(), slot, signal })
     }
 
-    /// Ends the streams that a revocation hits, which has been applied; returns how many.
+    /// Ends the streams of an applied revocation; returns their number.
     pub fn revoke(&self, revocation: &Revocation) -> usize {
         if self.open_count() == 0 || revocation.target.kind == Kind::Registration {
             return 0;
@@ -312,15 +312,15 @@ impl LiveStreams {
         ended
     }
 
-    /// How many streams are open that a revocation of one of these targets could end. Goes through them: for operators
-    /// alone.
+    /// The number of open streams that a revocation of one of these targets could end. Takes time linear in the number
+    /// of streams: for operators alone.
     pub fn count(&self, targets: &[Target]) -> usize {
         let inner = self.lock();
         let lists = targets.iter().filter_map(|target| inner.find(&self.hasher, &Key::Target(target.clone())));
         lists.flat_map(|list| inner.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes the number of streams that a revocation ended: it is told once, so a repetition has ended none.
+    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition has ended none.
     pub fn take_ended(&self, revocation: &Revocation) -> usize {
         let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
         let mut taken = 0;
@@ -338,7 +338,7 @@ impl LiveStreams {
         self.end_list(&mut self.lock(), &key, Cause::IssuerRemoved, |_| true);
     }
 
-    /// What is revoked under the new name of an issuer ends the streams that were opened under the old one, too.
+    /// Revocations under the new name of an issuer also end the streams that were opened under the old one.
     pub fn rename_issuer(&self, old: &IssuerName, new: &IssuerName) {
         let mut inner = self.lock();
         let Some(list) = inner.find(&self.hasher, &Key::Target(Target::issuer(old.clone()))) else { return };
@@ -351,7 +351,7 @@ impl LiveStreams {
         }
     }
 
-    /// Ends the streams of an issuer whose tokens a key verified that is not among those that stay.
+    /// Ends the streams of an issuer whose tokens were verified by a key that is not among the remaining ones.
     pub fn keep_keys(&self, issuer: &IssuerName, stays: impl Fn(KeyDigest) -> bool) {
         let mut inner = self.lock();
         let gone = inner.keys.iter().filter(|(of, key)| of == issuer && !stays(*key));
@@ -384,7 +384,7 @@ impl LiveStreams {
         self.open_count()
     }
 
-    /// A mark that [`Self::is_carried_out`] knows: every order given until now is before it.
+    /// A mark for [`Self::is_carried_out`]: every order given until now is before it.
     pub fn mark(&self) -> u64 {
         self.lock().orders
     }
@@ -418,7 +418,7 @@ impl LiveStreams {
         let order = inner.orders;
         inner.orders += 1;
         inner.pending.insert(order);
-        let _ = signal.ended.set(Ended { cause, at: now, order }); // Only a slot that is in use is ended, and once.
+        let _ = signal.ended.set(Ended { cause, at: now, order }); // Only a used slot is ended, and once.
         let waker = signal.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waker) = waker {
             waker.wake();
@@ -434,7 +434,7 @@ impl LiveStreams {
         }
         inner.free_slots.push(at);
         if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // A burst leaves no memory behind.
+            // Frees the memory of a burst.
             let (pending, orders, recent) =
                 (std::mem::take(&mut inner.pending), inner.orders, std::mem::take(&mut inner.recent));
             *inner = Inner { pending, orders, recent, ..Inner::default() };
@@ -448,7 +448,7 @@ impl LiveStreams {
 }
 
 impl LiveStream {
-    /// Ready when the stream is to end.
+    /// Ready when the stream has to end.
     pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(ended) = self.signal.ended.get() {
             return Poll::Ready(*ended);
@@ -458,7 +458,7 @@ impl LiveStream {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
-        // It may have been ended in between.
+        // The stream may have been ended meanwhile.
         self.signal.ended.get().map_or(Poll::Pending, |ended| Poll::Ready(*ended))
     }
 }
@@ -705,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_ends_counts_and_ends_with_the_process() {
+    fn streams_without_an_end_count_and_end_with_the_process() {
         let streams = Arc::<LiveStreams>::default();
         streams.limit(2);
         let (kept, other) = (streams.keep().unwrap(), open(&streams, "a", "u", 1));
@@ -717,7 +717,7 @@ mod tests {
         assert_eq!(ended(&kept), Some(Cause::Draining));
     }
 
-    /// Whichever comes second finds the other: the stream that opens, or the revocation that is applied.
+    /// The second of the two finds the first: the stream that opens, or the revocation that is applied.
     #[test]
     fn a_stream_that_opens_in_the_moment_of_its_revocation_ends() {
         for round in 0..1_000 {

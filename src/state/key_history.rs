@@ -1,5 +1,5 @@
-//! The keys that issuers had: a stream whose token one of them verified is refused once the key is withdrawn, and
-//! not for a key that this instance has not loaded yet.
+//! The earlier keys of issuers: a stream is refused if the key of its token was withdrawn, and not if this
+//! instance has not loaded the key yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::{Jwks, KeyDigest};
 
-/// What was in force, by issuer; of configured issuers alone.
+/// The keys that were in force, by issuer; for configured issuers alone.
 #[derive(Default)]
 pub(super) struct KeyHistory(Mutex<HashMap<IssuerName, Keys>>);
 
 #[derive(Default)]
 struct Keys {
-    /// As they were last loaded, at most [`Jwks::MAX_KEYS`]; after a change of names those of both.
+    /// The last loaded keys, at most [`Jwks::MAX_KEYS`]; after a change of names those of both.
     in_force: Vec<KeyDigest>,
     /// The newest last.
     withdrawn: VecDeque<KeyDigest>,
 }
 
-/// The withdrawn keys of one issuer that are remembered: those of two whole sets.
+/// The most remembered withdrawn keys of one issuer: those of two complete sets.
 const MAX_WITHDRAWN: usize = 2 * Jwks::MAX_KEYS;
 
 impl KeyHistory {
-    /// Takes in the keys in force, and returns those that were until now; `None`, not loaded, changes nothing.
+    /// Sets the keys in force, and returns the previous ones; `None` (not loaded) changes nothing.
     pub(super) fn follow(&self, issuer: &IssuerName, keys: Option<&Jwks>) -> Vec<KeyDigest> {
         let Some(keys) = keys else { return Vec::new() };
         let mut history = self.lock();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_force_and_is_not_is_withdrawn_until_it_is_again() {
+    fn a_key_that_is_not_in_force_any_more_is_withdrawn_until_it_returns() {
         let (history, issuer) = (KeyHistory::default(), IssuerName::parse("main").unwrap());
         let digest = |of: usize| keys(of).digests().next().unwrap();
         assert!(history.follow(&issuer, Some(&keys(0))).is_empty());

@@ -1,11 +1,12 @@
-//! How many decisions wait, and for what.
+//! The numbers of waiting decisions, by resource.
 //!
-//! A decision that waits holds its request. Most need not wait; those that do are counted by what they
-//! wait for, so that a provider of keys that hangs takes nothing from those who sign out.
+//! A waiting decision keeps its request in memory. Most decisions need not wait; the others are
+//! counted by the resource that they wait for, so that a key provider that hangs does not affect
+//! sign-outs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Decisions that wait now.
+/// The decisions that wait now.
 #[derive(Default)]
 pub struct Waits {
     pub keys: Waiting,
@@ -13,15 +14,15 @@ pub struct Waits {
     pub store: Waiting,
 }
 
-/// The decisions that wait for one kind of answer.
+/// The decisions that wait for one kind of resource.
 #[derive(Default)]
 pub struct Waiting(AtomicUsize);
 
-/// A place among those that wait; left when it is dropped.
+/// A permit to wait; returned on drop.
 pub struct Place<'a>(&'a Waiting);
 
 impl Waiting {
-    /// `None` if `max` wait already: whoever comes is told so instead of standing in line behind them.
+    /// `None` if `max` wait already: further decisions are refused instead of queued.
     pub fn enter(&self, max: usize) -> Option<Place<'_>> {
         let entered = |count: usize| (count < max).then_some(count + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, entered).is_ok().then(|| Place(self))

@@ -1,6 +1,7 @@
 //! Requests and tokens that are as large as they may be and shaped to cost as much as they can.
 //!
-//! None may cost much more than its bytes do: what grows with their square shows here as seconds.
+//! None may cost much more than in proportion to its bytes: quadratic work would take seconds
+//! here.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::support::doorward::{Doorward, run};
 use crate::support::grpc::{Ask, Checks, get};
 use crate::support::tokens::Tokens;
 
-/// Generous for a busy machine without optimisation; what is quadratic in 60 KB takes longer.
+/// Generous for a busy machine without optimisation; quadratic work on 60 KB takes longer.
 const LONGEST: Duration = Duration::from_millis(1500);
 
 const KEY: &str = "a-key-0123456789abcdef";

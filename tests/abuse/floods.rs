@@ -187,7 +187,7 @@ async fn pipelines_that_are_not_read() {
 
 /// Bytes that are part of no request are read at `limits.overhead_bytes_per_second`, however fast they come.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_nothing_is_read_slowly() {
+async fn peers_without_requests_are_read_slowly() {
     let target = Target::listening("check: \"unix:DIR/check.sock\"", "overhead_bytes_per_second: 65536").await;
     let check = target.doorward.check.clone();
     let mut stream = greet(&check, &[]).await;
@@ -202,14 +202,14 @@ async fn who_asks_nothing_is_read_slowly() {
             () = tokio::time::sleep(LASTS) => {}
         }
     }
-    // Beside what was read, what lies in the socket.
+    // The bytes that were read, and those in the socket's buffer.
     let most = 1e6 + began.elapsed().as_secs_f64() * 65_536.0;
     assert!((20_000.0..most).contains(&f64::from(u32::try_from(sent).unwrap())), "{sent} bytes");
     drop(stream);
     eventually("it is counted", || async { target.connections("check", "held").await >= 1.0 }).await;
 }
 
-/// What is part of requests is read as fast as it comes.
+/// Bytes of requests are read as fast as they arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_requests_are_not_held_up() {
     let target = Target::start("overhead_bytes_per_second: 65536").await;

@@ -21,7 +21,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A check whose header map has so many entries, each of another name.
+/// A check whose header map has this many entries, each with another name.
 fn crowd(entries: u32) -> Vec<u8> {
     let entry = |n: u32| {
         let digits = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -91,7 +91,7 @@ async fn until_answered(reader: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
-/// The beginning of a megabyte on each of hundreds of streams: each would be kept, if one connection could take what it likes.
+/// The beginning of a megabyte on each of hundreds of streams: without a bound per connection, each would be kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_do_not_end() {
     let limits = "grpc_concurrent_streams: 1024, buffered_bytes: 8388608, request_timeout: 30s";
@@ -107,7 +107,7 @@ async fn messages_that_do_not_end() {
             let bodies: Vec<_> = (1..1024).step_by(2).map(|id| data(id, &part, false)).collect();
             // Within the connection's window, or it would be closed for that.
             let window = Semaphore::new(65_535);
-            // What is refused is read slowly.
+            // Refused messages are read slowly.
             let _ = tokio::time::timeout(3 * LASTS, async {
                 let (mut reader, mut writer) = tokio::io::split(&mut stream);
                 tokio::select! {
@@ -138,7 +138,7 @@ async fn messages_that_do_not_end() {
     assert!(refused.is_some_and(|count| count > 0.0), "{refused:?}");
 }
 
-/// Reads frames until the connection is closed; what the peer takes of the connection's window it gives back.
+/// Reads frames until the connection is closed; returns the peer's use of the connection's window.
 async fn widen(reader: &mut (impl AsyncRead + Unpin), window: &Semaphore) {
     let mut head = [0; 9];
     while reader.read_exact(&mut head).await.is_ok() {

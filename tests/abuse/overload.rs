@@ -44,8 +44,7 @@ async fn wait_by(address: String, timeout: &str, ask: Ask) -> Verdict {
     }
 }
 
-/// An issuer that takes its time to say whether a token lives: four may wait, the others are refused within
-/// a moment.
+/// An issuer whose introspection is slow: four decisions may wait, the others are refused within a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_that_wait_are_refused_at_once() {
     let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);
@@ -99,7 +98,7 @@ async fn too_many_that_wait_are_refused_at_once() {
 
 /// A provider of keys that hangs takes nothing from those whose key is known, nor from the store.
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_that_wait_for_keys_are_told_that_there_are_none() {
+async fn too_many_decisions_waiting_for_keys_are_refused() {
     let tokens = Tokens::new();
     let provider = crate::support::jwks_server::JwksServer::start(tokens.issuer.jwks()).await;
     let proxy = Proxy::start(provider.address.port());

@@ -34,7 +34,7 @@ async fn trickle(mut stream: Box<dyn Stream>, bytes: Vec<u8>) {
     }
 }
 
-/// Trickles on many connections; says how long it took until the last was closed.
+/// Trickles on many connections; returns the time until the last was closed.
 async fn many(address: &str, bytes: &[u8]) -> String {
     let began = Instant::now();
     let mut all = JoinSet::new();
@@ -134,7 +134,7 @@ async fn idle_connections_end_and_working_ones_stay() {
         while all.join_next().await.is_some() {}
         "40 connections closed".to_owned()
     };
-    // The good client's connection lives through it.
+    // The good client's connection stays open throughout.
     target.under("idle connections that do not answer pings", abuse).await;
     let client = h2(&target.doorward.check).await;
     eventually("the idle connection is closed", || async { target.connections("check", "idle").await >= 1.0 }).await;

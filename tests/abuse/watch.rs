@@ -1,4 +1,4 @@
-//! What an abuse does to the process and to a good client beside it.
+//! The effect of an abuse on the process and on a good client beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ const MEMORY: u64 = 64 << 20;
 /// How long it goes on.
 pub const LASTS: Duration = Duration::from_secs(2);
 
-/// A running Doorward and a good client, on a thread of its own.
+/// A running Doorward and a good client on a separate thread.
 pub struct Target {
     pub doorward: Doorward,
     pub tokens: Tokens,
@@ -37,9 +37,9 @@ impl Target {
         Self { doorward, tokens, calm }
     }
 
-    /// Runs an abuse on a thread of its own, and a good client beside it; prints what it did.
+    /// Runs an abuse on a separate thread, and a good client beside it; prints the effect.
     ///
-    /// The client sees no error, memory stays within bounds, and the process lives.
+    /// The client sees no error, memory stays within bounds, and the process keeps running.
     pub async fn under<F: Future<Output = String>>(&self, what: &str, abuse: impl FnOnce() -> F + Send + 'static) {
         let before = self.memory();
         let over = Arc::new(AtomicBool::new(false));
@@ -76,7 +76,7 @@ impl Target {
         assert!(p99 < Duration::from_secs(10), "{what}: p99 {p99:?}");
         assert_eq!(self.doorward.get("/livez").await.0, 200, "{what}");
         let log = self.doorward.log.lock().unwrap().clone();
-        // One of h2's own `debug_assert`s takes a connection that ends in the middle of its streams for a mistake
+        // One of h2's `debug_assert`s treats a connection that ends in the middle of its streams as a bug
         // (hyperium/h2#907); releases do not have it.
         let is_ours = |line: &&String| line.contains("panicked") && !line.contains("proto/streams/counts.rs");
         let panicked = log.iter().find(is_ours);

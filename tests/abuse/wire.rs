@@ -108,7 +108,7 @@ pub fn data(stream: u32, bytes: &[u8], end: bool) -> Vec<u8> {
     frames
 }
 
-/// Whether the peer closes: reads, and throws away, what it says until then.
+/// Whether the peer closes: reads, and discards, its bytes until then.
 pub async fn closes(stream: &mut Box<dyn Stream>) {
     let mut bytes = [0; 4096];
     while let Ok(1..) = stream.read(&mut bytes).await {}

@@ -1,4 +1,4 @@
-//! Who may use the API, how it refuses, and its description.
+//! The permissions of the API, its refusals, and its description.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn ask(address: std::net::SocketAddr, method: &str, path: &str) -> reqwest::Requ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_configured_keys_nobody_may() {
+async fn without_configured_keys_every_request_is_refused() {
     let doorward = Doorward::start(&Tokens::new().config("")).await;
     for (method, path) in ENDPOINTS {
         for key in [None, Some(OPERATOR)] {

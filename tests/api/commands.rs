@@ -57,7 +57,7 @@ async fn operators_revoke_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_says_who_revoked_what_and_why_and_keeps_it_over_a_restart() {
+async fn the_list_has_author_and_reason_and_keeps_them_over_a_restart() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let in_redis = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let dir = TempDir::new();
@@ -114,7 +114,7 @@ async fn the_list_says_who_revoked_what_and_why_and_keeps_it_over_a_restart() {
             code == 0 && out.contains("REASON") && out.contains("(signed out)") && !out.contains('\u{1b}'),
             "{out}"
         );
-        assert!(ask(&doorward, READER, &["list", "--user", "nobody"]).1.contains("nothing is revoked"));
+        assert!(ask(&doorward, READER, &["list", "--user", "nobody"]).1.contains("no matching revocation"));
         let (code, _, error) = ask(&doorward, REVOKER, &["list"]);
         assert!(code == 1 && error.contains("may not"), "{error}");
         assert_eq!(ask(&doorward, READER, &["list", "--kind", "tokens"]).0, 2);
@@ -123,7 +123,7 @@ async fn the_list_says_who_revoked_what_and_why_and_keeps_it_over_a_restart() {
     }
 }
 
-/// A terminal sees that the command waits; nothing of that is in what it prints.
+/// A terminal shows that the command waits; its output does not contain that line.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_shows_on_a_terminal_what_is_unconfirmed() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -190,7 +190,7 @@ async fn failures_and_wrong_usage_have_their_codes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_proxy_answers_for_a_service_that_is_down() {
-    // As a proxy it answers from what it is itself: ready.
+    // A Doorward used as a proxy would answer with its own state: ready.
     let other = Doorward::start(&Tokens::new().config(&admin_keys())).await;
     let proxy = format!("http://{}", other.http);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

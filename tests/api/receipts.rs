@@ -192,7 +192,7 @@ async fn a_killed_instance_counts_until_its_lease_has_run_out() {
     println!("confirmed {:?} after the kill", killed.elapsed());
     assert_eq!((status, &body["instances"]), (201, &json!(2)), "{body}");
     assert!((STALENESS..Duration::from_secs(25)).contains(&killed.elapsed()), "{:?}", killed.elapsed());
-    // One that ends in peace is not waited for.
+    // The receipt does not wait for an instance that shut down normally.
     assert_eq!(fleet.instances[2].stop().await, Some(0));
     let (status, body) = fleet.revoke("bob", "5s").await;
     assert_eq!((status, &body["instances"]), (201, &json!(1)), "{body}");

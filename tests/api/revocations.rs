@@ -70,7 +70,7 @@ async fn all_six_kinds_by_id_are_stored_and_refused() {
         let others = if matches!(kind, "key" | "issuer") { "revoked" } else { "ok" };
         assert_eq!(reason(&checks, &bystander()).await, others, "{kind}");
     }
-    // The users of the issuer sign in again; whoever holds a stolen key dates tokens as they like.
+    // The users of the issuer sign in again; an attacker with a stolen key chooses the dates of tokens.
     let later = tokens.with(json!({"sub": "bob", "sid": "bobs", "azp": "other", "iat": now() + 20}));
     assert_eq!(reason(&checks, &later).await, "revoked");
 }
@@ -100,7 +100,7 @@ async fn a_token_names_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_named_and_nothing_is_applied() {
+async fn faults_are_named_and_nothing_is_applied() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let good = tokens.of("alice");
@@ -155,14 +155,14 @@ async fn instants_are_taken_and_kept_long_enough() {
     let (old, new) = (tokens.of("alice"), tokens.with(json!({"iat": now() - 5})));
     let at = now() - 30;
     let fractional = tokens.with(json!({"iat": format!("{at}.75").parse::<f64>().unwrap()}));
-    // A short life is not taken for anything but a token: it would let live tokens back in.
+    // A short end is accepted for a token only: for other kinds it would accept live tokens again.
     let body = json!({"kind": "user", "id": "alice", "at": at, "expires_at": now() + 1});
     let reply = revoke(&doorward, &body).await;
     assert_eq!(millis(&reply.body["at"]), at * 1000 + 999, "all of that second");
     assert_eq!(reason(&checks, &fractional).await, "revoked");
     assert!(millis(&reply.body["expires_at"]) >= (now() + 86_400) * 1000, "{reply:?}");
     assert_eq!((reason(&checks, &old).await, reason(&checks, &new).await), ("revoked".into(), "ok".into()));
-    // Nor a long one: the log forgets it when no token of now can be alive.
+    // Neither is a long one: the log drops the entry when no present token can be live.
     let text = "9999-12-31T23:59:59Z";
     let body = json!({"kind": "user", "id": "alice", "at": "*", "expires_at": text});
     let reply = revoke(&doorward, &body).await;
@@ -170,7 +170,7 @@ async fn instants_are_taken_and_kept_long_enough() {
     let about = |instant: &Value, seconds: i64| (millis(instant) - seconds * 1000).abs() < 20_000;
     assert!(about(&reply.body["expires_at"], now() + 86_430), "{reply:?}");
     assert_eq!(reason(&checks, &new).await, "revoked");
-    // A token may live for the leeway longer than `max_lifetime`, and no longer.
+    // A token is accepted for `max_lifetime` plus the leeway, and no longer.
     let token = |after: i64| json!({"kind": "token", "id": "j-long", "expires_at": now() + after});
     let reply = revoke(&doorward, &token(86_429)).await;
     assert!(reply.status == 201 && about(&reply.body["expires_at"], now() + 86_459), "{reply:?}");
@@ -299,7 +299,7 @@ async fn explanations_know_what_is_revoked_and_change_nothing() {
     post(&doorward, "/v1/explain", &json!({"tokn": ""})).await.is_problem(422, "invalid-field", Some("/tokn"));
 }
 
-/// An id that looks like the digest of another: who names it may mean the text or what it is the digest of.
+/// An id that looks like the digest of another: a caller may mean the text or the id with that digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_looks_like_a_digest_is_revoked_in_both_readings() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -342,14 +342,14 @@ async fn an_id_that_looks_like_a_digest_is_revoked_in_both_readings() {
     let answer = revoke(&replica, &json!({"kind": "token", "token": itself})).await;
     assert_eq!(answer.status, 201);
     refused(&itself).await;
-    // Either is found by what was named.
+    // The named id finds both.
     for id in [odd('f'), answer.body["id"].as_str().unwrap().to_owned(), odd('a'), odd('B')] {
         let found = read(&replica, &format!("/v1/revocations?id={id}"), READER).await;
         assert_eq!(found.body["revocations"].as_array().map(Vec::len), Some(1), "{id}: {found:?}");
     }
 }
 
-/// As the store names what has no name of its own.
+/// In the store's form for a token without an id.
 fn digest_named(signing_input: &str) -> String {
     let digest = doorward::authz::api_key::digest_of(signing_input.as_bytes());
     format!("sha256:{}", super::hex(digest))

@@ -1,5 +1,5 @@
-//! Two versions side by side on one log, which is what a rolling upgrade is: this one, and what an older or
-//! a newer one may have written.
+//! Two versions side by side on one log, as in a rolling upgrade: this version, and entries of an older or
+//! a newer one.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ async fn entries_of_other_versions_revoke_what_they_name_and_stop_nothing() {
     let of: Vec<_> = users.iter().map(|user| tokens.with(json!({"jti": user, "sub": user, "sid": user}))).collect();
     let add = |fields: &str| redis.script(&format!("XADD doorward:{{r}}:log * {fields}\n"));
     let expires = format!("{}000", crate::support::tokens::now() + 630);
-    // Of a newer version: one more field, an origin that is not known here, a kind that is not known here.
+    // From a newer version: one more field, an unknown origin, an unknown kind.
     add(&format!(
         "issuer dev kind token id newer-field at * expires {expires} origin revoked reason \"\" sealed_by hsm tenant 7"
     ));
     add(&format!("issuer dev kind session id newer-origin at * expires {expires} origin guardian reason \"\""));
     add(&format!("issuer dev kind device id newer-kind at * expires {expires} origin revoked reason \"\" form 2"));
-    // Of an older one: nothing but the target.
+    // From an older version: the target alone.
     add("issuer dev kind user id older");
     add("what is this");
     add(&format!("issuer dev kind token id last at * expires {expires} origin signed_out reason \"\""));
@@ -46,7 +46,7 @@ async fn entries_of_other_versions_revoke_what_they_name_and_stop_nothing() {
         eventually("the last entry is applied", || async { reason(&checks, &of[5]).await == "signed_out" }).await;
         for (user, token) in users.iter().zip(&of) {
             let expected = match *user {
-                // What names nothing that this version knows cannot be applied by it: see envoy/README.md.
+                // This version cannot apply an entry of an unknown kind: see envoy/README.md.
                 "newer-kind" | "unreadable" => "ok",
                 "last" => "signed_out",
                 _ => "revoked",
@@ -74,7 +74,7 @@ async fn keys_of_other_versions_are_read_in_lookup_mode() {
         redis.cli(&["SET", &format!("doorward:{{r}}:dev:token:{id}"), value, "EX", "600"]);
         assert_eq!(reason(&checks, &token).await, "revoked", "{value}");
     }
-    // A value that is no instant at all is no reason to let the token in.
+    // An unreadable value is not a reason to accept the token.
     let token = tokens.with(json!({"jti": "odd"}));
     redis.cli(&["SET", "doorward:{r}:dev:token:odd", "{\"v\": 2}", "EX", "600"]);
     assert_eq!(reason(&checks, &token).await, "revoked");
@@ -100,7 +100,7 @@ async fn instances_of_other_versions_count_and_one_that_cannot_be_read_confirms_
         .await;
         (reply.status, reply.body)
     };
-    // A newer version says more than this one reads; it applies everything.
+    // A newer version writes more fields than this one reads; it applies every entry.
     let newer = async {
         loop {
             let newest = redis.cli(&["XREVRANGE", "doorward:{r}:log", "+", "-", "COUNT", "1"]);

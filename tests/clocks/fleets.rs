@@ -1,4 +1,4 @@
-//! Instances that differ: the settings of a writer do not bound what a reader refuses.
+//! Instances with different settings: those of a writer do not bound the refusals of a reader.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ async fn a_writer_with_a_short_lifetime_does_not_bound_the_others() {
             assert_eq!(reason(&checks, token).await, "revoked");
         }
     }
-    // A reload that lets tokens live longer: the writer, too, refuses what it has forgotten.
+    // A reload with a longer `max_lifetime`: the writer, too, refuses tokens whose revocation it
+    // had dropped.
     let checks = Checks::connect(&writer.check).await;
     assert_eq!(reason(&checks, &alice).await, "lifetime_too_long");
     let file = writer.dir.path().join("doorward.yaml");
@@ -75,7 +76,7 @@ async fn an_entry_of_the_far_future_does_not_end_revocation() {
     }
 }
 
-/// The last id that there is: Redis takes no entry after it, and says so until the log is removed.
+/// The largest possible id: Redis refuses every entry after it until the log is removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_without_another_id_is_read_and_is_good_again_when_it_was_removed() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);

@@ -1,4 +1,4 @@
-//! What the log keeps when the store's clock was wrong: the ids of entries are of that clock.
+//! The entries that the log keeps when the store's clock was wrong: their ids come from that clock.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn retaining(redis: &RedisServer, retention: Duration) -> Instance {
     Instance::launch(RedisConfig { retention, leeway: Duration::from_secs(1), ..redis.config() })
 }
 
-/// Of a token that lives nearly as long as one may.
+/// The entry of a token with nearly the longest lifetime.
 fn brief(id: &str) -> Revocation {
     Revocation { expires_at: now().plus(RETENTION), ..sign_out(id) }
 }
@@ -29,7 +29,7 @@ fn length(redis: &RedisServer) -> usize {
     redis.cli(&["XLEN", "doorward:{r}:log"]).parse().unwrap()
 }
 
-/// How far ahead of this machine's clock the clock of Redis is said to have been set; `None`: nothing is said.
+/// How far ahead of this machine's clock the note says that Redis's clock was set; `None`: no note.
 fn set_ahead(redis: &RedisServer) -> Option<i64> {
     let since: i64 = redis.cli(&["ZSCORE", "doorward:{r}:clock", "since"]).parse().ok()?;
     Some(since / 1_000 - now().as_secs())

@@ -1,4 +1,4 @@
-//! Instants that no caller names: they cover what an issuer dates ahead, and wrong clocks stamp none.
+//! Watermarks that no caller names: they cover tokens that an issuer dates ahead, and wrong clocks make none.
 
 use serde_json::json;
 
@@ -23,11 +23,11 @@ async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
     let config = redis_config(&tokens, &redis);
     let (one, two) = (Doorward::start(&config).await, Doorward::start(&config).await);
     let (checks, others) = (Checks::connect(&one.check).await, Checks::connect(&two.check).await);
-    // Nobody has seen a token of this issuer: a second is covered all the same.
+    // No instance has seen a token of this issuer: a second is covered all the same.
     let unseen = dated(&tokens, "early", 1);
     assert_eq!(revoke(&one, &json!({"kind": "user", "id": "early"})).await.status, 201);
     assert_eq!(reason(&checks, &unseen).await, "revoked");
-    // A token that is 20 s ahead tells of an issuer whose clock is; the other instance learns it from the store.
+    // A token that is 20 s ahead reveals the lead of its issuer; the other instance reads it from the store.
     assert_eq!(reason(&checks, &dated(&tokens, "somebody", 20)).await, "ok");
     eventually("the lead is shared", || async {
         two.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.is_some_and(|lead| lead > 15.0)
@@ -47,7 +47,7 @@ async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_signs_in_again_is_told_when() {
+async fn a_refusal_names_the_time_to_sign_in_again() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let checks = Checks::connect(&doorward.check).await;
@@ -63,7 +63,7 @@ async fn a_user_who_signs_in_again_is_told_when() {
     let soon = || async { reason(&checks, &dated(&tokens, "alice", 0)).await == "ok" };
     eventually("a new token is accepted", soon).await;
     assert!(now() - until.as_secs() <= 20, "a moment after the margin");
-    // What is refused for good is not to be tried again.
+    // A permanent refusal has no `Retry-After`.
     revoke(&doorward, &json!({"kind": "token", "token": dated(&tokens, "bob", 0)})).await;
     let token = dated(&tokens, "carol", 0);
     revoke(&doorward, &json!({"kind": "token", "token": token})).await;
@@ -72,7 +72,7 @@ async fn a_user_who_signs_in_again_is_told_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_that_disagree_stamp_nothing() {
+async fn clocks_that_disagree_make_no_watermark() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let (doorward, clock) = Doorward::start_with_clock(&redis_config(&tokens, &redis)).await;
     let user = json!({"kind": "user", "id": "alice"});
@@ -108,20 +108,20 @@ async fn clocks_that_disagree_stamp_nothing() {
     assert_eq!(revoke(&doorward, &user).await.status, 201);
 }
 
-/// The transmitter is the issuer, whose clock leads by 20 s: what it dates by it is not of the future.
+/// The transmitter is the issuer, whose clock leads by 20 s: its times do not count as future.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_an_issuer_that_leads_covers_its_tokens() {
     let tokens = Tokens::new();
     let issuer = doorward::dev::ISSUER;
-    let signals = crate::inlets::signals::section(&tokens, "").replace("https://signals.test", issuer);
+    let signals = crate::event_sources::signals::section(&tokens, "").replace("https://signals.test", issuer);
     let doorward = Doorward::start(&tokens.config(&signals)).await;
     let checks = Checks::connect(&doorward.check).await;
     let alice = dated(&tokens, "alice", 19);
     assert_eq!(reason(&checks, &alice).await, "ok");
     let subject = json!({"subject": {"format": "iss_sub", "iss": issuer, "sub": "alice"}});
     let uri = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({"iss": issuer, "iat": now() + 20}));
-    let set = crate::inlets::sign(&tokens, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({"iss": issuer, "iat": now() + 20}));
+    let set = crate::event_sources::sign(&tokens, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);
@@ -142,7 +142,7 @@ async fn confirmed(doorward: &Doorward, body: serde_json::Value) {
     assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
 }
 
-/// What another instance has seen a moment ago counts; a receipt waits until it does.
+/// A lead that another instance has just seen counts; a receipt waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lead_that_another_instance_saw_counts_at_once() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -161,7 +161,7 @@ async fn a_lead_that_another_instance_saw_counts_at_once() {
     }
 }
 
-/// The reader's leeway lets tokens in that the writer would refuse: what they lead by is the fleet's.
+/// The reader's leeway accepts tokens that the writer would refuse: their lead counts for the fleet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_with_a_short_leeway_covers_what_others_accept() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -177,7 +177,7 @@ async fn a_writer_with_a_short_leeway_covers_what_others_accept() {
         confirmed(&writer, json!({"kind": kind, "id": id})).await;
         assert_eq!(reason(&checks, &of(user)).await, "revoked", "{kind}");
     }
-    // A token that has expired by the writer's leeway is alive by the reader's.
+    // A token that has expired by the writer's leeway is live by the reader's.
     let late = |user: &str| tokens.with(json!({"sub": user, "iat": now() - 600, "exp": now() - 5}));
     let token = late("carol");
     assert_eq!(reason(&checks, &token).await, "ok");
@@ -206,9 +206,9 @@ async fn a_lead_is_measured_by_the_earlier_clock() {
     assert_eq!(reason(&checks, &of("alice")).await, "revoked");
 }
 
-/// An instance that never heard from the store cannot know that its own clock is ahead.
+/// An instance that has never reached the store cannot know that its own clock is ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_alone_does_not_say_that_a_sign_out_is_of_no_use() {
+async fn a_clock_alone_does_not_make_a_sign_out_expired() {
     let (tokens, mut redis) = (Tokens::new(), RedisServer::stopped(&[]));
     let config = redis_config(&tokens, &redis);
     let clock = crate::support::clock::Clock::at("+1h");
@@ -235,8 +235,8 @@ async fn a_clock_alone_does_not_say_that_a_sign_out_is_of_no_use() {
     assert_eq!(reason(&checks, &dave).await, "signed_out");
 }
 
-/// A store whose clock was not read yet, or is an hour off, is none to measure by: a lead that was measured wrongly
-/// would lock users out for as long.
+/// A store's clock that was not read yet, or is an hour off, is not used to measure leads: a wrong lead would lock
+/// users out for as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_lead_is_measured_by_a_clock_that_cannot_be_right() {
     let tokens = Tokens::new();

@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, TempDir, eventually};
 /// Longer than the time between two purges.
 const A_WHILE: Duration = Duration::from_secs(12);
 
-/// What revokes, and the token that it revokes: by token, session and user.
+/// Revocations and their tokens: by token, session and user.
 fn revoked(tokens: &Tokens) -> Vec<(serde_json::Value, String)> {
     let one = |number: usize| {
         let user = format!("user-{number}");
@@ -159,8 +159,8 @@ async fn a_receipt_does_not_rest_on_the_clock_of_redis() {
     assert_eq!(reason(&checks, &alice).await, "revocations_stale");
 }
 
-/// Ids of the future are followed by smaller ones, once the clock was put right and the log was removed: how far an
-/// instance was in the one log says nothing of the other.
+/// Ids from the future are followed by smaller ones, once the clock was corrected and the log was removed: progress
+/// in the first log does not count for the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
@@ -214,7 +214,7 @@ async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
     assert!(began.elapsed() < PATIENCE, "as long as a mark is good for, and not for the hour");
 }
 
-/// The clock of the store alone is wrong, by far more than a token lives, in either direction.
+/// Only the store's clock is wrong, by far more than a token's lifetime, in either direction.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_the_store_alone_takes_nothing_away() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
@@ -230,7 +230,7 @@ async fn the_clock_of_the_store_alone_takes_nothing_away() {
         redis.step_clock(offset);
         eventually("the jump is noticed", || async { first.logged("the store's clock jumped") }).await;
         let during = Doorward::start(&config).await;
-        // What is revoked while it is wrong, by a kind that needs no instant.
+        // Revocations while it is wrong, of a kind that needs no watermark.
         let token = tokens.with(json!({"sub": "late", "sid": offset}));
         assert_eq!(revoke(&first, &json!({"kind": "session", "id": offset})).await.status, 201);
         tokio::time::sleep(A_WHILE).await;
@@ -251,7 +251,7 @@ async fn the_clock_of_the_store_alone_takes_nothing_away() {
 async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
     let (tokens, transmitter, redis) = (Tokens::new(), Tokens::new(), RedisServer::start(&[]).await);
     let revocation = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
-    let signals = crate::inlets::signals::section(&transmitter, "");
+    let signals = crate::event_sources::signals::section(&transmitter, "");
     let config = short(tokens.config(&format!("{revocation}{signals}")));
     let steady = Doorward::start(&config).await;
     let (ahead, clock) = Doorward::start_with_clock(&config).await;
@@ -259,8 +259,8 @@ async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
     let alice = tokens.of("alice");
     let subject = json!({"subject": {"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "alice"}});
     let uri = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
-    let claims = crate::inlets::signals::claims(uri, subject, &json!({}));
-    let set = crate::inlets::sign(&transmitter, Some("secevent+jwt"), &claims);
+    let claims = crate::event_sources::signals::claims(uri, subject, &json!({}));
+    let set = crate::event_sources::sign(&transmitter, Some("secevent+jwt"), &claims);
     let sent = reqwest::Client::new().post(format!("http://{}/signals/events", ahead.http));
     let sent = sent.header("content-type", "application/secevent+jwt").body(set).send().await.unwrap();
     assert_eq!(sent.status(), 202);

@@ -17,7 +17,7 @@ fn config(tokens: &Tokens, port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_stamped_or_taken_for_expired_before_it_was_read() {
+async fn no_watermark_and_no_expiry_before_the_clock_was_read() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let proxy = Proxy::start(redis.port);
     proxy.refuse();
@@ -43,7 +43,7 @@ async fn nothing_is_stamped_or_taken_for_expired_before_it_was_read() {
     }
 }
 
-/// Such a store is not followed; what is sent to the instance is written to it all the same.
+/// Such a store is not followed; revocations at the instance are written to it all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_a_store_that_is_not_fit_is_read() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&["--maxmemory", "100mb"]).await);

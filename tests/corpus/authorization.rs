@@ -162,7 +162,7 @@ async fn two_fields_are_refused_in_every_form() {
         );
         corpus.ask(format!("{what}, raw"), two().raw(), Expected::Refused(MULTIPLE));
     }
-    // Look-alikes of the header are not the header; nor is what a proxy would add.
+    // Look-alikes of the header do not count as the header; neither do a proxy's additions.
     for name in [
         "authorization_",
         "x-authorization",
@@ -195,7 +195,7 @@ async fn two_fields_are_refused_in_every_form() {
         for form in
             [get("/optional").header("authorization", &value), get("/optional").header("authorization", &value).raw()]
         {
-            // Not one of these is silently anonymous, but for what is another scheme by RFC 9110.
+            // None of these is silently anonymous, except other schemes by RFC 9110.
             let other_scheme = matches!(what, "a no-break space" | "no-break spaces around" | "a colon");
             let expected = if other_scheme {
                 Expected::Allowed

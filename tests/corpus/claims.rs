@@ -7,10 +7,10 @@ use crate::support::grpc::{Ask, ask, get};
 use crate::support::tokens::now;
 
 const INVALID: &[&str] = &["invalid_claim"];
-/// Of a number that no reader can hold, the whole JSON may be refused.
+/// JSON with a number beyond every reader's range may be refused as a whole.
 const INVALID_OR_MALFORMED: &[&str] = &["invalid_claim", "malformed_token"];
 
-/// JSON that is neither a number nor text.
+/// JSON values that are neither a number nor text.
 const NEITHER: [&str; 7] = ["null", "true", "false", "[]", "{}", "[1700000000]", r#"{"value":1}"#];
 
 /// Text that must not reach a header or a log as it is.
@@ -72,7 +72,7 @@ async fn times_are_numbers_within_reason() {
         for text in ["1e400", "-1e400", "1e999999999"] {
             corpus.ask(format!("{name} is {text}"), token(name, text), Expected::Refused(INVALID_OR_MALFORMED));
         }
-        // Out of range, or so far off that the token lives too long or is not valid yet.
+        // Out of range, or so far off that the token's lifetime is too long or it is not valid yet.
         let far: &[&str] = match name {
             "exp" => &["invalid_claim", "lifetime_too_long"],
             _ => &["invalid_claim", "not_yet_valid"],
@@ -112,7 +112,7 @@ async fn times_are_numbers_within_reason() {
         }
     }
     for text in ["0", "-0", "0.0", "-0.0", "0e5", "1", "1e-5", "1e-400", "1.5e9"] {
-        // The strict reading of -0: a number that is none of ours may be refused as such.
+        // The strict reading of -0: an unusual number may be refused.
         corpus.ask(
             format!("exp is {text}"),
             token("exp", text),
@@ -154,7 +154,7 @@ async fn times_are_numbers_within_reason() {
     ] {
         corpus.ask(changes.to_string(), get("/").token(&signed(claims_with(changes).to_string())), Expected::Allowed);
     }
-    // What may be expired may still not be wrong.
+    // A claim that may be in the past must still be well-formed.
     for text in ["null", "\"0\"", "[]", "-1"] {
         for path in ["/refresh", "/logout"] {
             let request = ask("POST", path).token(&signed(claims_written("exp", text)));
@@ -342,8 +342,8 @@ async fn subjects_stand_in_headers() {
 async fn other_identities_are_left_out_or_refused() {
     let mut corpus = Corpus::start().await;
     let spoofed = |ask: Ask, header: &str| ask.header(header, "root");
-    // What names a revocation's target must be readable, or its token could not be revoked by it: of
-    // any wrong type it is refused, though the contract would let the value be left out.
+    // A claim that names a target must be readable, or its token could not be revoked by it: every
+    // wrong type is refused, though the contract allows the claim to be absent.
     for (name, header) in [("jti", "x-token-id"), ("sid", "x-session-id"), ("azp", "x-client-id")] {
         for text in NEITHER.iter().chain(&["1.5", "-0.5", "1e3", r#"["a"]"#, r#"{"a":"b"}"#]) {
             corpus.ask(format!("{name} is {text}"), spoofed(token(name, text), header), Expected::Refused(INVALID));

@@ -16,11 +16,11 @@ fn signed_text(header: &str, payload: &str) -> String {
 }
 
 /// The next character with the same leading bits: another spelling of the same bytes.
-fn twin(text: &str) -> String {
+fn variant(text: &str) -> String {
     const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let last = ALPHABET.find(text.chars().last().unwrap()).unwrap();
-    let twin = ALPHABET.as_bytes()[last | 1];
-    format!("{}{}", &text[..text.len() - 1], char::from(twin))
+    let variant = ALPHABET.as_bytes()[last | 1];
+    format!("{}{}", &text[..text.len() - 1], char::from(variant))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +56,7 @@ async fn base64url_has_one_spelling() {
             corpus.refused(format!("{what} in the payload, signed"), &signed_text(&header, &changed), reasons);
         }
         if payload.len() % 4 != 0 {
-            corpus.refused("spare bits in the payload, signed", &signed_text(&header, &twin(payload)), MALFORMED);
+            corpus.refused("spare bits in the payload, signed", &signed_text(&header, &variant(payload)), MALFORMED);
         }
     }
     assert!(
@@ -74,7 +74,11 @@ async fn base64url_has_one_spelling() {
             &["bad_signature"],
         );
         if !header.len().is_multiple_of(4) {
-            corpus.refused("spare bits in the header, signed", &signed_text(&twin(&header), &payloads[0]), MALFORMED);
+            corpus.refused(
+                "spare bits in the header, signed",
+                &signed_text(&variant(&header), &payloads[0]),
+                MALFORMED,
+            );
         }
     }
     // The other alphabet, where it makes a difference.
@@ -104,7 +108,7 @@ async fn base64url_has_one_spelling() {
         format!("{signature}\n"),
         format!(" {signature}"),
         format!("{signature}%3D"),
-        twin(&signature),
+        variant(&signature),
         signature[..85].to_owned(),
     ] {
         corpus.refused(format!("signature {changed:?}"), &format!("{header}.{payload}.{changed}"), MALFORMED);

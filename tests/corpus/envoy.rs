@@ -1,6 +1,7 @@
 //! The same rows, asked of Envoy's own jwt_authn with the same keys: prints where it judges otherwise.
 //!
-//! Nothing is asserted: it shows what the strict reading adds. `COMPARE=1 ENVOY=… cargo test corpus`.
+//! Without assertions: it shows the effect of the strict reading. `COMPARE=1 ENVOY=… cargo test
+//! corpus`.
 
 use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
@@ -13,7 +14,7 @@ use crate::support::envoy::Envoy;
 use crate::support::grpc::Ask;
 use crate::support::raw;
 
-/// An issuer as jwt_authn is told of it.
+/// An issuer in the configuration of jwt_authn.
 pub struct Provider {
     pub issuer: String,
     pub jwks: String,
@@ -76,7 +77,7 @@ pub async fn compare(binary: &str, class: &str, providers: &[Provider], rows: &[
         let request = ask.clone().message().attributes.unwrap().request.unwrap().http.unwrap();
         let token_only = request.path == "/" && request.method == "GET" && request.header_map.is_none();
         let Some(value) = request.headers.get("authorization").filter(|_| token_only) else { continue };
-        // What HTTP cannot carry is refused before any filter.
+        // Requests that HTTP cannot carry are refused before any filter.
         let carried = value.bytes().all(|byte| byte >= 0x20 && byte != 0x7f);
         let status = if carried {
             raw::send(envoy.address, "GET", "/", &[("host", "shop.example.com"), ("authorization", value)]).await

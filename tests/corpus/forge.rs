@@ -1,4 +1,4 @@
-//! Keys of every kind, good and bad, and what they sign; nothing here refuses to do wrong.
+//! Keys of every kind, good and bad, and their signatures; invalid ones are made on purpose.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -207,7 +207,7 @@ impl Key {
         }
     }
 
-    /// Signs as the algorithm says, if the key can; as the key can, if not.
+    /// Signs with the algorithm, if the key supports it, else with the key's own.
     pub fn sign(&self, algorithm: &str, input: &[u8]) -> Vec<u8> {
         match self {
             Self::Ec(pair) | Self::Ec384(pair) | Self::Ec521(pair) => {
@@ -311,7 +311,7 @@ pub fn with(mut object: Value, changes: &Value) -> Value {
 }
 
 #[test]
-fn what_is_made_here_is_what_libraries_accept() {
+fn tokens_made_here_are_accepted_by_libraries() {
     let input = b"input";
     let key = Key::rsa();
     let Key::Rsa(rsa) = &key else { unreachable!() };

@@ -50,7 +50,8 @@ async fn extensions_are_refused_and_keys_of_tokens_ignored() {
     ] {
         corpus.refused(format!("header with {members}"), &more(members), MALFORMED);
     }
-    // What a token brings of keys means nothing: good ones stay good, a stranger's stay a stranger's.
+    // Keys in a token have no effect: valid tokens stay valid, and those of an untrusted key stay
+    // refused.
     let own = KEYS.stranger.jwk(json!({"kid": "ec", "alg": "ES256", "use": "sig"}));
     let oct = json!({"kty": "oct", "k": base64url("secret")});
     for members in [

@@ -1,4 +1,4 @@
-//! What clients say of themselves: identity headers, their look-alikes, and ways around both.
+//! Spoofed identities: identity headers of clients, their look-alikes, and ways around both.
 
 use super::{Corpus, Expected, KEYS, good, right_claims};
 use crate::support::grpc::{Ask, Verdict, ask, get};
@@ -34,7 +34,7 @@ fn spoofed(ask: Ask) -> Ask {
     names.fold(ask, |ask, name| ask.header(&name, "root").header(&name.to_uppercase(), "root"))
 }
 
-/// What of the spoofed would arrive upstream.
+/// The spoofed headers that would arrive upstream.
 fn arriving(verdict: &Verdict) -> Vec<String> {
     let gone = |name: &String| verdict.headers.contains_key(name) || verdict.removed.contains(name);
     OWNED.iter().flat_map(|name| look_alikes(name)).filter(|name| !gone(name)).collect()
@@ -81,7 +81,7 @@ async fn no_identity_is_spoofed_on_any_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_a_client_says_changes_the_decision() {
+async fn no_client_header_changes_the_decision() {
     let mut corpus = Corpus::start().await;
     for (name, value) in [
         ("x-user-id", "root"),

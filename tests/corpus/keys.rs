@@ -33,7 +33,7 @@ fn roca() -> Key {
     }
 }
 
-/// What it is, the key, and who signs with it for which algorithm.
+/// A description, the key, its signer and the algorithm.
 type Row<'a> = (&'a str, Value, Option<(&'a Key, &'a str)>);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn keys_that_are_not_fit_verify_nothing() {
         json!({"key_ops": ["VERIFY"]}),
         json!({"use": null, "key_ops": ["encrypt"]}),
         json!({"use": "enc", "key_ops": ["verify"]}),
-        // RFC 7517 section 4.3: no operation twice; what is not a list of names is none.
+        // RFC 7517 section 4.3: no repeated operation; a value that is not a list of names counts as absent.
         json!({"key_ops": ["verify", "verify"]}),
         json!({"key_ops": ["verify", 7]}),
     ] {

@@ -61,7 +61,7 @@ async fn send(address: &str, message: Vec<u8>) -> Verdict {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_refused_and_not_failed() {
+async fn unreadable_messages_are_refused_and_not_failed() {
     let corpus = Corpus::start().await;
     let token = good();
     let right = get("/public/place-of-path")

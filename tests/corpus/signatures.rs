@@ -42,7 +42,7 @@ fn order() -> Nat {
 }
 
 /// The other signature of the same message by the same key: s becomes n - s.
-fn twin(signature: &[u8]) -> Vec<u8> {
+fn variant(signature: &[u8]) -> Vec<u8> {
     let (r, s) = signature.split_at(32);
     [r.to_vec(), order().sub(&Nat::from_be(s)).to_be(32)].concat()
 }
@@ -157,18 +157,19 @@ async fn ecdsa_signatures_have_one_form() {
     corpus.run("ECDSA").await;
 }
 
-/// ECDSA's signatures have twins; a revocation by digest is of the signing input, so both are hit.
+/// An ECDSA signature has a second valid form; a revocation by digest uses the signing input, so
+/// it refuses both.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_high_s_twin_does_not_escape_a_revocation() {
+async fn the_high_s_form_does_not_escape_a_revocation() {
     let corpus = Corpus::start().await;
     for changes in [json!({"jti": null}), json!({})] {
         let token = signed(claims_with(changes).to_string());
-        let twin = resigned(&token, twin(&signature_of(&token)));
-        assert_ne!(token, twin);
+        let variant = resigned(&token, variant(&signature_of(&token)));
+        assert_ne!(token, variant);
         assert!(corpus.checks.check(get("/").token(&token)).await.allowed());
         // Whichever of the two is presented at the sign-out, both are out.
-        assert!(corpus.checks.check(ask("POST", "/logout").token(&twin)).await.allowed());
-        for token in [&token, &twin] {
+        assert!(corpus.checks.check(ask("POST", "/logout").token(&variant)).await.allowed());
+        for token in [&token, &variant] {
             let verdict = corpus.checks.check(get("/").token(token)).await;
             assert!(["signed_out", "bad_signature"].contains(&verdict.reason()), "{verdict:?}");
         }

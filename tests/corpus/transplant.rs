@@ -34,7 +34,7 @@ fn by_bytes(vector: &Vector<'_>, ours: &[u8]) -> Vec<u8> {
     if vector.signature.len() == right.len() {
         let difference = xor(vector.signature, right);
         let changed = difference.iter().filter(|byte| **byte != 0).count();
-        // A few bytes changed are a flaw of that signature; all of them are a value of its own.
+        // A few changed bytes are a fault of that signature; if all differ, it is an independent value.
         return if changed <= 8 { xor(&difference, ours) } else { vector.signature.to_vec() };
     }
     let common = vector.signature.iter().zip(right).take_while(|(left, right)| left == right).count();
@@ -118,7 +118,7 @@ fn encoded_anew(old: &[u8], encoded: &[u8], new: &[u8]) -> Vec<u8> {
         .unwrap_or_else(|| encoded.to_vec())
 }
 
-/// PKCS #1 v1.5: the digest stands in the encoded message, whole or with a flaw of its own.
+/// PKCS #1 v1.5: the encoded message contains the digest, complete or with a fault.
 fn digest_anew(hash: &'static Algorithm, old: &[u8], encoded: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let (old, new) = (digest::digest(hash, old), digest::digest(hash, new));
     let (old, new) = (old.as_ref(), new.as_ref());
@@ -133,7 +133,7 @@ fn digest_anew(hash: &'static Algorithm, old: &[u8], encoded: &[u8], new: &[u8])
     Some(changed)
 }
 
-/// PSS: the digest stands in a hash, which masks the rest; flaws of either are kept.
+/// PSS: the digest is in a hash, which masks the rest; faults of either are kept.
 fn pss_anew(hash: &'static Algorithm, old: &[u8], encoded: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let len = hash.output_len();
     if encoded.len() < len * 2 + 2 {

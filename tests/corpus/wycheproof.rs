@@ -154,7 +154,7 @@ fn algorithm_of(token: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The vector's token with our claims: what is right in it is made right again, what is wrong stays.
+/// The vector's token with this test's claims: its valid parts are recomputed, its faults stay.
 fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payload: &str) -> String {
     let theirs = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
     let base: Vec<&str> = base.unwrap_or_default().split('.').collect();
@@ -186,7 +186,7 @@ fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payl
         return attacker.token("ES256", &header.to_string(), &from_base64url(payload));
     }
     if comment.starts_with("invalidBase64Padding") {
-        // The padding itself is not in the published file: with it, each is what its name says.
+        // The published file lacks the padding; with it, each vector has the fault of its name.
         let padded = |text: &str, here: bool| if here { format!("{text}=") } else { text.to_owned() };
         let in_payload = comment.ends_with("InPayload");
         let input = format!("{header}.{}", padded(payload, in_payload));
@@ -214,7 +214,7 @@ fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payl
             let right = (base.len() == 3 && base[..2] == parts[..2]).then(|| super::forge::decoded(base[2])).flatten();
             let theirs = format!("{header}.{}", parts[1]);
             let own = right.is_some() || signature.is_empty() || matches!(signer, Key::Rsa(_));
-            // Without a right one beside it, what is said is that the input is not canonical.
+            // Without a valid vector beside it, the statement is only that the input is not canonical.
             let vector = Vector { input: theirs.as_bytes(), signature: &signature, right: right.as_deref() };
             let signing = if matches!(signer, Key::Rsa(_)) { algorithm } else { alg.as_str() };
             base64url(if own {
@@ -228,7 +228,7 @@ fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payl
     format!("{input}.{signature}")
 }
 
-/// Puts the characters that are no base64url at the same places of another text.
+/// Puts the characters that are not base64url at the same places of another text.
 fn junk_anew(theirs: &str, ours: &str) -> String {
     let alphabet = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let spare_bits = theirs == "AB";
@@ -276,7 +276,7 @@ async fn json_web_keys() {
             rows.push((what(test), true, token));
             continue;
         }
-        // Published are the public halves; of shared secrets there are none, so a set of them verifies nothing.
+        // The public halves are published; shared secrets have none, so a set of them verifies nothing.
         shared_sets += usize::from(oct);
         let published = if group["public"].is_object() { &group["public"]["keys"] } else { &group["private"]["keys"] };
         let issuer = issuers.publish(published);
@@ -300,7 +300,7 @@ async fn json_web_keys() {
     corpus.run("Wycheproof JWK").await;
 }
 
-/// What `doorward validate` says of a shared secret.
+/// The output of `doorward validate` about a shared secret.
 fn validated(algorithm: &str, secret: &[u8]) -> (i32, String) {
     let mut issuers = Issuers::new();
     issuers.share(algorithm, secret);
@@ -418,7 +418,8 @@ async fn ed25519() {
     signatures("ed25519_test.json", "EdDSA", "publicKeyJwk", |_| Key::ed()).await;
 }
 
-/// A signature whose R was changed and whose s was made to fit: it is right for whoever ignores the change.
+/// A signature whose R was changed and whose s was made to fit: it is valid for a verifier that ignores the
+/// change.
 #[tokio::test(flavor = "multi_thread")]
 async fn ed25519_with_another_r() {
     let seed: [u8; 32] = rand::random();

@@ -1,4 +1,4 @@
-//! What a list holds, and how an entry is written.
+//! The content of a list, and the writing of an entry.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::ledger::support::now;
 pub(super) enum List {
     /// Tokens that were signed out.
     SignedOut,
-    /// Tokens that live: `list: allow`.
+    /// Live tokens: `list: allow`.
     Live,
-    /// Users, each with the instant up to which their tokens are dead.
+    /// Users, each with the watermark of their tokens.
     Users,
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl List {
-    /// What has to happen for one entry more.
+    /// The operations for one more entry.
     pub(super) fn an_entry_is(self) -> &'static str {
         match self {
             Self::SignedOut => "a token signed out",

@@ -1,4 +1,4 @@
-//! One way of knowing that a token is dead: its store, its Doorward, and what was measured of them.
+//! One way of detecting a revoked token: its store, its Doorward, and the measurements.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(super) struct Design {
     pub(super) name: &'static str,
     /// Doorward's, with `REDIS` for the address of its store, if it has one.
     pub(super) config: String,
-    /// What Redis holds.
+    /// The memory of Redis.
     pub(super) list: Option<List>,
 }
 
@@ -85,7 +85,7 @@ impl Way {
         self.store.as_ref().map_or(0.0, |(_, redis)| info(redis, "stats", "total_commands_processed"))
     }
 
-    /// Nothing happened for this time, in which there were `before` commands.
+    /// An idle period of this length, with `before` commands.
     pub(super) fn idled(&mut self, time: Duration, before: f64) {
         self.idle = (self.commands() - before - 1.0).max(0.0) / time.as_secs_f64();
     }
@@ -113,7 +113,8 @@ impl Way {
         self.commands_an_entry = self.commands_since(began, before) / f64::from(WRITTEN);
     }
 
-    /// A whitelist is told of them; then each is presented, so that it has been seen before.
+    /// They are registered in a whitelist; then each is presented, so that it has been seen
+    /// before.
     pub(super) async fn meets(&self, tokens: &[String]) {
         for token in tokens {
             if let Some((List::Live, _)) = self.store {
@@ -124,7 +125,7 @@ impl Way {
         }
     }
 
-    /// One check after the other, then as many at once as there are tokens.
+    /// One check after the other, then one for each token concurrently.
     pub(super) async fn round(&mut self, tokens: &[String]) {
         let (began, before) = (Instant::now(), self.commands());
         let mut took = Vec::with_capacity(CHECKS);
@@ -177,7 +178,7 @@ impl Way {
         format!("| {} | {p50:.2} ms | {p99:.2} ms | {:.0} | {stored} |", self.name, of(|round| round.checks_a_second))
     }
 
-    /// What does not fit the table.
+    /// Figures that do not fit into the table.
     pub(super) fn remark(&self) -> Option<String> {
         let refused = self.refused;
         let said = format!("{}: {:.0} commands/s when idle, {refused} of its checks refused", self.name, self.idle);

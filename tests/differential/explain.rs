@@ -1,4 +1,4 @@
-//! Where Doorward answers otherwise on purpose: closed tables. What is in none of their rows is a fault.
+//! Intended differences of Doorward: closed tables. A difference without a row is a fault.
 
 use base64::Engine;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{LEEWAY, LIFETIME, MAX_BYTES};
 
-/// A rule of the README or of `authz::token`, and what a refusal by it is called.
+/// A rule of the README or of `authz::token`, and the reason of its refusals.
 pub struct Row {
     pub rule: &'static str,
     reasons: &'static [&'static str],
@@ -124,7 +124,7 @@ pub const TABLE: [Row; 14] = [
     },
 ];
 
-/// What Doorward accepts though one of the others does not: closed as well.
+/// Tokens that Doorward accepts and one of the others does not: closed as well.
 pub const IGNORED: [Row; 1] = [Row {
     rule: "`jwk`, `jku`, `x5u`, `x5c` and `x5t` are ignored, whatever they hold: a token brings no key",
     reasons: &["ok"],

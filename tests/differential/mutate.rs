@@ -1,4 +1,4 @@
-//! Tokens that are right but for some steps, which follow from a seed.
+//! Valid tokens with some mutations, which follow from a seed.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -12,7 +12,7 @@ use crate::corpus::forge::base64url;
 pub struct Made {
     pub seed: u64,
     pub token: Vec<u8>,
-    /// Nothing was done to it.
+    /// Without a mutation.
     pub untouched: bool,
     pub parts: String,
 }
@@ -55,7 +55,7 @@ const HEADER_VALUES: &[(&str, &[&str])] = &[
     ("iss", &["\"https://issuer.test\"", "7"]),
 ];
 
-/// Any claim may say any of these.
+/// The values that any claim may get.
 const ODD: &[&str] = &[
     "null",
     "true",
@@ -100,8 +100,7 @@ const ODD: &[&str] = &[
     "",
 ];
 
-/// Seconds from now, each at least 300 from what it could be confused with: the leeway is 600, the longest
-/// lifetime a day.
+/// Seconds from now, each at least 300 from any limit: the leeway is 600, the longest lifetime a day.
 const OFFSETS: &[i64] = &[
     -4_000_000_000,
     -10_000_000,
@@ -373,7 +372,7 @@ impl Maker<'_> {
                 *signature = other.sign(other.algorithm, input);
             }
             // The other signature of ECDSA for the same: s becomes n - s. It must pass.
-            _ if self.signer.algorithm == "ES256" => *signature = twin(signature),
+            _ if self.signer.algorithm == "ES256" => *signature = variant(signature),
             _ => signature.reverse(),
         }
         self.step(format!("signature {choice}"));
@@ -421,13 +420,13 @@ fn written(members: &Members) -> String {
 }
 
 /// `(r, n - s)` of an ES256 signature `(r, s)`.
-fn twin(signature: &[u8]) -> Vec<u8> {
+fn variant(signature: &[u8]) -> Vec<u8> {
     const ORDER: [u8; 32] = [
         0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
         0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let Some((r, s)) = signature.split_at_checked(32).filter(|(_, s)| s.len() == 32) else { return signature.to_vec() };
-    let mut twin = r.to_vec();
+    let mut variant = r.to_vec();
     let mut borrow = 0_i16;
     let mut digits: Vec<u8> = Vec::new();
     for (order, digit) in ORDER.iter().zip(s).rev() {
@@ -435,6 +434,6 @@ fn twin(signature: &[u8]) -> Vec<u8> {
         borrow = i16::from(difference < 0);
         digits.push(u8::try_from(difference + 256 * borrow).unwrap());
     }
-    twin.extend(digits.iter().rev());
-    twin
+    variant.extend(digits.iter().rev());
+    variant
 }

@@ -1,4 +1,4 @@
-//! Keys of every algorithm, and what they sign.
+//! Keys of every algorithm, and their signatures.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ enum Pair {
     Other(Key),
 }
 
-/// Of every algorithm one; the RSA keys are the same, under one `kid` for each algorithm.
+/// One of every algorithm; the RSA keys are the same, under one `kid` for each algorithm.
 pub fn all() -> Vec<Signer> {
     let rsa = Arc::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
     let rsa = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"].map(|name| (name, Pair::Rsa(rsa.clone())));
@@ -40,7 +40,7 @@ impl Signer {
         matches!(self.key, Pair::Other(Key::Secret(_)))
     }
 
-    /// Signs as the algorithm says, if the key can; as the key can, if not.
+    /// Signs with the algorithm, if the key supports it, else with the key's own.
     pub fn sign(&self, algorithm: &str, input: &[u8]) -> Vec<u8> {
         let encoding: &'static dyn RsaEncoding = match algorithm {
             "RS384" => &RSA_PKCS1_SHA384,
@@ -73,7 +73,7 @@ impl Signer {
         mac("HS256", &public, input)
     }
 
-    /// As it is published; of a shared secret, as the verifiers are told it.
+    /// The published form; for a shared secret, the form of the verifiers' configuration.
     pub fn jwk(&self) -> Value {
         let named = json!({"kid": self.kid, "alg": self.algorithm, "use": "sig"});
         match &self.key {

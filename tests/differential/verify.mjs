@@ -1,6 +1,6 @@
 // Judges tokens with jose, which is installed in FOLDER: `verify.mjs FOLDER POLICY < TOKENS`.
 //
-// One token a line, in base64; answers one line each: `allow`, or why not.
+// One token a line, in base64; answers one line each: `allow`, or the reason of a refusal.
 import { createRequire } from 'node:module'
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'

@@ -51,7 +51,7 @@ def judge(token, issuer):
             issuer["claims"].validate(decoded.claims)
             return "allow"
         except Exception as error:
-            # A key that does not fit says less than one that does.
+            # An error of a key that does not match is less specific.
             if refused == "no key" or type(error).__name__ not in ("BadSignatureError", "UnsupportedAlgorithmError"):
                 refused = f"{type(error).__name__}: {error}"
     return refused

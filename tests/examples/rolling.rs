@@ -15,7 +15,7 @@ use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, TempDir};
 use crate::tls::{authority, issue_for};
 
-/// What clients met since they began.
+/// The results of the clients since their start.
 #[derive(Default)]
 struct Met {
     good: AtomicUsize,
@@ -24,7 +24,7 @@ struct Met {
     over: AtomicBool,
 }
 
-/// One client: a good token is served, a revoked one is refused, without a single other answer.
+/// One client: a valid token is served, a revoked one is refused, without any other answer.
 async fn call(url: String, good: String, revoked: String, met: Arc<Met>) {
     let client = reqwest::Client::new();
     while !met.over.load(Ordering::Relaxed) {

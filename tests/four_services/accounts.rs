@@ -18,7 +18,7 @@ async fn on_sqlite() {
     let file = dir.path().join("accounts.db");
     let Some(shop) = Shop::open(&format!("sqlite:{}", file.display()), &[]).await else { return };
     let secrets = tell(&shop).await;
-    // Whoever gets hold of the database, of its journal or of the log, has no token and no password.
+    // The database, its journal and the log contain no token and no password.
     let mut kept = std::fs::read(&file).unwrap();
     for journal in ["accounts.db-wal", "accounts.db-journal"] {
         kept.extend(std::fs::read(dir.path().join(journal)).unwrap_or_default());
@@ -35,7 +35,7 @@ async fn on_postgresql() {
     nothing_leaks(&shop, &secrets, &kept.concat());
 }
 
-/// Every event and every way a refresh token can go; returns what must stand nowhere.
+/// Every event and every fate of a refresh token; returns the secrets that must not appear anywhere.
 async fn tell(shop: &Shop) -> Vec<String> {
     what_the_tokens_say(shop).await;
     sign_out(shop).await;
@@ -124,7 +124,7 @@ async fn sign_out_everywhere(shop: &Shop) {
     shop.works("signed in again", &shop.login(ALICE.0, ALICE.1).await).await;
 }
 
-/// A security event; the client refreshes and has what is new.
+/// A security event; the client refreshes and gets the new permissions.
 async fn permissions(shop: &Shop) {
     let (alice, bob) = (shop.login(ALICE.0, ALICE.1).await, shop.login("bob", "builder").await);
     let change = |list: Value| json!({"login": "bob", "permissions": list});
@@ -147,7 +147,7 @@ async fn permissions(shop: &Shop) {
     }
 }
 
-/// A refresh token that comes again ends its family and the access tokens of it, wherever in the chain it was.
+/// A reused refresh token ends its family and the family's access tokens, at any position of the chain.
 async fn reuse(shop: &Shop) -> Tokens {
     let other = shop.login(ALICE.0, ALICE.1).await;
     let stolen = shop.login(ALICE.0, ALICE.1).await;
@@ -161,7 +161,7 @@ async fn reuse(shop: &Shop) -> Tokens {
     last
 }
 
-/// The same refresh token at the same time: one wins, and the other ends the family all the same.
+/// The same refresh token twice at once: one succeeds, and the other ends the family.
 async fn two_at_once(shop: &Shop) {
     for round in 0..10 {
         let session = shop.login(ALICE.0, ALICE.1).await;
@@ -205,7 +205,7 @@ async fn what_is_wrong(shop: &Shop) {
     assert_eq!((direct.status, direct.body["error"].as_str()), (401, Some("invalid_token")), "{direct:?}");
 }
 
-/// Logins with the old password while it is changed: whatever they got is dead when the change is answered.
+/// Logins with the old password while it is changed: their tokens are revoked when the change is answered.
 async fn old_password_at_the_same_time(shop: &Shop) {
     let bob = shop.login("bob", "builder").await;
     let logins = futures_util::future::join_all((0..6).map(|_| shop.try_login("bob", "builder")));

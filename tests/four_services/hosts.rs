@@ -1,4 +1,4 @@
-//! Accounts, A, B and C on machines of their own, and Redis on one that only Doorward reaches.
+//! Accounts, A, B and C on separate machines, and Redis on one that only Doorward reaches.
 //!
 //! ```text
 //!             ┌─ gateway: Envoy, Doorward ── Accounts
@@ -22,7 +22,7 @@ use self::desk::{Answer, Client, Desk, Host, MAX_STALENESS, SignedOut};
 use crate::support::{PATIENCE, envoy};
 
 #[test]
-fn on_machines_of_their_own_all_refuse_and_one_that_is_cut_off_refuses_in_time() {
+fn on_separate_machines_all_refuse_and_a_cut_off_one_refuses_in_time() {
     let Some(binary) = envoy::binary() else { return };
     let desk = match Desk::new() {
         Ok(desk) => desk,
@@ -44,7 +44,7 @@ fn on_machines_of_their_own_all_refuse_and_one_that_is_cut_off_refuses_in_time()
     });
 }
 
-/// Nothing but the hosts has a way to Redis, and nothing but its host a way to a service.
+/// Only the hosts can reach Redis, and only its host can reach a service.
 fn nobody_goes_around(desk: &Desk) {
     let reaches = |address: SocketAddr| {
         let connected = TcpStream::connect_timeout(&address, Duration::from_secs(5));
@@ -100,7 +100,7 @@ async fn cut_off(client: &Client, desk: &Desk, at: &Host, how: &str, cut: impl F
         client.is_served(elsewhere, &live).await;
     }
     let stale = becomes_stale(client, at, &gone).await;
-    assert_eq!(client.calls(at, &live).await.1, Answer::Stale, "nobody is let in by a list that is too old");
+    assert_eq!(client.calls(at, &live).await.1, Answer::Stale, "a list that is too old allows nothing");
     mend();
     let returned = knows_them_when_it_is_back(client, at, &gone).await;
     client.is_served(at, &live).await;

@@ -11,7 +11,7 @@ use crate::support::grpc::{Checks, get};
 
 const SECRET: &str = "the-secret-of-the-client-doorward-0123456789";
 
-/// Accounts that nobody stands before: sign-outs in it are not told to anybody.
+/// Accounts without a proxy: its sign-outs are not reported.
 pub struct Accounts {
     program: Program,
     _files: TempDir,
@@ -27,7 +27,7 @@ impl Accounts {
         Self { program: Program::start(&[&["accounts"], &args[..]].concat()).await, _files: files }
     }
 
-    /// Doorward's issuer, which is asked if `introspection` says so.
+    /// Doorward's issuer, with or without `introspection`.
     pub fn issuer(&self, introspection: &str) -> String {
         let jwks = self.program.url("/.well-known/jwks.json");
         format!(
@@ -56,7 +56,7 @@ impl Accounts {
         self.log_in(user).await["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// As if Doorward had not been there: it learns nothing of this.
+    /// Bypasses Doorward, which does not see this.
     async fn log_out(&self, token: &str) {
         let claims = claims(token);
         let identity = json!({"user_id": claims["sub"], "session_id": claims["sid"]});
@@ -95,7 +95,7 @@ async fn a_session_that_ended_in_the_database_is_refused_when_accounts_is_asked(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_says_what_a_token_is_only_to_its_client_and_only_of_live_ones() {
+async fn accounts_introspects_live_tokens_for_its_client_only() {
     let accounts = Accounts::start().await;
     let tokens = accounts.log_in("bob").await;
     let (token, refresh) = (tokens["access_token"].as_str().unwrap(), tokens["refresh_token"].as_str().unwrap());

@@ -1,4 +1,4 @@
-//! What an operator sees of Accounts: keys rotate, it restarts, it is down, Doorward is down, somebody guesses.
+//! Operation of Accounts: key rotation, restart, outage, an outage of Doorward, guessed passwords.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::support::{Program, run};
 use crate::api::{OPERATOR, send};
 use crate::support::TempDir;
 
-/// Two rotations while tokens are used: nobody is refused, neither with the newest token nor with the oldest.
+/// Two rotations while tokens are used: neither the newest token nor the oldest is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_rotate_and_nobody_is_refused() {
+async fn keys_rotate_without_refusals() {
     let Some(shop) = Shop::open("sqlite::memory:", &["--key-lifetime", "5s"]).await else { return };
     let mut session = shop.login("alice", "wonderland").await;
     let mut signed: BTreeMap<String, Vec<Tokens>> = BTreeMap::new();
@@ -55,9 +55,9 @@ async fn services_go_on_without_accounts_and_sessions_survive_its_restart() {
     shop.works("after the restart", &session).await;
 }
 
-/// What is stored stays stored, and the caller hears that Doorward does not know.
+/// The change stays stored, and the caller gets an error, because Doorward does not know it.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_when_doorward_could_not_be_told() {
+async fn a_failed_report_to_doorward_is_an_error() {
     let Some(mut shop) = Shop::open("sqlite::memory:", &[]).await else { return };
     let alice = shop.login("alice", "wonderland").await;
     shop.redis.kill();
@@ -99,7 +99,7 @@ async fn guesses_are_limited_by_login() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_arguments_are_told_without_their_secrets() {
+async fn wrong_arguments_are_reported_without_their_secrets() {
     for (args, said) in [
         (&["--database", "mysql://root:hunter2@localhost/x"][..], "must begin with `sqlite:` or `postgres:`"),
         (&["--database", "sqlite::memory:", "--redis", "reddis://:hunter2@localhost"], "--redis"),

@@ -2,8 +2,8 @@
 //
 //     node page.mjs PLAYWRIGHT CHROMIUM URL [PICTURE]     PLAYWRIGHT holds node_modules/playwright-core
 //
-// Says on standard output what it has seen, and exits 0; 1 with what was wrong; 77 when no Chromium starts here.
-// PICTURE is where a picture of the page goes.
+// Prints its observations on standard output, and exits 0; 1 with the fault; 77 when no Chromium
+// starts here. PICTURE is the file for a picture of the page.
 import assert from 'node:assert/strict';
 import { pathToFileURL } from 'node:url';
 
@@ -32,7 +32,7 @@ async function open(options = {}) {
   const page = await context.newPage();
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
-    // Chromium notes each request that was refused; those are what the page is about.
+    // Chromium logs each refused request; they are intended here.
     const asked = /^\/([abc]\/(orders|live)|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
     const refusal = asked && message.text().startsWith('Failed to load resource');
     if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
@@ -132,7 +132,7 @@ async function story() {
   await alice.getByRole('alert').getByText('The old password is wrong.').waitFor();
   await tiles(alice, 'allowed', 'own');
 
-  // Signed out everywhere in one window: the other one hears of it by its next request.
+  // Signed out everywhere in one window: the other one notices it at its next request.
   const elsewhere = await open();
   await elsewhere.getByLabel('Password', { exact: true }).fill(old);
   await signIn(elsewhere, 'Alice');

@@ -91,7 +91,7 @@ impl Demo {
 }
 
 impl Drop for Demo {
-    /// It ends what it started, when it is let.
+    /// It ends the processes that it started.
     fn drop(&mut self) {
         if matches!(self.script.try_wait(), Ok(None)) {
             self.signal("TERM");
@@ -118,7 +118,7 @@ fn once(args: &[&str], services: &Path) -> Option<Output> {
 }
 
 #[test]
-fn the_demo_shows_what_it_says_and_leaves_nothing() {
+fn the_demo_has_the_described_output_and_leaves_nothing() {
     let _alone = alone();
     for args in [&VARIANTS[..], &[&["--module"]]].concat() {
         let Some(output) = once(args, support::binary()) else { return };
@@ -158,7 +158,7 @@ fn its_configurations_are_valid_and_fit_each_other() {
         let (code, _, error) = run_with(env, &["validate", "--config", &gateway], "");
         assert_eq!(code, 0, "{error}");
     }
-    // Whoever copies it is told to make a key of their own.
+    // The file tells readers who copy it to create their own key.
     let (code, _, error) = run_with(&[], &["validate", "--config", &gateway], "");
     assert!(code == 2 && error.contains("admin.keys[0].sha256") && error.contains("1 fault"), "{error}");
     for envoy in [file("envoy/gateway.yaml"), format!("{ROOT}/envoy/sidecar-uds.yaml")] {
@@ -169,7 +169,7 @@ fn its_configurations_are_valid_and_fit_each_other() {
 
 /// With DOORWARD_PICTURE=FILE the first also takes the picture that the README shows.
 #[test]
-fn the_page_shows_a_stolen_token_die() {
+fn the_page_shows_a_stolen_token_being_refused() {
     let Some((playwright, chromium)) = browser() else { return };
     let _alone = alone();
     for (args, picture) in VARIANTS.into_iter().zip([std::env::var("DOORWARD_PICTURE").ok(), None]) {
@@ -191,7 +191,7 @@ fn the_page_shows_a_stolen_token_die() {
     }
 }
 
-/// Where playwright-core is, and a Chromium; `None` when the test must say that it is skipped.
+/// The paths of playwright-core and a Chromium; `None` if the test is skipped.
 fn browser() -> Option<(String, String)> {
     let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let Some(playwright) = named("PLAYWRIGHT") else {

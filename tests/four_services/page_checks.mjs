@@ -1,4 +1,4 @@
-// What must hold for everyone who uses the page: without a mouse, in the dark, on a small screen, and when
+// Accessibility and safety of the page: without a mouse, in the dark, on a small screen, and when
 // what comes from outside looks like HTML.
 import assert from 'node:assert/strict';
 
@@ -67,7 +67,7 @@ export async function checkKeyboard(page) {
   await press('Shift+Tab', 'sign-out');
   await press('Enter', 'submit-sign-in');
   await page.locator('[data-event="dead"]').waitFor();
-  // What happened is read out.
+  // Events are announced.
   await page.getByRole('log').getByText('Dead everywhere').waitFor();
   assert.equal(await page.getByRole('log').getAttribute('aria-live'), 'polite');
   console.log('keyboard: signed in, opened and closed the dialog, tried, signed out');

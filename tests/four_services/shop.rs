@@ -22,7 +22,7 @@ pub struct Shop {
     _service: Program,
 }
 
-/// What a login or a refresh answers.
+/// The answer to a login or a refresh.
 #[derive(Clone)]
 pub struct Tokens {
     pub access: String,
@@ -73,7 +73,7 @@ impl Shop {
     }
 
     pub async fn try_refresh(&self, tokens: &Tokens) -> Reply {
-        // With the dead access token, as a client would that sends it along always.
+        // With the revoked access token, like a client that always sends it.
         self.post("/auth/refresh", Some(&tokens.access), json!({"refresh_token": tokens.refresh})).await
     }
 
@@ -81,7 +81,7 @@ impl Shop {
         tokens(&self.try_refresh(old).await)
     }
 
-    /// What the service answers, or what Doorward does in its place.
+    /// The answer of the service, or of Doorward in its place.
     pub async fn call(&self, token: &str) -> Reply {
         send(reqwest::Client::new().get(self.service.url("/a/orders")).bearer_auth(token)).await
     }
@@ -111,7 +111,7 @@ impl Shop {
         eprintln!("{what}: answered after {answered:.1?}, refused after {:.1?}", began.elapsed());
     }
 
-    /// What is written to Redis comes back by the log, a moment later.
+    /// An entry in Redis arrives through the log, a moment later.
     pub async fn is_refused_soon(&self, what: &str, token: &Tokens, reason: &str) {
         eventually(what, || async { self.call(&token.access).await.status == 401 }).await;
         self.is_refused(what, token, reason).await;

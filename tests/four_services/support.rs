@@ -40,8 +40,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it and waits until it says that it listens; `args` are as on a command line, without `--listen`
-    /// if any port will do.
+    /// Starts it and waits for its `listening` line; `args` as on a command line, without `--listen` for any
+    /// port.
     pub async fn start(args: &[&str]) -> Self {
         let binary = tokio::task::spawn_blocking(binary).await.unwrap();
         let listen: &[&str] = if args.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
@@ -78,14 +78,14 @@ impl Program {
     }
 }
 
-/// Runs it to its end: whether it succeeded, and what it said on standard error.
+/// Runs it to its end: whether it succeeded, and its standard error.
 pub async fn run(args: &[&str]) -> (bool, String) {
     let mut command = Command::new(tokio::task::spawn_blocking(binary).await.unwrap());
     let output = command.args(args).stdin(Stdio::null()).output().unwrap();
     (output.status.success(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// A PostgreSQL cluster in a folder of its own, reached over a Unix socket there and nowhere else.
+/// A PostgreSQL cluster in its own folder, reachable only over a Unix socket there.
 pub struct Postgres {
     process: Process,
     pub url: String,
@@ -93,7 +93,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// `None` when the test must say that it is skipped; it has said so then.
+    /// `None` if the test is skipped, with a message.
     pub async fn start() -> Option<Self> {
         let Some(bin) = postgres_binaries() else {
             eprintln!("SKIPPED: no PostgreSQL server is installed; ./tests/run.sh installs Debian's");
@@ -101,7 +101,7 @@ impl Postgres {
         };
         let dir = TempDir::new();
         let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-        // It does not run as root; root runs it as somebody who owns nothing but this folder.
+        // It refuses to run as root; root runs it as a user who owns only this folder.
         let mut as_nobody: Vec<&str> = Vec::new();
         if root() {
             let owned = Command::new("chown").arg("nobody:nogroup").arg(dir.path()).status().unwrap();
@@ -147,7 +147,7 @@ impl Postgres {
         Some(Self { process, url, dir })
     }
 
-    /// What one statement prints.
+    /// The output of one statement.
     pub fn sql(&self, statement: &str) -> String {
         let psql = postgres_binaries().unwrap().join("psql");
         let output = Command::new(psql)
@@ -162,7 +162,7 @@ impl Postgres {
 }
 
 impl Drop for Postgres {
-    /// A fast shutdown, so that it leaves nothing of its own in the system.
+    /// A fast shutdown, so that it leaves no shared memory behind.
     fn drop(&mut self) {
         let _ = Command::new("kill").arg("-INT").arg(self.process.0.id().to_string()).status();
         let began = Instant::now();

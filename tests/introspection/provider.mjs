@@ -1,5 +1,6 @@
-// A real authorization server for the introspection tests: node provider.mjs FOLDER, where FOLDER holds
-// node_modules/oidc-provider. Prints its port; then mints or destroys what standard input says.
+// A real authorization server for the introspection tests: node provider.mjs FOLDER, where FOLDER
+// holds node_modules/oidc-provider. Prints its port; then mints or revokes tokens by commands on
+// standard input.
 import { createInterface } from 'node:readline';
 import { createServer } from 'node:http';
 import { pathToFileURL } from 'node:url';

@@ -10,7 +10,7 @@ use crate::support::grpc::{Checks, ask, get};
 use crate::support::tokens::Tokens;
 use crate::support::{Process, eventually};
 
-/// The provider, and the way to tell it what to do.
+/// The provider, and its control channel.
 struct Provider {
     _process: Process,
     stdin: ChildStdin,
@@ -19,7 +19,7 @@ struct Provider {
 }
 
 impl Provider {
-    /// `None` when the test must say that it is skipped.
+    /// `None` if the test is skipped, with a message.
     fn start() -> Option<Self> {
         let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
             eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");
@@ -43,7 +43,7 @@ impl Provider {
         self.stdout.by_ref().map(Result::unwrap).find(|line| !line.starts_with("oidc-provider ")).unwrap()
     }
 
-    fn tell(&mut self, what: &str) -> String {
+    fn command(&mut self, what: &str) -> String {
         writeln!(self.stdin, "{what}").unwrap();
         self.line()
     }
@@ -63,14 +63,14 @@ async fn a_real_provider_vouches_for_its_opaque_tokens() {
     let checks = Checks::connect(&doorward.check).await;
     let fixture = Fixture { tokens, server, doorward, checks };
 
-    let (alice, bob) = (provider.tell("mint alice"), provider.tell("mint bob"));
+    let (alice, bob) = (provider.command("mint alice"), provider.command("mint bob"));
     let verdict = fixture.check(&alice).await;
     assert_eq!((verdict.reason(), verdict.headers["x-user-id"].as_str()), ("ok", "alice"), "{verdict:?}");
     assert_eq!((verdict.metadata["client_id"].as_str(), verdict.metadata["scopes"].as_str()), ("shop-web", "read"));
     assert_eq!(fixture.checks.check(get("/scoped").token(&alice)).await.reason(), "insufficient_scope");
     assert_eq!(fixture.reason("made-up").await, "token_inactive");
     assert_eq!(fixture.reason(&bob).await, "ok");
-    assert_eq!(provider.tell(&format!("destroy {bob}")), "destroyed");
+    assert_eq!(provider.command(&format!("destroy {bob}")), "destroyed");
     eventually("the provider's new word counts", || async { fixture.reason(&bob).await == "token_inactive" }).await;
     assert_eq!(fixture.checks.check(ask("POST", "/logout").token(&alice)).await.status, 204);
     assert_eq!(fixture.reason(&alice).await, "signed_out", "at once, whatever the provider says");

@@ -83,7 +83,7 @@ def kustomize(kubectl, folder):
     return [item for item in yaml.safe_load_all(result.stdout) if item]
 
 
-# What the overlays call by another name than a release `doorward` of the chart.
+# Resources with other names in the overlays than in a release `doorward` of the chart.
 NAMES = {
     "gateway": {"doorward-gateway": "gateway", "doorward-behind": "behind-gateway", "doorward-envoy": "envoy"},
     "node": {},
@@ -221,7 +221,7 @@ def found(items, kind, name, *path):
     return part
 
 
-# A value, and what it makes of which object.
+# A value, and its effect on an object.
 GATEWAY = ("Deployment", "doorward-gateway", "spec")
 POD = (*GATEWAY, "template", "spec")
 EFFECTS = [
@@ -269,7 +269,7 @@ def check(helm, kubectl, doorward, out):
     compare("gateway", render(helm, "gateway"), kustomize(kubectl, "overlays/gateway"))
     compare("node", render(helm, "node"), node_overlay(kustomize(kubectl, "overlays/node")))
     compare("injection", render(helm, "injection"), kustomize(kubectl, "overlays/injected") + kustomize(kubectl, "injection"))
-    # That the comparison sees a difference: of a value, and of an object.
+    # Checks that the comparison detects a difference: of a value, and of an object.
     for slip, place in [("gateway.preStopSeconds=1", "preStop"), ("podDisruptionBudget.enabled=false", "PodDisruptionBudget")]:
         seen = []
         compare("gateway", render(helm, "gateway", "--set", slip), kustomize(kubectl, "overlays/gateway"), seen.append)

@@ -75,7 +75,7 @@ class Cluster:
     def objects(self):
         """Everything stored: its uid, and what it is apart from its status."""
         kinds = set(self.kubectl("api-resources", "--verbs=list", "-o", "name").split())
-        # What the server itself writes as time goes by, and what it warns of.
+        # The server's own later writes, and its warnings.
         kinds -= {"events", "events.events.k8s.io", "leases.coordination.k8s.io", "componentstatuses", "endpoints"}
         found = {}
         for item in json.loads(self.kubectl("get", ",".join(sorted(kinds)), "-A", "-o", "json"))["items"]:
@@ -181,7 +181,7 @@ def overlays(here):
 
 
 def apply(here, folder, namespace, way):
-    # What has no namespace of its own comes into that of the pods.
+    # Resources without a namespace go into that of the pods.
     scope = ["-n", namespace] if folder.startswith("monitoring") else []
     with here.nothing_left(f"delete -k {folder}"):
         here.kubectl("apply", *way, *scope, "-k", K8S / folder)

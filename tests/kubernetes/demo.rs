@@ -19,7 +19,7 @@ fn replaced(text: &str, replacements: &[(&str, &str)]) -> String {
     })
 }
 
-/// What the container `name` is started with.
+/// The arguments of the container `name`.
 fn args(objects: &[Value], name: &str, replacements: &[(&str, &str)]) -> Vec<String> {
     let container = containers(objects).find(|container| container["name"] == name).unwrap();
     let args: Vec<_> = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();

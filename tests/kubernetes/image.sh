@@ -32,7 +32,7 @@ fail() {
 
 # --- the image ------------------------------------------------------------------------
 
-# What the stage `build` copies is all that cargo asks for, the members of the workspace included.
+# The stage `build` copies everything that cargo requires, including the members of the workspace.
 mkdir "$dir/source"
 sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' k8s/Dockerfile |
   xargs cp --recursive --parents --target-directory "$dir/source"

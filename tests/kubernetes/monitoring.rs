@@ -1,5 +1,5 @@
-//! Metrics: what the dashboard, the alerts and the pages name exists, what exists is named somewhere, and a
-//! real Prometheus scrapes it.
+//! Metrics: every metric in the dashboard, the alerts and the pages exists, every existing one is documented, and
+//! a real Prometheus scrapes it.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -158,13 +158,13 @@ async fn every_name_of_a_metric_is_that_of_a_metric() {
     let undocumented: Vec<_> =
         known.iter().filter(|name| name.starts_with("doorward_") && !table.contains(*name)).collect();
     assert!(undocumented.is_empty(), "not in the table of k8s/README.md: {undocumented:?}");
-    // Those of this build are seen by whoever looks at the dashboard.
+    // The metrics of this build are on the dashboard.
     let unseen: Vec<_> =
         exported.iter().filter(|name| name.starts_with("doorward_") && !dashboard.contains(*name)).collect();
     assert!(unseen.is_empty(), "not on the dashboard: {unseen:?}");
 }
 
-/// The first row answers at a glance; the others are opened when somebody looks further.
+/// The first row is an overview; the others are opened for details.
 #[test]
 fn the_dashboard_begins_with_what_matters() {
     let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/dashboard/doorward.json")).unwrap();
@@ -239,10 +239,10 @@ fn is_meant(series: &str, selector: &str) -> bool {
         })
 }
 
-/// An increase shows only in a series that was there before: what the tests of the alerts count up from nothing is
-/// exported from the start.
+/// An increase shows only in a series that existed before: series that the tests of the alerts count up from zero
+/// are exported from the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_alerts_count_is_there_before_it_happens() {
+async fn series_of_alerts_exist_from_the_start() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config("")).await;
     let (_, text) = doorward.get("/metrics").await;
@@ -281,7 +281,7 @@ fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
             "labels": {"namespace": "shop", "pod": "a", "container": "doorward"}}]}],
     });
     std::fs::write(path("prometheus.yaml"), config.to_string()).unwrap();
-    // It cannot tell its port: one that was free a moment ago must do.
+    // It does not report its port: a recently free one is used.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let child = Command::new("prometheus")
         .arg(format!("--config.file={}", path("prometheus.yaml").display()))

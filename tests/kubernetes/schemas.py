@@ -17,7 +17,7 @@ import kubernetes_validate
 import yaml
 
 VERSIONS = [f"1.{minor}.0" for minor in range(33, 38)]
-# What a version lacks, and nothing else may be left out.
+# The kinds that a version lacks; nothing else may be skipped.
 SINCE = {("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy"): 36,
          ("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding"): 36}
 # Kinds whose schema no registry here has.
@@ -53,14 +53,14 @@ def strict(schema):
         result["enum"] = schema["enum"]
     if "properties" in schema:
         result["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
-        # Inside anyOf and its like a schema has no type, and speaks of some fields of the whole only.
+        # Inside anyOf and similar keywords a schema has no type, and covers only some fields.
         if schema.get("type") == "object" and not schema.get("x-kubernetes-preserve-unknown-fields"):
             result.setdefault("additionalProperties", False)
     if schema.get("nullable") and "type" in schema:
         result["type"] = [schema["type"], "null"]
     if schema.get("x-kubernetes-int-or-string"):
         result.pop("type", None)
-    # OpenAPI 3.0 says by a flag what JSON Schema says by the number.
+    # OpenAPI 3.0 has a flag where JSON Schema has the number.
     for bound in ("Maximum", "Minimum"):
         if result.pop(f"exclusive{bound}", False) is True:
             result[f"exclusive{bound}"] = result.pop(bound.lower())

@@ -118,7 +118,7 @@ async fn a_pod_of_the_manifests_signs_out_at_once() {
     assert_eq!(upstream.seen(), before);
     assert_eq!(get(&bob).await.0, 200);
 
-    // What the kubelet and Prometheus ask of Envoy, and what nobody else may.
+    // The requests of the kubelet and Prometheus to Envoy, which no other client may send.
     let ask = async |path: &str| client.get(format!("{health}{path}")).send().await.unwrap();
     assert_eq!(ask("/ready").await.status(), 200);
     assert!(ask("/stats/prometheus").await.text().await.unwrap().contains("ext_authz_denied"));

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches what the checks of k8s/ need into .tools/kubernetes/, pinned, and prints the path of kubectl:
+# Fetches the tools of the checks of k8s/ into .tools/kubernetes/, pinned, and prints the path of
+# kubectl:
 #
 #     tests/kubernetes/tools.sh
 #
@@ -9,7 +10,7 @@
 #   crds/           the schemas of other projects, from their Go modules
 #   kube-apiserver  from the Go module of Kubernetes; built once, some ten minutes on two cores
 #
-# The last two need Go 1.26; without it, skipped.txt says what is not checked.
+# The last two need Go 1.26; without it, skipped.txt lists the skipped checks.
 set -euo pipefail
 exec 3>&1 >&2
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

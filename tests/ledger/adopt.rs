@@ -1,4 +1,4 @@
-//! Keys that another service writes by itself, and nothing in the log tells of.
+//! Keys that another service writes, without entries in the log.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ async fn a_lookup_asks_for_the_adopted_key_too() {
     assert_eq!(instance.replica.lookup(&[token("k"), target(Kind::User, "j")], None).await.unwrap(), None);
     instance.replica.revoke(vec![sign_out("k")]).await.unwrap();
     assert_eq!(instance.replica.lookup(&[token("k")], None).await.unwrap().unwrap().origin, Origin::SignedOut);
-    // What a service writes for itself and what an operator does are two things: this one is logged.
+    // A service's own key and an operator's revocation are different: the latter is in the log.
     instance.comes_to_refuse(&token("j")).await;
     let revoked = doorward::authz::revocation::Revocation { origin: Origin::Revoked, ..sign_out("j") };
     instance.replica.revoke(vec![revoked]).await.unwrap();
@@ -174,7 +174,7 @@ async fn no_token_lives_on_after_its_expiry() {
 }
 
 #[tokio::test]
-async fn what_libraries_write_is_found_whatever_its_form() {
+async fn keys_of_every_library_s_encoding_are_found() {
     const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJqIn0.AA";
     let hex = "0d".repeat(32);
     let digest = format!("sha256:{hex}");
@@ -205,7 +205,7 @@ async fn what_libraries_write_is_found_whatever_its_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_that_fits_nothing_is_told() {
+async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_without_matches_is_logged() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let launch = async |adopt: &str| {
         let redis = format!("{{url: \"{}\", adopt: \"{adopt}\"}}", redis.url());
@@ -221,7 +221,7 @@ async fn a_token_is_refused_by_the_digest_of_its_text_and_a_template_that_fits_n
     assert_eq!(checks.check(get("/").token(&alice)).await.reason(), "revoked");
     assert_eq!(checks.check(get("/").token(&tokens.of("bob"))).await.reason(), "ok");
     assert_eq!(doorward.metric("doorward_adopted_keys").await, Some(1.0));
-    let warning = "fits none of the keys";
+    let warning = "matches no key";
     assert!(!doorward.logged(warning));
     let slip = launch("black:{jti}").await;
     crate::support::eventually("it is told", || async { slip.logged(warning) }).await;

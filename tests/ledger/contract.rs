@@ -27,7 +27,7 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
 
     let (expires, seconds) = (expires_at.as_millis(), expires_at.as_secs() + 1);
     let mut keys: Vec<_> = redis.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
-    // Leases and the secret of streams are no part of the contract.
+    // Leases and the secret of streams are not a part of the contract.
     keys.retain(|key| !key.starts_with("doorward:{r}:instance") && key != "doorward:{r}:streams");
     keys.sort();
     assert_eq!(
@@ -58,7 +58,7 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_written() {
+async fn expired_revocations_are_not_written() {
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     let expired = Revocation { expires_at: now(), ..sign_out("old") };
@@ -127,7 +127,7 @@ async fn a_python_service_with_its_redis_client_is_honoured() {
         let hit = instance.replica.lookup(std::slice::from_ref(&target), issued_at).await.unwrap().unwrap();
         assert_eq!((hit.origin, hit.kind), (Origin::Revoked, target.kind));
     }
-    // And what Doorward wrote is what such a service would have written.
+    // Doorward's own entry equals that of such a service.
     instance.replica.revoke(vec![Revocation { origin: Origin::Revoked, ..sign_out("by-us") }]).await.unwrap();
     assert_eq!(
         redis.cli(&["GET", "doorward:{r}:main:token:by-us"]),
@@ -157,7 +157,7 @@ async fn an_older_instant_never_overwrites_and_a_life_is_never_shortened() {
     );
     let newest = Timestamp::from_millis(later.as_millis() + 1);
     assert_eq!(append(newest, short, Origin::Revoked).await, (format!("{} revoked", newest.as_millis()), long_text));
-    // Somebody's key that lives for ever, or holds what nobody can read.
+    // A foreign key without a time to live, or with an unreadable value.
     redis.cli(&["PERSIST", key]);
     let last = Timestamp::from_millis(later.as_millis() + 2);
     assert_eq!(append(last, short, Origin::Revoked).await, (format!("{} revoked", last.as_millis()), "-1".to_owned()));
@@ -252,11 +252,11 @@ async fn the_log_is_kept_for_instances_that_need_it_longer() {
     fill(hour * 4);
     brief.replica.revoke(vec![sign_out("one")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "101");
-    // One that was stopped may come back.
+    // A stopped instance may return.
     long.end().await;
     brief.replica.revoke(vec![sign_out("two")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "102");
-    // Until none of what it has read can matter to it.
+    // Until none of its read entries can matter to it.
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "10800000"]);
     brief.replica.revoke(vec![sign_out("three")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "3");
@@ -267,7 +267,7 @@ async fn the_log_is_kept_for_instances_that_need_it_longer() {
 
 /// Spring templates without a `StringRedisSerializer`: JSON puts texts into quotes, Java serialises them.
 #[tokio::test]
-async fn what_templates_make_of_a_text_is_read_as_the_text() {
+async fn texts_that_templates_serialised_are_read() {
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     instance.replica.expect_issuers(vec![token("j").issuer]);
@@ -298,7 +298,7 @@ async fn what_templates_make_of_a_text_is_read_as_the_text() {
     eventually("an unknown issuer is counted", || stats.foreign.get() == 1).await;
 }
 
-/// Whoever sets the key alone is obeyed by lookups only.
+/// A key alone applies to lookups only.
 #[tokio::test]
 async fn keys_without_an_entry_are_counted() {
     let redis = RedisServer::start(&[]).await;

@@ -1,5 +1,5 @@
-//! Instances that are cut off, frozen or left waiting, and stores that die under load: an oracle says
-//! what each may hold at each moment.
+//! Instances that are cut off, frozen or left waiting, and stores that die under load: an oracle
+//! computes the possible state of each at each moment.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::oracle::{Judged, Oracle};
 use super::support::*;
 use crate::support::proxy::Proxy;
 
-/// An instance that reaches Redis through a proxy of its own.
+/// An instance that reaches Redis through its own proxy.
 async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
     let proxy = Proxy::start(redis.port);
     let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
@@ -18,7 +18,7 @@ async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
     (proxy, instance)
 }
 
-/// Revokes one token after the other until `done`; tells the oracle which were acknowledged.
+/// Revokes one token after the other until `done`; records the acknowledged ones in the oracle.
 async fn stream(instance: &Instance, oracle: &Oracle, name: &str, pause: Duration, done: impl Fn() -> bool) {
     let mut n = 0;
     while !done() {
@@ -32,7 +32,7 @@ async fn stream(instance: &Instance, oracle: &Oracle, name: &str, pause: Duratio
 }
 
 #[tokio::test]
-async fn connections_that_die_silently_delay_revocations_and_lose_none() {
+async fn silently_lost_connections_delay_revocations_and_lose_none() {
     let redis = RedisServer::start(&[]).await;
     let ((proxy_one, one), (proxy_two, two)) = (behind(&redis).await, behind(&redis).await);
     let (oracle, mut judged) = (Oracle::default(), Judged::default());
@@ -113,7 +113,7 @@ async fn a_slow_network_makes_views_old_and_never_wrong() {
     oracle.catches_up(&two, &mut judged).await;
 }
 
-/// kill -9 while a burst is being written; returns what was acknowledged.
+/// kill -9 while a burst is being written; returns the acknowledged revocations.
 async fn killed_mid_burst(redis: &mut RedisServer, one: &Instance, two: &Instance) -> Oracle {
     let oracle = Oracle::default();
     let killed = std::cell::Cell::new(false);
@@ -154,6 +154,6 @@ async fn a_store_killed_mid_burst_that_keeps_nothing_is_given_back_what_was_ackn
     for instance in [&one, &three] {
         oracle.all_refused(instance);
     }
-    // What two had not read yet when the store died comes to it from one.
+    // Entries that two instances had not read when the store ended come from the third.
     oracle.catches_up(&two, &mut Judged::default()).await;
 }

@@ -57,7 +57,7 @@ async fn an_older_copy_of_the_store_is_given_back_what_it_lacks() {
     redis.kill();
     redis.run().await; // With the dump, which lacks the last entry.
     let new = "XADD doorward:{r}:log * issuer main kind token id elsewhere\n";
-    redis.script(new); // As many entries as before: only the count of those read tells.
+    redis.script(new); // As many entries as before: only the count of read entries differs.
     eventually("given back", || redis.cli(&["EXISTS", "doorward:{r}:main:token:lost"]) == "1").await;
     one.comes_to_refuse(&token("elsewhere")).await;
     assert_eq!(one.replica.stats().gaps.get(), 1);
@@ -74,7 +74,7 @@ async fn a_new_instance_waits_for_the_others_after_a_failover_to_a_copy_that_lag
     survivor.replica.revoke(vec![sign_out("saved")]).await.unwrap();
     redis.cli(&["SAVE"]);
     survivor.replica.revoke(vec![sign_out("lost")]).await.unwrap();
-    // The copy has the epoch, and nothing in it tells that it lacks an entry.
+    // The copy has the epoch, and nothing in it shows that it lacks an entry.
     redis.kill();
     proxy.refuse();
     redis.run().await;

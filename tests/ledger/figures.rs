@@ -100,7 +100,7 @@ async fn at_rest() {
     instance.end().await;
 }
 
-/// What following another service's keys costs: a scan goes through the whole database.
+/// The cost of following another service's keys: a scan reads the whole database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn adopting() {

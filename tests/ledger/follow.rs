@@ -1,4 +1,4 @@
-//! Catching up, following, and what an instance knows when.
+//! Catching up, following, and the state of an instance over time.
 
 use std::time::{Duration, Instant};
 

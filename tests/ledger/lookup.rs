@@ -43,7 +43,7 @@ async fn a_store_that_does_not_answer_costs_few_lookups_their_patience() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_silently_fails_one_lookup_and_no_more() {
+async fn a_silently_lost_connection_fails_one_lookup_only() {
     let redis = RedisServer::start(&[]).await;
     let proxy = Proxy::start(redis.port);
     let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
@@ -90,7 +90,7 @@ async fn each_rule_has_its_own_bound_and_its_own_way_out() {
     for path in ["/strict", "/asks", "/lenient", "/"] {
         assert!(check(&checks, path, &alice).await.0.allowed(), "{path}");
     }
-    // The log cannot be read any more, and what is written is not followed; keys still can.
+    // The log cannot be read any more, and entries are not followed; keys can still be read.
     redis.cli(&["ACL", "SETUSER", "default", "-xread"]);
     redis.cli(&["SET", "doorward:{r}:dev:token:of-alice", "* signed_out", "EX", "600"]);
     crate::support::eventually("stale by the strict rule", || async {

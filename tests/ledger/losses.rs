@@ -12,7 +12,7 @@ use crate::support::proxy::Proxy;
 
 const REPAIRING: &str = "doorward:{r}:repairing";
 
-/// How many instances say that they are repairing.
+/// The number of instances that announce a repair.
 fn repairing(redis: &RedisServer) -> String {
     redis.cli(&["ZCOUNT", REPAIRING, "1", "+inf"])
 }
@@ -21,7 +21,7 @@ fn gaps(instance: &Instance) -> u64 {
     instance.replica.stats().gaps.get()
 }
 
-/// Waits until an instance has compared the log with what it should be, beginning after now.
+/// Waits until an instance has compared the log with its expected state, starting after now.
 async fn compared(instance: &Instance) {
     let count = || instance.replica.stats().operations(Operation::Check, "ok").get();
     let before = count();
@@ -35,7 +35,7 @@ fn as_of(instance: &Instance) -> Instant {
     now.checked_sub(instance.age().expect("it was complete once")).unwrap()
 }
 
-/// The age of a view that the rules allow, unless a test says otherwise.
+/// The default of the rules' greatest age of a view.
 const HOLD: Duration = Duration::from_secs(30);
 
 async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instance) {
@@ -49,7 +49,7 @@ async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instanc
 /// An instance that was cut off while a token was revoked comes back to a store that lost the entry, before
 /// the one that knows it does: it sees nothing amiss, and must not take the store for whole.
 #[tokio::test]
-async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries() {
+async fn an_instance_that_was_cut_off_waits_for_the_others_after_a_loss() {
     let mut redis = RedisServer::start(&[]).await;
     let ((near, knows), (far, away)) = (behind(&redis, HOLD).await, behind(&redis, HOLD).await);
     let oracle = Oracle::default();
@@ -86,7 +86,7 @@ async fn one_that_was_cut_off_waits_for_the_others_when_the_store_lost_entries()
 }
 
 #[tokio::test]
-async fn an_ordinary_reconnection_waits_for_nobody() {
+async fn an_ordinary_reconnection_does_not_wait() {
     let redis = RedisServer::start(&[]).await;
     let (proxy, instance) = behind(&redis, HOLD).await;
     for _ in 0..5 {
@@ -108,7 +108,7 @@ async fn an_ordinary_reconnection_waits_for_nobody() {
 
 /// Answered 2xx, and gone with the server before this process read it back: nobody else knows it.
 #[tokio::test]
-async fn what_was_acknowledged_and_never_read_back_is_looked_for() {
+async fn acknowledged_entries_that_were_never_read_back_are_looked_for() {
     let mut redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
     instance.replica.revoke(vec![sign_out("saved")]).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_read_of_a_server_that_was_demoted_does_not_count() {
     let instance = Instance::start(&redis).await;
     let entry = "XADD doorward:{r}:log * issuer main kind token id busy\n".repeat(50);
     for round in 0..6 {
-        // Between two reads, so that none is told that it was unblocked.
+        // Between two reads, so that no read is ended by it.
         redis.script(&format!("{entry}REPLICAOF 127.0.0.1 1\n"));
         let demoted = Instant::now();
         eventually("noticed", || {
@@ -168,7 +168,7 @@ async fn entries_that_are_taken_from_the_log_after_they_were_read_are_put_back()
 }
 
 #[tokio::test]
-async fn what_was_read_before_a_flush_cut_the_first_reading_short_is_put_back() {
+async fn entries_read_before_a_flush_during_the_first_reading_are_written_back() {
     let redis = RedisServer::start(&[]).await;
     for part in 0..20 {
         let log = (0..1000).map(|n| format!("XADD doorward:{{r}}:log * issuer main kind token id t-{part}-{n}\n"));
@@ -248,7 +248,7 @@ async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     }
     assert!(one.refuses(&token("full")), "a refused write holds here");
     assert_eq!(one.replica.peers().await.unwrap().len(), 2);
-    // It has room again; two, with a view of a moment ago, cannot say anything.
+    // It has memory again; two instances, with recent views, cannot report.
     proxy.stall();
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     let receipt = confirm(&one, "after", Duration::from_millis(300)).await;

@@ -1,4 +1,5 @@
-//! What instances may hold and answer at each moment, computed from what was acknowledged and when.
+//! The possible states and answers of instances at each moment, computed from the acknowledged
+//! revocations and their times.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -29,8 +30,8 @@ impl Oracle {
         self.acknowledged.lock().unwrap().len()
     }
 
-    /// A view says how old it is: whatever was acknowledged before then must be refused. That is what
-    /// `max_staleness` rests on; and what was never revoked is not refused.
+    /// A view has an age: every revocation acknowledged before that must be applied. `max_staleness`
+    /// depends on this; and a token that was never revoked is not refused.
     #[track_caller]
     pub(crate) fn judge(&self, instance: &Instance, judged: &mut Judged) {
         let now = Instant::now();
@@ -50,7 +51,7 @@ impl Oracle {
         judged.oldest = judged.oldest.max(age);
     }
 
-    /// Nothing that was acknowledged is accepted by it any more.
+    /// No token with an acknowledged revocation is accepted by it any more.
     #[track_caller]
     pub(crate) fn all_refused(&self, instance: &Instance) {
         let acknowledged = self.acknowledged.lock().unwrap();

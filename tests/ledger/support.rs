@@ -35,7 +35,7 @@ impl RedisServer {
         server
     }
 
-    /// One whose clock is stepped by [`Self::step_clock`], across its restarts.
+    /// A Redis whose clock is stepped by [`Self::step_clock`], across its restarts.
     pub(crate) async fn start_with_clock(options: &[&str]) -> Self {
         let mut server = Self::stopped(options);
         server.clock = Some(RedisClock::new());
@@ -48,7 +48,8 @@ impl RedisServer {
         self.clock.as_ref().unwrap().step(offset);
     }
 
-    /// Notes, before any instance does, that instances have seen its clock go evenly for so long.
+    /// Writes the note, before any instance does, that instances have seen its clock go evenly for
+    /// this long.
     pub(crate) fn has_been_even_for(&self, duration: Duration) {
         let time = self.cli(&["TIME"]);
         let last = Timestamp::from_secs(time.lines().next().unwrap().parse().unwrap());
@@ -118,7 +119,7 @@ impl RedisServer {
         RedisConfig::new(self.url())
     }
 
-    /// What redis-cli prints, in its raw form.
+    /// The raw output of redis-cli.
     #[track_caller]
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = self.try_cli(arguments);
@@ -152,7 +153,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// One replica that runs, as a process of its own would.
+/// One running replica, like that of a separate process.
 pub(crate) struct Instance {
     pub(crate) replica: Arc<Replica>,
     stop: CancellationToken,

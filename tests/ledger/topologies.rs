@@ -7,7 +7,7 @@ use doorward::sources::ledger::{Adopt, RedisConfig};
 
 use super::support::*;
 
-/// One revocation goes through, to another instance and back.
+/// One revocation in each direction between two instances.
 async fn works(config: RedisConfig) {
     // A new store confirms nothing for as long as a lease is.
     let launch = |config| Instance::launch_holding(config, Duration::from_secs(1));
@@ -30,7 +30,7 @@ async fn a_unix_socket() {
     works(RedisConfig::new(format!("redis+unix://{}", redis.directory().join("r.sock").display()))).await;
 }
 
-/// Exactly what an instance needs; docs/signing-out.md shows this line.
+/// Exactly the permissions of an instance; docs/signing-out.md shows this line.
 const LEAST: &str = "resetkeys ~doorward:{r}:* resetchannels -@all +ping +select +client|id +info +time +multi +exec \
     +discard +watch +wait +get +mget +set +del +exists +pexpire +pexpiretime +xadd +xread +xrevrange +xinfo|stream \
     +zadd +zrange +zremrangebyscore";
@@ -91,7 +91,7 @@ async fn tls_with_a_private_authority() {
     assert!(detail.contains("InvalidCertificate"), "{detail}");
 }
 
-/// Appends until told to stop; what was acknowledged must be refused everywhere, also by an
+/// Appends until stopped; every acknowledged revocation must be applied everywhere, also by an
 /// instance that starts afterwards.
 async fn survives_a_failover(config: RedisConfig, mut fail: impl AsyncFnMut()) {
     let (one, two) = (Instance::launch(config.clone()), Instance::launch(config.clone()));
@@ -239,7 +239,7 @@ fn owner(slots: &str, slot: u32) -> u16 {
         .unwrap()
 }
 
-/// Redis does not know its own address then, and says an empty host in CLUSTER SLOTS.
+/// Redis does not know its own address then, and returns an empty host in CLUSTER SLOTS.
 #[tokio::test]
 async fn a_cluster_of_one() {
     let bus = free_port().to_string();
@@ -250,16 +250,16 @@ async fn a_cluster_of_one() {
 }
 
 #[tokio::test]
-async fn tls_where_there_is_none_is_told() {
+async fn tls_at_a_plain_port_is_reported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::launch(RedisConfig::new(format!("rediss://127.0.0.1:{}", redis.port)));
     let detail = || instance.replica.status().detail.unwrap_or_default();
-    eventually("named", || detail().contains("does not speak TLS; write `redis://`")).await;
+    eventually("named", || detail().contains("does not use TLS on this port; write `redis://`")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_told() {
+async fn a_proxy_is_reported() {
     let Some(envoy) = crate::support::envoy::binary() else { return };
     let redis = RedisServer::start(&[]).await;
     let address = |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");

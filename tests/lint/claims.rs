@@ -1,5 +1,5 @@
-//! What each trap is said to do, done: the bad files in a real Envoy, with a real Doorward beside it.
-//! Where a claim is not shown here, it is by the tests of the examples, or it is a default of Envoy's.
+//! The described effect of each trap, reproduced: the bad files in a real Envoy, with a real Doorward
+//! beside it. Other effects are shown by the tests of the examples, or are defaults of Envoy.
 
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ impl Stage {
         Envoy::start_text(&self.binary, &edit(text)).await
     }
 
-    /// The status, and what the upstream saw.
+    /// The status, and the upstream's request.
     async fn ask(&self, file: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
         ask(&self.envoy(file, |text| text).await, method, path, headers).await
     }
@@ -45,7 +45,7 @@ async fn ask(envoy: &Envoy, method: &str, path: &str, headers: &[(&str, &str)]) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gets_in_without_a_token() {
+async fn allowed_without_a_token() {
     let Some(stage) = Stage::set().await else { return };
     let handshake = [
         ("connection", "upgrade"),
@@ -84,7 +84,7 @@ async fn who_gets_in_without_a_token() {
         let envoy = stage.envoy("rerouted-after-check", rerouted(more)).await;
         assert_eq!(ask(&envoy, "GET", "/assets/x", &[("x-path", "/admin")]).await.0, status, "{more}");
     }
-    // The clean file serves what it has checked.
+    // The clean file serves checked requests.
     let (_, shown) = stage.ask("clean", "GET", "/assets/x", &[("x-path", "/admin")]).await;
     assert_eq!(shown["path"], "/assets/x");
 
@@ -102,7 +102,7 @@ async fn who_gets_in_without_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_identity_reaches_the_upstream() {
+async fn identities_that_reach_the_upstream() {
     let Some(stage) = Stage::set().await else { return };
     let spoofed = [("x-user-id", "root"), ("x_user_id", "root"), ("x.user.id", "root")];
     for (file, path, passed) in [
@@ -123,7 +123,7 @@ async fn whose_identity_reaches_the_upstream() {
         let (status, shown) = stage.ask(file, "GET", "/", &signed_in).await;
         assert_eq!((status, &shown["headers"]["x-user-id"]), (200, &user), "{file}");
     }
-    // What else an upstream may believe.
+    // Other headers that an upstream may trust.
     let internal = ("x-forwarded-for", "10.0.0.1");
     for (file, name, value, more) in [
         ("client-certificate-header", "x-forwarded-client-cert", "Subject=\"CN=root\"", None),
@@ -137,7 +137,7 @@ async fn whose_identity_reaches_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_with_a_good_token() {
+async fn refused_with_a_valid_token() {
     let Some(stage) = Stage::set().await else { return };
     let token = format!("Bearer {}", stage.tokens.of("alice"));
     for (file, path, status) in [
@@ -176,7 +176,7 @@ async fn who_is_refused_with_a_good_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_outage_looks_like() {
+async fn an_outage() {
     let Some(mut stage) = Stage::set().await else { return };
     // Frozen: the connection stands, and nobody answers.
     stage.doorward.process.signal("STOP");

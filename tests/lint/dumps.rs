@@ -1,4 +1,4 @@
-//! What a running Envoy says of itself, by `/config_dump`.
+//! The `/config_dump` of a running Envoy.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use super::{bad_files, lint, rules};
 use crate::support::TempDir;
 use crate::support::envoy::{self, Envoy};
 
-/// Nobody is asked, and nothing is sent on.
+/// There are neither checks nor upstream requests.
 fn nowhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9))
 }
@@ -39,7 +39,7 @@ async fn a_dump_shows_what_the_file_does() {
 
 /// Listeners, clusters and routes that came by LDS, CDS and RDS.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_by_xds_is_judged_as_well() {
+async fn resources_from_xds_are_checked_as_well() {
     let Some(binary) = envoy::binary() else { return };
     let (_, file) = bad_files().into_iter().find(|(rule, _)| rule == "identity-not-stripped").unwrap();
     let file = file.strip_prefix(super::ROOT).unwrap().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The clean file with one thing changed: what is a trap in every spelling that Envoy takes, and what is none.
+//! The clean file with one change: traps in every spelling that Envoy accepts, and harmless changes.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use super::{ROOT, lint, rules};
 use crate::support::TempDir;
 use crate::support::envoy;
 
-/// `clean.yaml`, edited; each text that is replaced stands in it once.
+/// `clean.yaml`, edited; each replaced text occurs in it once.
 #[track_caller]
 fn edited(edits: &[(&str, &str)]) -> String {
     let clean = std::fs::read_to_string(format!("{ROOT}/tests/lint/clean.yaml")).unwrap();
@@ -201,7 +201,7 @@ fn streams_and_internal_addresses() {
 }
 
 #[test]
-fn whatever_writes_a_token_into_a_log() {
+fn tokens_in_access_logs() {
     let stdout = |format: &str| {
         format!(
             "[{{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {{text_format_source: {{inline_string: \"{format}\"}}}}}}}}]"
@@ -230,7 +230,7 @@ fn whatever_writes_a_token_into_a_log() {
 }
 
 #[test]
-fn a_way_to_doorward_that_others_can_take() {
+fn an_unprotected_connection_to_doorward() {
     let clean = edited(&[]);
     let near = &clean[clean.rfind("address: 127.0.0.1, port_value: 9191").unwrap()..][..18];
     assert_eq!(near, "address: 127.0.0.1");
@@ -270,7 +270,7 @@ fn a_way_to_doorward_that_others_can_take() {
 }
 
 #[test]
-fn what_replaces_an_identity_after_the_check() {
+fn identity_replaced_after_the_check() {
     let value = |key: &str, action: &str| {
         format!("{{header: {{key: {key}, value: \"%REQ(x-client)%\"}}, append_action: {action}}}")
     };
@@ -297,7 +297,7 @@ fn what_replaces_an_identity_after_the_check() {
     );
 }
 
-/// Over HTTP Envoy drops what it was not told to take from Doorward's answer.
+/// Over HTTP Envoy drops headers of Doorward's answer that are not listed.
 #[test]
 fn over_http_what_is_not_listed_is_dropped() {
     let dir = TempDir::new();
@@ -355,18 +355,18 @@ fn ext_authz_that_comes_by_discovery_is_not_missing() {
     assert_eq!(rules(&findings), [""; 0], "{findings:#?}");
     let other = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
     assert_eq!(rules(&lint(&["-"], &discovery(other, "")).1), ["no-ext-authz"]);
-    // What is used until it comes is judged.
+    // The default that applies until it arrives is checked.
     let default = "\n                      default_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: true, validate_mutations: true, status_on_error: {code: 503}, allowed_headers: {patterns: [{exact: authorization}]}, grpc_service: {envoy_grpc: {cluster_name: doorward}, timeout: 1s}}";
     assert_eq!(rules(&lint(&["-"], &discovery(url, default)).1), ["fail-open"]);
 }
 
 #[test]
-fn a_condition_is_told() {
+fn a_condition_is_described() {
     let file = std::fs::read_to_string(format!("{ROOT}/tests/lint/conditional-check.yaml")).unwrap();
     let (_, findings) = lint(&["-"], &file);
     let said = findings[0]["message"].as_str().unwrap();
     assert!(["conditional", "header `x-internal`", "exact `yes`"].iter().all(|part| said.contains(part)), "{said}");
-    // A composite filter runs ext_authz only where its matcher says so.
+    // A composite filter runs ext_authz only for requests that its matcher selects.
     let composite = file
         .replace(
             "typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter}",

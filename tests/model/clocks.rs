@@ -1,8 +1,8 @@
 //! The model of forgetting: one token, one revocation, and clocks, configurations and names that are not as they
 //! should be.
 //!
-//! Time begins with the revocation and ends when every token is dead. A read of the log is one step: what may come between its parts, and how old a view may
-//! be, is the business of the other model.
+//! Time begins with the revocation and ends when every token has expired. A read of the log is one step: interleavings
+//! of its parts, and the age of a view, belong to the other model.
 
 use stateright::{Model, Property};
 
@@ -29,9 +29,9 @@ impl Limits {
 
 #[derive(Clone, Debug)]
 pub struct Clocks {
-    /// What the instances are configured with at first.
+    /// The initial configuration of the instances.
     pub limits: [Limits; INSTANCES],
-    /// What a reload may bring.
+    /// The configurations of a reload.
     pub reloads: &'static [Limits],
     /// How far the wall clock of an instance may be off.
     pub offsets: &'static [i8],
@@ -65,21 +65,21 @@ pub struct Left {
 /// Deliberate mistakes, all of them what `src` once did.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Fault {
-    /// What has expired by the local wall clock is forgotten.
+    /// Bug: a revocation that has expired by the local wall clock is forgotten.
     ForgetsByOneClock,
-    /// Tokens that had expired when their revocation was forgotten are alive again when the clock is set back.
+    /// Bug: tokens that had expired when their revocation was forgotten are live again when the clock is set back.
     NoFloor,
-    /// What has expired is forgotten however short it was held.
+    /// Bug: an expired revocation is forgotten, no matter how short it was held.
     NoHold,
     /// An entry that has expired by the local wall clock is passed over, and counts as read.
     PassesOverByOneClock,
-    /// The log is trimmed by the wall clock of whoever trims.
+    /// Bug: the log is trimmed by the wall clock of the trimming instance.
     TrimsByOneClock,
-    /// The log is trimmed by the retention of whoever trims.
+    /// Bug: the log is trimmed by the retention of the trimming instance.
     TrimsByOwnRetention,
     /// The log is kept for one retention.
     TrimsAfterOneRetention,
-    /// Entries are as old as their ids say, also when the clock that gave those was set since.
+    /// Bug: the age of an entry is taken from its id, also when the clock was set since.
     TrimsAfterAStep,
     /// An instant is that of the local wall clock.
     StampsByOneClock,
@@ -87,19 +87,19 @@ pub enum Fault {
     StampsWithoutLead,
     /// An instant is stamped though the clocks differ by more than the leeway.
     StampsDespiteSkew,
-    /// An entry lives as long as its writer said.
+    /// Bug: an entry is kept only as long as its writer requested.
     WritersBound,
     /// A larger bound takes effect without the log being read again.
     RaisesWithoutReading,
     /// Entries of the far future are not understood, and count as read.
     FarIdIsPassedOver,
-    /// The configuration gives the issuer another name, and what is known stands under the old one.
+    /// Bug: the configuration gives the issuer another name, and known revocations stay under the old one.
     RenamesInSilence,
     /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
     RenamesByTheLastStep,
-    /// A change of names looks at what is known here, not at what others may revoke yet.
+    /// Bug: a change of names considers known revocations, not those that others may still make.
     RenamesBesideOthers,
-    /// A change of names looks at what is known, though the log has more.
+    /// Bug: a change of names considers known revocations, though the log has more.
     RenamesUnread,
 }
 
@@ -118,7 +118,7 @@ pub enum Standing {
 impl Standing {
     const ALL: [Self; 4] = [Self::Old, Self::New, Self::Both, Self::Nowhere];
 
-    /// What stands under these applies, and what is revoked is written under them.
+    /// Revocations under these names apply, and new ones are written under them.
     const fn names(self) -> u8 {
         match self {
             Self::Old => 1,
@@ -134,7 +134,7 @@ pub struct Fleet {
     now: i8,
     issuer: i8,
     store: Store,
-    /// The token's `iat`, and what its revocation says.
+    /// The token's `iat`, and its revocation.
     revoked: Option<(i8, Entry)>,
     /// Every instance has read it at some time.
     confirmed: bool,
@@ -155,7 +155,7 @@ struct Store {
 }
 
 impl Store {
-    /// A tick. What cannot become even for long enough before the end of time need not be counted.
+    /// A tick. A clock that cannot become even for long enough before the end of time need not be counted.
     fn go_on(&mut self, now: i8) {
         let even = (self.even + 1).min(EVEN);
         self.even = if even + END - now < kept(self.noted) { 0 } else { even };
@@ -185,7 +185,7 @@ struct Instance {
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
-    /// What expires up to then may be forgotten.
+    /// Revocations that expire up to then may be forgotten.
     forgotten: i8,
     has_refused: bool,
 }
@@ -202,7 +202,7 @@ struct Known {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Act {
     Tick,
-    /// Of a token that was issued so long before.
+    /// For a token that was issued this long before.
     Revoke {
         by: usize,
         age: i8,
@@ -346,7 +346,7 @@ impl Clocks {
         instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
 
-    /// Who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
+    /// A user who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
     fn lets_in_again(&self, fleet: &Fleet) -> bool {
         let Some((_, Entry { at: Some(at), .. })) = fleet.revoked else { return true };
         let leeway = self.limits.iter().map(|limits| limits.leeway).fold(1, i8::max);

@@ -34,12 +34,13 @@ fn alike() -> Clocks {
     }
 }
 
-/// Clocks are set so many times.
+/// The number of times that clocks are set.
 fn set(clocks: u8, offsets: &'static [i8], model: Clocks) -> Clocks {
     Clocks { offsets, store_offsets: offsets, left: Left { clocks, ..model.left }, ..model }
 }
 
-/// The store's clock alone is set so many times: behind by more than the log is kept, and right.
+/// The number of times that the store's clock alone is set: behind by more than the log is kept,
+/// and right.
 fn store_behind(clocks: u8, model: Clocks) -> Clocks {
     Clocks { store_offsets: &[-9, 0], left: Left { clocks, ..model.left }, ..model }
 }
@@ -61,7 +62,7 @@ fn named() -> Clocks {
     Clocks { left: Left { far_ids: 1, ..alike().left }, ..alike() }
 }
 
-/// The issuer gets other names, is split or taken out in so many steps.
+/// The number of steps in which the issuer is renamed, split or removed.
 fn renamed(renames: u8) -> Clocks {
     Clocks { left: Left { renames, ..alike().left }, ..alike() }
 }

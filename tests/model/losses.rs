@@ -1,4 +1,4 @@
-//! What a store loses, and how it comes back.
+//! The losses of a store, and its return.
 
 use super::protocol::{Bug, Loss, Protocol};
 use super::steps::spend;
@@ -54,7 +54,7 @@ impl Protocol {
         Some(())
     }
 
-    /// What the store lost of what was promised.
+    /// The promised entries that the store lost.
     fn missing(world: &World) -> impl Iterator<Item = u8> {
         let stored = world.store.tokens();
         (0..).zip(&world.promises).filter_map(move |(token, promise)| {

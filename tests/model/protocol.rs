@@ -1,4 +1,4 @@
-//! What is explored: how large, which faults, under which assumptions, and with which bug.
+//! The explored space: its size, faults, assumptions and bug.
 
 use super::world::{INSTANCES, Instance, Lease, Left, Life, Promise, Store, TOKENS, World};
 
@@ -34,8 +34,8 @@ pub struct Protocol {
     /// Only other services write, the spare stays as it is, and nothing expires: enough for some
     /// counterexamples, and quicker.
     pub narrow: bool,
-    /// Assumption: of what the store loses, a connected instance knows it, and puts it back before
-    /// time to settle (one tick) has passed.
+    /// Assumption: a connected instance knows every lost entry, and writes it back before the time
+    /// to settle (one tick) has passed.
     pub survivors: bool,
     /// Assumption: no server gives out an id that is not newer than all before.
     pub ids_grow: bool,
@@ -56,7 +56,7 @@ pub enum Loss {
     Older,
     /// A failover whose old primary goes on answering one of the instances.
     Split,
-    /// The same, but it has been told, and says so: a demotion under a connection that lives.
+    /// The same, but the server reports it: a demotion under a live connection.
     Demoted,
 }
 
@@ -81,7 +81,7 @@ pub enum Bug {
     NextWithoutEpoch,
     /// The gap rule without the count of entries.
     NoCount,
-    /// What is read again replaces the view instead of being merged.
+    /// Bug: entries that are read again replace the view instead of being merged.
     Replace,
     /// A noticed loss is not put back.
     NothingPutBack,
@@ -93,9 +93,9 @@ pub enum Bug {
     SettledAfterRead,
     /// An instance that was once ready relies at once on whatever store it finds.
     SettledForGood,
-    /// What this process wrote and has not read back is not looked for.
+    /// Bug: entries that this process wrote and has not read back are not looked for.
     OwnWritesForgotten,
-    /// A read counts whatever the server says of its role.
+    /// Bug: a read counts with any role of the server.
     RoleNotAsked,
     /// A full store is read on without a lease.
     NoLeaseWhenFull,
@@ -103,7 +103,7 @@ pub enum Bug {
     ReceiptIgnoresCutOff,
     /// A receipt trusts the leases of a store that may have lost some.
     ReceiptTrustsYoungStore,
-    /// A receipt counts a lease as over because the store's wall clock says so.
+    /// Bug: a receipt counts a lease as expired by the store's wall clock alone.
     ReceiptTrustsTheClock,
     /// An instance announces itself only after it has read.
     LeaseAfterRead,
@@ -175,7 +175,7 @@ impl Protocol {
         instance.life == Life::Running && instance.age <= self.staleness(instance) && is_leased && unseen
     }
 
-    fn nobody_allows(&self, world: &World, promised: impl Fn(&Instance, u8, bool) -> bool) -> bool {
+    fn no_instance_allows(&self, world: &World, promised: impl Fn(&Instance, u8, bool) -> bool) -> bool {
         (0..self.tokens).all(|token| match world.promises[usize::from(token)] {
             Promise::Written { age, confirmed, .. } => {
                 let breaks = |instance: &Instance| promised(instance, age, confirmed) && self.allows(instance, token);
@@ -185,17 +185,17 @@ impl Protocol {
         })
     }
 
-    /// (a) Nobody allows a token later than `max_staleness` after its revocation was written.
+    /// (a) No instance allows a token later than `max_staleness` after its revocation was written.
     pub fn bound_holds(&self, world: &World) -> bool {
-        self.nobody_allows(world, |instance, age, _| age > self.staleness(instance))
+        self.no_instance_allows(world, |instance, age, _| age > self.staleness(instance))
     }
 
     /// (b) Once confirmed, nobody ever allows it.
     pub fn receipts_hold(&self, world: &World) -> bool {
-        self.nobody_allows(world, |_, _, confirmed| confirmed)
+        self.no_instance_allows(world, |_, _, confirmed| confirmed)
     }
 
-    /// (c) What an instance refused it refuses for ever.
+    /// (c) An instance refuses for ever what it has refused once.
     pub fn nothing_is_taken_back(world: &World) -> bool {
         world.instances.iter().all(|instance| instance.refused & !instance.view == 0)
     }

@@ -88,7 +88,7 @@ impl Protocol {
         Some(())
     }
 
-    /// How far an instance says it is.
+    /// The reported progress of an instance.
     fn reported(&self, base: Option<Base>) -> u8 {
         let before = if self.has(Bug::PositionOutlivesLog) { self.history } else { 0 };
         base.map_or(0, |base| base.last).max(before)
@@ -98,13 +98,13 @@ impl Protocol {
         ids.filter(|id| *id > after).take(self.page.into()).last().unwrap_or(after)
     }
 
-    /// Whether a store this old has been given back what it may have lost.
+    /// Whether instances have written possible losses back to a store of this age.
     fn is_settled(&self, founded: u8, since: u8) -> bool {
         let age = if self.has(Bug::SettledByEpoch) { founded } else { founded.min(since) };
         age > 0 || self.has(Bug::NoSettling)
     }
 
-    /// The reply is applied, and then published; with `fine`, decisions see what is between.
+    /// The reply is applied, and then published; with `fine`, decisions see the state between.
     pub fn take(&self, world: &mut World, at: u8) -> Option<()> {
         let (founded, since) = (world.server(at).founded, world.server(at).since);
         let settled_now = self.is_settled(founded, since);

@@ -1,4 +1,4 @@
-//! What can happen next, and what it leads to.
+//! The possible next steps, and their results.
 
 use super::protocol::{Bug, Loss, Protocol};
 use super::world::{INSTANCES, Instance, Kind, Lease, Left, Life, Phase, Promise, Read, Store, World};
@@ -84,7 +84,7 @@ pub enum Outcome {
 }
 
 impl Protocol {
-    /// Everything that may be tried; what does not apply leads nowhere.
+    /// All candidate steps; a step that does not apply has no result.
     pub fn steps(&self, world: &World, steps: &mut Vec<Step>) {
         if self.is_over(world) {
             return;
@@ -162,7 +162,7 @@ impl Protocol {
         }
     }
 
-    /// Nothing more can happen but that what everybody knows is read again.
+    /// Only repeated reads of known entries can follow.
     fn is_over(&self, world: &World) -> bool {
         let Left { writes, faults: _, restarts, losses, reloads: _ } = world.left;
         let running = world.instances.iter().filter(|instance| instance.life != Life::Absent);

@@ -1,4 +1,4 @@
-//! The states of the model: one store, its spare copy, the instances, and what was promised.
+//! The states of the model: one store, its spare copy, the instances, and the promises.
 //!
 //! Time is in ticks and relative: every age saturates one past `max_staleness`, where nothing
 //! depends on it any more, so runs of any length fold into finitely many states.
@@ -26,7 +26,7 @@ pub struct World {
     pub left: Left,
 }
 
-/// What may still happen.
+/// The remaining faults.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Left {
     pub writes: u8,
@@ -40,7 +40,7 @@ pub struct Left {
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Store {
-    /// 0: there is none, the store was emptied.
+    /// 0: no epoch, because the store was emptied.
     pub epoch: u8,
     pub log: [Option<Entry>; LOG],
     pub last: u8,
@@ -53,7 +53,7 @@ pub struct Store {
     pub since: u8,
     /// Ticks since its wall clock was set, by which leases end.
     pub even: u8,
-    /// It says so itself when it is not.
+    /// A server that is not reports it.
     pub is_primary: bool,
     /// It takes no words, but lets leases go on.
     pub is_full: bool,
@@ -65,13 +65,13 @@ pub struct Entry {
     pub token: u8,
 }
 
-/// What an instance says of itself in the store; it lapses there.
+/// An instance's report in the store, which expires there.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Lease {
     pub age: u8,
     /// The last id that the instance has applied.
     pub applied: u8,
-    /// It runs for so long, and until the tick after it.
+    /// The length of the lease, which ends at the tick after it.
     pub hold: u8,
 }
 
@@ -88,9 +88,9 @@ pub struct Instance {
     /// Still talks to the isolated former primary.
     pub misled: bool,
     pub view: Tokens,
-    /// What it has ever refused.
+    /// Everything that it has refused.
     pub refused: Tokens,
-    /// What the view lacked at some moment of this tick; kept only if a bug makes it matter.
+    /// Entries that the view lacked at some moment of this tick; kept only if a bug makes it matter.
     pub missed: Tokens,
     /// Ticks since `fresh_as_of`.
     pub age: u8,
@@ -98,7 +98,7 @@ pub struct Instance {
     /// The whole gap rule was applied on this connection.
     pub checked: bool,
     pub settled: bool,
-    /// A loss was noticed and is not yet put back; what the log was seen to hold since.
+    /// A loss that was noticed and is not repaired yet; the entries of the log that were seen since.
     pub loss: Option<Tokens>,
     /// Written by this process with a 2xx, and not yet read back.
     pub own: Tokens,
@@ -142,13 +142,13 @@ pub struct Read {
     pub settled: bool,
     /// It was executed after the loss.
     pub after_loss: bool,
-    /// By a server that said, after it, that it is the primary.
+    /// Read from a server that reported afterwards that it is the primary.
     pub by_primary: bool,
     /// The lease was there before it.
     pub leased: bool,
     /// The hold of that lease.
     pub hold: u8,
-    /// What was waited for when it was sent.
+    /// The awaited entries when it was sent.
     pub own: Tokens,
 }
 
@@ -156,9 +156,9 @@ pub struct Read {
 pub enum Kind {
     /// The log from its start.
     Replay,
-    /// What is new, the epoch and the log's account of itself, in one step (`Feed::snapshot`).
+    /// New entries, the epoch and the state of the log, in one step (`Feed::snapshot`).
     Check,
-    /// What is new, then the epoch (`Feed::next`).
+    /// New entries, then the epoch (`Feed::next`).
     Next,
 }
 
@@ -171,7 +171,7 @@ pub enum Phase {
     HalfTaken,
 }
 
-/// What callers were told of a token.
+/// The answers to callers about a token.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Promise {
     None,
@@ -181,7 +181,7 @@ pub enum Promise {
         age: u8,
         epoch: u8,
         id: u8,
-        /// Who waits for the receipt.
+        /// The instance that waits for the receipt.
         by: Option<u8>,
         confirmed: bool,
     },
@@ -258,8 +258,8 @@ impl Instance {
         self.view & 1 << token != 0
     }
 
-    /// The connection is thrown away, with what was on its way; the next one may reach a store that
-    /// was put back by nobody yet.
+    /// The connection is closed, with everything in flight; the next one may reach a store that no
+    /// instance has repaired yet.
     pub fn hang_up(&mut self) {
         self.read = None;
         self.checked = false;

@@ -1,4 +1,4 @@
-//! Service and module side by side: status, headers, body, what the upstream is sent, and metadata.
+//! Service and module side by side: status, headers, body, the upstream request, and metadata.
 
 use serde_json::{Value, json};
 
@@ -163,7 +163,7 @@ async fn requests_of_every_kind_are_answered_alike() {
     let many: Vec<_> = (0..1500).map(|at| format!("x-{at}")).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), "v")).collect();
     rows.push(row("too many headers", "GET", "/public", &many));
-    // What changes the state comes last, on both sides in one order.
+    // Requests that change the state come last, on both sides in the same order.
     for _ in 0..2 {
         rows.push(row("sign-out, answered", "POST", "/leave", &[authorization]));
         rows.push(row("after the sign-out", "GET", "/", &[authorization]));
@@ -192,7 +192,7 @@ async fn path_tricks_are_answered_alike() {
     assert_alike(&sides.compare(&rows).await);
 }
 
-/// Requests that are right but for some changes, by a generator with a seed.
+/// Valid requests with some mutations, by a generator with a seed.
 #[tokio::test(flavor = "multi_thread")]
 async fn mutated_requests_are_answered_alike() {
     const ROWS: usize = 20_000;
@@ -367,7 +367,7 @@ pub fn inline(tokens: &Tokens) -> String {
     .to_string()
 }
 
-/// The example, with its own words for the rest of the configuration.
+/// The example, with its own values for the rest of the configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_signs_out_at_once() {
     let Some(binary) = envoy::binary() else { return };

@@ -345,7 +345,7 @@ async fn the_filter_is_replaced_under_load() {
 }
 
 #[test]
-fn validation_starts_nothing_and_tells_every_fault() {
+fn validation_starts_nothing_and_reports_every_fault() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, dir) = (Tokens::new(), TempDir::new());
     let good: Value = serde_json::from_str(&inline(&tokens)).unwrap();
@@ -401,7 +401,7 @@ async fn a_taken_port_is_tried_again() {
     eventually("the second serves", ready).await;
 }
 
-/// What the library takes from its process, and what it gives: a snapshot.
+/// The symbols that the library imports and exports: a snapshot.
 #[test]
 fn the_library_exports_hooks_alone_and_imports_no_allocator() {
     let library = super::sides::library().join("libdoorward_envoy.so");

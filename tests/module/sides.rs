@@ -231,7 +231,8 @@ impl Sides {
         Self { dir, _envoy: envoy, upstream, service, module }
     }
 
-    /// Asks both every row: what differs, each on a line. Of every row, the metadata must have been logged.
+    /// Sends every row to both: the differences, each on a line. The metadata of every row must have been
+    /// logged.
     pub async fn compare(&self, rows: &[Row]) -> Vec<String> {
         let mut wrong = Vec::new();
         let (mut service, mut module) = (Client::new(self.service), Client::new(self.module));
@@ -261,7 +262,7 @@ impl Sides {
     }
 }
 
-/// The facts by the number of the row, without what is for streams alone and what Envoy adds.
+/// The facts by the number of the row, without those for streams and Envoy's additions.
 fn metadata(log: &str, side: &str) -> BTreeMap<usize, Value> {
     let row = |line: &str| {
         let (number, facts) = line.strip_prefix(&format!("ROW {side} "))?.split_once(' ')?;

@@ -14,7 +14,7 @@ use crate::support::tokens::{Tokens, now};
 const X: &str = doorward::dev::ISSUER;
 const Y: &str = "https://y.test";
 
-/// A configuration with these issuers: what stands between the braces of each, but for audiences and keys.
+/// A configuration with these issuers: the text between the braces of each, without audiences and keys.
 fn config(tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let rest = format!("audiences: [{}], keys: {{jwks: {}}}", doorward::dev::AUDIENCE, tokens.issuer.jwks());
     let issuers: Vec<_> = issuers.iter().map(|issuer| format!("  - {{{issuer}, {rest}}}")).collect();
@@ -75,8 +75,8 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         changes(&doorward, &text(&doorward, &[&main, &other]), &named, &dead).await;
         changes(&doorward, &text(&doorward, &[&other]), &["issuers[0].name", "formerly: [main]"], &dead).await;
         changes(&doorward, &text(&doorward, &[&main, &carrying]), &[], &dead).await;
-        // What is revoked under the name that stays applies to both, and what is under the other one to instances
-        // that do not know it.
+        // Revocations under the remaining name apply to both issuers, and those under the other one also to
+        // instances that do not know it.
         dead.push(tokens.with(json!({"iss": Y, "sub": "carol"})));
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
         dead.push(tokens.with(json!({"iss": Y, "sub": "dave"})));
@@ -89,7 +89,7 @@ async fn an_issuer_is_split_only_with_its_revocations() {
             all_are_refused(&older, &dead).await;
             assert_eq!(older.stop().await, Some(0));
         }
-        // What was revoked under the name that stays goes on applying.
+        // Revocations under the remaining name still apply.
         changes(&doorward, &text(&doorward, &[&main, &other]), &["formerly: [main]"], &dead).await;
         restarted(&mut doorward, &config(&tokens, store, &[&main, &other])).await;
         is_held(&doorward, "formerly: [main]", &tokens.of("erin")).await;
@@ -105,7 +105,7 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         changes(&doorward, &meant, &[], &[]).await;
         let checks = Checks::connect(&doorward.check).await;
         assert_eq!(reason(&checks, &dead[2]).await, "ok", "the loss is meant");
-        // It is meant once: what was lost is not asked about again.
+        // The loss is accepted once: it is not reported again.
         changes(&doorward, &text(&doorward, &[&main, &other]), &[], &[]).await;
     }
 }
@@ -157,7 +157,7 @@ async fn a_change_in_several_steps_is_judged_as_one() {
         let other = format!("name: other, issuer: \"{X}\"");
         let named = ["issuers[1].name", X, "`main`", "`other`", "formerly: [main]"];
         changes(&doorward, &text(&doorward, &[&last, &other]), &named, &[]).await;
-        // What a reload put in force starts, and remembers the steps that other processes made.
+        // A start with the reloaded configuration succeeds, and remembers the steps of other processes.
         restarted(&mut doorward, &config(&tokens, store, &[&last])).await;
         doorward.ready().await;
         changes(&doorward, &text(&doorward, &[&last, &other]), &named, &[]).await;
@@ -169,7 +169,7 @@ async fn a_change_in_several_steps_is_judged_as_one() {
     }
 }
 
-/// A step that is accepted settles what it is about, and nothing else.
+/// An accepted step settles its own difference, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_changes_a_claim_hides_no_name() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -223,7 +223,7 @@ async fn one_iss_has_not_two_names_in_two_instances() {
         let store = in_redis(&redis);
         let named = |name: &str| config(&tokens, &store, &[&format!("name: {name}, issuer: \"{X}\"")]);
         let (mut first, cure) = (Doorward::start(&named(one)).await, format!("formerly: [{one}]"));
-        // Nothing is revoked yet; what the first revokes now would not be refused by the second.
+        // There are no revocations yet; a new one of the first instance would not be applied by the second.
         let waiting = Doorward::launch(&named(other)).await;
         is_held(&waiting, &cure, &tokens.of("alice")).await;
         let second = Doorward::start(&named(one)).await;
@@ -277,7 +277,7 @@ async fn a_new_name_and_a_restart_keep_how_far_tokens_are_dated_ahead() {
             assert_eq!(reason(&checks, token).await, "ok");
         }
         if let Some(other) = &other {
-            // An instance with the next name learns it from one with the name before.
+            // An instance with the next name receives it from one with the previous name.
             let lead = || other.metric("doorward_clock_skew_seconds{of=\"shop\"}");
             eventually("the lead is shared", || async { lead().await.unwrap_or_default() > 15.0 }).await;
             assert_eq!(revoke(other, &json!({"kind": "user", "issuer": "shop", "id": "alice"})).await.status, 201);
@@ -289,7 +289,7 @@ async fn a_new_name_and_a_restart_keep_how_far_tokens_are_dated_ahead() {
         all_are_refused(&doorward, &dated[1..2]).await;
         restarted(&mut doorward, &config(&tokens, store, &[&new])).await;
         doorward.ready().await;
-        // Of Redis it is known with the first lease.
+        // With Redis it is known with the first lease.
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "shop", "id": "carol"})).await.status, 201);
         all_are_refused(&doorward, &dated[2..]).await;
     }

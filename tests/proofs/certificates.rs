@@ -1,4 +1,4 @@
-//! Tokens that are bound to a certificate (RFC 8705), which real Envoy tells of.
+//! Tokens that are bound to a certificate (RFC 8705), which real Envoy sends.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,7 +24,7 @@ fn bound(tokens: &Tokens, pem: &str) -> String {
     tokens.with(json!({"cnf": {"x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint(pem))}}))
 }
 
-/// An Envoy that asks clients for a certificate, and tells Doorward of it in one of the two ways.
+/// An Envoy that requests a client certificate, and sends it to Doorward in one of the two ways.
 async fn edge(
     binary: &str,
     check: &str,
@@ -55,7 +55,7 @@ async fn edge(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_used_by_whoever_has_its_certificate() {
+async fn a_token_is_accepted_from_the_holder_of_its_certificate() {
     for (forwards, setting) in [(false, "connection"), (true, "x-forwarded-client-cert")] {
         for binary in envoy::binaries() {
             let (tokens, upstream, authority) = (Tokens::new(), Upstream::start().await, authority());
@@ -87,7 +87,7 @@ async fn a_token_is_used_by_whoever_has_its_certificate() {
             assert_eq!(ask(Some(&ours), None).await, (200, String::new()), "{setting}");
             assert_eq!(ask(Some(&theirs), None).await, refused("proof_invalid"), "{setting}");
             assert_eq!(ask(None, None).await, refused("proof_missing"), "{setting}");
-            // A client cannot tell of a certificate by itself.
+            // A client cannot supply the certificate header itself.
             let hash = hex(&thumbprint(&ours.0));
             let forged = format!("Hash={hash}");
             assert_eq!(ask(None, Some(&forged)).await, refused("proof_missing"), "{setting}");

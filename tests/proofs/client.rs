@@ -1,4 +1,4 @@
-//! A client with a key of its own, which makes proofs right or wrong.
+//! A client with its own key, which makes valid and invalid proofs.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::grpc::{Ask, ask};
 use crate::support::tokens::now;
 
-/// The URI of what the checks ask for over gRPC.
+/// The URI of the checks over gRPC.
 pub const URI: &str = "http://shop.example.com/orders";
 
 pub struct Client {
@@ -37,7 +37,7 @@ impl Client {
         self.proof_with(&json!({}), &json!({"htm": method, "htu": uri, "ath": hash(token)}))
     }
 
-    /// A proof that is right but for some members, which null takes out; `htm`, `htu` and `ath` are to be given.
+    /// A valid proof with some members replaced, or removed by null; `htm`, `htu` and `ath` must be given.
     pub fn proof_with(&self, header: &Value, claims: &Value) -> String {
         let right_header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk});
         let jti = format!("{:032x}", rand::random::<u128>());

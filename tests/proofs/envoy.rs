@@ -8,7 +8,7 @@ use crate::support::envoy::{self, Envoy};
 use crate::support::tokens::{Tokens, now};
 use crate::support::upstream::Upstream;
 
-/// A proof that is right but for one thing, and whether it is accepted all the same.
+/// A valid proof with one change, and whether it is accepted all the same.
 struct Case {
     name: &'static str,
     header: Value,
@@ -81,7 +81,7 @@ fn cases(client: &Client, authority: &str) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forty_proofs_are_told_apart_by_doorward_behind_envoy() {
+async fn forty_proofs_are_distinguished_behind_envoy() {
     for binary in envoy::binaries() {
         let (tokens, client, upstream) = (Tokens::new(), Client::new(), Upstream::start().await);
         let doorward = Doorward::start(&tokens.config("")).await;
@@ -118,7 +118,7 @@ async fn forty_proofs_are_told_apart_by_doorward_behind_envoy() {
             );
             assert_eq!(upstream.seen(), before, "{name}");
         }
-        // What is wrong with the message, not with what it says.
+        // Faults of the message itself, not of its claims.
         let proof = || client.proof_with(&json!({}), &right);
         let once = proof();
         assert_eq!(ask(std::slice::from_ref(&once)).await.unwrap().status(), 200);

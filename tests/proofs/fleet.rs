@@ -50,13 +50,13 @@ async fn a_proof_that_was_used_at_one_instance_is_refused_at_the_other() {
     assert_eq!(key.len(), "doorward:{r}:proof:".len() + 43);
     let left: i64 = fleet.redis.cli(&["TTL", key]).parse().unwrap();
     assert!((100..=150).contains(&left), "{left}");
-    // Of many at once, one passes.
+    // One of many concurrent uses is accepted.
     let ask = fleet.client.get(&bound);
     let both = [0, 1, 0, 1, 0, 1].map(|instance| fleet.check(instance, ask.clone()));
     let verdicts = futures_util::future::join_all(both).await;
     assert_eq!(verdicts.iter().filter(|verdict| verdict.allowed()).count(), 1, "{verdicts:?}");
 
-    // Without the store nobody can tell: bound tokens are refused, others are not.
+    // Without the store the use is not known: bound tokens are refused, others are not.
     fleet.redis.kill();
     let used = fleet.check(1, fleet.client.get(&bound)).await;
     assert_eq!((used.status, used.reason()), (503, "store_unavailable"));

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::inlets::NodeProcess;
+use crate::event_sources::NodeProcess;
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::upstream::Upstream;
 
-/// The folder with the clients' packages; `None` when the test must say that it is skipped.
+/// The folder with the clients' packages; `None` if the test is skipped, with a message.
 fn clients() -> Option<String> {
     let folder = format!("{}/.tools/dpop", env!("CARGO_MANIFEST_DIR"));
     let is_there = std::path::Path::new(&folder).join("node_modules/oauth4webapi").is_dir();
@@ -29,10 +29,10 @@ async fn clients_that_others_wrote_are_understood() {
         let (doorward, upstream) = (Doorward::start(&config).await, Upstream::start().await);
         let envoy = Envoy::start(&binary, "edge-tcp.yaml", &doorward.check, upstream.address).await;
         for alg in ["ES256", "Ed25519", "RS256", "PS256"] {
-            let token = node.tell(&json!({"token": alg}));
+            let token = node.command(&json!({"token": alg}));
             assert_eq!(token["token_type"], "dpop", "{token}");
             for (method, path) in [("GET", "/orders?x=1"), ("POST", "/a%20b/~c"), ("DELETE", "/")] {
-                let asked = node.tell(&json!({"request": {"url": envoy.url(path), "method": method}}));
+                let asked = node.command(&json!({"request": {"url": envoy.url(path), "method": method}}));
                 assert_eq!(
                     (&asked["status"], &asked["body"]["method"]),
                     (&json!(200), &json!(method)),
@@ -44,9 +44,9 @@ async fn clients_that_others_wrote_are_understood() {
             }
             // By the other library.
             let url = envoy.url("/orders");
-            let proved = node.tell(&json!({"prove": {"url": url, "method": "GET"}}));
+            let proved = node.command(&json!({"prove": {"url": url, "method": "GET"}}));
             assert_eq!(proved["status"], 200, "{alg}: {proved}");
-            let again = node.tell(&json!({"again": {"url": url, "method": "GET"}}));
+            let again = node.command(&json!({"again": {"url": url, "method": "GET"}}));
             assert_eq!(again["status"], 401, "{alg}: {again}");
             let challenge = &again["challenges"][0];
             assert_eq!(
@@ -60,7 +60,7 @@ async fn clients_that_others_wrote_are_understood() {
                     .split(' ')
                     .any(|name| alg.starts_with("Ed") || name == alg)
             );
-            let bearer: Value = node.tell(&json!({"bearer": {"url": url, "method": "GET"}}));
+            let bearer: Value = node.command(&json!({"bearer": {"url": url, "method": "GET"}}));
             assert_eq!(
                 (&bearer["status"], &bearer["challenges"][0]["scheme"]),
                 (&json!(401), &json!("dpop")),

@@ -1,10 +1,10 @@
-//! What is wrong with a token is told to the operator, in the log and by explaining; the client is sent the class.
+//! The fault of a token is in the log and in explanations, for the operator; the client is sent the class.
 
 use serde_json::{Value, json};
 
 use super::Issuer;
 use crate::api::{READER, admin_keys, send};
-use crate::inlets::changed;
+use crate::event_sources::changed;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::get;
@@ -14,8 +14,8 @@ use crate::support::tokens::{Tokens, now};
 const ISSUER: &str = doorward::dev::ISSUER;
 
 impl Issuer {
-    /// Asks by this token: the reason, and the line in the log; what explaining says of it is the same.
-    async fn told(&self, id: &str, token: &str) -> (String, Value) {
+    /// Checks this token: returns the reason and the log line; the explanation is the same.
+    async fn refusal(&self, id: &str, token: &str) -> (String, Value) {
         let verdict = self.checks.check(get("/").token(token).header("x-request-id", id)).await;
         let reason = verdict.reason().to_owned();
         eventually("it is logged", || async { self.line(id).is_some() }).await;
@@ -93,7 +93,7 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
     .into_iter()
     .enumerate()
     {
-        let (found, line) = issuer.told(&format!("case-{number}"), &issuer.tokens.with(changes.clone())).await;
+        let (found, line) = issuer.refusal(&format!("case-{number}"), &issuer.tokens.with(changes.clone())).await;
         assert_eq!(found, reason, "{changes}");
         let detail = line["detail"].as_str().unwrap_or_default();
         for part in said {
@@ -102,9 +102,9 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
     }
 }
 
-/// What a stranger writes is bounded and escaped; what names a person is not shown.
+/// Untrusted text is bounded and escaped; personal claims are not shown.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_token_says_cannot_shape_the_log() {
+async fn claims_of_a_token_cannot_shape_the_log() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let long = "\u{202e}\u{1b}[2J\r\n`\"".repeat(100);
     for (number, changes) in [
@@ -117,7 +117,7 @@ async fn what_a_token_says_cannot_shape_the_log() {
     .into_iter()
     .enumerate()
     {
-        let (_, line) = issuer.told(&format!("hostile-{number}"), &issuer.tokens.with(changes.clone())).await;
+        let (_, line) = issuer.refusal(&format!("hostile-{number}"), &issuer.tokens.with(changes.clone())).await;
         let detail = line["detail"].as_str().unwrap();
         assert!(detail.len() < 1_000, "{} bytes", detail.len());
         assert!(detail.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{detail:?}");
@@ -126,19 +126,19 @@ async fn what_a_token_says_cannot_shape_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_for_microsoft_graph_is_told_as_that() {
+async fn a_token_for_microsoft_graph_is_named_as_such() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let key_id = issuer.tokens.issuer.key_id();
     let header = json!({"alg": "ES256", "typ": "JWT", "kid": key_id, "nonce": "digest-of-it"}).to_string();
     let signed = |claims: Value| issuer.tokens.issuer.sign_raw(&header, claims.to_string().as_bytes()).unwrap();
-    // What Microsoft signed has the digest of the nonce in its place.
+    // Microsoft's signing input has the digest of the nonce in its place.
     let good = signed(changed(&Tokens::claims("alice"), &json!({})));
     let (payload, signature) = (good.split('.').nth(1).unwrap(), &good[..good.len() - 4]);
     let graph = format!("{signature}AAAA");
     assert!(graph.contains(payload));
     let foreign = signed(changed(&Tokens::claims("alice"), &json!({"iss": "https://sts.windows.net/tenant/"})));
     for (id, token, reason) in [("graph-1", graph, "bad_signature"), ("graph-2", foreign, "unknown_issuer")] {
-        let (found, line) = issuer.told(id, &token).await;
+        let (found, line) = issuer.refusal(id, &token).await;
         assert_eq!(found, reason);
         assert!(line["detail"].as_str().unwrap().contains("Microsoft Graph"), "{line}");
     }
@@ -187,7 +187,7 @@ async fn a_byte_order_mark_is_skipped_in_discovery_and_key_sets() {
 
 /// A logout token that is not taken leaves a line, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_token_that_is_refused_is_told() {
+async fn a_refused_logout_token_is_logged() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let logout = json!({
         "iss": ISSUER, "aud": "another", "iat": now(), "exp": now() + 60, "jti": "l-1", "sid": "s",
@@ -206,7 +206,7 @@ async fn a_logout_token_that_is_refused_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_of_a_kind_that_no_token_names_says_so() {
+async fn a_revocation_of_an_unseen_kind_is_marked() {
     let issuer = Issuer::with("", &admin_keys()).await;
     let revoke = async |body: Value| {
         let reply = crate::api::revoke(&issuer.doorward, &body).await;

@@ -21,10 +21,10 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 #[derive(Deserialize)]
 struct Shape {
     key: String,
-    /// What its keys have beside their numbers.
+    /// The members of its keys beside their numbers.
     jwk: Value,
     header: Value,
-    /// Of an access token; instants as its documentation has them.
+    /// Claims of an access token; times as in its documentation.
     claims: Map<String, Value>,
     refused: Vec<Refused>,
 }
@@ -37,14 +37,14 @@ struct Refused {
     reason: String,
 }
 
-/// A block of the page, with what its row of the table says.
+/// A block of the page, with its row of the table.
 struct Block {
     title: String,
     yaml: String,
     revoked_by: Vec<String>,
 }
 
-/// The claims that name somebody, where the shapes have them; each case of a test gets its own.
+/// The claims that name a subject, at their places in the shapes; each case of a test gets its own.
 const IDS: [&str; 11] = [
     "/jti",
     "/sid",
@@ -136,7 +136,7 @@ fn configured(block: &Block, url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_provider_of_the_page_works_as_it_says() {
+async fn every_provider_of_the_page_works_as_described() {
     let shapes = std::fs::read_to_string(format!("{ROOT}/tests/providers/shapes.json")).unwrap();
     let mut shapes: BTreeMap<String, Shape> = serde_json::from_str(&shapes).unwrap();
     let mut wrong = Vec::new();
@@ -149,7 +149,7 @@ async fn every_provider_of_the_page_works_as_it_says() {
     assert!(shapes.is_empty(), "shapes without a block: {:?}", shapes.keys());
 }
 
-/// What is otherwise than the page says.
+/// The differences from the page.
 async fn tried(block: &Block, name: &str, shape: &Shape) -> Vec<String> {
     let mut wrong = Vec::new();
     let signer = signer(&shape.key);
@@ -183,7 +183,7 @@ async fn tried(block: &Block, name: &str, shape: &Shape) -> Vec<String> {
         let body = json!({"kind": kind, "issuer": name, "token": shape.sign(&claims)});
         let reply = revoke(&doorward, &body).await;
         if reply.status == 201 {
-            // Signed anew where the signature varies: what is revoked is not the text.
+            // Signed again where the signature varies: the revocation is not of the text.
             let after = reason(&claims).await;
             if after != "revoked" {
                 wrong.push(format!("revoked by {kind}: {after}"));

@@ -1,4 +1,4 @@
-//! What streams take, and what they may not take from anybody else.
+//! The resources of streams, and the isolation of other requests from them.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ async fn open_at(doorward: &Doorward) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_nothing_ends_count_towards_the_limit_and_end_with_the_process() {
+async fn streams_without_an_end_count_towards_the_limit_and_end_with_the_process() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let limits = "limits: {streams: 2, drain: 4s}\n";
@@ -31,7 +31,7 @@ async fn streams_that_nothing_ends_count_towards_the_limit_and_end_with_the_proc
     assert_eq!(refused.status(), 503);
     let body: Value = refused.json().await.unwrap();
     assert_eq!(body["reason"], "crowded", "{body}");
-    assert!(body["message"].as_str().unwrap().contains("as many streams are open"), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("the limit of open streams"), "{body}");
     drop(anonymous);
     eventually("there is room again", || async { open_at(&doorward).await == Some(1.0) }).await;
     clients.open("events", "nobody", &alice).await.unwrap();
@@ -41,7 +41,8 @@ async fn streams_that_nothing_ends_count_towards_the_limit_and_end_with_the_proc
     eventually("all streams end", || async { clients.ends.all().len() == 2 }).await;
 }
 
-/// Of ten calls on a cluster that both share, the eleventh check was answered 503 while ten streams were open.
+/// On a shared cluster with a limit of ten calls, the eleventh check was answered 503 while ten streams were
+/// open.
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_streams_as_there_may_be_refuse_no_check() {
     for binary in envoy::binaries() {
@@ -77,7 +78,7 @@ async fn a_stream_that_cannot_ask_is_answered_503() {
         let text = upstream.config(&doorward.check);
         let (checks, streams) = text.split_once("    - name: doorward_streams").unwrap();
         let port = doorward.check.rsplit_once(':').unwrap().1;
-        // Of a listener that is closed again.
+        // The address of a listener that is closed again.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let streams = streams.replace(&format!("port_value: {port}"), &format!("port_value: {closed}"));
         let envoy = Envoy::start_text(&binary, &format!("{checks}    - name: doorward_streams{streams}")).await;

@@ -1,4 +1,5 @@
-//! A stream is believed only what a Doorward on the same store sealed: nobody names another's token.
+//! A stream's facts count only with the seal of a Doorward on the same store: no filter can name another user's
+//! token.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::support::tokens::Tokens;
 
 pub type Facts = Vec<(String, String)>;
 
-/// What Check says of a token, as Envoy would pass it on.
+/// Check's metadata of a token, as Envoy would forward it.
 pub async fn facts(checks: &Checks, token: &str) -> Facts {
     let verdict = checks.check(get("/").token(token)).await;
     verdict.metadata.into_iter().collect()
@@ -43,7 +44,7 @@ pub struct Call {
     answers: Streaming<ProcessingResponse>,
 }
 
-/// Opens a call with these messages, as whoever reaches the listener may.
+/// Opens a call with these messages, like any client that reaches the listener.
 pub async fn call(doorward: &Doorward, messages: Vec<ProcessingRequest>) -> Call {
     let mut client = ExternalProcessorClient::connect(format!("http://{}", doorward.check)).await.unwrap();
     let (sender, receiver) = mpsc::channel(16);
@@ -142,7 +143,7 @@ async fn a_call_has_bounds() {
     let doorward = Doorward::start(&tokens.config("limits: {streams: 2, request_timeout: 1s}\n")).await;
     let checks = Checks::connect(&doorward.check).await;
     let alice = facts(&checks, &tokens.of("alice")).await;
-    // A second opening says nothing new; whose stream it is stays.
+    // A second opening message has no effect; the subject of the stream stays.
     let body = ProcessingRequest { request: Some(Request::RequestBody(HttpBody::default())), ..opening(&alice) };
     call(&doorward, vec![body.clone()]).await.is_ended(Code::Unavailable).await;
     let mut bodies = call(&doorward, vec![opening(&alice), body]).await;
@@ -161,7 +162,7 @@ async fn a_call_has_bounds() {
     }
     assert!(answered <= 4, "{answered}");
     assert_eq!(many.next().await.unwrap_err().code(), Code::Unavailable);
-    // Nothing comes.
+    // No message arrives.
     call(&doorward, Vec::new()).await.is_ended(Code::Unavailable).await;
 
     let mut open = Vec::new();
@@ -184,9 +185,9 @@ async fn a_call_has_bounds() {
     open[0].is_ended(Code::Unauthenticated).await;
 }
 
-/// A filter before ext_proc that writes into the namespace what a client says, and one route without ext_authz.
+/// A filter before ext_proc that writes a client's value into the namespace, and one route without ext_authz.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_that_writes_what_the_client_says_opens_nothing() {
+async fn a_filter_that_copies_client_values_gains_nothing() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let doorward = Doorward::start(&tokens.config("")).await;

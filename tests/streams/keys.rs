@@ -29,7 +29,8 @@ fn at(server: &JwksServer) -> String {
     format!("jwks_url: \"{}\", cooldown: 1s", server.url())
 }
 
-/// What `there` says of a token, once `here` takes its word: from then on both have the secret of the store.
+/// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the secret of
+/// the store.
 async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     let checks = Checks::connect(&there.check).await;
     eventually("both have one secret", || async {
@@ -99,7 +100,7 @@ async fn a_stream_whose_key_the_issuer_does_not_publish_here_ends_when_it_has_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_without_any_key_of_the_issuer_takes_the_word_of_one_with_until_it_is_told() {
+async fn an_instance_without_keys_trusts_the_seal_of_another_until_it_has_fetched_them() {
     let (tokens, other) = (Tokens::new(), Tokens::new());
     let redis = RedisServer::start(&[]).await;
     let (near, far) = (JwksServer::start(&set(&[&tokens])).await, JwksServer::start(&set(&[&tokens])).await);
@@ -124,7 +125,7 @@ async fn an_instance_without_any_key_of_the_issuer_takes_the_word_of_one_with_un
     stream.is_ended(Code::Unauthenticated).await;
 }
 
-/// Nothing would say later that the key is a good one, so the client must come again, with the same token.
+/// No later fetch would confirm the key, so the client must retry, with the same token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_a_configuration_with_fixed_keys_lacks_is_unavailable_and_not_unknown() {
     let (old, new) = (Tokens::new(), Tokens::new());

@@ -135,7 +135,7 @@ async fn a_sign_out_at_one_instance_ends_streams_at_the_other() {
     let config =
         tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
     let (here, there) = (Doorward::start(&config).await, Doorward::start(&config).await);
-    // One Envoy that asks either for a check and either for a stream: they must believe each other.
+    // One Envoy that sends checks and streams to either instance: they must accept each other's seals.
     let port = |doorward: &Doorward| doorward.check.rsplit_once(':').unwrap().1.to_owned();
     let endpoint = |port: String| {
         format!(

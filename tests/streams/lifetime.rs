@@ -1,4 +1,4 @@
-//! What ends streams beside revocations: time, a view that is too old, a reload, the end of a process.
+//! Ends of streams without revocations: time, a view that is too old, a reload, the end of a process.
 
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,7 @@ async fn a_reload_ends_the_streams_of_a_withdrawn_key_and_of_a_removed_issuer() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_of_a_rule_that_keeps_them_and_of_nobody_go_on() {
+async fn streams_of_a_keeping_rule_and_without_a_user_continue() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
     let rules = "rules:\n  - {name: kept, match: {path: /ws}, streams: keep}\n  - {name: open, match: {path: /events}, access: optional}\n";
@@ -139,8 +139,8 @@ async fn the_end_of_a_process_ends_its_streams_in_order() {
     assert!(spread > Duration::from_millis(500), "not all clients come back at once: {spread:?}");
 }
 
-/// Envoy drains: its listeners take no more connections, what is open goes on until Envoy exits, and still ends by a
-/// sign-out. Then Envoy exits, as on SIGTERM: every stream ends, and Doorward keeps nothing of them.
+/// Envoy drains: its listeners accept no more connections, open streams continue until Envoy exits, and still end by
+/// a sign-out. Then Envoy exits, as on SIGTERM: every stream ends, and Doorward frees all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_outlive_the_drain_of_envoy_and_end_with_its_exit() {
     for binary in envoy::binaries() {

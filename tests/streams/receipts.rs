@@ -1,4 +1,4 @@
-//! `wait=all` speaks of streams as well.
+//! `wait=all` covers streams as well.
 
 use serde_json::json;
 
@@ -46,7 +46,7 @@ async fn a_receipt_counts_the_streams_that_ended_at_every_instance() {
         assert_eq!(doorward.metric("doorward_streams{state=\"ending\"}").await, Some(0.0));
     }
     eventually("the clients see it", || async { near.ends.all().len() == 3 && far.ends.all().len() == 3 }).await;
-    // Each receipt speaks of its own revocation: nothing was left for a second one to end.
+    // Each receipt covers its own revocation: no stream was left for a second one to end.
     for (kind, id) in [("user", "alice"), ("user", "nobody"), ("session", "session-of-alice")] {
         let body = json!({"kind": kind, "id": id});
         let reply = post(&here, "/v1/revocations?wait=all&timeout=20s", &body).await;

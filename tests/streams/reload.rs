@@ -74,7 +74,7 @@ async fn a_reload_that_takes_nothing_from_a_token_ends_no_stream() {
         stage.reload(&from, &to).await;
         assert_eq!(stage.open().await, Some(2.0), "{what}");
     }
-    // What is revoked under the name of now finds a stream of then.
+    // A revocation under the present name ends a stream that was opened under the earlier one.
     assert_eq!(stage.doorward.post("/logout?all=true", &stage.tokens.of("alice")).await.0, 204);
     alice.is_ended(Code::Unauthenticated).await;
     assert_eq!(stage.open().await, Some(1.0));

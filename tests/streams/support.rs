@@ -18,13 +18,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::envoy::{self, Envoy};
 
-/// What a client needs to open a stream of each protocol.
+/// The addresses for opening a stream of each protocol.
 pub const PROTOCOLS: [&str; 3] = ["websocket", "events", "grpc"];
 
 /// `delayed_close_timeout` of envoy/streams.yaml.
 pub const DELAYED_CLOSE: Duration = Duration::from_millis(100);
 
-/// Serves WebSockets under `/ws`, events elsewhere, and gRPC health on a port of its own.
+/// Serves WebSockets under `/ws`, events elsewhere, and gRPC health on a separate port.
 pub struct Upstream {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
@@ -130,7 +130,7 @@ impl Clients {
         Self { address: envoy.address, channel, http, tasks, ends: Ends::default() }
     }
 
-    /// Opens a stream of each protocol; the error is what the client saw of a refusal.
+    /// Opens a stream of each protocol; the error is the client's view of a refusal.
     pub async fn open_all(&mut self, user: &str, token: &str) -> Result<(), String> {
         for protocol in PROTOCOLS {
             self.open(protocol, user, token).await?;

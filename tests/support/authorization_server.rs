@@ -51,7 +51,7 @@ impl AuthorizationServer {
         )
     }
 
-    /// What is right for an active token of a user.
+    /// A valid response for an active token of a user.
     pub fn active(user: &str) -> Value {
         json!({
             "active": true, "iss": doorward::dev::ISSUER, "aud": doorward::dev::AUDIENCE, "sub": user,

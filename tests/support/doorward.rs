@@ -44,7 +44,7 @@ impl Doorward {
         Self::launch_in(TempDir::new(), config).await
     }
 
-    /// `config` has no `listen`, unless it says so itself; `DIR` in it is the test's folder.
+    /// `listen` is added unless `config` has it; `DIR` in it is the test's folder.
     pub async fn launch_in(dir: TempDir, config: &str) -> Self {
         Self::launch_by(Command::new(env!("CARGO_BIN_EXE_doorward")), dir, config).await
     }
@@ -112,7 +112,7 @@ impl Doorward {
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
-    /// Waits for a line with this text: the log is written by a thread of its own.
+    /// Waits for a line with this text: a separate thread writes the log.
     pub async fn logs(&self, text: &str) {
         super::eventually(&format!("{text:?} is logged"), async || self.logged(text)).await;
     }

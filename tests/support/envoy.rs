@@ -15,7 +15,7 @@ pub struct Envoy {
     pub dir: TempDir,
 }
 
-/// The binary that `tests/run.sh` fetched; `None` when the test must say that it is skipped.
+/// The binary that `tests/run.sh` fetched; `None` if the test is skipped, with a message.
 pub fn binary() -> Option<String> {
     let binary = std::env::var("ENVOY").ok().filter(|path| !path.is_empty());
     if binary.is_none() {
@@ -24,7 +24,7 @@ pub fn binary() -> Option<String> {
     binary
 }
 
-/// One of our files (as seen from the root of the repository) with its well-known addresses replaced.
+/// A file of the repository (by its path from the root) with its well-known addresses replaced.
 pub fn text(file: &str, check: &str, upstream: SocketAddr) -> String {
     let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let text = text
@@ -130,12 +130,12 @@ impl Envoy {
         }
     }
 
-    /// What it wrote: the access log among it.
+    /// Its output, including the access log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("envoy.log")).unwrap_or_default()
     }
 
-    /// What its admin page answers.
+    /// The answer of its admin page.
     pub async fn ask_admin(&self, path: &str) -> String {
         reqwest::get(format!("http://{}{path}", self.admin)).await.unwrap().text().await.unwrap()
     }

@@ -104,12 +104,12 @@ impl Ask {
     }
 }
 
-/// What Envoy would make of a response.
+/// Envoy's result for a response.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// 200 when the request may go on.
     pub status: u16,
-    /// Of the upstream request when allowed, of the response when not.
+    /// The headers of the upstream request when allowed, else of the response.
     pub headers: HashMap<String, String>,
     pub removed: Vec<String>,
     pub body: String,

@@ -1,4 +1,4 @@
-//! A provider of keys that answers with whatever bytes it is told to, or not at all.
+//! A key provider that answers with arbitrary bytes, or not at all.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
     /// These bytes, then the connection is closed.

@@ -55,7 +55,7 @@ impl JwksServer {
         *self.published.answer.lock().unwrap() = (status, body.to_owned());
     }
 
-    /// Whoever asks waits until the guard is dropped.
+    /// Requests wait until the guard is dropped.
     pub async fn hold(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
         self.published.gate.write().await
     }

@@ -1,5 +1,5 @@
-//! What the tests start: the real binary, real Envoy, real Redis, an upstream that shows what it saw.
-//! Everything binds to loopback on a free port and ends with the test.
+//! The processes of the tests: the real binary, real Envoy, real Redis, an upstream that returns the
+//! request. Everything binds to loopback on a free port and ends with the test.
 
 pub mod authorization_server;
 pub mod clock;

@@ -11,7 +11,8 @@ pub struct Nginx {
     _dir: TempDir,
 }
 
-/// The binary, which Debian keeps off the path of most users; says so if the test is skipped.
+/// The binary, which Debian keeps off the path of most users; prints a message if the test is
+/// skipped.
 pub fn binary() -> Option<&'static str> {
     let runs = |binary: &&str| {
         Command::new(binary).arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success())
@@ -42,7 +43,7 @@ impl Nginx {
 
     async fn listening(binary: &str, how: &str, server: &str) -> Self {
         let dir = TempDir::new();
-        // nginx cannot be given a socket, nor tell a port: one that was free a moment ago must do.
+        // nginx accepts no open socket and does not report its port: a recently free one is used.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let path = dir.path().display();
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

@@ -1,6 +1,6 @@
-//! A TCP proxy that misbehaves when told to: cuts, delays, stalls, refuses and swallows.
+//! A TCP proxy that misbehaves on command: cuts, delays, stalls, refuses and swallows.
 //!
-//! It runs on a thread of its own, so that a test that blocks does not slow it down.
+//! It runs on a separate thread, so that a blocking test does not slow it down.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,11 +22,11 @@ struct Control {
     /// The port that new connections go to.
     target: u16,
     opened: u64,
-    /// Those below are closed.
+    /// Open connections are closed.
     cut: u64,
-    /// Those below stay open, and nothing passes ever again.
+    /// Open connections stay open, and nothing passes ever again.
     swallowed: u64,
-    /// Nothing passes until this ends; then what waited goes on.
+    /// Nothing passes until this ends; then the waiting bytes are forwarded.
     stalled: bool,
     /// New ones are closed at once.
     refusing: bool,
@@ -58,7 +58,7 @@ impl Proxy {
         self.control.send_modify(|control| control.swallowed = control.opened);
     }
 
-    /// Nothing passes, over new connections neither, until [`Self::heal`].
+    /// Nothing passes, also over new connections, until [`Self::heal`].
     pub fn stall(&self) {
         self.control.send_modify(|control| control.stalled = true);
     }

@@ -28,7 +28,7 @@ pub async fn send(address: SocketAddr, method: &str, target: &str, headers: &[(&
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-/// What a client is sent.
+/// The answer to a client.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Answer {
     /// 0: nothing that is HTTP.
@@ -55,7 +55,7 @@ impl Client {
         Self { address, stream: None }
     }
 
-    /// Sends a request without a body, byte for byte; its target is not looked at.
+    /// Sends a request without a body, byte for byte; its target is not checked.
     pub async fn send(&mut self, method: &str, target: &str, headers: &[(String, Vec<u8>)]) -> Answer {
         let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
         for (name, value) in headers {

@@ -40,7 +40,7 @@ impl Tokens {
         self.issuer.mint(&Self::claims(user)).unwrap()
     }
 
-    /// A good token but for some claims; `null` takes one out.
+    /// A valid token with some claims replaced; `null` removes one.
     pub fn with(&self, changes: Value) -> String {
         let mut claims = Self::claims("alice");
         for (name, value) in changes.as_object().unwrap() {

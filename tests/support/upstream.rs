@@ -1,4 +1,4 @@
-//! An upstream that answers with what it was sent.
+//! An upstream that answers with the request that it received.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

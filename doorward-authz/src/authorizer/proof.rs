@@ -9,7 +9,7 @@ use crate::token_source::{FoundToken, Scheme};
 
 /// A token whose sender may use it.
 ///
-/// It can only be had from [`Proof::spend`].
+/// Only [`Proof::spend`] returns one.
 #[derive(Clone, Debug)]
 pub(super) struct ProvedToken {
     token: VerifiedToken,
@@ -26,24 +26,24 @@ impl ProvedToken {
     }
 }
 
-/// What lets the sender use a token, if it was not used before.
+/// The sender's permission to use a token, if its proof was not used before.
 pub(super) enum Proof {
     /// The token is not bound, or by a certificate that the sender has.
     Given,
     Dpop(Box<VerifiedProof>),
 }
 
-/// What became of a proof: a closed set.
+/// The result of a proof: a closed set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProofResult {
     Accepted,
     Missing,
     Invalid,
-    /// It is good, and was used before.
+    /// It is valid, and was used before.
     Replayed,
-    /// It names no nonce, or an old one.
+    /// It has no nonce, or an old one.
     Nonce,
-    /// Whether it was used before cannot be told.
+    /// It is not known whether it was used before.
     Unknown,
 }
 
@@ -65,7 +65,7 @@ impl ProofResult {
     }
 }
 
-/// What became of the request's proof, and what its client is to know.
+/// The result of the request's proof, and the values for its client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProofEvidence {
     pub result: ProofResult,
@@ -80,7 +80,7 @@ impl ProofEvidence {
 }
 
 impl Proof {
-    /// Refuses a proof that was used before; what is not known is asked for, last of all.
+    /// Refuses a proof that was used before; if that is not known, the lookup comes last.
     pub(super) fn spend(
         &self,
         token: VerifiedToken,
@@ -185,11 +185,11 @@ impl Authorizer {
             Ok(Some(shown)) if shown == bound => Ok(()),
             Ok(Some(_)) => Err((
                 ProofResult::Invalid,
-                "the client's certificate is another than the token is bound to (`cnf.x5t#S256`)".into(),
+                "the client's certificate differs from the one that the token is bound to (`cnf.x5t#S256`)".into(),
             )),
             Ok(None) => Err((
                 ProofResult::Missing,
-                "the token is bound to a certificate, and the proxy tells of none (`proxy.client_certificate`)".into(),
+                "the token is bound to a certificate, and the proxy sends none (`proxy.client_certificate`)".into(),
             )),
             Err(detail) => Err((ProofResult::Invalid, detail.into())),
         }
@@ -212,12 +212,12 @@ impl Authorizer {
         if fields.next().is_some() {
             return Err(invalid("the request has more than one header `DPoP`"));
         }
-        // RFC 9449 section 7.2: a bound token must not pass as one that anyone may use.
+        // RFC 9449 section 7.2: a bound token must not be accepted as a bearer token.
         if found.scheme() == Scheme::Bearer {
             return Err(invalid("the token is bound to a key, and is sent with the scheme `Bearer`, not `DPoP`"));
         }
         let uri = self.proxy.uri(request).map_err(|setting| {
-            (ProofResult::Invalid, format!("the request's URI cannot be told: see `{setting}`").into())
+            (ProofResult::Invalid, format!("the request's URI is not known: see `{setting}`").into())
         })?;
         let expected = Expected {
             token: found.bearer(),
@@ -229,15 +229,16 @@ impl Authorizer {
             nonces: self.nonces.as_deref(),
             forgotten: view.index.forgotten(),
         };
-        // The same request a moment ago, when it was not known whether the proof was used before.
+        // The result for the same request before it was known whether the proof was used.
         if let Some((known, _)) = view.proof.filter(|(known, _)| known.is_of(field, &expected)) {
             return Ok(known.clone());
         }
         VerifiedProof::verify(field, &expected, now).map_err(|bad| match bad {
             BadProof::Invalid(detail) => (ProofResult::Invalid, detail),
-            BadProof::Nonce => {
-                (ProofResult::Nonce, "the proof names no nonce of ours, or one that is too old (`dpop.nonce`)".into())
-            }
+            BadProof::Nonce => (
+                ProofResult::Nonce,
+                "the proof has no nonce of Doorward's, or one that is too old (`dpop.nonce`)".into(),
+            ),
         })
     }
 

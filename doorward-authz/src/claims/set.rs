@@ -1,7 +1,7 @@
-//! A JSON object as it was received, and where each of its members stands.
+//! A JSON object as received, with the places of its members.
 //!
-//! A tree of values takes several times the memory of the text, and of most tokens a few members are asked
-//! for once; so a member is made a value when somebody asks.
+//! A tree of values takes several times the memory of the text, and only a few members of most tokens are read;
+//! so a member is parsed when it is read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,15 +13,15 @@ use serde_json::{Map, Value};
 
 use crate::denial::Denial;
 
-/// The members of a token's header or payload, or of an issuer's answer about one.
+/// The members of a token's header or payload, or of an introspection response.
 #[derive(Clone, Default)]
 pub struct ClaimSet {
-    /// The object; behind it, the names that are written with escapes, without them.
+    /// The object, followed by the decoded forms of names with escapes.
     text: Box<str>,
     members: Box<[Member]>,
 }
 
-/// Where it stands in the text.
+/// Its place in the text.
 #[derive(Clone, Copy)]
 struct Member {
     name: Span,
@@ -46,12 +46,12 @@ impl Span {
 }
 
 impl ClaimSet {
-    /// JSON nested deeper than this is refused: recursion is the reader's, not the sender's, to bound.
+    /// The deepest nesting of JSON: the reader bounds its own recursion.
     pub const MAX_DEPTH: usize = 32;
 
-    /// Reads a JSON object in the one way it can be read. `MalformedToken` if it is none, a value cannot be
-    /// read, or a member stands twice (RFC 7519 section 4 lets a parser refuse that): with duplicates, two
-    /// parsers of one token see two users.
+    /// Reads a JSON object that has only one reading. `MalformedToken` if it is not an object, a value cannot be
+    /// read, or a member is repeated (RFC 7519 section 4 allows refusing that): with duplicates, two parsers of
+    /// one token see two users.
     pub fn parse(json: Vec<u8>) -> Result<Self, Denial> {
         let text = String::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
         Self::read(text).ok_or(Denial::MalformedToken)
@@ -102,19 +102,19 @@ impl ClaimSet {
         self.find(name).is_some()
     }
 
-    /// How many bytes the object has, with the names that stand behind it.
+    /// The length of the object in bytes, including the decoded names after it.
     #[must_use]
     pub fn json_len(&self) -> usize {
         self.text.len()
     }
 
-    /// How much memory it takes beside itself.
+    /// Its memory on the heap, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.text.len() + size_of_val(&*self.members)
     }
 
-    /// Inlined, for most names are literals: comparing with one of these calls nothing.
+    /// Inlined, because most names are literals: a comparison with a literal needs no call.
     #[inline]
     fn find(&self, name: &str) -> Option<&Member> {
         let (text, name) = (self.text.as_bytes(), name.as_bytes());
@@ -123,14 +123,14 @@ impl ClaimSet {
 
     fn value(&self, member: &Member) -> Value {
         let json = &self.text[member.value.range()];
-        // Every value was read once: null stands for nothing that can happen, and is not taken for absent.
+        // Every value was parsed before, so this null cannot occur, and does not mean absent.
         plain_text(json).map_or_else(|| value_of(json).unwrap_or_default(), Value::from)
     }
 }
 
 impl fmt::Debug for ClaimSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClaimSet({} members)", self.members.len()) // What they say is about a person.
+        write!(f, "ClaimSet({} members)", self.members.len()) // The values are about a person.
     }
 }
 
@@ -140,7 +140,7 @@ fn plain_text(json: &str) -> Option<&str> {
     Some(&json[1..json.len() - 1]).filter(|text| !text.contains('\\'))
 }
 
-/// Whether the text of a value, whose end was found, can be read as one.
+/// Whether the text of a value, whose end is known, is valid.
 fn is_sound(json: &str) -> bool {
     plain_text(json).is_some() || value_of(json).is_ok()
 }
@@ -150,7 +150,7 @@ fn value_of(json: &str) -> serde_json::Result<Value> {
     Nested { deeper: ClaimSet::MAX_DEPTH - 1 }.deserialize(&mut json)
 }
 
-/// Names and the texts of values, as they stand in an object.
+/// Names and the raw texts of values in an object.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -181,10 +181,11 @@ const USUAL_MEMBERS: usize = 16;
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads a value that nests at most so many times.
+/// Reads a value with a bounded depth.
 ///
-/// Not `Value`'s own reader: where a crate asks `serde_json` for raw values, that takes an object with a certain
-/// member for the JSON in that member's text, so who may choose a name in a claim could rewrite the claim.
+/// Not `Value`'s own reader: if a crate enables raw values in `serde_json`, that reader replaces an object with
+/// a certain member by the JSON in that member's text, so an attacker who chooses a name in a claim could
+/// rewrite the claim.
 #[derive(Clone, Copy)]
 struct Nested {
     deeper: usize,
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_or_not_at_all_is_refused() {
+    fn ambiguous_and_unreadable_values_are_refused() {
         let nested = |depth: usize| format!(r#"{{"a":{}1{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
         assert!(parse(&nested(ClaimSet::MAX_DEPTH)).is_some());
         let deep = [nested(ClaimSet::MAX_DEPTH + 1), nested(100_000)];

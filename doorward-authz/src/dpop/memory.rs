@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::ProofId;
 
-/// The proofs used lately.
+/// The recently used proofs.
 ///
-/// Nothing is forgotten to make room, or a client could bring a proof back by sending many others: while the memory is
-/// full, proofs are refused. Only a client whose token and proof are good puts anything in.
+/// Nothing is evicted, or a client could make a proof usable again by sending many others: while the memory is full,
+/// proofs are refused. Only a client with a valid token and proof adds entries.
 #[derive(Default)]
 pub struct SpentProofs(Mutex<Memory>);
 
@@ -20,7 +20,7 @@ struct Memory {
 }
 
 struct Spent {
-    /// Half of the digest: two of half a million proofs agree in it by a chance of 2^-91.
+    /// Half of the digest: two of half a million proofs collide with a probability of 2^-91.
     id: [u8; 16],
     until: Duration,
 }
@@ -30,15 +30,15 @@ struct Spent {
 pub enum Spending {
     First,
     Again,
-    /// It cannot be told.
+    /// Not known.
     Unknown,
 }
 
 impl SpentProofs {
-    /// 64 bytes and some each: about 40 MB. With a window of 60 s that is 3,000 proofs a second.
+    /// The most proofs, of some 64 bytes each: about 40 MB. With a window of 60 s that is 3,000 proofs a second.
     pub const CAPACITY: usize = 500_000;
 
-    /// Uses a proof, and remembers it for `keep`; `uptime`: a clock that nobody sets.
+    /// Records a proof as used for `keep`; `uptime`: a monotonic clock.
     pub fn spend(&self, id: &ProofId, keep: Duration, uptime: Duration) -> Spending {
         let mut memory = self.lock();
         memory.forget(uptime);
@@ -54,7 +54,7 @@ impl SpentProofs {
         Spending::First
     }
 
-    /// Whether a proof was used, for whoever only asks.
+    /// Whether a proof was used, without recording it.
     pub fn knows(&self, id: &ProofId) -> bool {
         self.lock().known.contains(&short(id))
     }
@@ -65,7 +65,8 @@ impl SpentProofs {
 }
 
 impl Memory {
-    /// In the order of use, which that of the ends is but for issuers of different windows: those wait for each other.
+    /// In the order of use, which is that of the ends, except between issuers with different windows: there an entry
+    /// may stay longer than needed.
     fn forget(&mut self, uptime: Duration) {
         while let Some(oldest) = self.order.front()
             && oldest.until <= uptime

@@ -1,5 +1,5 @@
-//! Nonces for proofs (RFC 9449 section 8): each says when it was issued, sealed, so that none has to be remembered
-//! and every instance with the same secret knows those of the others.
+//! Nonces for proofs (RFC 9449 section 8): each contains its time of issue under a seal, so that none is stored
+//! and every instance with the same secret accepts those of the others.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -8,25 +8,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::claims::Timestamp;
 use crate::stream_proof::Secret;
 
-/// Issues nonces and knows them again.
+/// Issues and verifies nonces.
 pub struct Nonces {
-    /// The first seals; the others were the first before.
+    /// The first one seals; the others were used earlier.
     keys: Vec<hmac::Key>,
 }
 
 const TIME: usize = 8;
 const TAG: usize = 16;
-/// What the tag is of, apart from what else is sealed with the same secret.
+/// The domain separation from other seals with the same secret.
 const PURPOSE: &[u8] = b"doorward dpop nonce\0";
 
 impl Nonces {
-    /// `secrets`: the one to seal with first.
+    /// `secrets`: the first one seals.
     #[must_use]
     pub fn new(secrets: &[Secret]) -> Self {
         Self { keys: secrets.iter().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret)).collect() }
     }
 
-    /// A nonce that says it was issued now; `None` without a secret.
+    /// A nonce with the current time; `None` without a secret.
     #[must_use]
     pub fn issue(&self, now: Timestamp) -> Option<String> {
         let time = now.as_millis().to_be_bytes();
@@ -34,7 +34,7 @@ impl Nonces {
         Some(URL_SAFE_NO_PAD.encode([&time[..], &tag.as_ref()[..TAG]].concat()))
     }
 
-    /// When a nonce was issued; `None` if none of the secrets sealed it.
+    /// The time of issue of a nonce; `None` if it was not sealed with one of the secrets.
     #[must_use]
     pub fn issued_at(&self, nonce: &str) -> Option<Timestamp> {
         let bytes: [u8; TIME + TAG] = URL_SAFE_NO_PAD.decode(nonce).ok()?.try_into().ok()?;
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_known_by_whoever_has_the_secret() {
+    fn a_nonce_is_accepted_with_the_same_secret() {
         let (ours, theirs) = (Nonces::new(&[[1; 32], [2; 32]]), Nonces::new(&[[2; 32]]));
         let now = Timestamp::from_millis(1_700_000_000_123);
         let nonce = theirs.issue(now).unwrap();

@@ -120,8 +120,8 @@ fn a_proof_is_of_its_token_and_its_request() {
         (json!({"jti": ""}), "`jti` of the proof is empty text"),
         (json!({"jti": 7}), "`jti` of the proof is a number"),
         (json!({"htm": null}), "`htm` of the proof is missing"),
-        (json!({"htm": "POST"}), "`htm` of the proof is another method"),
-        (json!({"htm": "get"}), "`htm` of the proof is another method"),
+        (json!({"htm": "POST"}), "`htm` of the proof differs"),
+        (json!({"htm": "get"}), "`htm` of the proof differs"),
         (json!({"htu": null}), "`htu` of the proof is missing"),
         (json!({"htu": "/a"}), "not an absolute"),
         (json!({"htu": "http://shop.test/a"}), "another scheme"),
@@ -211,7 +211,7 @@ fn a_proof_is_one_well_formed_message() {
 }
 
 #[test]
-fn proofs_are_told_apart_by_their_key_and_their_id() {
+fn proofs_differ_by_key_and_id() {
     let (client, other) = (Client::new(), Client::new());
     let id = |client: &Client, claims: Value| client.verify(&client.proof(json!({}), claims)).unwrap().id();
     assert_eq!(id(&client, json!({})), id(&client, json!({"iat": NOW - 1})));
@@ -223,7 +223,7 @@ fn proofs_are_told_apart_by_their_key_and_their_id() {
 }
 
 #[test]
-fn a_nonce_says_when_a_proof_was_created() {
+fn a_nonce_dates_a_proof() {
     let client = Client::new();
     let (nonces, foreign) = (Nonces::new(&[[7; 32]]), Nonces::new(&[[8; 32]]));
     let check = |claims: Value, later: i64, forgotten: i64| {
@@ -258,7 +258,7 @@ fn a_nonce_says_when_a_proof_was_created() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_brings_no_proof_back() {
+fn a_clock_that_is_set_back_makes_no_proof_usable_again() {
     let client = Client::new();
     let proof = client.proof(json!({}), json!({}));
     let at = |forgotten| {

@@ -1,4 +1,4 @@
-//! Whether the numbers of a public key are such that only its owner can sign.
+//! Checks that the numbers of a public key are sound, so that only its owner can sign.
 
 use super::RejectedKey;
 
@@ -18,9 +18,10 @@ pub(super) fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), RejectedK
     if few || many || !odd || is_roca(modulus) { Err(RejectedKey::WeakRsa) } else { Ok(()) }
 }
 
-/// Whether a modulus bears the mark of CVE-2017-15361: its private key can be computed from it.
+/// Whether a modulus has the fingerprint of CVE-2017-15361: its private key can be computed from it.
 ///
-/// Such a modulus is a power of 65537 modulo each of these primes; another is by a chance of 2^-30.
+/// Such a modulus is a power of 65537 modulo each of these primes; another one is with a probability of
+/// 2^-30.
 fn is_roca(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 38] = [
         3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107,
@@ -34,7 +35,7 @@ fn is_roca(modulus: &[u8]) -> bool {
 }
 
 /// Whether 32 bytes are the one encoding of a point that is not of small order (RFC 8032 section 5.1.3;
-/// for a key of small order, a signature that nobody made fits one message in eight).
+/// for a key of small order, a forged signature is valid for one message in eight).
 pub(super) fn is_sound_ed25519(point: &[u8]) -> bool {
     const SMALL_ORDER: [[u8; 32]; 5] = [
         [0; 32],

@@ -1,7 +1,7 @@
 //! Records one after the other, in blocks that are never moved.
 //!
-//! One growing vector would be copied again and again, with readers waiting, and leave behind memory that
-//! nobody uses: a million revocations took 10 to 20 MB more.
+//! One growing vector would be copied repeatedly, with readers waiting, and leave unused memory: a
+//! million revocations took 10 to 20 MB more.
 
 use super::record::Record;
 
@@ -18,7 +18,7 @@ pub(super) struct Arena {
 const BLOCK: usize = 8 * 1024;
 
 impl Arena {
-    /// Takes in the record that `write` appends; `None` if there is no room for it.
+    /// Adds the record that `write` appends; `None` if there is no space for it.
     pub(super) fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Option<u32> {
         let room = self.blocks.last().map_or(0, |block| BLOCK - block.len());
         if room < Record::LARGEST {
@@ -38,7 +38,7 @@ impl Arena {
         Record::new(&self.blocks[place / BLOCK][place % BLOCK..])
     }
 
-    /// The bytes of all records that were added.
+    /// The total length of all added records, in bytes.
     pub(super) const fn len(&self) -> usize {
         self.len
     }

@@ -1,4 +1,4 @@
-//! Every revocation this process knows, ready for the decision.
+//! Every revocation that this process knows, for decisions.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,12 +16,12 @@ use crate::claims::{IssuerName, Timestamp};
 
 /// The index: exact, mergeable, small.
 ///
-/// Readers of different shards never meet, and a writer holds one shard for one entry, so a burst of
-/// revocations cannot hold up decisions.
+/// Readers of different shards never contend, and a writer locks one shard for one entry, so a burst of revocations
+/// does not delay decisions.
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
-    /// Locked beside no shard, or before it.
+    /// Locked before a shard, or without one.
     notes: Notes,
     /// See [`Self::forgotten`]; whole seconds since 1970.
     forgotten: AtomicU32,
@@ -34,14 +34,14 @@ type Counts = [usize; Kind::ALL.len() + 1];
 #[derive(Default)]
 struct Shard {
     arena: Arena,
-    /// Bytes of the arena that no place leads to any more.
+    /// Bytes of the arena that are not referenced any more.
     garbage: usize,
     places: HashTable<u32>,
     issuers: Names,
     counts: Counts,
 }
 
-/// The issuers that records name by number. A name takes memory until the process ends; the log names few.
+/// The issuers, which records name by number. A name takes memory until the process ends; a log has few names.
 #[derive(Default)]
 struct Names {
     by_number: Vec<IssuerName>,
@@ -55,7 +55,7 @@ impl Default for RevocationIndex {
 }
 
 impl RevocationIndex {
-    /// Enough that a reader seldom meets the writer.
+    /// Enough that a reader seldom contends with the writer.
     const SHARDS: usize = 64;
 
     #[must_use]
@@ -64,9 +64,9 @@ impl RevocationIndex {
         Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: AtomicU32::new(0) }
     }
 
-    /// Merges a revocation, whatever its `expires_at`; true if that taught the index anything.
+    /// Merges a revocation, also an expired one; true if that changed the index.
     ///
-    /// `uptime` counts on a clock that nobody sets, from a moment that is the same in every call.
+    /// `uptime` is the reading of a monotonic clock, with the same origin in every call.
     pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
         let hash = self.hash(&revocation.target);
         let taught = write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime);
@@ -74,7 +74,7 @@ impl RevocationIndex {
         taught
     }
 
-    /// Whether this revocation would teach the index nothing.
+    /// Whether this revocation would not change the index.
     #[must_use]
     pub fn knows(&self, revocation: &Revocation) -> bool {
         self.watermarks(&revocation.target).is_some_and(|mut known| !known.merge(revocation, Duration::ZERO))
@@ -97,12 +97,12 @@ impl RevocationIndex {
         })
     }
 
-    /// Forgets the targets that can hit no live token, and returns how many went.
+    /// Deletes the targets that cannot refuse a live token any more, and returns their number.
     ///
-    /// A target goes when both clocks agree: it expired a `leeway` before `now`, and for `hold` of uptime nothing
-    /// was learnt about it. `leeway` is the longest that a token is accepted after its end here, whatever the writer of
-    /// the revocation granted. A wall clock that is wrong for a while thus takes nothing away: a token lives no
-    /// longer than `hold`, so the tokens of a target that was held for it are dead whatever the wall clock says.
+    /// A target is deleted when both clocks agree: it expired a `leeway` before `now`, and did not change for `hold` of
+    /// uptime. `leeway` is the longest time for which a token is accepted after its end here, independent of the
+    /// revocation's writer. So a wall clock that is wrong for a while deletes nothing too early: a token lives no
+    /// longer than `hold`, so all tokens of a target that was held for `hold` have expired by any clock.
     pub fn purge(&self, now: Timestamp, leeway: Duration, uptime: Duration, hold: Duration) -> usize {
         let Some(learnt) = uptime.checked_sub(hold) else { return 0 };
         let seconds = |seconds: i64| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX);
@@ -119,21 +119,20 @@ impl RevocationIndex {
         purged
     }
 
-    /// Revocations that expired after this instant are all here. A token that has expired by it stays expired
-    /// when the wall clock is set back: what revoked it may be forgotten.
+    /// All revocations that expired after this time are in the index. A token that has expired by it stays expired when
+    /// the wall clock is set back: its revocation may have been deleted.
     #[must_use]
     pub fn forgotten(&self) -> Timestamp {
         Timestamp::from_secs(i64::from(self.forgotten.load(Ordering::Acquire)))
     }
 
-    /// Whether anything is known about this target.
+    /// Whether the index has this target.
     #[must_use]
     pub fn has(&self, target: &Target) -> bool {
         self.watermarks(target).is_some()
     }
 
-    /// How many targets of each kind are revoked, in the order of [`Kind::ALL`]; then, how many tokens are
-    /// registered.
+    /// The numbers of revoked targets by kind, in the order of [`Kind::ALL`]; then the number of registered tokens.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -150,7 +149,7 @@ impl RevocationIndex {
         self.entries().filter(|entry| entry.target.kind != Kind::Registration)
     }
 
-    /// Everything known, registrations included: what a store that lost entries is given back.
+    /// All entries, registrations included: for writing them back to a store that lost some.
     pub fn entries(&self) -> impl Iterator<Item = Revocation> + '_ {
         self.shards.iter().flat_map(|shard| {
             let mut entries = read(shard).entries();
@@ -171,12 +170,12 @@ impl RevocationIndex {
     }
 
     fn shard(&self, hash: u64) -> &RwLock<Shard> {
-        // The table itself uses the low and the top seven bits; take others.
+        // The table itself uses the low and the top seven bits, so the shard uses others.
         &self.shards[(hash >> 40) as usize % Self::SHARDS]
     }
 }
 
-/// Keyed at random in every process, so that nobody can choose ids that collide.
+/// Keyed at random in every process, so that an attacker cannot choose ids that collide.
 fn hash(hasher: &DefaultHashBuilder, issuer: &IssuerName, kind: Kind, (form, id): (Form, &[u8])) -> u64 {
     hasher.hash_one((issuer.as_str(), kind as u8, form as u8, id))
 }
@@ -231,13 +230,13 @@ impl Shard {
         let records = self.places.iter().map(|place| self.arena.record(*place));
         let latest = records.filter(|record| limits.allow(*record)).map(Record::expires).max();
         if let Some(latest) = latest {
-            forgotten.fetch_max(latest.saturating_add(limits.leeway), Ordering::AcqRel); // Before a decision can miss what goes.
+            forgotten.fetch_max(latest.saturating_add(limits.leeway), Ordering::AcqRel); // Ordered before a decision can miss a deleted entry.
             self.compact(hasher, |record| limits.allow(record));
         }
         before - self.places.len()
     }
 
-    /// Rewrites the records, without those that may go and without garbage.
+    /// Rewrites the records, without deletable ones and without garbage.
     fn compact(&mut self, hasher: &DefaultHashBuilder, may_go: impl Fn(Record<'_>) -> bool) {
         let mut next = Self { issuers: std::mem::take(&mut self.issuers), ..Self::default() };
         for record in self.places.iter().map(|place| self.arena.record(*place)) {
@@ -273,8 +272,8 @@ fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> 
     hash(hasher, issuers.name(record), record.kind(), record.id_parts())
 }
 
-/// The bound of forgetting. A record's `expires` is rounded up and its `learnt` down, so the latter must lie a whole
-/// second back: nothing goes early.
+/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so the latter must be a whole
+/// second back: nothing is deleted early.
 #[derive(Clone, Copy)]
 struct Limits {
     expires: u32,
@@ -297,7 +296,7 @@ impl Names {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
-        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX); // The log has fewer entries.
+        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX); // Never reached: a log has fewer entries.
         self.by_number.push(name.clone());
         self.numbers.insert(name.clone(), number);
         number

@@ -1,4 +1,4 @@
-//! Who revoked, why and since when: for operators. No decision reads it.
+//! The author, reason and time of a revocation, for operators. Decisions do not read it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -7,14 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::{Origin, Revocation, Target, Watermark};
 use crate::claims::Timestamp;
 
-/// What is known of a revocation beside what it does: of two that revoke the same, the first counts.
+/// The metadata of a revocation: between two revocations with the same effect, the first counts.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Note {
     /// When it was made.
     pub since: Timestamp,
-    /// The name of the admin key that asked for it, at most [`Note::MAX_BY`] bytes.
+    /// The name of the admin key that requested it, at most [`Note::MAX_BY`] bytes.
     pub by: Option<Box<str>>,
-    /// An operator's words, at most [`Note::MAX_REASON`] bytes.
+    /// An operator's reason, at most [`Note::MAX_REASON`] bytes.
     pub reason: Option<Box<str>>,
 }
 
@@ -24,21 +24,22 @@ impl Note {
     /// The longest reason, in bytes.
     pub const MAX_REASON: usize = 256;
 
-    /// `None` when it says nothing. What is too long is cut; what could forge a line of a log or of a terminal is
-    /// replaced.
+    /// `None` if it is empty. Text that is too long is cut; characters that could forge a line of a log or of a
+    /// terminal are replaced.
     #[must_use]
     pub fn new(since: Timestamp, by: &str, reason: &str) -> Option<Box<Self>> {
         let (by, reason) = (legible(by, Self::MAX_BY), legible(reason, Self::MAX_REASON));
         (by.is_some() || reason.is_some()).then(|| Box::new(Self { since, by, reason }))
     }
 
-    /// Bytes that it takes in memory beside its target.
+    /// Its memory in bytes, without the target.
     fn size(&self) -> usize {
         [&self.by, &self.reason].into_iter().flatten().map(|text| text.len()).sum()
     }
 }
 
-/// Text on one line: control characters, line separators and those that turn the direction of writing become `�`.
+/// Text on one line: control characters, line separators and characters that change the writing direction become
+/// `�`.
 fn legible(text: &str, most: usize) -> Option<Box<str>> {
     let harmless = |c: char| match c {
         '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '�',
@@ -57,25 +58,25 @@ fn legible(text: &str, most: usize) -> Option<Box<str>> {
 
 /// The notes of one index.
 #[derive(Default)]
-pub(super) struct Notes(Mutex<Kept>);
+pub(super) struct Notes(Mutex<Stored>);
 
 #[derive(Default)]
-struct Kept {
+struct Stored {
     by_target: HashMap<(Target, Origin), (Watermark, Note)>,
     /// See [`Notes::MAX_BYTES`].
     bytes: usize,
 }
 
 impl Notes {
-    /// The most memory that notes take: some 30,000 of them. More are in the log alone, so whoever may write there
-    /// cannot fill the memory of the instances with text.
+    /// The most memory that notes take: some 30,000 of them. Further notes are in the log alone, so a writer of
+    /// the log cannot fill the memory of the instances with text.
     const MAX_BYTES: usize = 8 << 20;
-    /// What an entry takes beside its text, rounded up.
+    /// The memory of an entry beside its text, rounded up.
     const ENTRY: usize = 200;
 
-    /// Keeps what a revocation says of itself, unless a note is here of one that revokes more, or did it first.
+    /// Keeps the note of a revocation, unless there is a note of one that revokes more, or was first.
     ///
-    /// Notes may come in any order: the same one stays.
+    /// The result does not depend on the order of the notes.
     pub(super) fn keep(&self, revocation: &Revocation) {
         let Some(note) = revocation.note.as_deref() else { return };
         let mut kept = self.kept();
@@ -93,7 +94,7 @@ impl Notes {
         }
     }
 
-    /// Adds to revocations what is known of them.
+    /// Adds the notes to revocations.
     pub(super) fn annotate(&self, revocations: &mut [Revocation]) {
         let kept = self.kept();
         if kept.by_target.is_empty() {
@@ -105,10 +106,10 @@ impl Notes {
         }
     }
 
-    /// Forgets the notes on what is not known any more.
+    /// Deletes the notes of revocations that are not in the index any more.
     pub(super) fn retain(&self, is_known: impl Fn(&Target) -> bool) {
         let mut kept = self.kept();
-        let Kept { by_target, bytes } = &mut *kept;
+        let Stored { by_target, bytes } = &mut *kept;
         by_target.retain(|(target, _), (_, note)| {
             let stays = is_known(target);
             *bytes -= if stays { 0 } else { note.size() + Self::ENTRY };
@@ -116,7 +117,7 @@ impl Notes {
         });
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Stored> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! A compact record of one target's revocations: 30 bytes for a UUID token id.
 //!
 //! A million of them must fit beside a service (`cargo bench --bench index`), and each must keep its whole
-//! name: an index of digests could not give a store back what it lost.
+//! name: from an index of digests lost entries could not be written back to a store.
 //!
 //! ```text
 //! head u16 | issuer u32 | expires u32 | learnt u32 | signed_out i64? | revoked i64? | length u8? | id
@@ -13,14 +13,14 @@ use super::target_id::Form;
 use super::{Hit, Kind, Origin, Revocation, TargetId, Watermark};
 use crate::claims::Timestamp;
 
-/// A record as it lies in memory.
+/// A record in its memory layout.
 #[derive(Clone, Copy)]
 pub(super) struct Record<'a>(&'a [u8]);
 
 const HEAD: usize = 14;
 const INSTANT: usize = 8;
 
-/// The knowledge about one origin; two bits of the head.
+/// The state of one origin; two bits of the head.
 #[derive(Clone, Copy)]
 enum Held {
     Nothing = 0,
@@ -35,12 +35,12 @@ pub(super) struct Watermarks {
     pub(super) revoked: Option<Watermark>,
     /// Whole seconds since 1970, rounded up; good until 2106.
     pub(super) expires: u32,
-    /// When this process last learnt something about the target, in seconds of its uptime.
+    /// The time of the last change of the target in this process, in seconds of its uptime.
     pub(super) learnt: u32,
 }
 
 impl Watermarks {
-    /// Takes a revocation in at this uptime; true if that taught anything.
+    /// Merges a revocation at this uptime; true if that changed the record.
     pub(super) fn merge(&mut self, revocation: &Revocation, uptime: Duration) -> bool {
         let before = *self;
         let slot = match revocation.origin {
@@ -56,7 +56,7 @@ impl Watermarks {
         taught
     }
 
-    /// By origin; kept apart because each token is hit, or not, by each of them.
+    /// By origin; separate, because each of them may or may not refuse a token.
     pub(super) fn hit(&self, kind: Kind, issued_at: Option<Timestamp>) -> Option<Hit> {
         [(Origin::Revoked, self.revoked), (Origin::SignedOut, self.signed_out)].into_iter().find_map(
             |(origin, watermark)| {
@@ -67,13 +67,13 @@ impl Watermarks {
     }
 }
 
-/// Rounded up, so that nothing is forgotten early.
+/// Rounded up, so that nothing is deleted early.
 pub(super) fn seconds(at: Timestamp) -> u32 {
     u32::try_from(at.as_secs_ceil().max(0)).unwrap_or(u32::MAX)
 }
 
 impl<'a> Record<'a> {
-    /// The most bytes a record may have: a text id of full length and both instants.
+    /// The longest record, in bytes: a text id of full length and both watermarks.
     pub(super) const LARGEST: usize = HEAD + 2 * INSTANT + 1 + TargetId::MAX_LEN;
 
     /// The record that begins these bytes.
@@ -175,7 +175,7 @@ impl<'a> Record<'a> {
         &self.0[..self.len()]
     }
 
-    /// The id as it was given.
+    /// The original id.
     pub(super) fn id(self) -> TargetId {
         let (form, bytes) = self.id_parts();
         TargetId::of_parts(form, bytes)
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(
+        fn written_records_are_read_back(
             id in "[A-Za-z0-9._~@|+=-]{1,128}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}|\\PC{0,40}",
             kind in 0..7_usize, issuer in any::<u32>(), expires in any::<u32>(), learnt in any::<u32>(),
             signed_out in prop::option::of(any::<i64>()), revoked in prop::option::of(any::<i64>()),

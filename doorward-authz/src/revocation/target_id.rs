@@ -1,11 +1,11 @@
-//! The name of what can be revoked, held as it is compared: a UUID or a digest takes its bytes, not its digits.
+//! The id of a target, in its compared form: a UUID or a digest is stored as bytes, not as digits.
 
 use std::cmp::Ordering;
 use std::fmt::{self, Write};
 
 use aws_lc_rs::digest;
 
-/// The name of a target as it stands in Redis keys and the log.
+/// The id of a target in Redis keys and the log.
 ///
 /// Invariant: at most 128 bytes of `[A-Za-z0-9._~@|+=-]`, or `sha256:` and 64 hex digits, so no
 /// character of a claim ever shapes a key.
@@ -15,7 +15,7 @@ pub struct TargetId(
     Box<[u8]>,
 );
 
-/// How an id is held; text that is the writing of a number is held as the number.
+/// The form of an id; the digits of a UUID or a digest are stored as bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Form {
     Text = 0,
@@ -40,11 +40,11 @@ impl Form {
 }
 
 impl TargetId {
-    /// The longest id that is kept as it is, in bytes.
+    /// The longest id that is stored unchanged, in bytes.
     pub const MAX_LEN: usize = 128;
     const HASHED: &str = "sha256:";
 
-    /// Names a target after a claim's value or an API parameter, whatever it contains.
+    /// The id for any value of a claim or an API parameter.
     #[must_use]
     pub fn new(raw: &str) -> Self {
         if !(1..=Self::MAX_LEN).contains(&raw.len()) || !raw.bytes().all(is_plain) {
@@ -59,7 +59,8 @@ impl TargetId {
 
     /// The name of a token without `jti`: the SHA-256 of its signing input.
     ///
-    /// Never of the raw token: whoever can vary a signature (ECDSA's high-s twin) would escape.
+    /// Never of the raw token: an attacker can change the signature to a second valid form (ECDSA's high s) and
+    /// would escape.
     #[must_use]
     pub fn digest(bytes: &[u8]) -> Self {
         Self::of_parts(Form::Digest, digest::digest(&digest::SHA256, bytes).as_ref())
@@ -72,17 +73,17 @@ impl TargetId {
         Self::written_digest(text).unwrap_or_else(|| Self::new(text))
     }
 
-    /// The digest that a text is the writing of, if it is one.
+    /// The digest that a text denotes, if it has that form.
     ///
-    /// Such a text may name a digest or be the value of a claim. Where it is the value of a claim,
-    /// both readings refuse the token.
+    /// Such a text may denote a digest or be the value of a claim. If it is the value of a claim, both readings
+    /// refuse the token.
     #[must_use]
     pub fn written_digest(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64)?;
         packed(Form::Digest, digits.to_ascii_lowercase().as_bytes())
     }
 
-    /// Whether this is a digest of what was named, and not the name itself.
+    /// Whether this is a digest of the name, and not the name itself.
     #[must_use]
     pub fn is_digest(&self) -> bool {
         self.form() == Form::Digest
@@ -100,12 +101,12 @@ impl TargetId {
         Self(held.into())
     }
 
-    /// How much memory it takes beside itself.
+    /// Its memory on the heap, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// As it is held, for [`Self::from_held`].
+    /// Its stored form, for [`Self::from_held`].
     pub(crate) fn held(&self) -> &[u8] {
         &self.0
     }
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_ids_are_hashed_and_read_back() {
+    fn unusual_ids_are_hashed_and_read_back() {
         for raw in [
             "jti-1",
             "a@b|c+d=e~f._-",

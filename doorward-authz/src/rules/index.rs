@@ -1,4 +1,4 @@
-//! Rules by what their paths begin with, so that a request is not held against all of them.
+//! Rules by the beginning of their paths, so that a request is not compared with all of them.
 
 use hashbrown::HashMap;
 use regex::{RegexSet, RegexSetBuilder};
@@ -7,7 +7,7 @@ use regex_syntax::hir::{Hir, HirKind, Look};
 use crate::readings::without_case;
 use crate::rule::PathMatch;
 
-/// Rules by what every path they match begins with.
+/// Rules by the common beginning of the paths that they match.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// By whole segments; each list in the order of the rules.
@@ -16,11 +16,11 @@ pub(super) struct Index {
     pub(super) anywhere: Vec<usize>,
     /// The patterns among them, as one set if there are many.
     pub(super) patterns: Option<Patterns>,
-    /// The most segments of a key: a longer path has no more keys to be looked up.
+    /// The most segments of a key: it bounds the lookups for a long path.
     pub(super) depth: usize,
 }
 
-/// Patterns that are looked for all at once.
+/// Patterns that are matched together.
 #[derive(Clone, Debug)]
 pub(super) struct Patterns {
     joint: RegexSet,
@@ -28,12 +28,12 @@ pub(super) struct Patterns {
     pub(super) rules: Vec<usize>,
 }
 
-/// Fewer patterns are faster tried one by one.
+/// Fewer patterns are faster one by one.
 const FEW_PATTERNS: usize = 4;
 
 impl Index {
-    /// From each rule's path; `None` for a rule that is not looked for by path. `folded`: the paths have no
-    /// letter case.
+    /// From each rule's path; `None` for a rule that is not found by path. `folded`: the paths are
+    /// case-folded.
     pub(super) fn new<'a>(paths: impl Iterator<Item = Option<&'a PathMatch>>, folded: bool) -> Self {
         let mut index = Self::default();
         let (mut patterns, mut rules) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ impl Index {
         index
     }
 
-    /// The first rule before `end` that fits, of those whose path may match.
+    /// The first matching rule before `end`, among those whose path may match.
     pub(super) fn first(&self, path: &str, end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
         let mut best = end;
         let mut search = |rules: &[usize]| {
@@ -88,14 +88,14 @@ impl Index {
     }
 }
 
-/// The whole segments with which every path that matches begins; empty for anything.
+/// The whole segments with which every matching path begins; empty for any path.
 pub(super) fn beginning(path: &PathMatch) -> String {
     match path {
         PathMatch::Any => String::new(),
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
         PathMatch::Regex(regex) => {
             let literal = regex_syntax::parse(regex.as_str()).map(|hir| literal_beginning(&hir)).unwrap_or_default();
-            // The last segment may go on.
+            // The last segment may be incomplete.
             let whole = literal.rsplit_once('/').map_or("", |(whole, _)| whole);
             whole.to_owned()
         }
@@ -111,7 +111,7 @@ fn literal_beginning(pattern: &Hir) -> String {
     }
     for part in &parts[1..] {
         match part.kind() {
-            HirKind::Look(_) => {} // It takes no room.
+            HirKind::Look(_) => {} // It matches no characters.
             HirKind::Literal(literal) => match std::str::from_utf8(&literal.0) {
                 Ok(literal) => text.push_str(literal),
                 Err(_) => break,

@@ -1,4 +1,4 @@
-//! The events that mean something here: a closed list.
+//! The supported events: a closed list.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use crate::claims::{ClaimSet, Timestamp};
 use crate::refusal::Refusal;
 use crate::token::numeric_date;
 
-/// The effect that an event asks for.
+/// The effect of an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// The named session ends; all of the user's, if only the user is named.
@@ -17,8 +17,8 @@ pub enum Effect {
     StreamUpdated,
 }
 
-/// By the end of their URIs. What only informs (`account-enabled`, `device-compliance-change`,
-/// `assurance-level-change`, `session-established`, …) is not in the list and so ignored.
+/// By the end of their URIs. Events that only inform (`account-enabled`, `device-compliance-change`,
+/// `assurance-level-change`, `session-established`, …) are not in the list and so ignored.
 const EVENTS: [(&str, &str, Effect); 13] = [
     (CAEP, "session-revoked", Effect::Session),
     (CAEP, "credential-change", Effect::User),
@@ -39,7 +39,7 @@ const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 
-/// The event types that a stream is asked to deliver.
+/// The event types that a stream is requested to deliver.
 pub const REQUESTED: [&str; 10] = [
     "https://schemas.openid.net/secevent/caep/event-type/session-revoked",
     "https://schemas.openid.net/secevent/caep/event-type/credential-change",
@@ -54,18 +54,18 @@ pub const REQUESTED: [&str; 10] = [
 ];
 
 impl Effect {
-    /// `None` for an event that asks for nothing, known or not.
+    /// `None` for an event without an effect, known or not.
     #[must_use]
     pub fn of(uri: &str) -> Option<Self> {
         EVENTS.iter().find(|(base, name, _)| uri.strip_prefix(base) == Some(*name)).map(|(_, _, effect)| *effect)
     }
 }
 
-/// When it happened: `event_timestamp` of CAEP, else `toe` of RFC 8417.
+/// The time of the event: `event_timestamp` of CAEP, else `toe` of RFC 8417.
 ///
-/// A timestamp beyond the year 5000 is taken for milliseconds, as some transmitters write them. One before the year
-/// 2000 is of no event of these specifications, such as the 0 of a field that nobody filled; it is ignored, as an
-/// unreadable one is, and the event is dated by its token.
+/// A timestamp beyond the year 5000 is read as milliseconds, as some transmitters write them. A timestamp before
+/// the year 2000 precedes these specifications, such as the 0 of an empty field; it is ignored, like an unreadable
+/// one, and the event is dated by its token.
 pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<Option<Timestamp>, Refusal> {
     const SECONDS: f64 = 1e11;
     const FIRST: Timestamp = Timestamp::from_secs(946_684_800);
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_requested_is_what_revokes() {
+    fn the_requested_event_types_are_those_that_revoke() {
         let revoking: Vec<_> =
             REQUESTED.iter().filter(|uri| matches!(Effect::of(uri), Some(Effect::Session | Effect::User))).collect();
         assert_eq!(revoking.len(), REQUESTED.len());

@@ -1,11 +1,11 @@
-//! What a receiver sends along when it asks for a verification event (SSF 1.0 section 8.1.4.2), so that
-//! whichever instance gets that event can tell that one of them asked for it.
+//! The `state` that a receiver sends when it requests a verification event (SSF 1.0 section 8.1.4.2),
+//! so that any instance that receives the event recognises that one of them requested it.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Made of a secret that all instances have in their configuration.
+/// Derived from a secret that all instances have in their configuration.
 #[derive(Clone, Debug)]
 pub struct StreamKey(hmac::Key);
 
@@ -18,7 +18,7 @@ impl StreamKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
 
-    /// A state that [`Self::made`] knows again; the nonce is the caller's to draw.
+    /// A state that [`Self::made`] recognises; the caller draws the nonce.
     #[must_use]
     pub fn state(&self, nonce: [u8; Self::NONCE]) -> String {
         let tag = hmac::sign(&self.0, &nonce);

@@ -1,4 +1,4 @@
-//! Subject identifiers (RFC 9493; SSF 1.0 section 3): whom a message means, as targets of an issuer.
+//! Subject identifiers (RFC 9493; SSF 1.0 section 3): the subject of a message, as targets of an issuer.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 use crate::revocation::{Kind, Revocation, Target, TargetId};
 use crate::token::{TrustedIssuer, name};
 
-/// The formats of names that are understood; `jwt_id`, and what is made of other names, always is.
+/// The supported formats of names; `jwt_id`, and formats that combine other names, are always supported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SubjectFormats {
     pub iss_sub: bool,
@@ -17,19 +17,19 @@ pub struct SubjectFormats {
     pub email: bool,
 }
 
-/// Why a subject leads to no target.
+/// Why a subject has no target.
 #[derive(Debug)]
 pub enum Unmapped {
-    /// Nobody is named in a way that leads to tokens.
+    /// It has no name that can be mapped to tokens.
     Nobody,
-    /// A user of the issuer is named, but not as its tokens name theirs.
+    /// It names a user of the issuer, but not by the claims of its tokens.
     NamedOtherwise(Refusal),
 }
 
 /// The issuers whose subject names a message may use.
 struct Namer<'a> {
     formats: SubjectFormats,
-    /// The sender, whose `sub` it may be as well as the target's.
+    /// The sender, whose `sub` the name may be as well as the target's.
     sender: Option<&'a str>,
     target: &'a TrustedIssuer,
 }
@@ -41,7 +41,7 @@ enum Role {
     Session,
     /// An application: an agent that acts for users.
     Actor,
-    /// A bare name of a session may as well be a user's: in CAEP's own examples an opaque subject of
+    /// A bare name of a session may also be a user's: in CAEP's own examples an opaque subject of
     /// `session-revoked` is either.
     Either,
 }
@@ -50,7 +50,7 @@ enum Role {
 #[derive(Default)]
 struct Found {
     targets: Vec<Target>,
-    /// Why a user that is named is not among them.
+    /// Why the named user is not among them.
     refusal: Option<Refusal>,
 }
 
@@ -88,14 +88,14 @@ impl Transmitter {
         Ok(targets.into_iter().map(|named| revocation(target, named, instant, now)).collect())
     }
 
-    /// The user that a revocation request names.
+    /// The user of a revocation request.
     pub fn user(&self, subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
         let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
         namer.targets(Effect::User, subject)
     }
 }
 
-/// The user that an operator's request names.
+/// The user of an operator's request.
 pub fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
     let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email };
     Namer { formats, sender: None, target }.targets(Effect::User, subject)
@@ -122,12 +122,12 @@ impl Namer<'_> {
             }
             found.targets.is_empty()
         };
-        // A device or a tenant beside the user would mean less than all of the user's sessions; which of
-        // them cannot be told from a token.
+        // A device or a tenant beside the user would restrict the subject to some of the user's
+        // sessions, which cannot be recognised in a token.
         if effect != Effect::Session || member("session", Role::Session) {
             member("user", Role::User);
         }
-        // Beside a user an application would mean less than all that it does.
+        // Beside a user, an application would be restricted to that user.
         if !["session", "user"].iter().any(|name| subject.contains_key(*name)) {
             member("application", Role::Actor);
         }
@@ -146,7 +146,7 @@ impl Namer<'_> {
             let tenant = issuer().and_then(|named| named.tenant);
             self.target.user_by_sub(tenant, id).map(|user| target(Kind::User, &user))
         };
-        // What is named by its own id, and not by the claim that names a user.
+        // Subjects with their own id, instead of the claim that names a user.
         let direct = match role {
             Role::Session => Some(Kind::Session),
             Role::Actor => Some(Kind::Actor),
@@ -178,7 +178,7 @@ impl Namer<'_> {
     }
 }
 
-/// A subject that is put together of others.
+/// A subject that combines others.
 fn is_complex(subject: &Map<String, Value>) -> bool {
     match subject.get("format") {
         None => !subject.contains_key("subject_type"),

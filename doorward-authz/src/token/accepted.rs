@@ -1,4 +1,4 @@
-//! What an issuer's tokens may name as their audience and their type.
+//! The accepted audiences and types of an issuer's tokens.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::denial::Denial;
 use crate::refusal::{List, Refusal, Shown, near_miss, type_of};
 use crate::token_use::TokenUse;
 
-/// Which `aud` a token must name.
+/// The `aud` that a token must name.
 #[derive(Clone, Debug)]
 pub enum Audiences {
     Any,
@@ -42,11 +42,11 @@ impl Audiences {
         Err(Refusal::new(Denial::WrongAudience, found))
     }
 
-    /// How many pairs of names are compared for what they differ in.
+    /// The most pairs of names that are compared for their difference.
     const MOST_COMPARED: usize = 64;
 }
 
-/// Which `typ` a token may name.
+/// The `typ` that a token may name.
 #[derive(Clone, Debug)]
 pub struct TokenTypes(Vec<String>);
 

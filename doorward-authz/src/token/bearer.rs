@@ -1,20 +1,20 @@
-//! The token as it stands in a request, not looked into.
+//! The token of a request, not parsed.
 
 use std::fmt;
 
 use crate::denial::Denial;
 use crate::token_source::is_emptied;
 
-/// The credentials of a request (RFC 6750 section 2.1, `b64token`), not looked into.
+/// The credentials of a request (RFC 6750 section 2.1, `b64token`), not parsed.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct BearerToken<'a>(&'a str);
 
 impl<'a> BearerToken<'a> {
-    /// Takes the token as it stands in a request; `MalformedToken` unless it is a `b64token` of at
-    /// most `max_bytes`.
+    /// Accepts the token of a request; `MalformedToken` unless it is a `b64token` of at most `max_bytes`.
     pub fn parse(value: &'a [u8], max_bytes: usize) -> Result<Self, Denial> {
         let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-        // Without an early end the compiler looks at many bytes at once: a token is long, and mostly right.
+        // Without an early return the compiler compares many bytes at once: a token is long, and mostly
+        // valid.
         let foreign = value[..body].iter().fold(0, |foreign, b| foreign | u8::from(!is_allowed(*b)));
         if body == 0 || value.len() > max_bytes || foreign != 0 {
             return Err(Denial::MalformedToken);
@@ -22,11 +22,11 @@ impl<'a> BearerToken<'a> {
         std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
     }
 
-    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the
-    /// scheme is case-insensitive). `None` when the field is of another scheme, or has the scheme alone.
+    /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the scheme is
+    /// case-insensitive). `None` if the field has another scheme, or the scheme alone.
     pub fn from_credentials(field: &'a [u8], scheme: &str, max_bytes: usize) -> Result<Option<Self>, Denial> {
-        // White space around a field is not of its value (RFC 9110 section 5.5) and was for Envoy to take
-        // off: a token behind it must not pass for none, for the upstream may well see it.
+        // White space around a field is not part of its value (RFC 9110 section 5.5), and Envoy should have
+        // removed it: a token behind it must not count as absent, because the upstream may see it.
         if field.first().is_some_and(u8::is_ascii_whitespace)
             && strip_scheme(field.trim_ascii_start(), scheme).is_some()
         {
@@ -47,7 +47,7 @@ impl<'a> BearerToken<'a> {
         })
     }
 
-    /// Every token of a field that several fields were joined in.
+    /// Every token of a field that was joined from several.
     pub(crate) fn all_in(field: &'a [u8], scheme: &str, max_bytes: usize) -> impl Iterator<Item = Self> {
         let parts = field.split(|b| *b == b',').map(<[u8]>::trim_ascii);
         parts.filter_map(move |part| Self::parse(strip_scheme(part, scheme)?, max_bytes).ok())

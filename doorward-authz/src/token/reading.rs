@@ -1,18 +1,19 @@
-//! Claims as the types that they must have.
+//! Typed access to claims.
 
 use serde_json::Value;
 
 use crate::claims::{ClaimPath, ClaimSet, Timestamp};
 use crate::refusal::{Refusal, Shown, type_of};
 
-/// What an instant must be.
+/// The expected form of a time.
 pub(super) const SECONDS: &str = "seconds since 1970 as a number (NumericDate, RFC 7519 section 2)";
-/// What names somebody.
+/// The expected form of a name.
 pub(super) const NAME: &str = "text or a whole number";
 
 pub(crate) fn numeric_date(claims: &ClaimSet, name: &str) -> Result<Option<Timestamp>, Refusal> {
     let Some(value) = claims.get(name) else { return Ok(None) };
-    // Mistyped is not absent: it would switch the check off (CVE-2026-25537).
+    // A claim of the wrong type must not count as absent, which would disable the check
+    // (CVE-2026-25537).
     let Some(instant) = Timestamp::from_numeric_date(&value) else {
         let found = match &value {
             Value::Number(number) => number.to_string(),
@@ -32,12 +33,12 @@ pub(crate) fn text(claims: &ClaimSet, name: &str) -> Result<Option<String>, Refu
     }
 }
 
-/// Several names of claims, of which the first that is present counts.
+/// Several names of claims; the first one present counts.
 pub(super) fn joined(paths: &[ClaimPath]) -> String {
     paths.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `")
 }
 
-/// A claim that names what can be revoked: text, or a whole number as some issuers write user ids.
+/// A claim that names a revocable target: text, or a whole number as some issuers write user ids.
 ///
 /// Any other type is refused: a token whose session cannot be read could not be revoked by it.
 pub(crate) fn name(claim: &str, value: Option<Value>) -> Result<Option<String>, Refusal> {
@@ -49,7 +50,8 @@ pub(crate) fn name(claim: &str, value: Option<Value>) -> Result<Option<String>, 
     }
 }
 
-/// As [`name`], of a message between servers: what is empty is refused, since the sender meant somebody.
+/// [`name`] for a message between servers: an empty value is refused, because the sender meant a
+/// subject.
 pub(crate) fn filled_name(claim: &str, value: Option<Value>) -> Result<Option<String>, Refusal> {
     let is_there = value.is_some();
     match name(claim, value)? {

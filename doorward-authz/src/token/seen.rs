@@ -1,4 +1,4 @@
-//! Which kinds of targets an issuer's tokens name, as far as this process has seen them.
+//! The kinds of targets that an issuer's tokens have named in this process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,16 +7,16 @@ use crate::revocation::Kind;
 
 /// The kinds that verified tokens of one issuer have named since the process started.
 ///
-/// A revocation of another kind may well hit nobody: a session of an issuer whose tokens have no `sid`. It is a
-/// hint for an operator, and no decision depends on it. Clones share what was seen.
+/// A revocation of another kind may refuse nothing: a session of an issuer whose tokens have no `sid`. It is a
+/// hint for an operator, and no decision depends on it. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Seen(Arc<AtomicU8>);
 
 impl Seen {
-    /// A token that names these was verified.
+    /// Records the kinds that a verified token names.
     pub(super) fn note(&self, kinds: impl Iterator<Item = Kind>) {
         let named = kinds.fold(0, |named, kind| named | bit(kind));
-        // Most tokens bring nothing new, and cores share the line of memory as long as nobody writes.
+        // Most tokens change nothing, and cores share the cache line as long as no core writes it.
         if self.0.load(Ordering::Relaxed) & named != named {
             self.0.fetch_or(named, Ordering::Relaxed);
         }

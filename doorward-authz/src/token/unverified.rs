@@ -1,4 +1,4 @@
-//! A compact JWS, read in the one way it can be read.
+//! A compact JWS, read strictly.
 //!
 //! Stricter than RFC 7515 where leniency would give one token two readings.
 
@@ -23,8 +23,8 @@ pub struct UnverifiedToken<'a> {
     pub(super) claims: ClaimSet,
 }
 
-/// The members of a JOSE header that Doorward looks at; the others are ignored, and `jwk`, `jku`,
-/// `x5u` and `x5c` are so on purpose: a token must not bring its own key.
+/// The members of a JOSE header that Doorward reads; the others are ignored, `jwk`, `jku`, `x5u` and `x5c` on
+/// purpose: a token must not supply its own key.
 #[derive(Clone, Debug)]
 pub struct Header {
     pub algorithm: String,
@@ -40,13 +40,13 @@ impl<'a> UnverifiedToken<'a> {
         Self::parse_with_header(token).map(|(token, _)| token)
     }
 
-    /// As [`Self::parse`], with all that the header says, for a message that brings its own key.
+    /// [`Self::parse`] with all members of the header, for a message that supplies its own key.
     pub(crate) fn parse_with_header(token: BearerToken<'a>) -> Result<(Self, ClaimSet), Denial> {
         let text = token.as_str();
         let (signing_input, signature) = text.rsplit_once('.').ok_or(Denial::MalformedToken)?;
         let (header, payload) = signing_input.split_once('.').ok_or(Denial::MalformedToken)?;
         if payload.contains('.') {
-            return Err(Denial::MalformedToken); // Five parts are a JWE; others are nothing.
+            return Err(Denial::MalformedToken); // Five parts are a JWE; other numbers are invalid.
         }
         let members = ClaimSet::parse(decode(header)?)?;
         let header = read_header(&members)?;
@@ -60,8 +60,8 @@ impl<'a> UnverifiedToken<'a> {
         &self.header
     }
 
-    /// The `iss` claim: who the token says it is from. Of a JWT-SVID without one, the trust domain of its `sub`
-    /// (JWT-SVID section 3: the domain names whose keys verify it).
+    /// The `iss` claim. For a JWT-SVID without one, the trust domain of its `sub` (JWT-SVID section 3: the
+    /// domain determines the keys).
     pub fn unverified_issuer(&self) -> Result<String, Refusal> {
         match self.claims.get("iss") {
             Some(Value::String(issuer)) => Ok(issuer),
@@ -70,13 +70,13 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// Everything it says of itself.
+    /// All claims.
     #[must_use]
     pub const fn unverified_claims(&self) -> &ClaimSet {
         &self.claims
     }
 
-    /// The audiences of `aud`: for whom the token says it is.
+    /// The audiences in `aud`.
     pub fn unverified_audiences(&self) -> Vec<String> {
         let named = match self.claims.get("aud") {
             Some(Value::Array(many)) => many,
@@ -86,7 +86,7 @@ impl<'a> UnverifiedToken<'a> {
         named.into_iter().filter_map(text).collect()
     }
 
-    /// Finds the key that made the signature: the one place that checks signatures.
+    /// Finds the key of the signature: the only place that checks signatures.
     pub(crate) fn check_signature<'k>(
         &self,
         keys: Option<&'k Jwks>,
@@ -103,23 +103,23 @@ impl<'a> UnverifiedToken<'a> {
             .map_err(|denial| self.unfitting(keys, denial))?
             .into_iter()
             .find(|key| self.is_signed_by(key))
-            // A key of that name may have been published since.
+            // A key with this id may have been published since.
             .ok_or_else(|| {
                 if keys.names(kid) { Denial::BadSignature.into() } else { self.unfitting(keys, Denial::UnknownKey) }
             })
     }
 
-    /// The algorithm that its header names.
+    /// The algorithm in its header.
     pub(crate) fn algorithm(&self) -> Option<Algorithm> {
         algorithm_named(&self.header.algorithm).or((self.header.algorithm == "Ed25519").then_some(Algorithm::EdDSA)) // RFC 9864.
     }
 
-    /// Whether its signature is this key's.
+    /// Whether this key verifies its signature.
     pub(crate) fn is_signed_by(&self, key: &Key) -> bool {
         key.verifies(self.signing_input, &self.signature)
     }
 
-    /// The refusal of a token whose `kid` and `alg` no key of the set has.
+    /// The refusal of a token if no key of the set has its `kid` and `alg`.
     fn unfitting(&self, keys: &Jwks, denial: Denial) -> Refusal {
         let kid = self.header.key_id.as_deref().map_or("missing".to_owned(), |kid| Shown(kid).to_string());
         let (algorithm, usable) = (Shown(&self.header.algorithm), keys.len());
@@ -127,17 +127,18 @@ impl<'a> UnverifiedToken<'a> {
         Refusal::new(denial, found)
     }
 
-    /// The id of a token without `jti`: never a digest of the whole text, because a signature can be varied.
+    /// The id of a token without `jti`: never a digest of the whole text, because a signature can have several
+    /// valid forms.
     pub(crate) fn digest(&self) -> TargetId {
         TargetId::digest(self.signing_input.as_bytes())
     }
 
-    /// The digest of its whole text, signature included: by what some services name what they revoked.
+    /// The digest of its whole text, signature included: some services name revoked tokens by it.
     pub(super) fn text_digest(&self) -> TargetId {
         TargetId::digest(self.text.as_bytes())
     }
 
-    /// The id that the token would have if its signature were good.
+    /// The id of the token, if its signature is valid.
     #[must_use]
     pub fn unverified_id(&self) -> TargetId {
         match self.claims.get("jti") {
@@ -146,7 +147,7 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// The claims, once the signature was verified.
+    /// The claims, after the signature was verified.
     pub(crate) fn into_claims(self) -> ClaimSet {
         self.claims
     }
@@ -169,7 +170,7 @@ pub(super) fn trust_domain(claims: &ClaimSet) -> Option<String> {
 pub(super) const SPIFFE: &str = "spiffe://";
 
 fn decode(segment: &str) -> Result<Vec<u8>, Denial> {
-    // The engine refuses padding, white space, other alphabets and non-zero trailing bits.
+    // The decoder refuses padding, white space, other alphabets and non-zero trailing bits.
     URL_SAFE_NO_PAD.decode(segment).map_err(|_| Denial::MalformedToken)
 }
 
@@ -179,9 +180,9 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Denial::MalformedToken),
     };
-    // `crit` names extensions we would have to honour (RFC 7515 section 4.1.11), and `b64` changes what is
-    // signed and may not stand without it (RFC 7797 section 6); `enc` and `zip` are of encrypted tokens,
-    // `cty: JWT` of nested ones.
+    // `crit` names extensions that a verifier must implement (RFC 7515 section 4.1.11), and `b64` changes the
+    // signing input and requires `crit` (RFC 7797 section 6); `enc` and `zip` belong to encrypted tokens, `cty:
+    // JWT` to nested ones.
     let foreign = ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(name));
     let nested = text("cty")?.is_some_and(|cty| media_type(&cty) == "jwt");
     if foreign || nested {
@@ -192,8 +193,8 @@ fn read_header(header: &ClaimSet) -> Result<Header, Denial> {
     Ok(Header { algorithm, key_id: text("kid")?, token_type: text("typ")?, has_nonce })
 }
 
-/// A media type as `typ` and `cty` write it: case-insensitive, `application/` dropped (RFC 7515
-/// section 4.1.9).
+/// A media type in the form of `typ` and `cty`: case-insensitive, `application/` dropped (RFC 7515 section
+/// 4.1.9).
 pub(super) fn media_type(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     name.strip_prefix("application/").map(str::to_owned).unwrap_or(name)

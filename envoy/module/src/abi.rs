@@ -1,10 +1,11 @@
 //! Envoy's binary interface for HTTP filters, as far as it is used, and safe wrappers around it.
 //!
-//! By `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.38, 1.39 and 1.40. The bindings are our own because the
-//! official SDK is not published as a crate; once it is, and builds without libclang, it replaces this file.
+//! By `source/extensions/dynamic_modules/abi/abi.h` of Envoy 1.38, 1.39 and 1.40. The bindings are written here
+//! because the official SDK is not published as a crate; once it is, and builds without libclang, it replaces this
+//! file.
 //!
-//! Buffers that Envoy returns live until the hook ends or a setter is called. So everything that is read borrows the
-//! [`Stream`], and every setter borrows it mutably.
+//! Buffers that Envoy returns live until the hook ends or a setter is called. So every getter borrows the [`Stream`],
+//! and every setter borrows it mutably.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
@@ -37,7 +38,7 @@ impl Buffer {
         if self.pointer.is_null() {
             return &[];
         }
-        // SAFETY: Envoy gives the length of what it points to, and the caller says how long it lives.
+        // SAFETY: Envoy gives the pointer with its length, and the caller guarantees the lifetime.
         unsafe { std::slice::from_raw_parts(self.pointer, self.length) }
     }
 }
@@ -148,7 +149,7 @@ impl<'a> Stream<'a> {
             return Err(Unreadable::TooMany);
         }
         let mut fields = vec![Field { name: Buffer::NONE, value: Buffer::NONE }; count];
-        // SAFETY: as above; there is room for as many as Envoy said.
+        // SAFETY: as above; the buffer has room for the number that Envoy returned.
         let read = unsafe { callback::headers(self.filter(), Headers::Request as u32, fields.as_mut_ptr()) };
         if !read {
             return Err(Unreadable::Missing);
@@ -180,18 +181,18 @@ impl<'a> Stream<'a> {
         found.then(|| unsafe { value.bytes() })
     }
 
-    /// What [`crate::hooks`] made for the stream's route.
+    /// The object that [`crate::hooks`] created for the stream's route.
     ///
     /// # Safety
     ///
     /// Every per-route object of this library must be a `T`. It lives as long as its route, which the stream holds
     /// until its hook ends or the route cache is cleared.
     pub unsafe fn route_config<T>(&self) -> Option<&'a T> {
-        // SAFETY: the filter is valid in its hook; the caller vouches for the type.
+        // SAFETY: the filter is valid in its hook; the caller guarantees the type.
         unsafe { callback::route_config(self.filter()).cast::<T>().as_ref() }
     }
 
-    /// Sets a field in the place of all of its name, or removes them.
+    /// Replaces all fields of a name by one, or removes them.
     pub fn set_header(&mut self, kind: Headers, name: &[u8], value: Option<&[u8]>) {
         let value = value.map_or(Buffer::NONE, Buffer::new);
         // SAFETY: the filter is valid in its hook; Envoy copies name and value.
@@ -232,13 +233,13 @@ impl<'a> Stream<'a> {
         unsafe { (setter.0)(self.filter(), Buffer::new(namespace.as_bytes()), Buffer::new(fields)) };
     }
 
-    /// What wakes this stream from another thread.
+    /// The waker of this stream for other threads.
     pub fn waker(&self) -> Option<Waker> {
         // SAFETY: the filter is valid in its hook.
         NonNull::new(unsafe { callback::scheduler_new(self.filter()) }).map(Waker)
     }
 
-    /// Answers the client. Envoy calls other hooks of the same filter meanwhile.
+    /// Sends a response to the client. Envoy calls other hooks of the same filter meanwhile.
     pub fn respond(self, status: u16, headers: &[(&str, &str)], body: &str, details: &str) {
         let field = |(name, value): &(&str, &str)| Field {
             name: Buffer::new(name.as_bytes()),
@@ -251,7 +252,7 @@ impl<'a> Stream<'a> {
         unsafe { callback::send_response(filter, status, fields.as_mut_ptr(), fields.len(), body, details) };
     }
 
-    /// Goes on with a request that was stopped.
+    /// Continues a stopped request.
     pub fn resume(self) {
         // SAFETY: the filter is valid in its hook, and not used after.
         unsafe { callback::continue_decoding(self.filter()) };
@@ -282,14 +283,14 @@ unsafe impl Send for Waker {}
 
 impl crate::slot::Wake for Waker {
     fn wake(&self) {
-        // SAFETY: the scheduler is ours until it is dropped, and the worker lives.
+        // SAFETY: this value owns the scheduler until it is dropped, and the worker is alive.
         unsafe { callback::scheduler_commit(self.0.as_ptr(), 0) };
     }
 }
 
 impl Drop for Waker {
     fn drop(&mut self) {
-        // SAFETY: the scheduler is ours, and not used after.
+        // SAFETY: this value owns the scheduler, and does not use it afterwards.
         unsafe { callback::scheduler_delete(self.0.as_ptr()) };
     }
 }

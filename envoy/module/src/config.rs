@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::abi::MetadataSetter;
 
-/// `filter_config` as it is written.
+/// The written form of `filter_config`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -47,7 +47,7 @@ const fn yes() -> bool {
     true
 }
 
-/// Where the facts of a decision go.
+/// The destination of a decision's facts.
 #[derive(Clone, Copy)]
 pub enum Facts {
     /// One value: a JSON object.
@@ -73,23 +73,23 @@ impl Facts {
 
 /// A filter's configuration.
 pub struct FilterConfig {
-    /// `None` when Envoy only validates.
+    /// `None` if Envoy only validates.
     engine: Option<Arc<Running>>,
     pub facts: Facts,
     /// The key of the filter state, or the namespace of the metadata.
     pub namespace: String,
     pub clear_route_cache: bool,
-    /// Whether a stream ends when its token is not accepted any more, where its rule says so.
+    /// Whether a stream ends when its token is not accepted any more, as far as its rule requires it.
     pub ends_streams: bool,
 }
 
-/// Engines of one process at once: each holds a log of revocations, a thread and listeners.
+/// The most engines of one process: each has the revocations, a thread and listeners.
 const MAX_ENGINES: usize = 16;
-/// The longest that Envoy's start waits for an engine to be ready.
+/// The longest wait of Envoy's start for an engine to be ready.
 const FIRST_READY: Duration = Duration::from_secs(5);
 
 impl FilterConfig {
-    /// Reads it and starts its engine, if that does not run; `name`: the `filter_name` of Envoy's configuration.
+    /// Parses it and starts its engine, if that is not running; `name`: the `filter_name` of Envoy's configuration.
     pub fn new(name: &str, text: &[u8], validates: bool) -> Result<Self, String> {
         let written: Written = serde_json::from_slice(text).map_err(|error| {
             format!(
@@ -128,7 +128,7 @@ impl FilterConfig {
     }
 }
 
-/// Where Doorward's configuration stands.
+/// The source of Doorward's configuration.
 enum Place {
     File(PathBuf),
     /// By the name of the filter.
@@ -137,15 +137,15 @@ enum Place {
 
 struct Running {
     hosted: Hosted,
-    /// For text that is handed over.
+    /// For inline text.
     text: Option<watch::Sender<Arc<str>>>,
 }
 
-/// What an engine is known by: the file's canonical path, or the name of the filter.
+/// The identity of an engine: the file's canonical path, or the name of the filter.
 type Key = (bool, PathBuf);
 
-/// The engines of the process. An engine is not stopped when no filter uses it: a filter that comes back must find the
-/// revocations that it knew.
+/// The engines of the process. An engine is not stopped when no filter uses it: a filter that is added again must find
+/// its revocations.
 static ENGINES: Mutex<BTreeMap<Key, Arc<Running>>> = Mutex::new(BTreeMap::new());
 
 impl Place {
@@ -166,7 +166,7 @@ impl Place {
         }
     }
 
-    /// The engine that runs by this configuration; a new text is handed to it.
+    /// The engine of this configuration; it receives a new text.
     fn engine(&self) -> Result<Arc<Running>, String> {
         let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
         let key = self.key();
@@ -191,7 +191,7 @@ impl Place {
         let running = Arc::new(Running { hosted, text });
         engines.insert(key, running.clone());
         drop(engines);
-        // Nobody is served yet when Envoy starts. An update finds the engine running.
+        // Envoy serves no requests yet at its start. At an update the engine is running.
         let _ = running.hosted.wait_ready(FIRST_READY);
         Ok(running)
     }
@@ -205,7 +205,7 @@ fn load(source: &Source) -> Result<Loaded, String> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
-    /// The rule that decides, whatever the path.
+    /// The rule that decides, independent of the path.
     pub rule: String,
 }
 

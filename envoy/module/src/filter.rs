@@ -26,11 +26,11 @@ use crate::slot::Slot;
 /// The filter of one stream.
 pub struct Filter {
     config: Arc<FilterConfig>,
-    /// Where the answer to a decision that waits is put.
+    /// The slot for the answer to a waiting decision.
     waiting: RefCell<Option<Arc<Slot<Waker, Plan>>>>,
     /// Headers of the response, unless the upstream sets them.
     response: Cell<Vec<(&'static str, String)>>,
-    /// Whose stream it is, until it is known to be one that lasts.
+    /// The subject of the stream, until it is registered as a lasting one.
     subject: Cell<Option<Subject>>,
     live: RefCell<Option<Live>>,
     /// The request has a body of unknown length: it is a stream from its beginning.
@@ -40,11 +40,11 @@ pub struct Filter {
 /// A stream that ends when its token is not accepted any more.
 struct Live {
     slot: Arc<Slot<Waker, ()>>,
-    /// `Err`: it was not accepted when the stream was registered.
+    /// `Err`: the token was not accepted when the stream was registered.
     stream: Result<LiveStream, Ended>,
 }
 
-/// A response of at most this many bytes is not ended: it is on its way.
+/// A response of at most this many bytes is not ended: it is nearly complete.
 const SHORT: u64 = 64 * 1024;
 
 impl Filter {
@@ -53,7 +53,7 @@ impl Filter {
         Self { config, waiting, response: Cell::default(), subject: Cell::default(), live, lasts: Cell::default() }
     }
 
-    /// Decides a request whose head has come; `rule`: the name that its route gives.
+    /// Decides a request whose head has arrived; `rule`: the name from its route.
     pub fn request_headers(&self, stream: Stream<'_>, rule: Option<&str>, is_whole: bool) -> Status {
         let Some(engine) = self.config.engine() else { return refuse_broken(stream) };
         self.lasts.set(!is_whole && stream.header(Headers::Request, "content-length").is_none());
@@ -123,7 +123,7 @@ impl Filter {
         }
     }
 
-    /// Registers the stream, if it proved an identity and its rule ends streams.
+    /// Registers the stream, if it has an identity and its rule ends streams.
     fn watch(&self, engine: &Hosted, stream: &Stream<'_>) {
         let Some(Subject { token, rule }) = self.subject.take() else { return };
         let Some(waker) = stream.waker() else { return };
@@ -173,7 +173,7 @@ impl Filter {
         drop(live); // The order has been carried out.
     }
 
-    /// Ready if the stream is registered and is to end.
+    /// Ready if the stream is registered and has to end.
     fn poll_ended(&self) -> Poll<Ended> {
         match &*self.live.borrow() {
             None => Poll::Pending,
@@ -190,7 +190,7 @@ impl Filter {
         }
     }
 
-    /// The stream is over, or somebody else answers it: nothing of it may be touched from another thread any more.
+    /// The stream has ended, or another filter answers it: other threads must not access it any more.
     pub fn leave(&self) {
         self.leave_waiting();
         let live = self.live.borrow_mut().take();
@@ -209,13 +209,13 @@ impl Drop for Filter {
 
 enum Decided {
     Now(Plan),
-    /// The answer comes by the slot.
+    /// The answer arrives in the slot.
     Later,
-    /// It cannot come.
+    /// There will be no answer.
     Never,
 }
 
-/// Answers a stream that waits: with a plan, or with a refusal when the work on it panics or is dropped.
+/// Answers a waiting stream: with a plan, or with a refusal if the work on it panics or is dropped.
 struct Answering(Option<Arc<Slot<Waker, Plan>>>);
 
 impl Answering {
@@ -232,7 +232,8 @@ impl Drop for Answering {
     }
 }
 
-/// Tells the access log why the stream ends: its status and details are those of the response that had begun.
+/// Writes the cause of the stream's end for the access log: its status and details are those of the response that had
+/// begun.
 fn tell_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
     match config.facts {
         Facts::FilterState => stream.set_filter_state(&format!("{}.ended", config.namespace), cause.as_bytes()),
@@ -247,7 +248,7 @@ pub fn refuse_broken(stream: Stream<'_>) -> Status {
     Status::StopIteration
 }
 
-/// A stream that lives is woken by the index of live streams.
+/// The index of live streams wakes a live stream.
 impl std::task::Wake for Slot<Waker, ()> {
     fn wake(self: Arc<Self>) {
         self.put(());
@@ -270,7 +271,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// `name`: engines are told apart by it.
+        /// `name`: the identity of the engine.
         fn new(name: &str) -> Self {
             let issuer = DevIssuer::generate().unwrap();
             let inline = json!({
@@ -296,7 +297,7 @@ mod tests {
         }
     }
 
-    /// A request as Envoy lists it; `more` may come between a token and its uses.
+    /// A request in Envoy's form; `more` may be between a token and its uses.
     fn request(target: &str, more: &[(&str, &str)]) -> Box<Host> {
         let pseudo = [(":method", "GET"), (":path", target), (":authority", "shop.example.com")];
         Host::new(&[&pseudo, more].concat())
@@ -307,7 +308,7 @@ mod tests {
         let fixture = Fixture::new("edits");
         let bearer = format!("Bearer {}", fixture.token("alice"));
         for _ in 0..2 {
-            // The second time by what is kept with the token.
+            // The second time from the encoding kept with the token.
             let host = request(
                 "/orders?b=1&token=",
                 &[("x-user-id", "root"), ("authorization", &bearer), ("x_user_id", "root"), ("x-other", "stays")],
@@ -371,7 +372,7 @@ mod tests {
             assert_eq!(filter.request_headers(host.stream(), None, true), Status::StopAllIterationAndWatermark);
             drop(filter);
             assert_eq!(host.wakers.get(), 0);
-            // The client is gone, and is signed out all the same.
+            // The client has disconnected, and is signed out all the same.
             let bearer = format!("Bearer {}", fixture.token(user));
             let ask =
                 || fixture.filter().request_headers(request("/", &[("authorization", &bearer)]).stream(), None, true);

@@ -11,7 +11,7 @@ use crate::config::{FilterConfig, RouteConfig};
 use crate::faults;
 use crate::filter::{Filter, refuse_broken};
 
-/// What `work` returns; `None` if it panicked. The log has a line of it, without the panic's message.
+/// The result of `work`; `None` if it panicked. A panic is logged, without its message.
 fn guard<T>(hook: &str, work: impl FnOnce() -> T) -> Option<T> {
     let guarded = catch_unwind(AssertUnwindSafe(|| {
         faults::meet(hook);
@@ -20,13 +20,13 @@ fn guard<T>(hook: &str, work: impl FnOnce() -> T) -> Option<T> {
     guarded.ok()
 }
 
-/// Destroys a value of ours; a panic before or within leaves nothing behind.
+/// Destroys a value of this library; a panic before or within leaves nothing behind.
 fn destroy<T>(hook: &str, value: T) {
     guard(hook, || ());
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
-/// In the place of a filter that could not be made, whose request is refused. Null would leave that to Envoy.
+/// Stands for a filter that could not be created, whose request is refused. With null Envoy would decide.
 static BROKEN: u8 = 0;
 
 fn broken() -> *const Filter {
@@ -43,7 +43,7 @@ unsafe fn hold(filter: *const Filter) -> Option<Rc<Filter>> {
     if filter.is_null() || filter == broken() {
         return None;
     }
-    // SAFETY: it was made by `Rc::into_raw`, and lives by the caller's word.
+    // SAFETY: it was made by `Rc::into_raw`, and the caller guarantees its lifetime.
     unsafe {
         Rc::increment_strong_count(filter);
         Some(Rc::from_raw(filter))
@@ -132,7 +132,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     is_whole: bool,
 ) -> Status {
     let decided = guard("request_headers", || {
-        // SAFETY: Envoy passes what belongs together, and all route configurations are of this type.
+        // SAFETY: Envoy passes matching pointers, and all route configurations are of this type.
         let (filter, stream) = unsafe { (hold(filter)?, Stream::new(envoy)?) };
         // SAFETY: as above.
         let route = unsafe { stream.route_config::<RouteConfig>() };
@@ -145,7 +145,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(envoy: *mut c_void, filter: *const Filter, _: u64) {
-    // SAFETY: Envoy passes what belongs together.
+    // SAFETY: Envoy passes matching pointers.
     let done = guard("scheduled", || unsafe {
         if let (Some(filter), Some(stream)) = (hold(filter), Stream::new(envoy)) {
             filter.scheduled(stream);
@@ -163,7 +163,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
     filter: *const Filter,
     is_whole: bool,
 ) -> u32 {
-    // SAFETY: Envoy passes what belongs together.
+    // SAFETY: Envoy passes matching pointers.
     let done = guard("response_headers", || unsafe {
         if let (Some(filter), Some(stream)) = (hold(filter), Stream::new(envoy)) {
             filter.response_headers(stream, is_whole);
@@ -182,7 +182,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(_: *mut c_
     guard("stream_complete", || unsafe { hold(filter) }.map(|filter| filter.leave()));
 }
 
-/// Somebody answers the stream: this filter, another one, or a timeout of Envoy's.
+/// The stream is answered: by this filter, another one, or a timeout of Envoy's.
 #[unsafe(no_mangle)]
 pub extern "C" fn envoy_dynamic_module_on_http_filter_local_reply(
     _: *mut c_void,
@@ -199,7 +199,7 @@ pub extern "C" fn envoy_dynamic_module_on_http_filter_local_reply(
 /// The first value of each status type.
 const CONTINUE: u32 = 0;
 
-/// Envoy loads no module without these.
+/// Envoy requires these symbols of a module.
 macro_rules! unused {
     ($($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {$(
         #[unsafe(no_mangle)]

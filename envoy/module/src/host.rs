@@ -12,7 +12,7 @@ use crate::abi::{Buffer, Stream};
 pub struct Host {
     request: RefCell<Vec<(String, Vec<u8>)>>,
     response: RefCell<Vec<(String, Vec<u8>)>>,
-    /// What getters returned since the last setter.
+    /// The values that getters returned since the last setter.
     lent: RefCell<Vec<Box<[u8]>>>,
     pub state: RefCell<Vec<(String, Vec<u8>)>>,
     pub answered: RefCell<Option<Answered>>,
@@ -38,7 +38,7 @@ impl Host {
         unsafe { Stream::new(ptr::from_ref(self).cast_mut().cast()) }.unwrap()
     }
 
-    /// The request's headers as they are now.
+    /// The current request headers.
     pub fn header(&self, name: &str) -> Option<String> {
         let headers = self.request.borrow();
         let (_, value) = headers.iter().find(|(known, _)| known == name)?;
@@ -72,7 +72,7 @@ impl Host {
 ///
 /// `filter` must be a [`Host`].
 unsafe fn host<'a>(filter: *mut c_void) -> &'a Host {
-    // SAFETY: by the caller's word.
+    // SAFETY: guaranteed by the caller.
     unsafe { &*filter.cast::<Host>() }
 }
 
@@ -80,7 +80,7 @@ unsafe fn host<'a>(filter: *mut c_void) -> &'a Host {
 ///
 /// The buffer must be valid for this call.
 unsafe fn text(buffer: Buffer) -> String {
-    // SAFETY: by the caller's word.
+    // SAFETY: guaranteed by the caller.
     String::from_utf8_lossy(unsafe { buffer.bytes() }).into_owned()
 }
 

@@ -11,17 +11,18 @@
 //! ```
 //!
 //! Rules, tokens, revocations, answers, metrics and the HTTP API are the library's ([`doorward`]); the engine runs on
-//! a thread of its own. Workers of Envoy decide by themselves and never wait.
+//! a separate thread. Envoy's workers decide themselves and never wait.
 //!
 //! # Invariants
 //!
-//! 1. A request passes only by a plan that was made from a decision. A panic, a filter that could not be made and an
-//!    answer that does not come refuse it.
-//! 2. The library sets no signal handler, allocator, `umask` or limit of the process, and ends no process.
-//! 3. Nothing of Envoy's is touched after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
+//! 1. A request passes only by a plan that was made from a decision. A panic, a filter that could not be created and
+//!    a missing answer refuse it.
+//! 2. The library does not set a signal handler, an allocator, the `umask` or a limit of the process, and does not
+//!    end the process.
+//! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
 //! 4. A waker is used while its stream lives, and under the lock of its [`slot::Slot`] alone.
-//! 5. An engine in Envoy has no listener for checks, so the form that a token keeps
-//!    ([`doorward::authz::answer::Forward::kept`]) is the one that [`plan`] writes.
+//! 5. An engine in Envoy has no listener for checks, so the encoding kept with a token
+//!    ([`doorward::authz::answer::Forward::kept`]) is that of [`plan`].
 
 // The futures of the engine are deep, and optimised builds lay them out here.
 #![recursion_limit = "256"]

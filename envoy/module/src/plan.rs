@@ -1,6 +1,7 @@
 //! A decision as edits of a stream: written while the request is read, applied after.
 //!
-//! A setter frees what getters returned, and a decision is recorded by what it read. So a plan owns all it needs.
+//! A setter frees the values of getters, and a decision is recorded with the values that it read. So a plan owns its
+//! data.
 
 use doorward::api::check::write_struct;
 use doorward::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token, without_query};
@@ -12,14 +13,14 @@ use doorward::authz::token::VerifiedToken;
 use crate::abi::{Headers, MetadataSetter, Stream};
 use crate::config::Facts;
 
-/// What is done with a stream.
+/// The effect on a stream.
 pub struct Plan {
     edits: Edits,
     facts: Told,
     pub then: Then,
 }
 
-/// How a plan ends.
+/// The end of a plan.
 pub enum Then {
     /// The request goes on.
     Continue {
@@ -28,17 +29,17 @@ pub enum Then {
         /// The token whose revocation ends the stream.
         subject: Option<Subject>,
     },
-    /// The client is answered.
+    /// A response is sent to the client.
     Respond { answer: Respond, details: String },
 }
 
-/// Whose stream it is, where its rule ends streams.
+/// The subject of the stream, if its rule ends streams.
 pub struct Subject {
     pub token: VerifiedToken,
     pub rule: std::sync::Arc<str>,
 }
 
-/// The facts of a decision, in the form in which Envoy is told them.
+/// The facts of a decision, in their form for Envoy.
 enum Told {
     Nothing,
     FilterState(Vec<u8>),
@@ -52,7 +53,7 @@ enum Value {
     Texts(Vec<String>),
 }
 
-/// How a plan is written: the filter's setting, and whether the client speaks gRPC.
+/// The form of a plan: the filter's setting, and whether the client uses gRPC.
 #[derive(Clone, Copy)]
 pub struct Form {
     pub facts: Facts,
@@ -89,15 +90,15 @@ impl Plan {
         if !forward.remove_query.is_empty() {
             edits.set(":path", &without_query(request.target, &forward.remove_query));
         }
-        // Sorted, and each has one of these characters, which the names of nearly no request have.
+        // Sorted, and each has one of these characters, which are rare in header names.
         let look_alikes = forward.always_removed();
         for (name, _) in request.headers.iter().filter(|(name, _)| name.contains(['_', '.'])) {
             if look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
                 edits.remove(name);
             }
         }
-        let facts = if let Some(kept) = forward.kept(|| Kept::write(decision, forward, form.facts)) {
-            let kept = Kept(kept);
+        let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form.facts)) {
+            let kept = CachedFields(kept);
             edits.0.extend_from_slice(kept.edits());
             tell(decision, form.facts, |facts| {
                 kept.facts(facts).map_or_else(|| of_token(decision, facts), <[u8]>::to_vec)
@@ -118,7 +119,7 @@ impl Plan {
         Self { edits, facts, then: Then::Continue { response, subject } }
     }
 
-    /// For a stream that nothing is known of any more.
+    /// For a stream without a decision.
     pub fn broken() -> Self {
         let headers = BROKEN_HEADERS.map(|(name, value)| (name, value.to_owned())).into();
         let answer = Respond { status: BROKEN, headers, body: BROKEN_BODY.to_owned() };
@@ -131,7 +132,7 @@ impl Plan {
         !self.edits.0.is_empty()
     }
 
-    /// Makes the edits and tells the facts; what follows is the caller's.
+    /// Applies the edits and writes the facts; the caller does the rest.
     pub fn apply(self, stream: &mut Stream<'_>, namespace: &str) -> Then {
         match &self.facts {
             Told::Nothing => {}
@@ -158,7 +159,7 @@ impl Plan {
     }
 }
 
-/// The refusal of a request when something of ours has failed: without reasons, and for gRPC clients as well.
+/// The refusal of a request after an internal failure: without reasons, also for gRPC clients.
 pub const BROKEN: u16 = 503;
 pub const BROKEN_HEADERS: [(&str, &str); 4] =
     [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1"), ("grpc-status", "14")];
@@ -229,13 +230,14 @@ impl Value {
     }
 }
 
-/// What a token says, as it is kept with it: a byte for the form of the facts, the length of the edits, edits, facts.
-struct Kept<'a>(&'a [u8]);
+/// The cached encoding of a token's identity: a byte for the form of the facts, the length of the edits, edits,
+/// facts.
+struct CachedFields<'a>(&'a [u8]);
 
 /// The form of facts, the length of edits.
 const HEAD: usize = 5;
 
-impl<'a> Kept<'a> {
+impl<'a> CachedFields<'a> {
     fn write(decision: &Decision<'_>, forward: &Forward<'_>, facts: Facts) -> Box<[u8]> {
         let mut edits = Edits(vec![facts.tag(), 0, 0, 0, 0]);
         let identity = forward.identity();
@@ -269,7 +271,7 @@ impl<'a> Kept<'a> {
 #[derive(Default)]
 struct Edits(Vec<u8>);
 
-/// In the place of the length of a value: the header is removed.
+/// Instead of the length of a value: the header is removed.
 const REMOVED: u32 = u32::MAX;
 
 impl Edits {
@@ -307,7 +309,7 @@ impl Edits {
     }
 }
 
-/// Names and values come from one request and one configuration: they are far below four gigabytes.
+/// Names and values come from one request and one configuration: they are far smaller than four gigabytes.
 fn length(text: &str) -> u32 {
     u32::try_from(text.len()).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! The request as the decision reads it: borrowed from Envoy, or owned where it outlives its hook.
+//! The request for the decision: borrowed from Envoy, or owned if it outlives its hook.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,7 +6,7 @@ use doorward::authz::rule::RequestView;
 
 use crate::abi::Unreadable;
 
-/// As Envoy has it (`Grpc::Common::hasGrpcContentType`).
+/// Like Envoy (`Grpc::Common::hasGrpcContentType`).
 pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_is_told_as_envoy_tells_it() {
+    fn grpc_answers_are_those_of_envoy() {
         for (content_type, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

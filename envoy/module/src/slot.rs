@@ -1,4 +1,4 @@
-//! Where an answer from the engine's thread meets its stream, whichever is first to go.
+//! The handover of an answer from the engine's thread to its stream, whichever ends first.
 //!
 //! `tests/slot.rs` compiles this file with the locks of a model checker, which runs every order of the two threads.
 
@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// The place of a stream that waits. `W` wakes it.
+/// The slot of a waiting stream. `W` wakes it.
 pub struct Slot<W, T> {
     inner: Mutex<Inner<W, T>>,
 }
@@ -27,7 +27,7 @@ impl<W: Wake, T> Slot<W, T> {
         Self { inner: Mutex::new(Inner { waker: Some(waker), answer: None }) }
     }
 
-    /// Puts an answer here and wakes the stream, if it is still there.
+    /// Stores an answer and wakes the stream, if it has not ended.
     ///
     /// Under the lock: the stream's end takes the waker under it, so no stream is woken after its end, when its worker
     /// may be gone.

@@ -29,7 +29,7 @@ export function identityReader({ jwksUrl } = {}) {
     const [head, body, signature, ...more] = jws.split('.');
     const { alg, kid, typ } = json(head);
     const known = await keyOf(kid);
-    // The key says how it is used, never the payload. The type keeps access tokens out.
+    // The key determines its use, never the payload. The type excludes access tokens.
     if (more.length || !known || alg !== known.alg || typ !== 'identity+jwt') return null;
     const digest = known.alg === 'EdDSA' ? null : 'sha256';
     const key = { key: known.key, dsaEncoding: 'ieee-p1363' };

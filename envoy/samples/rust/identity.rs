@@ -14,7 +14,8 @@ use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-/// Who is calling, as Doorward says. A handler that takes one answers 401 to everyone else.
+/// The caller's identity from Doorward. A handler with this extractor answers 401 to requests
+/// without one.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Identity {
     pub user_id: String,

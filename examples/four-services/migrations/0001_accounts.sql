@@ -21,10 +21,10 @@ CREATE TABLE families (
 CREATE INDEX families_of_user ON families (login, started_at);
 
 CREATE TABLE refresh_tokens (
-    hash TEXT PRIMARY KEY,            -- SHA-256 of the token, in hex: whoever reads this table has no token
+    hash TEXT PRIMARY KEY,            -- SHA-256 of the token, in hex: a reader of this table has no token
     sid TEXT NOT NULL REFERENCES families ON DELETE CASCADE,
     expires_at BIGINT NOT NULL,
-    used_at BIGINT                    -- set once; whoever comes with it again has stolen it, or was stolen from
+    used_at BIGINT                    -- set once; a second use means that the token was stolen
 );
 
 CREATE INDEX refresh_tokens_of_family ON refresh_tokens (sid, used_at);

@@ -35,7 +35,7 @@ async function send(path, options) {
   }
 }
 
-/** Whatever is no JSON object counts as an empty one. */
+/** A value that is not a JSON object counts as an empty one. */
 async function json(response) {
   const body = await response.json().catch(() => null);
   return body !== null && typeof body === "object" ? body : {};

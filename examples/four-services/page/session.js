@@ -1,4 +1,4 @@
-// Who is signed in: two tokens, in memory only, renewed before the first runs out.
+// The signed-in user: two tokens, in memory only, renewed before the first expires.
 
 import { post } from "./accounts.js";
 

@@ -1,4 +1,4 @@
-// What happened, newest first, read out by screen readers as it comes.
+// The events, newest first, announced to screen readers as they arrive.
 
 /** How many entries are kept. */
 const KEPT = 60;

@@ -1,4 +1,4 @@
-//! Accounts: who somebody is, for how long, and when that ends.
+//! Accounts: sign-in, the lifetime of tokens, and sign-out.
 //!
 //! ```text
 //! http       the routes; each request from top to bottom
@@ -37,13 +37,13 @@ use self::store::{Store, User};
 use self::tokens::Minter;
 use crate::{clock, server};
 
-/// Runs Accounts: login, refresh tokens, sign-out, and the events that tell Doorward.
+/// Runs Accounts: login, refresh tokens, sign-out, and the events for Doorward.
 #[derive(clap::Args)]
 pub struct Args {
     /// Where it listens; port 0: one that is free. Only Envoy may reach it: it believes the identity headers.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// `sqlite:FILE`, made if there is none, or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    /// `sqlite:FILE`, created if it is missing, or `postgres://USER:PASSWORD@HOST/DATABASE`.
     #[arg(long, env = "ACCOUNTS_DATABASE", hide_env_values = true, default_value = "sqlite:accounts.db")]
     database: String,
     /// The `iss` of its tokens, and of its security events.
@@ -65,19 +65,19 @@ pub struct Args {
     introspection_secret_file: Option<PathBuf>,
 }
 
-/// How Doorward is told; what is left out is not told, and its tokens live to their end.
+/// The ways to report sign-outs to Doorward; without one its tokens are valid until they expire.
 #[derive(clap::Args)]
 pub struct DoorwardArgs {
     /// Doorward's HTTP listener, as `http://127.0.0.1:9192`.
     #[arg(long = "doorward", value_name = "URL")]
     url: Option<reqwest::Url>,
-    /// What Doorward's configuration calls this issuer (`issuers[].name`).
+    /// The name of this issuer in Doorward's configuration (`issuers[].name`).
     #[arg(long = "doorward-issuer", value_name = "NAME", default_value = "main")]
     issuer_name: String,
     /// The file with a key that may `revoke` (`admin.keys`).
     #[arg(long, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
-    /// That key itself.
+    /// The key itself.
     #[arg(long, env = "DOORWARD_ADMIN_KEY", hide_env_values = true, conflicts_with = "admin_key_file")]
     admin_key: Option<String>,
     /// Doorward's Redis, `redis://…`: password changes are written there. Without it they go over HTTP.
@@ -92,7 +92,7 @@ pub struct DoorwardArgs {
     /// The `aud` of security events (`signals.transmitters[].audience`).
     #[arg(long, default_value = "doorward")]
     transmitter_audience: String,
-    /// The file with what it sends along when it pushes one (`push.token_file`), if Doorward wants that.
+    /// The file with the credential of a pushed event (`push.token_file`), if Doorward requires one.
     #[arg(long, value_name = "FILE")]
     transmitter_token_file: Option<PathBuf>,
 }
@@ -108,7 +108,7 @@ pub struct Accounts {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.doorward.url.is_none() {
-        warn!("without --doorward nobody hears of a sign-out; access tokens live to their end");
+        warn!("without --doorward sign-outs are not reported; access tokens are valid until they expire");
     }
     let store = Store::open(&args.database).await.context("open the database (--database)")?;
     let passwords = Passwords::new().await.context("hash a password")?;
@@ -123,7 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     server::serve(args.listen, http::routes(accounts)).await
 }
 
-/// The users of the demo, with the passwords that its page tells everyone.
+/// The users of the demo, with the passwords that its page shows to everyone.
 async fn seed(store: &Store, passwords: &Passwords) -> anyhow::Result<()> {
     for (login, password, permissions) in
         [("alice", "wonderland", "admin orders:read orders:write"), ("bob", "builder", "orders:read")]
@@ -143,7 +143,7 @@ async fn seed(store: &Store, passwords: &Passwords) -> anyhow::Result<()> {
 
 fn key_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    // A key that has ended is published until its tokens have: shorter lives would publish hundreds.
+    // A retired key is published until its tokens have expired: with shorter lifetimes hundreds would be published.
     let allowed = Duration::from_secs(5)..=Duration::from_secs(365 * 24 * 3600);
     if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("must be between 5s and 365d".to_owned()) }
 }

@@ -32,8 +32,8 @@ impl Timestamp {
     }
 
     /// A NumericDate (RFC 7519 section 2) with the milliseconds, so that a token issued right after a
-    /// sign-out is told from one issued before it. The half keeps readers who cut off at the
-    /// millisecond from landing on the one before.
+    /// sign-out is distinguished from one issued before it. The half millisecond keeps readers that
+    /// truncate from getting the previous one.
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
     pub fn numeric_date(self) -> f64 {
         (self.0 as f64 + 0.5) / 1000.0

@@ -8,15 +8,15 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Serves until SIGTERM or SIGINT, then finishes what it has begun.
+/// Serves until SIGTERM or SIGINT, then finishes requests in flight.
 ///
-/// Once it listens, it says so in one line on standard output: `listening on 127.0.0.1:PORT`.
+/// Once it listens, it prints one line on standard output: `listening on 127.0.0.1:PORT`.
 pub async fn serve(listen: SocketAddr, app: Router) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context("learn the own address")?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut stdout = std::io::stdout();
-    // Whoever started it may not be reading.
+    // The parent process may not read it.
     let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     let stop = async move {
         tokio::select! {

@@ -1,7 +1,7 @@
-//! A service behind Envoy: it answers with what it was told.
+//! A service behind Envoy: it answers with the headers that it received.
 //!
-//! Who is calling stands in headers that only Doorward can have set. There is no token code here, and no
-//! connection to Redis or Accounts.
+//! The caller is in headers that only Doorward can have set. There is no token code here, and no connection to Redis
+//! or Accounts.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,10 +21,10 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::server;
 
-/// Runs one service, which shows what it was told.
+/// Runs one service, which shows the headers that it received.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What it calls itself.
+    /// Its displayed name.
     #[arg(long, default_value = "A")]
     name: String,
     /// Where it listens; port 0: one that is free.
@@ -40,8 +40,8 @@ fn app(name: &str) -> Router {
     Router::new().route("/{service}/live", get(live)).fallback(show).with_state(Arc::from(name))
 }
 
-/// Events for as long as somebody listens. It knows nothing of sessions: whoever opened it is signed out by Envoy and
-/// Doorward.
+/// Events for as long as a client listens. The service has no sessions: Envoy and Doorward end the stream at a
+/// sign-out.
 async fn live() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     const EVERY: Duration = Duration::from_millis(250);
     Sse::new(IntervalStream::new(interval(EVERY)).map(|_| Ok(Event::default().data("tick"))))

@@ -1,7 +1,7 @@
-//! Protocol Buffers' wire format, read as it lies there: the fields of a message one after the other.
+//! Protocol Buffers' wire format, read in place: the fields of a message one after the other.
 //!
-//! Every length is held against what is left, so nothing is read or reserved that did not arrive. What is
-//! refused and what is passed over is what prost refuses and passes over; a test compares the two.
+//! Every length is compared with the rest of the message, so nothing is read or reserved that did not arrive.
+//! It refuses and skips the same input as prost; a test compares the two.
 
 /// The bytes are not a protobuf message: truncated, of a wrong wire type, or not UTF-8 where text is required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,7 +12,7 @@ pub(in crate::api) struct Malformed;
 pub(in crate::api) enum Value<'a> {
     /// Text, bytes or a message.
     Bytes(&'a [u8]),
-    /// A wire type that no field in use has.
+    /// A wire type that no known field has.
     Other,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Value<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::api) struct Fields<'a>(pub(in crate::api) &'a [u8]);
 
-/// How deeply groups may nest, which nobody has sent since proto2. It bounds the reader's stack.
+/// The deepest nesting of groups, a feature of proto2. It bounds the reader's stack.
 const MAX_GROUPS: usize = 90;
 
 impl<'a> Fields<'a> {
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         if let [byte @ ..0x80, rest @ ..] = self.0 {
-            self.0 = rest; // Nearly all are this short.
+            self.0 = rest; // Nearly all varints are this short.
             return Ok((*byte).into());
         }
         self.long_varint()

@@ -1,6 +1,6 @@
 //! Protocol Buffers' wire format, written: only what a `CheckResponse` needs.
 
-/// A message that is being written; it begins where its parent put its length.
+/// A message that is being written; it begins at the length that its parent reserved.
 pub(in crate::api) struct Message<'a>(&'a mut Vec<u8>);
 
 const VARINT: u8 = 0;
@@ -33,8 +33,8 @@ impl<'a> Message<'a> {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A message in this one. Its length goes before it, so it is moved once that is known, if one byte was
-    /// not enough.
+    /// A message in this one. Its length precedes it, so its bytes are moved if the length needs more than
+    /// one byte.
     pub(in crate::api) fn message(&mut self, number: u8, write: impl FnOnce(&mut Message<'_>)) {
         self.key(number, BYTES);
         let start = self.0.len();
@@ -50,7 +50,7 @@ impl<'a> Message<'a> {
         self.0.splice(start..=start, prefix);
     }
 
-    /// Field numbers up to 15 are one byte with their type; no other is needed.
+    /// Field numbers up to 15 take one byte with their type; larger ones do not occur.
     fn key(&mut self, number: u8, wire_type: u8) {
         debug_assert!((1..=15).contains(&number));
         self.0.push(number << 3 | wire_type);

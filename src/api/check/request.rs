@@ -1,8 +1,8 @@
-//! A `CheckRequest`, read where it lies: the few fields that a decision needs, borrowed from the bytes.
+//! A `CheckRequest`, read in place: the few fields that a decision needs, borrowed from the bytes.
 //!
-//! Decoding all of it takes longer than deciding. Fields that are not needed are passed over like those
-//! of a newer Envoy. A message that stands twice is merged and of a map's equal keys the last counts, as
-//! Protocol Buffers have it; the result is that of prost, message for message.
+//! Decoding all of it takes longer than deciding. Fields that are not needed are skipped like those of a
+//! newer Envoy. A repeated message is merged, and the last of a map's equal keys counts, as Protocol Buffers
+//! require; the result is that of prost, message for message.
 
 use super::fields::{Fields, Malformed};
 use crate::authz::rule::RequestView;
@@ -18,20 +18,20 @@ pub(super) struct CheckRequest<'a> {
     /// there, and values are bytes.
     headers: Vec<(&'a str, &'a [u8])>,
     rule: Option<&'a str>,
-    /// The downstream address: the client's, when Envoy is told whose `x-forwarded-for` to trust.
+    /// The downstream address: the client's, if Envoy is configured to trust `x-forwarded-for`.
     source: &'a str,
-    /// Of the downstream connection, with `include_peer_certificate`.
+    /// The certificate of the downstream connection, with `include_peer_certificate`.
     certificate: &'a str,
 }
 
 /// The route's choice of a rule.
 const RULE_EXTENSION: &str = "doorward.rule";
 
-/// Why a message is no request to decide.
+/// Why a message cannot be decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unusable {
     Malformed,
-    /// There is no HTTP request in it.
+    /// It has no HTTP request.
     NoRequest,
     TooManyHeaders,
 }
@@ -79,13 +79,13 @@ impl<'a> CheckRequest<'a> {
 struct Reader<'a> {
     read: CheckRequest<'a>,
     raw: Vec<(&'a str, &'a [u8])>,
-    /// Header fields so far, those that were overwritten included.
+    /// Header fields so far, including overwritten ones.
     fields: usize,
     max_headers: usize,
     has_http: bool,
 }
 
-/// More fields than a request mostly has, so that their list seldom grows.
+/// More fields than most requests have, so that their list seldom grows.
 const USUAL_HEADERS: usize = 32;
 
 impl<'a> Reader<'a> {

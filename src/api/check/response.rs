@@ -3,9 +3,9 @@
 //! Only `status.code` decides: an empty response is allowed by Envoy. So the status is written first, by
 //! the one function that writes responses.
 //!
-//! What a token says is the same in all answers of one configuration: it is written once, as complete
-//! fields, and copied. The same goes for the headers that are always removed. A message field that stands
-//! more than once is merged by its reader, so the parts are simply put behind each other.
+//! A token's identity is the same in all answers under one configuration: it is encoded once, as complete
+//! fields, and copied. The same goes for the headers that are always removed. A reader merges a repeated
+//! message field, so the parts are concatenated.
 
 use super::message::Message;
 use crate::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token};
@@ -22,13 +22,13 @@ const DENIED_RESPONSE: u8 = 2;
 const OK_RESPONSE: u8 = 3;
 const DYNAMIC_METADATA: u8 = 4;
 
-/// Fields of `OkHttpResponse`; `headers` is the same one in `DeniedHttpResponse`.
+/// Fields of `OkHttpResponse`; `headers` has the same number in `DeniedHttpResponse`.
 const HEADERS: u8 = 2;
 const HEADERS_TO_REMOVE: u8 = 5;
 const RESPONSE_HEADERS_TO_ADD: u8 = 6;
 const QUERY_PARAMETERS_TO_REMOVE: u8 = 8;
 
-/// The bytes of most answers; one that its client does not take is kept as large as it was made.
+/// The initial capacity, enough for most answers; an unread answer keeps its capacity in memory.
 const USUAL_LENGTH: usize = 1024;
 
 /// A gRPC message with the response in it: a byte for "not compressed", four of length, the message.
@@ -38,7 +38,7 @@ pub(super) fn respond(responder: &Responder, decision: &Decision<'_>, request: &
     let mut response = Message::new(&mut bytes);
     match responder.answer(decision, request) {
         Answer::Forward(forward) => {
-            response.message(STATUS, |_| {}); // 0, which is OK.
+            response.message(STATUS, |_| {}); // 0 is OK.
             forwarded(&mut response, decision, &forward);
             let proof = forward.rule_proof(&decision.rule.name);
             facts(&mut response, proof.map(|(name, proof)| (name, Fact::Text(proof))));
@@ -107,7 +107,7 @@ fn denied(response: &mut Message<'_>, respond: &Respond) {
     });
 }
 
-/// `HeaderValueOption`. It replaces the client's copy; said explicitly, since Envoy's handling of the default
+/// `HeaderValueOption`. It replaces the client's copy; set explicitly, since Envoy's handling of the default
 /// has changed between versions.
 fn set(message: &mut Message<'_>, name: &str, value: &str) {
     header(message, HEADERS, name, value, OVERWRITE_IF_EXISTS_OR_ADD);
@@ -132,7 +132,7 @@ fn facts<'a>(response: &mut Message<'_>, facts: impl IntoIterator<Item = (&'stat
     response.message(DYNAMIC_METADATA, |metadata| fields(metadata, facts));
 }
 
-/// Appends facts as fields of a `google.protobuf.Struct`, for a front end that hands over the metadata alone.
+/// Appends facts as fields of a `google.protobuf.Struct`, for a front end that returns the metadata alone.
 pub fn write_struct<'a>(bytes: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str, Fact<'a>)>) {
     fields(&mut Message::new(bytes), facts);
 }

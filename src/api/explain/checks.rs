@@ -1,4 +1,4 @@
-//! The checks of a decision in their order: which were passed, which refused, and what was expected.
+//! The checks of a decision in their order: the passed ones, the refusing one, and the expected values.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken, VerifiedTok
 use crate::clock;
 use crate::state::Policy;
 
-/// What is looked at, in the order in which a decision does.
+/// The checks, in the order of a decision.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Step {
     Rule,
@@ -109,7 +109,7 @@ impl Step {
     }
 }
 
-/// Each check with `passed` (null: not reached, or not asked for), and where it matters `expected` and `got`.
+/// Each check with `passed` (null: not reached, or not required), and where it matters `expected` and `got`.
 pub(super) fn checks(
     policy: &Policy,
     request: &RequestView<'_>,
@@ -127,7 +127,7 @@ pub(super) fn checks(
     let passed = |step: Step| match failed {
         Some(failed) if step == failed => Some(false),
         Some(failed) if step > failed => None,
-        // A claim that is missing may be one of those that are read before.
+        // A missing claim may be one that is read earlier.
         Some(Step::Claims) if step >= Step::Type => None,
         _ => Some(true),
     };
@@ -145,7 +145,7 @@ pub(super) fn checks(
     told.collect()
 }
 
-/// What the checks compare.
+/// The values that the checks compare.
 struct TokenState<'a> {
     policy: &'a Policy,
     request: &'a RequestView<'a>,
@@ -157,7 +157,7 @@ struct TokenState<'a> {
 }
 
 impl TokenState<'_> {
-    /// Whether a decision that was not refused here has looked at it.
+    /// Whether a decision that was not refused at this check has made it.
     fn applies(&self, step: Step, is_complete: bool) -> bool {
         let (rule, evidence) = (self.decision.rule, &self.decision.evidence);
         let require = &rule.require;
@@ -174,7 +174,7 @@ impl TokenState<'_> {
             | Step::Time
             | Step::Audience
             | Step::Claims => self.issuer.is_some(),
-            Step::Introspection => false, // Its answer shows in the decision alone.
+            Step::Introspection => false, // Its result appears in the decision alone.
             Step::Proof => evidence.proof.is_some(),
             Step::Revocation => is_complete && evidence.token.is_some() && evidence.hit.is_none(),
             Step::Scopes => !require.scopes.is_empty() && evidence.token.is_some(),
@@ -189,7 +189,7 @@ impl TokenState<'_> {
         }
     }
 
-    /// What a check expects, and what the request has; null where there is nothing to compare.
+    /// The expected value and that of the request; null where there is nothing to compare.
     fn of(&self, step: Step) -> (Value, Value) {
         let require = &self.decision.rule.require;
         let (token, issuer) = (self.token, self.issuer);
@@ -269,7 +269,7 @@ impl TokenState<'_> {
         }
     }
 
-    /// Never the key itself: its client, or what is wrong.
+    /// The client of the key, or its fault; never the key itself.
     fn api_key(&self) -> (Value, Value) {
         let keys = &self.policy.authorizer.api_keys;
         let shown = |name: &str| {
@@ -318,7 +318,7 @@ impl TokenState<'_> {
     }
 }
 
-/// The instants that a token names, in words that need no arithmetic.
+/// The times in a token, as durations from now.
 fn times(claims: Option<&ClaimSet>) -> Value {
     let mut times = json!({});
     for name in ["iat", "nbf", "exp"] {

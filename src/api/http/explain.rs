@@ -39,7 +39,7 @@ pub(super) struct ExplainRequest {
     headers: BTreeMap<String, String>,
     /// The rule that the route names (`context_extensions: {doorward.rule: NAME}`).
     rule: Option<String>,
-    /// The access token; stands where the configuration looks for one first (`token.from`).
+    /// The access token; put into the first place of `token.from`.
     token: Option<String>,
 }
 
@@ -59,15 +59,15 @@ fn localhost() -> String {
     "localhost".to_owned()
 }
 
-/// Decides a request and says why, step by step.
+/// Decides a request and explains the decision, step by step.
 ///
-/// The revocations that this instance knows are consulted, and the store when the policy wants it.
-/// Nothing is recorded: a sign-out rule signs nobody out here.
+/// The revocations that this instance knows are consulted, and the store where the policy requires it. Nothing is
+/// recorded: a sign-out rule revokes nothing here.
 #[utoipa::path(
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),
     request_body = ExplainRequest,
     responses(
-        (status = 200, description = "The decision with each of its `checks` (`check`, `passed`, `expected`, `got`) and what was established: rule, access, api_client, keys, token, verified, revocation, requirements, answer, the open `streams`; and `detail`, what is wrong with the token.", body = Object),
+        (status = 200, description = "The decision with each of its `checks` (`check`, `passed`, `expected`, `got`) and the established facts: rule, access, api_client, keys, token, verified, revocation, requirements, answer, the open `streams`; and `detail`, the fault of the token.", body = Object),
         BodyErrors,
         AdminErrors,
     )
@@ -103,11 +103,11 @@ pub(super) async fn explain(
     Ok(axum::Json(explained))
 }
 
-/// How many streams are open at this instance, and how many of them a revocation of each kind would end that the token
-/// names.
+/// The number of open streams at this instance, and of those that a revocation of each of the token's targets would
+/// end.
 fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
     let streams = state.streams();
-    // Under former names of the issuer, and by both readings of an id, it is the same revocation.
+    // Former names of the issuer, and both readings of an id, count as one revocation.
     let mut targets = BTreeMap::<_, Vec<_>>::new();
     for target in token.into_iter().flat_map(VerifiedToken::targets) {
         targets.entry(target.kind.to_string()).or_default().push(target.clone());

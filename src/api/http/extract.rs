@@ -1,5 +1,5 @@
-//! What handlers take from a request: the caller's permission, a JSON body, query parameters. Each
-//! refuses with a problem.
+//! Extractors of handlers: the caller's permission, a JSON body, query parameters. Each refuses
+//! with a problem.
 
 use std::sync::Arc;
 
@@ -58,11 +58,11 @@ pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission
             .challenging(format!("Bearer realm=\"{realm}\"")));
     };
     let Some(key) = policy.admin_keys.find(presented) else {
-        return Err(Problem::new(Error::UnknownCredentials, "this is none of the keys in admin.keys")
+        return Err(Problem::new(Error::UnknownCredentials, "the key is not in admin.keys")
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")));
     };
     if !key.may(permission) {
-        return Err(Problem::new(Error::NotPermitted, "its `may` in admin.keys does not list what this needs"));
+        return Err(Problem::new(Error::NotPermitted, "`may` of this key in admin.keys does not list this permission"));
     }
     Ok(key.name.clone())
 }
@@ -91,13 +91,13 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         if announced
             .is_some_and(|length: u64| usize::try_from(length).map_or(true, |length| length > http.limits.body_bytes))
         {
-            return Err(too_large()); // Refused at once, not after as much has come.
+            return Err(too_large()); // Refused at once, before the body is read.
         }
         let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             _ => Problem::new(Error::MalformedJson, "the body could not be read to its end"),
         })?;
-        // The members of a struct may stand in a list for serde, by their order.
+        // Serde also accepts a list for a struct, by the order of its members.
         if body.trim_ascii_start().starts_with(b"[") {
             return Err(Problem::field("", "must be an object"));
         }

@@ -14,23 +14,23 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::Http;
-use crate::api::inlet::Inlet;
+use crate::api::event_source::EventSource;
 use crate::authz::admin_key::Permission;
 
 /// An OAuth 2.0 error (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum OAuthError {
-    /// The form lacks this, or has it twice, or is none.
+    /// The form lacks this parameter, repeats it, or is not a form.
     InvalidRequest(&'static str),
-    /// The message in the form lacks this.
+    /// The message in the form has this fault.
     InvalidMessage(Box<str>),
     TooLarge,
     /// No credentials, or wrong ones.
     InvalidClient(&'static str),
-    /// The key is known, but may not do this, or there are no keys at all.
+    /// The key is known, but lacks the permission, or no keys are configured.
     UnauthorizedClient(&'static str),
     UnsupportedTokenType,
-    /// Too much at once.
+    /// Too many requests at once.
     Busy,
     /// A dependency is unavailable.
     Unavailable(&'static str),
@@ -47,16 +47,16 @@ pub(super) struct OAuthErrorBody {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "for the OpenAPI document")]
 pub(super) enum FormErrors {
-    /// Not such a form, or nothing in it that can be taken.
+    /// Not such a form, or its content is refused.
     #[response(status = 400)]
     Invalid(OAuthErrorBody),
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(OAuthErrorBody),
-    /// Too much of this at once; nothing was applied.
+    /// Too many such requests at once; nothing was applied.
     #[response(status = 429)]
     Busy(OAuthErrorBody),
-    /// Not done; try again after `Retry-After`.
+    /// Not stored; try again after `Retry-After`.
     #[response(status = 503)]
     Unavailable(OAuthErrorBody),
 }
@@ -96,7 +96,7 @@ impl OAuthError {
             Self::UnsupportedTokenType => {
                 (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
             }
-            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too much of this at once"),
+            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many such requests at once"),
             Self::Unavailable(detail) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", detail),
         }
     }
@@ -105,7 +105,7 @@ impl OAuthError {
 impl OAuthError {
     pub(super) fn answer(&self, http: &Http) -> Response<Body> {
         let (status, error, description) = self.describe();
-        // RFC 6749 section 5.2: neither of these stands in a description.
+        // RFC 6749 section 5.2 allows neither of these in a description.
         let error_description = description.replace(['"', '\\'], "'");
         let mut response = (status, axum::Json(OAuthErrorBody { error, error_description })).into_response();
         if matches!(self, Self::Busy | Self::Unavailable(_)) {
@@ -124,15 +124,15 @@ impl OAuthError {
     }
 }
 
-/// Leave to be worked on, among a bounded number; asked for once the body is there, or whoever sends one
-/// slowly would take the place of others.
+/// A permit to process a message, out of a bounded number; taken once the body is complete, since a slow
+/// sender would block others.
 pub(super) fn admit(http: &Http) -> Option<OwnedSemaphorePermit> {
-    http.inlets.clone().try_acquire_owned().ok()
+    http.messages.clone().try_acquire_owned().ok()
 }
 
 /// Counts how a request ended.
-pub(super) fn count(http: &Http, inlet: Inlet, result: Result<&'static str, &'static str>) {
-    inlet.count(&http.state, result.unwrap_or_else(|error| error));
+pub(super) fn count(http: &Http, source: EventSource, result: Result<&'static str, &'static str>) {
+    source.count(&http.state, result.unwrap_or_else(|error| error));
 }
 
 /// The parameters of a form (RFC 6749 appendix B), each there once at most.
@@ -144,7 +144,7 @@ pub(super) async fn read(http: &Http, request: Request) -> Result<HashMap<String
     let mut form = HashMap::new();
     for (name, value) in url::form_urlencoded::parse(&body) {
         if form.insert(name.into_owned(), value.into_owned()).is_some() {
-            return Err(OAuthError::InvalidRequest("a parameter stands twice"));
+            return Err(OAuthError::InvalidRequest("a parameter is repeated"));
         }
     }
     Ok(form)
@@ -165,11 +165,11 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The name of the client's admin key, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section 2.3.1); `None`
-/// when it does not say who it is.
+/// without credentials.
 pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Option<Arc<str>>, OAuthError> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Ok(None) };
-    let wrong = OAuthError::InvalidClient("this is none of the keys in admin.keys");
+    let wrong = OAuthError::InvalidClient("the key is not in admin.keys");
     if fields.next().is_some() {
         return Err(OAuthError::InvalidClient("more than one Authorization header"));
     }
@@ -178,7 +178,7 @@ pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -
     let found =
         policy.admin_keys.find(&key).filter(|found| name.is_none_or(|name| name == *found.name)).ok_or(wrong)?;
     if !found.may(permission) {
-        return Err(OAuthError::UnauthorizedClient("`may` of this key in admin.keys does not list it"));
+        return Err(OAuthError::UnauthorizedClient("`may` of this key in admin.keys does not list this permission"));
     }
     Ok(Some(found.name.clone()))
 }

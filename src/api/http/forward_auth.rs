@@ -1,43 +1,42 @@
-//! `ANY /auth` and `/auth/*`: the same decision for proxies that ask over HTTP.
+//! `ANY /auth` and `/auth/*`: the same decision for proxies that use HTTP.
 //!
-//! Which request is asked about is said in one of these ways:
+//! The original request is described in one of these ways:
 //!
 //! | | path and query | method | host |
 //! | --- | --- | --- | --- |
-//! | Envoy's HTTP ext_authz with `path_prefix: /auth` | what follows `/auth` | the asking request's own | its own |
+//! | Envoy's HTTP ext_authz with `path_prefix: /auth` | the rest after `/auth` | that of the request to `/auth` | its own |
 //! | Envoy's with `path_override: /auth` | `X-Original-URI` | `X-Original-Method` | its own |
 //! | nginx auth_request | `X-Original-URI` | `X-Original-Method` | its own |
 //! | Traefik, Caddy | `X-Forwarded-Uri` | `X-Forwarded-Method` | `X-Forwarded-Host`, else its own |
 //!
-//! No other header is believed to say it (`X-Forwarded-For` decides nothing, and `X-Forwarded-Proto` only which
-//! URI a DPoP proof must name). Every proxy sets
-//! its own of these headers and passes the client's copies of the others on, so a part that is named twice
-//! must be named alike: else the client could choose the rule it is judged by. What disagrees, stands
-//! twice, or leaves a part out is refused as `bad_request`; so nginx must send the method, which its
-//! subrequest (always a GET) does not tell.
+//! No other header is used (`X-Forwarded-For` decides nothing, and `X-Forwarded-Proto` only which URI a DPoP proof
+//! must name). Every proxy sets its own of these headers and passes the client's copies of the others on, so two
+//! headers for one part must agree: else the client could choose the rule that applies to it. A request whose
+//! headers disagree, are repeated or leave a part out is refused as `bad_request`; so nginx must send the method,
+//! because its subrequest is always a GET.
 //!
-//! # What the proxy must do
+//! # The proxy's part
 //!
-//! Allowed is 200 with the identity headers. A header of ours that has no value is left out, not sent
-//! empty: nginx, Traefik and Caddy then drop the client's copy, where an empty one would reach upstreams
-//! that take it for an anonymous user's id, or join it with a look-alike.
+//! An allowed request is answered 200 with the identity headers. An identity header without a value is left out,
+//! not sent empty: nginx, Traefik and Caddy then drop the client's copy. An empty header would reach upstreams that
+//! read it as the id of an anonymous user, or join it with a look-alike.
 //!
-//! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in cookies are
-//!   not forwarded: the other cookies are set in its place. The client's copies and look-alikes, and
-//!   the token with `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy
-//!   obeys without being told (every answer has it: Envoy with `path_override` asks as nginx does, and the
-//!   others do not read it). `allowed_headers` must let through what the decision reads (cookies, API key).
-//! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's
-//!   copy. Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers
-//!   on`). It knows 2xx, 401 and 403 only: 400 and 503 become 500.
+//! - Envoy: `allowed_upstream_headers` lists the identity headers, and `cookie` where tokens in cookies are not
+//!   forwarded: the other cookies are set in its place. The client's copies and look-alikes, and the token with
+//!   `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy applies without
+//!   configuration (every answer has it: Envoy with `path_override` sends the same request as nginx, and the other
+//!   proxies ignore it). `allowed_headers` must let through what the decision reads (cookies, API key).
+//! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's copy.
+//!   Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers on`). nginx
+//!   accepts 2xx, 401 and 403 only: 400 and 503 become 500.
 //! - Traefik: `authResponseHeaders` deletes the client's copies of the headers it names, look-alikes only
 //!   with `authResponseHeadersRegex` (`^x[-_.]user[-_.]id$`).
 //! - Caddy: `copy_headers` deletes them from 2.11.2 on only (GHSA-7r4p-vjf4-gxv4); before, and for
 //!   look-alikes, `request_header -X-User-Id` must stand before `forward_auth`.
 //!
-//! Only Envoy can be told to take the token off the request, none can be told to take it out of the query,
-//! and for all but Envoy a 204 (`sign_out: {then: respond}`) is leave to go on: the token is revoked, and
-//! the request still reaches the upstream.
+//! Only Envoy can remove the token from the request's headers, and no proxy can remove it from the query. All
+//! proxies but Envoy read a 204 (`sign_out: {then: respond}`) as allowed: the token is revoked, and the request
+//! still reaches the upstream.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -54,7 +53,7 @@ use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, host_of};
 
-/// Where Envoy's `path_prefix` points; the original path follows.
+/// The value of Envoy's `path_prefix`; the original path follows.
 pub(super) const PREFIX: &str = "/auth";
 
 const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
@@ -82,7 +81,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
     }
 }
 
-/// 200, with what the proxy is to set, and what Envoy is to remove.
+/// 200, with the headers that the proxy sets, and those that Envoy removes.
 fn leave(forward: &Forward<'_>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -98,20 +97,20 @@ fn leave(forward: &Forward<'_>) -> Response<Body> {
     response
 }
 
-/// The scheme that the client wrote, as its proxy says; no rule looks at it, only a DPoP proof must name it.
+/// The client's scheme, according to the proxy; rules do not use it, only DPoP proofs name it.
 pub(super) fn scheme(headers: &HeaderMap) -> Option<&str> {
     let mut fields = headers.get_all("x-forwarded-proto").iter();
     let scheme = fields.next()?.to_str().ok()?;
     fields.next().is_none().then_some(scheme)
 }
 
-/// The client's address: the last in `X-Forwarded-For`, which the asking proxy wrote.
+/// The client's address: the last in `X-Forwarded-For`, which the proxy wrote.
 fn source(parts: &Parts) -> Option<IpAddr> {
     let field = parts.headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
     field.rsplit(',').next()?.trim().parse().ok()
 }
 
-/// The request that is asked about.
+/// The original request.
 #[derive(Debug, Eq, PartialEq)]
 struct Original<'a> {
     method: &'a str,
@@ -119,11 +118,11 @@ struct Original<'a> {
     host: &'a str,
 }
 
-/// One part of the original request as a header states it: header name and value.
+/// One part of the original request: header name and value.
 type Named<'a> = (&'static str, Option<&'a str>);
 
 impl<'a> Original<'a> {
-    /// Reads it; an error says which header is missing or contradicts another, in names of ours only.
+    /// Reads the original request; an error names the missing or contradictory header, without its value.
     fn read(parts: &'a Parts) -> Result<Self, Cow<'static, str>> {
         let asked = parts.uri.path_and_query().map_or("", |target| target.as_str());
         let by_path = asked.strip_prefix(PREFIX).filter(|rest| rest.starts_with('/'));
@@ -134,7 +133,7 @@ impl<'a> Original<'a> {
             Some(authority) => Some(authority.as_str()),
             None => field(parts, "host")?.1,
         };
-        // Of a request that was made up for asking, the host is the proxy's word only where it says no other.
+        // The host of a proxy's own subrequest counts only where no header names the original host.
         let own_host_counts = by_path.is_some() || original_uri.1.is_some() || forwarded_host.1.is_none();
 
         let path = ("the path after /auth", by_path);
@@ -147,7 +146,7 @@ impl<'a> Original<'a> {
         if !target.starts_with('/') {
             Err("the URI must be a path that begins with `/`".into())
         } else if !method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') {
-            Err("the method must be one word".into())
+            Err("the method must be a token (RFC 9110 section 5.6.2)".into())
         } else if host.contains([',', ' ']) {
             Err("x-forwarded-host must name one host".into())
         } else {
@@ -156,12 +155,12 @@ impl<'a> Original<'a> {
     }
 }
 
-/// A field that stands at most once, as text.
+/// A header field that occurs at most once, as text.
 fn field<'a>(parts: &'a Parts, name: &'static str) -> Result<Named<'a>, Cow<'static, str>> {
     let mut fields = parts.headers.get_all(name).iter();
     let first = fields.next();
     if fields.next().is_some() {
-        return Err(format!("{name} stands more than once").into());
+        return Err(format!("{name} is repeated").into());
     }
     let text = first.map(|value| std::str::from_utf8(value.as_bytes())).transpose();
     Ok((name, text.map_err(|_| format!("{name} is not UTF-8 text"))?))
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_said_twice_is_refused() {
+    fn missing_and_repeated_parts_are_refused() {
         for request in [
             "GET /auth | host: a",
             "GET /authx | host: a",
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_is_missing_or_differs() {
+    fn a_refusal_names_missing_or_different_parts() {
         for (request, detail) in [
             ("GET /auth | host: a", "one of these is needed: the path after /auth, x-original-uri, x-forwarded-uri"),
             (
@@ -250,7 +249,7 @@ mod tests {
             ("GET /auth/x", "one of these is needed: host, x-forwarded-host"),
             ("GET /auth/x | host: a | x-forwarded-uri: /y", "the path after /auth and x-forwarded-uri differ"),
             ("GET /auth/x | host: a | x-forwarded-host: b", "host and x-forwarded-host differ"),
-            ("GET /auth/x | host: a | x-original-uri: /x | x-original-uri: /x", "x-original-uri stands more than once"),
+            ("GET /auth/x | host: a | x-original-uri: /x | x-original-uri: /x", "x-original-uri is repeated"),
             (
                 "GET /auth | host: a | x-original-uri: x | x-original-method: GET",
                 "the URI must be a path that begins with `/`",

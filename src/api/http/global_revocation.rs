@@ -1,5 +1,5 @@
 //! `POST /global-token-revocation` (draft-parecki-oauth-global-token-revocation), which Okta calls Universal
-//! Logout: an identity provider or a security tool asks for everything of a user to end.
+//! Logout: an identity provider or a security tool revokes all tokens of a user.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
 use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
 use super::revocations::clock_skew;
-use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::api::event_source::{EventSource, Refused, revoke, verified};
 use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
@@ -40,11 +40,11 @@ pub(super) struct GlobalRevocationRequest {
 enum Caller {
     /// With an admin key of this name.
     Operator(Arc<str>),
-    /// With a JWT of its own.
+    /// With a JWT that it signed.
     Transmitter(Arc<Transmitter>, MessageId),
 }
 
-/// Ends everything of a user: all tokens issued up to now.
+/// Revokes all tokens of a user that were issued up to now.
 ///
 /// Credentials: an admin key that may `revoke`, or a JWT of a configured transmitter whose `audience` is the
 /// URL of this endpoint, with `iss`, `sub`, `aud`, `iat`, `exp` and a `jti` that is used once.
@@ -57,7 +57,7 @@ enum Caller {
         (status = 403, description = "The key may not revoke.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 404, description = "The subject is not of an issuer that is configured.", body = ProblemDetails, content_type = "application/problem+json"),
         BodyErrors,
-        (status = 429, description = "Too much of this at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 429, description = "Too many such requests at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 503, description = "Not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
@@ -67,7 +67,7 @@ pub(super) async fn global_token_revocation(
 ) -> Result<StatusCode, Response<Body>> {
     let done = revoke_user(&http, request).await;
     let label = done.as_ref().map_or_else(Problem::label, |()| "applied");
-    Inlet::GlobalRevocation.count(&http.state, label);
+    EventSource::GlobalRevocation.count(&http.state, label);
     done.map(|()| StatusCode::NO_CONTENT).map_err(IntoResponse::into_response)
 }
 
@@ -99,8 +99,8 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
     };
     let closing = |user| Revocation { note: note.clone(), ..target.closing_user(user, instant) };
     let revocations = users.into_iter().map(closing).collect();
-    revoke(&http.state, Inlet::GlobalRevocation, revocations).await.map_err(|error| {
-        let detail = "it holds in this instance, other instances may not know it: try again";
+    revoke(&http.state, EventSource::GlobalRevocation, revocations).await.map_err(|error| {
+        let detail = "the revocation applies in this instance, other instances may not know it: try again";
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
     })?;
     match caller {
@@ -133,7 +133,7 @@ fn by_operator<'a>(
     Ok((target, users))
 }
 
-/// Why a subject leads nowhere: it is of another issuer (404), or cannot be used (400).
+/// Why a subject cannot be mapped: it is of another issuer (404), or cannot be used (400).
 fn unmapped(subject: &Map<String, Value>, error: Unmapped, is_known: impl Fn(&str) -> bool) -> Problem {
     if let Unmapped::NamedOtherwise(Refusal { detail: Some(detail), .. }) = error {
         return Problem::new(Error::InvalidSubject, detail.into_string()).at("/sub_id");
@@ -147,7 +147,7 @@ fn unmapped(subject: &Map<String, Value>, error: Unmapped, is_known: impl Fn(&st
 }
 
 async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Problem> {
-    // A JWT has two dots, an admin key may have as many as it likes: the key is looked for first.
+    // A JWT has two dots, and an admin key may have any number: so the key is looked up first.
     let by_key = admin_key(http, headers, Permission::Revoke);
     let problem = match by_key {
         Ok(name) => return Ok(Caller::Operator(name)),
@@ -161,7 +161,7 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     let realm = http.state.policy().responder.realm().to_owned();
     let refused = |denial: Denial| match denial {
         Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
-        _ => Problem::new(Error::UnknownCredentials, "the JWT is not one that may revoke here")
+        _ => Problem::new(Error::UnknownCredentials, "the JWT is not of a transmitter that may revoke here")
             .because(denial.label())
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
@@ -176,7 +176,7 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
         let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
         Ok((from.clone(), id))
     };
-    let verified = verified(&http.state, Inlet::GlobalRevocation, verify).await;
+    let verified = verified(&http.state, EventSource::GlobalRevocation, verify).await;
     let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
         return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));

@@ -1,4 +1,4 @@
-//! `GET /v1/instances`: who decides, and how current each is.
+//! `GET /v1/instances`: the running instances and the age of their views.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::state::Peer;
 /// The fleet.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Instances {
-    /// The one that answers is first.
+    /// The answering instance is first.
     instances: Vec<Instance>,
-    /// False: the store could not be asked for the others.
+    /// False: the store did not return the others.
     complete: bool,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Instances {
 #[derive(Serialize, ToSchema)]
 struct Instance {
     name: String,
-    /// Whether it is the one that answers.
+    /// Whether this is the answering instance.
     this: bool,
     version: String,
     uptime_seconds: u64,
@@ -38,13 +38,13 @@ struct Instance {
     /// Seconds by which its wall clock is ahead of the store's, negative if it is behind; null without a store, or
     /// for an instance of an earlier version.
     clock_skew_seconds: Option<f64>,
-    /// Streams that end with their session, and are open there.
+    /// The open streams at the instance that end with their session.
     streams: usize,
 }
 
 /// Lists the instances, their view's age and their place in the log.
 ///
-/// An instance that ended without a word stays until its lease has run out.
+/// An instance that ended without removing its lease is listed until the lease expires.
 #[utoipa::path(
     get, path = "/v1/instances", tag = "operation", security(("admin_key" = [])),
     responses((status = 200, description = "The instances.", body = Instances), AdminErrors)

@@ -9,14 +9,15 @@ use crate::clock;
 
 /// The public keys for `identity.payload.sign` (RFC 7517); none when payloads are not signed.
 ///
-/// A key that was replaced stays listed while anything it signed holds.
+/// A replaced key stays listed while payloads that it signed are valid.
 #[utoipa::path(
     get, path = "/jwks.json", tag = "identity",
     responses((status = 200, description = "A JSON Web Key Set.", body = Object, content_type = "application/jwk-set+json"))
 )]
 pub(super) async fn jwks(State(http): State<Http>) -> impl IntoResponse {
     let keys = http.state.policy().responder.public_keys(clock::now());
-    // Shorter than anyone would wait for a new key; who meets an unknown `kid` asks again anyway.
+    // Short, for a new key to be seen soon; a client that meets an unknown `kid` fetches again
+    // anyway.
     let headers = [(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, "public, max-age=60")];
     (headers, keys.to_string())
 }

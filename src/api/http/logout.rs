@@ -1,4 +1,4 @@
-//! `POST /logout`: users sign themselves out with the token they hold.
+//! `POST /logout`: users sign themselves out with their token.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -31,7 +31,7 @@ pub(super) struct LogoutQuery {
 /// Signs out the holder of an access token.
 ///
 /// 204, also when the token has expired or is revoked already; a token that does not verify is refused. A token
-/// in a cookie is none: other sites could have it sent.
+/// in a cookie does not count, because other sites could make the browser send it.
 #[utoipa::path(
     post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(
@@ -39,7 +39,7 @@ pub(super) struct LogoutQuery {
         (status = 400, description = "More than one token, or a request that cannot be understood.", content((Object = "application/json"), (ProblemDetails = "application/problem+json"))),
         (status = 403, description = "A page of a site that is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 401, description = "No token, or one that does not verify.", body = Object),
-        (status = 503, description = "The store did not take it; try again after `Retry-After`.", body = Object),
+        (status = 503, description = "The sign-out is not stored; try again after `Retry-After`.", body = Object),
     )
 )]
 pub(super) async fn logout(
@@ -56,7 +56,7 @@ pub(super) async fn logout(
         api_key: Some(ApiKeyUse::Ignored),
         ..Rule::default()
     };
-    // A browser sends cookies with another site's form as well, and that must sign nobody out.
+    // A browser sends cookies with another site's form as well, which must not sign the user out.
     let sent = headers.iter().filter(|(name, _)| **name != header::COOKIE || site.is_proven());
     let fields: Vec<_> = sent.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -78,7 +78,7 @@ pub(super) async fn logout(
     Ok(site.admit(answer))
 }
 
-/// Tells a browser that the pages of a configured site may sign out.
+/// Answers a browser's preflight: pages of a configured site may sign out.
 #[utoipa::path(
     options, path = "/logout", tag = "sign-out",
     responses(

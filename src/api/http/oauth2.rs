@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::form::{ClientErrors, FormErrors, OAuthError, admit, client, count, read};
-use crate::api::inlet::{Inlet, Refused, revoke, verified};
+use crate::api::event_source::{EventSource, Refused, revoke, verified};
 use crate::api::token_request::decide_token;
 use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
@@ -35,21 +35,21 @@ pub(super) struct TokenForm {
 
 /// Revokes a token: an access token, or a JWT refresh token with the session it belongs to.
 ///
-/// The token proves itself by its signature and may have expired. 200 also for a token that is not known, so
-/// that nothing can be learned from the answer. Credentials are not needed; those that are sent must be an
-/// admin key that may `revoke`, as `Bearer KEY` or `Basic NAME:KEY`.
+/// The token's signature is the credential; the token may have expired. An unknown token is answered 200 too, so that
+/// the answer discloses nothing. Credentials are optional; if sent, they must be an admin key that may `revoke`, as
+/// `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/revoke", tag = "sign-out", security((), ("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "Whatever it was, it is not accepted any more."),
+        (status = 200, description = "The token, if it was one, is not accepted any more."),
         FormErrors,
         ClientErrors,
     )
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = revoke_token(&http, request).await;
-    count(&http, Inlet::Revoke, done.as_ref().copied().map_err(OAuthError::label));
+    count(&http, EventSource::Revoke, done.as_ref().copied().map_err(OAuthError::label));
     match done {
         Ok(_) => StatusCode::OK.into_response(),
         Err(error) => error.answer(&http),
@@ -64,17 +64,18 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
     let rule = Rule {
-        name: Inlet::Revoke.label().into(),
+        name: EventSource::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
         api_key: Some(ApiKeyUse::Ignored),
-        needs_proof: false, // RFC 7009 asks for none: a stolen token may well be revoked by whoever finds it.
+        needs_proof: false, // RFC 7009 does not require one: the finder of a stolen token may revoke it.
         ..Rule::default()
     };
     let read = |_: &Policy, decision: &Decision<'_>| decision.outcome.denial();
     let denial = decide_token(&http.state, token, &rule, read).await.unwrap_or(Some(Denial::InternalError));
     let Some(denial) = denial else {
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
-        // What does not say what it is, and is for us, was taken for an access token; as a refresh token, it has a session.
+        // A token without a mark of its kind, for a configured audience, was read as an access token; as a refresh
+        // token it has a session.
         if hinted && let Err(RefreshError::Store) = revoke_refresh_token(http, token, hinted).await {
             return Err(OAuthError::Unavailable(STORE));
         }
@@ -107,33 +108,33 @@ async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<
         issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
     };
     let refused = |refused: Refused| RefreshError::Denied(refused.refusal.denial);
-    let revocation = verified(&http.state, Inlet::Revoke, verify).await.map_err(refused)?;
-    revoke(&http.state, Inlet::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
+    let revocation = verified(&http.state, EventSource::Revoke, verify).await.map_err(refused)?;
+    revoke(&http.state, EventSource::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 
-const STORE: &str = "the store did not take it";
+const STORE: &str = "the revocation is not stored";
 
-/// Refusals that are temporary, with their reason.
+/// Temporary refusals, with their reason.
 const fn passing(denial: Denial) -> Option<&'static str> {
     match denial {
         Denial::StoreUnavailable => Some(STORE),
         Denial::KeysUnavailable => Some("the issuer's keys are not available"),
         Denial::RevocationsStale => Some("the list of revocations is not current"),
-        Denial::IntrospectionUnavailable => Some("the authorization server cannot be asked"),
+        Denial::IntrospectionUnavailable => Some("the authorization server does not answer"),
         Denial::InternalError => Some("the decision failed"),
         _ => None,
     }
 }
 
-/// Says whether a token is good here, by the same decision as a request that carries it.
+/// Returns whether a token is accepted here, by the same decision as for a request that carries it.
 ///
-/// `active: false` alone is the answer for every token that is not, whatever the cause (RFC 7662 section
-/// 2.2). Credentials: an admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
+/// Every other token is answered `active: false` alone, whatever the cause (RFC 7662 section 2.2). Credentials: an
+/// admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/introspect", tag = "operation", security(("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "`active`, and what the token says if it is.", body = Object),
+        (status = 200, description = "`active`, and the claims of an active token.", body = Object),
         FormErrors,
         ClientErrors,
     )
@@ -141,7 +142,7 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
     let said = introspect(&http, request).await;
     let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, Inlet::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
+    count(&http, EventSource::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
     match said {
         Ok(said) => Json(said).into_response(),
         Err(error) => error.answer(&http),
@@ -159,9 +160,9 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
     let token = form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let rule = Rule {
-        name: Inlet::Introspect.label().into(),
+        name: EventSource::Introspect.label().into(),
         api_key: Some(ApiKeyUse::Ignored),
-        needs_proof: false, // The resource server that asks has the proof, and is told what it must prove.
+        needs_proof: false, // The resource server has the proof, and receives `cnf` to check it.
         ..Rule::default()
     };
     let read = |_: &Policy, decision: &Decision<'_>| match &decision.outcome {

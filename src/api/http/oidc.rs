@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::form::{FormErrors, OAuthError, admit, count, read};
-use crate::api::inlet::{Inlet, LogoutError, log_out};
+use crate::api::event_source::{EventSource, LogoutError, log_out};
 use crate::authz::denial::Denial;
 
 /// The form that an OpenID provider sends (section 2.5).
@@ -18,10 +18,10 @@ pub(super) struct LogoutForm {
     logout_token: String,
 }
 
-/// An OpenID provider says that a session, or all of a user's, has ended.
+/// Receives an OpenID provider's message that a session, or all sessions of a user, ended.
 ///
-/// The logout token proves itself: signed by a configured issuer, for one of `backchannel_logout.audiences`.
-/// Its session is signed out if it names one, else its user.
+/// The logout token is the credential: it is signed by a configured issuer, for one of
+/// `backchannel_logout.audiences`. Its session is signed out if it names one, else its user.
 #[utoipa::path(
     post, path = "/oidc/backchannel-logout", tag = "sign-out",
     request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
@@ -32,7 +32,7 @@ pub(super) struct LogoutForm {
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
     let done = take(&http, request).await;
-    count(&http, Inlet::BackchannelLogout, done.as_ref().map(|()| "applied").map_err(|(label, _)| *label));
+    count(&http, EventSource::BackchannelLogout, done.as_ref().map(|()| "applied").map_err(|(label, _)| *label));
     match done {
         Ok(()) => StatusCode::OK.into_response(),
         Err((_, error)) => error.answer(&http),
@@ -49,11 +49,11 @@ async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthE
         LogoutError::Denied(refused) => {
             let denial = refused.refusal.denial;
             let told =
-                refused.told().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
+                refused.for_sender().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
             (denial.label(), told.unwrap_or_else(|| explain(denial)))
         }
         LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),
-        LogoutError::Store => ("store_unavailable", OAuthError::Unavailable("the store did not take it")),
+        LogoutError::Store => ("store_unavailable", OAuthError::Unavailable("the revocation is not stored")),
     })
 }
 
@@ -68,7 +68,7 @@ const fn explain(denial: Denial) -> OAuthError {
         Denial::WrongAudience => "the logout token is meant for another audience",
         Denial::MissingClaim | Denial::InvalidClaim => "`iss` of the logout token is missing or not text",
         Denial::Expired => "the logout token has expired",
-        Denial::NotYetValid => "the logout token is of the future",
+        Denial::NotYetValid => "the logout token is dated in the future",
         Denial::LifetimeTooLong => "the logout token lives too long",
         _ => "the logout token is not well-formed",
     })

@@ -1,5 +1,5 @@
-//! `/openapi.json`: generated from the handlers, so that it cannot say anything else than they do. It is also
-//! committed as `docs/openapi.json`; a test compares the two.
+//! `/openapi.json`: generated from the handlers, so that it cannot differ from them. It is also committed as
+//! `docs/openapi.json`; a test compares the two.
 
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -16,7 +16,7 @@ use super::signals::EventErrorBody;
 /// The OpenAPI document of both listeners.
 #[must_use]
 pub fn document() -> OpenApi {
-    let mut document = super::public().merge(super::inlets()).merge(super::admin()).into_openapi();
+    let mut document = super::public().merge(super::event_sources()).merge(super::admin()).into_openapi();
     let mut license = License::new(env!("CARGO_PKG_LICENSE"));
     license.identifier = Some(env!("CARGO_PKG_LICENSE").to_owned());
     let info = InfoBuilder::new().title("Doorward").version(env!("CARGO_PKG_VERSION")).license(Some(license));
@@ -36,7 +36,7 @@ pub fn document() -> OpenApi {
     components.add_security_scheme("push_token", scheme("The transmitter's `push.token`."));
     components.add_security_scheme("assertion", scheme("A JWT that a configured transmitter signed."));
     components.add_security_scheme("access_token", scheme("The caller's own access token."));
-    // Schemas that only error responses name are not collected from the handlers.
+    // The handlers do not collect schemas that only error responses name.
     add::<ProblemDetails>(components);
     add::<OAuthErrorBody>(components);
     add::<EventErrorBody>(components);
@@ -184,7 +184,7 @@ mod tests {
             wrong.extend(validator.iter_errors(example).map(|fault| format!("{fault}: {example}")));
         });
         assert!(wrong.is_empty() && shown >= 15, "{shown} {wrong:#?}");
-        // Every body of a request is shown.
+        // Every request with a body has an example.
         let bodies = document["paths"].as_object().unwrap().values().filter_map(|item| item["post"].get("requestBody"));
         for body in bodies {
             let mut content = body["content"].as_object().unwrap().values();

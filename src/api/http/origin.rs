@@ -1,5 +1,4 @@
-//! Which site's pages a request of a browser comes from, and whether they may make it (the Fetch standard's
-//! CORS protocol).
+//! The site whose page sent a browser's request, and whether it may (the Fetch standard's CORS protocol).
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};
@@ -7,19 +6,19 @@ use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};
 use super::Http;
 use super::problem::{Error, Problem};
 
-/// Where a request comes from.
+/// The origin of a request.
 pub(super) enum Site {
-    /// Nobody says; browsers do.
+    /// No `Origin` header; browsers send one.
     Unnamed,
-    /// The very site that is asked.
+    /// The site of this listener itself.
     Own,
-    /// A configured one, as the browser wrote it.
+    /// A configured origin, as the browser wrote it.
     Listed(HeaderValue),
 }
 
 impl Site {
-    /// Refuses pages of other sites: a form of theirs would bring the user's cookies along, and sign the user
-    /// out unasked.
+    /// Refuses pages of other sites: a form there would send the user's cookies along, and sign the user out
+    /// unintentionally.
     pub(super) fn of(http: &Http, uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut fields = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = fields.next() else { return Ok(Self::Unnamed) };
@@ -33,10 +32,10 @@ impl Site {
         if asked.is_some() && asked == host {
             return Ok(Self::Own);
         }
-        Err(Problem::new(Error::ForeignOrigin, "listen.cors_origins in the configuration lists those that may"))
+        Err(Problem::new(Error::ForeignOrigin, "add the site to listen.cors_origins in the configuration"))
     }
 
-    /// Whether a browser says that the page may: then its cookies count.
+    /// Whether the browser sent an allowed origin: then cookies are accepted.
     pub(super) const fn is_proven(&self) -> bool {
         !matches!(self, Self::Unnamed)
     }
@@ -47,7 +46,7 @@ impl Site {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         if let Self::Listed(origin) = self {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            // The token may stand in a cookie; the origin is an exact one, so this opens nothing to others.
+            // The token may be in a cookie; the origin is exact, so no other site gains access.
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
         response

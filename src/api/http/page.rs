@@ -1,4 +1,4 @@
-//! `GET /`: what this is, whether it is ready, and where to look further.
+//! `GET /`: a page with the version, the readiness and links.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Http, Missing};
 use crate::authz::api_key::digest_of;
 
-/// In the page itself: it asks for nothing else.
+/// Embedded in the page, which loads nothing else.
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 40rem; margin: 4rem auto; padding: 0 1.5rem; }
@@ -26,7 +26,7 @@ ul { padding-left: 1.25rem; }
 code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
 ";
 
-/// Nothing is loaded, run, framed or sent from here; the one style is named by its digest (CSP Level 3 section 2.3.1).
+/// The page may not load, run, frame or send anything; its style is named by its digest (CSP Level 3 section 2.3.1).
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(digest_of(STYLE.as_bytes()));
     let policy = format!(
@@ -35,15 +35,15 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// Where to look further, as seen from this page.
+/// Links, relative to this page.
 const LINKS: [(&str, &str); 4] = [
-    ("readyz", "whether this process wants traffic, and what is missing"),
+    ("readyz", "whether this process is ready, and what is missing"),
     ("readyz?fresh", "the same, and whether its view of the revocations is fresh"),
     ("metrics", "what Prometheus reads"),
     ("openapi.json", "the HTTP API"),
 ];
 
-/// What this is, and whether it is ready: a page for people.
+/// The version and the readiness, as a page for people.
 #[utoipa::path(
     get, path = "/", tag = "probes",
     responses((status = 200, description = "A page.", body = String, content_type = "text/html"))
@@ -89,7 +89,7 @@ fn text(missing: &[Missing], streams: usize) -> String {
     )
 }
 
-/// Text that stays text in HTML.
+/// Text, escaped for HTML.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_said_is_text_on_the_page() {
+    fn foreign_text_is_escaped_on_the_page() {
         let reason = "refused by the store: <script src=//x>&'\"".to_owned();
         let page = text(&[Missing { part: "revocations", reason }], 0);
         assert!(

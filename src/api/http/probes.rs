@@ -12,10 +12,11 @@ use super::Http;
 use crate::metrics::Reading;
 use crate::state::{KeySource, ReplicaState, State as Shared};
 
-/// Between two expositions: each takes as long as ten decisions.
+/// The shortest time between two expositions: each takes as long as ten decisions.
 const SPACING: Duration = Duration::from_millis(1);
 
-/// Whether this process wants traffic: not while it drains, nor after a part of it has failed.
+/// Whether this process accepts traffic: not while it drains, and not after a part of it has
+/// failed.
 #[derive(Default)]
 pub struct Readiness {
     draining: AtomicBool,
@@ -50,7 +51,7 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// A part that nothing starts again has ended.
+    /// A part that is not restarted has ended.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::Release);
     }
@@ -70,7 +71,7 @@ impl Readiness {
             add("process", "a task ended unexpectedly".to_owned());
         }
         let (policy, keys) = (state.policy(), state.keys());
-        // Sorted: what is the same must read the same.
+        // Sorted, so that equal states read the same.
         let from = |wanted: &dyn Fn(&KeySource) -> bool| {
             let sources = keys.iter().filter(|source| wanted(source));
             let mut places: Vec<_> =
@@ -101,7 +102,7 @@ impl Readiness {
         missing
     }
 
-    /// What an operator must mend though the process is ready.
+    /// Faults that an operator must fix although the process is ready.
     fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
         let detail =
@@ -126,13 +127,13 @@ pub(super) async fn livez(State(http): State<Http>) -> (StatusCode, &'static str
     }
 }
 
-/// The process wants traffic: 200, or 503 with the parts that are not ready.
+/// Readiness: 200, or 503 with the parts that are not ready.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     params(("fresh" = Option<String>, Query, description = "Given, and neither `false` nor `0`: also 503 while the view of the revocations is too old.")),
     responses(
-        (status = 200, description = "Ready; `warnings`, if there are any, say what to mend.", body = Object),
-        (status = 503, description = "Not ready; `missing` says why.", body = Object),
+        (status = 200, description = "Ready; `warnings`, if there are any, name faults to fix.", body = Object),
+        (status = 503, description = "Not ready; `missing` has the reasons.", body = Object),
     )
 )]
 pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) -> Response<Body> {

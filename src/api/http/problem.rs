@@ -44,7 +44,7 @@ impl Error {
             Self::UnknownCredentials => ("unknown-credentials", StatusCode::UNAUTHORIZED, "The admin key is not known"),
             Self::NoAdminKeys => ("no-admin-keys", StatusCode::FORBIDDEN, "No admin keys are configured"),
             Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key may not do this"),
-            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing here"),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such resource"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here")
             }
@@ -56,19 +56,19 @@ impl Error {
             Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "There is no such user here"),
             Self::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this site may not call this"),
             Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
-            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too much of this at once"),
+            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too many such requests at once"),
             Self::KeysUnavailable => {
                 ("keys-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The issuer's keys are not available")
             }
             Self::StoreUnavailable => {
-                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store did not take it")
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store has not stored it")
             }
             Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "It could not be applied now"),
             Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
         }
     }
 
-    /// Seconds after which another attempt may well succeed.
+    /// Seconds after which another attempt is likely to succeed.
     const fn retry_after(self) -> Option<&'static str> {
         match self.describe().1 {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
@@ -77,7 +77,7 @@ impl Error {
     }
 }
 
-/// An error as it is answered.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Problem {
     error: Error,
@@ -127,12 +127,12 @@ impl Problem {
         self
     }
 
-    /// The name of the error, for metrics; the reason where that says more.
+    /// The name of the error, for metrics; or the reason, where there is one.
     pub(super) fn label(&self) -> &'static str {
         self.reason.unwrap_or(self.error.describe().0)
     }
 
-    /// Whether other credentials might do.
+    /// Whether other credentials might be accepted.
     pub(super) fn is_about_credentials(&self) -> bool {
         matches!(self.error, Error::MissingCredentials | Error::UnknownCredentials | Error::NoAdminKeys)
     }
@@ -203,9 +203,9 @@ impl IntoResponse for Problem {
 }
 
 pub(super) async fn not_found() -> Problem {
-    Problem::new(Error::NotFound, "see /openapi.json for what there is")
+    Problem::new(Error::NotFound, "see /openapi.json for the endpoints")
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
-    Problem::new(Error::MethodNotAllowed, "see the `Allow` header for what is")
+    Problem::new(Error::MethodNotAllowed, "see the `Allow` header for the allowed methods")
 }

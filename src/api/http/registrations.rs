@@ -1,4 +1,4 @@
-//! `POST /v1/registrations`: with `revocation.list: allow`, an auth service registers what it issues.
+//! `POST /v1/registrations`: with `revocation.list: allow`, an auth service registers the tokens that it issues.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -31,11 +31,11 @@ pub(super) struct RegistrationRequest {
     expires_at: Option<Instant>,
 }
 
-/// A registration that holds.
+/// A registration in force.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RegistrationReceipt {
     issuer: String,
-    /// As it stands in the store: an odd or long id is written as `sha256:` and its digest.
+    /// The id in the store: an unusual or long id is written as `sha256:` and its digest.
     id: String,
     /// RFC 3339.
     expires_at: String,
@@ -45,16 +45,16 @@ pub(super) struct RegistrationReceipt {
 
 /// Registers a token, so that `list: allow` accepts it.
 ///
-/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a
-/// request changes nothing. There is no taking back: revoke the token instead.
+/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a request
+/// changes nothing. A registration cannot be withdrawn: revoke the token instead.
 #[utoipa::path(
     post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,
     responses(
-        (status = 201, description = "It holds, and is in the store.", body = RegistrationReceipt),
+        (status = 201, description = "The registration is stored.", body = RegistrationReceipt),
         BodyErrors,
         AdminErrors,
-        (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The registration is not stored. It applies in this instance alone; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
@@ -74,7 +74,7 @@ pub(super) async fn create(
         let written = http.state.replica.register(registration).await;
         let position = written.map_err(|error| {
             warn!(%by, %issuer, error = error.label(), "registration not stored");
-            let detail = "it holds in this instance, other instances may not know it: try again";
+            let detail = "the registration applies in this instance, other instances may not know it: try again";
             Problem::new(Error::StoreUnavailable, detail).because(error.label())
         })?;
         info!(%by, %issuer, %position, "registered");

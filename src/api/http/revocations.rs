@@ -29,7 +29,7 @@ use crate::state::Policy;
 pub(super) use list::{__path_list, list};
 use receipt::{Confirmation, Wait, WaitQuery};
 
-/// The target: by `id`, or the one that a `token` names.
+/// The target: by `id`, or as a `token` names it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationRequest {
@@ -44,16 +44,16 @@ pub(super) struct RevocationRequest {
     id: Option<Id>,
     /// The access token itself, instead of `id`; it may have expired.
     token: Option<String>,
-    /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the leeway from now,
-    /// since no token lives longer. The leeway is added. The other kinds are kept until the last token they
-    /// can hit has expired, whatever stands here.
+    /// The token's own `exp`, needed for kind `token` by `id`; at most `max_lifetime` and the leeway from now, since
+    /// no token lives longer. The leeway is added. For other kinds it has no effect: they are kept until the last
+    /// token that they can refuse has expired.
     expires_at: Option<Instant>,
-    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is
-    /// `*` for a token, a session and a key, whose holder dates tokens as they like, and now for the others.
-    /// Whole seconds mean all of that second.
+    /// Tokens issued up to here are refused; `*` refuses all of the target, whenever issued. The default is `*` for a
+    /// token, a session and a key, because an attacker who has one chooses the dates of tokens, and now for the
+    /// others. Whole seconds mean all of that second.
     at: Option<Instant>,
-    /// An operator's note, at most 256 bytes, with control characters replaced: it stands in the log, in the list and
-    /// in the audit line.
+    /// An operator's note, at most 256 bytes, with control characters replaced; it appears in the log, in the list
+    /// and in the audit line.
     #[schema(max_length = 256)]
     reason: Option<String>,
 }
@@ -100,7 +100,7 @@ pub(super) enum Instant {
 }
 
 impl Instant {
-    /// The last second of the year 9999; milliseconds by mistake are beyond it.
+    /// The last second of the year 9999; a value in milliseconds by mistake is beyond it.
     const LAST_SECOND: i64 = 253_402_300_799;
 
     pub(super) fn read(&self, pointer: &str) -> Result<Timestamp, Problem> {
@@ -120,21 +120,21 @@ impl Instant {
     }
 }
 
-/// A revocation that holds.
+/// A revocation in force.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationReceipt {
     issuer: String,
     #[schema(value_type = KindName)]
     kind: &'static str,
-    /// As it stands in the store: an odd or long id is written as `sha256:` and its digest.
+    /// The id in the store: an unusual or long id is written as `sha256:` and its digest.
     id: String,
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
-    /// The place in the log; null when nothing was written because all it could hit has expired.
+    /// The place in the log; null when nothing was written because every token that it could refuse has expired.
     position: Option<String>,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
-    /// so the revocation may hit nobody; otherwise it is left out.
+    /// so the revocation may refuse nothing; otherwise it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
     #[serde(flatten)]
@@ -143,17 +143,17 @@ pub(super) struct RevocationReceipt {
 
 /// Revokes a token, a session, a user, a client, a key or all of an issuer.
 ///
-/// 201 means that it is in the store, and with `wait=all` that every instance refuses. Repeating a
-/// request changes nothing. What has already expired succeeds and is not written.
+/// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
+/// nothing. A revocation that has already expired succeeds and is not written.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
     responses(
-        (status = 201, description = "It holds, and is in the store.", body = RevocationReceipt),
-        (status = 202, description = "It holds, and is in the store; `waiting` names who has not confirmed in time.", body = RevocationReceipt),
+        (status = 201, description = "The revocation is stored.", body = RevocationReceipt),
+        (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
         BodyErrors,
         AdminErrors,
-        (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The revocation is not stored. It applies in this instance alone; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
@@ -176,7 +176,7 @@ pub(super) async fn create(
             if confirmation.confirmed == Some(false) {
                 break confirmation;
             }
-            // Whoever has applied it may have verified, before that, a token that is dated further ahead.
+            // An instance may have verified a token that is dated further ahead before it applied this.
             http.state.replica.learn_leads().await;
             let again = resolve(&http, &request, clocks).await?;
             if again.watermark <= revocation.watermark {
@@ -201,11 +201,12 @@ pub(super) async fn create(
     Ok((status, axum::Json(receipt)).into_response())
 }
 
-/// The place in the log; `None` if nothing was written, because every instance holds all that it could hit for over.
+/// The place in the log; `None` if nothing was written, because every token that it could refuse has expired at every
+/// instance.
 async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<Position>, Problem> {
     let (kind, issuer) = (revocation.target.kind.as_str(), &revocation.target.issuer);
     let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
-    // What is over is revoked in this process alone, because its clock may be wrong.
+    // An expired revocation is applied in this process alone, because its clock may be wrong.
     let is_alive = revocation.expires_at > http.state.replica.surely_over();
     let written = http.state.replica.revoke(vec![revocation.clone()]).await;
     if !is_alive {
@@ -213,14 +214,15 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<
     }
     let position = written.map_err(|error| {
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
-        let detail = "it holds in this instance, other instances may not know it: try again";
+        let detail = "the revocation applies in this instance, other instances may not know it: try again";
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");
     Ok(Some(position))
 }
 
-/// Whether no token of the issuer has named a target of this kind. What a token names, its digest among it, was seen.
+/// Whether no token of the issuer has named a target of this kind. A target from a token itself, or a token's digest,
+/// always counts as seen.
 fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool {
     let by_digest = || request.id.as_ref().is_some_and(|id| TargetId::written_digest(&id.text()).is_some());
     if request.token.is_some() || target.kind == Kind::Token && by_digest() {
@@ -295,8 +297,8 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, V
 
 /// The `exp` that a caller names for a token of this issuer.
 ///
-/// The log is kept no longer than any token may live: what is later could not be promised, and the token
-/// would be refused for its lifetime anyway.
+/// The log is kept no longer than any token may live: a later end could not be kept, and such a token is refused for
+/// its lifetime anyway.
 pub(super) fn expiry(asked: &Instant, issuer: &TrustedIssuer, now: Timestamp) -> Result<Timestamp, Problem> {
     let (expires_at, latest) = (asked.read("/expires_at")?, now.plus(issuer.retention()));
     if expires_at <= latest {
@@ -341,7 +343,7 @@ fn by_id(
             issuer.check_user_id(id).map_err(|error| Problem::field("/id", error.to_string()))?;
             Target::new(issuer.name.clone(), kind, TargetId::new(id))
         }
-        // The digest that names a token without `jti` stands in answers and logs: it is taken as it is.
+        // The digest that names a token without `jti` appears in answers and logs: it is accepted as written.
         (_, Some(id)) => Target::new(issuer.name.clone(), kind, TargetId::from_stored(id)),
     };
     if kind == Kind::Token && request.expires_at.is_none() {
@@ -350,21 +352,22 @@ fn by_id(
     build(request, issuer, target, Default { covers: None, expires_at: None }, clocks)
 }
 
-/// No instant can be stamped by clocks of which one is wrong.
+/// Without agreeing clocks there is no valid watermark.
 pub(super) fn clock_skew(denial: Denial) -> Problem {
     let detail = "this instance's clock and the store's differ by more than the issuer's leeway, or the store's has not \
         been read yet: name the instant (`at`), or try again";
     Problem::new(Error::StoreUnavailable, detail).because(denial.label())
 }
 
-/// Whole seconds mean all of it: a token may be dated to the millisecond, and the same second loses.
+/// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of the same second is
+/// refused.
 fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
 /// Defaults of the request.
 struct Default {
-    /// The instant is not before this one.
+    /// The lower bound of the watermark.
     covers: Option<Timestamp>,
     expires_at: Option<Timestamp>,
 }
@@ -382,7 +385,10 @@ fn build(
         Some(at) => {
             let at = at.read("/at")?;
             if at > now.plus(issuer.leeway) {
-                return Err(Problem::field("/at", "must not be later than now: it would hit tokens still to come"));
+                return Err(Problem::field(
+                    "/at",
+                    "must not be later than now: it would refuse tokens that are not issued yet",
+                ));
             }
             Watermark::at(all_of_its_second(at))
         }
@@ -393,7 +399,7 @@ fn build(
         }
     };
     let expires_at = if kind == Kind::Token {
-        // Whoever names a token knows its end; the token itself knows it better.
+        // The caller's `expires_at` counts only if it is later than the token's own `exp`.
         let asked = request.expires_at.as_ref().map(|at| expiry(at, issuer, now)).transpose()?;
         let asked = asked.map(|at| at.plus(issuer.leeway));
         asked.max(default.expires_at).unwrap_or_else(|| now.plus(issuer.retention()))

@@ -1,4 +1,4 @@
-//! `POST /signals/events`: security event tokens that are pushed (RFC 8935).
+//! `POST /signals/events`: pushed security event tokens (RFC 8935).
 
 use std::borrow::Cow;
 
@@ -14,10 +14,10 @@ use super::Http;
 use super::extract::bearer;
 use super::form::{OAuthError, admit, media_type, read_body};
 use super::problem::{Error, Problem, ProblemDetails};
-use crate::api::inlet::Inlet;
-use crate::api::inlet::events::{Delivery, EventError, take};
+use crate::api::event_source::EventSource;
+use crate::api::event_source::events::{Delivery, EventError, take};
 
-/// Why a token is not taken (RFC 8935 section 2.3).
+/// Why a token is refused (RFC 8935 section 2.3).
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventErrorBody {
     /// `invalid_request`, `invalid_key`, `invalid_issuer`, `invalid_audience`, `authentication_failed`,
@@ -26,16 +26,16 @@ pub(super) struct EventErrorBody {
     description: Cow<'static, str>,
 }
 
-/// Takes a security event token of a configured transmitter.
+/// Receives a security event token of a configured transmitter.
 ///
-/// 202 means that what it asks for is in the store; also when it asks for nothing that concerns tokens, and
-/// when it was taken before.
+/// 202 means that its revocations are in the store; also for an event that does not concern tokens, and for
+/// a repeated token.
 #[utoipa::path(
     post, path = "/signals/events", tag = "sign-out", security((), ("push_token" = [])),
     request_body(content = String, content_type = "application/secevent+jwt"),
     responses(
         (status = 202, description = "Taken."),
-        (status = 400, description = "Not a token that can be taken.", body = EventErrorBody),
+        (status = 400, description = "The token is refused.", body = EventErrorBody),
         (status = 401, description = "The configured token of the transmitter is missing.", body = EventErrorBody),
         (status = 413, description = "The body is too large.", body = EventErrorBody),
         (status = 415, description = "The content type is not application/secevent+jwt.", body = EventErrorBody),
@@ -44,9 +44,9 @@ pub(super) struct EventErrorBody {
     )
 )]
 pub(super) async fn events(State(http): State<Http>, request: Request) -> Response<Body> {
-    // RFC 8935 section 2.1: this type, as other endpoints of a transmitter may take others.
+    // RFC 8935 section 2.1 requires this type.
     if media_type(request.headers()).as_deref() != Some("application/secevent+jwt") {
-        Inlet::Push.count(&http.state, "invalid_request");
+        EventSource::Push.count(&http.state, "invalid_request");
         let description = "send `Content-Type: application/secevent+jwt`";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", description);
     }
@@ -54,7 +54,7 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
     let body = match read_body(&http, request).await {
         Ok(body) => body,
         Err(error) => {
-            Inlet::Push.count(&http.state, error.label());
+            EventSource::Push.count(&http.state, error.label());
             return match error {
                 OAuthError::TooLarge => {
                     refuse(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is too large")
@@ -64,7 +64,7 @@ pub(super) async fn events(State(http): State<Http>, request: Request) -> Respon
         }
     };
     let Some(_permit) = admit(&http) else {
-        Inlet::Push.count(&http.state, "busy");
+        EventSource::Push.count(&http.state, "busy");
         return Problem::new(Error::Busy, "limits.inlet_requests in the configuration is the bound").into_response();
     };
     let text = std::str::from_utf8(&body).unwrap_or_default().trim_ascii();

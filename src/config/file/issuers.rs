@@ -6,48 +6,48 @@ use serde_json::Value;
 
 use super::{Required, Span};
 
-/// Someone who signs tokens that are accepted.
+/// An issuer whose tokens are accepted.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["name", "issuer", "audiences", "keys"]))]
 pub struct IssuerFile {
     /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
     pub name: String,
-    /// Names under which tokens of this issuer were accepted before: what is revoked under them applies, and what is
-    /// revoked here is written under them, too, so that instances that were not restarted yet refuse it. At most four; another
-    /// issuer may have such a name now (an issuer that is split).
+    /// Names under which tokens of this issuer were accepted before: revocations under them apply, and revocations of
+    /// this issuer are also written under them, so that instances that were not restarted yet apply them. At most four;
+    /// another issuer may have such a name now (an issuer that is split).
     pub formerly: Vec<String>,
     /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
     /// for the tenant that `tid` names.
     pub issuer: OneOrMany,
-    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or the word `any`.
+    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
     pub tenants: Option<AudiencesFile>,
-    /// Which `aud` a token must name: a list, or the word `any`.
+    /// The `aud` that a token must name: a list, or `any`.
     pub audiences: AudiencesFile,
-    /// Where the keys come from.
+    /// The source of the keys.
     pub keys: KeysFile,
     /// The allowed `alg`; by default all asymmetric ones, with `secret_file` HS256. Never `none`.
     pub algorithms: Option<Vec<String>>,
     /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
     pub token_types: Vec<String>,
-    /// Which tokens are accepted, by what they say they are in `token_use`, `typ` and other claims of that kind;
-    /// one that does not say counts as an access token.
+    /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims of that kind; a
+    /// token without a mark counts as an access token.
     pub accept: Vec<Accepted>,
     /// The clock skew allowed on exp, nbf and iat.
     pub leeway: Span,
     /// The longest time between iat and exp, and between now and exp (plus leeway).
     pub max_lifetime: Span,
-    /// Whether a token must have what `claims.user_id` names.
+    /// Whether a token must have a claim of `claims.user_id`.
     pub subject: Subject,
-    /// Where the issuer writes what Doorward needs to know.
+    /// The names of the claims that Doorward reads.
     pub claims: ClaimsFile,
     /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
     pub backchannel_logout: Option<BackchannelLogoutFile>,
-    /// Asks the issuer about tokens (RFC 7662); off by default.
+    /// Introspects tokens at the issuer (RFC 7662); off by default.
     pub introspection: Option<IntrospectionFile>,
-    /// Whether the sender of a token must prove that it may use it: what `cnf` binds the token to.
+    /// Whether the sender of a token must prove possession of the key or certificate in `cnf`.
     pub proof: ProofFile,
-    /// How DPoP proofs are checked (RFC 9449).
+    /// The settings for DPoP proofs (RFC 9449).
     pub dpop: DpopFile,
 }
 
@@ -75,31 +75,31 @@ impl Default for IssuerFile {
     }
 }
 
-/// Whether the sender of a token must prove that it may use it.
+/// Whether the sender of a token must prove its possession.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProofFile {
-    /// Bound tokens must be proved; others need not, and may be used by whoever has them.
+    /// Bound tokens must be proved; others are accepted as bearer tokens.
     #[default]
     Verify,
     /// Bound tokens must be proved; others are refused.
     Required,
-    /// Proofs are not looked at: every upstream checks them itself.
+    /// Proofs are ignored: every upstream checks them itself.
     Ignore,
 }
 
-/// How DPoP proofs are checked (RFC 9449).
+/// The settings for DPoP proofs (RFC 9449).
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpopFile {
-    /// The furthest that the creation of a proof may lie from now, in either direction.
+    /// The largest distance of a proof's creation from now, in either direction.
     pub window: Span,
-    /// True: a proof must name a nonce that Doorward has sent in `DPoP-Nonce`, which then says when the proof was
-    /// created; the clocks of clients do not matter.
+    /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates the proof; the clocks
+    /// of clients do not matter.
     pub nonce: bool,
-    /// Where it is remembered that a proof was used.
+    /// The place where used proofs are recorded.
     pub replay: ReplayFile,
-    /// With `replay: shared`, what happens while the store cannot be reached.
+    /// With `replay: shared`, the treatment of proofs while the store cannot be reached.
     pub on_store_down: OnStoreDown,
 }
 
@@ -114,7 +114,7 @@ impl Default for DpopFile {
     }
 }
 
-/// Where it is remembered that a proof was used.
+/// The place where used proofs are recorded.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayFile {
@@ -125,7 +125,7 @@ pub enum ReplayFile {
     Local,
 }
 
-/// What happens to requests with a proof while the store cannot be reached.
+/// The treatment of requests with a proof while the store cannot be reached.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreDown {
@@ -143,7 +143,7 @@ pub enum Subject {
     /// A token without a user is refused.
     #[default]
     Required,
-    /// A token without a user is accepted, as those of client credentials are; no `user` revocation hits it.
+    /// A token without a user is accepted, such as one of client credentials; no `user` revocation applies to it.
     Optional,
 }
 
@@ -151,24 +151,23 @@ pub enum Subject {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Accepted {
-    /// Access tokens, and tokens that do not say what they are.
+    /// Access tokens, and tokens without a mark of their kind.
     Access,
-    /// ID tokens that say so.
+    /// Tokens that are marked as ID tokens.
     Id,
 }
 
-/// The word `any`, or a list.
+/// `any`, or a list.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum AudiencesFile {
-    /// The word `any`: none is refused.
+    /// `any`: none is refused.
     Word(String),
     /// One of these.
     OneOf(Vec<String>),
 }
 
-/// Where an issuer's keys come from: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and
-/// `secret_file`.
+/// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and `secret_file`.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysFile {
@@ -187,13 +186,13 @@ pub struct KeysFile {
     pub secret_file: Option<String>,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
-    /// How often keys are fetched; more often where the provider's Cache-Control says so.
+    /// The interval of fetching keys; shorter if the provider's Cache-Control requires it.
     pub refresh: Span,
-    /// An unknown key makes Doorward fetch at most once in this time.
+    /// The shortest time between two fetches because of unknown keys.
     pub cooldown: Span,
-    /// How long keys are used while the provider cannot be reached.
+    /// The time for which keys are used while the provider cannot be reached.
     pub max_stale: Span,
-    /// For one fetch, body included.
+    /// The timeout of one fetch, body included.
     pub timeout: Span,
     /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
     pub ca_file: Option<String>,
@@ -217,7 +216,7 @@ impl Default for KeysFile {
     }
 }
 
-/// Where claims stand: names, or JSON pointers that begin with `/`; of a list, the first that is present.
+/// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is present.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimsFile {
@@ -288,13 +287,13 @@ pub struct IntrospectionFile {
     /// Its secret; better in a file.
     #[serde(skip_serializing)]
     pub client_secret: Option<String>,
-    /// The file that holds its secret.
+    /// The file with its secret.
     pub client_secret_file: Option<String>,
-    /// How long an answer is used; never beyond the token's expiry or a revocation.
+    /// The time for which an answer is used; never beyond the token's expiry or a revocation.
     pub cache: Span,
-    /// For one question.
+    /// The timeout of one request.
     pub timeout: Span,
-    /// Which tokens are asked about.
+    /// The tokens that are introspected.
     pub when: When,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
@@ -318,11 +317,11 @@ impl Default for IntrospectionFile {
     }
 }
 
-/// Which tokens an issuer is asked about.
+/// The tokens that an issuer introspects.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// Tokens that are no JWTs.
+    /// Tokens that are not JWTs.
     #[default]
     Opaque,
     /// Every token.

@@ -3,13 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the proxy in front is believed to say about a request: the URI that a DPoP proof must name, and the client's
-/// certificate. A header that is named here must be set or removed by the proxy on every request.
+/// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must name, and the
+/// client's certificate. A header that is named here must be set or removed by the proxy on every request.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyFile {
-    /// The scheme that the client wrote: `request`, as Envoy or `X-Forwarded-Proto` of forward-auth says; `https`,
-    /// where TLS ends before Envoy; or the name of a header such as `x-forwarded-proto`.
+    /// The scheme that the client wrote: `request`, from Envoy or `X-Forwarded-Proto` of forward-auth; `https`, if
+    /// TLS ends before Envoy; or the name of a header such as `x-forwarded-proto`.
     #[schemars(example = "x-forwarded-proto")]
     pub scheme: String,
     /// The host and port that the client wrote: `request`, or the name of a header such as `x-forwarded-host`.
@@ -18,7 +18,7 @@ pub struct ProxyFile {
     /// The path that the client wrote: `request`, or the name of a header such as `x-envoy-original-path`.
     #[schemars(example = "x-envoy-original-path")]
     pub path: String,
-    /// Where the client's certificate is told of.
+    /// The source of the client's certificate.
     pub client_certificate: ClientCertificateFile,
 }
 
@@ -34,7 +34,7 @@ impl Default for ProxyFile {
     }
 }
 
-/// Where the client's certificate is told of.
+/// The source of the client's certificate.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificateFile {

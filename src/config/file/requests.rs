@@ -8,19 +8,19 @@ use serde_json::Value;
 
 use super::{OnStaleFile, OneOrMany, Required, Span};
 
-/// A policy, and the requests it applies to.
+/// A policy, and the requests to which it applies.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["name"]))]
 pub struct RuleFile {
-    /// `[a-z0-9-]+`; stands in metrics, logs and metadata.
+    /// `[a-z0-9-]+`; appears in metrics, logs and metadata.
     pub name: String,
-    /// The requests it is for; without it, only those whose route names the rule.
+    /// The requests of the rule; without it, only those whose route names the rule.
     #[serde(rename = "match")]
     pub matches: Option<MatchFile>,
     /// The access that the rule grants.
     pub access: AccessFile,
-    /// With `access: optional`, what becomes of a request whose token is refused.
+    /// With `access: optional`, the treatment of a request whose token is refused.
     pub bad_token: Option<BadToken>,
     /// The effect of `access: sign_out`.
     pub sign_out: Option<SignOutFile>,
@@ -34,7 +34,7 @@ pub struct RuleFile {
     pub max_staleness: Option<Span>,
     /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
     pub streams: StreamsFile,
-    /// False: a shadow; always allowed, the would-be refusal is counted and logged.
+    /// False: a shadow rule; always allowed, its refusals are only counted and logged.
     pub enforce: bool,
 }
 
@@ -56,7 +56,7 @@ impl Default for RuleFile {
     }
 }
 
-/// Which requests: all that is written must fit; at most one of `path`, `path_prefix` and `path_regex`.
+/// The requests of a rule: all conditions must match; at most one of `path`, `path_prefix` and `path_regex`.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MatchFile {
@@ -68,7 +68,7 @@ pub struct MatchFile {
     pub path_prefix: Option<String>,
     /// A regular expression for the whole path.
     pub path_regex: Option<String>,
-    /// Host names, or `*.` and the name whose subdomains are meant.
+    /// Host names, or `*.` and a name for its subdomains.
     pub hosts: Option<Vec<String>>,
     /// HTTP methods.
     pub methods: Option<Vec<String>>,
@@ -78,27 +78,27 @@ pub struct MatchFile {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessFile {
-    /// Anyone; the token is not looked at.
+    /// Every request; the token is not checked.
     Public,
-    /// Anyone; a token that is there must be good.
+    /// Every request; a token, if present, must be valid.
     Optional,
-    /// Only a good token that is not revoked.
+    /// Only a valid token that is not revoked.
     #[default]
     Protected,
-    /// As protected, but an expired or revoked token passes, and so does none.
+    /// As protected, but an expired, revoked or missing token is accepted.
     Refresh,
     /// The token is revoked.
     SignOut,
 }
 
-/// The treatment of a refused token on a rule that requires none.
+/// The treatment of a refused token on a rule that does not require one.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadToken {
     /// It is refused.
     #[default]
     Refuse,
-    /// It passes as a request without a token, and the upstream does not see the token.
+    /// It is handled as a request without a token, and the upstream does not see the token.
     Anonymous,
 }
 
@@ -153,13 +153,13 @@ pub enum ThenFile {
 pub struct RequireFile {
     /// All of these scopes.
     pub scopes: Option<Vec<String>>,
-    /// By name or JSON pointer: the value, or a list of which one must fit.
+    /// By name or JSON pointer: the value, or a list of alternatives.
     pub claims: Option<BTreeMap<String, Value>>,
     /// The token's issuer is one of these names.
     pub issuers: Option<Vec<String>>,
-    /// The current actor (`act`, RFC 8693) is one of these: who acts for the user.
+    /// The current actor (`act`, RFC 8693), which acts for the user, is one of these.
     pub actors: Option<Vec<String>>,
-    /// True: somebody must act for the user; false: nobody may.
+    /// True: an actor must act for the user; false: no actor may.
     pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
     pub max_age: Option<Span>,
@@ -167,15 +167,15 @@ pub struct RequireFile {
     pub acr: Option<OneOrMany>,
 }
 
-/// Which client is calling.
+/// API keys, by which clients are recognised.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiKeysFile {
-    /// Where the key stands.
+    /// The header with the key.
     pub header: String,
     /// The default for rules without `api_key`.
     pub default: ApiKeyUseFile,
-    /// Where the client's platform stands.
+    /// The header with the client's platform.
     pub platform_header: String,
     /// The keys.
     pub keys: Vec<ApiKeyFile>,
@@ -196,11 +196,11 @@ impl Default for ApiKeysFile {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiKeyUseFile {
-    /// A request without a good key is refused.
+    /// A request without a valid key is refused.
     Required,
-    /// A key that is there must be good.
+    /// A key, if present, must be valid.
     Optional,
-    /// Keys are not looked at.
+    /// Keys are ignored.
     #[default]
     Ignored,
 }
@@ -214,11 +214,11 @@ pub struct ApiKeyFile {
     pub id: String,
     /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
     pub sha256: String,
-    /// The platforms it may be used from; without it, any.
+    /// The platforms from which it may be used; without it, any.
     pub platforms: Option<Vec<String>>,
     /// The sites it may be used from (`shop.example.com`, `*.shop.example.com`); without it, any.
     pub domains: Option<Vec<String>>,
-    /// When it ends (RFC 3339).
+    /// The time of its expiry (RFC 3339).
     #[schemars(example = "2027-06-01T00:00:00Z")]
     pub expires: Option<String>,
 }

@@ -5,28 +5,28 @@ use serde::{Deserialize, Serialize};
 
 use super::Span;
 
-/// Where revocations are kept, and how old the view of them may be.
+/// The store of revocations, and the greatest age of the view of them.
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RevocationFile {
-    /// Where revocations are kept.
+    /// The store of revocations.
     pub store: StoreKind,
     /// `store: embedded`.
     pub embedded: EmbeddedFile,
     /// `store: redis`.
     pub redis: RedisFile,
-    /// The meaning of the list: tokens that are refused, or tokens that are accepted.
+    /// The meaning of the list: refused tokens, or accepted ones.
     pub list: List,
-    /// How a decision reads the list.
+    /// The way in which a decision reads the list.
     pub read: Read,
-    /// How old the view may be. Longer than a routine failover; 5s for the strict; a rule may set its own.
+    /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
     pub max_staleness: Span,
     /// The decision while the view is older than `max_staleness`.
     pub on_stale: OnStaleFile,
-    /// True starts on a Redis whose `maxmemory-policy` may drop revocations.
+    /// True accepts a Redis whose `maxmemory-policy` may drop revocations.
     pub allow_eviction: bool,
     /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim that
-    /// names users, sessions or clients changes. Take it out again afterwards.
+    /// names users, sessions or clients changes. Remove it afterwards.
     pub accept_loss: bool,
 }
 
@@ -46,7 +46,7 @@ impl Default for RevocationFile {
     }
 }
 
-/// Where revocations are kept.
+/// The store of revocations.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
@@ -78,18 +78,18 @@ pub struct RedisFile {
     /// Its password; better in a file.
     #[serde(skip_serializing)]
     pub password: Option<String>,
-    /// The file that holds its password.
+    /// The file with its password.
     pub password_file: Option<String>,
     /// The CA that signed the server's certificate, PEM; by default those of the system.
     pub ca_file: Option<String>,
-    /// Stands before every key.
+    /// The prefix of every key.
     pub key_prefix: String,
-    /// Also honours what an existing service writes: keys such as `blacklist:{jti}`, with `{token}` for the whole
-    /// token or `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each instance goes through the database every half of the shortest
-    /// `max_staleness`: about 0.75 ms of Redis's time for each 1000 keys in it. No leeway is granted after
-    /// `exp` then: such a key ends with the token.
+    /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
+    /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
+    /// instance scans the database every half of the shortest `max_staleness`: about 0.75 ms of Redis's time for each
+    /// 1000 keys in it. No leeway is granted after `exp` then: such a key ends with the token.
     pub adopt: Option<AdoptFile>,
-    /// How many replicas must have a revocation before it is answered 2xx (WAIT).
+    /// The number of replicas that must have a revocation before it is answered 2xx (WAIT).
     #[schemars(range(max = 16))]
     pub min_replicas: u32,
 }
@@ -127,7 +127,7 @@ impl Default for RedisFile {
     }
 }
 
-/// A URL with credentials is written nowhere.
+/// A URL with credentials is not written anywhere.
 fn has_credentials(url: &str) -> bool {
     url.contains('@') || url.contains('?')
 }
@@ -136,18 +136,18 @@ fn has_credentials(url: &str) -> bool {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum List {
-    /// Refuse what is listed.
+    /// Refuse listed targets.
     #[default]
     Deny,
     /// Accept only registered token ids.
     Allow,
 }
 
-/// How a decision reads the list.
+/// The way in which a decision reads the list.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Read {
-    /// Every instance holds the list.
+    /// Every instance has the list in memory.
     #[default]
     Replica,
     /// Each decision takes one round trip to Redis.

@@ -62,7 +62,7 @@ pub struct PushFile {
     /// The bearer token that it sends; better in a file.
     #[serde(skip_serializing)]
     pub token: Option<String>,
-    /// The file that holds the bearer token.
+    /// The file with the bearer token.
     pub token_file: Option<String>,
 }
 
@@ -70,15 +70,15 @@ pub struct PushFile {
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamFile {
-    /// Where the transmitter reaches `/signals/events` of this service; needed unless `poll` is set.
+    /// The URL of `/signals/events` of this service for the transmitter; needed unless `poll` is set.
     #[schemars(example = "https://doorward.example.com/signals/events")]
     pub push_url: Option<String>,
     /// The bearer token for the transmitter's management API; better in a file.
     #[serde(skip_serializing)]
     pub token: Option<String>,
-    /// The file that holds the bearer token.
+    /// The file with the bearer token.
     pub token_file: Option<String>,
-    /// How often a verification event is asked for, and the stream's status looked at.
+    /// The interval of requesting a verification event and checking the stream's status.
     pub verify: Span,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,
@@ -94,14 +94,14 @@ impl Default for StreamFile {
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PollFile {
-    /// The poll endpoint; with `stream` the transmitter says it.
+    /// The poll endpoint; with `stream` the transmitter returns it.
     pub url: Option<String>,
     /// The bearer token for it; better in a file.
     #[serde(skip_serializing)]
     pub token: Option<String>,
-    /// The file that holds the bearer token.
+    /// The file with the bearer token.
     pub token_file: Option<String>,
-    /// The time between two polls that brought nothing.
+    /// The pause between two empty polls.
     pub interval: Span,
     /// Allows plain http to other hosts than this one.
     pub insecure: bool,

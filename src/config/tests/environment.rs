@@ -108,5 +108,5 @@ fn faults_name_the_variable() {
     assert!(ended.starts_with("DOORWARD__NOW\\r\\nHERE\\u{1b}: "), "{ended}");
     assert!(!ended.contains(['\r', '\n', '\u{1b}']), "{ended:?}");
     let twice = load(ISSUER, &[("DOORWARD__ERRORS__REALM", "a"), ("doorward__errors__realm", "b")]).unwrap_err();
-    assert!(twice.to_string().contains("errors.realm: is named by the variable"), "{twice}");
+    assert!(twice.to_string().contains("errors.realm: is set by the variable"), "{twice}");
 }

@@ -33,13 +33,13 @@ fn nothing_in_the_file() {
 
 #[test]
 fn no_yaml() {
-    faulty("issuers: [", "1", "is no YAML: ");
-    faulty("a: b: c", "1", "is no YAML: ");
-    faulty("a: 1\n\tb: 2\n", "1", "is no YAML: ");
-    faulty("a: *nothing\n", "1", "is no YAML: ");
-    faulty("a: 1\n---\nb: 2\n", "2", "is no YAML: ");
-    faulty("a: !!js/function x\n", "1", "is no YAML: ");
-    faulty("a: .nan\n", "1", "is no YAML: ");
+    faulty("issuers: [", "1", "is not YAML: ");
+    faulty("a: b: c", "1", "is not YAML: ");
+    faulty("a: 1\n\tb: 2\n", "1", "is not YAML: ");
+    faulty("a: *nothing\n", "1", "is not YAML: ");
+    faulty("a: 1\n---\nb: 2\n", "2", "is not YAML: ");
+    faulty("a: !!js/function x\n", "1", "is not YAML: ");
+    faulty("a: .nan\n", "1", "is not YAML: ");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn keys_and_types() {
 }
 
 #[test]
-fn all_faults_come_at_once_in_the_order_of_the_file() {
+fn all_faults_are_reported_at_once_in_the_order_of_the_file() {
     let text = "lissen: 1\nissuers:\n- name: Main\n  issuer: 5\n  keys: {jwks_url: 'http://x.test', jwks_file: y}\nrules:\n- {name: a, match: {}}\n- {nme: b, match: {path: a//b}, access: pubic}\nrevocation: {redis: {password: [x]}, max_staleness: 10ms}\n";
     let env = [("DOORWARD__ERRORS__REALM".to_owned(), String::new())];
     let faults = Config::parse(text, "c.yaml", &testdata(), env.into_iter()).unwrap_err();
@@ -148,7 +148,7 @@ fn credentials_are_never_shown() {
     ] {
         let text = if more.starts_with("issuers") { more.to_owned() } else { format!("{ISSUER}{more}\n") };
         let faults = parse(&text).unwrap_err().to_string();
-        assert!(faults.contains("which is not written here") && !faults.contains("hunter2"), "{faults}");
+        assert!(faults.contains("which must not be written here") && !faults.contains("hunter2"), "{faults}");
     }
     let env = |name: &str| [(name.to_owned(), "hunter2".to_owned())].into_iter();
     for name in [
@@ -163,7 +163,7 @@ fn credentials_are_never_shown() {
 
 /// A key is not known to hold a secret: what is found there is not shown unless the key is listed.
 #[test]
-fn what_is_not_listed_is_not_shown() {
+fn unlisted_values_are_not_shown() {
     for more in [
         "api_keys: {keys: [hunter2]}",
         "admin: {keys: [hunter2]}",
@@ -180,11 +180,11 @@ fn what_is_not_listed_is_not_shown() {
 }
 
 #[test]
-fn a_placeholder_that_nothing_replaces_names_the_variable() {
+fn an_unreplaced_placeholder_names_the_variable() {
     check(
         "errors: {realm: '${REALM}'}",
         "2: errors.realm",
-        "nothing replaces it; set the environment variable `DOORWARD__ERRORS__REALM` instead (found \"${REALM}\")",
+        "has a placeholder that was not replaced; set the environment variable `DOORWARD__ERRORS__REALM` instead (found \"${REALM}\")",
     );
     check(
         "revocation: {redis: {url: 'redis://r.test', password: 'x${PASS:-hunter2}'}}",
@@ -197,8 +197,8 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
         "2: identity.headers.x-user-id",
         "`DOORWARD__IDENTITY__HEADERS__X_USER_ID`",
     );
-    check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "holds a placeholder");
-    check("errors: {realm: $REALM}", "2: errors.realm", "holds a placeholder");
+    check("errors: {realm: '{{ .Values.realm }}'}", "2: errors.realm", "has a placeholder");
+    check("errors: {realm: $REALM}", "2: errors.realm", "has a placeholder");
     for placeholder in [
         "https://$HOST/",
         "https://$host/",
@@ -217,14 +217,14 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
         "$(realm)",
         "x-$REALM",
     ] {
-        check(&format!("errors: {{realm: '{placeholder}'}}"), "2: errors.realm", "holds a placeholder");
+        check(&format!("errors: {{realm: '{placeholder}'}}"), "2: errors.realm", "has a placeholder");
         let audience = ISSUER.replace("[shop]", &format!("['{placeholder}']"));
-        faulty(&audience, "1: issuers[0].audiences[0]", "holds a placeholder");
+        faulty(&audience, "1: issuers[0].audiences[0]", "has a placeholder");
     }
     faulty(
         &ISSUER.replace("https://a.test/jwks", "'https://a.test/{tenant}/jwks'"),
         "1: issuers[0].keys.jwks_url",
-        "holds a placeholder",
+        "has a placeholder",
     );
     for secret in ["$(PW)", "{{ .Values.pw }}", "<password>", "${PW}", "<% pw %>"] {
         let redis = format!("revocation: {{redis: {{url: 'redis://r.test', password: '{secret}'}}}}");
@@ -256,7 +256,7 @@ fn a_placeholder_that_nothing_replaces_names_the_variable() {
 }
 
 #[test]
-fn a_word_for_all_is_not_one_in_a_list() {
+fn a_wildcard_in_a_list_is_a_fault() {
     for (issuer, at, cure) in [
         ("audiences: [any]", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
         ("audiences: ['*']", "issuers[0].audiences[0]", "write `audiences: any`, without brackets"),
@@ -298,7 +298,7 @@ fn bombs_are_bounded() {
     for text in [laughs, deep, deep_block, aliases, cyclic] {
         let started = std::time::Instant::now();
         let faults = parse(&text).unwrap_err().to_string();
-        assert!(faults.contains("is no YAML: "), "{}", &faults[..faults.len().min(400)]);
+        assert!(faults.contains("is not YAML: "), "{}", &faults[..faults.len().min(400)]);
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 }
@@ -387,7 +387,7 @@ fn no_credential_in_a_url_is_shown() {
 }
 
 #[test]
-fn what_a_refused_configuration_names_is_watched_with_it() {
+fn files_of_a_refused_configuration_are_watched() {
     let text = "issuers: [{name: a, issuer: a, audiences: any, algorithms: [HS256], keys: {secret_file: nowhere}}]\n";
     assert!(parse(text).unwrap_err().watched.keys().eq([&testdata().join("nowhere")]));
     let missing = Config::load(Path::new("/no/such.yaml"), std::iter::empty()).unwrap_err();

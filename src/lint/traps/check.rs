@@ -1,4 +1,4 @@
-//! The ext_authz filter itself, and what stands around it in the chain.
+//! The ext_authz filter itself, and the filters around it in the chain.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,14 @@ use super::super::Found;
 use super::super::matching::any_matches;
 use super::super::model::{Check, Model, Node, Route};
 
-/// Longer, and a stuck Doorward piles requests up; its own bound for a decision is a second.
+/// With a longer timeout, requests pile up behind a Doorward that hangs; its own bound for a decision is one
+/// second.
 const LONGEST_TIMEOUT: f64 = 5.0;
 
 pub(super) fn no_ext_authz(model: &Model<'_>, found: &mut Found) {
     if model.checked().next().is_none() {
         for manager in &model.managers {
-            found.at(
-                &manager.node,
-                "no connection manager here has an ext_authz filter: nobody is asked about any request",
-            );
+            found.at(&manager.node, "no connection manager here has an ext_authz filter: no request is checked");
         }
     }
 }
@@ -26,9 +24,12 @@ pub(super) fn unchecked_listener(model: &Model<'_>, found: &mut Found) {
     let behind: BTreeSet<_> = checked.filter_map(|target| named(&target)).collect();
     let mut reached = |place: &Node<'_>, target: &Node<'_>| {
         if let Some(cluster) = named(target).filter(|name| behind.contains(name)) {
-            found.at(place, format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without"));
+            found.at(place, format!("`{cluster}` is behind ext_authz elsewhere, and reached from here without it"));
         } else if target.get("cluster_header").is_some() && !behind.is_empty() {
-            found.at(place, "a request header names the cluster here, also one that is behind ext_authz elsewhere");
+            found.at(
+                place,
+                "a request header names the cluster here, and may name one that is behind ext_authz elsewhere",
+            );
         }
     };
     for manager in model.managers.iter().filter(|manager| !manager.is_checked()) {
@@ -47,7 +48,7 @@ pub(super) fn fail_open(model: &Model<'_>, found: &mut Found) {
         if node.is_true() {
             found.at(
                 &node,
-                "whoever can make a check fail is let in without one, with identity headers of their own choice",
+                "a client that can make a check fail passes without one, with identity headers of its own choice",
             );
         }
     }
@@ -66,7 +67,10 @@ pub(super) fn ext_authz_switch(model: &Model<'_>, found: &mut Found) {
             let whole = part.number("default_value.numerator").is_some_and(|share| share >= all)
                 && part.text("runtime_key").unwrap_or_default().is_empty();
             if !whole {
-                found.at(&part, "only a part of the requests is checked, or a runtime key can say so while Envoy runs");
+                found.at(
+                    &part,
+                    "only a part of the requests is checked, or a runtime key can reduce the part while Envoy runs",
+                );
             }
         }
         if let Some(part) = config.get("filter_enabled_metadata") {
@@ -77,17 +81,17 @@ pub(super) fn ext_authz_switch(model: &Model<'_>, found: &mut Found) {
 
 pub(super) fn conditional_check(model: &Model<'_>, found: &mut Found) {
     for condition in model.checks().filter_map(|check| check.filter.condition.clone()) {
-        let told = told(&condition);
+        let described = described(&condition);
         found.at(
             &condition,
-            format!("the check is conditional here, and a request it is not run for is not checked: {told}"),
+            format!("the check is conditional here, and a request that does not match is not checked: {described}"),
         );
     }
 }
 
-/// A matcher in words: what it reads, and what it compares that with.
-fn told(matcher: &Node<'_>) -> String {
-    /// More are not told.
+/// Describes a matcher: its inputs, and the values they are compared with.
+fn described(matcher: &Node<'_>) -> String {
+    /// The most parts that are described.
     const MOST: usize = 8;
     let mut words: Vec<String> = Vec::new();
     matcher.any(&mut |node| {
@@ -122,7 +126,8 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
                 added.iter().any(|header| {
-                    // Whole, and of nothing else: `%REQ(X?:PATH)%` is the client's choice, `%REQ(:PATH):9%` a part.
+                    // The complete value and nothing else: a client chooses `%REQ(X?:PATH)%`, and `%REQ(:PATH):9%`
+                    // is a part.
                     let value = header.text("value").unwrap_or_default().to_ascii_lowercase();
                     let is_whole = ["req", "request_header"].iter().any(|of| value == format!("%{of}({command})%"));
                     header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && is_whole
@@ -133,25 +138,22 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
             if path.value.as_str() != Some(PREFIX) {
                 found.at(
                     &path,
-                    "this is not Doorward's `/auth`: its answer is not a decision, and a 200 lets the request pass",
+                    "this is not Doorward's `/auth`: its answer is not a decision, and every 200 allows the request",
                 );
             } else if !both("original") && !both("forwarded") {
-                found.at(
-                    &path,
-                    "nothing tells Doorward the whole path and method of the request that it is asked about",
-                );
+                found.at(&path, "no header sends Doorward the complete path and method of the original request");
             }
         } else if let Some(path) = prefixed {
             if path.value.as_str() != Some(PREFIX) {
-                found.at(&path, "only `/auth`, without a slash at its end, leads to decisions: `/auth/` makes another path of every request, and other endpoints let requests pass");
+                found.at(&path, "only `/auth`, without a slash at its end, leads to decisions: `/auth/` changes the path of every request, and other endpoints allow every request");
             }
         } else {
-            found.at(&service, "without a prefix a client that asks for `/livez` or `/metrics` is let in because Doorward itself answers 200 there");
+            found.at(&service, "without a prefix a request for `/livez` or `/metrics` is allowed, because Doorward itself answers 200 there");
         }
     }
 }
 
-/// Where Doorward's decisions are asked for over HTTP.
+/// The path of Doorward's decisions over HTTP.
 const PREFIX: &str = "/auth";
 
 fn http_services<'a>(model: &Model<'a>) -> impl Iterator<Item = Node<'a>> {
@@ -173,7 +175,8 @@ pub(super) fn grpc_web_after_check(model: &Model<'_>, found: &mut Found) {
 pub(super) fn ext_authz_disabled(model: &Model<'_>, found: &mut Found) {
     for node in model.checks().filter_map(|check| check.filter.node.get("disabled")) {
         if node.is_true() {
-            found.at(&node, "the filter is off unless a route turns it on: a route that forgets to is open");
+            found
+                .at(&node, "the filter is off unless a route turns it on: a route without that setting is not checked");
         }
     }
 }
@@ -185,7 +188,7 @@ pub(super) fn upgrade_bypass(model: &Model<'_>, found: &mut Found) {
             if !kinds().any(|config| config.is_check()) {
                 found.at(
                     &filters,
-                    "an upgrade with filters of its own skips http_filters, and these do not ask: it is not checked",
+                    "an upgrade with filters of its own skips http_filters, and its own filters have no check: it is not checked",
                 );
             }
         }
@@ -198,7 +201,7 @@ pub(super) fn cache_before_check(model: &Model<'_>, found: &mut Found) {
             if matches!(filter.config.kind, "CacheConfig" | "CacheV2Config" | "FileSystemHttpCacheConfig") {
                 found.at(
                     &filter.node,
-                    "what the cache answers or fetches is never checked: without `authorization`, as with a token in a cookie, it is open to everyone",
+                    "a response from the cache bypasses the check: without `authorization`, as with a token in a cookie, any client gets it",
                 );
             }
         }
@@ -221,7 +224,7 @@ pub(super) fn status_on_error(model: &Model<'_>, found: &mut Found) {
             None => ["InternalServerError", "BadGateway", "ServiceUnavailable", "GatewayTimeout"].iter().any(named),
         };
         if !outage {
-            found.at(&code, "an outage of Doorward is answered as if the client were at fault: it drops good tokens, or does not retry");
+            found.at(&code, "an outage of Doorward is answered as the client's error: the client drops valid tokens, or does not retry");
         }
     }
 }
@@ -238,13 +241,11 @@ pub(super) fn timeout_unbounded(model: &Model<'_>, found: &mut Found) {
     for service in services(model) {
         let Some((node, seconds)) = service.get("timeout").zip(service.seconds("timeout")) else { continue };
         if seconds == 0.0 {
-            found.at(&node, "zero is no limit: a Doorward that hangs holds every request for ever");
+            found.at(&node, "zero means no limit: a Doorward that hangs blocks every request for ever");
         } else if seconds > LONGEST_TIMEOUT {
             found.at(
                 &node,
-                format!(
-                    "a Doorward that hangs holds every request for {seconds} s; it answers within one second itself"
-                ),
+                format!("a Doorward that hangs blocks every request for {seconds} s; its own limit is one second"),
             );
         }
     }
@@ -252,7 +253,7 @@ pub(super) fn timeout_unbounded(model: &Model<'_>, found: &mut Found) {
 
 pub(super) fn retry_cuts_timeout(model: &Model<'_>, found: &mut Found) {
     for node in services(model).filter_map(|service| service.get("retry_policy")) {
-        found.at(&node, "the back-off's max_interval becomes the timeout of each try, and a Doorward that is away is only waited for longer");
+        found.at(&node, "the back-off's max_interval becomes the timeout of each try, and an outage of Doorward only delays requests longer");
     }
 }
 
@@ -260,20 +261,20 @@ pub(super) fn request_body(model: &Model<'_>, found: &mut Found) {
     for check in model.checks() {
         let bodies = std::iter::once(check.filter.config.clone()).chain(check.settings());
         for node in bodies.filter_map(|config| config.get("with_request_body")) {
-            found.at(&node, "Doorward reads no bodies, and every request is held until its body is here");
+            found.at(&node, "Doorward reads no bodies, and every request waits until its body has arrived");
         }
     }
 }
 
 pub(super) fn validate_mutations(model: &Model<'_>, found: &mut Found) {
     for config in unvalidated(model).filter(|config| config.get("decoder_header_mutation_rules").is_none()) {
-        found.at(&config, "a header value that cannot be sent is noticed late, or not at all");
+        found.at(&config, "a header value that cannot be sent is detected late, or not at all");
     }
 }
 
 pub(super) fn mutation_dropped(model: &Model<'_>, found: &mut Found) {
     for node in unvalidated(model).filter_map(|config| config.get("decoder_header_mutation_rules")) {
-        found.at(&node, "with these rules and without validate_mutations a header that may not be set is dropped silently, and the client's own goes upstream");
+        found.at(&node, "with these rules and without validate_mutations a header that may not be set is dropped silently, and the client's own copy goes upstream");
     }
     for check in model.checks() {
         let Some(service) = check.filter.config.get("http_service") else { continue };
@@ -284,11 +285,11 @@ pub(super) fn mutation_dropped(model: &Model<'_>, found: &mut Found) {
         for name in identity.filter(|name| !check.manager.strips(name, check.at)).filter(kept) {
             found.at(
                 place,
-                format!("Doorward's `{name}` is not listed: it is dropped, and the client's own goes upstream"),
+                format!("Doorward's `{name}` is not listed: it is dropped, and the client's own copy goes upstream"),
             );
         }
         if model.expected.sets_cookie && kept(&"cookie") {
-            found.at(place, "Doorward sets `cookie` without the token, and it is not listed: the client's own goes upstream, with the token");
+            found.at(place, "Doorward sets `cookie` without the token, and it is not listed: the client's own copy goes upstream, with the token");
         }
     }
 }
@@ -298,8 +299,8 @@ pub(super) fn transport_api_version(model: &Model<'_>, found: &mut Found) {
         let config = &check.filter.config;
         match config.get("transport_api_version") {
             Some(version) if version.choice(&["AUTO", "V2", "V3"]) == Some("V3") => {}
-            Some(version) => found.at(&version, "V3 is the only version that Envoy and Doorward speak"),
-            None => found.at(config, "without it an Envoy before 1.36 may refuse the file or speak v2"),
+            Some(version) => found.at(&version, "V3 is the only version that Envoy and Doorward support"),
+            None => found.at(config, "without it an Envoy before 1.36 may refuse the file or use v2"),
         }
     }
 }
@@ -310,7 +311,7 @@ pub(super) fn all_headers_sent(model: &Model<'_>, found: &mut Found) {
         if config.get("grpc_service").is_some() && config.get("allowed_headers").is_none() {
             found.at(
                 config,
-                "every request header is copied into every check, which is most of what ext_authz costs Envoy",
+                "every request header is copied into every check, which is most of the cost of ext_authz in Envoy",
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The cluster that is asked.
+//! The cluster of Doorward.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use super::super::model::{Model, Node, addresses};
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// Fewer at once than this, and a burst of requests is answered 503 by Envoy itself.
+/// With a lower limit, Envoy itself answers 503 to a part of a burst.
 const ENOUGH_REQUESTS: f64 = 4096.0;
 
 pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
@@ -17,7 +17,7 @@ pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
     for node in model.services().filter_map(|service| service.cluster) {
         let name = node.value.as_str().unwrap_or_default();
         if !model.clusters.contains_key(name) {
-            found.at(&node, format!("there is no cluster `{name}`: no call is ever answered"));
+            found.at(&node, format!("there is no cluster `{name}`: every call fails"));
         }
     }
 }
@@ -25,7 +25,7 @@ pub(super) fn cluster_unknown(model: &Model<'_>, found: &mut Found) {
 pub(super) fn cluster_http1(model: &Model<'_>, found: &mut Found) {
     for (cluster, grpc) in model.asked().into_values() {
         if grpc && http2(&cluster).is_none() {
-            found.at(&cluster, "gRPC needs HTTP/2, and this cluster speaks HTTP/1.1: every call fails");
+            found.at(&cluster, "gRPC needs HTTP/2, and this cluster uses HTTP/1.1: every call fails");
         }
     }
 }
@@ -35,7 +35,7 @@ pub(super) fn cluster_keepalive(model: &Model<'_>, found: &mut Found) {
         if let Some(options) = http2(&cluster).filter(|options| options.get("connection_keepalive").is_none()) {
             found.at(
                 &options,
-                "a Doorward that is frozen, or gone without a FIN, is asked until TCP gives up: minutes of 503",
+                "calls to a Doorward that is frozen, or gone without a FIN, fail only when TCP gives up: minutes of 503",
             );
         }
     }
@@ -52,7 +52,7 @@ pub(super) fn cluster_circuit_breaker(model: &Model<'_>, found: &mut Found) {
             found.at(
                 place,
                 format!(
-                    "max_requests or max_pending_requests is {limit}: one more check or stream at once, in a burst or while Doorward is slow, is an error"
+                    "max_requests or max_pending_requests is {limit}: further concurrent checks or streams, in a burst or while Doorward is slow, fail"
                 ),
             );
         }
@@ -60,14 +60,14 @@ pub(super) fn cluster_circuit_breaker(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn cluster_plaintext(model: &Model<'_>, found: &mut Found) {
-    const CLEAR: &str = "tokens cross a network in clear, and whoever sits on it can answer in Doorward's place";
+    const CLEAR: &str = "tokens cross a network in clear text, and an attacker on it can answer in Doorward's place";
     for (cluster, _) in model.asked().into_values() {
         let host = |address: &Node<'_>| is_far(address.text("socket_address.address").unwrap_or_default());
         let Some(address) = addresses(&cluster).find(host) else { continue };
         match cluster.get("transport_socket") {
             Some(socket) if is_clear(&socket) => found.at(&socket, CLEAR),
             Some(socket) if is_unverified(&socket) => {
-                found.at(&socket, "no CA is trusted here: whoever sits on the network can answer in Doorward's place, and gets the tokens");
+                found.at(&socket, "no CA is configured here: an attacker on the network can answer in Doorward's place, and receives the tokens");
             }
             None if cluster.get("transport_socket_matches").is_none() => found.at(&address, CLEAR),
             _ => {}
@@ -90,7 +90,7 @@ fn is_far(host: &str) -> bool {
     !host.is_empty() && host != "localhost" && !host.parse().is_ok_and(loopback)
 }
 
-/// The host of `host:port`, `dns:///host:port` or `ipv6:[::1]:port`; none for a Unix socket.
+/// The host of `host:port`, `dns:///host:port` or `ipv6:[::1]:port`; `None` for a Unix socket.
 fn host_of_target(target: &str) -> &str {
     if target.starts_with("unix:") || target.starts_with("unix-abstract:") {
         return "";
@@ -105,7 +105,8 @@ fn is_clear(socket: &Node<'_>) -> bool {
     socket.get("typed_config").is_some_and(|config| config.kind == "RawBuffer")
 }
 
-/// Whether nothing says which certificates are believed; where it comes by SDS, that is not judged.
+/// Whether no setting names the trusted certificates; a validation context from SDS is not
+/// checked.
 fn is_unverified(socket: &Node<'_>) -> bool {
     const SAY_WHO: [&str; 7] = [
         "trusted_ca",
@@ -137,24 +138,24 @@ pub(super) fn cluster_health(model: &Model<'_>, found: &mut Found) {
     for (cluster, _) in model.asked().into_values() {
         let several = addresses(&cluster).count() > 1 || kind(&cluster) == Some("STRICT_DNS");
         if several && cluster.list("health_checks").next().is_none() {
-            found.at(&cluster, "without health checks a Doorward that is stopping, or not ready, is asked on: a rolling restart is answered with errors");
+            found.at(&cluster, "without health checks a Doorward that is stopping, or not ready, still receives calls: a rolling restart causes errors");
         }
     }
 }
 
-/// The HTTP/2 options of a cluster, if it speaks it.
+/// The HTTP/2 options of a cluster, if it uses HTTP/2.
 fn http2<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
     let fields = [
         "explicit_http_config.http2_protocol_options",
         "use_downstream_protocol_config.http2_protocol_options",
         "auto_config.http2_protocol_options",
     ];
-    // The name of the options has dots of its own.
+    // The name of the options contains dots.
     let options = cluster
         .get("typed_extension_protocol_options")
         .and_then(|options| Some(Node::new(options.path.key(HTTP), options.value.get(HTTP)?)));
     let written = options.and_then(|options| fields.into_iter().find_map(|field| options.at(field)));
-    written.or_else(|| cluster.get("http2_protocol_options")) // As it was written before Envoy 1.17.
+    written.or_else(|| cluster.get("http2_protocol_options")) // The spelling before Envoy 1.17.
 }
 
 fn is_static(cluster: &Node<'_>) -> bool {

@@ -12,7 +12,7 @@ const ESCAPED_SLASHES: [&str; 5] = [
     "UNESCAPE_AND_FORWARD",
 ];
 
-/// The prefix length of fc00::/7: what is wider holds addresses that are nobody's own.
+/// The prefix length of fc00::/7: a wider range contains public addresses.
 const WIDEST_PRIVATE_RANGE: f64 = 7.0;
 
 /// `HttpConnectionManager.ForwardClientCertDetails`.
@@ -21,7 +21,7 @@ const CLIENT_CERTIFICATE: [&str; 5] =
 
 pub(super) fn path_not_normalized(model: &Model<'_>, found: &mut Found) {
     for manager in model.checked().filter(|manager| !manager.node.is("normalize_path")) {
-        found.at(&manager.node, "`/./`, `/../` and `%2e` reach Doorward, the routes and the upstream as they are, and each may read them as another path");
+        found.at(&manager.node, "`/./`, `/../` and `%2e` reach Doorward, the routes and the upstream unchanged, and each may read them as another path");
     }
 }
 
@@ -29,7 +29,7 @@ pub(super) fn slashes_not_merged(model: &Model<'_>, found: &mut Found) {
     for manager in model.checked().filter(|manager| !manager.node.is("merge_slashes")) {
         found.at(
             &manager.node,
-            "`//` reaches Doorward, the routes and the upstream as it is, and each may read it as another path",
+            "`//` reaches Doorward, the routes and the upstream unchanged, and each may read it as another path",
         );
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn client_address(model: &Model<'_>, found: &mut Found) {
     for manager in model.checked() {
         let detected = manager.node.get("original_ip_detection_extensions").is_some();
         if !manager.node.is("use_remote_address") && !detected {
-            found.at(&manager.node, "a client's own x-forwarded-for is believed, and with an internal address in it its x-envoy-* headers as well");
+            found.at(&manager.node, "a client's own x-forwarded-for is trusted, and with an internal address in it the client's x-envoy-* headers as well");
         }
     }
 }
@@ -60,12 +60,12 @@ pub(super) fn client_address(model: &Model<'_>, found: &mut Found) {
 pub(super) fn internal_addresses(model: &Model<'_>, found: &mut Found) {
     for node in model.checked().filter_map(|manager| manager.node.get("internal_address_config")) {
         if node.list("cidr_ranges").next().is_none() {
-            found.at(&node, "without ranges it makes loopback and all private addresses internal, and their x-envoy-* headers are believed");
+            found.at(&node, "without ranges it makes loopback and all private addresses internal, and their x-envoy-* headers are trusted");
         }
         for range in node.list("cidr_ranges") {
-            // A length that is left out is 0.
+            // A missing length is 0.
             if range.number("prefix_len").unwrap_or_default() < WIDEST_PRIVATE_RANGE {
-                found.at(&range, "clients have addresses in this range too, and their x-envoy-* headers are believed");
+                found.at(&range, "clients have addresses in this range too, and their x-envoy-* headers are trusted");
             }
         }
     }
@@ -92,7 +92,10 @@ pub(super) fn token_in_access_log(model: &Model<'_>, found: &mut Found) {
                 let listed = listed.into_iter().flat_map(|field| node.list(field));
                 let written = Some(node.clone()).filter(|node| node.value.as_str().is_some_and(shows_token));
                 for place in listed.filter(|name| name.value.as_str().is_some_and(is_secret)).chain(written) {
-                    found.at(&place, "whoever reads the access log can use the token until it expires or is revoked");
+                    found.at(
+                        &place,
+                        "anybody who can read the access log can use the token until it expires or is revoked",
+                    );
                 }
                 false
             });

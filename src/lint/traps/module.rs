@@ -9,7 +9,7 @@ pub(super) fn module_closed(model: &Model<'_>, found: &mut Found) {
             let place = module.config.get("dynamic_module_config").unwrap_or_else(|| module.node.clone());
             found.at(
                 &place,
-                "Envoy unloads the library when no filter uses it, while the thread of its engine runs in it",
+                "Envoy unloads the library when no filter uses it, while the engine's thread still runs its code",
             );
         }
     }

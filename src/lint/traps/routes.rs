@@ -1,4 +1,4 @@
-//! Identity headers on the way to the upstream, and what routes change about a check.
+//! Identity headers on the way to the upstream, and settings of routes that change a check.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use super::super::matching::removes;
 use super::super::model::{Check, Filter, Model, Node, Route};
 use crate::authz::answer::look_alikes;
 
-/// Under this key a route names one of Doorward's rules.
+/// The key by which a route names one of Doorward's rules.
 const RULE: &str = "doorward.rule";
 
-/// What of an identity header can reach an upstream on a route that Doorward is not asked about.
+/// The identity headers of a client that can reach an upstream on a route without a check.
 enum Passes {
     Nothing,
-    /// A spelling with `_` or `.`, which back ends treat as the same header.
+    /// A spelling with `_` or `.`, which upstreams treat as the same header.
     LookAlike(String),
     Itself(String),
 }
@@ -29,7 +29,7 @@ fn passes(model: &Model<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes
     look_alike.map_or(Passes::Nothing, Passes::LookAlike)
 }
 
-/// Every route that Doorward is not asked about, with the node that says so.
+/// Every route without a check, with the node that disables it.
 pub(super) fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
     model.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
         |(manager, route)| {
@@ -44,7 +44,7 @@ pub(super) fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Che
 pub(super) fn identity_not_stripped(model: &Model<'_>, found: &mut Found) {
     for (check, route, node) in unasked(model) {
         if let Passes::Itself(name) = passes(model, &check, route) {
-            found.at(&node, format!("Doorward is not asked here, so a client's own `{name}` reaches the upstream"));
+            found.at(&node, format!("requests are not checked here, so a client's own `{name}` reaches the upstream"));
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn identity_not_stripped(model: &Model<'_>, found: &mut Found) {
 pub(super) fn look_alike_not_stripped(model: &Model<'_>, found: &mut Found) {
     for (check, route, node) in unasked(model) {
         if let Passes::LookAlike(name) = passes(model, &check, route) {
-            found.at(&node, format!("Doorward is not asked here, and a client's `{name}` passes, which many back ends take for the identity header"));
+            found.at(&node, format!("requests are not checked here, and a client's `{name}` passes, which many upstreams read as the identity header"));
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
         if let Some(name) = model.expected.identity.iter().find(kept)
             && !open(&check)
         {
-            found.at(&check.manager.node, format!("nothing takes a client's `{name}` away before the check: should a check ever be skipped or fail open, it is believed"));
+            found.at(&check.manager.node, format!("a client's `{name}` is not removed before the check: if a check is ever skipped or fails open, the upstream trusts it"));
         }
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
             for name in &model.expected.identity {
                 let removing = later.iter().find(|mutation| removes([(*mutation).clone()].into_iter(), name)).cloned();
                 for node in route.removes(name).into_iter().chain(removing) {
-                    found.at(&node, "this acts after the check: it takes away what Doorward has set");
+                    found.at(&node, "this acts after the check: it removes the header that Doorward has set");
                 }
                 for node in added.iter().filter(|option| writes(option, name)) {
                     found.at(
@@ -109,7 +109,7 @@ fn later_mutations<'a>(check: &Check<'_, 'a>, route: &Route<'a>) -> Vec<Node<'a>
     configs.flat_map(|config| config.list("mutations.request_mutations")).collect()
 }
 
-/// Whether a `HeaderValueOption` sets a header that may be there already.
+/// Whether a `HeaderValueOption` changes a header that may exist already.
 fn writes(option: &Node<'_>, name: &str) -> bool {
     let absent =
         option.get("append_action").and_then(|action| action.choice(&["APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT"]));
@@ -122,7 +122,7 @@ pub(super) fn unknown_rule(model: &Model<'_>, found: &mut Found) {
     for (key, node) in entries.flat_map(|extensions| extensions.entries().collect::<Vec<_>>()) {
         if key != RULE {
             if key.to_ascii_lowercase().contains("doorward") {
-                found.at(&node, format!("Doorward reads `{RULE}` and nothing else: this names no rule"));
+                found.at(&node, format!("Doorward reads `{RULE}` alone: this key does not select a rule"));
             }
             continue;
         }
@@ -159,19 +159,14 @@ pub(super) fn per_route_ignored(model: &Model<'_>, found: &mut Found) {
             let mut filters = manager.filters.iter().filter(|filter| filter.name == key).peekable();
             let is_elsewhere = others.contains(key) || upstream.contains(key);
             if filters.peek().is_none() && !is_elsewhere {
-                found.at(&node, format!("no filter here is named `{key}`: Envoy ignores this, and what it selects or forbids does not hold"));
+                found.at(&node, format!("no filter here is named `{key}`: Envoy ignores this configuration"));
             } else if config.kind == "ExtAuthzPerRoute"
                 && !is_elsewhere
                 && filters.all(|filter| {
                     !filter.is_elsewhere && filter.condition.is_none() && filter.config.kind != "ExtAuthz"
                 })
             {
-                found.at(
-                    &node,
-                    format!(
-                        "the filter `{key}` is not ext_authz: it does not read this, and ext_authz does not either"
-                    ),
-                );
+                found.at(&node, format!("the filter `{key}` is not ext_authz: neither of the two reads this"));
             }
         };
         for config in &manager.route_configs {
@@ -207,12 +202,12 @@ pub(super) fn internal_redirect(model: &Model<'_>, found: &mut Found) {
         };
         let policy = action.as_ref().and_then(|action| action.get("internal_redirect_policy"));
         if let Some(policy) = policy.or_else(old) {
-            found.at(&policy, "Doorward takes the token off the request (`token.forward: false`), and the request that follows the redirect is checked without one");
+            found.at(&policy, "Doorward removes the token from the request (`token.forward: false`), and the request that follows the redirect is checked without a token");
         }
     }
 }
 
-/// Whether what Doorward decides depends on Envoy's choice of the route; the node that makes it so.
+/// The node by which Doorward's decision depends on Envoy's choice of the route, if there is one.
 fn depends_on_route<'a>(check: &Check<'_, 'a>) -> Option<Node<'a>> {
     check.per_route().next()
 }
@@ -223,12 +218,12 @@ pub(super) fn rerouted_after_check(model: &Model<'_>, found: &mut Found) {
             continue;
         }
         for filter in check.manager.filters[check.at + 1..].iter().filter(|filter| may_reroute(filter)) {
-            found.at(&filter.node, "it may clear the route after Doorward has decided by another one: a request is checked as one route and served by the next");
+            found.at(&filter.node, "it may clear the route after the check: a request is checked on one route and served by another");
         }
     }
 }
 
-/// Whether a filter can make Envoy choose the route anew.
+/// Whether a filter can make Envoy select the route again.
 fn may_reroute(filter: &Filter<'_>) -> bool {
     let config = &filter.config;
     if filter.node.is("disabled") {
@@ -254,7 +249,7 @@ pub(super) fn rerouted_by_check(model: &Model<'_>, found: &mut Found) {
         if let Some(node) = check.setting("clear_route_cache").filter(Node::is_true)
             && depends_on_route(&check).is_some()
         {
-            found.at(&node, "routes say how a request is checked, and the route is chosen anew after the check: it may be one that asks for more");
+            found.at(&node, "routes have check settings, and the route is selected again after the check: the new one may have stricter settings");
         }
     }
 }
@@ -267,7 +262,7 @@ pub(super) fn route_not_chosen_anew(model: &Model<'_>, found: &mut Found) {
             if model.expected.identity.contains(&name) {
                 found.at(
                     &header,
-                    format!("the route is chosen before Doorward sets `{name}`, and not again: this never matches"),
+                    format!("the route is selected before Doorward sets `{name}`, and not again: this never matches"),
                 );
             }
         }

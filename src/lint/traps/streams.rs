@@ -1,4 +1,4 @@
-//! Streams that are to end with their session: the `ext_proc` filter that asks Doorward for it.
+//! Streams that should end with their session: the `ext_proc` filter that calls Doorward.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::routes::unasked;
 
 const HEADER_MODES: [&str; 3] = ["DEFAULT", "SEND", "SKIP"];
 const BODY_MODES: [&str; 5] = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"];
-/// Longer than this a client goes on reading what has ended.
+/// The longest acceptable time for which a client still reads a stream that has ended.
 const LATE: f64 = 0.5;
 
 /// Whether an `ext_proc` filter of Doorward's acts on a route.
@@ -38,7 +38,7 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
         if !manager.ext_authz().any(|check| check.at < at) {
             found.at(
                 &ender.filter.node,
-                "it stands before ext_authz: nothing says yet whose the stream is, so Doorward refuses every one",
+                "it is before ext_authz: the subject of a stream is not known yet, so Doorward refuses every stream",
             );
         }
         let routes = ender.overrides().filter_map(|node| {
@@ -47,13 +47,13 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
         });
         let general = (!forwards_subject(&ender.filter.config)).then(|| ender.filter.node.clone());
         for node in general.into_iter().chain(routes) {
-            found.at(&node, "what ext_authz said of the stream is not forwarded, so Doorward refuses every one");
+            found.at(&node, "the metadata of ext_authz is not forwarded, so Doorward refuses every stream");
         }
         if manager.routes.iter().any(|route| route.disables(ender.filter).is_none()) {
             let written = manager.ext_authz().filter(|check| check.at < at);
             let switches = written.filter_map(|check| check.filter.config.get("enable_dynamic_metadata_ingestion"));
             for node in switches.filter(Node::is_false) {
-                found.at(&node, "Envoy drops what Doorward says of a stream, so Doorward refuses every one");
+                found.at(&node, "Envoy drops Doorward's metadata of a stream, so Doorward refuses every stream");
             }
         }
     });
@@ -61,7 +61,7 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
         if has_ender(model, check.manager, route) {
             found.at(
                 &node,
-                "ext_authz is off where ext_proc is on: nothing says whose a stream is, so Doorward refuses every one",
+                "ext_authz is off where ext_proc is on: the subject of a stream is not known, so Doorward refuses every stream",
             );
         }
     }
@@ -76,15 +76,15 @@ pub(super) fn stream_modes(model: &Model<'_>, found: &mut Found) {
             let header = |name: &str| field(name).and_then(|mode| mode.choice(&HEADER_MODES)).unwrap_or("DEFAULT");
             let (Ok(at) | Err(at)) = &mode;
             if header("request_header_mode") == "SKIP" {
-                found.at(at, "request_header_mode: SKIP tells Doorward of no stream, so it ends none");
+                found.at(at, "request_header_mode: SKIP hides all streams from Doorward, so it ends none");
             }
             if header("response_trailer_mode") != "SEND" {
-                found.at(at, "without response_trailer_mode: SEND Envoy ends the call after the headers, and Doorward can end no stream");
+                found.at(at, "without response_trailer_mode: SEND Envoy ends the call after the headers, and Doorward cannot end a stream");
             }
             for name in ["request_body_mode", "response_body_mode"] {
                 let sent = field(name).filter(|mode| mode.choice(&BODY_MODES).is_some_and(|mode| mode != "NONE"));
                 if let Some(node) = sent {
-                    found.at(&node, "Doorward takes no bodies, and ends the stream that brings one");
+                    found.at(&node, "Doorward accepts no bodies, and ends a stream that sends one");
                 }
             }
         }
@@ -94,8 +94,8 @@ pub(super) fn stream_modes(model: &Model<'_>, found: &mut Found) {
 pub(super) fn stream_fail_open(model: &Model<'_>, found: &mut Found) {
     each(model, |_, _, ender| {
         for (field, what) in [
-            ("failure_mode_allow", "when Doorward ends the call, or is not there, the stream goes on"),
-            ("observability_mode", "Envoy does not listen to Doorward here: no stream ends"),
+            ("failure_mode_allow", "when Doorward ends the call, or does not run, the stream continues"),
+            ("observability_mode", "Envoy ignores Doorward's answers here: no stream ends"),
         ] {
             for node in ender.configs().filter_map(|config| config.get(field)).filter(Node::is_true) {
                 found.at(&node, what);
@@ -111,7 +111,7 @@ pub(super) fn stream_shares_cluster(model: &Model<'_>, found: &mut Found) {
     each(model, |_, _, ender| {
         let clusters = ender.services().into_iter().filter_map(|service| service.cluster);
         for cluster in clusters.filter(|cluster| checks.contains(&name(cluster))) {
-            found.at(&cluster, "each open stream is one of this cluster's max_requests: when there are as many, every check is refused with 503");
+            found.at(&cluster, "each open stream counts against this cluster's max_requests: at that number of streams every check is refused with 503");
         }
     });
 }

@@ -1,11 +1,11 @@
-//! HTTP clients that ask other servers: the proxies of the environment are honoured, but for this very host.
+//! HTTP clients for other servers: they use the proxies of the environment, except for this host.
 //!
-//! Plain http is allowed to this host because nobody is on the way. Through a proxy somebody is: it could
-//! answer with keys of its own, and it would be told the secrets of our clients.
+//! Plain http is allowed to this host because no other machine is involved. A proxy would be one: it could answer with
+//! keys of its own, and would receive the credentials of Doorward's clients.
 
 use reqwest::{ClientBuilder, NoProxy, Proxy};
 
-/// The hosts that are never proxied, whatever `NO_PROXY` says.
+/// The hosts that are never proxied, independent of `NO_PROXY`.
 const THIS_HOST: &str = "localhost,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
 
 /// A client that is not yet built, with the proxies of the environment.
@@ -13,8 +13,8 @@ pub(super) fn client() -> ClientBuilder {
     by(|name| std::env::var(name).ok())
 }
 
-/// As [`client`]; `variable` reads a variable of the environment, of which an empty one is none. A proxy that cannot be
-/// read is left out.
+/// [`client`], where `variable` reads the environment; an empty variable counts as unset. A proxy that cannot be parsed
+/// is left out.
 fn by(variable: impl Fn(&str) -> Option<String>) -> ClientBuilder {
     let first = |names: [&str; 2]| names.into_iter().filter_map(&variable).find(|value| !value.trim().is_empty());
     let except = format!("{THIS_HOST},{}", first(["NO_PROXY", "no_proxy"]).unwrap_or_default());
@@ -67,7 +67,7 @@ mod tests {
                 assert_eq!(ask("issuer.test".to_owned()).await, "proxy", "{name} {no_proxy}");
             }
         }
-        // Where nothing listens, an answer could only be the proxy's. A variable that is empty is none.
+        // At an address without a listener, only the proxy can answer. An empty variable counts as unset.
         for no_proxy in [("NO_PROXY", "issuer.test"), ("no_proxy", "issuer.test"), ("no_proxy", "*")] {
             let client = client(&[("HTTP_PROXY", ""), ("all_proxy", &proxy), no_proxy, ("NO_PROXY", "")]);
             for host in ["issuer.test", "127.9.9.9:1", "[::1]:1", "LOCALHOST:1", "[::ffff:127.0.0.1]:1"] {

@@ -1,4 +1,4 @@
-//! Answers that are remembered, bounded in number and in time.
+//! Cached responses, bounded in number and in time.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,24 +8,25 @@ use quick_cache::sync::Cache;
 use super::Digest;
 use crate::authz::introspection::{IntrospectionResponse, TokenState};
 
-/// Active tokens and inactive ones, apart: a flood of made-up tokens pushes out nobody who is signed in.
+/// Active and inactive tokens in separate caches: a flood of made-up tokens does not evict active ones.
 pub(super) struct Answers {
     active: Remembered,
     inactive: Remembered,
 }
 
-/// An answer with the instant up to which it may be used; with a capacity of 0 none is kept.
+/// A response with the time up to which it may be used; with a capacity of 0 none is kept.
 type Remembered = Cache<Digest, (Instant, Arc<IntrospectionResponse>)>;
 
 impl Answers {
-    /// A quarter of the room is for inactive tokens.
+    /// A quarter of the capacity is for inactive tokens.
     pub(super) fn new(capacity: usize) -> Self {
         let inactive = capacity / 4;
         Self { active: Cache::new(capacity - inactive), inactive: Cache::new(inactive) }
     }
 
     pub(super) fn get(&self, digest: &Digest, now: Instant) -> Option<Arc<IntrospectionResponse>> {
-        // The last word counts; an inactive token does not come back, so both is only seen around its end.
+        // The later response counts; an inactive token does not become active again, so both occur only
+        // around its end.
         let usable = |answers: &Remembered| answers.get(digest).filter(|(until, _)| now < *until);
         usable(&self.inactive).or_else(|| usable(&self.active)).map(|(_, response)| response)
     }
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_or_too_old_goes_and_the_dead_push_out_no_living() {
+    fn excess_and_expired_entries_go_and_inactive_tokens_evict_no_active_ones() {
         const ROOM: usize = 1_000;
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(60));
         let (alive, dead) = (response(TokenState::Active(ClaimSet::default())), response(TokenState::Inactive));
@@ -74,7 +75,7 @@ mod tests {
         }
         let kept = known(now);
         assert_eq!(kept[..100], (0..100).collect::<Vec<_>>());
-        // The cache rounds its room up.
+        // The cache rounds its capacity up.
         assert!(kept.len() <= 100 + ROOM / 2, "{}", kept.len());
         assert_eq!(known(later), [0_usize; 0]);
         for number in 10_000..20_000 {

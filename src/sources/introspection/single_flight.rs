@@ -11,17 +11,18 @@ use crate::authz::introspection::IntrospectionResponse;
 
 type Cell = Arc<OnceCell<Arc<IntrospectionResponse>>>;
 
-/// The questions under way; their number is bounded.
+/// The requests in flight; their number is bounded.
 pub(super) struct SingleFlight {
     by_token: Mutex<HashMap<Digest, Cell>>,
     max: usize,
 }
 
-/// A part in a question: the first asks, the others wait; if the first leaves, the next asks.
+/// A share in a request: the first caller sends it, the others wait; if the first leaves, the next one sends
+/// it.
 pub(super) struct Flight<'a> {
     all: &'a SingleFlight,
     digest: Digest,
-    /// Taken when it ends.
+    /// `None` once it has ended.
     cell: Option<Cell>,
 }
 
@@ -30,7 +31,7 @@ impl SingleFlight {
         Self { by_token: Mutex::default(), max }
     }
 
-    /// `None` when too many questions are under way.
+    /// `None` when too many requests are in flight.
     pub(super) fn enter(&self, digest: Digest) -> Option<Flight<'_>> {
         let mut by_token = self.lock();
         if by_token.len() >= self.max && !by_token.contains_key(&digest) {
@@ -46,14 +47,14 @@ impl SingleFlight {
 }
 
 impl Flight<'_> {
-    /// The answer, by `question` if nobody else is asking.
+    /// The response, from `question` if no other caller has sent the request.
     pub(super) async fn join(
         self,
         question: impl Future<Output = Arc<IntrospectionResponse>>,
     ) -> Arc<IntrospectionResponse> {
         let Some(cell) = self.cell.clone() else { return question.await };
         let introspection_response = cell.get_or_init(|| question).await.clone();
-        // Whoever comes now asks anew: an answer that is not remembered is used by those who waited only.
+        // Later callers send a new request: a response that is not cached is for the waiting callers only.
         let mut by_token = self.all.lock();
         if by_token.get(&self.digest).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
             by_token.remove(&self.digest);
@@ -64,7 +65,7 @@ impl Flight<'_> {
 }
 
 impl Drop for Flight<'_> {
-    /// A question that everyone has left is none.
+    /// Removes a request that all callers have left.
     fn drop(&mut self) {
         let mut by_token = self.all.lock();
         drop(self.cell.take()); // Under the lock, so that the count below is right.
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_hands_the_question_on_and_the_last_takes_it_along() {
+    async fn a_caller_that_leaves_passes_the_request_on_and_the_last_cancels_it() {
         let single_flight = SingleFlight::new(1);
         let stuck = single_flight.enter([1; 32]).unwrap().join(std::future::pending());
         let next = single_flight.enter([1; 32]).unwrap().join(async { inactive() });

@@ -25,18 +25,18 @@ pub struct EmbeddedLedger {
     /// The content of the file, which is also the index that decisions read.
     index: Arc<RevocationIndex>,
     writes: AtomicU64,
-    /// How far tokens were dated ahead, by the name of the issuer, as the file has it.
+    /// The leads of issuers' tokens in the file, by the name of the issuer.
     leads: Mutex<HashMap<String, Duration>>,
 }
 
 /// An open database. After a failed write redb refuses every operation until the file is opened again.
 struct LedgerFile {
     path: PathBuf,
-    /// Takes in what the file holds whenever it is opened.
+    /// Reads the file into the index whenever the file is opened.
     index: Arc<RevocationIndex>,
-    /// `None`: to be opened.
+    /// `None`: not open.
     opened: Mutex<Option<Opened>>,
-    /// Something that is known here may not be in it.
+    /// The file may lack an entry of the index.
     lacks: AtomicBool,
 }
 
@@ -45,8 +45,8 @@ struct Opened {
     stamp: Stamp,
 }
 
-/// What tells whether the file at the path is the one that was opened, as it was last written here. What is written to
-/// a file that was removed or replaced is acknowledged and lost.
+/// The attributes by which the file at the path is recognised as the opened one, unchanged by others. A write to a
+/// file that was removed or replaced would be acknowledged and lost.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Stamp {
     inode: (u64, u64),
@@ -62,12 +62,12 @@ impl From<Metadata> for Stamp {
 
 impl LedgerFile {
     fn open(&self, now: Timestamp) -> Result<Opened, redb::Error> {
-        // Only the owner may read who signed out; redb would create the file readable by all.
+        // Only the owner may read the file, which names signed-out users; redb would create it readable by all.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         let same = file.try_clone()?;
-        // The check costs as much as reading the file, which is done anyway; without it a corrupted file is a
-        // panic at some later moment.
+        // The check costs as much as reading the file, which is done anyway; without it a corrupted file causes a
+        // panic later.
         let database = Database::builder()
             .set_cache_size(CACHE)
             .set_check_integrity_on_open(true)
@@ -76,8 +76,8 @@ impl LedgerFile {
         Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
-    /// What another program wrote over cannot be read, and this process knows what was in it: the file is moved aside,
-    /// once, and another is begun.
+    /// A file that another program overwrote cannot be read, and this process knows its content: the file is moved
+    /// aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
@@ -103,7 +103,7 @@ impl LedgerFile {
             None => self.open_again(),
         };
         let done = opened.and_then(|mut opened| {
-            let done = work(&opened.database)?; // Or it is closed.
+            let done = work(&opened.database)?; // On an error the database stays closed.
             let now = self.stamp()?;
             if now.inode != opened.stamp.inode {
                 return Err(changed());
@@ -120,10 +120,10 @@ impl LedgerFile {
         std::fs::metadata(&self.path).map(Stamp::from).map_err(|_| changed())
     }
 
-    /// Writes everything that is known here and not in it.
+    /// Writes every entry of the index that is not in the file.
     fn write_known(&self) -> Result<(), LedgerError> {
         const BATCH: usize = 4096;
-        self.lacks.store(false, Ordering::Relaxed); // What fails from here on says so again.
+        self.lacks.store(false, Ordering::Relaxed); // A later failure is logged again.
         let mut known = self.index.entries();
         loop {
             let batch: Vec<_> = known.by_ref().take(BATCH).collect();
@@ -144,7 +144,7 @@ const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
-/// The origin and the key of a record → when, by whom and why.
+/// The origin and the key of a record → time, author and reason.
 type TokenState = (i64, &'static str, &'static str);
 const NOTES: TableDefinition<'_, (&str, &str), TokenState> = TableDefinition::new("notes-1");
 
@@ -157,8 +157,8 @@ impl EmbeddedLedger {
 
     /// Opens or creates the file and reads it.
     ///
-    /// What expired more than [`FORGOTTEN_AFTER`] before `now` is deleted. What expired since is kept for as long as
-    /// this process may need it: the clock may have been wrong when it was started.
+    /// Entries that expired more than [`FORGOTTEN_AFTER`] before `now` are deleted. Entries that expired later are
+    /// kept for as long as this process may need them: the clock may have been wrong at its start.
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
@@ -183,7 +183,7 @@ impl EmbeddedLedger {
         }
         if let Some(file) = &self.file {
             let (file, revocations) = (Arc::clone(file), revocations.to_vec());
-            // A commit syncs the file, which takes milliseconds: not on a thread that decides.
+            // A commit syncs the file, which takes milliseconds: not on a thread that makes decisions.
             tokio::task::spawn_blocking(move || file.with(|database| store(database, &revocations)))
                 .await
                 .map_err(|error| failed(&error))??;
@@ -191,11 +191,11 @@ impl EmbeddedLedger {
         Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
     }
 
-    /// Sees to it that the file is the one that was opened, and holds what is known here: a write may have failed.
+    /// Ensures that the file is the opened one, and has every entry of the index: a write may have failed.
     pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
         if file.lacks.load(Ordering::Relaxed) {
-            self.leads.lock().unwrap_or_else(PoisonError::into_inner).clear(); // It may be a new one.
+            self.leads.lock().unwrap_or_else(PoisonError::into_inner).clear(); // The file may be a new one.
         }
         let keep = move || {
             let lacked = file.lacks.load(Ordering::Relaxed);
@@ -225,7 +225,7 @@ impl EmbeddedLedger {
         self.index.registers(target, issued_at, crate::clock::now())
     }
 
-    /// Forgets what can no longer hit a live token (see [`RevocationIndex::purge`]).
+    /// Deletes entries that can no longer refuse a live token (see [`RevocationIndex::purge`]).
     pub(in crate::sources) async fn purge(
         &self,
         now: Timestamp,
@@ -282,8 +282,8 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
     Ok(())
 }
 
-/// At the start of a process there is no other clock than the one that may be wrong, so it takes a clock that is a
-/// week ahead to lose anything.
+/// At the start of a process only the wall clock is available, which may be wrong: with this margin an entry is lost
+/// only if that clock is a week ahead.
 pub(in crate::sources) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), redb::Error> {
@@ -383,7 +383,7 @@ mod tests {
         assert!(second.contains("another process has it open"), "a second owner of the file is refused: {second}");
         drop(ledger);
 
-        // A clock that is two days ahead takes nothing, neither here nor from the disk.
+        // A clock that is two days ahead deletes nothing, neither in memory nor on disk.
         let hold = Duration::from_secs(3600);
         for start in [later.plus(hold * 48), soon] {
             let ledger = EmbeddedLedger::open(&path, start).unwrap();

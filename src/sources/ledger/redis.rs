@@ -1,5 +1,4 @@
-//! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per
-//! target for whoever asks.
+//! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per target for lookups.
 
 mod adopt;
 mod answer;
@@ -44,8 +43,8 @@ pub use wire::{Reader, fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.
 ///
-/// Three connections of their own: the follower's, which blocks; the writer's, which watches keys;
-/// and one for the rest. One kind of traffic never waits for another.
+/// Three connections: the follower's, which blocks; the writer's, which watches keys; and one for the rest. So no
+/// kind of traffic waits for another.
 pub struct RedisLedger {
     config: RedisConfig,
     client: Config,
@@ -58,7 +57,7 @@ pub struct RedisLedger {
 }
 
 impl RedisLedger {
-    /// Checks the configuration; connects to nothing yet.
+    /// Checks the configuration; does not connect yet.
     pub fn new(config: RedisConfig) -> Result<Self, RedisConfigError> {
         let client = config.client()?;
         let keys = Keys::new(&config.key_prefix);
@@ -83,7 +82,7 @@ impl RedisLedger {
         &self.config
     }
 
-    /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.
+    /// See [`super::RevocationLedger::append`]; it completes only while [`Self::write`] runs.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
         let over = self.surely_over();
         let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > over).cloned().collect();
@@ -93,14 +92,14 @@ impl RedisLedger {
         self.writer.append(alive, self.config.write_deadline).await
     }
 
-    /// Writes what [`Self::append`] is given, for as long as it is polled.
+    /// Writes the revocations of [`Self::append`], for as long as it is polled.
     pub(in crate::sources) async fn write(&self) {
         self.writer.run(self).await;
     }
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        // Boxed: every decision would carry the library's 28 KB for it, and most ask nobody.
+        // Boxed: otherwise every decision's future would have 28 KB for it, and most need no lookup.
         Box::pin(self.shared.lookup(self, targets, issued_at)).await
     }
 
@@ -119,14 +118,14 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// A token that expired before this instant is accepted by no instance: both wall clocks say that it is over, and
-    /// every instance was seen to accept tokens for no longer than [`Self::grace`] after their end.
+    /// No instance accepts a token that expired before this time: it has expired by both wall clocks, and no instance
+    /// accepts tokens for longer than [`Self::grace`] after their end.
     pub(in crate::sources) fn surely_over(&self) -> Timestamp {
         self.earliest().minus(self.grace())
     }
 
-    /// The earlier of this machine's clock and the store's: what has expired by it has expired by both. Nothing has
-    /// before the store's was read.
+    /// The earlier of this machine's clock and the store's: a token that has expired by it has expired by both.
+    /// Before the store's clock was read, none has.
     pub(in crate::sources) fn earliest(&self) -> Timestamp {
         self.store_clock().unwrap_or_default().min(crate::clock::now())
     }
@@ -135,7 +134,7 @@ impl RedisLedger {
         let opened = Session::open(&self.client, self.slot, self.config.connect_deadline).await;
         match opened {
             Err(error @ (LedgerError::Unavailable { .. } | LedgerError::Timeout { .. })) => {
-                // Boxed: it is seldom needed, and every future around would carry it.
+                // Boxed: it is seldom needed, and would enlarge every enclosing future.
                 Box::pin(reach::otherwise(self, error)).await
             }
             opened => opened,

@@ -1,4 +1,4 @@
-//! Keeping up with the keys of another service (see the ledger's `adopt`).
+//! Follows the keys of another service (see the ledger's `adopt`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use crate::clock::Steady;
 
-/// Between attempts after a failure.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_millis(300);
 
 /// The issuers whose token ids the adopted keys name, and the progress of reading them.
@@ -23,12 +23,12 @@ pub(super) struct Adopted {
     issuers: Mutex<Issuers>,
     changed: Notify,
     failure: Mutex<Option<LedgerError>>,
-    /// Complete scans that found nothing.
+    /// The number of complete scans without a match.
     empty_scans: AtomicU64,
     is_warned: AtomicBool,
 }
 
-/// Counted, so that a scan knows whether they changed while it ran.
+/// A counter, by which a scan detects a change while it ran.
 #[derive(Clone, Default)]
 struct Issuers {
     names: Vec<(IssuerName, Duration)>,
@@ -53,9 +53,9 @@ impl Adopted {
 }
 
 impl Replica {
-    /// Whose token ids adopted keys name from now on, with the leeway of each, and within what time they are
-    /// read; to be called before decisions are made for a new issuer. Until its ids have been read the view
-    /// is stale.
+    /// Sets the issuers whose token ids adopted keys name, with the leeway of each, and the time within
+    /// which the keys are read; call it before decisions are made for a new issuer. Until its ids have been
+    /// read the view is stale.
     pub fn adopt_for(&self, names: Vec<(IssuerName, Duration)>, within: Duration) {
         let mut issuers = self.adopted.issuers();
         let is_wider = names.iter().any(|(name, leeway)| {
@@ -70,7 +70,7 @@ impl Replica {
         *issuers = Issuers { names, within, version: issuers.version + 1 };
     }
 
-    /// Reads the keys again and again, each time complete; for ever.
+    /// Scans the keys completely, over and over; for ever.
     pub(super) async fn adopt(&self, ledger: &RedisLedger) {
         let Some(adopt) = &ledger.config().adopt else { return std::future::pending().await };
         loop {
@@ -97,12 +97,12 @@ impl Replica {
             };
             self.note_adopting(read.err());
             let _ = timeout(pause, self.adopted.changed.notified()).await;
-            sleep(Duration::from_millis(1)).await; // Whatever the settings, others have their turn.
+            sleep(Duration::from_millis(1)).await; // Gives other tasks a turn, with any settings.
         }
     }
 
-    /// Whether there is nothing to learn from a key of this token: it is known, and for long enough
-    /// that a later scan sees it again before it is forgotten.
+    /// Whether a key of this token can be skipped: its revocation is known, and for so long that a later
+    /// scan sees the key again before it is forgotten.
     fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
         let until = self.earliest().plus(issuers.within * 2);
         issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
@@ -116,13 +116,13 @@ impl Replica {
         }
     }
 
-    /// Whether what is known of it may be from another service's key, which is not in the log.
+    /// Whether its revocation may come from another service's key, which is not in the log.
     pub(super) fn may_be_adopted(&self, revocation: &Revocation) -> bool {
         self.adopts() && revocation.target.kind == Kind::Token && revocation.origin == Origin::Revoked
     }
 
-    /// Whether asking the store tells all there is to know: the key of an odd id cannot be named, and
-    /// is found by the scan or not at all.
+    /// Whether a lookup in the store is complete: the key of an unusual id cannot be named, and only the
+    /// scan finds it.
     pub(super) fn answers_for(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<(), LedgerError> {
         let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let within = self.adopted.issuers().within;
@@ -138,17 +138,17 @@ impl Replica {
         matches!(&self.ledger, RevocationLedger::Redis(ledger) if ledger.config().adopt.is_some())
     }
 
-    /// A template that fits no key is more likely a slip than a service that has revoked nothing yet.
+    /// A template that matches no key is more likely a mistake than a service without revocations.
     async fn note_adopted(&self, ledger: &RedisLedger, found: u64) {
         self.stats.adopted.set(i64::try_from(found).unwrap_or(i64::MAX));
         if found > 0 || self.adopted.is_warned.load(Ordering::Relaxed) {
             return;
         }
-        // It costs another scan if all keys are ours: seldom, and more seldom each time.
+        // If all keys are Doorward's own, this costs another scan: rarely, and less often each time.
         let scans = self.adopted.empty_scans.fetch_add(1, Ordering::Relaxed) + 1;
         if scans.is_power_of_two() && ledger.has_others_keys().await.is_ok_and(|has| has) {
             self.adopted.is_warned.store(true, Ordering::Relaxed);
-            tracing::warn!("revocation.redis.adopt fits none of the keys of the database, which has others");
+            tracing::warn!("revocation.redis.adopt matches no key of the database, which is not empty");
         }
     }
 
@@ -163,7 +163,7 @@ impl Replica {
     }
 }
 
-/// The revocation that a key of the token stands for: every token of that id, whoever revoked it.
+/// The revocation that a key of the token represents: every token with that id.
 fn adopted(issuer: &IssuerName, id: &TargetId, expires_at: Timestamp) -> Revocation {
     Revocation {
         target: Target::new(issuer.clone(), Kind::Token, id.clone()),

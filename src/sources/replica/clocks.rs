@@ -1,10 +1,10 @@
-//! The clocks that a guarantee must not rest on alone: this machine's wall clock, the store's, the issuers'.
+//! The clocks that a guarantee must not depend on alone: this machine's wall clock, the store's, the issuers'.
 //!
-//! - What is known is forgotten only when the earlier of both wall clocks says that it expired *and* this process
-//!   has held it for one retention on a clock that nobody sets ([`RevocationIndex::purge`]).
-//! - An instant that no caller names is the later of both, and what tokens may be dated ahead of it
+//! - A revocation is forgotten only when it has expired by the earlier of both wall clocks *and* this process has held
+//!   it for one retention on the monotonic clock ([`RevocationIndex::purge`]).
+//! - A watermark that no caller names is the later of both wall clocks, plus the lead of the tokens
 //!   ([`Clocks`](crate::authz::revocation::Clocks)).
-//! - A wall clock that jumps is noticed by the steady one, and the log is read again.
+//! - The monotonic clock reveals a jump of the wall clock, and the log is read again.
 //!
 //! [`RevocationIndex::purge`]: crate::authz::revocation::RevocationIndex::purge
 
@@ -20,40 +20,40 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
 use crate::clock::Steady;
 
-/// Between looks at whether tokens were seen that are dated further ahead than others know.
+/// The interval of checks for leads that other instances do not know yet.
 const SHARE_EVERY: Duration = Duration::from_millis(50);
-/// Between readings of what others noted.
+/// The interval of reading the notes of other instances.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
-/// Between looks at the wall clock.
+/// The interval of checks of the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A smaller jump is an adjustment, which the least leeway of a stamp covers.
+/// A smaller jump is an adjustment, which the smallest leeway of a watermark covers.
 const JUMP: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Clocks {
-    /// In milliseconds; 0 until [`Replica::retain_for`] says it.
+    /// In milliseconds; 0 until [`Replica::retain_for`] sets it.
     retention: AtomicU64,
     leeway: AtomicU64,
-    /// The log is to be read from its start: something that was passed over may matter.
+    /// The log must be read from its start: a skipped entry may matter.
     read_again: AtomicBool,
-    /// Until then nothing may be decided by the view.
+    /// Until then the view must not be used for decisions.
     must_read_again: AtomicBool,
-    /// Something was passed over when the log was read, because it had expired.
+    /// The reader of the log skipped an entry that had expired.
     passed_over: AtomicBool,
-    /// How far the issuers' tokens are dated ahead.
+    /// The leads of the issuers.
     leads: Mutex<Vec<(IssuerName, Lead)>>,
-    /// What the wall clock showed when this process began.
+    /// The wall clock at the start of this process.
     began: (Timestamp, Steady),
 }
 
 impl Clocks {
-    /// `retention` is `None` until [`Replica::retain_for`] says it: nothing is forgotten before.
+    /// `retention` is `None` until [`Replica::retain_for`] sets it: nothing is forgotten before.
     pub(super) fn new(retention: Option<Duration>) -> Self {
         let retention = AtomicU64::new(retention.map_or(0, millis));
         Self { retention, began: (crate::clock::now(), Steady::now()), ..Self::default() }
     }
 
-    /// The longest that a token may be accepted after it was issued.
+    /// The longest time for which a token may be accepted after it was issued.
     pub(super) fn retention(&self) -> Duration {
         match self.retention.load(Ordering::Acquire) {
             0 => Duration::MAX,
@@ -61,7 +61,7 @@ impl Clocks {
         }
     }
 
-    /// The longest that a token is accepted after its end.
+    /// The longest time for which a token is accepted after its end.
     pub(super) fn leeway(&self) -> Duration {
         Duration::from_millis(self.leeway.load(Ordering::Acquire))
     }
@@ -70,12 +70,12 @@ impl Clocks {
         self.passed_over.store(true, Ordering::Release);
     }
 
-    /// Whether the log is to be read again; says so once.
+    /// Whether the log must be read again; true once per request.
     pub(super) fn take_read_again(&self) -> bool {
         self.read_again.swap(false, Ordering::AcqRel)
     }
 
-    /// Asks for the log to be read again.
+    /// Requests that the log is read again.
     pub(super) fn ask_to_read_again(&self) {
         self.read_again.store(true, Ordering::Release);
     }
@@ -95,14 +95,14 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Replica {
-    /// The wall clocks now, for an instant that no caller names.
+    /// The wall clocks now, for a watermark that no caller names.
     pub fn clocks(&self) -> revocation::Clocks {
         revocation::Clocks { local: crate::clock::now(), store: self.store_clock() }
     }
 
     /// The store's time; `None` for an embedded store.
     ///
-    /// Before the first reading it is 1970: by that clock nothing has expired, and no instant is stamped, because it
+    /// Before the first reading it is 1970: by that clock nothing has expired, and no watermark is made, because it
     /// differs too much from this machine's.
     pub fn store_clock(&self) -> Option<Timestamp> {
         match &self.ledger {
@@ -121,12 +121,12 @@ impl Replica {
         revocation::Clocks { local: crate::clock::now(), store: read }.ahead_ms()
     }
 
-    /// The earlier of both wall clocks: what has expired by it has expired by both.
+    /// The earlier of both wall clocks: a token that has expired by it has expired by both.
     pub fn earliest(&self) -> Timestamp {
         self.clocks().earliest()
     }
 
-    /// A token that expired before this instant is accepted by no instance: nothing of it is written or offered.
+    /// No instance accepts a token that expired before this time: its revocation is neither written nor retried.
     pub fn surely_over(&self) -> Timestamp {
         match &self.ledger {
             RevocationLedger::Embedded(_) => self.earliest(),
@@ -134,17 +134,17 @@ impl Replica {
         }
     }
 
-    /// As [`Self::earliest`], and by the wall clock as it would go on from the start of this process had nobody set
-    /// it: for an operator's act that must not lose what lives, and does no harm if it is refused.
+    /// The minimum of [`Self::earliest`] and the wall clock as extrapolated from the start of this process: for an
+    /// operator's action that must not lose live revocations, and that may be refused without harm.
     pub fn earliest_if_set(&self) -> Timestamp {
         let (wall, steady) = self.clocks.began;
         self.earliest().min(wall.plus(steady.elapsed()))
     }
 
-    /// How long a revocation may matter: the longest that a token may be accepted, and for how long after its
-    /// end. Call it before issuers are put in force that allow more.
+    /// Sets the retention: the longest time for which a token may be accepted, and that after its end. Call it before
+    /// issuers that allow more are put in force.
     ///
-    /// Entries that a smaller bound dropped are read again from the log; until then the view is stale.
+    /// Entries that were dropped under a smaller bound are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {
         let longest_ms = millis(longest);
         self.clocks.leeway.fetch_max(millis(leeway), Ordering::AcqRel);
@@ -165,7 +165,7 @@ impl Replica {
         }
     }
 
-    /// Says what a longer bound would need and nobody knows any more.
+    /// Logs that a longer bound needs revocations that no instance knows any more.
     fn warn_of_forgotten(&self, before: Duration, longest: Duration) {
         let known = match &self.ledger {
             RevocationLedger::Embedded(_) => before,
@@ -176,12 +176,12 @@ impl Replica {
             tracing::warn!(
                 known_for_seconds,
                 needed_for_seconds,
-                "tokens may be older now than the oldest revocations that are surely known: raise max_lifetime in steps"
+                "tokens may be older now than the oldest revocations that are certainly known: raise max_lifetime in steps"
             );
         }
     }
 
-    /// The leads of these issuers, by each of their names, are shared with the other instances; the embedded file keeps
+    /// Shares the leads of these issuers, by each of their names, with the other instances; the embedded file keeps
     /// them for the next process.
     pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
         if let RevocationLedger::Embedded(ledger) = &self.ledger {
@@ -194,8 +194,8 @@ impl Replica {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over how far tokens are dated ahead that other instances have verified, for an instant that is about to be
-    /// stamped; what cannot be read is not waited for.
+    /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
+    /// read.
     pub async fn learn_leads(&self) {
         if let RevocationLedger::Redis(ledger) = &self.ledger
             && let Err(error) = ledger.read_margins(&self.leads()).await
@@ -204,22 +204,22 @@ impl Replica {
         }
     }
 
-    /// Tells others at once how far tokens are dated ahead that were verified here, and by how much the clock of this
-    /// machine lengthens the life of a token; for ever.
+    /// Publishes at once the leads of tokens that were verified here, and the time by which this machine's clock
+    /// extends the life of a token; for ever.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
         let mut shared = (Vec::new(), Duration::ZERO);
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // Clocks that differ by more than the leeway stamp nothing: neither is one to measure by, and a lead that
-            // was measured wrongly would stay.
+            // Clocks that differ by more than the leeway are not used: neither is known to be right, and a wrong lead
+            // would stay.
             let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
             let local_ahead = if is_sane { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             for (_, lead) in &leads {
                 lead.note_local_ahead(local_ahead);
             }
             let behind = clocks.latest().since(clocks.local);
-            // Beyond a second it matters; less is not worth a note each time.
+            // A change below a second does not matter enough for a note.
             let grace = self.clocks.leeway() + if behind > JUMP { behind } else { Duration::ZERO };
             let seen = || leads.iter().map(|(_, lead)| lead.seen()).collect::<Vec<_>>();
             if seen() != shared.0 || grace > shared.1 {
@@ -237,7 +237,7 @@ impl Replica {
         }
     }
 
-    /// Notices a wall clock that jumps, or that differs from the store's; for ever.
+    /// Detects a wall clock that jumps, or that differs from the store's; for ever.
     pub(super) async fn watch_clock(&self) {
         let mut anchor = (crate::clock::now(), Steady::now());
         let mut differed = false;

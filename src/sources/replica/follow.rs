@@ -15,32 +15,32 @@ use super::{Replica, ReplicaState};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
-/// Between attempts to connect: short enough to be ready within two seconds of the store's return,
-/// and to be back before another instance relies on a store that came back empty.
+/// The pauses between attempts to connect: short enough to be ready within two seconds of the store's return, and
+/// to reconnect before another instance relies on a store that returned empty.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(300)];
-/// Between comparisons of the log with what it should be.
+/// The interval of comparisons of the log with its expected state.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// A burst is read in pieces instead of one read for each entry.
+/// The pause that groups a burst into fewer reads than one for each entry.
 const COALESCE: Duration = Duration::from_millis(2);
-/// Under load the epoch and the role are not asked for more often than this.
+/// The shortest time between checks of the epoch and the role, under load.
 const SOURCE_EVERY: Duration = Duration::from_millis(100);
-/// A store that was founded anew, restarted or failed over is not relied on for this long: it may be about
-/// to grow by everything that instances know and it lost. Those that are connected notice within a read
-/// (`block`, and 110 ms when there are 200 of them), those that must connect again within [`BACKOFF`]'s
-/// longest and the time to connect; from then on they say that they are repairing. Those that take longer
-/// than this, and hold what the store lost, leave the others without it until they have put it back.
+/// The time for which a store is not relied on after it was founded, restarted or failed over: instances may be
+/// about to write back entries that it lost. Connected instances notice within a read (`block`, and 110 ms with 200
+/// of them), others within the longest pause of [`BACKOFF`] and the time to connect; from then on they announce the
+/// repair. If the only instance that knows a lost entry takes longer, the others lack the entry until it is written
+/// back.
 const SETTLE: Duration = Duration::from_millis(750);
-/// Between looks at whether that is over.
+/// The interval of checks whether that time is over.
 const SETTLE_LOOK: Duration = Duration::from_millis(50);
-/// The longest wait for one that says it is repairing.
+/// The longest wait for an instance that has announced a repair.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
 
-/// How far the log has been read, whatever the connection.
+/// The progress in the log, across connections.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// To its end: the view is built from this log.
+    /// Read to the end: the view is built from this log.
     baseline: Option<Baseline>,
-    /// From its start, be it in part: something of a log is known.
+    /// Read at least in part from the start.
     has_begun: bool,
 }
 
@@ -59,13 +59,13 @@ impl Replica {
             }
             self.health.hindered(&obstacle);
             if began.elapsed() > BACKOFF[1] * 4 {
-                backoff.succeeded(); // It worked for a while.
+                backoff.succeeded(); // The connection worked for a while.
             }
             sleep(backoff.failed().mul_f64(rand::random_range(0.5..=1.0))).await;
         }
     }
 
-    /// Follows over one connection until something goes wrong.
+    /// Follows over one connection until an error.
     async fn follow_connection(&self, ledger: &RedisLedger, reading: &mut Reading) -> Result<Infallible, Obstacle> {
         let mut feed = ledger.feed().await?;
         let facts = feed.facts().await?;
@@ -79,7 +79,7 @@ impl Replica {
             } else {
                 self.health.set(ReplicaState::CatchingUp);
                 if reading.has_begun {
-                    // At once: others may be about to rely on what this log holds.
+                    // At once: other instances may be about to rely on this log.
                     feed.mark_repairing(&self.name, life.clock).await?;
                     self.note_loss();
                 }
@@ -91,14 +91,14 @@ impl Replica {
             self.stats.gaps.inc();
             tracing::warn!(gap = gap.label(), cause = %gap, "revocation log lost entries; reading it again");
             if let Some((_, whole)) = known.whole {
-                self.freshness.publish(whole); // What was read since may have lacked something.
+                self.freshness.publish(whole); // Later reads may have lacked entries.
             }
             self.health.set(ReplicaState::Repairing);
             reading.baseline = None;
         }
     }
 
-    /// Reads the log from its start up to the end that it has now; `None` if the store was founded anew on the way.
+    /// Reads the log from its start up to its current end; `None` if the store got a new epoch meanwhile.
     async fn replay(
         &self,
         feed: &mut Feed<'_>,
@@ -118,7 +118,7 @@ impl Replica {
             })
             .await?;
         self.stats.count(Operation::Read, Ok(()));
-        // An empty log may have been trimmed: go on from its end, not from its start.
+        // An empty log may have been trimmed: continue at its end, not at its start.
         let read = Baseline::new(epoch.into(), last.max(end.last), end.added + beyond);
         self.report_anew();
         self.applied.send_replace(read.last);
@@ -126,7 +126,7 @@ impl Replica {
         Ok(Some(read))
     }
 
-    /// Reads the log from its start once more and merges it: what was passed over may matter now.
+    /// Reads the log from its start again and merges it: skipped entries may matter now.
     async fn read_again(&self, feed: &mut Feed<'_>, ledger: &RedisLedger) -> Result<(), Obstacle> {
         let Snapshot { stream, .. } = feed.snapshot(Position::END).await?;
         let stream = stream.unwrap_or_default();
@@ -142,7 +142,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Follows the log until it turns out to have lost something.
+    /// Follows the log until it has lost entries.
     async fn follow_log(
         &self,
         feed: &mut Feed<'_>,
@@ -153,7 +153,7 @@ impl Replica {
     ) -> Result<Gap, Obstacle> {
         let began = Steady::now();
         let (mut checked, mut published): (Option<Steady>, Option<Steady>) = (None, None);
-        let mut needs_goal = false; // The last page did not reach the log's end.
+        let mut needs_goal = false; // The last page did not reach the end of the log.
         let (mut is_settled, mut lease) = (false, Held::default());
         loop {
             if self.clocks.take_read_again() {
@@ -224,7 +224,7 @@ impl Replica {
             if let Some(as_of) = as_of {
                 self.freshness.publish(as_of);
                 if self.clocks.wants_read_again() {
-                    self.freshness.suspend(); // It was, while this page was read.
+                    self.freshness.suspend(); // The clock was set while this page was read.
                 }
                 published = Some(Steady::now());
                 if *fit {
@@ -247,7 +247,7 @@ impl Replica {
         }
     }
 
-    /// How long to wait before asking again; `None` if what the log holds can be relied on.
+    /// The time to wait before the next check; `None` if the log can be relied on.
     async fn settling(
         &self,
         feed: &mut Feed<'_>,
@@ -259,10 +259,10 @@ impl Replica {
         }
         let (now, is_repairing) = feed.repairing(&self.name, began.elapsed()).await?;
         let wait = match life.since {
-            // A full server: nobody can put anything back, nor say that it would.
+            // A full server: no instance can write entries back, or announce that.
             None => SETTLE_LOOK,
             Some(_) if began.elapsed() >= SETTLE_AT_MOST => {
-                tracing::warn!("a peer is still putting back revocations; going on with what the log holds");
+                tracing::warn!("a peer is still writing back revocations; continuing with the current log");
                 return Ok(None);
             }
             Some(since) => match SETTLE.saturating_sub(now.since(since).max(began.elapsed())) {
@@ -275,7 +275,7 @@ impl Replica {
         Ok(Some(wait))
     }
 
-    /// Refuses a store that may forget; `false` is one that a running instance goes on with.
+    /// Refuses a store that may lose entries; `false` for one that a running instance continues to use.
     fn examine(&self, facts: StoreFacts, ledger: &RedisLedger) -> Result<bool, Obstacle> {
         match Obstacle::examine(facts, ledger.config().allow_eviction) {
             Err(obstacle) if obstacle.is_tolerable() && self.health.is_ready() => {
@@ -286,7 +286,7 @@ impl Replica {
         }
     }
 
-    /// Applies what was read on, and counts it.
+    /// Applies the entries that were read, and counts them.
     fn take(&self, ledger: &RedisLedger, known: &mut Baseline, items: &[FeedItem]) {
         if items.is_empty() {
             return;
@@ -307,7 +307,7 @@ impl Replica {
                 self.lease_state.note_asked();
             }
             match revocation {
-                // By both clocks it expired long ago.
+                // It expired long ago by both clocks.
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
                     self.learn(revocation, uptime);

@@ -1,6 +1,5 @@
-//! Entries of issuers that are not configured here: applied, since a reload may bring the issuer, and told, since
-//! more likely a writer names another one than it means. And keys without an entry: whoever writes the key alone does
-//! not reach the instances.
+//! Entries of issuers that are not configured here: applied, since a reload may add the issuer, and logged, since
+//! more likely the writer uses a wrong name. And keys without an entry: a key alone does not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +22,7 @@ pub(super) struct Configured {
 }
 
 impl Replica {
-    /// The issuers whose revocations can hit a token here.
+    /// The issuers whose revocations can refuse a token here.
     pub fn expect_issuers(&self, names: Vec<IssuerName>) {
         *self.configured.issuers.lock().unwrap_or_else(PoisonError::into_inner) = names.into();
         self.configured.is_warned.store(false, Ordering::Relaxed);
@@ -42,10 +41,10 @@ impl Replica {
         }
         self.stats.foreign.inc_by(foreign.count() as u64);
     }
-    /// Looks for keys without an entry soon after the first read, then every ten minutes; for ever.
+    /// Searches for keys without an entry soon after the first read, then every ten minutes; for ever.
     ///
-    /// A key and its entry are written at once, so a key that is still not known when a later read is complete has
-    /// none. Where SCAN is not permitted nothing is counted.
+    /// A key and its entry are written together, so a key that is still unknown after a later complete read has no
+    /// entry. Where SCAN is not permitted nothing is counted.
     pub(super) async fn watch_keys(&self, ledger: &RedisLedger) {
         const EVERY: Duration = Duration::from_secs(600);
         const LOOK: Duration = Duration::from_secs(1);

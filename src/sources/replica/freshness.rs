@@ -1,4 +1,4 @@
-//! How old the view is, for decisions: a few atomic loads.
+//! The age of the view, for decisions: a few atomic loads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use crate::clock::Steady;
 /// The start of the last completed read of the primary, on the monotonic clock.
 pub struct Freshness {
     log: Moment,
-    /// The keys of another service; as fresh as can be if there are none to adopt.
+    /// The keys of another service; always fresh if none are adopted.
     pub(super) adopted: Moment,
-    /// Whether names of issuers stand for what they stood for when revocations were written; no age beside that.
+    /// Whether issuers' names mean the same as when the revocations were written; otherwise the view has no age.
     pub(super) named: Moment,
-    /// Until when a view may be used, in microseconds of [`Steady::uptime`]: for as long as the lease in the store
-    /// was made for, whatever the rules allow since.
+    /// The time up to which a view may be used, in microseconds of [`Steady::uptime`]: as long as the lease in the
+    /// store, even if later rules allow more.
     leased_until: AtomicU64,
 }
 
@@ -32,16 +32,16 @@ impl Freshness {
         }
     }
 
-    /// Keys of another service are read beside the log, and have not been yet.
+    /// Declares that keys of another service are read beside the log, and have not been read yet.
     pub(super) fn adopting(self) -> Self {
         Self { adopted: Moment::new(NEVER), ..self }
     }
 
-    /// The view has everything that was written longer ago than this.
+    /// The age: the view has every entry that was written longer ago than this.
     ///
-    /// `None` until the first read is complete: nothing is known. [`Duration::MAX`]: nothing is known any more, or no
-    /// lease runs, so that others may have confirmed what this view lacks.
-    /// While a gap in the log is being repaired, the age goes on from the last read that found the log whole.
+    /// `None` until the first read is complete: the view is empty. [`Duration::MAX`]: the view is not valid any more,
+    /// or no lease runs, so that others may have confirmed revocations that this view lacks. While a gap in the log
+    /// is being repaired, the age counts from the last read that found the log complete.
     #[must_use]
     pub fn age(&self, now: Steady) -> Option<Duration> {
         self.named.age(now)?;
@@ -55,12 +55,12 @@ impl Freshness {
         self.leased_until.store(micros(until), Ordering::Release);
     }
 
-    /// A lease that ends then is on its way to the store, and may replace one that ends later.
+    /// A lease with this end is being sent to the store, and may replace one that ends later.
     pub(super) fn lease_at_most(&self, until: Steady) {
         self.leased_until.fetch_min(micros(until), Ordering::AcqRel);
     }
 
-    /// Whether names of issuers are known to stand for what they stood for.
+    /// Whether issuers' names are known to have kept their meaning.
     #[must_use]
     pub fn is_named(&self) -> bool {
         self.named.is_known()
@@ -71,12 +71,12 @@ impl Freshness {
         self.log.age(now)
     }
 
-    /// A read that began at `start` is complete and applied, or the last that can be trusted.
+    /// A read that began at `start` is complete and applied, or is the last trusted one.
     pub(super) fn publish(&self, start: Steady) {
         self.log.publish(start);
     }
 
-    /// Nothing is decided any more.
+    /// Ends all decisions.
     pub(super) fn suspend(&self) {
         self.log.suspend();
     }
@@ -86,7 +86,7 @@ fn micros(moment: Steady) -> u64 {
     u64::try_from(moment.uptime().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// An instant that one task moves and everybody reads.
+/// A time that one task writes and all tasks read.
 pub(super) struct Moment {
     origin: Steady,
     /// Microseconds from `origin`, plus [`FIRST`].
@@ -115,10 +115,10 @@ impl Moment {
     pub(super) fn publish(&self, start: Steady) {
         let micros = start.since(self.origin).as_micros();
         let micros = u64::try_from(micros).unwrap_or(ALWAYS).min(ALWAYS - FIRST - 1) + FIRST;
-        self.as_of.store(micros, Ordering::Release); // After what was read has been applied.
+        self.as_of.store(micros, Ordering::Release); // Ordered after the application of the read entries.
     }
 
-    /// For ever as new as can be, or as if it had never been.
+    /// Always fresh, or never read.
     pub(super) fn set(&self, known: bool) {
         self.as_of.store(if known { ALWAYS } else { NEVER }, Ordering::Release);
     }
@@ -127,7 +127,7 @@ impl Moment {
         self.as_of.load(Ordering::Acquire) != NEVER
     }
 
-    /// Stale from now on; what was never read stays so.
+    /// Marks the view as stale; a view that was never read stays unread.
     pub(super) fn suspend(&self) {
         if self.as_of.load(Ordering::Acquire) != NEVER {
             self.as_of.store(SUSPENDED, Ordering::Release);

@@ -1,8 +1,8 @@
-//! Whether the log is still the one the view was built from.
+//! Detects whether the log is still the one from which the view was built.
 //!
-//! A stream loses silently: XREAD skips entries that were trimmed or deleted without an error, and
-//! after a flush or a failover to a server that lags it goes on as if nothing had happened. What
-//! those losses change is the epoch, the last id, the count of entries ever added, or how many there are.
+//! A stream loses entries silently: XREAD skips trimmed or deleted entries without an error, and continues after a
+//! flush or a failover to a server that lags. Such losses change the epoch, the last id, the count of entries ever
+//! added, or the number of entries.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::super::ledger::{Position, StreamInfo};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
-/// The log as far as the view has it.
+/// The part of the log that the view has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Baseline {
     pub(super) epoch: Box<str>,
@@ -19,24 +19,24 @@ pub(super) struct Baseline {
     pub(super) added: u64,
     /// The log's state when it was last found complete, and the start of the read that found it so.
     pub(super) whole: Option<(StreamInfo, Steady)>,
-    /// Where the log ended when a page of it did not reach its end.
+    /// The end of the log when a page did not reach it.
     goal: Option<Goal>,
 }
 
-/// An end of the log that is to be read up to. A log that grows as fast as it is read has no page that reaches its
-/// end; the view is as fresh as the look that found this one, once everything up to it is read.
+/// An end of the log, as a goal for the reader. In a log that grows as fast as it is read, no page reaches the
+/// end; once everything up to the goal is read, the view is as fresh as the check that found the goal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Goal {
     last: Position,
-    /// Entries ever added by then.
+    /// Entries ever added up to the goal.
     added: u64,
-    /// The look began then.
+    /// The start of that check.
     start: Steady,
-    /// As [`Baseline::added`], without what was read beyond.
+    /// [`Baseline::added`] without the entries after the goal.
     counted: u64,
 }
 
-/// How the log differs from what an intact one would be.
+/// The difference between the log and an intact one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Gap {
     /// Flushed, or restarted empty.
@@ -58,7 +58,7 @@ impl Baseline {
         Self { epoch, last, added, whole: None, goal: None }
     }
 
-    /// Takes in that these entries were read as well.
+    /// Adds entries that were read.
     pub(super) fn advance(&mut self, read: impl ExactSizeIterator<Item = Position> + Clone) {
         self.added += read.len() as u64;
         if let Some(goal) = &mut self.goal {
@@ -67,19 +67,19 @@ impl Baseline {
         self.last = read.last().map_or(self.last, |newest| self.last.max(newest));
     }
 
-    /// Whether an end is known that is still to be reached.
+    /// Whether there is a goal that has not been reached.
     pub(super) const fn has_goal(&self) -> bool {
         self.goal.is_some()
     }
 
-    /// A page that ended before `stream` did was read, and is counted; the read began at `start`.
+    /// Sets the goal after a page that ended before `stream`, and is counted; the read began at `start`.
     pub(super) fn aim(&mut self, stream: &StreamInfo, start: Steady) {
         if self.goal.is_none() {
             self.goal = Some(Goal { last: stream.last, added: stream.added, start, counted: self.added });
         }
     }
 
-    /// The instant that the view is fresh as of, if the goal is reached; a gap if entries are missing before it.
+    /// The time as of which the view is fresh, if the goal is reached; a gap if entries are missing before it.
     pub(super) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
         let Some(goal) = self.goal.take_if(|goal| goal.last <= self.last) else { return Ok(None) };
         if goal.counted == goal.added {
@@ -97,8 +97,8 @@ impl Baseline {
         if epoch == Some(&*self.epoch) { Ok(()) } else { Err(Gap::Epoch) }
     }
 
-    /// Judges the log's account of itself, taken in one step with a read that is already counted.
-    /// Entries written before `alive` may have been trimmed.
+    /// Checks the state of the log, taken in one step with a read that is already counted. Entries written before
+    /// `alive` may have been trimmed.
     pub(super) fn check(&self, stream: Option<StreamInfo>, complete: bool, alive: Timestamp) -> Result<(), Gap> {
         let Some(stream) = stream else {
             return if self.added > 0 { Err(Gap::LogGone) } else { Ok(()) };
@@ -116,13 +116,13 @@ impl Baseline {
         }
     }
 
-    /// The log was found whole by a read that began at `start`.
+    /// A read that began at `start` found the log complete.
     pub(super) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Steady) {
         self.whole = Some((stream.unwrap_or_default(), start));
     }
 }
 
-/// Whether entries that are still in force are there no more.
+/// Whether entries that are still in force are missing.
 fn is_shortened(before: &StreamInfo, now: &StreamInfo, alive: Timestamp) -> bool {
     let is_alive = |at: Position| i64::try_from(at.millis).is_ok_and(|millis| millis >= alive.as_millis());
     if now.deleted != before.deleted {
@@ -152,12 +152,12 @@ impl fmt::Display for Gap {
         match self {
             Self::Epoch => f.write_str("the store was emptied or replaced"),
             Self::LogGone => f.write_str("the log was deleted"),
-            Self::Behind { last } => write!(f, "the log ends at {last}, before what was read"),
+            Self::Behind { last } => write!(f, "the log ends at {last}, before the last read entry"),
             Self::Miscounted { expected, added } => {
                 write!(f, "the log counts {added} entries where {expected} were read")
             }
-            Self::Shortened => f.write_str("entries that are still in force were taken from the log"),
-            Self::OwnLost => f.write_str("what was written is not in the log"),
+            Self::Shortened => f.write_str("entries that are still in force were removed from the log"),
+            Self::OwnLost => f.write_str("an acknowledged entry is not in the log"),
         }
     }
 }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(judged.as_ref().map_err(Gap::label), expected.as_ref().map(|()| &()).map_err(|label| *label));
     }
 
-    /// That many positions, the last of them at `last`.
+    /// This many positions, ending at `last`.
     fn positions(last: u64, count: usize) -> std::vec::IntoIter<Position> {
         let first = (last + 1).saturating_sub(count as u64);
         (first..=last).take(count).map(at).collect::<Vec<_>>().into_iter()

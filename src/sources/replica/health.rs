@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::super::ledger::{LedgerError, RefusalKind, Server, StoreFacts};
 use crate::clock::Steady;
 
-/// Whether the replica can be decided with, and what it is doing.
+/// Whether decisions can use the replica, and its state.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReplicaStatus {
-    /// The log has been read to its end once; what happens later shows in the age of the view.
+    /// The log has been read to its end once; later problems show in the age of the view.
     pub ready: bool,
     pub state: ReplicaState,
-    /// For an operator: what exactly stands in the way.
+    /// The exact obstacle, for an operator.
     pub detail: Option<Box<str>>,
 }
 
@@ -24,25 +24,25 @@ pub enum ReplicaState {
     Starting,
     /// Reading the log from its start.
     CatchingUp,
-    /// Read to the end, but not yet the keys of another service.
+    /// The log is read to the end, but the keys of another service are not read yet.
     Adopting,
-    /// Read to the end, but a peer may be about to put back what the store lost: it is not relied on yet.
+    /// The log is read to the end, but a peer may be about to write back lost entries: it is not relied on yet.
     Settling,
     /// Current.
     Following,
-    /// Reading again, because the log is not the one it was.
+    /// Reading again, because the log was replaced or lost entries.
     Repairing,
     /// No connection, or no answer.
     Unreachable,
     /// A wrong password, or a user without the commands that are needed.
     AccessDenied,
-    /// The server is a replica: it is behind, and cannot be written.
+    /// The server is a replica: it may lag, and refuses writes.
     NotPrimary,
     /// The server may evict revocations when its memory is full.
     MayEvict,
     /// The server refuses to be read: it is loading, or too old.
     Refusing,
-    /// A name of an issuer stands for something else in the revocations that live.
+    /// An issuer's name has another meaning in live revocations.
     NamesDiffer,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for ReplicaState {
     }
 }
 
-/// Why following stopped; it is tried again.
+/// Why following stopped; it is retried.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Obstacle {
     #[error(transparent)]
@@ -81,7 +81,7 @@ pub(super) enum Obstacle {
     #[error("the server is a {role}, not the primary")]
     NotPrimary { role: Box<str> },
     #[error(
-        "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, is no Redis that keeps a log; \
+        "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, does not keep a log; \
          name the server behind it"
     )]
     NoRole,
@@ -109,13 +109,13 @@ impl Obstacle {
         }
     }
 
-    /// A store that a running instance goes on with, warning: the fleet must not go down together
-    /// when somebody changes a setting.
+    /// A fault with which a running instance continues, with a warning: a changed setting must not stop the whole
+    /// fleet.
     pub(super) fn is_tolerable(&self) -> bool {
         matches!(self, Self::MayEvict { .. })
     }
 
-    /// Finds out whether a server is still the primary that it was at an earlier look.
+    /// Checks whether a server is still the same primary as at an earlier check.
     pub(super) fn is_still(was: &Server, now: &Server) -> Result<(), Self> {
         Self::is_primary(now)?;
         if now.replication_id == was.replication_id { Ok(()) } else { Err(Self::Changed) }
@@ -129,7 +129,7 @@ impl Obstacle {
         }
     }
 
-    /// Finds what makes a store unfit to keep revocations.
+    /// Finds a reason why a store must not keep revocations.
     pub(super) fn examine(facts: StoreFacts, allow_eviction: bool) -> Result<(), Self> {
         Self::is_primary(&facts.server)?;
         if facts.max_memory > 0 && &*facts.eviction_policy != "noeviction" && !allow_eviction {
@@ -139,22 +139,22 @@ impl Obstacle {
     }
 }
 
-pub(super) struct Health(Mutex<Watched>);
+pub(super) struct Health(Mutex<HealthState>);
 
-struct Watched {
+struct HealthState {
     status: ReplicaStatus,
-    /// Since when something has stood in the way; `None` when nothing does.
+    /// The start of the present obstacle; `None` without one.
     hindered: Option<Steady>,
     warned: bool,
 }
 
 impl Health {
-    /// How long a store may be out of reach before the log warns: it moves or restarts, and is back by then.
+    /// The time for which a store may be unreachable before the log warns: a failover or restart is over by then.
     const LASTING: Duration = Duration::from_secs(5);
 
     pub(super) fn new(state: ReplicaState) -> Self {
         let status = ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None };
-        Self(Mutex::new(Watched { status, hindered: None, warned: false }))
+        Self(Mutex::new(HealthState { status, hindered: None, warned: false }))
     }
 
     pub(super) fn status(&self) -> ReplicaStatus {
@@ -165,7 +165,7 @@ impl Health {
         self.lock().status.ready
     }
 
-    /// Takes in a state; logged when it changes, not at every retry.
+    /// Records a state; it is logged when it changes, not at every retry.
     pub(super) fn set(&self, state: ReplicaState) {
         let mut watched = self.lock();
         let status = &mut watched.status;
@@ -180,8 +180,7 @@ impl Health {
         }
     }
 
-    /// Takes in what stands in the way. What does not pass by itself is a warning at once; a store out of reach is one
-    /// when that lasts.
+    /// Records an obstacle. A permanent one is a warning at once; an unreachable store is one after a while.
     pub(super) fn hindered(&self, obstacle: &Obstacle) {
         let state = obstacle.state();
         let mut watched = self.lock();
@@ -198,7 +197,7 @@ impl Health {
         watched.status.detail = Some(obstacle.to_string().into());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HealthState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

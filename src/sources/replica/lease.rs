@@ -8,28 +8,27 @@
 //! 1. was in the store before the read began, and
 //! 2. will run until the view is too old, whatever happens to the instance.
 //!
-//! A receipt lists the leases after the revocation was written. An instance in the list confirms by
-//! itself that it has applied the entry. One that is not in the list has no view now, by (2), and every
-//! view that it will publish is of a read that begins after its next lease was written, by (1), which
-//! is after the list, so the read finds the entry. Hence nobody accepts the token any more, and an
-//! instance that cannot be reached is waited for until its lease runs out.
+//! A receipt lists the leases after the revocation was written. An instance in the list confirms by itself that it has
+//! applied the entry. An instance that is not in the list has no view now, by (2), and every view that it will publish
+//! is of a read that begins after its next lease was written, by (1), which is after the list, so the read finds the
+//! entry. Hence no instance accepts the token any more, and the receipt waits for an unreachable instance until its
+//! lease expires.
 //!
-//! What (2) means is a lease as the store has it: an instance that is cut off uses its view for as long as that lease
-//! was made for, though a reload allows more since ([`Freshness`](super::Freshness)).
+//! In (2) the lease is that in the store: an instance that is cut off uses its view for the length of that lease, even
+//! if a reload has allowed more since ([`Freshness`](super::Freshness)).
 //!
-//! It rests on: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store that keeps
-//! the leases. That a lease has run out by the server's clock counts only if this instance has seen that clock go as
-//! evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length ([`lasting`]).
-//! A store that was emptied, restarted or failed over may have lost leases, so the list of one that has
-//! not been the same for the length of a lease confirms nothing: by then, an instance that it forgot has a new
+//! The argument assumes: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store
+//! that keeps the leases. That a lease has run out by the server's clock counts only if this instance has seen that
+//! clock go as evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length
+//! ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list confirms nothing
+//! until it has been the same store for the length of a lease: by then, an instance whose lease was lost has a new
 //! lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest lease that any of
-//! them was seen to take: in the store, or by this instance since it started. An entry that an instance could not apply
-//! is reported by it, and not confirmed.
-//! A full store takes no new words, but lets a lease be prolonged: its holder goes on deciding, and is waited for
-//! as long as it cannot say how far it is. A log that was removed may go on with smaller ids, if the store's clock was
-//! set back: how far an instance was in the log before says nothing of this one. With `on_stale: allow` a cut-off
-//! instance accepts for ever, and a receipt speaks of the others only. A decision that was being made while its process was frozen may end
-//! later; the proxy has given it up by then.
+//! them was seen to take: in the store, or by this instance since it started. An instance reports an entry that it
+//! could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be prolonged: its
+//! holder goes on deciding, and the receipt waits while that instance cannot report its progress. A removed log may
+//! continue with smaller ids, if the store's clock was set back: progress in the previous log does not count for this
+//! one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the others only. A
+//! decision that was frozen with its process may end later; the proxy has timed out by then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,33 +45,33 @@ use super::health::Obstacle;
 use crate::authz::revocation::Revocation;
 use crate::clock::Steady;
 
-/// Between renewals.
+/// The interval of renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// How late a renewal may be before views stop being published.
+/// The largest delay of a renewal after which views are still published.
 const LATE: Duration = Duration::from_secs(3);
-/// Between looks at who has confirmed; doubled each time up to the second.
+/// The pauses between checks for confirmations: doubled from the first up to the second.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
-/// Entries that could not be applied, the newest of which are reported.
+/// The most reported entries that could not be applied, newest first.
 const UNAPPLIED: usize = 64;
-/// Entries that asked for a receipt, as a report names them; who asked reads it within milliseconds.
+/// The most receipts in a report; the requesting instance reads it within milliseconds.
 const REMEMBERED: usize = 32;
-/// How long a report that is asked for waits until streams have ended. Orders are sent within a millisecond unless
-/// the connection is stuck; the next report says it then.
+/// The longest wait of a requested report for the end of streams. Orders are sent within a millisecond unless the
+/// connection is stuck; the next report then has the number.
 const END_WITHIN: Duration = Duration::from_millis(50);
 
 /// The state of this instance's lease across connections.
 pub(super) struct LeaseState {
     started: Steady,
-    /// The longest that a view of this instance may be used, in milliseconds.
+    /// The longest use of a view of this instance, in milliseconds.
     hold_ms: AtomicU64,
-    /// Somebody waits to hear how far this instance is.
+    /// A receipt waits for this instance's progress.
     asked: AtomicBool,
     /// The server that the log is read from.
     follows: Mutex<Server>,
     unapplied: Mutex<VecDeque<Position>>,
-    /// Entries that asked for a receipt lately, and how many streams ended by what they revoke.
+    /// Recent entries that request a receipt, with the number of streams that they ended.
     ended: Mutex<VecDeque<(Position, usize)>>,
-    /// Everything up to here was applied, and the streams that it hit had ended.
+    /// Every entry up to here was applied, and its streams had ended.
     carried_out: Mutex<Position>,
 }
 
@@ -100,8 +99,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether a read that begins now may become the view: the lease is in the store already, and
-    /// runs for as long as the view can be used.
+    /// Whether a read that begins now may become the view: the lease is in the store already, and lasts as long as the
+    /// view can be used.
     pub(super) fn covers(&self, start: Steady) -> bool {
         self.covers.is_some_and(|until| start <= until)
     }
@@ -116,26 +115,26 @@ pub struct Receipt {
     pub applied: usize,
     /// The names of the instances that have not confirmed.
     pub waiting: Vec<String>,
-    /// How long it takes until the store surely lists every instance that may be deciding; `None`: it does.
+    /// The time until the store certainly lists every instance that may be deciding; `None`: it does now.
     pub uncertain_for: Option<Duration>,
-    /// Streams that ended by it.
+    /// The streams that it ended.
     pub streams: usize,
 }
 
 impl Receipt {
-    /// Whether no instance accepts what was revoked.
+    /// Whether no instance accepts the revoked token.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.waiting.is_empty() && self.uncertain_for.is_none()
     }
 }
 
-/// An instance as it last described itself.
+/// An instance's last report.
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub name: String,
     pub position: Position,
-    /// As of now.
+    /// Counted up to now.
     pub view_age: Option<Duration>,
     pub uptime: Duration,
     pub state: String,
@@ -155,12 +154,12 @@ impl LeaseState {
         server.clone_into(&mut self.follows.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// An entry that asks for a receipt has been applied.
+    /// Records that an entry with a request for a receipt has been applied.
     pub(super) fn note_asked(&self) {
         self.asked.store(true, Ordering::Release);
     }
 
-    /// An entry that asks for a receipt could not be applied: this instance does not confirm it.
+    /// Records that an entry with a request for a receipt could not be applied: this instance does not confirm it.
     pub(super) fn note_unapplied(&self, position: Position) {
         let mut unapplied = self.unapplied.lock().unwrap_or_else(PoisonError::into_inner);
         unapplied.push_back(position);
@@ -169,7 +168,7 @@ impl LeaseState {
         }
     }
 
-    /// So many streams ended by what this entry, which asks for a receipt, revokes.
+    /// Records the number of streams that an entry with a request for a receipt has ended.
     pub(super) fn note_ended(&self, entry: Position, count: usize) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() == REMEMBERED {
@@ -184,16 +183,16 @@ impl LeaseState {
 }
 
 impl Replica {
-    /// How long a view may be used: the longest `max_staleness` of any rule. Call it before rules
-    /// that allow more are put in force.
+    /// Sets the longest use of a view: the longest `max_staleness` of any rule. Call it before rules that allow more
+    /// are put in force.
     pub fn hold_for(&self, longest: Duration) {
         let hold_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4);
         if self.lease_state.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
-            self.lease_state.note_asked(); // The lease is too short now: renew it at once.
+            self.lease_state.note_asked(); // The present lease is too short: renew it at once.
         }
     }
 
-    /// Renews the lease if it is time, or if somebody waits to hear from us.
+    /// Renews the lease if it is due, or if a receipt waits for this instance.
     pub(super) async fn keep_lease(
         &self,
         feed: &mut Feed<'_>,
@@ -209,7 +208,7 @@ impl Replica {
         if !self.streams_have_ended(if asked { END_WITHIN } else { Duration::ZERO }).await && asked {
             lease_state.note_asked();
         }
-        // A view of the last read that is covered may be used for so long.
+        // The time for which a view of the last covered read may be used.
         let lasts = LATE + lease_state.hold();
         let clock = held.clock.unwrap_or(clock);
         self.freshness.lease_at_most(Steady::now() + lasts);
@@ -221,7 +220,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until the streams that everything applied so far hits have ended, and notes how far that is.
+    /// Waits until the streams of all applied entries have ended, and records that place in the log.
     async fn streams_have_ended(&self, patience: Duration) -> bool {
         let (applied, mark) = (*self.applied.borrow(), self.streams.mark());
         let by = Steady::now() + patience;
@@ -236,7 +235,7 @@ impl Replica {
         true
     }
 
-    /// Another log is followed, whose ids may be smaller: of it nothing is reported yet.
+    /// Resets the progress: another log is followed, whose ids may be smaller.
     pub(super) fn report_anew(&self) {
         *self.lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
     }
@@ -247,7 +246,7 @@ impl Replica {
             position: *lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner),
             streams: self.streams.open_count(),
             ended: lease_state.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
-            // While the log is being repaired the view may lack anything: it has no age.
+            // While the log is being repaired the view may be incomplete: it has no age.
             view_age: self.freshness.age(Steady::now()).filter(|age| *age < Duration::MAX),
             uptime: lease_state.started.elapsed(),
             state: self.status().state.as_str().into(),
@@ -258,16 +257,16 @@ impl Replica {
         }
     }
 
-    /// Gives the lease back: after this, nothing is decided any more.
+    /// Removes the lease: after this, no decision is made any more.
     pub(super) async fn withdraw(&self) {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         self.freshness.suspend();
         if let Err(error) = ledger.withdraw(&self.name).await {
-            tracing::debug!(%error, "lease not withdrawn; it runs out by itself");
+            tracing::debug!(%error, "lease not removed; it expires by itself");
         }
     }
 
-    /// The description that this instance publishes.
+    /// The report that this instance publishes.
     pub fn this(&self) -> Peer {
         let now = crate::clock::now();
         peer(&self.name, &Report { at: now, position: *self.applied.borrow(), ..self.report() }, now)
@@ -284,9 +283,9 @@ impl Replica {
         Ok(peers)
     }
 
-    /// Waits until no instance accepts what a stored revocation refuses, or until `patience` ends.
+    /// Waits until no instance accepts the tokens of a stored revocation, or until `patience` ends.
     ///
-    /// `stored`: where [`Self::revoke`] put it.
+    /// `stored`: the place that [`Self::revoke`] returned.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             let ended = self.streams_have_ended(patience).await;
@@ -295,7 +294,7 @@ impl Replica {
             return Receipt { instances: 1, applied: usize::from(ended), waiting, uncertain_for: None, streams };
         };
         let deadline = Steady::now() + patience;
-        // Without the question it takes until the next renewals.
+        // Without the request it takes until the next renewals.
         let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
         let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0 };
@@ -319,7 +318,7 @@ impl Replica {
     async fn leases(&self, ledger: &RedisLedger) -> Result<Leases, LedgerError> {
         let leases = ledger.leases().await?;
         let own = leases.running.iter().any(|lease| lease.name == self.name);
-        // A store without our own lease has forgotten it, and maybe others'.
+        // A store without this instance's lease has lost it, and possibly others.
         if own { Ok(leases) } else { Err(LedgerError::Unavailable { cause: "this instance has no lease".into() }) }
     }
 
@@ -331,7 +330,7 @@ impl Replica {
         let behind = leases.iter().filter(|lease| lease.report.as_ref().is_none_or(lacks));
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
-        // By a clock that may have jumped, a lease that still runs has run out.
+        // By a clock that may have jumped, a running lease looks expired.
         let doubtful = if listed.even_for < longest { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(ToString::to_string));
         let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
@@ -345,9 +344,9 @@ impl Replica {
         }
     }
 
-    /// How long it takes until the store has surely kept every lease that may still run: until it has been the
-    /// primary that this instance reads, with these data, for as long as the longest lease, by a clock that this instance
-    /// has seen go evenly all the time.
+    /// The time until the store has certainly kept every lease that may still run: until it has been this instance's
+    /// primary, with the same data, for the length of the longest lease, by a clock that this instance has seen go
+    /// evenly all the time.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
@@ -370,7 +369,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
     }
 }
 
-/// Names this process: its host, and something of its own, because a restarted process is another one.
+/// The name of this process: its host, and a random part, because a restarted process is a different one.
 pub(super) fn instance_name() -> Box<str> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();

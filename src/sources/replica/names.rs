@@ -1,4 +1,4 @@
-//! Whether the names of issuers stand for what they stood for when revocations were written.
+//! Checks that issuers' names mean the same as when the revocations were written.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,16 +12,16 @@ use crate::authz::revocation::Revocation;
 use crate::authz::token::TrustedIssuer;
 use crate::clock::Steady;
 
-/// Between looks until they are known to stand for the same.
+/// The interval of checks until the meanings are known to be the same.
 const EAGERLY: Duration = Duration::from_millis(50);
-/// Between notes that they are in use.
+/// The interval of notes that they are in use.
 const AT_EASE: Duration = Duration::from_secs(30);
 
 /// The issuers in force.
 #[derive(Default)]
 pub(super) struct Standing {
     state: Mutex<Issuers>,
-    /// The notes of the store as they were last read.
+    /// The notes of the store at the last reading.
     noted: Mutex<Names>,
     /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<Box<str>>>,
@@ -32,16 +32,16 @@ struct Issuers {
     all: Arc<[Arc<TrustedIssuer>]>,
     former_names: Arc<HashMap<IssuerName, Vec<IssuerName>>>,
     accept_loss: bool,
-    /// What names stood for in this process before.
+    /// The earlier meanings of names in this process.
     past: Names,
-    /// What reloads have done to notes, and the store may not have yet.
+    /// Changes of the notes by reloads, which the store may not have yet.
     superseded: Superseded,
 }
 
 impl Replica {
-    /// Takes in the issuers in force. The first time, nothing is decided before the store was asked what their names
-    /// stand for; later the caller has made sure, by [`Self::names_lost_by`]. What is revoked is revoked under their
-    /// former names, too.
+    /// Sets the issuers in force. The first time, no decision is made before the store's notes of their names were
+    /// read; later the caller has checked them by [`Self::names_lost_by`]. Revocations are also written under former
+    /// names.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
         let former_names = renamed.map(|issuer| (issuer.name.clone(), issuer.formerly.clone())).collect();
@@ -55,19 +55,20 @@ impl Replica {
         superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
         superseded.extend(past.supersede(issuers, &before.all, accept_loss));
         let current = Names::texts(issuers);
-        superseded.ended.retain(|text| !current.contains(text)); // It stands for that again.
+        superseded.ended.retain(|text| !current.contains(text)); // The name has that meaning again.
         *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, superseded };
         drop(state);
         self.names_changed.notify_one();
     }
 
-    /// How these issuers, which are about to be put in force, would lose revocations that may live; what those in force
-    /// lose as well is left out.
+    /// The ways in which these issuers, which are about to be put in force, would lose revocations that may live;
+    /// losses of the issuers in force are left out.
     ///
-    /// Fails only if the process cannot go on. A store that does not answer is taken for one in which others revoke.
+    /// Fails only if the process cannot continue. If the store does not answer, other instances are assumed to revoke
+    /// in it.
     pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
         if !self.freshness.is_named() {
-            return Ok(Vec::new()); // The store knows what names stood for, and is asked before anything is decided.
+            return Ok(Vec::new()); // The store has the earlier meanings, and is read before any decision.
         }
         let notes = self.ledger.noted_names().await;
         let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
@@ -80,7 +81,7 @@ impl Replica {
         let names = noted.and(past).and(Names::of(&all, seen));
         let mut found = self.conflicts(names.clone(), next.into()).await?;
         if !found.is_empty() {
-            // With what another deployment notes this process goes on: its other settings must be free to change.
+            // This process tolerates the notes of another deployment: its own settings must remain changeable.
             let known = self.conflicts(names, all).await?;
             found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
         }
@@ -91,20 +92,20 @@ impl Replica {
         if !names.differ_from(&issuers) {
             return Ok(Vec::new());
         }
-        // Others first: what one of them wrote before it ended is in the index then.
+        // Other instances first: the last entries of an instance that ended are then in the index.
         let (others, now) = (self.has_others().await, self.surely_past());
         let is_behind = !self.catches_up().await;
         let circumstances = Circumstances { index: self.index.clone(), now, others, is_behind };
-        // A million entries must not keep a thread from decisions.
+        // Going through a million entries must not block a thread that makes decisions.
         let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &circumstances)).await;
         conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })
     }
 
-    /// An instant that has come by every clock there is.
+    /// A time that has passed by every known clock.
     fn surely_past(&self) -> Timestamp {
         let now = self.earliest_if_set();
         match &self.ledger {
-            // At the start there is the machine's clock alone; what the file has may live.
+            // At the start there is the machine's clock alone; the file's entries may live.
             RevocationLedger::Embedded(_) if !self.freshness.is_named() => now.minus(FORGOTTEN_AFTER),
             _ => now,
         }
@@ -117,7 +118,7 @@ impl Replica {
         leases.map_or(true, |leases| leases.running.iter().any(|lease| lease.name != self.name))
     }
 
-    /// Waits until what was written up to now is in the index; false if the store does not answer.
+    /// Waits until all entries written up to now are in the index; false if the store does not answer.
     async fn catches_up(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(3);
         if matches!(self.ledger, RevocationLedger::Embedded(_)) {
@@ -136,7 +137,7 @@ impl Replica {
         }
     }
 
-    /// With the same under former names, where older instances look for it.
+    /// Adds the same revocations under former names, where older instances look them up.
     pub(super) fn under_all_names(&self, mut revocations: Vec<Revocation>) -> Vec<Revocation> {
         let former_names = self.issuers().former_names;
         for at in 0..revocations.len() {
@@ -149,15 +150,15 @@ impl Replica {
         revocations
     }
 
-    /// Notes in the store what the names stand for, unless it says otherwise.
+    /// Writes the meanings of the names to the store, unless its notes conflict.
     pub(super) async fn keep_names(&self) {
         loop {
             let is_known = self.freshness.is_named();
-            // Until the log has been read nobody knows what lives.
+            // Until the log has been read, the live revocations are not known.
             if self.health.is_ready()
                 && let Err(error) = self.note_names(is_known).await
             {
-                tracing::debug!(%error, "what issuers' names stand for is not noted");
+                tracing::debug!(%error, "the meaning of issuers' names is not noted");
             }
             let pause = if self.freshness.is_named() { AT_EASE } else { EAGERLY };
             let _ = tokio::time::timeout(pause, self.names_changed.notified()).await;
@@ -169,24 +170,24 @@ impl Replica {
         if all.is_empty() {
             return Ok(());
         }
-        // By the clock that is ahead: a note must not end before what it is about.
+        // By the clock that is ahead: a note must not end before the revocations that it covers.
         let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
         noted.apply(&superseded, seen);
         lock(&self.standing.noted).clone_from(&noted);
         let conflicts = self.conflicts(noted.clone(), all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
-            self.say(None);
+            self.log(None);
             self.freshness.named.set(true);
-            // A store that is full takes no note now; that is no reason to refuse what can be decided.
+            // A full store accepts no note now; that is not a reason to refuse decisions.
             superseded.extend(noted.supersede(&all, &[], accept_loss));
         } else {
             let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
-            self.say(Some(lines.into()));
+            self.log(Some(lines.into()));
             if !is_known {
                 return Ok(());
             }
-            // A process that decides goes on: it was there first, or was told by a reload that a loss is accepted. What
-            // its names stand for stays noted beside the other meaning, so that neither instance loses sight of it.
+            // A process that decides continues: it was first, or a reload accepted the loss. Both meanings of its names
+            // stay in the notes, so that both instances see the conflict.
         }
         let Superseded { ended, amended } = superseded;
         let notes = [Names::texts(&all), amended.clone()].concat();
@@ -198,43 +199,43 @@ impl Replica {
     }
 
     /// Logs a conflict once.
-    fn say(&self, conflict: Option<Box<str>>) {
+    fn log(&self, conflict: Option<Box<str>>) {
         let mut said = lock(&self.standing.conflict);
         if let Some(conflict) = conflict.as_ref().filter(|conflict| said.as_ref() != Some(*conflict)) {
             if self.freshness.is_named() {
-                tracing::error!(%conflict, "another deployment or configuration uses issuers' names otherwise");
+                tracing::error!(%conflict, "another deployment or configuration uses issuers' names with another meaning");
             } else {
-                tracing::error!(%conflict, "nothing is decided: issuers' names stand for something else in the store");
+                tracing::error!(%conflict, "no decisions: issuers' names have another meaning in the store");
             }
         }
         *said = conflict;
     }
 
-    /// For `/readyz`: whether the log has been read to its end, and what stands in the way.
+    /// For `/readyz`: whether the log has been read to its end, and the obstacle.
     pub fn status(&self) -> ReplicaStatus {
         let (status, is_named) = (self.health.status(), self.freshness.is_named());
         let ready = status.ready && is_named;
         let conflict = lock(&self.standing.conflict).clone();
-        // A process that decides has other troubles first.
+        // Other obstacles take precedence for a process that decides.
         match conflict.filter(|_| !is_named || status.state == ReplicaState::Following) {
             Some(conflict) => ReplicaStatus { ready, state: ReplicaState::NamesDiffer, detail: Some(conflict) },
             None => ReplicaStatus { ready, ..status },
         }
     }
 
-    /// Nothing is asked by names that may stand for something else.
+    /// No lookup is made by names that may have another meaning.
     pub(super) fn is_named(&self) -> Result<(), LedgerError> {
         if self.freshness.is_named() {
             return Ok(());
         }
-        Err(LedgerError::Unavailable { cause: "what issuers' names stand for there is not known yet".into() })
+        Err(LedgerError::Unavailable { cause: "the meaning of issuers' names there is not known yet".into() })
     }
 
     fn issuers(&self) -> Issuers {
         lock(&self.standing.state).clone()
     }
 
-    /// Memory notes nothing beyond the process.
+    /// A store in memory keeps no notes beyond the process.
     fn is_noting(&self) -> bool {
         match &self.ledger {
             RevocationLedger::Embedded(ledger) => ledger.is_durable(),

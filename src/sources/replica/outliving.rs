@@ -1,8 +1,8 @@
 //! Entries that outlive their place in the log.
 //!
-//! What the index knows is in the log, because the log is kept for longer than an entry lives. But another writer may
-//! name an end or an instant far ahead, and the store's clock may have dated an entry too early: such a revocation is
-//! still known when its entry was trimmed, and must be written again if somebody asks for it.
+//! Every entry of the index is in the log, because the log is kept for longer than an entry lives. But another writer
+//! may name an end or a watermark far ahead, and the store's clock may have dated an entry too early: such a
+//! revocation is still known when its entry has been trimmed, and must be written again if it is requested again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,24 +13,25 @@ use super::super::ledger::Position;
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Revocation, Target};
 
-/// The newest entry of each target that has one of these.
+/// The newest such entry of each target.
 #[derive(Default)]
 pub(super) struct Outliving {
     newest: Mutex<HashMap<Target, (Timestamp, Revocation)>>,
-    /// Some did not fit.
+    /// The limit was exceeded.
     overflowed: AtomicBool,
 }
 
 impl Outliving {
-    /// More are not kept; from then on nothing counts as being in the log.
+    /// The most entries; beyond them no revocation counts as being in the log.
     const MAX: usize = 65_536;
 
-    /// An entry was read. `keeps`: the log has it for so long, counted from its id or from `set_at`, if that is later.
+    /// Records an entry that was read. `keeps`: the time for which the log keeps it, counted from its id or from
+    /// `set_at`, if that is later.
     pub(super) fn note(&self, position: Position, entry: &Revocation, keeps: Duration, set_at: Timestamp) {
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX));
         let mut newest = self.newest();
         if entry.expires_at <= written_at.max(set_at).plus(keeps) && !newest.contains_key(&entry.target) {
-            return; // Nearly all.
+            return; // Nearly all entries.
         }
         if newest.len() < Self::MAX || newest.contains_key(&entry.target) {
             newest.insert(entry.target.clone(), (written_at, Revocation { note: None, ..entry.clone() }));
@@ -39,7 +40,7 @@ impl Outliving {
         }
     }
 
-    /// Whether a revocation that is known is in a log that has all that was written after `kept`.
+    /// Whether a known revocation is in a log that has every entry written after `kept`.
     pub(super) fn is_logged(&self, revocation: &Revocation, kept: Timestamp) -> bool {
         !self.overflowed.load(Ordering::Relaxed)
             && self.newest().get(&revocation.target).is_none_or(|(written_at, entry)| {
@@ -86,13 +87,13 @@ mod tests {
         note(1_000, &long, 0);
         assert!(is_logged(&usual, 1_050), "it has expired before the log lacks it");
         assert!(is_logged(&long, 999) && !is_logged(&long, 1_000));
-        // Written again, for less.
+        // Written again, with a shorter end.
         note(1_200, &sign_out("long", 1_250), 0);
         assert!(!is_logged(&long, 1_100) && is_logged(&sign_out("long", 1_250), 1_100));
         note(1_300, &long, 0);
         assert!(is_logged(&long, 1_200));
         assert!(!is_logged(&Revocation { origin: Origin::Revoked, ..long.clone() }, 1_200));
-        // Kept from when the clock was set.
+        // Kept from the time at which the clock was set.
         note(1_000, &sign_out("set", 1_500), 1_400);
         assert!(is_logged(&sign_out("set", 1_500), 1_450));
         outliving.retain(|_| false);

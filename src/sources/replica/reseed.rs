@@ -1,4 +1,4 @@
-//! Giving back to the store what this process knows and the store does not have.
+//! Writes revocations back to a store that has lost them.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -12,31 +12,32 @@ use super::stats::{Operation, gauge};
 use crate::authz::revocation::{Revocation, RevocationIndex};
 use crate::clock::Steady;
 
-/// Revocations given back in one append.
+/// Revocations per append.
 const BATCH: usize = 256;
-/// Entries looked at without giving way to other work.
+/// Entries that are visited before yielding to other tasks.
 const STRIDE: usize = 1024;
-/// Between assurances to those who wait for us.
+/// The interval of renewing the announcement.
 const ASSURE_EVERY: Duration = Duration::from_secs(1);
-/// Between looks at whether a peer has done it, or the store takes writes again.
+/// The interval of checks whether a peer has finished, or the store accepts writes again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Between offers of refused revocations.
+/// The interval of retries of refused revocations.
 const OFFER_EVERY: Duration = Duration::from_secs(1);
-/// How long to wait for our own reading of what a peer put back.
+/// The longest wait until this process has read the entries that a peer wrote back.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// A loss in the log, while it is being made good.
+/// A loss in the log, while it is being repaired.
 pub(super) struct Loss {
     /// The entries that have been seen in the log since.
     seen: Arc<RevocationIndex>,
-    /// The log has been read from its start: what was not seen is missing.
+    /// The log has been read from its start: an entry that was not seen is missing.
     is_known: bool,
 }
 
 impl Replica {
-    /// Notes that known entries may be missing from the log; to be called before it is read from its start.
+    /// Records that known entries may be missing from the log; call it before the log is read from its
+    /// start.
     pub(super) fn note_loss(&self) {
-        self.unsaved.forget_acknowledged(); // From here on it is looked for with everything else.
+        self.unsaved.forget_acknowledged(); // From here on they are compared with the log like all entries.
         *self.loss() = Some(Loss { seen: Arc::default(), is_known: false });
         self.loss_noted.notify_one();
     }
@@ -49,19 +50,19 @@ impl Replica {
         }
     }
 
-    /// Where to note what the log holds; `None` unless something was lost.
+    /// The record of entries in the log; `None` without a loss.
     pub(super) fn seen(&self) -> Option<Arc<RevocationIndex>> {
         self.loss().as_ref().map(|loss| Arc::clone(&loss.seen))
     }
 
-    /// Offers refused revocations again, and puts back what the store lost.
+    /// Retries refused revocations, and writes lost ones back.
     pub(super) async fn keep_stored(&self, ledger: &RedisLedger) {
         loop {
             let _ = timeout(OFFER_EVERY, self.loss_noted.notified()).await;
             let loss = self.loss().as_ref().map(|loss| (Arc::clone(&loss.seen), loss.is_known));
             match loss {
                 Some((seen, true)) => self.put_back(ledger, &seen).await,
-                // Reading the log may take longer than a mark lasts.
+                // Reading the log may take longer than an announcement lasts.
                 Some((_, false)) => drop(ledger.keep_repairing(&self.name).await),
                 None if self.stats.store_up() => self.offer(ledger).await,
                 None => {}
@@ -69,8 +70,8 @@ impl Replica {
         }
     }
 
-    /// Puts back everything that is known here and not in the log, unless a peer does it first, or
-    /// another loss is found.
+    /// Writes back every entry of the index that is not in the log, unless a peer does it first, or another
+    /// loss is found.
     async fn put_back(&self, ledger: &RedisLedger, seen: &Arc<RevocationIndex>) {
         let is_current = |loss: &Loss| Arc::ptr_eq(&loss.seen, seen);
         let mut put_back = 0;
@@ -80,8 +81,8 @@ impl Replica {
             self.stats.reseed_waiting.set(gauge(missing));
             if missing == 0 {
                 if self.loss().take_if(|loss| is_current(loss)).is_some() {
-                    let _ = ledger.end_repairing(&self.name).await; // It runs out by itself.
-                    tracing::info!(put_back, "revocation store is whole again");
+                    let _ = ledger.end_repairing(&self.name).await; // The announcement expires by itself.
+                    tracing::info!(put_back, "revocation store is complete again");
                 }
                 return;
             }
@@ -91,24 +92,24 @@ impl Replica {
                         put_back += written;
                         continue;
                     }
-                    Err(error) => tracing::debug!(%error, "revocations not put back"),
+                    Err(error) => tracing::debug!(%error, "revocations not written back"),
                 },
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "repairing not announced"),
+                Err(error) => tracing::debug!(%error, "repair not announced"),
             }
-            sleep(PAUSE.max(began.elapsed() * 4).min(ASSURE_EVERY)).await; // Looking costs more the more is known.
+            sleep(PAUSE.max(began.elapsed() * 4).min(ASSURE_EVERY)).await; // The cost of a check grows with the index.
         }
     }
 
     async fn write_missing(&self, ledger: &RedisLedger, seen: &RevocationIndex) -> Result<usize, LedgerError> {
-        // A peer that was at it before may have written all of it.
+        // A peer that began earlier may have written all of them.
         self.reach(ledger.end().await?).await;
         let missing = self.missing(seen).await;
         let mut assured = Steady::now();
         for (done, batch) in missing.chunks(BATCH).enumerate() {
             if assured.elapsed() >= ASSURE_EVERY {
                 if !ledger.is_repairer(&self.name).await? {
-                    return Ok(done * BATCH); // We were so slow that another does it now.
+                    return Ok(done * BATCH); // Another instance has taken over, because this one was too slow.
                 }
                 assured = Steady::now();
             }
@@ -133,7 +134,7 @@ impl Replica {
                 missing.push(known);
             }
             if at % STRIDE == 0 {
-                yield_now().await; // A million entries must not keep a thread from decisions.
+                yield_now().await; // Going through a million entries must not block a thread that makes decisions.
             }
         }
         missing
@@ -145,7 +146,7 @@ impl Replica {
         let _ = timeout(CATCH_UP, applied.wait_for(|position| *position >= end)).await;
     }
 
-    /// Offers again what the store refused.
+    /// Retries the revocations that the store refused.
     async fn offer(&self, ledger: &RedisLedger) {
         for batch in self.unsaved.waiting(ledger.config().write_deadline * 2, self.surely_over()).chunks(BATCH) {
             let written = ledger.append(batch).await;

@@ -1,4 +1,5 @@
-//! The secret that the instances on one store share, with which they prove to each other whose a stream is.
+//! The secret that the instances on one store share, with which they seal the subjects of streams for each
+//! other.
 
 use std::time::Duration;
 
@@ -7,13 +8,14 @@ use tokio::time::sleep;
 use super::super::ledger::RedisLedger;
 use super::Replica;
 
-/// Between looks: a store that was emptied is given back the secret in force before new instances make another.
+/// The interval of checks: a store that was emptied gets the secret in force again before new instances create
+/// another.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Between attempts after a failure.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Replica {
-    /// Keeps to the secret of the store, and founds it there if there is none; for ever.
+    /// Follows the secret of the store, and creates it there if it is missing; for ever.
     pub(super) async fn keep_secret(&self, ledger: &RedisLedger) {
         let own = rand::random();
         loop {
@@ -23,7 +25,7 @@ impl Replica {
                     self.secret.send_if_modified(|known| known.replace(secret) != Some(secret));
                     LOOK_EVERY
                 }
-                Err(_) => RETRY, // The follower says what is wrong with the store.
+                Err(_) => RETRY, // The follower logs the fault of the store.
             };
             sleep(pause).await;
         }

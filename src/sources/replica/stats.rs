@@ -10,15 +10,15 @@ use crate::instruments::instruments;
 pub enum Operation {
     /// Revocations written.
     Append,
-    /// The log read on, or from its start.
+    /// The log read, further or from its start.
     Read,
-    /// The log compared with what it should be.
+    /// The log compared with its expected state.
     Check,
     /// A lookup of one token.
     Lookup,
     /// The keys of another service read.
     Adopt,
-    /// A batch put back that the store had lost.
+    /// A lost batch written back to the store.
     Reseed,
     /// A DPoP proof used.
     Proof,
@@ -60,15 +60,15 @@ instruments! {
         pub foreign: IntCounter = "doorward_store_foreign_total",
         /// Keys of another service that revoke a token, in the last complete scan (adopt).
         pub adopted: IntGauge = "doorward_adopted_keys",
-        /// Times the log was found to have lost something, and was read again.
+        /// Times the log was found to have lost entries, and was read again.
         pub gaps: IntCounter = "doorward_store_gaps_total",
         /// Connections to the log that ended while it was followed.
         pub disconnects: IntCounter = "doorward_store_disconnects_total",
-        /// Revocations that this process gave back to the store.
+        /// Revocations that this process wrote back to the store.
         pub reseeded: IntCounter = "doorward_store_reseeded_total",
-        /// Revocations that the store lost and was not given back yet.
+        /// Revocations that the store lost and that are not written back yet.
         pub reseed_waiting: IntGauge = "doorward_store_reseed_waiting",
-        /// Revocations that hold here and the store refused so far.
+        /// Revocations that apply here and that the store has refused so far.
         pub unsaved: IntGauge = "doorward_store_unsaved",
         /// Whether the last operation on the revocation store succeeded.
         up: IntGauge = "doorward_store_up",
@@ -76,7 +76,7 @@ instruments! {
 }
 
 impl ReplicaStats {
-    /// Every operation with every result is there from the start. Fails on a name that Prometheus does not allow.
+    /// Every operation with every result exists from the start. Fails on a name that Prometheus does not allow.
     pub fn new() -> Result<Self, prometheus::Error> {
         let stats = Self::create()?;
         for operation in Operation::ALL {
@@ -87,19 +87,20 @@ impl ReplicaStats {
         Ok(stats)
     }
 
-    /// Whether the last thing asked of the store by the follower succeeded, or written to the file of this node.
+    /// Records whether the follower's last request to the store, or the last write to this node's file,
+    /// succeeded.
     #[must_use]
     pub fn store_up(&self) -> bool {
         self.up.get() == 1
     }
 
-    /// The operations that ended like this: `ok`, or the label of an error.
+    /// The operations with this result: `ok`, or the label of an error.
     #[must_use]
     pub fn operations(&self, operation: Operation, result: &str) -> IntCounter {
         self.operations.with_label_values(&[operation.as_str(), result])
     }
 
-    /// Returns what it was.
+    /// Returns the previous value.
     pub(super) fn set_store_up(&self, up: bool) -> bool {
         let was_up = self.store_up();
         self.up.set(up.into());
@@ -114,7 +115,7 @@ impl ReplicaStats {
 /// The result of an operation that succeeded.
 const OK: &str = "ok";
 
-/// For a gauge; a count beyond its range is its maximum.
+/// The value of a gauge; a count beyond its range becomes its maximum.
 pub(super) fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

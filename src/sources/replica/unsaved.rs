@@ -1,8 +1,8 @@
-//! What this process wants to be in the store and has not seen there: being written, refused, or
-//! acknowledged and still to be read back.
+//! Revocations that this process has not yet seen in the store: being written, refused, or acknowledged
+//! and not read back yet.
 //!
-//! A 2xx is a promise. Until the log shows the entry, only this process knows of it and can tell that the
-//! store lost it.
+//! A 2xx is a promise. Until the log shows the entry, only this process can notice that the store lost
+//! it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,21 +17,21 @@ use crate::clock::Steady;
 #[derive(Default)]
 pub(super) struct Unsaved {
     state: Mutex<Waiting>,
-    /// Some did not fit: nothing is known to be stored any more by not being here.
+    /// The limit was exceeded: absence from this list does not mean stored any more.
     overflowed: AtomicBool,
 }
 
 #[derive(Default)]
 struct Waiting {
     by_target: HashMap<(Target, Origin), Entry>,
-    /// How many of them are acknowledged.
+    /// The number of acknowledged ones.
     acknowledged: usize,
 }
 
 struct Entry {
     revocation: Revocation,
     since: Steady,
-    /// The log has shown it.
+    /// The entry was read from the log.
     is_read: bool,
     acknowledged: Option<Steady>,
 }
@@ -43,7 +43,7 @@ impl Entry {
 }
 
 impl Unsaved {
-    /// Beyond this many the newest are not kept for another try; their callers were told so.
+    /// The most revocations; newer ones are not kept for a retry, and their callers got an error.
     const MAX: usize = 100_000;
 
     pub(super) fn insert(&self, revocations: &[Revocation], now: Timestamp) {
@@ -74,18 +74,18 @@ impl Unsaved {
         }
     }
 
-    /// They were written; what a later call added for the same target was not.
+    /// Marks these as written; a later revocation of the same target is not.
     pub(super) fn acknowledge(&self, written: &[Revocation]) {
         self.lock().change(written.iter(), |entry| entry.acknowledged = Some(Steady::now()));
     }
 
-    /// The log shows them.
+    /// Marks these as read from the log.
     pub(super) fn read_back<'a>(&self, revocations: impl Iterator<Item = &'a Revocation>) {
         self.lock().change(revocations, |entry| entry.is_read = true);
     }
 
-    /// Whether anything is missing from a log that was read to its end, beginning at `start`: it was
-    /// acknowledged before then.
+    /// Whether an entry that was acknowledged before `start` is missing from a log that was read to its
+    /// end from `start` on.
     pub(super) fn lacks(&self, start: Steady, now: Timestamp) -> bool {
         let state = self.lock();
         let is_lost =
@@ -97,14 +97,14 @@ impl Unsaved {
         self.lock().retain(|entry| entry.acknowledged.is_none());
     }
 
-    /// Whether the store is not known to have it.
+    /// Whether the store may lack it.
     pub(super) fn holds(&self, revocation: &Revocation) -> bool {
         let key = (revocation.target.clone(), revocation.origin);
         self.overflowed.load(Ordering::Relaxed)
             || self.lock().by_target.get(&key).is_some_and(|entry| entry.acknowledged.is_none())
     }
 
-    /// The entries that have waited longer than a write takes.
+    /// The entries that have waited longer than the duration of a write.
     pub(super) fn waiting(&self, longer_than: Duration, now: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
         state.retain(|entry| entry.revocation.expires_at > now);
@@ -112,7 +112,7 @@ impl Unsaved {
         state.by_target.values().filter(waits).map(|entry| entry.revocation.clone()).collect()
     }
 
-    /// How many are not known to be stored.
+    /// The number of entries that are not known to be stored.
     pub(super) fn len(&self) -> usize {
         let state = self.lock();
         state.by_target.len() - state.acknowledged
@@ -124,11 +124,11 @@ impl Unsaved {
 }
 
 impl Waiting {
-    /// Changes those that are in one of these; what is acknowledged and read needs no more care.
+    /// Changes the matching entries; an entry that is acknowledged and read is removed.
     fn change<'a>(&mut self, stored: impl Iterator<Item = &'a Revocation>, change: impl Fn(&mut Entry)) {
         for stored in stored {
             if self.by_target.is_empty() {
-                return; // Nearly always, and then nothing is hashed.
+                return; // Nearly always; then nothing is hashed.
             }
             let key = (stored.target.clone(), stored.origin);
             let Some(entry) = self.by_target.get_mut(&key).filter(|entry| entry.is_in(stored)) else { continue };

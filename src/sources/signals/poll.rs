@@ -1,4 +1,4 @@
-//! Polling (RFC 8936): every poll acknowledges what the one before brought.
+//! Polling (RFC 8936): every poll acknowledges the events of the previous one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use super::super::retry::Backoff;
 use super::{BACKOFF, Part, PollSettings, Receiver, SignalError, Up, Verdict};
 
-/// Tokens that one poll may bring; a token has 16 KiB at most.
+/// The most tokens of one poll; a token has 16 KiB at most.
 const MAX_EVENTS: usize = 32;
-/// Tokens of one poll that are worked on at once.
+/// Tokens of one poll that are processed concurrently.
 const IN_FLIGHT: usize = 8;
-/// How long a transmitter may hold a poll; most hold it for half of that.
+/// The longest time for which a transmitter may hold a poll; most hold it for half of that.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The acknowledgements and errors for the next poll.
@@ -26,13 +26,14 @@ struct Report {
 }
 
 impl Report {
-    fn tells(&self, id: &str) -> bool {
+    fn reports(&self, id: &str) -> bool {
         self.acknowledged.iter().any(|told| told == id) || self.refused.contains_key(id)
     }
 }
 
 impl Receiver {
-    /// Polls for ever. What could not be told is told again; what was lost on the way comes again.
+    /// Polls for ever. Acknowledgements that could not be sent are repeated; lost events are delivered
+    /// again.
     pub(super) async fn poll<F>(
         &self,
         url: &str,
@@ -56,7 +57,7 @@ impl Receiver {
                     continue;
                 }
             };
-            let brings_new = sets.iter().any(|(id, _)| !report.tells(id));
+            let brings_new = sets.iter().any(|(id, _)| !report.reports(id));
             report = Report::default();
             let verdicts = stream::iter(sets)
                 .map(|(id, set)| async move { (id.clone(), take(id, set).await) })
@@ -74,21 +75,21 @@ impl Receiver {
                 }
             }
             if later {
-                tokio::time::sleep(backoff.failed()).await; // The store has no room, or does not answer.
+                tokio::time::sleep(backoff.failed()).await; // The store is full, or does not answer.
             } else {
                 if backoff.succeeded() {
                     self.works_again("poll");
                 }
                 if !brings_new {
-                    // A transmitter that holds the poll has waited already; one that says there is more, or
-                    // sends again what it was told about, is not asked in a circle.
+                    // A transmitter that holds the poll has waited already; one that always reports more
+                    // events, or repeats acknowledged ones, must not cause a busy loop.
                     tokio::time::sleep(settings.interval.saturating_sub(started.elapsed())).await;
                 }
             }
         }
     }
 
-    /// The tokens by their ids. Whether there are more does not matter: the next poll brings them.
+    /// The tokens by their ids. `moreAvailable` does not matter: the next poll returns them.
     async fn poll_once(
         &self,
         url: &str,
@@ -105,7 +106,7 @@ impl Receiver {
         let request = self.request(Method::POST, url, settings.token.as_ref(), settings.insecure)?;
         let answer = self.ask("poll", request.json(&body), LONGEST).await?;
         let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
-        let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is no object"))?;
+        let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is not an object"))?;
         // A value that is not text is refused as an invalid token.
         let text = |set: &Value| set.as_str().unwrap_or_default().to_owned();
         Ok(sets.iter().take(MAX_EVENTS).map(|(id, set)| (id.clone(), text(set))).collect())

@@ -1,5 +1,5 @@
-//! A stream is found or created, and asked for a verification event now and then, so that its silence means
-//! that nothing happened.
+//! Finds or creates a stream, and requests verification events at intervals, so that silence means that
+//! there were no events.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use super::{BACKOFF, Part, Receiver, SignalError, StreamSettings, Up};
 use crate::authz::signals::{REQUESTED, StreamKey};
 use crate::sources::jwks::ssf_configuration;
 
-/// A stream of ours at its transmitter.
+/// Doorward's stream at its transmitter.
 pub(super) struct Stream {
     id: String,
     pub(super) poll_url: Option<String>,
     status: Option<String>,
     verification: Option<String>,
-    /// The transmitter wants to be asked no more often.
+    /// The shortest interval of verifications that the transmitter allows.
     min_interval: Duration,
 }
 
 const PUSH: &str = "urn:ietf:rfc:8935";
 const POLL: &str = "urn:ietf:rfc:8936";
-/// For one request.
+/// The timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receiver {
@@ -53,9 +53,9 @@ impl Receiver {
         let url = ssf_configuration(&self.settings.issuer);
         let request = self.request(Method::GET, &url, None, settings.insecure)?;
         let metadata = self.ask("metadata", request, TIMEOUT).await?.ok_or(SignalError::Answer("no metadata"))?;
-        // SSF 1.0 section 7.2.4: or one transmitter could speak for another.
+        // SSF 1.0 section 7.2.4: otherwise one transmitter could impersonate another.
         if metadata["issuer"] != self.settings.issuer.as_str() {
-            return Err(SignalError::Answer("`issuer` of the metadata is another one"));
+            return Err(SignalError::Answer("`issuer` of the metadata differs from the configured one"));
         }
         let endpoint = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
         let configuration = endpoint("configuration_endpoint")
@@ -76,7 +76,7 @@ impl Receiver {
         })
     }
 
-    /// How events are to come, in the words of SSF 1.0 section 6.1.
+    /// The delivery of events, in the form of SSF 1.0 section 6.1.
     fn delivery(&self, settings: &StreamSettings) -> Value {
         match &settings.push_url {
             Some(url) if self.settings.poll.is_none() => {
@@ -90,13 +90,13 @@ impl Receiver {
         }
     }
 
-    /// The stream that delivers to us in this way.
+    /// The stream with this delivery.
     async fn find(&self, settings: &StreamSettings, endpoint: &str) -> Result<Option<Value>, SignalError> {
         let request = self.request(Method::GET, endpoint, settings.token.as_ref(), settings.insecure)?;
         let streams = match self.ask("stream", request, TIMEOUT).await {
             Ok(Some(Value::Array(streams))) => streams,
             Ok(Some(stream)) => vec![stream],
-            // Some say so when there is none yet.
+            // Some transmitters return this when there is no stream yet.
             Ok(None) | Err(SignalError::Http(HttpError::Status(404))) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -121,10 +121,10 @@ impl Receiver {
             json!({"delivery": self.delivery(settings), "events_requested": REQUESTED, "description": "Doorward"});
         let request = self.request(Method::POST, endpoint, settings.token.as_ref(), settings.insecure)?;
         let created = self.ask("stream", request.json(&body), TIMEOUT).await?;
-        created.ok_or(SignalError::Answer("the stream was created without a word about it"))
+        created.ok_or(SignalError::Answer("the answer to the stream's creation is empty"))
     }
 
-    /// Brings events and credentials up to date; a transmitter that does not let us keeps what there is.
+    /// Updates events and credentials; a transmitter that refuses keeps the present ones.
     async fn update(&self, settings: &StreamSettings, endpoint: &str, found: &Value) -> Option<Value> {
         let body = json!({
             "stream_id": found["stream_id"], "delivery": self.delivery(settings), "events_requested": REQUESTED,
@@ -134,7 +134,7 @@ impl Receiver {
         updated.inspect_err(|error| warn!(transmitter = %self.settings.name, %error, "stream not updated")).ok()?
     }
 
-    /// Asks for verification events until the stream is gone.
+    /// Requests verification events until the stream is gone.
     pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream, up: &Up) {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
@@ -156,12 +156,12 @@ impl Receiver {
         }
     }
 
-    /// Whether the transmitter says that the stream is enabled.
+    /// Whether the transmitter reports the stream as enabled.
     async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<bool, SignalError> {
         let mut is_enabled = true;
         let ask = |method, url: &str| self.request(method, url, settings.token.as_ref(), settings.insecure);
         if let Some(status) = &stream.status {
-            let mut url = url::Url::parse(status).map_err(|_| SignalError::Answer("`status_endpoint` is no URL"))?;
+            let mut url = url::Url::parse(status).map_err(|_| SignalError::Answer("`status_endpoint` is not a URL"))?;
             url.query_pairs_mut().append_pair("stream_id", &stream.id);
             let request = ask(Method::GET, url.as_str())?;
             let answer = self.ask("status", request, TIMEOUT).await?.unwrap_or_default();

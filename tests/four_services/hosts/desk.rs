@@ -24,7 +24,7 @@ pub(super) struct Host {
     /// Where clients find its Envoy.
     pub(super) front: SocketAddr,
     pub(super) service: SocketAddr,
-    /// What a client calls here.
+    /// The request of a client.
     path: &'static str,
     /// Whatever runs here.
     running: Option<(Program, Doorward, Envoy, Settled)>,
@@ -57,7 +57,7 @@ impl Host {
     fn start(&mut self, service: &[&str], doorward: &str, binary: &str, envoy: &str) {
         let listen = self.service.to_string();
         let service = self.pod.run(async || Program::start(&[service, &["--listen", &listen]].concat()).await);
-        // Where Envoy's file says.
+        // The address in Envoy's file.
         let doorward = format!("listen: {{check: \"127.0.0.1:9191\", http: \"127.0.0.1:9192\"}}\n{doorward}");
         let (binary, envoy) = (binary.to_owned(), envoy.to_owned());
         let beside = async move || (Doorward::start(&doorward).await, Envoy::start_text(&binary, &envoy).await);
@@ -79,7 +79,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// All of it plugged together, and nothing running; the error says why that is not permitted.
+    /// All machines connected, without processes; the error is the reason if that is not permitted.
     pub(super) fn new() -> Result<Self, String> {
         let (front, store) = (Switch::new()?, Switch::new()?);
         let (client, redis_machine) = (Machine::new()?, Machine::new()?);
@@ -174,18 +174,18 @@ fn edge(accounts: SocketAddr, sidecars: &[(&str, SocketAddr)]) -> String {
     replaced(&text, "\n  clusters:\n", &format!("\n  clusters:\n{clusters}"))
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     Served,
     SignedOut,
-    /// 503: what the host knows is too old.
+    /// 503: the host's view is too old.
     Stale,
 }
 
 pub(super) struct SignedOut {
     pub(super) token: String,
-    /// When the client was told.
+    /// The time of the client's answer.
     pub(super) at: Instant,
 }
 
@@ -233,7 +233,7 @@ impl Client {
         SignedOut { token, at: Instant::now() }
     }
 
-    /// What the host answers to a call with this token, and when it was asked.
+    /// The host's answer to a call with this token, and the time of the call.
     pub(super) async fn calls(&self, at: &Host, token: &str) -> (Instant, Answer) {
         let (sent, status, body) =
             self.send(self.http.get(format!("http://{}{}", at.front, at.path)).bearer_auth(token)).await;
@@ -250,7 +250,7 @@ impl Client {
         (sent, answer)
     }
 
-    /// A live token is served; a busy machine may leave a host behind for a moment.
+    /// A live token is served; on a busy machine a host may lag for a moment.
     pub(super) async fn is_served(&self, at: &Host, token: &str) {
         eventually(&format!("a live token is served at {}", at.name), || async {
             let (_, answer) = self.calls(at, token).await;
@@ -260,8 +260,8 @@ impl Client {
         .await;
     }
 
-    /// A dead token comes to be refused, and is not accepted later than the bound; how long after the sign-out
-    /// the refusal came.
+    /// A revoked token gets refused, and is not accepted later than the bound; returns the time from the
+    /// sign-out to the refusal.
     pub(super) async fn is_refused(&self, at: &Host, gone: &SignedOut) -> Duration {
         loop {
             let (sent, answer) = self.calls(at, &gone.token).await;

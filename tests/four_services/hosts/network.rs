@@ -1,7 +1,7 @@
 //! Machines that are network namespaces, with cables between them and switches to plug them into.
 //!
-//! Nothing of it has a name or an address in the namespace that the tests run in, and nothing outlives them:
-//! a namespace goes with the last process in it and the last file that is open on it.
+//! It has no name and no address in the namespace of the tests, and does not outlive them: a namespace ends
+//! with its last process and the last open file on it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,13 +10,13 @@ use std::sync::mpsc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// One network stack. Whatever runs on it shares the files and the clock of this machine.
+/// One network stack. Its processes share the files and the clock of this machine.
 pub(super) struct Machine {
     namespace: File,
 }
 
 impl Machine {
-    /// A machine that has only its loopback; the error says why this system allows none.
+    /// A machine with only a loopback interface; the error is the reason if this system does not allow one.
     pub(super) fn new() -> Result<Self, String> {
         let name = format!("doorward-test-{}-{:016x}", std::process::id(), rand::random::<u64>());
         succeeded(Command::new("ip").args(["netns", "add", &name]).output())?;
@@ -84,13 +84,13 @@ impl Machine {
         Ok(())
     }
 
-    /// `address` as `10.0.0.1/24`: what is in this network is reached, and nothing else.
+    /// `address` such as `10.0.0.1/24`: only this network is reachable.
     pub(super) fn address(&self, interface: &str, address: &str) {
         self.ip(&format!("address add {address} dev {interface}"));
     }
 }
 
-/// What [`Machine::settle`] started may stay.
+/// Processes of [`Machine::settle`] may remain.
 pub(super) struct Settled {
     _stay: mpsc::Sender<()>,
 }

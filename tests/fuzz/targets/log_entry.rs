@@ -69,7 +69,7 @@ fn read(text: &str) -> Option<Revocation> {
         assert!([&note.by, &note.reason].into_iter().flatten().all(|text| !text.contains(char::is_control)));
     }
 
-    // What is put back after a loss must be what was there.
+    // An entry that is written back after a loss must equal the lost one.
     let written = entry_fields(&entry);
     let again = read_entry(position, written.iter().map(|(name, value)| (*name, value.as_str())), READER);
     if entry.watermark.instant().as_millis() >= 100_000_000_000 && entry.expires_at.as_millis() >= 100_000_000_000 {

@@ -1,5 +1,5 @@
-//! What the fuzzers call, and the ordinary tests with every seed: each takes any bytes and panics where
-//! what must always hold does not.
+//! The targets of the fuzzers, and of the ordinary tests with every seed: each takes any bytes and
+//! panics where what must always hold does not.
 
 pub mod check;
 pub mod configuration;

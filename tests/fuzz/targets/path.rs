@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(names, ["open"], "a rule that loosens stands alone");
         assert!(path.normal().is_some_and(|path| open_path.matches(path)), "and sees what is written");
     }
-    // Who puts the open rule first has said so, of what both name as it is written.
+    // An open rule that comes first applies to paths that both rules match literally.
     let meant = open_first && names == ["open"] && closed_path.matches(path.text());
     if meant || names.contains(&"closed") {
         return;
@@ -76,11 +76,11 @@ fn trimmed(mut path: Vec<u8>) -> Vec<u8> {
     path
 }
 
-/// What a server does on the way to a resource; written apart from what it is held against.
+/// A server's steps to a resource; written independently of the tested code.
 #[derive(Clone, Copy, Debug)]
 struct Server {
     decodes: usize,
-    /// Of `/a;b/c`, before or after decoding.
+    /// Parameters, as in `/a;b/c`, before or after decoding.
     parameters: Option<bool>,
     backslashes: bool,
     /// `.`, `..` and empty segments, before or after decoding, or both.

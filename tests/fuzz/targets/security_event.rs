@@ -44,10 +44,10 @@ pub fn run(data: &[u8]) {
     let access = read().map(|token| issuer().verify(token, NOW, Expiry::Tolerated));
     assert!(access.expect("it was read").is_err(), "it is no access token");
 
-    let Ok(heard) = TRANSMITTER.hear(&token, issuer(), Clocks::local(NOW)) else { return };
-    assert_eq!(heard.len(), claims["events"].as_object().map_or(0, serde_json::Map::len), "an answer to each event");
-    for heard in heard {
-        let EventOutcome::Revocations(revocations) = heard else { continue };
+    let Ok(outcomes) = TRANSMITTER.outcomes(&token, issuer(), Clocks::local(NOW)) else { return };
+    assert_eq!(outcomes.len(), claims["events"].as_object().map_or(0, serde_json::Map::len), "an answer to each event");
+    for outcome in outcomes {
+        let EventOutcome::Revocations(revocations) = outcome else { continue };
         assert!(!revocations.is_empty() && revocations.len() <= 16, "few, however many an event names");
         for revocation in revocations {
             assert_eq!(revocation.target.issuer, TRANSMITTER.target, "of nobody else's tokens");

@@ -44,7 +44,7 @@ pub const HEADER: &str = r#"{"alg":"EdDSA","typ":"at+jwt","kid":"ed"}"#;
 
 /// The tokens that were ever signed, beside those that a target signs itself: nobody can make another.
 ///
-/// Of users `alice` and `bob`, from 2025 to 2100.
+/// Tokens of users `alice` and `bob`, from 2025 to 2100.
 pub static SIGNED: LazyLock<[String; 2]> = LazyLock::new(|| {
     ["alice", "bob"].map(|user| {
         let claims = format!(

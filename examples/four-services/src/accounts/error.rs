@@ -1,4 +1,4 @@
-//! What a request can fail of, and the one place that turns it into an answer.
+//! The errors of requests, and the one place that converts them to answers.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;

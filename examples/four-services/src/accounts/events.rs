@@ -22,7 +22,7 @@ use super::DoorwardArgs;
 use super::tokens::{Minter, random, sha256_hex};
 use crate::clock::Timestamp;
 
-/// Beyond it the change is stored, and the caller told that Doorward does not know.
+/// After it the change is stored, and the caller gets an error, because Doorward does not know it.
 const WAIT: Duration = Duration::from_secs(3);
 
 pub struct Doorward {
@@ -51,7 +51,7 @@ impl Doorward {
             issuer_name: args.issuer_name,
             admin_key,
             // Its own error might repeat the URL, which may hold a password.
-            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is no URL `redis://…`")?,
+            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is not a URL `redis://…`")?,
             redis_prefix: args.redis_prefix,
             retention: args.retention,
             audience: args.transmitter_audience,
@@ -64,7 +64,7 @@ impl Doorward {
         self.revoke(json!({"kind": "session", "id": sid, "reason": "refresh token reused"})).await
     }
 
-    /// Ends what a user was issued up to `at`.
+    /// Revokes the tokens of a user that were issued up to `at`.
     pub async fn signed_out_everywhere(&self, login: &str, at: Timestamp) -> anyhow::Result<()> {
         self.revoke(json!({"kind": "user", "id": login, "at": at.rfc3339(), "reason": "signed out everywhere"})).await
     }
@@ -98,8 +98,8 @@ impl Doorward {
         tokio::time::timeout(WAIT, write).await.context("write to Redis in time")?.context("write to Redis")
     }
 
-    /// Ends what a user was issued up to `at`, so that it is refreshed with the new permissions (CAEP 1.0
-    /// section 3.2, pushed as of RFC 8935).
+    /// Revokes the tokens of a user that were issued up to `at`, so that they are refreshed with the new
+    /// permissions (CAEP 1.0 section 3.2, pushed as of RFC 8935).
     pub async fn permissions_changed(
         &self,
         minter: &Minter,
@@ -141,7 +141,7 @@ fn stored_id(id: &str) -> String {
     if fits { id.to_owned() } else { format!("sha256:{}", sha256_hex(id)) }
 }
 
-/// Anything but 2xx is no success: Doorward answers only after the store has it.
+/// Only 2xx is a success: Doorward answers 2xx after the event is in the store.
 async fn send(what: &'static str, request: RequestBuilder) -> anyhow::Result<()> {
     let response = request.send().await.context(what)?;
     ensure!(response.status().is_success(), "{what}: Doorward answered {}", response.status());

@@ -1,4 +1,4 @@
-//! The routes of Accounts. Envoy and Doorward stand before them: who is calling is what `x-identity` says.
+//! The routes of Accounts. Envoy and Doorward are in front of them: `x-identity` has the caller.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub fn routes(accounts: Arc<Accounts>) -> Router {
         .layer(DefaultBodyLimit::max(BODY))
 }
 
-/// Whose token it was, as Doorward verified it.
+/// The owner of the token, as verified by Doorward.
 struct Caller {
     login: String,
     sid: String,
@@ -59,7 +59,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// A JSON body; what is wrong with it is answered as every other error.
+/// A JSON body; its faults are answered like every other error.
 struct Asked<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
@@ -70,7 +70,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
     }
 }
 
-/// What a login and a refresh answer (RFC 6749 section 5.1).
+/// The answer to a login and a refresh (RFC 6749 section 5.1).
 #[derive(Serialize)]
 struct Tokens {
     access_token: String,
@@ -150,7 +150,7 @@ async fn refresh(State(accounts): Shared, Asked(asked): Asked<Refresh>) -> Resul
     }
 }
 
-/// Doorward recorded the sign-out before the request came here; what is left are the refresh tokens.
+/// Doorward recorded the sign-out before the request arrived here; the refresh tokens remain to be ended.
 async fn logout(State(accounts): Shared, caller: Caller) -> Done {
     accounts.store.end_family(&caller.sid, clock::now()).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,7 +1,7 @@
-//! `POST /oauth2/introspect` (RFC 7662): whether an access token is alive, by its signature and the database.
+//! `POST /oauth2/introspect` (RFC 7662): whether an access token is active, by its signature and the database.
 //!
-//! The other way to know of a sign-out: ask about every request. Doorward does so with
-//! `issuers[].introspection: {when: always}`; what that costs stands in docs/knowing.md beside the other ways.
+//! The alternative to events: introspection at every request. Doorward does so with `issuers[].introspection:
+//! {when: always}`; docs/knowing.md has its cost beside that of the other ways.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,7 +52,8 @@ pub struct Question {
     token: String,
 }
 
-/// What a live token says, with the permissions of this moment; else no more than that it is not alive.
+/// The claims of an active token, with the current permissions; for any other token only that it is not
+/// active.
 pub async fn introspect(
     State(accounts): State<Arc<Accounts>>,
     headers: HeaderMap,

@@ -6,10 +6,10 @@
 //!   not yet used                 until its last token has expired
 //! ```
 //!
-//! A verifier that fetched the set at any time within a key's life knows every token it will meet: nobody is
-//! refused for a rotation. The keys live in memory: a restart makes new ones, and access tokens of before
-//! are refused (`unknown_key`), upon which clients refresh. With more than one Accounts they belong where all
-//! of them can use them: a key management service, or a secret that each mounts.
+//! A verifier that fetched the set at any time within a key's lifetime can verify every token: a rotation
+//! refuses no request. The keys are in memory: a restart creates new ones, and earlier access tokens are
+//! refused (`unknown_key`), after which clients refresh. With several instances of Accounts the keys belong
+//! in a shared place: a key management service, or a secret that each mounts.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -56,7 +56,7 @@ impl SigningKeys {
         Ok(Self { lifetime, keys: Mutex::new(keys) })
     }
 
-    /// Signs claims with the current key; `typ` says what kind of token it is (RFC 8725 section 3.11).
+    /// Signs claims with the current key; `typ` names the kind of token (RFC 8725 section 3.11).
     pub fn sign(&self, typ: &str, claims: &impl Serialize, now: Timestamp) -> anyhow::Result<String> {
         self.at(now, |keys| {
             let header = Header {

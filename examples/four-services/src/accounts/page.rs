@@ -21,7 +21,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/page/timeline.js", SCRIPT, include_str!("../../page/timeline.js")),
 ];
 
-/// Nothing of another origin, nothing inline, in nobody's frame.
+/// No content of another origin, no inline code, no framing.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 pub fn routes() -> Router {

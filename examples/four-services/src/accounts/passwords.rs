@@ -1,4 +1,4 @@
-//! Passwords: Argon2id, a few at a time, and only so many guesses.
+//! Passwords: Argon2id, a few at a time, with a limit of guesses.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ pub const MAX_BYTES: usize = 128;
 
 pub struct Passwords {
     turns: Arc<Semaphore>,
-    /// What the password of an unknown user is compared with, so that the answer takes as long.
+    /// The hash for the password of an unknown user, so that the answer takes as long.
     decoy: String,
     guesses: Mutex<HashMap<String, Guesses>>,
 }
@@ -104,7 +104,7 @@ impl Passwords {
         may
     }
 
-    /// Takes back the one try that was no guess, and no more: others may be guessing meanwhile.
+    /// Removes the one successful attempt from the count, and no more: others may be guessing meanwhile.
     pub fn was_right(&self, login: &str) {
         let Ok(mut guesses) = self.guesses.lock() else { return };
         if let Some(guesses) = guesses.get_mut(login) {

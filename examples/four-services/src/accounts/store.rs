@@ -17,13 +17,14 @@ use sqlx::{FromRow, PgPool, Row, SqlitePool};
 use super::tokens::ACCESS_LIFETIME;
 use crate::clock::Timestamp;
 
-/// A refresh token that is not used for so long has expired.
+/// The time after which an unused refresh token has expired.
 const IDLE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// So long after the login the password is needed again, however often the tokens were refreshed.
 const FAMILY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Sessions that one user may have; the next login ends the oldest.
 const FAMILIES: i64 = 50;
-/// Used tokens that a family remembers, the latest; an older one is refused, and ends nothing.
+/// The most used tokens that a family keeps, newest first; an older one is refused, and does not end the
+/// family.
 const USED: i64 = 1000;
 /// How long a request waits for a connection, and a statement runs, before it fails.
 const WAIT: Duration = Duration::from_secs(3);
@@ -40,7 +41,7 @@ pub struct User {
     pub permissions: String,
 }
 
-/// What an access token says.
+/// The claims of an access token.
 pub struct Session {
     pub sid: String,
     pub login: String,
@@ -85,14 +86,14 @@ impl MigrationSource<'static> for Migrations {
     }
 }
 
-/// What came of a refresh token.
+/// The result of a refresh token.
 pub enum Rotation {
     /// It is used up; the new one is stored.
     Rotated(Session),
-    /// It was used up before: one of two holders is a thief. The family has ended, and its last access
-    /// token may still be alive.
+    /// It was used before: one of two holders is a thief. The family has ended, and its last access token may
+    /// still be valid.
     Reused { sid: String },
-    /// Unknown, expired, or of a family that ended.
+    /// Unknown, expired, or of an ended family.
     Invalid,
 }
 
@@ -154,7 +155,7 @@ impl Store {
     /// or a session opened with the old one would outlive the change.
     pub async fn begin_family(&self, user: &User, sid: &str, hash: &str, now: Timestamp) -> sqlx::Result<bool> {
         const LOG_IN: &str = "UPDATE users SET last_login_at = $1 WHERE login = $2 AND password_hash = $3";
-        // Nothing of them is alive any more, not even an access token.
+        // Neither their refresh tokens nor their access tokens are valid any more.
         const FORGET: &str = "DELETE FROM families WHERE login = $1 AND (expires_at <= $2 OR ended_at <= $3)";
         const CAP: &str = "UPDATE families SET ended_at = $1 WHERE sid IN
              (SELECT sid FROM families WHERE login = $2 AND ended_at IS NULL ORDER BY started_at DESC LIMIT 50 OFFSET $3)";
@@ -179,12 +180,12 @@ impl Store {
 
     /// Uses a refresh token up and stores the next one of its family; ends the family if it was used before.
     ///
-    /// The same token twice at once: the second waits for the first, finds the token used, and ends the
-    /// family. It cannot be told from a theft, so clients refresh one at a time.
+    /// The same token twice at once: the second waits for the first, finds the token used, and ends the family.
+    /// It looks like a theft, so clients must refresh one at a time.
     pub async fn rotate(&self, hash: &str, next: &str, now: Timestamp) -> sqlx::Result<Rotation> {
         const USE: &str =
             "UPDATE refresh_tokens SET used_at = $1 WHERE hash = $2 AND used_at IS NULL RETURNING sid, expires_at";
-        // Once its last access token has expired there is nothing left to end.
+        // Once its last access token has expired there is no token left to revoke.
         const END: &str = "UPDATE families SET ended_at = COALESCE(ended_at, $1)
              WHERE sid = (SELECT sid FROM refresh_tokens WHERE hash = $2) AND COALESCE(ended_at, $1) > $3 RETURNING sid";
         const FORGET: &str = "DELETE FROM refresh_tokens WHERE sid = $1 AND (expires_at <= $2 OR hash IN
@@ -212,12 +213,12 @@ impl Store {
         })
     }
 
-    /// A session that lives.
+    /// A live session.
     pub async fn session(&self, sid: &str, now: Timestamp) -> sqlx::Result<Option<Session>> {
         on!(self, pool => sqlx::query_as(SESSION).bind(sid).bind(now.secs()).fetch_optional(pool).await)
     }
 
-    /// Ends one family; one that has ended stays so.
+    /// Ends one family; an ended one does not change.
     pub async fn end_family(&self, sid: &str, now: Timestamp) -> sqlx::Result<()> {
         const END: &str = "UPDATE families SET ended_at = $1 WHERE sid = $2 AND ended_at IS NULL";
         on!(self, pool => { sqlx::query(END).bind(now.secs()).bind(sid).execute(pool).await?; });
@@ -245,7 +246,7 @@ impl Store {
         Ok(true)
     }
 
-    /// `false` if there is no such user.
+    /// `false` if the user does not exist.
     pub async fn set_permissions(&self, login: &str, permissions: &str) -> sqlx::Result<bool> {
         const SET: &str = "UPDATE users SET permissions = $1 WHERE login = $2";
         on!(self, pool => {
@@ -254,7 +255,7 @@ impl Store {
     }
 }
 
-/// A family that ended by then has no access token left that lives.
+/// A family that ended before this time has no valid access token left.
 fn dead(now: Timestamp) -> i64 {
     now.secs() - ACCESS_LIFETIME.as_secs().cast_signed()
 }

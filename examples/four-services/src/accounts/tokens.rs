@@ -11,7 +11,7 @@ use super::keys::SigningKeys;
 use super::store::Session;
 use crate::clock::Timestamp;
 
-/// Short: what Doorward is not told of ends by itself within this time.
+/// Short: a token whose end is not reported to Doorward expires within this time.
 pub const ACCESS_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// Makes access tokens.

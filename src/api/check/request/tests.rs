@@ -234,7 +234,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn what_prost_reads_is_read(http in any_http(), rule in prop::option::of("[a-z]{0,4}")) {
+    fn messages_that_prost_reads_are_read(http in any_http(), rule in prop::option::of("[a-z]{0,4}")) {
         let message = full(http.clone(), rule.as_deref()).encode_to_vec();
         prop_assert!(check(&message));
         prop_assert!(envoy::CheckRequest::decode(message.as_slice()).is_ok(), "by the full schema as well");

@@ -116,7 +116,7 @@ fn config(dev: &DevIssuer, payload: bool, forward: bool) -> String {
     )
 }
 
-/// One token's claims: each may be missing, or such that it cannot stand in a header.
+/// A token's claims: each may be missing, or unsuitable for a header.
 fn any_claims() -> impl Strategy<Value = Value> {
     let text = || prop::option::of("[a-z@.]{1,9}|[ -~\n]{1,5}|a{200}");
     (("[a-z]{1,20}", text(), text()), ("[a-z]{1,9}|é\n", text(), prop::option::of("[a-z\n ]{0,20}"))).prop_map(
@@ -137,7 +137,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn what_envoy_reads_is_what_was_decided(claims in any_claims(), payload in any::<bool>(), forward in any::<bool>()) {
+    fn envoy_reads_the_decision(claims in any_claims(), payload in any::<bool>(), forward in any::<bool>()) {
         let dev = DevIssuer::generate().unwrap();
         let config = Config::parse(&config(&dev, payload, forward), "test", Path::new(""), std::iter::empty()).unwrap().config;
         let (authorizer, responder) = (config.authorizer(), config.responder());
@@ -221,7 +221,7 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
     read
 }
 
-/// The plain identity payload; a name that is empty is none.
+/// The plain identity payload; an empty name counts as absent.
 fn document(claims: &Value) -> String {
     let scopes = claims["scope"].as_str().unwrap_or_default().split(' ').filter(|scope| !scope.is_empty());
     let mut document = json!({

@@ -1,4 +1,4 @@
-//! `GET /v1/revocations`: what this instance knows, page by page.
+//! `GET /v1/revocations`: the revocations that this instance knows, page by page.
 
 use std::collections::BinaryHeap;
 
@@ -17,7 +17,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::revocation::{Kind, Origin, Revocation, RevocationIndex, Target, TargetId};
 use crate::clock;
 
-/// Which revocations, and which page of them.
+/// A filter of the revocations, and a page.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -33,7 +33,7 @@ pub(in crate::api::http) struct ListQuery {
     /// Only of this origin.
     #[param(inline, value_type = Option<OriginName>)]
     origin: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
     /// The most items on the page; at most, and by default, `limits.list_page`.
     #[param(minimum = 1)]
@@ -54,7 +54,7 @@ enum OriginName {
 pub(in crate::api::http) struct RevocationPage {
     /// In the order of issuer, kind, id and origin.
     revocations: Vec<RevocationItem>,
-    /// Where the next page begins; null on the last.
+    /// The start of the next page; null on the last.
     next_cursor: Option<String>,
 }
 
@@ -69,18 +69,18 @@ struct RevocationItem {
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
-    /// When it was made (RFC 3339). Null, as `by` and `reason`, where neither was given, or where they are in the log
+    /// When it was made (RFC 3339). Null, as `by` and `reason`, where neither was given, or where both are in the log
     /// alone: an instance keeps 8 MiB of them.
     since: Option<String>,
-    /// The name of the admin key that asked for it.
+    /// The name of the admin key that requested it.
     by: Option<String>,
     /// The operator's note.
     reason: Option<String>,
 }
 
-/// Lists what is revoked, as this instance knows it.
+/// Lists the revocations that this instance knows.
 ///
-/// Revocations that come or expire between two pages may be missing or not; all others are listed once.
+/// Revocations that are added or expire between two pages may be missing; all others are listed once.
 #[utoipa::path(
     get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
     responses(
@@ -105,7 +105,7 @@ pub(in crate::api::http) async fn list(
         return Err(Problem::new(Error::Busy, "other lists are being made: each goes through all revocations"));
     };
     let index = http.state.replica.index().clone();
-    // A million entries must not keep a thread from decisions.
+    // Going through a million entries must not block a thread that makes decisions.
     let found = tokio::task::spawn_blocking(move || filter.first(&index, limit + 1));
     let mut found = found.await.map_err(|_| Problem::new(Error::Busy, "the list could not be made"))?;
     let more = found.len() > limit;
@@ -124,7 +124,7 @@ type Key = (Target, Origin);
 struct Filter {
     issuer: Option<IssuerName>,
     kind: Option<Kind>,
-    /// The readings of what was asked for.
+    /// The possible readings of the requested id.
     id: Option<[TargetId; 2]>,
     origin: Option<Origin>,
     after: Option<Key>,
@@ -144,7 +144,7 @@ impl Filter {
         });
         let after = query.cursor.as_deref().map(|text| {
             read_cursor(text)
-                .ok_or_else(|| parameter("cursor", "must be the next_cursor of the page before".to_owned()))
+                .ok_or_else(|| parameter("cursor", "must be the next_cursor of the previous page".to_owned()))
         });
         Ok(Self {
             issuer: issuer.transpose()?,
@@ -163,7 +163,7 @@ impl Filter {
             && self.origin.is_none_or(|wanted| wanted == *origin)
     }
 
-    /// The first `count` in order after the cursor; never holds more than these.
+    /// The first `count` in order after the cursor; never keeps more than these.
     fn first(&self, index: &RevocationIndex, count: usize) -> Vec<(Key, RevocationItem)> {
         let now = clock::now();
         let mut first: BinaryHeap<Entry> = BinaryHeap::with_capacity(count + 1);

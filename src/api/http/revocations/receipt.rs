@@ -1,4 +1,4 @@
-//! `?wait=all&timeout=2s`: an answer when every instance refuses.
+//! `?wait=all&timeout=2s`: answers when every instance applies the revocation.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::state::{Position, Receipt, Replica};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(in crate::api::http) struct WaitQuery {
-    /// `all`: answers when every live instance has applied it, or when the time is up.
+    /// `all`: answers when every live instance has applied it, or at the timeout.
     #[param(inline, value_type = Option<WaitFor>)]
     wait: Option<String>,
     /// The longest wait, such as `2s`, which is the default; at most `limits.receipt_timeout`, and no
@@ -25,7 +25,7 @@ pub(in crate::api::http) struct WaitQuery {
     timeout: Option<String>,
 }
 
-/// Whom to wait for.
+/// The instances to wait for.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "for the OpenAPI document")]
@@ -36,23 +36,23 @@ enum WaitFor {
 /// The instances that refuse the target; absent when the request does not wait.
 #[derive(Default, Serialize, ToSchema)]
 pub(super) struct Confirmation {
-    /// No instance, connected or cut off, accepts it any more (`on_stale: deny`).
+    /// No instance, connected or cut off, accepts the token any more (`on_stale: deny`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) confirmed: Option<bool>,
-    /// How many have applied it; only when not confirmed.
+    /// The number of instances that have applied it; only when not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<usize>,
-    /// How many may be deciding.
+    /// The number of instances that may be deciding.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<usize>,
     /// The names of the instances that have not confirmed; absent when all have.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
     /// Until then the store may have forgotten instances, or its clock is not known to be right (RFC 3339); only
-    /// when that stands in the way of a confirmation.
+    /// when that prevents a confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     uncertain_until: Option<String>,
-    /// How many streams ended by it, at all instances that have said so.
+    /// The number of streams that it ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<usize>,
     /// From the request to the last confirmation, in milliseconds; only when confirmed.
@@ -60,7 +60,7 @@ pub(super) struct Confirmation {
     took_ms: Option<f64>,
 }
 
-/// A wait that was asked for.
+/// A requested wait.
 #[derive(Clone, Copy)]
 pub(super) struct Wait {
     began: Instant,
@@ -69,7 +69,7 @@ pub(super) struct Wait {
 
 impl Wait {
     const DEFAULT: Duration = Duration::from_secs(2);
-    /// The part of the request's time that is kept for the answer itself.
+    /// The part of the request's time that is reserved for the answer itself.
     const GRACE: Duration = Duration::from_millis(250);
 
     pub(super) fn read(query: &WaitQuery, limits: &HttpLimits) -> Result<Option<Self>, Problem> {
@@ -87,15 +87,15 @@ impl Wait {
         let began = Instant::now();
         let until = began + timeout.min(limits.timeout.saturating_sub(Self::GRACE));
         match query.wait.as_deref() {
-            None if query.timeout.is_some() => Err(invalid("timeout", "is for `wait=all`".to_owned())),
+            None if query.timeout.is_some() => Err(invalid("timeout", "applies to `wait=all` only".to_owned())),
             None => Ok(None),
             Some("all") => Ok(Some(Self { began, until })),
             Some(_) => Err(invalid("wait", "must be `all`".to_owned())),
         }
     }
 
-    /// `stored`: where the revocation is in the log; `None` when it is not, because all it could hit
-    /// has expired, and nobody accepts that anyway.
+    /// `stored`: the revocation's place in the log; `None` when it was not written, because every token that it
+    /// could refuse has expired.
     pub(super) async fn confirm(
         self,
         replica: &Replica,

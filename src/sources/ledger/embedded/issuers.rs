@@ -1,4 +1,4 @@
-//! What the file notes about issuers: the meaning of their names, and how far their tokens are dated ahead.
+//! The file's notes about issuers: the meaning of their names, and the leads of their tokens.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -14,7 +14,7 @@ use crate::sources::names::Note;
 
 /// The meanings of issuer names → the last use of each, in milliseconds.
 const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
-/// The name of an issuer → the milliseconds by which its tokens were seen to be dated ahead.
+/// The name of an issuer → the lead of its tokens, in milliseconds.
 const LEADS: TableDefinition<'_, &str, u64> = TableDefinition::new("leads-1");
 
 impl EmbeddedLedger {
@@ -36,7 +36,7 @@ impl EmbeddedLedger {
         tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
     }
 
-    /// Raises leads to what earlier processes saw.
+    /// Raises leads to those of earlier processes.
     pub(in crate::sources) fn raise_leads(&self, leads: &[(IssuerName, Lead)]) {
         let kept = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, lead) in leads {

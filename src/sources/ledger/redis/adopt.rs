@@ -1,29 +1,27 @@
-//! Keys that an existing service writes by itself for tokens it revoked: `SET blacklist:<jti> 1 EX …`.
+//! Keys that an existing service writes for revoked tokens: `SET blacklist:<jti> 1 EX …`.
 //!
-//! No log tells of them, so they are found by going through the whole database with SCAN, on every
-//! primary if it is a cluster. Each instance starts a scan every half of the bound (the shortest
-//! `max_staleness`), on a connection of its own, and its view is no fresher than the start of its
-//! last complete one: SCAN returns every key that is there from its start to its end, so a key
-//! written before that start has been seen. A lookup asks for the key of its token in the same
-//! round trip as for the rest. Keyspace notifications would be faster and are not relied on: they
-//! are off by default, and are lost with a connection.
+//! They have no log entries, so they are found with SCAN over the whole database, on every primary of a cluster.
+//! Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate connection, and
+//! its view is at most as fresh as the start of its last complete one: SCAN returns every key that exists from its
+//! start to its end, so a key written before that start has been seen. A lookup reads the key of its token in the
+//! same round trip as the others. Keyspace notifications would be faster, but they are off by default, and are lost
+//! with a connection.
 //!
 //! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
-//! accepted again because its key has ended. One whose key ends before any scan has seen it was accepted for
-//! less than the bound, as any other is that was revoked since the last scan. A service that rounds the time
-//! to live down lets a token live again for what it cut off: round up.
+//! accepted again because its key has ended. A token whose key ends before any scan was accepted for less than the
+//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes
+//! its token acceptable again for the cut-off part: round up.
 //!
-//! The cost grows with all keys of the database, not only with those that match, and with the
-//! instances. Measured on Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000
-//! keys, 100,000 of which match, takes 0.74 s of the server's time in calls of under a millisecond:
-//! about 0.75 µs a key. With `max_staleness: 30s`, a scan every 15 s, that is 5 % of a core for each
-//! instance; with 10,000 keys it is 0.05 %. Time to live is asked for only where a key is new or
-//! about to end. A fleet that finds this too dear lets the service write the log as well, which
-//! costs nothing at rest and is followed within milliseconds.
+//! The cost grows with all keys of the database, not only with those that match, and with the instances. Measured on
+//! Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000 keys, 100,000 of which match, takes 0.74 s
+//! of the server's time in calls of under a millisecond: about 0.75 µs a key. With `max_staleness: 30s`, a scan
+//! every 15 s, that is 5 % of a core for each instance; with 10,000 keys it is 0.05 %. The time to live is read only
+//! for keys that are new or about to end. If this costs too much, let the service write the log as well, which costs
+//! nothing at rest and is followed within milliseconds.
 //!
-//! Where it ends: a key that is deleted stays in force until its time to live, as everything else
-//! (there is no taking back); one that a cluster moves to a server already scanned is found by the
-//! next scan, so the bound doubles while slots move.
+//! Limits: a deleted key stays in force until the end of its time to live, because revocations cannot be withdrawn;
+//! a key that a cluster moves to a server already scanned is found by the next scan, so the bound doubles while
+//! slots move.
 
 use std::time::Duration;
 
@@ -38,25 +36,25 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::TargetId;
 use crate::authz::token::{BearerToken, UnverifiedToken};
 
-/// Which keys of another service revoke a token.
+/// The keys of another service that revoke a token.
 #[derive(Clone, Debug)]
 pub struct Adopt {
     pub keys: AdoptedKeys,
-    /// The oldest that the view of these keys may be: the shortest `max_staleness`.
+    /// The greatest age of the view of these keys: the shortest `max_staleness`.
     pub within: Duration,
-    /// Whose token ids these are, and the leeway of each: by how much the clock of whoever made a key end with
-    /// its token may be ahead of ours.
+    /// The issuers of these token ids, and the leeway of each: the most by which the clock of a key's writer may be
+    /// ahead of this one.
     pub issuers: Vec<(IssuerName, Duration)>,
 }
 
-/// A token id found in a key, and when that key ends.
+/// A token id found in a key, and the end of that key.
 pub(in crate::sources) struct Found {
     pub(in crate::sources) id: TargetId,
-    /// `None`: it has no time to live.
+    /// `None`: the key has no time to live.
     pub(in crate::sources) ends_at: Option<Timestamp>,
 }
 
-/// Where another service writes down which tokens it revoked.
+/// The place of another service's revoked tokens.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AdoptedKeys {
     /// A key for each token.
@@ -78,12 +76,12 @@ pub enum Names {
     TokenId,
     /// By its whole text.
     Token,
-    /// By the SHA-256 of its whole text, in hex. Who can vary a signature (ES256) varies this name too.
+    /// By the SHA-256 of its whole text, in hex. A second valid form of a signature (ES256) changes this name too.
     TokenSha256,
 }
 
 impl Names {
-    /// The token that this names, as its targets do.
+    /// The target of the token that this names.
     fn target(self, name: &str) -> Option<TargetId> {
         match self {
             _ if name.is_empty() => None,
@@ -98,7 +96,7 @@ impl Names {
         }
     }
 
-    /// The name of a token with this target; `None` if it cannot be had back from it.
+    /// The name of a token with this target; `None` if the target does not contain it.
     fn name(self, id: &TargetId) -> Option<String> {
         let name = id.to_string();
         match self {
@@ -109,12 +107,12 @@ impl Names {
     }
 }
 
-/// In front of the digits of a digest.
+/// The prefix of a digest.
 const SHA256: &str = "sha256:";
 
 impl Adopt {
-    /// Whether a lookup cannot ask about the token with this id, so that only the scan finds it: the id is a
-    /// digest, from which the claim cannot be had back, or the key holds the whole token.
+    /// Whether a lookup cannot name the key of the token with this id, so that only the scan finds it: the id is a
+    /// digest, from which the claim cannot be restored, or the key contains the whole token.
     pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
         match &self.keys {
             AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
@@ -141,14 +139,14 @@ impl Adopt {
         }
     }
 
-    /// For MATCH, the template's own characters taken literally. Something may stand around them: Java's
+    /// The pattern for MATCH, with the template's own characters escaped. It allows text around them: Java's
     /// serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         format!("*{}*{}*", literal(before), literal(after))
     }
 
-    /// The token that a key names, as the claim would be named; `own` begins the keys of Doorward itself.
+    /// The token that a key names; `own` is the prefix of Doorward's own keys.
     fn token_id(&self, key: &[u8], own: &str) -> Option<TargetId> {
         let key = foreign::plain(key)?;
         match &self.keys {
@@ -162,11 +160,11 @@ impl Adopt {
 }
 
 impl RedisLedger {
-    /// Keys that one SCAN looks at: the server answers within a millisecond.
+    /// Keys per SCAN: the server answers within a millisecond.
     pub(super) const SCAN_COUNT: i64 = 1000;
 
-    /// Goes through the database once, and returns how many keys name a token. Of what is found, `take` gets all but
-    /// what `is_known`.
+    /// Scans the database once, and returns the number of keys that name a token. `take` gets those that are not
+    /// `is_known`.
     pub(in crate::sources) async fn scan_adopted(
         &self,
         adopt: &Adopt,
@@ -177,7 +175,7 @@ impl RedisLedger {
         let mut found = 0;
         let servers = match &adopt.keys {
             AdoptedKeys::Each { .. } => session.primaries(),
-            AdoptedKeys::Set(_) => vec![None], // Where the slot of the set is.
+            AdoptedKeys::Set(_) => vec![None], // The server of the set's slot.
         };
         for server in servers {
             let mut cursor = "0".to_owned();
@@ -231,7 +229,7 @@ impl RedisLedger {
         Ok(false)
     }
 
-    /// When each of these keys ends; one that ended since is taken to end now.
+    /// The end of each of these keys; a key that no longer exists ends now.
     async fn ends(&self, session: &Session, keys: Vec<(&[u8], TargetId)>) -> Result<Vec<Found>, LedgerError> {
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -250,7 +248,7 @@ impl RedisLedger {
     }
 }
 
-/// Text for MATCH, whose characters stand for themselves.
+/// Text for MATCH, with its special characters escaped.
 pub(super) fn literal(text: &str) -> String {
     text.chars().fold(String::new(), |mut pattern, c| {
         if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
@@ -301,7 +299,7 @@ mod tests {
         assert_eq!(odd.pattern(), "*a\\*\\[b\\]\\?:*\\\\:dead*");
         assert_eq!(id(&odd, "a*[b]?:j\\:dead"), Some(TargetId::new("j")));
         assert_eq!(id(&adopt("x", "x", Names::TokenId), "x"), None, "one character is not two");
-        // The id alone: every key but our own.
+        // The id alone: every key but Doorward's own.
         let alone = adopt("", "", Names::TokenId);
         assert_eq!((alone.pattern().as_str(), id(&alone, "doorward:{r}:log")), ("***", None));
         assert_eq!(id(&alone, "j"), Some(TargetId::new("j")));

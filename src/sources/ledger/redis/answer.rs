@@ -1,4 +1,4 @@
-//! Reading answers: frames as they came, or the library's values.
+//! Parsing answers: raw frames, or the library's values.
 
 use fred::types::{Resp3Frame, Value};
 
@@ -10,7 +10,7 @@ use crate::authz::claims::Timestamp;
 pub(super) trait Answer: Sized {
     /// The parts of an array.
     fn parts(&self) -> Option<&[Self]>;
-    /// A text; `None` also for bytes that are no text.
+    /// A text; `None` also for bytes that are not text.
     fn text(&self) -> Option<&str>;
     /// A text or bytes.
     fn bytes(&self) -> Option<&[u8]>;

@@ -1,8 +1,8 @@
-//! The store's clock, measured against one that nobody sets.
+//! The store's clock, compared with the monotonic one.
 //!
-//! Leases and the age of the store are counted on the store's clock. A store whose clock jumps forward would
-//! count leases as run out that still run, so a receipt asks for how long the two clocks have gone alike. The ids of
-//! the log are of it, too: their age is asked of all instances together ([`super::even`]).
+//! Leases and the age of the store are counted on the store's clock. A store whose clock jumps forward would count
+//! running leases as expired, so a receipt requires that the two clocks have agreed for long enough. The ids of the log
+//! come from that clock, too: their age is judged with the observations of all instances ([`super::even`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,17 +11,17 @@ use std::time::Duration;
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
-/// What the server's clock showed, and the moment before it was asked: the server showed it no earlier than then.
+/// A reading of the server's clock, and the time before the request: the server read its clock no earlier.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sources) struct ServerClock {
     asked: Steady,
-    /// The time until the answer was here: the server showed it no later than that.
+    /// The time until the answer arrived: the server read its clock no later.
     took: Duration,
     pub(super) showed: Timestamp,
 }
 
 impl ServerClock {
-    /// The reading of an answer that has just arrived.
+    /// The reading from an answer that has just arrived.
     pub(super) fn read(asked: Steady, showed: Timestamp) -> Self {
         Self { asked, took: asked.elapsed(), showed }
     }
@@ -31,7 +31,7 @@ impl ServerClock {
         self.took <= TOLERANCE / 2
     }
 
-    /// The server's time now, as estimated; at most the round trip ahead of it.
+    /// The estimate of the server's current time; at most the round trip ahead of it.
     pub(super) fn now(&self) -> Timestamp {
         self.at(Steady::now())
     }
@@ -41,19 +41,21 @@ impl ServerClock {
     }
 }
 
-/// The store's clock, as this process has seen it go.
+/// The store's clock, as observed by this process.
 pub(super) struct StoreClock {
-    /// Milliseconds that it shows beyond those since the machine's start; [`UNKNOWN`] before it was first read.
+    /// The milliseconds of the store's clock minus those since the machine's start; [`UNKNOWN`] before the first
+    /// reading.
     offset: AtomicI64,
     seen: Mutex<Seen>,
 }
 
-/// What is known of its course.
+/// The observed rate of the clock.
 #[derive(Default)]
 pub(super) struct Seen {
     /// `None` before the first reading.
     course: Option<Course>,
-    /// Since when it has gone evenly in the eyes of all instances, by itself; `None` before the first look at the note.
+    /// The time (of the store's clock) since which all instances have seen it go evenly; `None` before the note was
+    /// first read.
     pub(super) since: Option<Timestamp>,
     /// The store does not have `since` yet.
     pub(super) is_unnoted: bool,
@@ -63,19 +65,19 @@ pub(super) struct Seen {
 struct Course {
     /// Later readings are compared with this one.
     anchor: ServerClock,
-    /// Since when no reading differed from what was expected.
+    /// The time since which no reading differed from the expected one.
     even_since: Steady,
 }
 
 const UNKNOWN: i64 = i64::MIN;
-/// How far a reading may lie from what was expected: an answer takes up to the half of it, and two clocks that are
-/// being slewed part by a hundredth in a window.
+/// The largest deviation of a reading from the expected one: an answer takes up to the half of it, and two clocks that
+/// are being slewed part by a hundredth in a window.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
-/// How long one anchor serves, at least.
+/// The shortest time for which one anchor is used.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// How long a lease must be by the server's clock to last for `steady` by a clock that nobody sets, if the server's
-/// is held to go evenly.
+/// The length of a lease by the server's clock that lasts for `steady` by the monotonic clock, if the server's clock
+/// counts as even.
 ///
 /// Such a clock may gain the tolerance in each window: once for each anchor that is replaced meanwhile, once before the
 /// first of them and once after the last, and the half of it by which a reading is late.
@@ -97,7 +99,7 @@ impl StoreClock {
         (offset != UNKNOWN).then(|| Timestamp::from_millis(millis(now).saturating_add(offset)))
     }
 
-    /// Takes in a reading of the server whose log is followed. One that took long does not tell a jump.
+    /// Records a reading of the server whose log is followed. A slow reading does not indicate a jump.
     pub(super) fn observe(&self, read: ServerClock) {
         if read.is_exact() {
             let mut seen = self.seen();
@@ -118,15 +120,15 @@ impl StoreClock {
         self.offset.store(read.showed.as_millis().saturating_sub(millis(read.asked)), Ordering::Release);
     }
 
-    /// Takes in a reading of a primary whose log may never be followed, if there was none before.
+    /// Records a reading of a primary whose log may never be followed, if there was no reading before.
     pub(super) fn begin(&self, read: ServerClock) {
         if self.offset.load(Ordering::Acquire) == UNKNOWN {
             self.observe(read);
         }
     }
 
-    /// For how long it has gone as this machine's did, this reading included; zero if the reading differs, or took
-    /// long.
+    /// The time for which it has agreed with this machine's clock, this reading included; zero if the reading differs,
+    /// or was slow.
     pub(super) fn even_for(&self, read: ServerClock) -> Duration {
         let course = self.seen().course.filter(|course| read.is_exact() && agrees(course.anchor, read));
         course.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_lease_lasts_by_the_fastest_clock_that_counts_as_even() {
-        // Each reading that becomes the anchor is as far ahead as it may be.
+        // Each reading that becomes the anchor is ahead by the full tolerance.
         for hold in [2_u64, 30, 300, 3_600] {
             let (clock, lasts) = (StoreClock::default(), lasting(Duration::from_secs(hold)));
             let mut ahead = 0;

@@ -1,4 +1,4 @@
-//! Where Redis is and how patient we are with it; a password in it is never shown.
+//! The address of Redis and the timeouts; a password in it is never shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,20 +14,20 @@ use super::Adopt;
 #[cfg(doc)]
 use super::RedisLedger;
 
-/// How to reach Redis and what to ask of it.
+/// The connection to Redis and its requirements.
 #[derive(Clone)]
 pub struct RedisConfig {
     /// `SCHEME://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, with a scheme of
     /// [`RedisConfig::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
     /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH?db=N`.
     pub url: String,
-    /// The ACL user, if the URL does not say.
+    /// The ACL user, if the URL does not have one.
     pub username: Option<String>,
-    /// Its password, if the URL does not say.
+    /// Its password, if the URL does not have one.
     pub password: Option<SecretString>,
     /// PEM certificates that the TLS schemes trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// In front of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
+    /// The prefix of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
     pub key_prefix: String,
     /// Keys of another service that revoke as well.
     pub adopt: Option<Adopt>,
@@ -35,9 +35,9 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
-    /// How long an entry of the log may matter here, see [`RedisLedger::retain_for`].
+    /// The time for which this instance may need an entry of the log, see [`RedisLedger::retain_for`].
     pub retention: Duration,
-    /// The longest that a token is accepted after its `exp`.
+    /// The longest time for which a token is accepted after its `exp`.
     pub leeway: Duration,
     /// Connecting, TLS, authentication and discovery together.
     pub connect_deadline: Duration,
@@ -47,15 +47,14 @@ pub struct RedisConfig {
     pub write_deadline: Duration,
     /// The deadline of one lookup, including connecting.
     pub lookup_deadline: Duration,
-    /// How long an idle read of the log waits; the age of an idle view is at most about this plus
-    /// 110 ms.
+    /// The wait of an idle read of the log; the age of an idle view is at most about this plus 110 ms.
     pub block: Duration,
 }
 
 impl RedisConfig {
     pub const SCHEMES: [&'static str; 7] =
         ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
-    /// The longest prefix, in bytes: it is in front of every key.
+    /// The longest prefix, in bytes: every key begins with it.
     pub const MAX_PREFIX: usize = 64;
 
     /// The defaults for a store at `url`.
@@ -80,7 +79,7 @@ impl RedisConfig {
         }
     }
 
-    /// Says what is wrong, without reaching for the store; reads the CA file.
+    /// Checks the configuration without contacting the store; reads the CA file.
     pub fn validate(&self) -> Result<(), RedisConfigError> {
         self.plain_client()?;
         self.ca_file.iter().try_for_each(|_| self.connector().map(drop))
@@ -94,7 +93,7 @@ impl RedisConfig {
         Ok(client)
     }
 
-    /// Where the server is, for people: its host and port, or the socket's path; no user, no password.
+    /// The location of the server for logs: its host and port, or the socket's path; no user, no password.
     #[must_use]
     pub fn place(&self) -> String {
         let url = url::Url::parse(&self.url).ok();
@@ -114,7 +113,7 @@ impl RedisConfig {
         self.scheme().starts_with("rediss")
     }
 
-    /// All but TLS.
+    /// The library's configuration without TLS.
     fn plain_client(&self) -> Result<Config, RedisConfigError> {
         let prefix = &self.key_prefix;
         let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'{' | b'}');
@@ -129,22 +128,23 @@ impl RedisConfig {
             return Err(RedisConfigError::CaWithoutTls);
         }
         let database = self.check_query()?;
-        // The library would load the system's certificates for a TLS scheme; we choose them.
+        // For a TLS scheme the library would load the system's certificates, instead of the configured
+        // ones.
         let plain_url = if self.uses_tls() { self.url.replacen("rediss", "redis", 1) } else { self.url.clone() };
-        // Its error repeats no part of the URL but a bad node address or number.
+        // Its error repeats only an invalid node address or number of the URL.
         let mut client = Config::from_url(&plain_url).map_err(|error| RedisConfigError::Url(error.details().into()))?;
         client.database = client.database.or(database);
         client.username = client.username.or_else(|| self.username.clone());
         client.password =
             client.password.or_else(|| self.password.as_ref().map(|text| text.expose_secret().to_owned()));
         if client.username.is_some() {
-            // Without a password the library would not name the user, and be whoever needs none.
+            // Without a password the library would not send the user, and connect as the default user.
             client.password.get_or_insert_default();
         }
         Ok(client)
     }
 
-    /// The library passes over parameters that it does not know, and over a database where it expects none.
+    /// The library ignores unknown parameters, and a database where it expects none.
     fn check_query(&self) -> Result<Option<u8>, RedisConfigError> {
         let refused = |cause: String| RedisConfigError::Url(cause.into());
         let url = url::Url::parse(&self.url).map_err(|error| refused(error.to_string()))?;
@@ -183,7 +183,7 @@ impl RedisConfig {
             roots.add(certificate).map_err(|error| bad(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(bad("no certificate in it".to_owned()));
+            return Err(bad("the file has no certificate".to_owned()));
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -210,7 +210,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// The fault of a [`RedisConfig`]; never shows the URL, which may hold a password.
+/// The fault of a [`RedisConfig`]; never shows the URL, which may contain a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisConfigError {
     #[error("url: the scheme must be one of {}", RedisConfig::SCHEMES.join(", "))]

@@ -1,18 +1,17 @@
-//! Since when the store's clock has gone evenly, as all instances together have seen it.
+//! The time since which the store's clock has gone evenly, by the observations of all instances together.
 //!
 //! ```text
 //! doorward:{r}:clock  sorted set, in milliseconds: `since` when the server's clock last began to go evenly, and `last`
 //!                     when an instance last read it, both by that clock; `wall` what the instance's own showed then
 //! ```
 //!
-//! The id of an entry says how old the entry is only if the clock that gave it was not set since. So nothing is dropped
-//! by age until that clock has gone evenly for as long as the log is kept: by then all that was written before is older
-//! than that.
+//! The id of an entry gives its age only if the store's clock was not set since. So nothing is dropped by age until
+//! that clock has gone evenly for as long as the log is kept: by then every entry from before is older than that.
 //!
-//! An instance notices that the clock was set by its own that nobody sets, over reconnections and failovers too, and
-//! notes when. A process that starts has not seen what came before. Somebody has if the last reading of any instance is
-//! a few seconds old; if nobody was there, as much time must have passed by the wall clock of one instance and then of
-//! the other as by the store's.
+//! An instance detects by its monotonic clock that the store's clock was set, over reconnections and failovers too, and
+//! notes the time. A process that starts has not observed the time before. Another instance has, if the last reading of
+//! any instance is a few seconds old; if none ran, the same time must have passed by the wall clocks of the last and
+//! the first instance as by the store's.
 
 use std::time::Duration;
 
@@ -25,12 +24,13 @@ use super::store::scores;
 use super::wire::Keys;
 use crate::authz::claims::Timestamp;
 
-/// A reading is noted every two seconds by each instance: a longer time was watched by none.
+/// Each instance notes a reading every two seconds: no instance observed a longer gap.
 const UNWATCHED: Duration = Duration::from_secs(10);
-/// How far two wall clocks and the store's may differ over a time that nobody watched: far less than the log is kept
-/// beyond what is needed.
+/// The largest difference between two wall clocks and the store's over a gap without instances: far less than the
+/// reserve for which the log is kept.
 const APART: Duration = Duration::from_secs(5);
-/// A process drops nothing before it has watched for this long: those that noticed a jump before have noted it by then.
+/// A process drops nothing before it has observed the clock for this long: by then other instances have noted earlier
+/// jumps.
 const WATCH: Duration = Duration::from_secs(5);
 
 /// The note in the store.
@@ -65,12 +65,12 @@ impl Note {
 }
 
 impl StoreClock {
-    /// Compares a reading, which [`StoreClock::observe`] has taken in, with the note; `wall` is this machine's clock.
+    /// Compares a reading, which [`StoreClock::observe`] has recorded, with the note; `wall` is this machine's clock.
     pub(super) fn compare(&self, note: Note, read: ServerClock, wall: Timestamp) {
         let even_for = self.even_for(read);
         let mut seen = self.seen();
         if seen.is_unnoted {
-            return; // It knows better.
+            return; // The recorded time is later.
         }
         let since = note.since.filter(|since| *since <= read.showed.plus(TOLERANCE));
         let since = since.filter(|_| note.leads_to(read, wall, even_for));
@@ -79,7 +79,7 @@ impl StoreClock {
     }
 
     /// Notes a reading, and when the clock was set if the store does not have that; `None` before the first comparison.
-    /// To be told to [`Self::noted`] once the command has succeeded.
+    /// Pass it to [`Self::noted`] once the command has succeeded.
     pub(super) fn note(&self, keys: &Keys, now: Timestamp, wall: Timestamp) -> Option<Command> {
         let seen = self.seen();
         let since = seen.since?;
@@ -88,7 +88,7 @@ impl StoreClock {
         Some(add.arg(now.as_millis()).arg("last").arg(wall.as_millis()).arg("wall"))
     }
 
-    /// When the clock last began to go evenly, as far as is known now.
+    /// The latest known time since which the clock has gone evenly.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.seen().since
     }
@@ -99,7 +99,7 @@ impl StoreClock {
         seen.is_unnoted &= seen.since != since; // It was set again meanwhile.
     }
 
-    /// For how long it has gone evenly in the eyes of all instances, up to this reading; zero if that is not known.
+    /// The time for which all instances have seen it go evenly, up to this reading; zero if that is not known.
     pub(super) fn even_for_all(&self, note: Note, read: ServerClock) -> Duration {
         let is_watched = self.even_for(read) >= WATCH;
         let seen = self.seen();
@@ -115,8 +115,8 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000;
 
-    /// What a process holds that reads the store's clock for the first time, at [`NOW`] by its own: the clock has gone
-    /// evenly since then, in seconds before.
+    /// The state of a process that reads the store's clock for the first time, at [`NOW`] by its own: the clock has
+    /// gone evenly since then, in seconds before.
     #[track_caller]
     fn check(showed: i64, since: i64, last: i64, wall: i64, expected: i64) {
         let at = |seconds| Some(Timestamp::from_secs(seconds));

@@ -18,36 +18,36 @@ pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
     decoder: Decoder,
-    /// As it was when the connection began; see [`Self::facts`].
+    /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,
 }
 
-/// A log entry; the error names the field that could not be understood.
+/// A log entry; the error names the field that could not be parsed.
 pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) position: Position,
     pub(in crate::sources) revocation: Result<Revocation, &'static str>,
-    /// Somebody waits to hear who has applied it.
+    /// Its writer waits for receipts.
     pub(in crate::sources) asks: bool,
 }
 
 /// The result of one read.
 pub(in crate::sources) struct Page {
     pub(in crate::sources) items: Vec<FeedItem>,
-    /// Nothing was left behind: every entry written before the read began has now been read.
+    /// Complete: every entry written before the read began has now been read.
     pub(in crate::sources) complete: bool,
-    /// Whose page it is; asked for after the read. `None`: not asked for.
+    /// The source of the page, read after it. `None`: not requested.
     pub(in crate::sources) source: Option<Source>,
 }
 
-/// Which store answered.
+/// The store that answered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::sources) struct Source {
-    /// `None`: it has none, it was emptied.
+    /// `None`: the store has no epoch, because it was emptied.
     pub(in crate::sources) epoch: Option<Box<str>>,
     pub(in crate::sources) server: Server,
 }
 
-/// A read together with the log's and the store's own account of themselves, in one atomic step.
+/// A read together with the state of the log and of the store, in one atomic step.
 pub(in crate::sources) struct Snapshot {
     pub(in crate::sources) page: Page,
     /// `None`: there is no log.
@@ -59,23 +59,23 @@ pub(in crate::sources) struct Snapshot {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct StreamInfo {
     pub(in crate::sources) last: Position,
-    /// Entries ever added; trimming and deleting leave it as it is.
+    /// Entries ever added; trimming and deleting do not change it.
     pub(in crate::sources) added: u64,
-    /// Entries there are.
+    /// The number of entries.
     pub(in crate::sources) length: u64,
-    /// The oldest entry, or nothing.
+    /// The oldest entry, if there is one.
     pub(in crate::sources) first: Position,
-    /// The newest entry that was ever deleted by name; trimming leaves it as it is.
+    /// The newest entry that was ever deleted by XDEL; trimming does not change it.
     pub(in crate::sources) deleted: Position,
 }
 
 impl RedisLedger {
-    /// The place of the newest entry, as the server has it now.
+    /// The place of the newest entry at the server.
     pub(in crate::sources) async fn end(&self) -> Result<Position, LedgerError> {
         newest(&self.shared.call(self, self.ask_newest(), self.deadline()).await?)
     }
 
-    /// What [`newest`] reads.
+    /// The command whose answer [`newest`] parses.
     pub(super) fn ask_newest(&self) -> Command {
         Command::new("XREVRANGE").arg(&*self.keys.log).args(["+", "-", "COUNT", "1"])
     }
@@ -90,7 +90,7 @@ impl RedisLedger {
     }
 }
 
-/// The place of the newest entry; of none, the start.
+/// The place of the newest entry; the start for an empty log.
 pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
     match answer {
         Value::Array(entries) => match entries.first() {
@@ -102,14 +102,14 @@ pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
 }
 
 impl Feed<'_> {
-    /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because a
-    /// reply that arrives in more pieces is parsed from its beginning at each of them.
+    /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because a reply in
+    /// several pieces is parsed from its beginning at each piece.
     const COUNT: usize = 1000;
-    /// An idle read of 200 followers came back up to 110 ms late.
+    /// Added to the deadline: an idle read of 200 followers returned up to 110 ms late.
     const BLOCK_GRACE: Duration = Duration::from_millis(300);
 
-    /// Reads what follows `after` and waits for it up to `block`; with `ask_source`, then asks whose page it is,
-    /// in that order on this connection.
+    /// Reads the entries after `after` and waits for them up to `block`; with `ask_source`, then reads the source
+    /// of the page, in that order on this connection.
     pub(in crate::sources) async fn next(
         &mut self,
         after: Position,
@@ -127,8 +127,8 @@ impl Feed<'_> {
         self.page(read, Some(source(epoch, Server::read(who))))
     }
 
-    /// Reads the log from its start up to `end`, or to a page that is not full, and hands each page over while the
-    /// next one is on its way.
+    /// Reads the log from its start up to `end`, or to a page that is not full, and yields each page while the
+    /// next one is in flight.
     pub(in crate::sources) async fn replay(
         &mut self,
         end: Position,
@@ -146,7 +146,7 @@ impl Feed<'_> {
             let read = self.read(last, None);
             let Self { ledger, session, decoder, .. } = self;
             let (next, taken) = tokio::join!(
-                biased; // The command is on its way before this page is looked at.
+                biased; // The next command is sent before this page is processed.
                 session.call_raw(read, ledger.deadline()),
                 async { items(decoder, entries, ledger.reader()).map(|items| take(&items)) },
             );
@@ -155,7 +155,7 @@ impl Feed<'_> {
         }
     }
 
-    /// Reads what follows `after`, the log's account of itself and the store's, in one atomic step.
+    /// Reads the entries after `after`, the state of the log and that of the store, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
         let commands = vec![self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
@@ -164,7 +164,8 @@ impl Feed<'_> {
                 let [read, epoch, info, facts] = answers.as_slice() else { return Err(short()) };
                 self.snapshot_of(read, epoch, Some(stream_info(info)?), facts)
             }
-            // A full server queues nothing, reads included; what it left of the transaction goes too.
+            // A full server refuses to queue any command, reads included; the rest of the transaction is
+            // discarded.
             Err(error) if error.is_out_of_memory() => {
                 self.session = self.ledger.session().await?;
                 self.unqueued_snapshot(after).await
@@ -173,8 +174,8 @@ impl Feed<'_> {
         }
     }
 
-    /// A snapshot without a transaction: if the log's account is the same before and after the read,
-    /// nothing happened between.
+    /// A snapshot without a transaction: if the state of the log is the same before and after the read, nothing
+    /// changed between.
     async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
         let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
         match self.session.pipeline(commands, self.ledger.deadline()).await {
@@ -182,14 +183,14 @@ impl Feed<'_> {
                 let [before, read, epoch, info, facts] = answers.as_slice() else { return Err(short()) };
                 let (before, stream) = (stream_info(before)?, stream_info(info)?);
                 let mut snapshot = self.snapshot_of(read, epoch, Some(stream), facts)?;
-                snapshot.page.complete &= before == stream; // Else it is read on, and judged then.
+                snapshot.page.complete &= before == stream; // Otherwise the reading continues, and is judged later.
                 Ok(snapshot)
             }
             Err(error) => self.snapshot_without_log(error).await,
         }
     }
 
-    /// XINFO of a log that does not exist is an error, and takes the whole answer with it.
+    /// XINFO of a log that does not exist is an error, and fails the whole answer.
     async fn snapshot_without_log(&mut self, error: LedgerError) -> Result<Snapshot, LedgerError> {
         match error {
             LedgerError::Refused { message, .. } if message.contains("no such key") => {

@@ -1,7 +1,7 @@
-//! Decodes texts as other writers' libraries encode them.
+//! Decodes texts in the encodings of other writers' libraries.
 //!
-//! A Spring template that is given no `StringRedisSerializer` writes Java's serialisation, or JSON, which puts a
-//! text into quotes. Both have one reading, so they are read as the text that was meant.
+//! A Spring template without a `StringRedisSerializer` writes Java's serialisation, or JSON, which puts a text
+//! into quotes. Both have one reading, so they are decoded to the original text.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ const JAVA_STRING: u8 = 0x74;
 /// An object whose class is described.
 const JAVA_OBJECT: u8 = 0x73;
 
-/// The text that was meant; `None` for bytes that are not a text in any of the forms.
+/// The original text; `None` for bytes that are not a text in any of the forms.
 pub(super) fn plain(bytes: &[u8]) -> Option<Cow<'_, str>> {
     if let Some(serialised) = bytes.strip_prefix(&JAVA) {
         return java(serialised);
@@ -28,7 +28,7 @@ fn java(serialised: &[u8]) -> Option<Cow<'_, str>> {
         [JAVA_STRING, high, low, text @ ..] if text.len() == usize::from(u16::from_be_bytes([*high, *low])) => {
             std::str::from_utf8(text).ok().map(Cow::Borrowed)
         }
-        // The value stands at the end, behind the description of the class.
+        // The value is at the end, after the description of the class.
         [JAVA_OBJECT, class @ ..] if class.windows(14).take(8).any(|name| name == b"java.lang.Long") => {
             let value = class.last_chunk::<8>()?;
             Some(Cow::Owned(i64::from_be_bytes(*value).to_string()))
@@ -37,7 +37,7 @@ fn java(serialised: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A text as Java's serialisation writes it; `None` if it is too long for that.
+/// A text in Java's serialisation; `None` if it is too long for that.
 pub(super) fn as_java(text: &str) -> Option<Vec<u8>> {
     let length = u16::try_from(text.len()).ok()?.to_be_bytes();
     Some([&JAVA[..], &[JAVA_STRING], &length, text.as_bytes()].concat())

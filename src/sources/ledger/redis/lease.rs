@@ -1,17 +1,17 @@
-//! Leases: which instances may be deciding with what they know, and how far each has read.
+//! Leases: the instances that may be deciding, and the progress of each in the log.
 //!
 //! ```text
 //! doorward:{r}:instances      sorted set: the instance's name, until when its lease runs (server's clock, ms)
-//! doorward:{r}:instance:NAME  what it says of itself, in words, with the lease's time to live
+//! doorward:{r}:instance:NAME  its report, space-separated, with the lease's time to live
 //! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
 //! ```
 //!
-//! A lease runs while either says so. It is written on the connection that reads the log, so an instance
-//! that reads one server never has its lease at another. A full server lets no word be written, but still a
-//! time to live be set: a lease that is there goes on, and says what it said before.
+//! A lease runs while either of the first two keys has it. It is written on the connection that reads the log, so an
+//! instance that reads one server never has its lease at another. A full server refuses new reports, but accepts a new
+//! time to live: an existing lease is prolonged with its previous report.
 //!
-//! How long the leases are is noted apart from them, and remembered by every instance for as long as it lives: a store
-//! that forgot leases cannot say how long they run.
+//! The lengths of leases are noted separately, and every instance remembers them while it runs: a store that lost
+//! leases does not know their lengths.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
 
-/// The description that an instance publishes.
+/// An instance's published description.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct Report {
-    /// When it said so, by the server's clock.
+    /// The time of the report, by the server's clock.
     pub(in crate::sources) at: Timestamp,
     /// Everything in the log up to here is applied.
     pub(in crate::sources) position: Position,
@@ -38,45 +38,45 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) uptime: Duration,
     pub(in crate::sources) state: Box<str>,
     pub(in crate::sources) version: Box<str>,
-    /// Entries that asked for a receipt and could not be applied.
+    /// Entries that request a receipt and could not be applied.
     pub(in crate::sources) unapplied: Vec<Position>,
     /// Milliseconds by which its wall clock is ahead of the store's.
     pub(in crate::sources) skew_ms: Option<i64>,
     /// Streams that are open.
     pub(in crate::sources) streams: usize,
-    /// Streams that were ended by what the last entries revoke that asked for a receipt.
+    /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
 }
 
-/// A lease that runs.
+/// A running lease.
 #[derive(Clone, Debug)]
 pub(in crate::sources) struct Lease {
     pub(in crate::sources) name: Box<str>,
-    /// `None`: it cannot be read.
+    /// `None`: the report cannot be read.
     pub(in crate::sources) report: Option<Report>,
 }
 
-/// Leases that run, as of one instant of the server.
+/// Running leases at one time of the server.
 #[derive(Clone, Debug, Default)]
 pub(in crate::sources) struct Leases {
     pub(in crate::sources) now: Timestamp,
     pub(in crate::sources) running: Vec<Lease>,
-    /// The newest entry after the reports were read: a report that is beyond it speaks of another log.
+    /// The newest entry after the reports were read: a report that is beyond it is about another log.
     pub(in crate::sources) newest: Position,
     pub(in crate::sources) server: Server,
-    /// Since when it has kept the leases it was given; `None` if that is not known.
+    /// The time since which the store has kept all leases; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
-    /// Names of leases that ran out, by the server's clock, and were not given back.
+    /// Names of leases that expired by the server's clock, and were not removed.
     pub(in crate::sources) lapsed: Vec<Box<str>>,
-    /// For how long this process has seen the server's clock go evenly, up to now.
+    /// The time for which this process has seen the server's clock go evenly, up to now.
     pub(in crate::sources) even_for: Duration,
 }
 
 impl Feed<'_> {
-    /// Renews a lease by `length`, and reads the clock anew.
+    /// Renews a lease by `length`, and reads the clock again.
     ///
-    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one.
-    /// `None`: there is no lease, and no room for one.
+    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one. `None`:
+    /// there is no lease, and the server has no memory for one.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
@@ -90,7 +90,7 @@ impl Feed<'_> {
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
         let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
-        let says = Command::new("SET").arg(keys.instance(name)).arg(words(&report)).arg("PX").arg(length_ms);
+        let says = Command::new("SET").arg(keys.instance(name)).arg(encoded(&report)).arg("PX").arg(length_ms);
         let (note, note_length) = (
             retention::note(keys, self.ledger.retention(), report.at),
             retention::note_lease(keys, length, report.at.plus(length)),
@@ -99,11 +99,12 @@ impl Feed<'_> {
         let mut commands = vec![lease, says, note, note_length];
         if self.ledger.clock.even_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
-            commands.push(over.arg(report.at.as_millis())); // By a clock that was set, one that runs is over.
+            commands.push(over.arg(report.at.as_millis())); // After a change of the clock, a running lease may look expired.
         }
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
-        // With the report: whoever confirms has told how far ahead the tokens are dated that it verified before.
+        // Together with the report: an instance that confirms has then also published the leads of the tokens that it
+        // verified before.
         commands.extend(margins::notes(keys, leads));
         commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
         let asked = Steady::now();
@@ -129,15 +130,15 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Leases that ran out are kept this much longer, or for the longest lease, for nobody: it only has to be later than
-    /// any writer that was overtaken by its own end.
+    /// Expired leases are kept this much longer, or for the longest lease: longer than any write that was delayed
+    /// beyond the lease's end.
     const KEPT: Duration = Duration::from_secs(600);
 
-    /// Every lease that runs.
+    /// All running leases.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
         let get = |key: &str| Command::new("GET").arg(key);
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
-        // Whatever took leases away before they were read shows in what is asked after them.
+        // The loss of leases before this read shows in the facts that are read after it.
         let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
         let ask = vec![all, retention::ask_leases(&self.keys), meta, server, Command::new("TIME"), Server::ask()];
         let asked = Steady::now();
@@ -152,7 +153,7 @@ impl RedisLedger {
         if all.is_empty() {
             return Ok(leases);
         }
-        // A lease that has run out by now leaves its holder without a view by now.
+        // The holder of a lease that has expired by now has no view any more.
         let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
         let answers = self.shared.pipeline(self, vec![says, self.ask_newest()]).await?;
         let [says, newest] = answers.as_slice() else { return Err(short()) };
@@ -170,8 +171,8 @@ impl RedisLedger {
                 leases.lapsed.push(name);
             }
         }
-        // One of them that comes back must write its name anew first, which makes it young. A clock that has just
-        // jumped makes all of them old.
+        // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
+        // all of them look old.
         if some_old && old_are_gone && even_for >= kept {
             let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
@@ -180,7 +181,7 @@ impl RedisLedger {
         Ok(leases)
     }
 
-    /// Ends a lease at once; whoever held it decides no more.
+    /// Ends a lease at once; its holder must not decide any more.
     pub(in crate::sources) async fn withdraw(&self, name: &str) -> Result<(), LedgerError> {
         let end = Command::new("ZADD").arg(&*self.keys.instances).arg("0").arg(name);
         self.shared.call(self, end, self.deadline()).await?;
@@ -188,8 +189,8 @@ impl RedisLedger {
         self.shared.call(self, says, self.deadline()).await.map(drop)
     }
 
-    /// Writes an entry once more, marked: whoever reads the mark says at once how far it has read.
-    /// Repeating an entry changes nothing else.
+    /// Writes an entry again, with a mark: an instance that reads the mark reports its progress at once. Repeating an
+    /// entry changes nothing else.
     pub(in crate::sources) async fn ask(&self, revocation: &Revocation) -> Result<Position, LedgerError> {
         let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
         let fields = wire::fields(revocation);
@@ -199,8 +200,8 @@ impl RedisLedger {
     }
 }
 
-/// Space-separated; later versions may add words at the end.
-fn words(report: &Report) -> String {
+/// Space-separated; later versions may append fields.
+fn encoded(report: &Report) -> String {
     let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, ended } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
@@ -252,8 +253,8 @@ mod tests {
             streams: 7,
             ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
         };
-        assert_eq!(read(&words(&report)), Some(report.clone()));
-        assert_eq!(read(&format!("{} more", words(&report))), Some(report));
+        assert_eq!(read(&encoded(&report)), Some(report.clone()));
+        assert_eq!(read(&format!("{} more", encoded(&report))), Some(report));
         for odd in ["", "1-1 2 3", "x 2 3 4 s v", "1-1 2 3 4 s v unapplied=x"] {
             assert_eq!(read(odd), None, "{odd:?}");
         }

@@ -1,4 +1,4 @@
-//! Asking Redis about one token: one round trip on a connection that lookups share.
+//! Lookups of one token in Redis: one round trip on a shared connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Shared {
-    /// After a failure to connect, lookups fail at once for this long instead of queueing up.
+    /// The time after a failure to connect for which lookups fail at once instead of waiting.
     const BREAK: Duration = Duration::from_millis(200);
 
     pub(super) async fn lookup(
@@ -53,7 +53,7 @@ impl Shared {
             if value.is_null() {
                 return None;
             }
-            // A key that is there but cannot be read was meant to revoke.
+            // A key that exists but cannot be parsed counts as a revocation.
             let stored = value.bytes().and_then(foreign::plain).and_then(|text| wire::parse_value(&text));
             let (watermark, origin) = stored.unwrap_or((Watermark::FOREVER, Origin::Revoked));
             watermark.covers(issued_at).then_some(Hit { kind: target.kind, origin, watermark })
@@ -61,7 +61,7 @@ impl Shared {
         Ok(hits.max_by_key(|hit| (hit.origin, hit.watermark)))
     }
 
-    /// Whether another service's key names the token; whatever it holds.
+    /// Whether another service's key names the token; its value does not matter.
     async fn adopted(&self, ledger: &RedisLedger, targets: &[Target]) -> Result<bool, LedgerError> {
         let tokens = targets.iter().filter(|target| target.kind == Kind::Token);
         let adopt = ledger.config.adopt.as_ref();
@@ -76,7 +76,8 @@ impl Shared {
         Ok(false)
     }
 
-    /// Whether the store has this registration; unlike a revocation, one that cannot be read is none.
+    /// Whether the store has this registration; unlike a revocation, one that cannot be parsed is
+    /// ignored.
     pub(super) async fn is_registered(
         &self,
         ledger: &RedisLedger,
@@ -127,7 +128,7 @@ impl Shared {
             return answer;
         }
         if let Ok(mut state) = self.state.try_lock() {
-            state.session = None; // It may never answer again.
+            state.session = None; // The connection may never answer again.
             self.missing.notify_one();
         }
         Err(LedgerError::Timeout { after: deadline })

@@ -1,5 +1,5 @@
-//! What instances tell each other of clocks: how far issuers' tokens are dated ahead, and for how long after its end a
-//! token may still be accepted somewhere.
+//! The clock margins that instances share: the leads of issuers' tokens, and the longest time after its end for which
+//! an instance may still accept a token.
 //!
 //! ```text
 //! doorward:{r}:leads  sorted set: an issuer's name, the milliseconds by which an instance saw its tokens dated ahead;
@@ -18,10 +18,10 @@ use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 
-/// Not the name of an issuer.
+/// A field that is not the name of an issuer.
 const GRACE: &str = "*";
 
-/// Notes how far tokens are dated ahead that were verified here.
+/// Writes the leads of the tokens that were verified here.
 pub(super) fn notes(keys: &Keys, leads: &[(IssuerName, Lead)]) -> impl Iterator<Item = Command> {
     let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
     seen.map(|(issuer, lead)| note(keys, issuer.as_str(), lead.seen()))
@@ -33,7 +33,7 @@ fn note(keys: &Keys, name: &str, margin: Duration) -> Command {
 }
 
 impl RedisLedger {
-    /// Notes these margins for others and takes over what others noted; none of them is ever lowered.
+    /// Writes these margins for other instances and takes over theirs; a margin is never lowered.
     pub(in crate::sources) async fn share_margins(
         &self,
         leads: &[(IssuerName, Lead)],
@@ -43,7 +43,7 @@ impl RedisLedger {
         self.read_margins_after(commands, leads).await
     }
 
-    /// Takes over what others noted.
+    /// Takes over the margins of other instances.
     pub(in crate::sources) async fn read_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
         self.read_margins_after(Vec::new(), leads).await
     }
@@ -60,7 +60,7 @@ impl RedisLedger {
             if &*name == GRACE {
                 self.note_grace(margin);
             }
-            // A name may be that of several issuers.
+            // Several issuers may have one name.
             for (_, lead) in leads.iter().filter(|(issuer, _)| *issuer.as_str() == *name) {
                 lead.raise(margin);
             }

@@ -13,7 +13,7 @@ use super::store::scores;
 use crate::authz::claims::Timestamp;
 use crate::sources::names::Note;
 
-/// Twice as long as a configuration can make a revocation live.
+/// Twice the longest lifetime of a revocation under any configuration.
 const KEPT: Duration = Duration::from_secs(801 * 24 * 3600);
 
 impl RedisLedger {

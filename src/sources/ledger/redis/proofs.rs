@@ -12,7 +12,7 @@ use super::session::{Command, unexpected};
 use crate::authz::dpop::ProofId;
 
 impl RedisLedger {
-    /// See [`crate::sources::replica::Replica::spend_proof`]: one round trip on the connection that lookups share.
+    /// See [`crate::sources::replica::Replica::spend_proof`]: one round trip on the shared connection of lookups.
     pub(in crate::sources) async fn spend_proof(
         &self,
         id: &ProofId,
@@ -20,7 +20,7 @@ impl RedisLedger {
     ) -> Result<bool, LedgerError> {
         let key = self.keys.proof(id);
         let command = match keep {
-            // The store counts the time: no wall clock shortens it.
+            // The store measures the time: this machine's wall clock cannot shorten it.
             Some(keep) => {
                 let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).max(1);
                 Command::new("SET").arg(key).arg("").args(["NX", "PX"]).arg(keep.to_string())

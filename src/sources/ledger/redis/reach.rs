@@ -1,4 +1,4 @@
-//! When no connection can be had: another way, or a cause that leads to the cure.
+//! After a failure to connect: another way to connect, or an error that names the remedy.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use super::RedisLedger;
 use super::answer::Answer;
 use super::session::{Command, Session, unavailable};
 
-/// The protocol of a server that is not a plain Redis.
+/// The protocol that a server uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Speech {
     Plain,
     Tls,
 }
 
-/// For one look at what a server speaks.
+/// The timeout for detecting the protocol of a server.
 const LOOK: Duration = Duration::from_millis(300);
 
 pub(super) async fn otherwise(ledger: &RedisLedger, error: LedgerError) -> Result<Session, LedgerError> {
@@ -36,15 +36,19 @@ pub(super) async fn otherwise(ledger: &RedisLedger, error: LedgerError) -> Resul
     };
     let is_tls = client.tls.is_some();
     let cause = match timeout(LOOK, speech(server)).await {
-        Ok(Some(Speech::Plain)) if is_tls => "the server does not speak TLS; write `redis://`, or its port for TLS",
-        Ok(Some(Speech::Tls)) if !is_tls => "the server speaks TLS; write `rediss://`, or its port without TLS",
+        Ok(Some(Speech::Plain)) if is_tls => {
+            "the server does not use TLS on this port; write `redis://`, or its port for TLS"
+        }
+        Ok(Some(Speech::Tls)) if !is_tls => {
+            "the server uses TLS on this port; write `rediss://`, or its port without TLS"
+        }
         _ => return Err(error),
     };
     Err(unavailable(cause))
 }
 
-/// An empty host in CLUSTER SLOTS means the server that was asked: a cluster of one does not know its own address,
-/// and is used like any other server.
+/// An empty host in CLUSTER SLOTS means the answering server: a cluster of one server does not know its own
+/// address, and is used like a single server.
 async fn asked(ledger: &RedisLedger, server: &Server) -> Option<Result<Session, LedgerError>> {
     let config = Config { server: ServerConfig::Centralized { server: server.clone() }, ..ledger.client.clone() };
     let session = Session::open(&config, ledger.slot, ledger.config.connect_deadline).await.ok()?;

@@ -1,17 +1,16 @@
-//! How long the log is kept: for as long as any instance needs it that reads or has read this log.
+//! The retention of the log: as long as any instance needs it that reads or has read this log.
 //!
 //! ```text
-//! doorward:{r}:retentions  sorted set: a retention in milliseconds, until when it holds (server's clock, ms)
+//! doorward:{r}:retentions  sorted set: a retention in milliseconds, the end of its validity (server's clock, ms)
 //! ```
 //!
-//! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must not trim
-//! what another refuses by. Each notes its retention with its lease, to hold for as long as the last entry
-//! that it may have read: so the entries of a fleet that was stopped are there when it comes back. The log is kept
-//! for twice that, so that an instance whose retention is raised by a reload, or whose clock was wrong, can read
-//! again what it dropped.
+//! Instances that share a log need not have the same issuers: one with a short `max_lifetime` must not trim entries
+//! that another needs. Each notes its retention with its lease, valid as long as the last entry that it may have read:
+//! so the entries of a stopped fleet are still there when it returns. The log is kept for twice that, so that an
+//! instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
 //!
 //! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly for as long as the log
-//! is kept (see [`super::even`]): after it was set, the log grows for that long.
+//! is kept (see [`super::even`]): after a change of the clock the log grows for that long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,18 +24,18 @@ use super::store::scores;
 use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
 
-/// Kept beyond the retention, for clocks that disagree.
+/// The reserve beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// What the tokens of this instance ask of the log, in milliseconds. None of it is ever lowered: what was read by it
-/// must hold.
+/// The requirements of this instance's tokens on the log, in milliseconds. They are never lowered, because entries were
+/// already read under them.
 #[derive(Default)]
 pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
     grace: AtomicU64,
-    /// The longest lease that any instance was seen to take.
+    /// The longest observed lease of any instance.
     lease: AtomicU64,
 }
 
@@ -50,25 +49,25 @@ fn read(value: &AtomicU64) -> Duration {
 }
 
 impl RedisLedger {
-    /// How long an entry may matter to this instance.
+    /// The time for which this instance may need an entry.
     pub(in crate::sources) fn retention(&self) -> Duration {
         read(&self.keeping.retention)
     }
 
-    /// Keeps entries for so long, if that is longer than before, and tokens' for `leeway` after their end; to be
-    /// called before tokens are accepted that live longer. True if entries must be kept longer than they were.
+    /// Raises the retention of entries to at least this, and that of tokens' entries to `leeway` after their end; call
+    /// it before tokens with a longer lifetime are accepted. True if entries must be kept longer than before.
     pub(in crate::sources) fn retain_for(&self, retention: Duration, leeway: Duration) -> bool {
         let (longer, later) = (raise(&self.keeping.retention, retention), raise(&self.keeping.leeway, leeway));
         longer || later
     }
 
-    /// How long a log is kept for instances of this retention.
+    /// The time for which a log is kept for instances with this retention.
     pub(in crate::sources) fn keeps_for(retention: Duration) -> Duration {
         retention * 2 + MARGIN
     }
 
-    /// For how long after its end, by the store's clock, some instance may accept a token: the longest leeway, and how
-    /// far a wall clock was seen to be behind.
+    /// The longest time after its end, by the store's clock, for which an instance may accept a token: the longest
+    /// leeway, and the largest observed lag of a wall clock.
     pub(in crate::sources) fn grace(&self) -> Duration {
         read(&self.keeping.grace)
     }
@@ -77,12 +76,12 @@ impl RedisLedger {
         raise(&self.keeping.grace, grace);
     }
 
-    /// Tokens were seen that are dated this far ahead of the clock.
+    /// Records the lead of tokens that were seen.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
     }
 
-    /// An instance takes leases of this length.
+    /// Records the length of an instance's leases.
     pub(in crate::sources) fn note_lease(&self, length: Duration) {
         raise(&self.keeping.lease, length);
     }
@@ -92,7 +91,7 @@ impl RedisLedger {
         read(&self.keeping.lease)
     }
 
-    /// When the store's clock was last set, or may have been; 1970 if the log is not kept from before then.
+    /// The last time at which the store's clock was set, or may have been; 1970 if the log has no entries from before.
     pub(in crate::sources) fn set_at(&self) -> Timestamp {
         let (set_at, now) = (self.clock.since(), self.store_clock().unwrap_or_default());
         let keeps = Self::keeps_for(self.retention());
@@ -104,7 +103,7 @@ impl RedisLedger {
         self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
-    /// How entries are read now.
+    /// The current parameters for reading entries.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             retention: self.retention(),
@@ -116,7 +115,7 @@ impl RedisLedger {
     }
 }
 
-/// Notes a retention for others.
+/// Writes a retention for other instances.
 pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command {
     let until = now.plus(retention + MARGIN).as_millis();
     // An instance that noted two retentions keeps the one that ends later.
@@ -128,13 +127,13 @@ pub(super) fn ask(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }
 
-/// What is kept, and what may go.
+/// The entries that are kept, and those that may be trimmed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Kept {
     /// The longest retention of an instance that reads the log.
     pub(super) longest: Duration,
-    /// Notes that held until then hold no longer, and entries written before [`Self::trim_before`] matter to nobody;
-    /// `None`: nothing may go by its age.
+    /// Notes that were valid until this time have expired, and no instance needs entries written before
+    /// [`Self::trim_before`]; `None`: nothing may be trimmed by its age.
     over: Option<Timestamp>,
 }
 
@@ -147,7 +146,7 @@ impl Kept {
             let held = noted.iter().filter(|(_, until)| holds(*until));
             held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max)
         };
-        // A note that is over by a clock that was set holds.
+        // A note that has expired by a clock that was set is still valid.
         let all = longest(&|_| true);
         if even_for < RedisLedger::keeps_for(all) {
             return Ok(Self { longest: all, over: None });
@@ -156,11 +155,11 @@ impl Kept {
     }
 
     pub(super) fn trim_before(self) -> Option<Timestamp> {
-        // A negative id is none.
+        // Ids are not negative.
         Some(self.over?.minus(RedisLedger::keeps_for(self.longest)).max(Timestamp::default()))
     }
 
-    /// Drops the notes that hold no longer.
+    /// Drops the expired notes.
     pub(super) fn forget(self, keys: &Keys) -> Option<Command> {
         Some(Command::new("ZREMRANGEBYSCORE").arg(&*keys.retentions).arg("-inf").arg(self.over?.as_millis()))
     }
@@ -177,7 +176,7 @@ pub(super) fn ask_leases(keys: &Keys) -> Command {
 }
 
 impl RedisLedger {
-    /// Takes in how long the leases of all instances are. A note counts also when it is over.
+    /// Records the lengths of all instances' leases. Expired notes count too.
     pub(super) fn take_leases(&self, noted: &Value) -> Result<(), LedgerError> {
         let noted = scores(noted)?;
         let lengths = noted.iter().filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis));
@@ -191,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_kept_for_whoever_needs_it_longest() {
+    fn the_log_is_kept_for_the_longest_retention() {
         let now = Timestamp::from_millis(1_000_000_000);
         let noted = |pairs: &[(&str, i64)]| {
             let pair = |(name, until): &(&str, i64)| [Value::from(*name), Value::from(until.to_string())];

@@ -1,4 +1,4 @@
-//! The secret by which the instances on one store prove to each other whose a stream is.
+//! The secret with which the instances on one store seal the subjects of streams for each other.
 //!
 //! ```text
 //! doorward:{r}:streams   64 hex digits, made by the first instance
@@ -11,7 +11,7 @@ use super::session::Command;
 use crate::authz::stream_proof::Secret;
 
 impl RedisLedger {
-    /// The secret of the store; `offered` if there is none yet.
+    /// The secret of the store; `offered` if the store does not have one yet.
     pub(in crate::sources) async fn stream_secret(&self, offered: Secret) -> Result<Secret, LedgerError> {
         let get = || Command::new("GET").arg(&*self.keys.streams);
         let found = self.shared.call(self, get(), self.deadline()).await?;

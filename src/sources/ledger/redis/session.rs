@@ -1,10 +1,10 @@
 //! A connection to the primary that is replaced instead of repaired.
 //!
-//! The client library can reconnect by itself, and then a reader cannot tell that the server
-//! behind its connection changed, and a connection that died silently is waited on for ever. So a
-//! session has no reconnection: whatever goes wrong ends it, and its owner opens another, which is
-//! the moment to ask whether the log is still the same. Every call has our own deadline; a session
-//! whose deadline fired must not be used again.
+//! The client library can reconnect by itself; a reader then does not notice that the server
+//! behind its connection changed, and waits for ever on a connection that was lost silently. So a
+//! session does not reconnect: every error ends it, and its owner opens another one and checks
+//! whether the log is still the same. Every call has a deadline; a session whose deadline has
+//! passed must not be used again.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) struct Session {
     slot: u16,
 }
 
-/// A command and its arguments, routed to the slot of the log unless it says otherwise.
+/// A command and its arguments, routed to the slot of the log by default.
 pub(super) struct Command {
     name: &'static str,
     arguments: Vec<Value>,
@@ -45,13 +45,13 @@ impl Command {
         self
     }
 
-    /// Routes it to whichever server of a cluster has this key.
+    /// Routes it to the server of a cluster that has this key.
     pub(super) fn of_key(mut self, key: &[u8]) -> Self {
         self.slot = Some(fred::util::redis_keyslot(key));
         self
     }
 
-    /// Marks a command that the server answers late.
+    /// Marks a command that blocks at the server.
     pub(super) fn blocking(mut self) -> Self {
         self.blocking = true;
         self
@@ -59,20 +59,21 @@ impl Command {
 }
 
 impl Session {
-    /// Connects, authenticates and selects the database, or says why not within the deadline.
+    /// Connects, authenticates and selects the database, or returns the cause of the failure
+    /// within the deadline.
     pub(super) async fn open(config: &Config, slot: u16, deadline: Duration) -> Result<Self, LedgerError> {
         let connection = ConnectionConfig {
             connection_timeout: deadline,
             internal_command_timeout: deadline,
             max_command_attempts: 1,
-            max_redirections: 0, // A slot that moved is another server: start over.
+            max_redirections: 0, // A moved slot is on another server: the session ends.
             ..ConnectionConfig::default()
         };
         let client = Client::new(config.clone(), Some(PerformanceConfig::default()), Some(connection), None);
         let mut router = Router(client.connect());
         let connected = async {
             tokio::select! {
-                // A failure ends the router, and only its result says why.
+                // A failure ends the router, and only its result has the cause.
                 ended = &mut router.0 => match ended {
                     Ok(Err(error)) => Err(fault(&error)),
                     Ok(Ok(())) => Err(unavailable("connection closed")),
@@ -91,7 +92,7 @@ impl Session {
         within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
     }
 
-    /// Every primary of a cluster; `None` for the one there is otherwise.
+    /// Every primary of a cluster; `None` stands for the single server otherwise.
     pub(super) fn primaries(&self) -> Vec<Option<Server>> {
         match self.client.cached_cluster_state() {
             Some(cluster) => cluster.unique_primary_nodes().into_iter().map(Some).collect(),
@@ -113,7 +114,7 @@ impl Session {
         within(deadline, async { client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
     }
 
-    /// Like [`Self::call`], for large answers: the frames as they came, without another copy.
+    /// Like [`Self::call`], for large answers: the raw frames, without another copy.
     pub(super) async fn call_raw(&self, command: Command, deadline: Duration) -> Result<Resp3Frame, LedgerError> {
         self.alive()?;
         let (custom, arguments) = self.custom(command);
@@ -201,8 +202,8 @@ pub(super) fn unavailable(cause: impl Into<Box<str>>) -> LedgerError {
     LedgerError::Unavailable { cause: plain(&cause.into()).into() }
 }
 
-/// The words of an error of the system, where the client's library shows it as Rust's `Debug` does:
-/// `Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }`.
+/// The message of a system error, which the client library formats with Rust's `Debug`: `Os {
+/// code: 111, kind: ConnectionRefused, message: "Connection refused" }`.
 fn plain(cause: &str) -> String {
     let begins = ["Os { ", "Custom { "].into_iter().find_map(|name| cause.find(name));
     let words = begins.and_then(|at| {
@@ -214,12 +215,12 @@ fn plain(cause: &str) -> String {
     words.unwrap_or_else(|| cause.to_owned())
 }
 
-/// An answer that Redis does not give; only its kind is told, never its content.
+/// An unexpected answer of Redis; the error has its kind, never its content.
 pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
     unavailable(format!("expected {wanted}, got {:?}", value.kind()))
 }
 
-/// The first word of what the server said is all that tells its refusals apart.
+/// Only the first word of the server's error distinguishes its refusals.
 fn fault(error: &fred::error::Error) -> LedgerError {
     let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
@@ -230,7 +231,7 @@ fn fault(error: &fred::error::Error) -> LedgerError {
 }
 
 fn refusal(message: &str) -> LedgerError {
-    // A server that does not know a command repeats its arguments; those of AUTH are secret.
+    // A server repeats the arguments of an unknown command in its error; those of AUTH are secret.
     let message = message.split(", with args").next().unwrap_or_default();
     LedgerError::Refused { kind: RefusalKind::of(message), message: message.into() }
 }
@@ -240,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_system_is_told_in_its_words() {
+    fn a_system_error_has_its_own_message() {
         for (shown, told) in [
             (
                 r#"IO Error: Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,

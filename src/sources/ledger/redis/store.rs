@@ -1,15 +1,15 @@
-//! Which store this is: the server, the life of its data, and who is making good a loss.
+//! The identity of the store: the server, the epoch of its data, and the instance that repairs a loss.
 //!
 //! ```text
-//! doorward:{r}:meta       the epoch of the log: who founded it, and when; it vanishes with a flush
+//! doorward:{r}:meta       the epoch of the log: its founder, and the time; it is lost with a flush
 //! doorward:{r}:server     the replication id of the server that instances read from, and since when
-//! doorward:{r}:repairing  sorted set: instances that found a loss, until when they are to be waited for
-//! doorward:{r}:repairer   which of them puts back; it expires unless that one says so again
+//! doorward:{r}:repairing  sorted set: instances that found a loss, and the end of the wait for them
+//! doorward:{r}:repairer   the one that writes entries back; it expires unless that one renews it
 //! ```
 //!
-//! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts
-//! or begins to be the primary: one that is still what it was at an earlier look has been the primary, in
-//! the same process, all the time between.
+//! Times are of the server's clock, in milliseconds. The replication id changes whenever a server starts or becomes
+//! the primary: a server with the same id as before has been the primary, in the same process, all the time
+//! between.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::clock::Steady;
 /// A server in its present role.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::sources) struct Server {
-    /// `master`, as Redis says, or not to be used.
+    /// `master`, in Redis's terms; any other role is refused.
     pub(in crate::sources) role: Box<str>,
     pub(in crate::sources) replication_id: Box<str>,
 }
@@ -44,14 +44,15 @@ pub(in crate::sources) struct StoreFacts {
 #[derive(Clone, Debug)]
 pub(in crate::sources) struct Life {
     pub(in crate::sources) epoch: Box<str>,
-    /// Since when it has been this one; `None` if that could not be noted, because the server is full.
+    /// The time since which the store has had this epoch; `None` if that could not be noted, because the server is
+    /// full.
     pub(in crate::sources) since: Option<Timestamp>,
     pub(in crate::sources) clock: ServerClock,
 }
 
-/// How long an instance that says it is repairing is waited for, unless it says so again.
+/// The longest wait for an instance that has announced a repair, unless it renews the announcement.
 const REPAIR: Duration = Duration::from_secs(5);
-/// How much later than that a mark may end: it is made from a reading of the clock that took a moment.
+/// The tolerance of a mark's end: it is computed from a reading of the clock that may be late.
 const MARK_SLACK: Duration = Duration::from_secs(1);
 
 impl Server {
@@ -59,9 +60,9 @@ impl Server {
         Command::new("INFO").arg("replication")
     }
 
-    /// From the answer to [`Self::ask`].
+    /// Parses the answer to [`Self::ask`].
     pub(super) fn read(info: &Value) -> Self {
-        // A proxy that knows no INFO may answer anything else.
+        // A proxy that does not implement INFO may answer anything else.
         let info = info.text().unwrap_or_default();
         Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() }
     }
@@ -72,7 +73,7 @@ impl StoreFacts {
         Command::new("INFO").args(["memory", "replication"])
     }
 
-    /// From the answer to [`Self::ask`].
+    /// Parses the answer to [`Self::ask`].
     pub(super) fn read(info: &Value) -> Self {
         let server = Server::read(info);
         let info = info.text().unwrap_or_default();
@@ -88,8 +89,8 @@ fn fact<'a>(info: &'a str, name: &str) -> &'a str {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
 }
 
-/// Since when a store has been this one at this server, by what it says in `meta` and `server`; `None`
-/// if another server is noted.
+/// The time since which the store has had this epoch at this server, by its keys `meta` and `server`; `None` if
+/// another server is noted.
 pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Option<Timestamp> {
     let (id, since) = noted.split_once(' ')?;
     if id != replication_id || id.is_empty() {
@@ -99,7 +100,7 @@ pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Opt
     Some(Timestamp::from_millis(since.parse::<i64>().ok()?.max(founded)))
 }
 
-/// Names in a sorted set with the instants that are their scores.
+/// Names in a sorted set with times as their scores.
 pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, LedgerError> {
     let pairs = answer.parts().unwrap_or_default().chunks_exact(2);
     let scored = pairs.map(|pair| {
@@ -114,14 +115,14 @@ impl Feed<'_> {
     /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
         let info = match self.session.call(StoreFacts::ask(), self.ledger.deadline()).await {
-            // A proxy that does not know INFO.
+            // A proxy that does not implement INFO.
             Err(LedgerError::Refused { message, .. }) if message.starts_with("ERR ") => Value::Null,
             info => info?,
         };
         let facts = StoreFacts::read(&info);
         self.server = facts.server.clone();
         if &*self.server.role == "master" {
-            // The clock of a store that is not fit to be read counts for what is written to it.
+            // The clock is recorded also for a store that must not be read, for writes to it.
             let asked = Steady::now();
             let time = self.session.call(Command::new("TIME"), self.ledger.deadline()).await?;
             self.ledger.clock.begin(ServerClock::read(asked, answer::time(&time)?));
@@ -129,8 +130,8 @@ impl Feed<'_> {
         Ok(facts)
     }
 
-    /// The life of the store that this connection reads; founds an epoch, named by `name`, if there is none,
-    /// and notes the server if it is another one.
+    /// The epoch of the store that this connection reads; creates one, named by `name`, if there is none, and notes
+    /// the server if it has changed.
     pub(in crate::sources) async fn life(&mut self, name: &str) -> Result<Life, LedgerError> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
@@ -154,7 +155,7 @@ impl Feed<'_> {
             return Ok(Life { epoch, since: Some(since), clock });
         }
         let mut note = vec![Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()))];
-        // The longest lease may be one that this store has forgotten.
+        // The store may have lost the note of the longest lease.
         let longest = self.ledger.longest_lease();
         if !longest.is_zero() {
             note.push(retention::note_lease(keys, longest, now.plus(longest)));
@@ -166,7 +167,7 @@ impl Feed<'_> {
         }
     }
 
-    /// Asks others to wait for `name` until it has put back what the store lost.
+    /// Asks other instances to wait until `name` has written the lost entries back.
     pub(in crate::sources) async fn mark_repairing(
         &mut self,
         name: &str,
@@ -175,14 +176,14 @@ impl Feed<'_> {
         let mark = mark(self.ledger, name, clock.now());
         match self.session.call(mark, self.ledger.deadline()).await {
             Err(error) if !error.is_out_of_memory() => Err(error),
-            _ => Ok(()), // A full server can be given back nothing, and nobody relies on it before it can.
+            _ => Ok(()), // Nothing can be written back to a full server, and no instance relies on it until then.
         }
     }
 
-    /// The server's clock, and whether an instance other than `name` is to be waited for.
+    /// The server's clock, and whether to wait for an instance other than `name`.
     ///
-    /// A mark runs out within [`REPAIR`], so one that lies further ahead was made before the server's clock was set
-    /// back: `waited` says for how long its instance has been waited for, on a clock that nobody sets.
+    /// A mark expires within [`REPAIR`], so one that is further ahead was made before the server's clock was set
+    /// back: `waited` is the time for which its instance has been waited for, on the monotonic clock.
     pub(in crate::sources) async fn repairing(
         &mut self,
         name: &str,
@@ -198,15 +199,15 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Goes on asking others to wait for `name`.
+    /// Renews the request to wait for `name`.
     pub(in crate::sources) async fn keep_repairing(&self, name: &str) -> Result<(), LedgerError> {
         let now = answer::time(&self.shared.call(self, Command::new("TIME"), self.deadline()).await?)?;
         let forget = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.repairing).arg("-inf").arg(now.as_millis());
         self.shared.pipeline(self, vec![mark(self, name, now), forget]).await.map(drop)
     }
 
-    /// As [`Self::keep_repairing`], and tells whether it is for `name` to put back: it is for the first who
-    /// asks, so that they do not all do it at once, until it ends or says nothing for a while.
+    /// Like [`Self::keep_repairing`]; also returns whether `name` shall write the lost entries back: the first
+    /// instance to ask does, so that not all do it at once, until it ends or stops renewing.
     pub(in crate::sources) async fn is_repairer(&self, name: &str) -> Result<bool, LedgerError> {
         self.keep_repairing(name).await?;
         let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
@@ -219,7 +220,7 @@ impl RedisLedger {
         Ok(is_ours)
     }
 
-    /// Whoever waits for `name` need not any more.
+    /// Ends the wait for `name`.
     pub(in crate::sources) async fn end_repairing(&self, name: &str) -> Result<(), LedgerError> {
         let end = Command::new("ZADD").arg(&*self.keys.repairing).arg("0").arg(name);
         let repairer = Command::new("GET").arg(&*self.keys.repairer);

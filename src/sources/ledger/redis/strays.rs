@@ -1,7 +1,7 @@
-//! Keys of revocations that no entry of the log tells of.
+//! Keys of revocations without an entry in the log.
 //!
-//! A service that sets the key alone is obeyed by lookups, and never heard by instances that hold the list; a key that
-//! a template wrote in quotes, or serialised, is read by nobody. Neither can be told from the log.
+//! A key that a service sets without an entry applies to lookups, and never reaches instances that hold the list; a
+//! key that a template wrote in quotes, or serialised, is not read at all. The log shows neither.
 
 use super::super::LedgerError;
 use super::RedisLedger;
@@ -12,21 +12,21 @@ use super::session::Command;
 use crate::authz::claims::IssuerName;
 use crate::authz::revocation::{Kind, Target, TargetId};
 
-/// What a key under Doorward's prefix is for.
+/// The purpose of a key under Doorward's prefix.
 #[derive(Debug, Eq, PartialEq)]
 enum Own {
-    /// Not for a target, or not a key of ours at all.
+    /// Not for a target, or not a key of Doorward's at all.
     Other,
     Target(Target),
-    /// Meant for a target, and not readable as one.
+    /// For a target, but not parseable as one.
     Unreadable,
 }
 
 impl RedisLedger {
     /// Goes through the keys of targets, and returns the targets that are not `is_known`, 100 at most; `None` stands
-    /// for a key that nobody reads.
+    /// for a key that is not read.
     ///
-    /// All keys of the server that holds the log are looked at, in calls of under a millisecond (see `adopt`).
+    /// All keys of the log's server are scanned, in calls of under a millisecond (see `adopt`).
     pub(in crate::sources) async fn stray_keys(
         &self,
         is_known: impl Fn(&Target) -> bool,

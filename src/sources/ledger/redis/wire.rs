@@ -72,7 +72,7 @@ pub(super) fn value(kind: Kind, watermark: Watermark, origin: Origin) -> String 
     format!("{} {}", instant(watermark), origin_name(kind, origin))
 }
 
-/// A registration is nobody's revocation; it says so to whoever looks into Redis.
+/// A registration has no origin; the value is for people who look into Redis.
 fn origin_name(kind: Kind, origin: Origin) -> &'static str {
     if kind == Kind::Registration { "registered" } else { origin.as_str() }
 }
@@ -81,11 +81,11 @@ fn instant(watermark: Watermark) -> String {
     if watermark == Watermark::FOREVER {
         return "*".to_owned();
     }
-    // No token is older; a smaller number would be read as seconds, or as none.
+    // No token is older; a smaller number would be read as seconds, or not as a time.
     watermark.instant().as_millis().max(SECONDS_BELOW).to_string()
 }
 
-/// Reads a key's value, as leniently as an entry: `None` if it is no instant at all.
+/// Reads a key's value, as leniently as an entry: `None` if it is not a watermark.
 pub(super) fn parse_value(text: &str) -> Option<(Watermark, Origin)> {
     let mut words = text.split_ascii_whitespace();
     let watermark = watermark(words.next()?)?;
@@ -106,7 +106,7 @@ pub fn fields(revocation: &Revocation) -> Vec<(&'static str, String)> {
         ("origin", origin_name(target.kind, *origin).to_owned()),
         ("reason", reason.unwrap_or_default().to_owned()),
     ];
-    // Instances of an earlier version pass over these.
+    // Instances of an earlier version ignore these.
     if let Some(note) = note {
         fields.extend(note.by.as_deref().map(|by| ("by", by.to_owned())));
         fields.push(("since", note.since.as_millis().to_string()));
@@ -123,34 +123,34 @@ pub fn read_entry<'a>(
     Decoder::default().revocation(position, fields, reader)
 }
 
-/// How an instance reads the log. How long an entry matters depends on the tokens that this instance accepts, so
-/// the writer's settings do not bound it.
+/// The parameters for reading the log. The time for which an entry is needed depends on the tokens that this instance
+/// accepts, so the writer's settings do not bound it.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
-    /// The longest that a token may be accepted here after it was issued, and the leeway once more.
+    /// The longest time for which a token may be accepted here after it was issued, plus the leeway.
     pub retention: Duration,
-    /// The longest that a token is accepted here after its `exp`.
+    /// The longest time for which a token is accepted here after its `exp`.
     pub leeway: Duration,
-    /// How far tokens may be dated ahead of the clock, for an entry of a user that names no instant.
+    /// The lead of tokens, for an entry of a user without a watermark.
     pub lead: Duration,
-    /// The store's clock: no entry was written later, whatever its id says.
+    /// The store's clock: no entry was written later, even if its id is.
     pub now: Timestamp,
-    /// When the store's clock was last set, or may have been: an entry before it may be younger than its id says, but
-    /// no younger than this. 1970 if that was long ago.
+    /// The last time at which the store's clock was set, or may have been: an entry with an earlier id may be more
+    /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
 }
 
-/// A field of an entry whose writer waits to hear who has applied it.
+/// The field of an entry whose writer waits for receipts.
 pub(super) const RECEIPT: &str = "receipt";
 
-/// Reads log entries; remembers issuer names, because a log repeats few of them very often.
+/// Reads log entries; caches issuer names, because a log repeats a few of them very often.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     issuers: Vec<IssuerName>,
 }
 
 impl Decoder {
-    /// Enough for any configuration; a log that names more only costs an allocation each.
+    /// Enough for any configuration; every further name costs one allocation.
     const MAX_NAMES: usize = 64;
 
     /// Reads one entry, leniently where that can only revoke more; `Err` names the field at fault.
@@ -173,7 +173,7 @@ impl Decoder {
                 "reason" => reason = value,
                 "by" => by = value,
                 "since" => since = value,
-                _ => {} // A later version's field.
+                _ => {} // A field of a later version.
             }
         }
         let issuer = self.issuer(issuer).ok_or("issuer")?;
@@ -183,14 +183,14 @@ impl Decoder {
             ("", _) => return Err("id"),
             (id, _) => TargetId::from_stored(id),
         };
-        // The store's clock may have been set since it was read last.
+        // The store's clock may have been set since the last reading.
         let latest = reader.now.plus(reader.leeway);
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(written_at.plus(reader.lead)),
             ("", _) => Watermark::at(written_at.plus(reader.leeway)),
-            // As a lookup reads a key: what is there was meant to revoke.
+            // As with keys at a lookup: an unreadable entry counts as a revocation.
             (at, kind) => match watermark(at) {
                 None if kind == Kind::Registration => return Err("at"),
                 read => read.unwrap_or(Watermark::FOREVER),
@@ -200,17 +200,17 @@ impl Decoder {
             Watermark::FOREVER => written_at.max(reader.set_at),
             at => written_at.max(at.instant()),
         };
-        let retained = from.plus(reader.retention.saturating_sub(reader.leeway)); // The leeway is in the instant.
+        let retained = from.plus(reader.retention.saturating_sub(reader.leeway)); // `from` includes the leeway.
         let expires_at = match (kind, instant_until(expires)) {
-            (Kind::Registration, None) => return Err("expires"), // What accepts is not guessed.
+            (Kind::Registration, None) => return Err("expires"), // An end that extends acceptance is not guessed.
             (Kind::Registration | Kind::Token, Some(expires)) => expires,
             (_, expires) => retained.max(expires.unwrap_or_default()),
         };
         let origin = match kind {
-            Kind::Registration => Origin::SignedOut, // Nobody's; as [`Revocation::registering`] has it.
+            Kind::Registration => Origin::SignedOut, // Without an origin, as in [`Revocation::registering`].
             _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
         };
-        // An entry that was put back keeps its time; none was made after it was written.
+        // An entry that was written back keeps its time, which cannot be later than its writing.
         let since = instant_until(since).unwrap_or(written_at).min(written_at);
         let note = Note::new(since, by, reason);
         Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, note })
@@ -228,11 +228,11 @@ impl Decoder {
     }
 }
 
-/// Milliseconds of 1973: an instant below it was meant in seconds. Read as it stands it would
-/// un-revoke silently, which is the one mistake that must not be easy.
+/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would revoke nothing without an
+/// error, which must not happen easily.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
-/// Seconds of 2001: no token is that old, so a smaller number is a flag (`1`) and not an instant.
+/// Seconds of 2001: no token is that old, so a smaller number is a flag (`1`) and not a time.
 const EARLIEST_SECOND: i64 = 1_000_000_000;
 
 fn watermark(text: &str) -> Option<Watermark> {
@@ -241,7 +241,7 @@ fn watermark(text: &str) -> Option<Watermark> {
     }
     let millis = match whole(text)? {
         ..EARLIEST_SECOND => return None,
-        seconds @ ..SECONDS_BELOW => seconds * 1000 + 999, // All of that second: the same second loses.
+        seconds @ ..SECONDS_BELOW => seconds * 1000 + 999, // All of that second: a token of the same second is refused.
         millis => millis,
     };
     Some(Watermark::at(Timestamp::from_millis(millis)))
@@ -338,7 +338,7 @@ mod tests {
                 "origin=who issuer=main id=c kind=client new=field",
                 format!("{{r}}:main:client:c {} revoked {}", WRITTEN + 30_000, later + 30_000),
             ),
-            // A writer whose tokens live for seconds does not bound how long ours must be refused.
+            // A writer whose tokens are valid for seconds does not bound the retention here.
             ("issuer=main kind=session id=s expires=1700000004000", format!("{{r}}:main:session:s * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000500 expires=1700000004000",
@@ -367,7 +367,7 @@ mod tests {
 
     /// The store's clock was an hour behind, and was put right a minute ago.
     #[test]
-    fn an_entry_of_before_the_clock_was_set_lives_as_long_as_one_of_then() {
+    fn an_entry_from_before_the_clock_was_set_is_kept_like_one_of_that_time() {
         let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));
         let reader = Reader { now, set_at, ..READER };
         let read = |entry: &str| {
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_names_its_field() {
+    fn an_unreadable_entry_names_its_field() {
         for (entry, field) in [
             ("kind=token id=j", "issuer"),
             ("issuer=MAIN kind=token id=j", "issuer"),
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_ids_of_other_writers_are_hashed_as_ours_are() {
+    fn unusual_ids_of_other_writers_are_hashed_alike() {
         let mut decoder = Decoder::default();
         let fields = [("issuer", "main"), ("kind", "user"), ("id", "a b")];
         let read = decoder.revocation(Position::default(), fields.into_iter(), READER).unwrap();

@@ -1,6 +1,6 @@
 //! The writer: concurrent appends in one MULTI/EXEC, on a connection of its own.
 //!
-//! Under WATCH it reads what the keys hold, so that an older instant never overwrites a later one
+//! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a later one
 //! and a time to live is never shortened; WAIT counts for the connection of the write.
 
 use std::collections::HashMap;
@@ -35,16 +35,16 @@ struct Append {
 }
 
 impl Writer {
-    /// Appends that may wait; more are refused when their deadline comes.
+    /// Appends that may wait; further ones are refused at their deadline.
     const MAX_WAITING: usize = 4096;
     /// Revocations in one transaction: small enough that the server answers within a millisecond
     /// or two, large enough that a burst is not bound by round trips.
     const MAX_BATCH: usize = 256;
-    /// Between attempts on a store that moves or starts.
+    /// The pause between attempts while the store moves or starts.
     const RETRY: Duration = Duration::from_millis(25);
-    /// The time that is kept for the answer to reach the caller before the caller's own deadline.
+    /// The time reserved for the answer to reach the caller before the caller's own deadline.
     const GRACE: Duration = Duration::from_millis(50);
-    /// Attempts to get past other writers of the same keys.
+    /// The most attempts while other writers change the same keys.
     const MAX_CONFLICTS: usize = 16;
 
     pub(super) fn new() -> Self {
@@ -113,8 +113,8 @@ impl Writer {
         }
     }
 
-    /// Makes one attempt; the session goes back only after a success, so that nothing half done (a watch,
-    /// an answer still on its way) is ever used again.
+    /// Makes one attempt; the session is returned only after a success, so that a session with leftovers
+    /// (a watch, an answer in flight) is never used again.
     async fn attempt(&self, ledger: &RedisLedger, batch: &[Append]) -> Result<Vec<Position>, LedgerError> {
         let kept = self.session().take();
         let session = match kept {
@@ -188,7 +188,7 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
     kept: Kept,
-    /// How long other instances need an entry, if that is longer than the writer does.
+    /// The time for which other instances need an entry, if it is longer than the writer's.
     longer: Option<Duration>,
     now: Timestamp,
 }
@@ -201,7 +201,7 @@ struct Record {
     merged_life: Life,
 }
 
-/// How long a key lives; ordered, the longest last.
+/// The time to live of a key; ordered, the longest last.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 enum Life {
     #[default]
@@ -258,7 +258,7 @@ impl<'a> Records<'a> {
         let from = if revocation.watermark == Watermark::FOREVER { self.now } else { revocation.watermark.instant() };
         let until = match (revocation.target.kind, self.longer) {
             (Kind::Token | Kind::Registration, _) | (_, None) => revocation.expires_at,
-            // Instances that look the key up accept tokens that live longer than the writer's.
+            // Instances that look the key up may accept tokens with a longer lifetime than the writer's.
             (_, Some(longer)) => revocation.expires_at.max(from.plus(longer)),
         };
         let until = Timestamp::from_secs(until.as_secs_ceil());
@@ -267,7 +267,7 @@ impl<'a> Records<'a> {
 }
 
 impl Record {
-    /// The command that makes the key hold the merged record; none if it already does.
+    /// The command that sets the key to the merged record; `None` if it is already set.
     fn set(&self, keys: &Keys, target: &Target) -> Option<Command> {
         let (watermark, origin) = self.merged?;
         if self.stored == self.merged && self.life == self.merged_life {

@@ -1,4 +1,4 @@
-//! What needs a clock of its own: expiry, reuse and races, on SQLite.
+//! Tests with their own clock: expiry, reuse and races, on SQLite.
 
 use super::*;
 
@@ -43,7 +43,7 @@ async fn a_refresh_token_expires_when_idle_and_with_its_family() {
 }
 
 #[tokio::test]
-async fn reuse_ends_the_family_and_is_told_while_an_access_token_may_live() {
+async fn reuse_ends_the_family_and_is_reported_while_an_access_token_may_be_valid() {
     let (store, alice) = with_alice().await;
     assert!(store.begin_family(&alice, "sid", "t0", at(0)).await.unwrap());
     assert_eq!(outcome(&store, "t0", "t1", at(1000)).await, "rotated");
@@ -78,7 +78,7 @@ async fn a_user_has_so_many_sessions_and_the_oldest_goes() {
 }
 
 #[tokio::test]
-async fn a_family_remembers_so_many_used_tokens() {
+async fn a_family_keeps_a_bounded_number_of_used_tokens() {
     let (store, alice) = with_alice().await;
     assert!(store.begin_family(&alice, "sid", "t0", at(0)).await.unwrap());
     let turns = USED + 10;

@@ -68,7 +68,7 @@ public final class IdentityReader {
         String[] parts = jws.split("\\.", -1);
         JsonNode header = JSON.readTree(decode(parts[0]));
         Key key = key(header.path("kid").asText());
-        // The key says how it is used, never the payload. The type keeps access tokens out.
+        // The key determines its use, never the payload. The type excludes access tokens.
         if (parts.length != 3 || key == null || !key.algorithm.equals(header.path("alg").asText())
                 || !"identity+jwt".equals(header.path("typ").asText())) {
             throw new GeneralSecurityException("not an identity of a known key");

@@ -2,7 +2,7 @@
 //! org.keycloak:keycloak-quarkus-dist). It needs Java, half a gigabyte of memory and two minutes to start, so
 //! it is not part of the usual run:
 //!
-//!     KEYCLOAK=~/keycloak-26.7.3 cargo test --test main inlets::keycloak -- --ignored --nocapture
+//!     KEYCLOAK=~/keycloak-26.7.3 cargo test --test main event_sources::keycloak -- --ignored --nocapture
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ impl Keycloak {
         Self { _process: process, url }
     }
 
-    /// An administrator's token lives for a minute.
+    /// An administrator's token is valid for a minute.
     async fn administrator(&self) -> String {
         let fields =
             [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "admin"), ("password", "admin")];

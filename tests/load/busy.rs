@@ -1,5 +1,5 @@
-//! What a decision's p99 becomes while 1,000 revocations a second arrive, the keys rotate and the configuration
-//! is read again, beside the same instance in calm.
+//! The p99 of decisions while 1,000 revocations a second arrive, the keys rotate and the configuration is
+//! reloaded, compared with the same instance at rest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +86,7 @@ async fn p99(checks: &Checks, token: &str) -> Duration {
     took[(took.len() - 1) * 99 / 100]
 }
 
-/// A thousand a second, written through an instance of its own.
+/// A thousand a second, written through another instance.
 async fn revoke(instance: Instance, over: Arc<AtomicBool>) -> usize {
     let (mut tick, mut count) = (interval(Duration::from_millis(10)), 0);
     while !over.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! A revoked token that is presented again: counted, logged, and told to a webhook.
+//! A revoked token that is presented again: counted, logged, and sent to a webhook.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ type Note = (Option<String>, Value);
 
 struct Webhook {
     address: SocketAddr,
-    heard: Arc<Mutex<Vec<Note>>>,
+    received: Arc<Mutex<Vec<Note>>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -28,19 +28,19 @@ impl Webhook {
     async fn start(takes: Duration) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let app = Router::new().route("/alarm", post(hear)).with_state((heard.clone(), takes));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let app = Router::new().route("/alarm", post(receive)).with_state((received.clone(), takes));
         #[expect(clippy::disallowed_methods, reason = "a test's own server, ended with it")]
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { address, heard, server }
+        Self { address, received, server }
     }
 
     fn settings(&self, more: &str) -> String {
         format!("telemetry: {{replay_alarm: {{url: \"http://{}/alarm\", token: alarm-secret{more}}}}}\n", self.address)
     }
 
-    fn heard(&self) -> Vec<Note> {
-        self.heard.lock().unwrap().clone()
+    fn received(&self) -> Vec<Note> {
+        self.received.lock().unwrap().clone()
     }
 }
 
@@ -50,26 +50,26 @@ impl Drop for Webhook {
     }
 }
 
-type EventOutcome = (Arc<Mutex<Vec<Note>>>, Duration);
+type Received = (Arc<Mutex<Vec<Note>>>, Duration);
 
-async fn hear(State((heard, takes)): State<EventOutcome>, headers: HeaderMap, body: axum::Json<Value>) -> StatusCode {
+async fn receive(State((received, takes)): State<Received>, headers: HeaderMap, body: axum::Json<Value>) -> StatusCode {
     tokio::time::sleep(takes).await;
     let credential = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    heard.lock().unwrap().push((credential, body.0));
+    received.lock().unwrap().push((credential, body.0));
     StatusCode::NO_CONTENT
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_presents_a_revoked_token_is_told_of() {
+async fn a_presented_revoked_token_is_reported() {
     let webhook = Webhook::start(Duration::ZERO).await;
     let edge = Edge::start(&webhook.settings("")).await;
     let token = edge.tokens.of("alice");
     assert_eq!(edge.doorward.post("/logout", &token).await.0, 204);
-    assert_eq!(webhook.heard(), [], "signing out is no alarm");
+    assert_eq!(webhook.received(), [], "signing out is no alarm");
     let presented = get("/orders").token(&token).header("x-request-id", "11111111-2222-3333-4444-555555555555");
     assert_eq!(edge.checks.check(presented).await.reason(), "signed_out");
-    eventually("the webhook is told", || async { webhook.heard().len() == 1 }).await;
-    let (credential, note) = webhook.heard().remove(0);
+    eventually("the webhook is told", || async { webhook.received().len() == 1 }).await;
+    let (credential, note) = webhook.received().remove(0);
     assert_eq!(credential.as_deref(), Some("Bearer alarm-secret"));
     let expected = json!({
         "event": "revoked_token_presented", "kind": "token", "origin": "signed_out", "rule": "default", "issuer": "dev",
@@ -78,11 +78,11 @@ async fn whoever_presents_a_revoked_token_is_told_of() {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(note[name], *value, "{name}: {note}");
     }
-    // Through Envoy it also says from where.
+    // Through Envoy it also has the client's address.
     assert_eq!(edge.ask(&token).await.0, 401);
     if crate::support::envoy::binary().is_some() {
-        eventually("the webhook is told", || async { webhook.heard().len() == 2 }).await;
-        assert_eq!(webhook.heard()[1].1["source"], "127.0.0.1");
+        eventually("the webhook is told", || async { webhook.received().len() == 2 }).await;
+        assert_eq!(webhook.received()[1].1["source"], "127.0.0.1");
     }
     assert_eq!(edge.doorward.metric("doorward_replay_alarms_total{result=\"delivered\"}").await, Some(2.0));
     let log = edge.doorward.log.lock().unwrap().join("\n");
@@ -92,7 +92,7 @@ async fn whoever_presents_a_revoked_token_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_is_bounded_and_a_slow_webhook_delays_nobody() {
+async fn a_flood_is_bounded_and_a_slow_webhook_delays_no_decision() {
     let webhook = Webhook::start(Duration::from_secs(2)).await;
     let edge = Edge::start(&webhook.settings(", per_minute: 5")).await;
     let token = edge.tokens.of("alice");
@@ -101,11 +101,11 @@ async fn a_flood_is_bounded_and_a_slow_webhook_delays_nobody() {
     for verdict in futures_util::future::join_all(asked).await {
         assert_eq!(verdict.reason(), "signed_out");
     }
-    assert!(webhook.heard().len() <= 1, "all were answered before it was through with the second");
+    assert!(webhook.received().len() <= 1, "all were answered before it was through with the second");
     let kind = "doorward_revoked_presented_total{kind=\"token\"}";
     assert_eq!(edge.doorward.metric(kind).await, Some(500.0), "counted all the same");
     assert_eq!(edge.doorward.metric("doorward_replay_alarms_total{result=\"suppressed\"}").await, Some(495.0));
     let log = edge.doorward.log.lock().unwrap().join("\n");
     assert_eq!(log.matches("revoked token presented").count(), 5);
-    eventually("five are told", || async { webhook.heard().len() == 5 }).await;
+    eventually("five are told", || async { webhook.received().len() == 5 }).await;
 }

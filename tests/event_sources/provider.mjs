@@ -54,7 +54,8 @@ const provider = new Provider(issuer, {
   fetch: (url, { dispatcher: _, ...options }) => fetch(url, options),
 });
 
-// What a JWT cannot be told, Doorward is: a revoked grant ends the session. This is all it takes.
+// A JWT cannot be updated, so Doorward is notified: a revoked grant ends the session. This handler
+// is sufficient.
 provider.on('grant.revoked', (_, grantId) => {
   const body = JSON.stringify({ kind: 'session', issuer: 'provider', id: sessions.get(grantId) });
   const headers = { authorization: `Bearer ${adminKey}`, 'content-type': 'application/json' };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{ADMIN_KEY, PUSH_TOKEN, marked};
 use crate::support::tokens::{Tokens, now};
 
-/// What they are configured with: a transmitter that cannot be reached, and a webhook likewise.
+/// Their configuration: a transmitter that cannot be reached, and such a webhook.
 pub fn config(tokens: &Tokens) -> String {
     format!(
         r#"

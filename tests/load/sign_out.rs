@@ -1,5 +1,5 @@
-//! What a sign-out takes beside what its parts take alone, in turns, so that all meet the same machine: a round trip
-//! to Redis, the two writes of its contract sent by hand, and a request to the same process that does nothing.
+//! The duration of a sign-out beside those of its parts, in turns, on the same machine: a round trip to Redis, the
+//! two writes of its contract sent by hand, and a request to the same process that does nothing.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the oracle of the soak counts, and what fails it.
+//! The counts of the soak's oracle, and its criteria of failure.
 //!
 //! A wrong allow always does. Another wrong answer does when no fault was in force and the machine ran as it should:
 //! a loaded one keeps a view from being renewed in time, and a 503 is right then.
@@ -33,14 +33,14 @@ pub(super) struct Tally {
     pub(super) unanswered: u64,
     /// From a sign-out's answer to the sending of the latest check that was allowed.
     pub(super) latest_allow: Duration,
-    /// By fault, how long no check of a live token was allowed.
+    /// By fault, the time in which no check of a live token was allowed.
     pub(super) outages: BTreeMap<String, Duration>,
-    /// With what was known when each happened.
+    /// With the state at each event.
     wrong_allows: Vec<String>,
     others: BTreeMap<String, Other>,
 }
 
-/// What may explain a wrong answer that allows nothing.
+/// Possible explanations of a wrong answer that allows nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause {
     Nothing,
@@ -65,7 +65,7 @@ impl Tally {
         self.wrong_allows.push(context);
     }
 
-    /// An answer that allows nothing and is not what the oracle expects.
+    /// An answer that allows nothing and differs from the oracle's expectation.
     pub(super) fn wrong_answer(&mut self, kind: &str, cause: Cause, context: String) {
         let other = self.others.entry(kind.to_owned()).or_default();
         match cause {
@@ -112,10 +112,10 @@ pub(super) struct Pace {
 
 impl Pace {
     const EVERY: Duration = Duration::from_millis(50);
-    /// Of a processor.
+    /// In units of a processor.
     const WORK: Duration = Duration::from_millis(5);
 
-    /// Measures for as long as somebody else holds it.
+    /// Measures as long as another owner exists.
     pub(super) fn measure(self: &Arc<Self>) {
         let dir = crate::support::TempDir::new();
         let file = std::fs::File::create(dir.path().join("pace")).unwrap();

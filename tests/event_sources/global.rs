@@ -69,7 +69,7 @@ async fn everything_of_a_user_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_and_what_cannot_be_does_nothing() {
+async fn forbidden_and_impossible_requests_have_no_effect() {
     let provider = Tokens::new();
     let edge = edge(&provider).await;
     let token = edge.tokens.of("alice");

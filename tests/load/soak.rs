@@ -32,8 +32,8 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 const FAULT_EVERY: Duration = Duration::from_secs(20);
 /// How long after a fault an instance may take to be current.
 const GRACE: Duration = Duration::from_secs(5);
-/// `max_lifetime` and `leeway` that instances are given. No clock is off by more than the retention, and a token lives
-/// shorter than the largest step: an instance whose clock is ahead sees it expired, and must not forget its revocation.
+/// `max_lifetime` and `leeway` of the instances. No clock is off by more than the retention, and a token lives shorter
+/// than the largest step: an instance whose clock is ahead sees it expired, and must not forget its revocation.
 pub(super) const LIMITS: [(&str, &str); 4] = [("70m", "30s"), ("80m", "30s"), ("65m", "45s"), ("2h", "40s")];
 const LIFE: i64 = 45 * 60;
 /// The issuer leads by less than this, in seconds; every instance is shown a token that leads by as much.
@@ -67,7 +67,7 @@ struct SignedOut {
     token: String,
     /// When the answer came.
     at: Instant,
-    /// Nobody accepts it any more.
+    /// No instance accepts it any more.
     confirmed: bool,
     /// How, and the instance that was asked.
     how: &'static str,
@@ -221,7 +221,7 @@ impl Fleet {
         }
     }
 
-    /// What the oracle makes of an answer.
+    /// The oracle's verdict about an answer.
     fn judge(
         &self,
         answer: &Answer,
@@ -271,7 +271,7 @@ impl Fleet {
         }
     }
 
-    /// What is known of a wrong allow.
+    /// The details of a wrong allow.
     fn context(&self, answer: &Answer, signed_out: &SignedOut, was_refused: bool) -> String {
         let SignedOut { confirmed, how, by, token, .. } = signed_out;
         let payload = token.split('.').nth(1).unwrap();
@@ -316,7 +316,7 @@ impl Fleet {
         0
     }
 
-    /// A new instance, which has only the store to learn from, refuses everything.
+    /// A new instance, which has only the store as a source, refuses every revoked token.
     async fn a_new_instance_refuses_all(&self) -> usize {
         let config = self.configs[0].lock().unwrap().clone();
         let member = Member::start(&config, &self.clocks[0], &self.tokens).await;
@@ -341,7 +341,7 @@ struct Answer {
     /// When the check was sent.
     sent: Instant,
     reason: String,
-    /// What the instance logged so far.
+    /// The instance's log so far.
     log: Arc<StdMutex<Vec<String>>>,
 }
 

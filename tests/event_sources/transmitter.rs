@@ -1,5 +1,5 @@
-//! Against a transmitter of its own process, whose signatures another library makes: streams set up,
-//! verified, pushed and polled.
+//! With a transmitter in another process, which signs with another library: streams set up, verified,
+//! pushed and polled.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const UP: &str = "doorward_signals_stream_up{transmitter=\"signals.1\"}";
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 
-/// The transmitter, and the way to tell it what to do.
+/// The transmitter, and its control channel.
 struct Transmitter(NodeProcess);
 
 impl Transmitter {
@@ -21,22 +21,22 @@ impl Transmitter {
         NodeProcess::start("transmitter.mjs", &[]).map(Self)
     }
 
-    fn tell(&self, command: &Value) -> Value {
-        self.0.tell(command)
+    fn command(&self, command: &Value) -> Value {
+        self.0.command(command)
     }
 
     fn state(&self) -> Value {
-        self.tell(&json!({"state": true}))
+        self.command(&json!({"state": true}))
     }
 
     /// Sends an event about a user; its id.
     fn sends(&self, event: &str, user: &str) -> String {
         let subject = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": user});
         let event = json!({"event": {"sub_id": subject, "events": {(format!("{CAEP}{event}")): {}}}});
-        self.tell(&event).as_str().unwrap().to_owned()
+        self.command(&event).as_str().unwrap().to_owned()
     }
 
-    /// An edge that hears it; keys are found by its own description.
+    /// An edge that receives its events; the keys are found by its metadata.
     async fn edge(&self, how: &str, listen: &str) -> Edge {
         let issuer = format!("http://127.0.0.1:{}/tenant", self.0.port);
         let section = format!(
@@ -49,7 +49,7 @@ impl Transmitter {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_set_up_verified_and_pushes() {
     let Some(transmitter) = Transmitter::start() else { return };
-    // The transmitter must be told where Doorward listens before it does.
+    // The transmitter needs Doorward's address before Doorward listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let listen = format!("listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:{port}\"}}\n");
     let how = format!(
@@ -61,7 +61,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     assert_eq!((&state["created"], &state["verifications"]), (&json!(1), &json!(1)), "{state}");
     assert_eq!(state["stream"]["delivery"]["authorization_header"], "Bearer push-secret-0123456789");
     assert_eq!(state["stream"]["events_requested"].as_array().unwrap().len(), 10);
-    // The password change and the permission update of whoever uses the service.
+    // The password change and the permission update of a user of the service.
     for event in ["credential-change", "token-claims-change", "session-revoked"] {
         let token = edge.tokens.of(event);
         edge.ends(&format!("{event}, pushed"), &token, async { transmitter.sends(event, event) }).await;
@@ -71,7 +71,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     }
     // A verification that nobody here asked for.
     let verification = "https://schemas.openid.net/secevent/ssf/event-type/verification";
-    transmitter.tell(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
+    transmitter.command(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
     assert_eq!(edge.counted("signals_push", "invalid_state").await, 1);
     let pushes = transmitter.state()["pushes"].as_array().unwrap().clone();
     assert_eq!((pushes.last(), pushes.iter().filter(|status| **status == 202).count()), (Some(&json!(400)), 4));
@@ -81,10 +81,10 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     assert_eq!(transmitter.state()["created"], 1);
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // A stream that its transmitter has stopped delivers nothing.
-    transmitter.tell(&json!({"status": "paused"}));
+    transmitter.command(&json!({"status": "paused"}));
     edge.doorward.process.signal("HUP");
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
-    // One that is not configured any more has no series.
+    // A transmitter that is not configured any more has no series.
     let file = edge.doorward.dir.path().join("doorward.yaml");
     let config = std::fs::read_to_string(&file).unwrap();
     let without: Vec<_> = config.lines().filter(|line| !line.starts_with("signals:")).collect();
@@ -110,15 +110,15 @@ async fn events_are_polled_for_acknowledged_and_refused() {
         .await;
     }
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
-    // Many at once; one that is none among them holds up nobody.
-    transmitter.tell(&json!({"paused": true}));
-    transmitter.tell(&json!({"poison": "no token"}));
+    // Many at once; an invalid one among them does not delay the others.
+    transmitter.command(&json!({"paused": true}));
+    transmitter.command(&json!({"poison": "no token"}));
     let users: Vec<String> = (0..60).map(|number| format!("user-{number}")).collect();
     let ids: Vec<_> = users.iter().map(|user| transmitter.sends("credential-change", user)).collect();
     let fails = "doorward_signals_requests_total{operation=\"poll\",result=\"failed\"}";
     eventually("polling fails", || async { edge.doorward.metric(fails).await.is_some_and(|count| count > 0.0) }).await;
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
-    transmitter.tell(&json!({"paused": false}));
+    transmitter.command(&json!({"paused": false}));
     eventually("it is up again", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     eventually("all are acknowledged, and none is left", || async { transmitter.state()["queued"] == 0 }).await;
     let state = transmitter.state();
@@ -136,16 +136,17 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     for secret in ["polling-token", "management-token"] {
         assert!(!edge.doorward.logged(secret));
     }
-    // One that does not hear what it is told, or has more and sends nothing, is not asked in a circle.
+    // A transmitter that ignores acknowledgements, or reports more events and sends none, does not
+    // cause a busy loop.
     for odd in ["deaf", "teasing"] {
         let token = edge.tokens.of(odd);
-        transmitter.tell(&json!({odd: odd == "deaf"}));
+        transmitter.command(&json!({odd: odd == "deaf"}));
         edge.ends_soon(odd, &token, async { transmitter.sends("credential-change", odd) }).await;
-        transmitter.tell(&json!({odd: true}));
+        transmitter.command(&json!({odd: true}));
         let (began, polls) = (Instant::now(), || transmitter.state()["polls"].as_u64().unwrap());
         let seen = polls();
         eventually("it is polled on", || async { polls() >= seen + 4 }).await;
         assert!(began.elapsed() > Duration::from_secs(2), "an interval of a second between them");
-        transmitter.tell(&json!({odd: false}));
+        transmitter.command(&json!({odd: false}));
     }
 }

@@ -1,4 +1,5 @@
-//! How messages and operators name users: as the tokens of the issuer do, or they are refused and told why.
+//! The names of users in messages and operators' requests: those of the issuer's tokens, or they are
+//! refused with the reason.
 
 use serde_json::{Value, json};
 
@@ -47,20 +48,20 @@ async fn revoke(edge: &Edge, kind: &str, id: Value) -> Reply {
 }
 
 #[track_caller]
-fn tells(what: &str, reply: &Reply, status: u16, words: &[&str]) {
+fn names(what: &str, reply: &Reply, status: u16, words: &[&str]) {
     assert_eq!(reply.status, status, "{what}: {reply:?}");
     let text = reply.body.to_string();
     assert!(words.iter().all(|word| text.contains(word)), "{what}: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
+async fn a_user_by_another_name_than_in_tokens_is_refused() {
     for user_id in ["[oid, sub]", "oid", "[/oid, /sub]"] {
         let edge = edge(&format!("claims: {{user_id: {user_id}}}")).await;
         let token = edge.tokens.with(json!({"sub": "pairwise", "oid": "alice", "sid": "s"}));
         let iss_sub = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "pairwise"});
         let opaque = json!({"format": "opaque", "id": "pairwise"});
-        tells("logout", &log_out(&edge, &json!({"sub": "pairwise"})).await, 400, &["oid", "claims.user_id"]);
+        names("logout", &log_out(&edge, &json!({"sub": "pairwise"})).await, 400, &["oid", "claims.user_id"]);
         for (what, uri, subject) in [
             ("iss_sub", CHANGE, &iss_sub),
             ("opaque", CHANGE, &opaque),
@@ -68,12 +69,12 @@ async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
             ("complex", CHANGE, &json!({"user": iss_sub, "tenant": opaque})),
             ("aliases", CHANGE, &json!({"format": "aliases", "identifiers": [iss_sub, opaque]})),
         ] {
-            tells(what, &push(&edge, uri, subject.clone()).await, 400, &["oid", "claims.user_id"]);
+            names(what, &push(&edge, uri, subject.clone()).await, 400, &["oid", "claims.user_id"]);
         }
-        tells("global", &end_user(&edge, iss_sub.clone()).await, 400, &["oid", "claims.user_id"]);
+        names("global", &end_user(&edge, iss_sub.clone()).await, 400, &["oid", "claims.user_id"]);
         assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0), "{user_id}");
 
-        // A message that names the user as tokens do, or the session alone, does what it says.
+        // A message that names the user like the tokens, or the session alone, takes effect.
         let both = json!({"sub": "pairwise", "oid": "alice"});
         assert_eq!(edge.ends("oid in the logout token", &token, log_out(&edge, &both)).await.status, 200);
         let bob = edge.tokens.with(json!({"sub": "other", "oid": "bob", "sid": "of-bob"}));
@@ -86,7 +87,7 @@ async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
     // Where the user wins over the session, and is not named as in tokens.
     let edge = edge("claims: {user_id: [oid, sub]}, backchannel_logout: {scope: user}").await;
     let reply = log_out(&edge, &json!({"sub": "pairwise", "sid": "s"})).await;
-    tells("scope: user", &reply, 400, &["oid", "claims.user_id"]);
+    names("scope: user", &reply, 400, &["oid", "claims.user_id"]);
     // `sub` before others: tokens that have it are named by it.
     let edge = self::edge("claims: {user_id: [sub, oid]}").await;
     let token = edge.tokens.with(json!({"oid": "x"}));
@@ -94,7 +95,7 @@ async fn a_user_whom_tokens_name_otherwise_is_not_taken_for_signed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_number_names_whom_it_names_in_tokens() {
+async fn a_whole_number_names_the_same_user_as_in_tokens() {
     let edge = edge("claims: {user_id: sub}").await;
     let token = |sub: Value, sid: Value| edge.tokens.with(json!({"sub": sub, "sid": sid}));
     let iss_sub = |sub: Value| json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": sub});
@@ -112,7 +113,7 @@ async fn a_whole_number_names_whom_it_names_in_tokens() {
     let seven = token(json!("z"), json!(-7));
     assert_eq!(edge.ends("API, session", &seven, revoke(&edge, "session", json!(-7))).await.status, 201);
     for id in [json!(7.5), json!(true), json!(["7"])] {
-        tells("no name", &revoke(&edge, "user", id).await, 422, &["text or a whole number"]);
+        names("no name", &revoke(&edge, "user", id).await, 422, &["text or a whole number"]);
     }
 }
 
@@ -124,14 +125,14 @@ async fn a_user_of_a_tenant_is_named_with_it() {
     let alice = token("alice");
     assert_eq!(edge.reason(&alice).await, "ok");
     for id in ["alice", "auth0|alice", "other-tenant|alice", &format!("{TENANT}|"), "|alice", ""] {
-        tells(id, &revoke(&edge, "user", json!(id)).await, 422, &[if id.is_empty() { "empty" } else { "TENANT|USER" }]);
+        names(id, &revoke(&edge, "user", json!(id)).await, 422, &[if id.is_empty() { "empty" } else { "TENANT|USER" }]);
     }
-    tells("opaque", &push(&edge, CHANGE, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
+    names("opaque", &push(&edge, CHANGE, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
     let senders = json!({"format": "iss_sub", "iss": "https://signals.test", "sub": "alice"});
-    tells("of the transmitter", &push(&edge, CHANGE, senders).await, 400, &["TENANT|USER"]);
-    tells("global", &end_user(&edge, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
+    names("of the transmitter", &push(&edge, CHANGE, senders).await, 400, &["TENANT|USER"]);
+    names("global", &end_user(&edge, json!({"format": "opaque", "id": "alice"})).await, 400, &["TENANT|USER"]);
     let without = log_out(&edge, &json!({"iss": iss, "sub": "alice"})).await;
-    tells("logout without tid", &without, 400, &["tid"]);
+    names("logout without tid", &without, 400, &["tid"]);
     assert_eq!((edge.reason(&alice).await.as_str(), edge.revocations().await), ("ok", 0));
 
     let whole = |user: &str| json!(format!("{TENANT}|{user}"));
@@ -148,7 +149,7 @@ async fn a_user_of_a_tenant_is_named_with_it() {
     let erin = token("erin");
     let named = json!({"iss": iss, "tid": TENANT, "sub": "erin"});
     assert_eq!(edge.ends("logout", &erin, log_out(&edge, &named)).await.status, 200);
-    // What stands in answers and lists can be sent back.
+    // Ids from answers and lists can be used in requests.
     let odd = token("a b");
     let receipt = revoke(&edge, "user", whole("a b")).await;
     assert_eq!(edge.reason(&odd).await, "revoked");
@@ -166,13 +167,13 @@ async fn a_refused_message_names_the_claim_that_it_lacks() {
         (json!({"sub": "a", "nonce": "n"}), "`nonce`"),
         (json!({"iss": null}), "`iss`"),
     ] {
-        tells(claim, &log_out(&edge, &changes).await, 400, &[claim]);
+        names(claim, &log_out(&edge, &changes).await, 400, &[claim]);
     }
-    // Nothing is told of what was not signed, but that it has no issuer.
+    // An unsigned message gets no detail except that it has no issuer.
     let stranger = super::sign(&Tokens::new(), Some("logout+jwt"), &json!({"iss": doorward::dev::ISSUER}));
     let reply = send(edge.form("/oidc/backchannel-logout", &[("logout_token", &stranger)])).await;
     assert!(!reply.body["error_description"].as_str().unwrap().contains('`'), "{reply:?}");
     let claims = signals::claims(CHANGE, json!({}), &json!({"jti": null}));
     let set = edge.sign(Some("secevent+jwt"), &claims);
-    tells("event", &send(edge.post("/signals/events", "application/secevent+jwt", set)).await, 400, &["`jti`"]);
+    names("event", &send(edge.post("/signals/events", "application/secevent+jwt", set)).await, 400, &["`jti`"]);
 }

@@ -56,7 +56,7 @@ async fn a_session_else_a_user_is_signed_out() {
         let message = edge.sign(Some("logout+jwt"), &message);
         is_done(&edge.ends("back-channel logout without exp", &dave, send(logout(&edge, &message))).await);
     }
-    // Who signs in again, later than the message was made, is welcome.
+    // A user who signs in again, later than the message, is accepted.
     let again = edge.tokens.with(json!({"sid": "new", "iat": now() + 2}));
     assert_eq!(edge.reason(&again).await, "ok");
     // Types as older providers write them.
@@ -70,7 +70,7 @@ async fn a_session_else_a_user_is_signed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_logout_token_for_us_does_nothing() {
+async fn foreign_logout_tokens_have_no_effect() {
     let edge = Edge::start("limits: {http_body_bytes: 8192}\n").await;
     let token = edge.tokens.of("alice");
     let good = claims(&json!({}));
@@ -98,7 +98,7 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
             "wrong_type",
         ),
         ("events that are a list", signed("logout+jwt", json!({"events": [EVENT]})), "wrong_type"),
-        ("an event that is no object", signed("logout+jwt", json!({"events": {EVENT: true}})), "wrong_type"),
+        ("an event that is not an object", signed("logout+jwt", json!({"events": {EVENT: true}})), "wrong_type"),
         ("with a nonce", signed("logout+jwt", json!({"nonce": "n"})), "invalid_claim"),
         ("of another issuer", signed("logout+jwt", json!({"iss": "https://other.test"})), "unknown_issuer"),
         ("for another audience", signed("logout+jwt", json!({"aud": "other"})), "wrong_audience"),
@@ -138,7 +138,7 @@ async fn what_is_no_logout_token_for_us_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_token_is_used_once_and_a_replay_signs_out_nobody_anew() {
+async fn a_logout_token_is_used_once_and_a_replay_has_no_effect() {
     let edge = Edge::start("").await;
     let message = edge.sign(Some("logout+jwt"), &claims(&json!({"sid": null, "iat": now() - 5})));
     let before = edge.tokens.of("alice");
@@ -164,7 +164,7 @@ async fn audiences_and_scope_are_the_issuer_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_provider_sends_again_what_the_store_did_not_take() {
+async fn the_provider_repeats_messages_that_were_not_stored() {
     let mut redis = RedisServer::start(&[]).await;
     let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let edge = Edge::start(&store).await;
@@ -179,7 +179,7 @@ async fn the_provider_sends_again_what_the_store_did_not_take() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overloaded_way_in_says_so_and_loses_nothing_it_acknowledged() {
+async fn an_overloaded_endpoint_answers_429_and_loses_nothing_acknowledged() {
     let redis = RedisServer::start(&[]).await;
     let store = format!(
         "limits: {{inlet_requests: 4, store_timeout: 25s, http_timeout: 40s}}\nrevocation: {{store: redis, redis: {{url: \"{}\"}}}}\n",
@@ -189,7 +189,7 @@ async fn an_overloaded_way_in_says_so_and_loses_nothing_it_acknowledged() {
     let message =
         |user: &str| edge.sign(Some("logout+jwt"), &claims(&json!({"sub": user, "sid": null, "exp": now() + 900})));
     let messages: Vec<_> = (0..20).map(|number| message(&format!("user-{number}"))).collect();
-    redis.signal("-STOP"); // Whoever is admitted waits for it.
+    redis.signal("-STOP"); // Admitted requests wait for it.
     let sending = futures_util::future::join_all(messages.iter().map(|message| send(logout(&edge, message))));
     let thawing = async {
         eventually("all but four are told to come again", || async {

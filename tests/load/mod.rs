@@ -1,11 +1,11 @@
 //! Programs that measure or run for long; they print figures and are not part of the ordinary run:
 //!
 //! ```text
-//! cargo test --release --test main -- --ignored --nocapture programs::latency
-//! cargo test --release --test main -- --ignored --nocapture programs::busy
-//! cargo test --release --test main -- --ignored --nocapture programs::sign_out
-//! cargo test --release --test main -- --ignored --nocapture programs::followers
-//! DOORWARD_SOAK=20m cargo test --release --test main -- --ignored --nocapture programs::soak
+//! cargo test --release --test main -- --ignored --nocapture load::latency
+//! cargo test --release --test main -- --ignored --nocapture load::busy
+//! cargo test --release --test main -- --ignored --nocapture load::sign_out
+//! cargo test --release --test main -- --ignored --nocapture load::followers
+//! DOORWARD_SOAK=20m cargo test --release --test main -- --ignored --nocapture load::soak
 //! ```
 
 mod busy;

@@ -6,34 +6,34 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
-use super::{Inlet, Refused, log, revoke, verified};
+use super::{EventSource, Refused, log, revoke, verified};
 use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
-use crate::authz::signals::{EventOutcome, EventToken, Transmitter, Unheard};
+use crate::authz::signals::{EventOutcome, EventRefusal, EventToken, Transmitter};
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
-/// Why an event token is not taken.
+/// Why an event token is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EventError {
-    /// With what its sender may know of it.
+    /// With the detail that its sender may see.
     Denied(Denial, Option<Box<str>>),
-    /// A verification event that nobody asked for.
+    /// A verification event that was not requested.
     InvalidState,
-    /// The transmitter did not send along what it was told to.
+    /// The transmitter did not send the configured token.
     Unauthenticated,
-    /// The id under which it came is not its own.
+    /// The `jti` differs from the id under which the token was delivered.
     AnotherId,
-    /// To be sent again.
+    /// Not stored; the transmitter should send it again.
     Store,
 }
 
 impl EventError {
-    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for what passes by itself.
+    /// The code of RFC 8935 section 2.4, and of SSF 1.0 for the state; `None` for a temporary failure.
     #[must_use]
     pub const fn code(&self) -> Option<&'static str> {
         match self {
@@ -51,7 +51,7 @@ impl EventError {
         }
     }
 
-    /// For the operator of the transmitter: which claim is at fault, once the signature was verified.
+    /// For the operator of the transmitter: the claim at fault, after the signature was verified.
     #[must_use]
     pub fn description(&self) -> Cow<'static, str> {
         let description = match self {
@@ -65,12 +65,12 @@ impl EventError {
             Self::Denied(Denial::WrongType, _) => "the type of the token is not secevent+jwt",
             Self::Denied(Denial::MissingClaim | Denial::InvalidClaim, _) => "`iss` is missing or not text",
             Self::Denied(Denial::Expired, _) => "the security event token has expired",
-            Self::Denied(Denial::NotYetValid, _) => "the security event token is of the future",
+            Self::Denied(Denial::NotYetValid, _) => "the security event token is dated in the future",
             Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
             Self::Denied(_, _) => "the security event token is not valid",
-            Self::InvalidState => "the verification event bears a state that was not asked for",
+            Self::InvalidState => "the verification event has a state that was not requested",
             Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
-            Self::AnotherId => "the token is not the one that it came as",
+            Self::AnotherId => "the `jti` of the token is not the id under which it was sent",
             Self::Store => "the store did not take it",
         };
         description.into()
@@ -89,11 +89,11 @@ impl EventError {
 
 impl From<Refused> for EventError {
     fn from(refused: Refused) -> Self {
-        Self::Denied(refused.refusal.denial, refused.told().map(Into::into))
+        Self::Denied(refused.refusal.denial, refused.for_sender().map(Into::into))
     }
 }
 
-/// How an event token came.
+/// How an event token was delivered.
 #[derive(Clone, Copy)]
 pub enum Delivery<'a> {
     /// With this credential.
@@ -102,20 +102,20 @@ pub enum Delivery<'a> {
     Polled(&'a IssuerName, &'a str),
 }
 
-/// Applies an event token. `Ok`: it may be acknowledged, whether or not there was anything to do; one that
-/// was known already is among these (RFC 8935 section 2.2).
+/// Applies an event token. `Ok`: the token may be acknowledged, whether or not it had an effect; so may a
+/// repeated token (RFC 8935 section 2.2).
 pub async fn take(state: &State, text: &str, delivery: Delivery<'_>) -> Result<(), EventError> {
-    let inlet = match delivery {
-        Delivery::Pushed(_) => Inlet::Push,
-        Delivery::Polled(..) => Inlet::Poll,
+    let source = match delivery {
+        Delivery::Pushed(_) => EventSource::Push,
+        Delivery::Polled(..) => EventSource::Poll,
     };
-    let taken = apply(state, text, delivery, inlet).await;
+    let taken = apply(state, text, delivery, source).await;
     let labels = match &taken {
         Ok(labels) => labels.clone(),
         Err(error) => vec![error.label()],
     };
     for label in labels {
-        inlet.count(state, label);
+        source.count(state, label);
     }
     taken.map(|_| ())
 }
@@ -124,7 +124,7 @@ async fn apply(
     state: &State,
     text: &str,
     delivery: Delivery<'_>,
-    inlet: Inlet,
+    source: EventSource,
 ) -> Result<Vec<&'static str>, EventError> {
     let verify = |policy: &Policy| {
         let bearer = BearerToken::parse(text.as_bytes(), policy.authorizer.tokens.max_bytes)?;
@@ -134,29 +134,29 @@ async fn apply(
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
         let now = clock::now();
         let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
-        let heard = from.hear(&token, target, state.replica.clocks());
-        Ok((from.clone(), token, heard))
+        let outcomes = from.outcomes(&token, target, state.replica.clocks());
+        Ok((from.clone(), token, outcomes))
     };
-    let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::from)?;
+    let (from, token, outcomes) = verified(state, source, verify).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
-    let heard = heard.map_err(|unheard| match unheard {
-        Unheard::Denied(refusal) => {
+    let outcomes = outcomes.map_err(|refused| match refused {
+        EventRefusal::Denied(refusal) => {
             let refused = Refused { refusal, issuer: Some(from.name.clone()) };
-            log(&state.policy(), inlet, &refused);
+            log(&state.policy(), source, &refused);
             EventError::from(refused)
         }
-        Unheard::InvalidState => EventError::InvalidState,
+        EventRefusal::InvalidState => EventError::InvalidState,
     })?;
     if state.replays.knows(&token.id) {
         return Ok(vec!["replayed"]);
     }
-    let (labels, revocations) = outcome(&from, heard);
-    revoke(state, inlet, revocations).await.map_err(|_| EventError::Store)?;
+    let (labels, revocations) = results(&from, outcomes);
+    revoke(state, source, revocations).await.map_err(|_| EventError::Store)?;
     state.replays.remember(token.id, clock::now());
     Ok(labels)
 }
 
-/// Whom a token is from: of several entries with one issuer, the one whose audience it names.
+/// The sender of a token: among several entries with one issuer, the entry whose audience the token names.
 fn sender<'a>(
     policy: &'a Policy,
     token: &UnverifiedToken<'_>,
@@ -189,11 +189,11 @@ fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) 
 }
 
 /// The counter labels and the revocations of an event.
-fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
+fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
     let (mut labels, mut revocations) = (Vec::new(), Vec::new());
     let transmitter = &from.name;
-    for heard in heard {
-        labels.push(match heard {
+    for outcome in outcomes {
+        labels.push(match outcome {
             EventOutcome::Revocations(found) => {
                 revocations.extend(found);
                 "applied"
@@ -213,7 +213,7 @@ fn outcome(from: &Transmitter, heard: Vec<EventOutcome>) -> (Vec<&'static str>, 
             EventOutcome::Ignored => "ignored",
             EventOutcome::Stale => "stale",
             EventOutcome::Unmapped => {
-                warn!(%transmitter, "a security event names nobody that tokens could be found by");
+                warn!(%transmitter, "a security event names no subject by which tokens could be found");
                 "unmapped"
             }
         });

@@ -1,8 +1,8 @@
-//! The ways in for other servers: each is verified, parsed to revocations, and appended by the one function
-//! that appends ([`Replica::revoke`](crate::state::Replica::revoke)).
+//! Messages of other servers: each is verified, parsed to revocations, and appended by the one function that
+//! appends ([`Replica::revoke`](crate::state::Replica::revoke)).
 //!
-//! What was answered as taken is in the store. What the store did not take is answered as a passing failure
-//! and not remembered, so that the sender's next attempt counts.
+//! A message that was acknowledged is in the store. A message that the store refused is answered as a temporary
+//! failure and not remembered, so that the sender's next attempt counts.
 
 pub mod events;
 mod logout;
@@ -17,9 +17,9 @@ use crate::authz::refusal::Refusal;
 use crate::authz::revocation::Revocation;
 use crate::state::{DecisionLog, LedgerError, Policy, State};
 
-/// A way in; a closed set of labels.
+/// A receiver of messages; a closed set of labels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Inlet {
+pub enum EventSource {
     Revoke,
     Introspect,
     BackchannelLogout,
@@ -28,7 +28,7 @@ pub enum Inlet {
     GlobalRevocation,
 }
 
-impl Inlet {
+impl EventSource {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -47,16 +47,16 @@ impl Inlet {
     }
 }
 
-/// Why a message is not taken, and whose keys might help.
+/// Why a message is refused, and whose keys might help.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) issuer: Option<IssuerName>,
 }
 
 impl Refused {
-    /// What a message lacks, for its sender: of one whose signature was verified only, which is when its claims are
-    /// looked at.
-    pub(super) fn told(&self) -> Option<&str> {
+    /// The fault of a message, for its sender: only after its signature was verified, because claims are read after
+    /// that.
+    pub(super) fn for_sender(&self) -> Option<&str> {
         let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
         self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())
     }
@@ -72,7 +72,7 @@ impl<T: Into<Refusal>> From<T> for Refused {
 /// `keys.cooldown`, before it counts as unknown. A refusal is logged as those of decisions are.
 pub(super) async fn verified<T>(
     state: &State,
-    inlet: Inlet,
+    source: EventSource,
     attempt: impl Fn(&Policy) -> Result<T, Refused>,
 ) -> Result<T, Refused> {
     let policy = state.policy();
@@ -81,23 +81,27 @@ pub(super) async fn verified<T>(
         let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
         attempted = attempt(&state.policy());
     }
-    attempted.inspect_err(|refused| log(&policy, inlet, refused))
+    attempted.inspect_err(|refused| log(&policy, source, refused))
 }
 
-/// Logs why a message is not taken.
-fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
+/// Logs why a message is refused.
+fn log(policy: &Policy, source: EventSource, Refused { refusal, issuer }: &Refused) {
     if policy.decision_log != DecisionLog::None {
-        let (inlet, reason) = (inlet.label(), refusal.denial.label());
+        let (inlet, reason) = (source.label(), refusal.denial.label());
         let issuer = issuer.as_ref().map(tracing::field::display);
         info!(inlet, reason, detail = refusal.detail.as_deref(), issuer, "message refused");
     }
 }
 
-/// Puts revocations into the store, those that can still hit anything.
-pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
+/// Stores the revocations that can still apply to a token.
+pub(super) async fn revoke(
+    state: &State,
+    source: EventSource,
+    revocations: Vec<Revocation>,
+) -> Result<(), LedgerError> {
     let over = state.replica.surely_over();
     let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
-    let inlet = inlet.label();
+    let inlet = source.label();
     if alive.is_empty() {
         return Ok(());
     }

@@ -18,7 +18,7 @@ use crate::ledger::support::{Instance, RedisServer, sign_out};
 
 const FOLLOWERS: usize = 200;
 
-/// What a server says, as far as it is needed here.
+/// The replies of a server that are needed here.
 enum Reply {
     Text(String),
     Many(Vec<Reply>),
@@ -26,7 +26,7 @@ enum Reply {
 }
 
 impl Reply {
-    /// One reply at the start of the bytes, and its length; `None` if it is not all there.
+    /// One reply at the start of the bytes, and its length; `None` if it is incomplete.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
         let line = std::str::from_utf8(&bytes[1..end]).unwrap();
@@ -61,7 +61,7 @@ impl Reply {
     }
 }
 
-/// Follows until told to stop; when each revocation was applied.
+/// Follows until stopped; the time at which each revocation was applied.
 async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, Instant> {
     let mut stream = TcpStream::connect(server).await.unwrap();
     stream.set_nodelay(true).unwrap();

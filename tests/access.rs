@@ -1,4 +1,4 @@
-//! The doors of the HTTP API and of the check socket: who is let in, with what, and how it is asked.
+//! Access to the HTTP API and the check socket: callers, credentials and forms of requests.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::grpc::Checks;
 use crate::support::tokens::Tokens;
 use crate::support::{PATIENCE, TempDir};
 
-/// What the API's own description says: method, path, and whether an admin key is needed, and that alone.
+/// From the API's own description: method, path, and whether an admin key alone is required.
 async fn operations(doorward: &Doorward) -> Vec<(reqwest::Method, String, bool)> {
     let document: Value = serde_json::from_str(&doorward.get("/openapi.json").await.1).unwrap();
     let mut found = Vec::new();
@@ -31,9 +31,9 @@ async fn operations(doorward: &Doorward) -> Vec<(reqwest::Method, String, bool)>
     found
 }
 
-/// Whatever needs an admin key, as the description says, is shut to everything that is none.
+/// Every endpoint that needs an admin key, by the description, refuses all other credentials.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_admin_key_opens_nothing() {
+async fn only_an_admin_key_is_accepted() {
     let (tokens, stranger) = (Tokens::new(), Tokens::new());
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let client = reqwest::Client::new();
@@ -75,10 +75,10 @@ async fn what_is_no_admin_key_opens_nothing() {
             assert_eq!(reply.status, 401, "{method} {path}{place}");
         }
     }
-    eprintln!("doors: {asked} requests to what needs an admin key, none let in");
+    eprintln!("access: {asked} requests to what needs an admin key, none let in");
 }
 
-/// What another site's page can have a browser send: "simple" requests, with cookies and no more.
+/// The requests that another site's page can make a browser send: "simple" ones, with cookies only.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_sites_forms_do_nothing() {
     let tokens = Tokens::new();
@@ -111,7 +111,7 @@ async fn another_sites_forms_do_nothing() {
         assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{path}");
     }
     assert_eq!(reason(&checks, &token).await, "ok", "nobody was signed out");
-    // With a key, a body must still say that it is JSON: a form cannot.
+    // With a key, a body must still have the type JSON: a form cannot.
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
         let request = client.post(format!("http://{}/v1/revocations", doorward.http)).bearer_auth(OPERATOR);
         let reply = send(request.header("content-type", media_type).body(revocation.clone())).await;
@@ -157,7 +157,7 @@ async fn users_revoke_nobody_but_themselves() {
     for token in [&alice, &again, &bob, &namesake] {
         assert_eq!(reason(&checks, token).await, "ok");
     }
-    // Of several tokens that are shown, whoever has them signs out each: nobody is locked in by a second field.
+    // Several presented tokens are all signed out: a second field does not prevent a sign-out.
     let shown = || [tokens.of("carol"), tokens.of("dave")];
     for joined in [false, true] {
         let [first, second] = shown();
@@ -171,7 +171,7 @@ async fn users_revoke_nobody_but_themselves() {
             assert_eq!(reason(&checks, &token).await, "signed_out");
         }
     }
-    // What a body says beside the token is not looked at.
+    // Other parameters of the body beside the token are ignored.
     assert_eq!(send(logout("").bearer_auth(&alice).body(named.clone())).await.status, 204);
     assert_eq!(reason(&checks, &alice).await, "signed_out");
     for token in [&again, &bob, &namesake] {
@@ -262,8 +262,8 @@ async fn requests_that_can_be_read_in_two_ways_are_refused() {
         let got = exchange(doorward.http, &bytes).await;
         assert!(got.len() == 1 && expected.contains(&got[0]), "{what}: {got:?}, not {expected:?}");
     }
-    // Both a length and chunks: either the connection ends with the request, or it is refused. What follows
-    // it is never a request of its own.
+    // Both a length and chunks: either the connection ends with the request, or it is refused. The following
+    // bytes are never a separate request.
     let smuggled = "0\r\n\r\nGET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
     let request = format!(
         "POST /v1/revocations HTTP/1.1\r\nhost: a\r\n{key}content-length: {}\r\ntransfer-encoding: chunked\r\n\r\n{smuggled}",
@@ -284,7 +284,7 @@ async fn the_check_socket_has_its_mode_from_the_beginning() {
         let dir = TempDir::new();
         let socket = dir.path().join("check.sock");
         let starting = Doorward::launch_in(dir, &config);
-        // Whoever looks meanwhile sees no other mode.
+        // An observer meanwhile sees no other mode.
         let watching = async {
             loop {
                 if let Ok(metadata) = std::fs::metadata(&socket) {
@@ -302,8 +302,8 @@ async fn the_check_socket_has_its_mode_from_the_beginning() {
     }
 }
 
-/// A figure: how long the refusal of a key takes, by how near it is to a right one. That the time tells
-/// nothing is by construction: each digest is compared in full (`AdminKeys::find`).
+/// A figure: the duration of a key's refusal, by its similarity to a valid one. The duration reveals nothing by
+/// construction: each digest is compared in full (`AdminKeys::find`).
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_take_as_long_as_unknown_ones() {
     const ROUNDS: usize = 300;
@@ -328,5 +328,5 @@ async fn wrong_keys_take_as_long_as_unknown_ones() {
         took[took.len() / 2]
     };
     let [unknown, near, right] = took.map(median);
-    eprintln!("doors: median of {ROUNDS}: an unknown key {unknown:?}, one byte off {near:?}, a right one {right:?}");
+    eprintln!("access: median of {ROUNDS}: an unknown key {unknown:?}, one byte off {near:?}, a right one {right:?}");
 }

@@ -1,4 +1,4 @@
-//! `/signals/events`: what each event does, and what is refused (RFC 8935, CAEP and RISC 1.0).
+//! `/signals/events`: the effect of each event, and the refusals (RFC 8935, CAEP and RISC 1.0).
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 
-/// An edge that hears a transmitter, whose key is this one.
+/// An edge with a transmitter, whose key is this one.
 pub async fn edge(transmitter: &Tokens, more: &str, beside: &str) -> Edge {
     Edge::start(&format!("{beside}{}", section(transmitter, more))).await
 }
@@ -110,7 +110,7 @@ async fn subjects_are_understood_in_each_format() {
         ),
         ("opaque session", named(&session, json!({"format": "opaque", "id": "session-of-alice"}))),
     ] {
-        // Issued after what an earlier row revoked.
+        // Issued after the watermark of an earlier row.
         let edge = if what.contains("session") {
             self::edge(&transmitter, "", "").await
         } else {
@@ -124,13 +124,13 @@ async fn subjects_are_understood_in_each_format() {
     let message = named(&change, jti);
     is_taken(&edge.ends("jwt_id", &token, push(&edge, &set(&transmitter, &message))).await);
 
-    // An agent: the tokens in which it acts, whoever their user is.
+    // An agent: the tokens in which it acts, of every user.
     let (agents, beside) = (edge.tokens.with(json!({"act": {"sub": "agent-7"}})), edge.tokens.of("alice"));
     let message = named(&change, json!({"application": {"format": "opaque", "id": "agent-7"}}));
     is_taken(&edge.ends("complex, application", &agents, push(&edge, &set(&transmitter, &message))).await);
     assert_eq!(edge.reason(&beside).await, "ok");
 
-    // Nobody is named in a way that is configured, or that leads anywhere: taken, counted, nothing done.
+    // No supported subject, or none that can be mapped: accepted, counted, without effect.
     let edge = self::edge(&transmitter, "", "").await;
     let token = edge.tokens.of("alice");
     let foreign = json!({"format": "iss_sub", "iss": "https://other.test", "sub": "alice"});
@@ -188,7 +188,7 @@ async fn an_event_counts_from_when_it_happened() {
         assert_eq!(edge.reason(&token(user, older)).await, "revoked", "{user}");
         assert_eq!(edge.reason(&token(user, newer)).await, "ok", "{user}: it has the new claims already");
     }
-    // Never later than now, whatever it says.
+    // Never later than now, whatever its claims.
     is_taken(&push(&edge, &set(&transmitter, &at("future", json!(now() + 9999), json!({})))).await);
     let soon = edge.tokens.with(json!({"sub": "future", "iat": now() + 3, "sid": fresh_id()}));
     assert_eq!((edge.reason(&token("future", 1)).await.as_str(), edge.reason(&soon).await.as_str()), ("revoked", "ok"));
@@ -199,7 +199,7 @@ async fn an_event_counts_from_when_it_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_event_for_us_does_nothing() {
+async fn foreign_events_have_no_effect() {
     let transmitter = Tokens::new();
     let edge = edge(&transmitter, "", "limits: {http_body_bytes: 20000}\n").await;
     let token = edge.tokens.of("alice");
@@ -260,7 +260,7 @@ async fn what_is_no_event_for_us_does_nothing() {
     }
     assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
 
-    // What asks for nothing is taken, known or not, and counted.
+    // An event without an effect is accepted, known or not, and counted.
     for uri in [format!("{CAEP}device-compliance-change"), format!("{RISC}account-enabled"), "urn:example:x".to_owned()]
     {
         is_taken(
@@ -301,7 +301,7 @@ async fn an_event_is_applied_once_and_acknowledged_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transmitter_that_was_told_a_token_must_send_it() {
+async fn a_transmitter_must_send_its_configured_token() {
     let transmitter = Tokens::new();
     let edge = edge(&transmitter, ", push: {token: push-secret-0123456789}", "").await;
     let (token, uri) = (edge.tokens.of("alice"), format!("{CAEP}credential-change"));
@@ -320,7 +320,7 @@ async fn a_transmitter_that_was_told_a_token_must_send_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_transmitter_sends_again_what_the_store_did_not_take() {
+async fn the_transmitter_repeats_events_that_were_not_stored() {
     let (transmitter, mut redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let edge = edge(&transmitter, "", &store).await;

@@ -169,14 +169,14 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// `None` when the test must say that it is skipped.
+    /// `None` if the test is skipped, with a message.
     pub fn start(script: &str, arguments: &[&str]) -> Option<Self> {
         let Some(folder) = std::env::var("OIDC_PROVIDER").ok().filter(|folder| !folder.is_empty()) else {
             eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");
             return None;
         };
         let mut child = Command::new("node")
-            .arg(format!("{}/tests/inlets/{script}", env!("CARGO_MANIFEST_DIR")))
+            .arg(format!("{}/tests/event_sources/{script}", env!("CARGO_MANIFEST_DIR")))
             .arg(folder)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -189,10 +189,10 @@ impl NodeProcess {
         Some(Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port })
     }
 
-    pub fn tell(&self, command: &Value) -> Value {
+    pub fn command(&self, command: &Value) -> Value {
         let mut pipe = self.pipe.lock().unwrap();
         writeln!(pipe.0, "{command}").unwrap();
-        // Libraries write notices of their own in between.
+        // Libraries print their own notices in between.
         pipe.1.by_ref().find_map(|line| serde_json::from_str(&line.unwrap()).ok()).unwrap()
     }
 }

@@ -27,7 +27,7 @@ fn refresh_token(changes: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_revoked_by_who_holds_them() {
+async fn tokens_are_revoked_by_their_holder() {
     let edge = Edge::start("").await;
     let revoke = async |fields: &[(&str, &str)]| {
         let reply = send(edge.form("/oauth2/revoke", fields)).await;
@@ -44,7 +44,7 @@ async fn tokens_are_revoked_by_who_holds_them() {
     let expired = edge.tokens.with(json!({"exp": now() - 3600, "iat": now() - 7200}));
     revoke(&[("token", &expired)]).await;
 
-    // A refresh token takes its session along; one is told by its type, its claims or the hint.
+    // A refresh token ends its session; it is recognised by its type, its claims or the hint.
     let session = |sid: &str| edge.tokens.with(json!({"sid": sid}));
     for (number, (typ, changes, hint)) in [
         (Some("rt+jwt"), json!({}), None),
@@ -75,7 +75,7 @@ async fn tokens_are_revoked_by_who_holds_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_known_is_answered_alike_and_changes_nothing() {
+async fn unknown_tokens_are_answered_alike_and_change_nothing() {
     let edge = Edge::start("").await;
     let (good, stranger) = (edge.tokens.of("alice"), Tokens::new());
     let (signed, _) = good.rsplit_once('.').unwrap();
@@ -118,7 +118,7 @@ async fn what_is_not_known_is_answered_alike_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forms_and_clients_that_are_wrong_are_told_so() {
+async fn invalid_forms_and_clients_get_an_error() {
     let edge = Edge::start("limits: {http_body_bytes: 4096}\n").await;
     let good = edge.tokens.of("alice");
     let plain = |path: &str| edge.form(path, &[("token", good.as_str())]);
@@ -236,7 +236,7 @@ async fn an_opaque_token_is_revoked_if_its_issuer_vouches_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_store_did_not_take_is_not_answered_as_done() {
+async fn refused_writes_are_not_answered_as_done() {
     let mut redis = RedisServer::start(&[]).await;
     let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
     let edge = Edge::start(&store).await;

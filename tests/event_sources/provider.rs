@@ -7,7 +7,7 @@ use crate::api::{OPERATOR, admin_keys, send};
 use crate::support::tokens::Tokens;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
+async fn a_logout_at_the_provider_refuses_the_next_request() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let doorward = format!("http://127.0.0.1:{port}");
     let Some(provider) = NodeProcess::start("provider.mjs", &[&doorward, OPERATOR]) else { return };
@@ -18,19 +18,19 @@ async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
     );
     let edge = Edge::of(Tokens::new(), &config).await;
     let login = |user: &str| {
-        let tokens = provider.tell(&json!({"login": user}));
+        let tokens = provider.command(&json!({"login": user}));
         let text = |name: &str| tokens[name].as_str().unwrap_or_else(|| panic!("{name}: {tokens}")).to_owned();
         (text("access_token"), text("refresh_token"))
     };
     let verdict = |token: &str| edge.checks.check(crate::support::grpc::get("/").token(token));
 
-    // Logged out at the provider: it tells every client of the session, and so Doorward.
+    // Logged out at the provider: it notifies every client of the session, including Doorward.
     let ((alice, _), (bob, _)) = (login("alice"), login("bob"));
     let said = verdict(&alice).await;
     assert_eq!((said.headers["x-user-id"].as_str(), said.metadata["client_id"].as_str()), ("alice", "shop-web"));
-    let refreshed = provider.tell(&json!({"refresh": "alice"}))["access_token"].as_str().unwrap().to_owned();
+    let refreshed = provider.command(&json!({"refresh": "alice"}))["access_token"].as_str().unwrap().to_owned();
     assert_eq!(edge.reason(&refreshed).await, "ok");
-    let logout = async { provider.tell(&json!({"logout": "alice"})) };
+    let logout = async { provider.command(&json!({"logout": "alice"})) };
     let status = edge.ends_soon("oidc-provider, logout at the provider", &alice, logout).await;
     assert_eq!(status, 200);
     assert_eq!(
@@ -46,12 +46,13 @@ async fn whoever_logs_out_at_the_provider_is_refused_at_the_next_request() {
     let revoke = send(edge.form("/oauth2/revoke", &[("token", &again)]));
     assert_eq!(edge.ends("oidc-provider, access token revoked here", &again, revoke).await.status, 200);
     // Its refresh token can be revoked there: the provider's event ends the session.
-    let revoke = async { provider.tell(&json!({"revoke": "bob"})) };
+    let revoke = async { provider.command(&json!({"revoke": "bob"})) };
     assert_eq!(edge.ends_soon("oidc-provider, refresh token revoked there", &bob, revoke).await, 200);
-    assert_eq!(provider.tell(&json!({"refresh": "bob"}))["error"], "invalid_grant");
+    assert_eq!(provider.command(&json!({"refresh": "bob"}))["error"], "invalid_grant");
 
-    // An opaque refresh token says nothing to us; an ID token is no access token, and is not revoked as one.
-    let tokens: Value = provider.tell(&json!({"login": "carol"}));
+    // An opaque refresh token cannot be read here; an ID token is not an access token, and is not revoked as
+    // one.
+    let tokens: Value = provider.command(&json!({"login": "carol"}));
     for (name, status) in [("refresh_token", 200), ("id_token", 200)] {
         let fields = [("token", tokens[name].as_str().unwrap()), ("token_type_hint", "refresh_token")];
         assert_eq!(send(edge.form("/oauth2/revoke", &fields)).await.status, status, "{name}");

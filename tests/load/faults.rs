@@ -1,4 +1,4 @@
-//! What befalls a fleet in the soak.
+//! The faults of a fleet in the soak.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::soak::{Fleet, LIMITS};
 
-/// One fault; `usize` is the instance that it befalls, the others befall the store or all.
+/// One fault; `usize` is its instance, the others concern the store or all instances.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     Cut(usize),

@@ -1,11 +1,11 @@
 //! Logout tokens: from the text to a revocation in the store.
 
-use super::{Inlet, Refused, revoke, verified};
+use super::{EventSource, Refused, revoke, verified};
 use crate::authz::token::{BearerToken, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
-/// Why a logout token is not taken.
+/// Why a logout token is refused.
 pub(in crate::api) enum LogoutError {
     Denied(Refused),
     Replayed,
@@ -21,12 +21,12 @@ pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), Lo
         let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
         issuer.verify_logout(unverified, clock::now()).map_err(refused)
     };
-    let token = verified(state, Inlet::BackchannelLogout, verify).await.map_err(LogoutError::Denied)?;
+    let token = verified(state, EventSource::BackchannelLogout, verify).await.map_err(LogoutError::Denied)?;
     if state.replays.knows(&token.id) {
         return Err(LogoutError::Replayed);
     }
     let revocations = token.revocation.into_iter().collect();
-    revoke(state, Inlet::BackchannelLogout, revocations).await.map_err(|_| LogoutError::Store)?;
+    revoke(state, EventSource::BackchannelLogout, revocations).await.map_err(|_| LogoutError::Store)?;
     state.replays.remember(token.id, clock::now());
     Ok(())
 }
