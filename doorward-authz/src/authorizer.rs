@@ -457,7 +457,12 @@ impl Authorizer {
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
-                let ended = verified.iter().map(|(issuer, token, _)| issuer.sign_out(token, sign_out.scope, clocks));
+                let ended = verified.iter().map(|(issuer, token, _)| {
+                    match view.index.find(token.targets(), token.issued_at()) {
+                        None => issuer.sign_out(token, sign_out.scope, clocks),
+                        Some(_) => Ok(issuer.sign_out_again(token, sign_out.scope, view.index, clocks)),
+                    }
+                });
                 let ended = ended.collect::<Result<Vec<_>, _>>()?;
                 Some((ended.into_iter().flatten().collect(), sign_out.then))
             }

@@ -30,8 +30,8 @@ pub(super) struct LogoutQuery {
 
 /// Signs out the holder of an access token.
 ///
-/// 204, also when the token has expired or is revoked already; a token that does not verify is refused. A token
-/// in a cookie is none: other sites could have it sent.
+/// 204, also when the token has expired or is revoked already; one that is revoked ends nothing but itself, whatever `all`
+/// says. A token that does not verify is refused. A token in a cookie is none: other sites could have it sent.
 #[utoipa::path(
     post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(
