@@ -613,7 +613,7 @@ impl Authorizer {
             Some(Hit { origin: Origin::SignedOut, .. }) => return Err(Denial::SignedOut.into()),
             None => {}
         }
-        if self.may_be_forgotten(token, view.index.forgotten()) {
+        if self.may_be_forgotten(token, view.index) {
             return Err(Denial::Expired.into());
         }
         let max_staleness = rule.max_staleness.unwrap_or(self.freshness.max_staleness);
@@ -643,9 +643,13 @@ impl Authorizer {
     }
 
     /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
-    fn may_be_forgotten(&self, token: &VerifiedToken, forgotten: Timestamp) -> bool {
-        let leeway = || self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
-        token.expires_at() <= forgotten && token.expires_at().plus(leeway()) <= forgotten
+    fn may_be_forgotten(&self, token: &VerifiedToken, index: &RevocationIndex) -> bool {
+        let (forgotten, ends) = (index.forgotten(), token.expires_at());
+        if ends > forgotten.latest() {
+            return false; // Nearly always.
+        }
+        let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
+        ends.plus(leeway) <= forgotten.up_to(token.issued_at())
     }
 
     /// The longest that a view of the revocations may be used by any rule.

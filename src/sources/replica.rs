@@ -391,7 +391,7 @@ impl Replica {
 
     async fn purge(&self) {
         loop {
-            tokio::time::sleep(Self::PURGE_EVERY).await;
+    /// Forgets what is over; the first look at the clocks is when nothing is yet.
             let (now, hold, leeway) = (self.earliest(), self.clocks.retention(), self.clocks.leeway());
             match &self.ledger {
                 RevocationLedger::Redis(_) => {
@@ -406,3 +406,4 @@ impl Replica {
         }
     }
 }
+            tokio::time::sleep(Self::PURGE_EVERY).await;

@@ -12,6 +12,8 @@ const INSTANCES: usize = 2;
 const END: i8 = 9;
 /// Beyond the retention, in which entries stay in the log (60 s in the code).
 const GRACE: i8 = 1;
+/// No token, and no time.
+const NOTHING: (i8, i8) = (i8::MAX, i8::MIN);
 /// Longer than any log is kept here.
 const EVEN: i8 = 2 * END;
 
@@ -69,6 +71,8 @@ pub enum Fault {
     ForgetsByOneClock,
     /// Tokens that had expired when their revocation was forgotten are alive again when the clock is set back.
     NoFloor,
+    /// What is kept of a forgotten revocation is for tokens that were issued since it was forgotten.
+    FloorOfLaterTokens,
     /// What has expired is forgotten however short it was held.
     NoHold,
     /// An entry that has expired by the local wall clock is passed over, and counts as read.
@@ -185,8 +189,11 @@ struct Instance {
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
-    /// What expires up to then may be forgotten.
-    forgotten: i8,
+    /// What the earlier clock showed when it was last set.
+    era: i8,
+    /// Tokens that were issued from the first instant on and expire up to the second may have been refused for a reason
+    /// that is forgotten.
+    forgotten: (i8, i8),
     has_refused: bool,
 }
 
@@ -197,6 +204,8 @@ struct Known {
     names: u8,
     /// By the clock that nobody sets.
     learnt: i8,
+    /// The instance's, then.
+    era: i8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -249,7 +258,8 @@ impl Model for Clocks {
             standing: Standing::Old,
             is_current: true,
             known: None,
-            forgotten: 0,
+            era: 0,
+            forgotten: NOTHING,
             has_refused: false,
         };
         let instances = std::array::from_fn(instance);
@@ -313,6 +323,10 @@ impl Fleet {
     fn earliest(&self, instance: &Instance) -> i8 {
         self.wall(instance).min(self.store_wall())
     }
+
+    fn begin_era(&mut self, at: usize) {
+        self.instances[at].era = self.earliest(&self.instances[at]);
+    }
 }
 
 impl Clocks {
@@ -340,8 +354,10 @@ impl Clocks {
     }
 
     fn allows(&self, fleet: &Fleet, instance: &Instance) -> bool {
-        let is_forgotten =
-            fleet.revoked.is_some_and(|(issued, _)| issued + self.life + instance.limits.leeway <= instance.forgotten);
+        let (from, up_to) = instance.forgotten;
+        let is_forgotten = fleet
+            .revoked
+            .is_some_and(|(issued, _)| issued >= from && issued + self.life + instance.limits.leeway <= up_to);
         let is_expired = is_forgotten && !self.has(Fault::NoFloor);
         instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
@@ -368,16 +384,19 @@ impl Clocks {
             Act::Restart { instance } => {
                 spend(&mut fleet.left.restarts)?;
                 let at = &mut fleet.instances[instance];
-                *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
+                *at = Instance { is_current: false, known: None, forgotten: NOTHING, has_refused: false, ..*at };
+                fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
                 spend(&mut fleet.left.clocks)?;
                 (fleet.store.offset, fleet.store.even) = (offset, 0);
+                (0..INSTANCES).for_each(|at| fleet.begin_era(at));
                 self.is_assumed(fleet).then_some(())?;
             }
             Act::SetInstance { instance, offset } => {
                 spend(&mut fleet.left.clocks)?;
                 fleet.instances[instance].offset = offset;
+                fleet.begin_era(instance);
                 self.is_assumed(fleet).then_some(())?;
             }
             Act::Reload { instance, limits } => {
@@ -470,7 +489,8 @@ impl Clocks {
         if is_over || instance.known.is_some_and(|known| known.expires >= expires) {
             return;
         }
-        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt: fleet.now });
+        let (learnt, era) = (fleet.now, instance.era);
+        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt, era });
     }
 
     fn purge(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
@@ -483,10 +503,12 @@ impl Clocks {
             fleet.earliest(&instance) >= known.expires && was_held
         };
         may_go.then_some(())?;
+        let now = fleet.earliest(&instance);
         let at = &mut fleet.instances[at];
         at.known = None;
         if !self.has(Fault::ForgetsByOneClock) {
-            at.forgotten = at.forgotten.max(known.expires);
+            let from = if self.has(Fault::FloorOfLaterTokens) { now } else { known.era - at.limits.retention() };
+            at.forgotten = (at.forgotten.0.min(from), at.forgotten.1.max(known.expires));
         }
         Some(())
     }
