@@ -69,10 +69,10 @@ impl Replica {
     async fn follow_connection(&self, ledger: &RedisLedger, reading: &mut Reading) -> Result<Infallible, Obstacle> {
         let mut feed = ledger.feed().await?;
         let facts = feed.facts().await?;
-        self.lease_state.note_server(&facts.server);
         let mut fit = self.examine(facts, ledger)?;
         loop {
             let mut life = feed.life(&self.name).await?;
+            self.lease_state.note_store(&feed.server, &life.epoch);
             // The log may have been replaced since: `follow_log` checks before the read counts.
             let known = if let Some(known) = &mut reading.baseline {
                 known

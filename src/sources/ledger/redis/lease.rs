@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use fred::types::Value;
+
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
@@ -64,6 +66,8 @@ pub(in crate::sources) struct Leases {
     /// The newest entry after the reports were read: a report that is beyond it speaks of another log.
     pub(in crate::sources) newest: Position,
     pub(in crate::sources) server: Server,
+    /// Of the data; empty if there is none.
+    pub(in crate::sources) epoch: Box<str>,
     /// Since when it has kept the leases it was given; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
     /// Names of leases that ran out, by the server's clock, and were not given back.
@@ -132,6 +136,8 @@ impl RedisLedger {
     /// Leases that ran out are kept this much longer, or for the longest lease, for nobody: it only has to be later than
     /// any writer that was overtaken by its own end.
     const KEPT: Duration = Duration::from_secs(600);
+    /// How far a clock that counts as even may have gone back, and the end of a lease be estimated too late.
+    const INEXACT: Duration = Duration::from_secs(15);
 
     /// Every lease that runs.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
@@ -146,9 +152,10 @@ impl RedisLedger {
         self.take_leases(lengths)?;
         let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
-        let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
+        let epoch: Box<str> = epoch.text().unwrap_or_default().into();
+        let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
         let even_for = self.clock.even_for(ServerClock::read(asked, now));
-        let mut leases = Leases { now, server, whole_since, even_for, ..Leases::default() };
+        let mut leases = Leases { now, server, epoch, whole_since, even_for, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
@@ -158,12 +165,16 @@ impl RedisLedger {
         let [says, newest] = answers.as_slice() else { return Err(short()) };
         leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
+        let over = self.over_by_steady_time(&all, now, even_for).await?;
         let kept = Self::KEPT.max(self.longest_lease());
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(kept) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
+            if over.contains(&name) {
+                continue;
+            }
             if until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
@@ -178,6 +189,29 @@ impl RedisLedger {
             self.shared.call(self, sweep, self.deadline()).await?;
         }
         Ok(leases)
+    }
+
+    /// The leases that were taken when the server's clock was ahead, and have run out since by a clock that nobody sets:
+    /// by the server's they would run until it is as late again.
+    async fn over_by_steady_time(
+        &self,
+        all: &[(Box<str>, Timestamp)],
+        now: Timestamp,
+        even_for: Duration,
+    ) -> Result<Vec<Box<str>>, LedgerError> {
+        let longest = self.longest_lease();
+        // None that was taken while the clock went evenly ends later.
+        let latest = now.plus(longest + Self::INEXACT);
+        let ahead: Vec<_> = all.iter().filter(|(_, until)| *until > latest).map(|(name, _)| name).collect();
+        if ahead.is_empty() || even_for < longest {
+            return Ok(Vec::new());
+        }
+        // A full server prolongs the key alone.
+        let ask = |name: &&Box<str>| Command::new("PEXPIRETIME").arg(self.keys.instance(name));
+        let ends = self.shared.pipeline(self, ahead.iter().map(ask).collect()).await?;
+        let is_over = |end: &Value| end.as_i64().is_none_or(|end| end < 0 || Timestamp::from_millis(end) > latest);
+        let over = ahead.into_iter().zip(&ends).filter(|(_, end)| is_over(end));
+        Ok(over.map(|(name, _)| name.clone()).collect())
     }
 
     /// Ends a lease at once; whoever held it decides no more.
