@@ -2,6 +2,7 @@
 //! target for whoever asks.
 
 mod adopt;
+mod anew;
 mod answer;
 mod clock;
 mod config;

@@ -200,6 +200,7 @@ impl Replica {
                     return Ok(gap);
                 }
                 *fit = self.examine(facts, ledger)?;
+                self.note_end(stream.as_ref());
                 if page.complete {
                     known.note_whole(stream, start);
                 } else if covered && is_settled {
@@ -242,6 +243,8 @@ impl Replica {
             self.health.hindered(&Obstacle::Ledger(error));
         } else if self.freshness.adopted.age(Steady::now()).is_none() {
             self.health.set(ReplicaState::Adopting);
+        } else if let Some(obstacle) = self.cannot_add().filter(|_| self.health.is_ready()) {
+            self.health.hindered(&obstacle); // It is read all the same.
         } else {
             self.health.set(ReplicaState::Following);
         }
