@@ -12,8 +12,6 @@ const INSTANCES: usize = 2;
 const END: i8 = 9;
 /// Beyond the retention, in which entries stay in the log (60 s in the code).
 const GRACE: i8 = 1;
-/// No token, and no time.
-const NOTHING: (i8, i8) = (i8::MAX, i8::MIN);
 /// Longer than any log is kept here.
 const EVEN: i8 = 2 * END;
 
@@ -71,8 +69,8 @@ pub enum Fault {
     ForgetsByOneClock,
     /// Tokens that had expired when their revocation was forgotten are alive again when the clock is set back.
     NoFloor,
-    /// What is kept of a forgotten revocation is for tokens that were issued since it was forgotten.
-    FloorOfLaterTokens,
+    /// What is kept of a forgotten revocation is for tokens of the time in which it was forgotten.
+    FloorOfAnotherEra,
     /// What has expired is forgotten however short it was held.
     NoHold,
     /// An entry that has expired by the local wall clock is passed over, and counts as read.
@@ -189,11 +187,10 @@ struct Instance {
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
-    /// What the earlier clock showed when it was last set.
-    era: i8,
-    /// Tokens that were issued from the first instant on and expire up to the second may have been refused for a reason
-    /// that is forgotten.
-    forgotten: (i8, i8),
+    /// Since the earlier clock was last set, it accepts no token that is as old as this one.
+    is_later: bool,
+    /// What expires up to then may be forgotten, of the times that may be those of the token.
+    forgotten: i8,
     has_refused: bool,
 }
 
@@ -205,7 +202,7 @@ struct Known {
     /// By the clock that nobody sets.
     learnt: i8,
     /// The instance's, then.
-    era: i8,
+    is_later: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -258,8 +255,8 @@ impl Model for Clocks {
             standing: Standing::Old,
             is_current: true,
             known: None,
-            era: 0,
-            forgotten: NOTHING,
+            is_later: false,
+            forgotten: 0,
             has_refused: false,
         };
         let instances = std::array::from_fn(instance);
@@ -324,8 +321,10 @@ impl Fleet {
         self.wall(instance).min(self.store_wall())
     }
 
+    /// The earlier clock was set.
     fn begin_era(&mut self, at: usize) {
-        self.instances[at].era = self.earliest(&self.instances[at]);
+        let (instance, issued) = (self.instances[at], self.revoked.map_or(self.issuer, |(issued, _)| issued));
+        self.instances[at].is_later = issued < self.earliest(&instance) - instance.limits.retention();
     }
 }
 
@@ -354,10 +353,8 @@ impl Clocks {
     }
 
     fn allows(&self, fleet: &Fleet, instance: &Instance) -> bool {
-        let (from, up_to) = instance.forgotten;
-        let is_forgotten = fleet
-            .revoked
-            .is_some_and(|(issued, _)| issued >= from && issued + self.life + instance.limits.leeway <= up_to);
+        let is_forgotten =
+            fleet.revoked.is_some_and(|(issued, _)| issued + self.life + instance.limits.leeway <= instance.forgotten);
         let is_expired = is_forgotten && !self.has(Fault::NoFloor);
         instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
@@ -384,7 +381,7 @@ impl Clocks {
             Act::Restart { instance } => {
                 spend(&mut fleet.left.restarts)?;
                 let at = &mut fleet.instances[instance];
-                *at = Instance { is_current: false, known: None, forgotten: NOTHING, has_refused: false, ..*at };
+                *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
                 fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
@@ -489,8 +486,8 @@ impl Clocks {
         if is_over || instance.known.is_some_and(|known| known.expires >= expires) {
             return;
         }
-        let (learnt, era) = (fleet.now, instance.era);
-        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt, era });
+        let (learnt, is_later) = (fleet.now, instance.is_later);
+        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt, is_later });
     }
 
     fn purge(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
@@ -503,12 +500,11 @@ impl Clocks {
             fleet.earliest(&instance) >= known.expires && was_held
         };
         may_go.then_some(())?;
-        let now = fleet.earliest(&instance);
+        let is_later = if self.has(Fault::FloorOfAnotherEra) { instance.is_later } else { known.is_later };
         let at = &mut fleet.instances[at];
         at.known = None;
-        if !self.has(Fault::ForgetsByOneClock) {
-            let from = if self.has(Fault::FloorOfLaterTokens) { now } else { known.era - at.limits.retention() };
-            at.forgotten = (at.forgotten.0.min(from), at.forgotten.1.max(known.expires));
+        if !is_later && !self.has(Fault::ForgetsByOneClock) {
+            at.forgotten = at.forgotten.max(known.expires);
         }
         Some(())
     }
