@@ -42,6 +42,9 @@ async fn a_log_that_can_take_no_entry_is_written_anew() {
     // An issuer that nobody knows here, and an id that lies far ahead.
     redis.cli(&["XADD", "doorward:{r}:log", "*", "issuer", "foreign", "kind", "user", "id", "\u{e9}", "at", "*"]);
     add(&redis, "9223372036854775808-0", "far");
+    // A user's without an instant: it is that of the entry, which has none.
+    let fields = ["issuer", "dev", "kind", "user", "id", "careless"];
+    redis.cli(&[&["XADD", "doorward:{r}:log", "18446744073709551615-0"][..], &fields].concat());
     add(&redis, LAST, "last");
     let stored = async |at: &Doorward, session: &str| {
         let body = json!({"kind": "session", "id": session});
@@ -50,7 +53,8 @@ async fn a_log_that_can_take_no_entry_is_written_anew() {
     stored(&two, "after").await;
     stored(&one, "later").await;
     assert!(one.logged("the log was written anew") || two.logged("the log was written anew"));
-    let revoked = ["known", "far", "last", "after", "later"].map(|session| of_session(&tokens, session));
+    let sessions = ["known", "far", "last", "after", "later"].map(|session| of_session(&tokens, session));
+    let revoked = [&sessions[..], &[tokens.with(json!({"sub": "careless", "sid": null}))]].concat();
     let three = Doorward::start(&config).await;
     for doorward in [&one, &two, &three] {
         refuses(doorward, &revoked).await;

@@ -136,7 +136,7 @@ impl RedisLedger {
     /// Leases that ran out are kept this much longer, or for the longest lease, for nobody: it only has to be later than
     /// any writer that was overtaken by its own end.
     const KEPT: Duration = Duration::from_secs(600);
-    /// How far a clock that counts as even may have gone back, and the end of a lease be estimated too late.
+    /// How far a clock that counts as even may have gone back, and a moment of it be estimated too late.
     const INEXACT: Duration = Duration::from_secs(15);
 
     /// Every lease that runs.
@@ -165,7 +165,7 @@ impl RedisLedger {
         let [says, newest] = answers.as_slice() else { return Err(short()) };
         leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
-        let over = self.over_by_steady_time(&all, now, even_for).await?;
+        let over = self.over_by_steady_time(&all, says, now, even_for).await?;
         let kept = Self::KEPT.max(self.longest_lease());
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
@@ -196,22 +196,30 @@ impl RedisLedger {
     async fn over_by_steady_time(
         &self,
         all: &[(Box<str>, Timestamp)],
+        says: &[Value],
         now: Timestamp,
         even_for: Duration,
     ) -> Result<Vec<Box<str>>, LedgerError> {
-        let longest = self.longest_lease();
-        // None that was taken while the clock went evenly ends later.
-        let latest = now.plus(longest + Self::INEXACT);
-        let ahead: Vec<_> = all.iter().filter(|(_, until)| *until > latest).map(|(name, _)| name).collect();
-        if ahead.is_empty() || even_for < longest {
+        // One that speaks of the future has said nothing since the clock began to go evenly.
+        let is_past = |until: &Timestamp, report: Report| {
+            report.at > now.plus(Self::INEXACT) && even_for >= until.since(report.at)
+        };
+        let said = all.iter().zip(says);
+        let past: Vec<_> = said
+            .filter(|((_, until), says)| says.text().and_then(read).is_some_and(|report| is_past(until, report)))
+            .map(|(lease, _)| lease)
+            .collect();
+        if past.is_empty() {
             return Ok(Vec::new());
         }
-        // A full server prolongs the key alone.
-        let ask = |name: &&Box<str>| Command::new("PEXPIRETIME").arg(self.keys.instance(name));
-        let ends = self.shared.pipeline(self, ahead.iter().map(ask).collect()).await?;
-        let is_over = |end: &Value| end.as_i64().is_none_or(|end| end < 0 || Timestamp::from_millis(end) > latest);
-        let over = ahead.into_iter().zip(&ends).filter(|(_, end)| is_over(end));
-        Ok(over.map(|(name, _)| name.clone()).collect())
+        let ask = past.iter().map(|(name, _)| Command::new("PEXPIRETIME").arg(self.keys.instance(name)));
+        let ends = self.shared.pipeline(self, ask.collect()).await?;
+        // A full server prolongs the key alone, which ends before the lease would then.
+        let is_as_long = |until: Timestamp, end: &Value| {
+            end.as_i64().is_some_and(|end| Timestamp::from_millis(end) > until.minus(Self::INEXACT))
+        };
+        let over = past.into_iter().zip(&ends).filter(|((_, until), end)| is_as_long(*until, end));
+        Ok(over.map(|((name, _), _)| name.clone()).collect())
     }
 
     /// Ends a lease at once; whoever held it decides no more.
