@@ -18,6 +18,9 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+    // The default ends the process when a file reaches its limit; the write must fail, as on a full disk.
+    let _file_limit =
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).context("watch for SIGXFSZ")?;
     allow_many_files();
     // Binds first: an occupied port must be reported before anything is started.
     let check_listener = listen::bind(&config.listen.check).await?;

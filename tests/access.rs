@@ -177,7 +177,9 @@ async fn users_revoke_nobody_but_themselves() {
     for token in [&again, &bob, &namesake] {
         assert_eq!(reason(&checks, token).await, "ok");
     }
-    assert_eq!(send(logout("?all=true").bearer_auth(&alice).body(named)).await.status, 204, "a dead token may");
+    assert_eq!(send(logout("?all=true").bearer_auth(&alice).body(named.clone())).await.status, 204, "a dead token may");
+    assert_eq!(reason(&checks, &again).await, "ok", "and ends no more");
+    assert_eq!(send(logout("?all=true").bearer_auth(&again).body(named)).await.status, 204);
     assert_eq!(reason(&checks, &again).await, "signed_out");
     for token in [&bob, &namesake] {
         assert_eq!(reason(&checks, token).await, "ok", "another user; the same name at another issuer");

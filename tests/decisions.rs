@@ -365,6 +365,8 @@ async fn users_sign_themselves_out_over_http() {
         assert!(body.contains("urn:doorward:problem:invalid-parameter"), "{misspelled}: {body}");
     }
     assert_eq!(fixture.doorward.post("/logout?all=true", &first).await.0, 204, "with a dead token");
+    assert_eq!(reason(&second).await, "ok", "which ends no more");
+    assert_eq!(fixture.doorward.post("/logout?all=true", &tokens.of("alice")).await.0, 204);
     assert_eq!(reason(&second).await, "signed_out");
     assert_eq!(fixture.doorward.get("/logout").await.0, 405);
 }

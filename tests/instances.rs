@@ -102,11 +102,7 @@ async fn a_restart_forgets_nothing_on_disk() {
 async fn a_disk_that_was_full_is_written_again() {
     let tokens = Tokens::new();
     let config = tokens.config("revocation: {store: embedded, embedded: {path: DIR/revocations.redb}}\n");
-    // The kernel would end a process that writes beyond its limit.
-    let mut ignoring = std::process::Command::new("sh");
-    ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_doorward")]);
-    let doorward = Doorward::launch_by(ignoring, crate::support::TempDir::new(), &config).await;
-    doorward.ready().await;
+    let doorward = Doorward::start(&config).await;
     let limit = |bytes: &str| {
         let (pid, soft) = (doorward.process.0.id().to_string(), format!("--fsize={bytes}:"));
         let status = std::process::Command::new("prlimit").args(["--pid", &pid, &soft]).status();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::api::{admin_keys, revoke};
 use crate::support::PATIENCE;
 use crate::support::authorization_server::{AuthorizationServer, CLIENT_SECRET};
 use crate::support::doorward::Doorward;
@@ -336,4 +337,24 @@ async fn a_reload_keeps_the_responses_of_unchanged_issuers() {
     assert_eq!(fixture.server.questions().len(), 2, "other settings, other answers");
     reload(&original.replace(&format!("{}, ", fixture.server.settings(", cache: 1h")), "")).await;
     assert_eq!(fixture.reason("opaque").await, "malformed_token", "nobody is asked any more");
+}
+
+/// What opaque tokens are dated ahead by is a lead of their issuer, as of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opaque_token_dated_ahead_does_not_outlive_its_user_s_revocation() {
+    let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);
+    let config = with_introspection(&tokens.config(&admin_keys()), &server.settings(""));
+    let doorward = Doorward::start(&config).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let issued_at = now() + 20;
+    let of =
+        |user: &str| changed(&json!({"sub": user, "sid": null, "jti": null, "iat": issued_at, "exp": now() + 600}));
+    server.says("opaque-1", &of("somebody"));
+    server.says("opaque-2", &of("alice"));
+    let reason = async |token| checks.check(get("/").token(token)).await.reason().to_owned();
+    assert_eq!(reason("opaque-1").await, "ok");
+    let lead = doorward.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.unwrap();
+    assert!((15.0..=20.0).contains(&lead), "{lead}");
+    assert_eq!(revoke(&doorward, &json!({"kind": "user", "id": "alice"})).await.status, 201);
+    assert_eq!(reason("opaque-2").await, "revoked");
 }

@@ -47,6 +47,7 @@ mod proofs;
 mod providers;
 mod reload;
 mod samples;
+mod stolen;
 mod story;
 mod streams;
 mod tidy;

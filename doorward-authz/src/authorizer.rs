@@ -457,7 +457,12 @@ impl Authorizer {
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
-                let ended = verified.iter().map(|(issuer, token, _)| issuer.sign_out(token, sign_out.scope, clocks));
+                let ended = verified.iter().map(|(issuer, token, _)| {
+                    match view.index.find(token.targets(), token.issued_at()) {
+                        None => issuer.sign_out(token, sign_out.scope, clocks),
+                        Some(_) => Ok(issuer.sign_out_again(token, sign_out.scope, view.index, clocks)),
+                    }
+                });
                 let ended = ended.collect::<Result<Vec<_>, _>>()?;
                 Some((ended.into_iter().flatten().collect(), sign_out.then))
             }
@@ -608,7 +613,7 @@ impl Authorizer {
             Some(Hit { origin: Origin::SignedOut, .. }) => return Err(Denial::SignedOut.into()),
             None => {}
         }
-        if self.may_be_forgotten(token, view.index.forgotten()) {
+        if self.may_be_forgotten(token, view.index) {
             return Err(Denial::Expired.into());
         }
         let max_staleness = rule.max_staleness.unwrap_or(self.freshness.max_staleness);
@@ -638,9 +643,13 @@ impl Authorizer {
     }
 
     /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
-    fn may_be_forgotten(&self, token: &VerifiedToken, forgotten: Timestamp) -> bool {
-        let leeway = || self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
-        token.expires_at() <= forgotten && token.expires_at().plus(leeway()) <= forgotten
+    fn may_be_forgotten(&self, token: &VerifiedToken, index: &RevocationIndex) -> bool {
+        let (forgotten, ends) = (index.forgotten(), token.expires_at());
+        if ends > forgotten.latest() {
+            return false; // Nearly always.
+        }
+        let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
+        ends.plus(leeway) <= forgotten.up_to(token.issued_at())
     }
 
     /// The longest that a view of the revocations may be used by any rule.

@@ -16,6 +16,7 @@ use super::denial::Denial;
 use super::jwks::{ASYMMETRIC, Key, algorithm_name};
 use super::refusal::{List, Shown, type_of};
 use super::request_uri::normal_uri;
+use super::revocation::Forgotten;
 use super::token::{BearerToken, UnverifiedToken};
 pub use memory::{Spending, SpentProofs};
 pub use nonce::Nonces;
@@ -70,8 +71,8 @@ pub struct Expected<'a> {
     pub policy: DpopPolicy,
     /// Issues and verifies nonces.
     pub nonces: Option<&'a Nonces>,
-    /// The latest time at which used proofs may have been forgotten: later than now if the clock was set back.
-    pub forgotten: Timestamp,
+    /// The times up to which used proofs may have been forgotten: later than now if the clock was set back.
+    pub forgotten: &'a Forgotten,
 }
 
 /// A proof of possession that fits its token and its request; whether it was used before is not known yet.
@@ -216,7 +217,8 @@ fn check_times(claims: &ClaimSet, expected: &Expected<'_>, now: Timestamp) -> Re
     if nonce {
         let Some(Value::String(named)) = claims.get("nonce") else { return Err(BadProof::Nonce) };
         let issued = expected.nonces.and_then(|nonces| nonces.issued_at(&named)).ok_or(BadProof::Nonce)?;
-        let (age, ahead) = (now.max(expected.forgotten).since(issued), issued.since(now));
+        let latest = now.max(expected.forgotten.up_to(Some(issued)));
+        let (age, ahead) = (latest.since(issued), issued.since(now));
         return if age > window || ahead > expected.leeway { Err(BadProof::Nonce) } else { Ok(age > window / 2) };
     }
     let (age, ahead) = (now.since(created), created.since(now));
@@ -225,7 +227,7 @@ fn check_times(claims: &ClaimSet, expected: &Expected<'_>, now: Timestamp) -> Re
         let (away, window) = (away.as_secs(), window.as_secs());
         return Err(invalid(format!("`iat` of the proof is {away} s {side} this clock; `dpop.window` is {window} s")));
     }
-    if expected.forgotten.since(created) > window {
+    if expected.forgotten.up_to(Some(created)).since(created) > window {
         return Err(invalid("the proof was too old already before this clock was set back"));
     }
     Ok(false)

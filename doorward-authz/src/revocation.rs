@@ -11,11 +11,13 @@ use std::time::Duration;
 use super::claims::{IssuerName, Timestamp};
 
 mod arena;
+mod forgotten;
 mod index;
 mod note;
 mod record;
 mod target_id;
 
+pub use forgotten::Forgotten;
 pub use index::RevocationIndex;
 pub use note::Note;
 pub use target_id::TargetId;
@@ -377,10 +379,10 @@ mod tests {
         assert_eq!(index.purge(Timestamp::from_millis(2_009_999), leeway, late, hold), 0, "not expired");
         assert_eq!(index.purge(Timestamp::MAX, leeway, early, hold), 0, "whatever the wall clock says");
         assert_eq!(index.purge(Timestamp::MAX, leeway, Duration::ZERO, hold), 0);
-        assert_eq!(index.forgotten(), Timestamp::default());
+        assert!(index.forgotten().is_empty());
         assert_eq!(index.purge(Timestamp::from_secs(2_010), leeway, late, hold), 1);
         assert_eq!(index.counts()[Kind::Token as usize], 1);
-        assert_eq!(index.forgotten(), Timestamp::from_secs(2_010), "tokens up to then stay expired");
+        assert_eq!(index.forgotten().latest(), Timestamp::from_secs(2_010), "tokens up to then stay expired");
         assert!(index.apply(&short, late), "read again from the log");
         assert_eq!(
             index.purge(Timestamp::MAX, leeway, late + hold, hold),

@@ -29,7 +29,7 @@ use super::encoded::{Cached, Encoded};
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
 use super::refusal::{Refusal, Shown};
-use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
+use super::revocation::{Clocks, Hit, Kind, Lead, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
 
 /// An issuer we trust, and what its tokens must look like.
@@ -450,6 +450,26 @@ impl TrustedIssuer {
             }
         };
         Ok(Some(Revocation { target, watermark, expires_at, origin: Origin::SignedOut, note: None }))
+    }
+
+    /// As [`Self::sign_out`], of a token that is revoked: it ends nothing that has not ended, so whoever stole it cannot
+    /// sign its user out of new sessions. What is known of the scope's target is repeated as it is, because the store may
+    /// not have taken it yet; else the token alone is signed out.
+    pub(super) fn sign_out_again(
+        &self,
+        token: &VerifiedToken,
+        scope: Kind,
+        index: &RevocationIndex,
+        clocks: Clocks,
+    ) -> Option<Revocation> {
+        let target = token.targets().iter().find(|target| target.kind == scope && scope != Kind::Token);
+        let known = target.and_then(|target| Some((target, index.find([target], token.issued_at())?)));
+        let Some((target, Hit { watermark, origin, .. })) = known else {
+            return self.sign_out(token, Kind::Token, clocks).ok().flatten(); // It needs no instant.
+        };
+        let from = if watermark == Watermark::FOREVER { clocks.latest() } else { watermark.instant() };
+        let expires_at = from.plus(self.retention());
+        Some(Revocation { target: target.clone(), watermark, expires_at, origin, note: None })
     }
 }
 

@@ -191,11 +191,16 @@ pub enum RefusalKind {
     NotPermitted,
     /// Redis starts or fails over.
     Loading,
+    /// The log has the last id that there is.
+    LogExhausted,
     Other,
 }
 
 impl RefusalKind {
     pub(super) fn of(message: &str) -> Self {
+        if message.contains("exhausted the last possible ID") {
+            return Self::LogExhausted; // No code tells it apart.
+        }
         match message.split_ascii_whitespace().next().unwrap_or_default() {
             "OOM" => Self::OutOfMemory,
             "READONLY" => Self::ReadOnly,
@@ -206,6 +211,11 @@ impl RefusalKind {
         }
     }
 }
+
+/// The state of a log that has the last id that there is.
+pub(super) const LOG_EXHAUSTED: &str = "an entry of the log has the last possible id, so Redis adds none after it; \
+    Doorward writes the log anew by itself. If this lasts, rename the key of the log (`doorward:{r}:log`) while instances \
+    run: they write what they know to a new one";
 
 /// Why the ledger could not be written or read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -232,7 +242,7 @@ pub enum LedgerError {
 
 impl LedgerError {
     /// Every label, for metrics that list a closed set.
-    pub const LABELS: [&'static str; 10] = [
+    pub const LABELS: [&'static str; 11] = [
         "unavailable",
         "timeout",
         "out_of_memory",
@@ -240,6 +250,7 @@ impl LedgerError {
         "not_replicated",
         "not_permitted",
         "loading",
+        "log_exhausted",
         "refused",
         "breaker_open",
         "file",
@@ -260,8 +271,18 @@ impl LedgerError {
                 RefusalKind::NotReplicated => "not_replicated",
                 RefusalKind::NotPermitted => "not_permitted",
                 RefusalKind::Loading => "loading",
+                RefusalKind::LogExhausted => "log_exhausted",
                 RefusalKind::Other => "refused",
             },
+        }
+    }
+
+    /// The operator's action that ends the error, if one is known.
+    #[must_use]
+    pub fn cure(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { kind: RefusalKind::LogExhausted, .. } => Some(LOG_EXHAUSTED),
+            _ => None,
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod adopt;
 mod clocks;
+mod exhausted;
 mod follow;
 mod foreign;
 mod freshness;
@@ -72,6 +73,7 @@ pub struct Replica {
     breaker: Breaker,
     unsaved: Unsaved,
     outliving: Outliving,
+    exhausted: exhausted::Exhausted,
     /// The newest entry of this process.
     written: Mutex<Position>,
     /// Present from the detection of a loss until every lost entry is written back.
@@ -127,6 +129,7 @@ impl Replica {
             breaker: Breaker::new([LOOKUP_PAUSE; 2], |_, _| {}),
             unsaved: Unsaved::default(),
             outliving: Outliving::default(),
+            exhausted: exhausted::Exhausted::default(),
             written: Mutex::default(),
             loss: Mutex::new(None),
             loss_noted: Notify::new(),
@@ -389,9 +392,9 @@ impl Replica {
         }
     }
 
+    /// Forgets what is over; the first look at the clocks is when nothing is yet.
     async fn purge(&self) {
         loop {
-            tokio::time::sleep(Self::PURGE_EVERY).await;
             let (now, hold, leeway) = (self.earliest(), self.clocks.retention(), self.clocks.leeway());
             match &self.ledger {
                 RevocationLedger::Redis(_) => {
@@ -403,6 +406,7 @@ impl Replica {
                     self.note_file(purged.as_ref().map(drop));
                 }
             }
+            tokio::time::sleep(Self::PURGE_EVERY).await;
         }
     }
 }

@@ -225,11 +225,11 @@ async fn lists_are_filtered_and_paged() {
     let tokens = Tokens::new();
     let config = tokens.config(&format!("limits: {{list_page: 4}}\n{}", admin_keys()));
     let doorward = Doorward::start(&config).await;
+    assert_eq!(doorward.post("/logout?all=true", &tokens.of("user-3")).await.0, 204);
     for number in 0..7 {
         revoke(&doorward, &json!({"kind": "user", "id": format!("user-{number}")})).await;
     }
     revoke(&doorward, &json!({"kind": "session", "id": "s:1"})).await;
-    assert_eq!(doorward.post("/logout?all=true", &tokens.of("user-3")).await.0, 204);
 
     let list = async |query: &str| read(&doorward, &format!("/v1/revocations{query}"), READER).await;
     let mut seen: Vec<Value> = Vec::new();

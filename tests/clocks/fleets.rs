@@ -76,35 +76,6 @@ async fn an_entry_of_the_far_future_does_not_end_revocation() {
     }
 }
 
-/// The largest possible id: Redis refuses every entry after it until the log is removed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_without_another_id_is_read_and_is_good_again_when_it_was_removed() {
-    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
-    let config =
-        tokens.config(&format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys()));
-    let one = Doorward::start(&config).await;
-    let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
-    let last = format!("{0}-{0}", u64::MAX);
-    redis.cli(&["XADD", "doorward:{r}:log", &last, "issuer", "dev", "kind", "user", "id", "alice"]);
-    let two = Doorward::start(&config).await;
-    let (checks, others) = (Checks::connect(&one.check).await, Checks::connect(&two.check).await);
-    for checks in [&checks, &others] {
-        eventually("it is refused", || async { reason(checks, &alice).await == "revoked" }).await;
-    }
-    let body = json!({"kind": "session", "id": "session-of-bob"});
-    assert_eq!(revoke(&one, &body).await.status, 503, "no promise is made");
-    assert_eq!(reason(&checks, &bob).await, "revoked", "it holds here");
-    redis.cli(&["DEL", "doorward:{r}:log"]);
-    eventually("it is stored", || async { revoke(&one, &body).await.status == 201 }).await;
-    let later = Doorward::start(&config).await;
-    for instance in [&one, &two, &later] {
-        let checks = Checks::connect(&instance.check).await;
-        for token in [&alice, &bob] {
-            eventually("it is refused", || async { reason(&checks, token).await == "revoked" }).await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_could_not_be_applied_is_not_confirmed() {
     let redis = RedisServer::start(&[]).await;

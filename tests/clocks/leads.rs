@@ -97,9 +97,9 @@ async fn clocks_that_disagree_make_no_watermark() {
         assert_eq!(status["complete"], true);
     }
     // By this clock the token has expired; it is still signed out, but not its user.
-    let (status, body) = doorward.post("/logout?all=true", &tokens.of("alice")).await;
+    let (status, body) = doorward.post("/logout?all=true", &tokens.of("bob")).await;
     assert!(status == 503 && body.contains("clock_skew"), "{status} {body}");
-    assert_eq!(doorward.post("/logout", &tokens.of("alice")).await.0, 204);
+    assert_eq!(doorward.post("/logout", &tokens.of("bob")).await.0, 204);
     // An instant that the caller names needs no clock.
     let named = json!({"kind": "user", "id": "alice", "at": now()});
     assert_eq!(revoke(&doorward, &named).await.status, 201);
@@ -264,4 +264,28 @@ async fn no_lead_is_measured_by_a_clock_that_cannot_be_right() {
         })
         .await;
     }
+}
+
+/// A token that has expired by the writer's clock lives where the clock is an hour behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_over_at_the_writer_is_revoked_where_the_clock_is_behind() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis);
+    let writer = Doorward::start(&config).await;
+    let (behind, clock) = Doorward::start_with_clock(&config).await;
+    clock.step("-1h");
+    let checks = Checks::connect(&behind.check).await;
+    confirmed(&writer, json!({"kind": "session", "id": "first"})).await;
+    let over = |user: &str| tokens.with(json!({"sub": user, "sid": null, "iat": now() - 3_600, "exp": now() - 600}));
+    let [alice, bob] = ["alice", "bob"].map(over);
+    for token in [&alice, &bob] {
+        assert_eq!(reason(&checks, token).await, "ok");
+        assert_eq!(reason(&Checks::connect(&writer.check).await, token).await, "expired");
+    }
+    let reply = post(&writer, "/v1/revocations?wait=all&timeout=50s", &json!({"kind": "token", "token": alice})).await;
+    assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+    assert!(reply.body["position"].is_string(), "it is written: {reply:?}");
+    assert_eq!(reason(&checks, &alice).await, "revoked");
+    assert_eq!(writer.post("/logout", &bob).await.0, 204);
+    eventually("it is refused", async || reason(&checks, &bob).await == "signed_out").await;
 }

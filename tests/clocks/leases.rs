@@ -114,3 +114,33 @@ async fn a_clock_that_was_set_ends_no_lease_that_is_longer_than_the_others() {
     fleet.one.logs("the store's clock jumped").await;
     fleet.confirmed_is_refused().await;
 }
+
+/// The notes of a store that was started a day ahead, and the lease of an instance that ended meanwhile, lie a day ahead
+/// of its clock when that is put right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_began_a_day_ahead_is_certain_after_the_time_that_it_says() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+    redis.step_clock("+1d");
+    let config = config(&tokens, redis.port, "2s");
+    let (one, gone) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    let (status, body) = confirm(&one, "ahead", "45s").await;
+    assert_eq!((status, &body["instances"]), (201, &json!(2)), "{body}");
+    gone.process.signal("KILL");
+    redis.step_clock("+0");
+    one.logs("the store's clock jumped").await;
+    let until = |body: &Value| doorward::clock::parse_rfc3339(body["uncertain_until"].as_str()?);
+    let (status, body) = confirm(&one, "right", "200ms").await;
+    let first = until(&body).expect("it is uncertain");
+    assert_eq!(status, 202, "{body}");
+    assert!(first.since(doorward::clock::now()).as_secs() < 12, "the longest lease: {body}");
+    // However often it is asked, it is the same instant.
+    let (_, body) = confirm(&one, "right", "2s").await;
+    if let Some(second) = until(&body) {
+        assert!(second.since(first).as_millis() < 1_000, "{body}");
+    }
+    let (status, body) = confirm(&one, "right", "45s").await;
+    assert_eq!((status, &body["instances"]), (201, &json!(1)), "{body}");
+    let later = Doorward::start(&config).await;
+    let (status, body) = confirm(&later, "later", "45s").await;
+    assert_eq!((status, &body["instances"]), (201, &json!(2)), "{body}");
+}

@@ -267,3 +267,29 @@ async fn an_instance_that_is_ahead_takes_no_event_for_too_old() {
     let checks = Checks::connect(&steady.check).await;
     eventually("the other instance refuses it", || async { reason(&checks, &alice).await == "revoked" }).await;
 }
+
+/// A process that began with a clock an hour ahead, and forgot by it what was revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_for_long_does_not_end_the_tokens_that_are_issued_after_it() {
+    let tokens = Tokens::new();
+    let config = format!("revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}", admin_keys());
+    let config = tokens.config(&config).replace("audiences:", "max_lifetime: 10s, leeway: 1s, audiences:");
+    let clock = Clock::at("+1h");
+    let doorward = Doorward::launch_by(clock.doorward(), TempDir::new(), &config).await;
+    doorward.ready().await;
+    let checks = Checks::connect(&doorward.check).await;
+    let issued = |at: i64| tokens.with(json!({"iat": at, "exp": at + 10}));
+    let issued_at = now() + 3_600;
+    let (stolen, user) = (issued(issued_at), json!({"kind": "user", "id": "alice"}));
+    assert_eq!(revoke(&doorward, &user).await.status, 201);
+    assert_ne!(reason(&checks, &stolen).await, "ok");
+    let known = async || doorward.metric("doorward_revocations{kind=\"user\"}").await;
+    assert_eq!(known().await, Some(1.0));
+    eventually("it is forgotten", async || known().await == Some(0.0)).await;
+    clock.step("+0");
+    eventually("a new token is accepted", async || reason(&checks, &issued(now())).await == "ok").await;
+    // The hour comes for the second time.
+    tokio::time::sleep(A_WHILE).await;
+    clock.step(&format!("+{}s", issued_at + 2 - now()));
+    assert_eq!(reason(&checks, &stolen).await, "expired", "what was refused stays so");
+}

@@ -5,6 +5,7 @@ pub mod support;
 mod adopt;
 mod contract;
 mod cut_off;
+mod exhausted;
 mod faults;
 mod figures;
 mod follow;

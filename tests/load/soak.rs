@@ -6,8 +6,8 @@
 //! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be
 //! allowed; a token that an instance refused once as signed out is never allowed by it again. Once `wait=all`
 //! confirmed, no check that is sent later is allowed. Each that is fails the soak. A token that nobody signed out is
-//! refused by 503 or for its times only, and only while a fault lasts or a moment after (see `tally` for what else may
-//! excuse a refusal).
+//! refused by 503 or for its times only, and only while a fault lasts or a moment after, or by 503 if the store has not
+//! answered the instance for `max_staleness` (see `tally` for what else may excuse a refusal).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex as StdMutex};
@@ -25,7 +25,7 @@ use crate::support::TempDir;
 use crate::support::clock::Clock;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Following, Proxy};
 use crate::support::tokens::{Tokens, now};
 
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -201,7 +201,7 @@ impl Fleet {
                 sleep(Duration::from_millis(5)).await; // It is being replaced.
                 continue;
             };
-            let sent = Instant::now();
+            let (sent, heard) = (Instant::now(), self.proxies[at].following());
             let token = picked.as_ref().map_or(&live, |picked| &picked.token);
             let Ok(answer) =
                 timeout(Duration::from_secs(10), member.checks.send(get("/").token(token).message())).await
@@ -215,7 +215,9 @@ impl Fleet {
                 self.tally.lock().unwrap().unanswered += 1; // It was killed.
                 continue;
             };
-            let answer = Answer { at, sent, reason: crate::support::grpc::verdict(answer).reason().to_owned(), log };
+            let reason = crate::support::grpc::verdict(answer).reason().to_owned();
+            let is_unheard = [heard, self.proxies[at].following()].into_iter().flatten().any(is_unheard);
+            let answer = Answer { at, sent, reason, is_unheard, log };
             self.judge(&answer, picked, &mut refused, &mut allowed_at);
             sleep(Duration::from_millis(2)).await;
         }
@@ -257,6 +259,7 @@ impl Fleet {
                 refused.insert(token);
             }
             ("revocations_stale", _) if befallen.is_some() => tally.unavailable += 1,
+            ("revocations_stale", _) if answer.is_unheard => tally.unheard += 1,
             ("expired" | "not_yet_valid" | "lifetime_too_long", _) if befallen.is_some() => tally.untimely += 1,
             (other, _) => {
                 let late = self.pace.explains();
@@ -325,7 +328,7 @@ impl Fleet {
             let verdict = member.checks.check(get("/").token(&signed_out.token)).await;
             if verdict.allowed() {
                 let log = member.doorward.log.clone();
-                let answer = Answer { at: 0, sent: Instant::now(), reason: "ok".to_owned(), log };
+                let answer = Answer { at: 0, sent: Instant::now(), reason: "ok".to_owned(), is_unheard: false, log };
                 let context = self.context(&answer, signed_out, false);
                 self.tally.lock().unwrap().wrong_allow(format!("by a new instance: {context}"));
             }
@@ -341,8 +344,16 @@ struct Answer {
     /// When the check was sent.
     sent: Instant,
     reason: String,
+    /// The store had not answered the instance for longer than a view may be used.
+    is_unheard: bool,
     /// The instance's log so far.
     log: Arc<StdMutex<Vec<String>>>,
+}
+
+/// Whether an instance that says so has heard nothing for too long: what it relies on is as old as the question that was
+/// answered last, and it has asked since.
+fn is_unheard(following: Following) -> bool {
+    following.is_kept_waiting() && following.heard.elapsed() > MAX_STALENESS
 }
 
 impl Member {
@@ -396,12 +407,13 @@ async fn soak() {
     let tally = fleet.tally.lock().unwrap();
     println!(
         "{duration:?}, {faults} faults: {} checks, {} refused as signed out, {} by 503 and {} for their times \
-         within a fault's window; {} sign-outs stored, {} of them confirmed ({known} tokens refused by a new instance at \
+         within a fault's window, {} by 503 while the store did not answer; {} sign-outs stored, {} of them confirmed ({known} tokens refused by a new instance at \
          the end), {} not stored; latest allow after a sign-out's answer: {:?}",
         tally.checks,
         tally.refused,
         tally.unavailable,
         tally.untimely,
+        tally.unheard,
         tally.sign_outs,
         tally.confirmed,
         tally.unstored,

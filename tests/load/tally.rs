@@ -24,6 +24,8 @@ pub(super) struct Tally {
     pub(super) checks: u64,
     pub(super) refused: u64,
     pub(super) unavailable: u64,
+    /// Refused because the view was too old, by an instance that the store had not answered for as long.
+    pub(super) unheard: u64,
     /// Refused for its times, by an instance that a fault befell.
     pub(super) untimely: u64,
     pub(super) confirmed: u64,

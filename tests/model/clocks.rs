@@ -69,6 +69,8 @@ pub enum Fault {
     ForgetsByOneClock,
     /// Bug: tokens that had expired when their revocation was forgotten are live again when the clock is set back.
     NoFloor,
+    /// Bug: a forgotten revocation ends tokens of every era of the clock.
+    FloorOfAnotherEra,
     /// Bug: an expired revocation is forgotten, no matter how short it was held.
     NoHold,
     /// An entry that has expired by the local wall clock is passed over, and counts as read.
@@ -185,7 +187,9 @@ struct Instance {
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
-    /// Revocations that expire up to then may be forgotten.
+    /// Since the earlier clock was last set, it accepts no token that is as old as this one.
+    is_later: bool,
+    /// Revocations of the eras of the token that expire up to then may be forgotten.
     forgotten: i8,
     has_refused: bool,
 }
@@ -197,6 +201,8 @@ struct Known {
     names: u8,
     /// By the clock that nobody sets.
     learnt: i8,
+    /// The instance's, then.
+    is_later: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -249,6 +255,7 @@ impl Model for Clocks {
             standing: Standing::Old,
             is_current: true,
             known: None,
+            is_later: false,
             forgotten: 0,
             has_refused: false,
         };
@@ -313,6 +320,12 @@ impl Fleet {
     fn earliest(&self, instance: &Instance) -> i8 {
         self.wall(instance).min(self.store_wall())
     }
+
+    /// The earlier clock was set.
+    fn begin_era(&mut self, at: usize) {
+        let (instance, issued) = (self.instances[at], self.revoked.map_or(self.issuer, |(issued, _)| issued));
+        self.instances[at].is_later = issued < self.earliest(&instance) - instance.limits.retention();
+    }
 }
 
 impl Clocks {
@@ -369,15 +382,18 @@ impl Clocks {
                 spend(&mut fleet.left.restarts)?;
                 let at = &mut fleet.instances[instance];
                 *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
+                fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
                 spend(&mut fleet.left.clocks)?;
                 (fleet.store.offset, fleet.store.even) = (offset, 0);
+                (0..INSTANCES).for_each(|at| fleet.begin_era(at));
                 self.is_assumed(fleet).then_some(())?;
             }
             Act::SetInstance { instance, offset } => {
                 spend(&mut fleet.left.clocks)?;
                 fleet.instances[instance].offset = offset;
+                fleet.begin_era(instance);
                 self.is_assumed(fleet).then_some(())?;
             }
             Act::Reload { instance, limits } => {
@@ -470,7 +486,8 @@ impl Clocks {
         if is_over || instance.known.is_some_and(|known| known.expires >= expires) {
             return;
         }
-        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt: fleet.now });
+        let (learnt, is_later) = (fleet.now, instance.is_later);
+        fleet.instances[at].known = Some(Known { at: entry.at, expires, names: entry.names, learnt, is_later });
     }
 
     fn purge(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
@@ -483,9 +500,10 @@ impl Clocks {
             fleet.earliest(&instance) >= known.expires && was_held
         };
         may_go.then_some(())?;
+        let is_later = if self.has(Fault::FloorOfAnotherEra) { instance.is_later } else { known.is_later };
         let at = &mut fleet.instances[at];
         at.known = None;
-        if !self.has(Fault::ForgetsByOneClock) {
+        if !is_later && !self.has(Fault::ForgetsByOneClock) {
             at.forgotten = at.forgotten.max(known.expires);
         }
         Some(())

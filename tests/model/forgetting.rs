@@ -138,6 +138,7 @@ fn each_deliberate_fault_is_caught() {
     for (bug, model, property) in [
         (Fault::ForgetsByOneClock, set(2, FAR, alike()), "kept"),
         (Fault::NoFloor, set(2, FAR, alike()), "kept"),
+        (Fault::FloorOfAnotherEra, set(2, FAR, alike()), "kept"),
         (Fault::NoHold, both_wrong(set(2, FAR, raised(FEW))), "kept"),
         (Fault::PassesOverByOneClock, set(2, FAR, alike()), "bound"),
         (Fault::TrimsByOneClock, set(1, FAR, alike()), "bound"),

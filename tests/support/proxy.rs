@@ -3,7 +3,8 @@
 //! It runs on a separate thread, so that a blocking test does not slow it down.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +14,33 @@ use tokio::task::JoinSet;
 pub struct Proxy {
     pub port: u16,
     control: watch::Sender<Control>,
+    following: Arc<Mutex<Option<Following>>>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// The connection that reads a log with XREAD, the newest of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Following {
+    number: u64,
+    /// When the last request was passed on that the server has answered.
+    pub heard: Instant,
+    /// The server owes an answer: since when.
+    asked: Option<Instant>,
+    /// It was closed, and not by the client.
+    closed: Option<Instant>,
+}
+
+impl Following {
+    /// Longer than a client takes to connect again and to rely on what it reads.
+    const RECONNECTED: Duration = Duration::from_secs(2);
+
+    /// Whether it is not the client's doing that it hears nothing.
+    pub fn is_kept_waiting(&self) -> bool {
+        match self.closed {
+            Some(at) => at.elapsed() < Self::RECONNECTED,
+            None => self.asked.is_some(),
+        }
+    }
 }
 
 /// Connections are numbered as they come.
@@ -40,12 +67,13 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let control = watch::Sender::new(Control { target, ..Control::default() });
-        let shared = control.clone();
+        let (shared, following) = (control.clone(), Arc::<Mutex<Option<Following>>>::default());
+        let heard = following.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener, shared));
+            runtime.block_on(serve(listener, shared, &heard));
         });
-        Self { port, control, thread: Some(thread) }
+        Self { port, control, following, thread: Some(thread) }
     }
 
     /// Closes every connection; new ones work.
@@ -90,6 +118,11 @@ impl Proxy {
         self.cut();
     }
 
+    /// What has passed of a log that is followed; `None` before the first request.
+    pub fn following(&self) -> Option<Following> {
+        *self.following.lock().unwrap()
+    }
+
     /// How many connections there have been.
     pub fn opened(&self) -> u64 {
         self.control.borrow().opened
@@ -105,7 +138,11 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, control: watch::Sender<Control>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    control: watch::Sender<Control>,
+    following: &Arc<Mutex<Option<Following>>>,
+) {
     let listener = TcpListener::from_std(listener).unwrap();
     let mut connections = JoinSet::new();
     let mut changes = control.subscribe();
@@ -123,28 +160,40 @@ async fn serve(listener: std::net::TcpListener, control: watch::Sender<Control>)
                     (number, target) = (control.opened, control.target);
                     control.opened += 1;
                 });
-                let changes = control.subscribe();
+                let (changes, following) = (control.subscribe(), following.clone());
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], target))).await else { return };
-                    pass(number, client, server, changes).await;
+                    let closed_by_client = pass(number, client, server, changes, &following).await;
+                    if let Some(following) = &mut *following.lock().unwrap()
+                        && following.number == number
+                        && !closed_by_client
+                    {
+                        following.closed = Some(Instant::now());
+                    }
                 });
             }
         }
     }
 }
 
-/// Passes bytes both ways until one side closes, or the connection is cut.
-async fn pass(number: u64, mut client: TcpStream, mut server: TcpStream, mut changes: watch::Receiver<Control>) {
+/// Passes bytes both ways until one side closes, or the connection is cut; true if the client has closed it.
+async fn pass(
+    number: u64,
+    mut client: TcpStream,
+    mut server: TcpStream,
+    mut changes: watch::Receiver<Control>,
+    following: &Mutex<Option<Following>>,
+) -> bool {
     let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     loop {
         let Control { cut, swallowed, stalled, delay, ended, .. } = *changes.borrow_and_update();
         if number < cut || ended {
-            return;
+            return false;
         }
         if stalled {
             if changes.changed().await.is_err() {
-                return;
+                return false;
             }
             continue;
         }
@@ -152,23 +201,49 @@ async fn pass(number: u64, mut client: TcpStream, mut server: TcpStream, mut cha
         let passed = tokio::select! {
             changed = changes.changed() => changed.map_err(|_| ()),
             read = client.read(&mut from_client) => match read {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return true,
                 Ok(_) if swallowed => Ok(()),
                 Ok(length) => {
+                    asks(number, &from_client[..length], following);
                     tokio::time::sleep(delay).await;
                     server.write_all(&from_client[..length]).await.map_err(|_| ())
                 }
             },
             read = server.read(&mut from_server), if !swallowed => match read {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return false,
                 Ok(length) => {
                     tokio::time::sleep(delay).await;
+                    hears(number, following);
                     client.write_all(&from_server[..length]).await.map_err(|_| ())
                 }
             },
         };
         if passed.is_err() {
-            return;
+            return false;
         }
+    }
+}
+
+/// The client sends something.
+fn asks(number: u64, sent: &[u8], following: &Mutex<Option<Following>>) {
+    let now = Instant::now();
+    let following = &mut *following.lock().unwrap();
+    match following {
+        Some(following) if following.number == number => drop(following.asked.get_or_insert(now)),
+        _ if sent.windows(5).any(|part| part == b"XREAD") => {
+            let heard = following.map_or(now, |before| before.heard);
+            *following = Some(Following { number, heard, asked: Some(now), closed: None });
+        }
+        _ => {}
+    }
+}
+
+/// The server answers.
+fn hears(number: u64, following: &Mutex<Option<Following>>) {
+    if let Some(following) = &mut *following.lock().unwrap()
+        && following.number == number
+        && let Some(asked) = following.asked.take()
+    {
+        following.heard = asked;
     }
 }

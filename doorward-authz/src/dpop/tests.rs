@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine;
@@ -5,6 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::*;
+
+static NOTHING: LazyLock<Forgotten> = LazyLock::new(Forgotten::default);
 
 const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.AAAA";
 const URI: &str = "https://shop.test/a";
@@ -58,7 +62,7 @@ impl Client {
             leeway: Duration::from_secs(30),
             policy: POLICY,
             nonces: None,
-            forgotten: Timestamp::default(),
+            forgotten: &NOTHING,
         }
     }
 
@@ -227,10 +231,11 @@ fn a_nonce_dates_a_proof() {
     let client = Client::new();
     let (nonces, foreign) = (Nonces::new(&[[7; 32]]), Nonces::new(&[[8; 32]]));
     let check = |claims: Value, later: i64, forgotten: i64| {
+        let forgotten = Forgotten::all_up_to(Timestamp::from_secs(forgotten));
         let expected = Expected {
             policy: DpopPolicy { nonce: true, ..POLICY },
             nonces: Some(&nonces),
-            forgotten: Timestamp::from_secs(forgotten),
+            forgotten: &forgotten,
             ..client.expected()
         };
         let proof = client.proof(json!({}), claims);
@@ -262,7 +267,8 @@ fn a_clock_that_is_set_back_makes_no_proof_usable_again() {
     let client = Client::new();
     let proof = client.proof(json!({}), json!({}));
     let at = |forgotten| {
-        let expected = Expected { forgotten: Timestamp::from_secs(forgotten), ..client.expected() };
+        let forgotten = Forgotten::all_up_to(Timestamp::from_secs(forgotten));
+        let expected = Expected { forgotten: &forgotten, ..client.expected() };
         VerifiedProof::verify(proof.as_bytes(), &expected, Timestamp::from_secs(NOW)).is_ok()
     };
     assert!(at(NOW) && at(NOW + 60) && !at(NOW + 61));

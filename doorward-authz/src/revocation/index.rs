@@ -1,13 +1,13 @@
 //! Every revocation that this process knows, for decisions.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::arena::Arena;
+use super::forgotten::Forgotten;
 use super::note::Notes;
 use super::record::{Record, Watermarks};
 use super::target_id::Form;
@@ -23,8 +23,8 @@ pub struct RevocationIndex {
     shards: Box<[RwLock<Shard>]>,
     /// Locked before a shard, or without one.
     notes: Notes,
-    /// See [`Self::forgotten`]; whole seconds since 1970.
-    forgotten: AtomicU32,
+    /// See [`Self::forgotten`].
+    forgotten: Forgotten,
 }
 
 /// By kind: in the order of [`Kind::ALL`], then the registrations.
@@ -61,7 +61,7 @@ impl RevocationIndex {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: AtomicU32::new(0) }
+        Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: Forgotten::default() }
     }
 
     /// Merges a revocation, also an expired one; true if that changed the index.
@@ -104,14 +104,19 @@ impl RevocationIndex {
     /// revocation's writer. So a wall clock that is wrong for a while deletes nothing too early: a token lives no
     /// longer than `hold`, so all tokens of a target that was held for `hold` have expired by any clock.
     pub fn purge(&self, now: Timestamp, leeway: Duration, uptime: Duration, hold: Duration) -> usize {
+        if now > Timestamp::default() {
+            self.forgotten.look(now, uptime); // Else nobody knows the time.
+        }
         let Some(learnt) = uptime.checked_sub(hold) else { return 0 };
         let seconds = |seconds: i64| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX);
         let limits = Limits {
             expires: seconds(now.minus(leeway).as_secs()),
             leeway: u32::try_from(leeway.as_secs()).unwrap_or(u32::MAX),
             learnt: u32::try_from(learnt.as_secs()).unwrap_or(u32::MAX),
+            hold,
         };
-        let purged = self.shards.iter().map(|shard| write(shard).purge(&self.hasher, limits, &self.forgotten));
+        let eras = self.forgotten.eras();
+        let purged = self.shards.iter().map(|shard| write(shard).purge(&self.hasher, limits, &eras, &self.forgotten));
         let purged = purged.sum();
         if purged > 0 {
             self.notes.retain(|target| self.has(target));
@@ -119,11 +124,11 @@ impl RevocationIndex {
         purged
     }
 
-    /// All revocations that expired after this time are in the index. A token that has expired by it stays expired when
-    /// the wall clock is set back: its revocation may have been deleted.
+    /// The ends of the revocations that were deleted. A token that one of them may have covered stays expired when the
+    /// wall clock is set back.
     #[must_use]
-    pub fn forgotten(&self) -> Timestamp {
-        Timestamp::from_secs(i64::from(self.forgotten.load(Ordering::Acquire)))
+    pub fn forgotten(&self) -> &Forgotten {
+        &self.forgotten
     }
 
     /// Whether the index has this target.
@@ -225,12 +230,21 @@ impl Shard {
         true
     }
 
-    fn purge(&mut self, hasher: &DefaultHashBuilder, limits: Limits, forgotten: &AtomicU32) -> usize {
+    /// `eras`: see [`Forgotten::eras`].
+    fn purge(&mut self, hasher: &DefaultHashBuilder, limits: Limits, eras: &[u32], forgotten: &Forgotten) -> usize {
         let before = self.places.len();
+        let mut latest = vec![None; eras.len() + 1];
         let records = self.places.iter().map(|place| self.arena.record(*place));
-        let latest = records.filter(|record| limits.allow(*record)).map(Record::expires).max();
-        if let Some(latest) = latest {
-            forgotten.fetch_max(latest.saturating_add(limits.leeway), Ordering::AcqRel); // Ordered before a decision can miss a deleted entry.
+        for record in records.filter(|record| limits.allow(*record)) {
+            let latest = &mut latest[eras.partition_point(|began| *began <= record.learnt())];
+            *latest = (*latest).max(Some((record.expires(), record.learnt())));
+        }
+        let goes = latest.iter().any(Option::is_some);
+        for (expires, learnt) in latest.into_iter().flatten() {
+            // Ordered before a decision can miss a deleted entry.
+            forgotten.note(learnt, expires.saturating_add(limits.leeway), limits.hold);
+        }
+        if goes {
             self.compact(hasher, |record| limits.allow(record));
         }
         before - self.places.len()
@@ -279,6 +293,7 @@ struct Limits {
     expires: u32,
     leeway: u32,
     learnt: u32,
+    hold: Duration,
 }
 
 impl Limits {

@@ -105,8 +105,8 @@ impl Readiness {
     /// Faults that an operator must fix although the process is ready.
     fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
-        let detail =
-            revocations.detail.filter(|_| revocations.ready && revocations.state == ReplicaState::NamesDiffer)?;
+        let is_one = matches!(revocations.state, ReplicaState::NamesDiffer | ReplicaState::LogExhausted);
+        let detail = revocations.detail.filter(|_| revocations.ready && is_one)?;
         Some(Missing { part: "revocations", reason: format!("{}: {detail}", revocations.state) })
     }
 }

@@ -214,7 +214,8 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<
     }
     let position = written.map_err(|error| {
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
-        let detail = "the revocation applies in this instance, other instances may not know it: try again";
+        let cure = error.cure().unwrap_or("try again");
+        let detail = format!("the revocation applies in this instance, other instances may not know it: {cure}");
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");

@@ -218,7 +218,10 @@ pub(super) fn rerouted_after_check(model: &Model<'_>, found: &mut Found) {
             continue;
         }
         for filter in check.manager.filters[check.at + 1..].iter().filter(|filter| may_reroute(filter)) {
-            found.at(&filter.node, "it may clear the route after the check: a request is checked on one route and served by another");
+            found.at(
+                &filter.node,
+                "it may clear the route after the check: a request is checked on one route and served by another",
+            );
         }
     }
 }

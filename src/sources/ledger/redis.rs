@@ -1,6 +1,7 @@
 //! The ledger in Redis or Valkey (7 or later): one stream for instances to follow, one key per target for lookups.
 
 mod adopt;
+mod anew;
 mod answer;
 mod clock;
 mod config;

@@ -154,8 +154,7 @@ impl Replica {
         }
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         let is_raised = ledger.retain_for(longest, leeway) || (before != 0 && before < longest_ms);
-        let has_forgotten =
-            self.index.forgotten() > Timestamp::default() || self.clocks.passed_over.load(Ordering::Acquire);
+        let has_forgotten = !self.index.forgotten().is_empty() || self.clocks.passed_over.load(Ordering::Acquire);
         if is_raised && before != 0 {
             self.clocks.must_read_again.store(has_forgotten, Ordering::Release);
             self.clocks.ask_to_read_again();

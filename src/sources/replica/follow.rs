@@ -69,10 +69,10 @@ impl Replica {
     async fn follow_connection(&self, ledger: &RedisLedger, reading: &mut Reading) -> Result<Infallible, Obstacle> {
         let mut feed = ledger.feed().await?;
         let facts = feed.facts().await?;
-        self.lease_state.note_server(&facts.server);
         let mut fit = self.examine(facts, ledger)?;
         loop {
             let mut life = feed.life(&self.name).await?;
+            self.lease_state.note_store(&feed.server, &life.epoch);
             // The log may have been replaced since: `follow_log` checks before the read counts.
             let known = if let Some(known) = &mut reading.baseline {
                 known
@@ -200,6 +200,7 @@ impl Replica {
                     return Ok(gap);
                 }
                 *fit = self.examine(facts, ledger)?;
+                self.note_end(stream.as_ref());
                 if page.complete {
                     known.note_whole(stream, start);
                 } else if covered && is_settled {
@@ -242,6 +243,8 @@ impl Replica {
             self.health.hindered(&Obstacle::Ledger(error));
         } else if self.freshness.adopted.age(Steady::now()).is_none() {
             self.health.set(ReplicaState::Adopting);
+        } else if let Some(obstacle) = self.cannot_add().filter(|_| self.health.is_ready()) {
+            self.health.hindered(&obstacle); // It is read all the same.
         } else {
             self.health.set(ReplicaState::Following);
         }

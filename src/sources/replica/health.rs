@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::ledger::{LedgerError, RefusalKind, Server, StoreFacts};
+use super::super::ledger::{LOG_EXHAUSTED, LedgerError, RefusalKind, Server, StoreFacts};
 use crate::clock::Steady;
 
 /// Whether decisions can use the replica, and its state.
@@ -42,6 +42,8 @@ pub enum ReplicaState {
     MayEvict,
     /// The server refuses to be read: it is loading, or too old.
     Refusing,
+    /// The log is read, but it accepts no further entry.
+    LogExhausted,
     /// An issuer's name has another meaning in live revocations.
     NamesDiffer,
 }
@@ -62,6 +64,7 @@ impl ReplicaState {
             Self::NotPrimary => "not_primary",
             Self::MayEvict => "may_evict",
             Self::Refusing => "refusing",
+            Self::LogExhausted => "log_exhausted",
             Self::NamesDiffer => "names_differ",
         }
     }
@@ -89,6 +92,8 @@ pub(super) enum Obstacle {
     Changed,
     #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
     MayEvict { policy: Box<str> },
+    #[error("{LOG_EXHAUSTED}{failed}")]
+    LogExhausted { failed: Box<str> },
 }
 
 impl Obstacle {
@@ -97,11 +102,13 @@ impl Obstacle {
             Self::NotPrimary { .. } | Self::NoRole => ReplicaState::NotPrimary,
             Self::Changed => ReplicaState::Unreachable,
             Self::MayEvict { .. } => ReplicaState::MayEvict,
+            Self::LogExhausted { .. } => ReplicaState::LogExhausted,
             Self::Ledger(error) => match error {
                 LedgerError::Unavailable { .. } | LedgerError::Timeout { .. } | LedgerError::BreakerOpen => {
                     ReplicaState::Unreachable
                 }
                 LedgerError::Refused { kind: RefusalKind::NotPermitted, .. } => ReplicaState::AccessDenied,
+                LedgerError::Refused { kind: RefusalKind::LogExhausted, .. } => ReplicaState::LogExhausted,
                 LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
                     ReplicaState::Refusing
                 }

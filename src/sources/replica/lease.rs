@@ -66,13 +66,21 @@ pub(super) struct LeaseState {
     hold_ms: AtomicU64,
     /// A receipt waits for this instance's progress.
     asked: AtomicBool,
-    /// The server that the log is read from.
-    follows: Mutex<Server>,
+    follows: Mutex<Followed>,
     unapplied: Mutex<VecDeque<Position>>,
     /// Recent entries that request a receipt, with the number of streams that they ended.
     ended: Mutex<VecDeque<(Position, usize)>>,
     /// Every entry up to here was applied, and its streams had ended.
     carried_out: Mutex<Position>,
+}
+
+/// The store whose log is read.
+#[derive(Default)]
+struct Followed {
+    server: Server,
+    epoch: Box<str>,
+    /// Since when it has been this one, with these data; `None` before the first.
+    since: Option<Steady>,
 }
 
 impl Default for LeaseState {
@@ -150,8 +158,12 @@ impl LeaseState {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
     }
 
-    pub(super) fn note_server(&self, server: &Server) {
-        server.clone_into(&mut self.follows.lock().unwrap_or_else(PoisonError::into_inner));
+    /// A connection has begun to this server, with the data of this epoch.
+    pub(super) fn note_store(&self, server: &Server, epoch: &str) {
+        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        if follows.since.is_none() || follows.server != *server || *follows.epoch != *epoch {
+            *follows = Followed { server: server.clone(), epoch: epoch.into(), since: Some(Steady::now()) };
+        }
     }
 
     /// Records that an entry with a request for a receipt has been applied.
@@ -346,11 +358,14 @@ impl Replica {
 
     /// The time until the store has certainly kept every lease that may still run: until it has been this instance's
     /// primary, with the same data, for the length of the longest lease, by a clock that this instance has seen go
-    /// evenly all the time.
+    /// evenly all the time. A note of when that began may come from a clock that was ahead; the time that this instance
+    /// has observed counts as well.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = Obstacle::is_still(&follows, &listed.server).is_ok();
-        let whole_for = listed.whole_since.filter(|_| is_same).map(|since| listed.now.since(since));
+        let is_same = Obstacle::is_still(&follows.server, &listed.server).is_ok();
+        let noted = listed.whole_since.map(|since| listed.now.since(since));
+        let seen = follows.since.filter(|_| follows.epoch == listed.epoch).map(Steady::elapsed);
+        let whole_for = noted.max(seen).filter(|_| is_same);
         let sure_for = whole_for.unwrap_or_default().min(listed.even_for);
         Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
     }

@@ -64,6 +64,7 @@ impl Replica {
                 Some((seen, true)) => self.put_back(ledger, &seen).await,
                 // Reading the log may take longer than an announcement lasts.
                 Some((_, false)) => drop(ledger.keep_repairing(&self.name).await),
+                None if self.cannot_add().is_some() => self.renew_log(ledger).await,
                 None if self.stats.store_up() => self.offer(ledger).await,
                 None => {}
             }

@@ -104,7 +104,7 @@ pub(super) fn newest(answer: &Value) -> Result<Position, LedgerError> {
 impl Feed<'_> {
     /// Entries in one read: 500 and 1000 were measured to be equally fast, 10,000 slower, because a reply in
     /// several pieces is parsed from its beginning at each piece.
-    const COUNT: usize = 1000;
+    pub(super) const COUNT: usize = 1000;
     /// Added to the deadline: an idle read of 200 followers returned up to 110 ms late.
     const BLOCK_GRACE: Duration = Duration::from_millis(300);
 
@@ -262,7 +262,7 @@ fn items<'a, A: Answer>(
     entries.iter().map(item).collect()
 }
 
-fn stream_info(info: &Value) -> Result<StreamInfo, LedgerError> {
+pub(super) fn stream_info(info: &Value) -> Result<StreamInfo, LedgerError> {
     let Value::Array(pairs) = info else { return Err(unexpected("stream info", info)) };
     let fact = |name: &str| pairs.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).map(|pair| &pair[1]);
     let count = |name: &str| {

@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use fred::types::Value;
+
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
@@ -64,6 +66,8 @@ pub(in crate::sources) struct Leases {
     /// The newest entry after the reports were read: a report that is beyond it is about another log.
     pub(in crate::sources) newest: Position,
     pub(in crate::sources) server: Server,
+    /// The epoch of the data; empty if there is none.
+    pub(in crate::sources) epoch: Box<str>,
     /// The time since which the store has kept all leases; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
     /// Names of leases that expired by the server's clock, and were not removed.
@@ -133,6 +137,8 @@ impl RedisLedger {
     /// Expired leases are kept this much longer, or for the longest lease: longer than any write that was delayed
     /// beyond the lease's end.
     const KEPT: Duration = Duration::from_secs(600);
+    /// How far a clock that counts as even may have gone back, and a moment of it be estimated too late.
+    const INEXACT: Duration = Duration::from_secs(15);
 
     /// All running leases.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
@@ -147,9 +153,10 @@ impl RedisLedger {
         self.take_leases(lengths)?;
         let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
-        let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
+        let epoch: Box<str> = epoch.text().unwrap_or_default().into();
+        let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
         let even_for = self.clock.even_for(ServerClock::read(asked, now));
-        let mut leases = Leases { now, server, whole_since, even_for, ..Leases::default() };
+        let mut leases = Leases { now, server, epoch, whole_since, even_for, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
@@ -159,12 +166,16 @@ impl RedisLedger {
         let [says, newest] = answers.as_slice() else { return Err(short()) };
         leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
+        let over = self.over_by_steady_time(&all, says, now, even_for).await?;
         let kept = Self::KEPT.max(self.longest_lease());
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(kept) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
+            if over.contains(&name) {
+                continue;
+            }
             if until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
@@ -179,6 +190,37 @@ impl RedisLedger {
             self.shared.call(self, sweep, self.deadline()).await?;
         }
         Ok(leases)
+    }
+
+    /// The leases that were taken when the server's clock was ahead, and have expired since by a clock that nobody sets:
+    /// by the server's clock they would run until it is as late again.
+    async fn over_by_steady_time(
+        &self,
+        all: &[(Box<str>, Timestamp)],
+        says: &[Value],
+        now: Timestamp,
+        even_for: Duration,
+    ) -> Result<Vec<Box<str>>, LedgerError> {
+        // One that speaks of the future has said nothing since the clock began to go evenly.
+        let is_past = |until: &Timestamp, report: Report| {
+            report.at > now.plus(Self::INEXACT) && even_for >= until.since(report.at)
+        };
+        let said = all.iter().zip(says);
+        let past: Vec<_> = said
+            .filter(|((_, until), says)| says.text().and_then(read).is_some_and(|report| is_past(until, report)))
+            .map(|(lease, _)| lease)
+            .collect();
+        if past.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = past.iter().map(|(name, _)| Command::new("PEXPIRETIME").arg(self.keys.instance(name)));
+        let ends = self.shared.pipeline(self, ask.collect()).await?;
+        // A full server prolongs the key alone, which ends before the lease would then.
+        let is_as_long = |until: Timestamp, end: &Value| {
+            end.as_i64().is_some_and(|end| Timestamp::from_millis(end) > until.minus(Self::INEXACT))
+        };
+        let over = past.into_iter().zip(&ends).filter(|((_, until), end)| is_as_long(*until, end));
+        Ok(over.map(|((name, _), _)| name.clone()).collect())
     }
 
     /// Ends a lease at once; its holder must not decide any more.

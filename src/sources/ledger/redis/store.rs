@@ -210,12 +210,24 @@ impl RedisLedger {
     /// instance to ask does, so that not all do it at once, until it ends or stops renewing.
     pub(in crate::sources) async fn is_repairer(&self, name: &str) -> Result<bool, LedgerError> {
         self.keep_repairing(name).await?;
+        self.is_first(name).await
+    }
+
+    /// Whether it is for `name` to do what one instance does for all.
+    pub(in crate::sources) async fn is_first(&self, name: &str) -> Result<bool, LedgerError> {
         let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
         let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
-        let answers = self.shared.pipeline(self, vec![claim, Command::new("GET").arg(key)]).await?;
-        let is_ours = answers.get(1).and_then(Answer::text) == Some(name);
+        let ends = Command::new("PEXPIRETIME").arg(key);
+        let ask = vec![claim, Command::new("GET").arg(key), ends, Command::new("TIME")];
+        let answers = self.shared.pipeline(self, ask).await?;
+        let [_, holder, ends, time] = answers.as_slice() else { return Err(short()) };
+        let is_ours = holder.text() == Some(name);
+        // One that lies further ahead was claimed before the server's clock was set back.
+        let latest = answer::time(time)?.plus(REPAIR + MARK_SLACK).as_millis();
         if is_ours {
             self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;
+        } else if ends.as_i64().is_some_and(|ends| ends > latest) {
+            self.shared.call(self, Command::new("DEL").arg(key), self.deadline()).await?;
         }
         Ok(is_ours)
     }
