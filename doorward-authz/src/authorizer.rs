@@ -1,5 +1,6 @@
 //! The decision: a pure function of a request, what is configured, what is revoked, and the time.
 
+mod attempt;
 mod outcome;
 mod proof;
 mod view;
@@ -8,23 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_key::ApiKeys;
-use super::claims::{ClaimSet, IssuerName, Timestamp};
+use super::claims::{IssuerName, Timestamp};
 use super::denial::Denial;
 use super::dpop::Nonces;
-use super::introspection::{IntrospectionPolicy, TokenState, is_opaque};
+use super::introspection::{IntrospectionPolicy, is_opaque};
 use super::issuer_id;
 use super::jwks::Jwks;
 use super::refusal::Refusal;
 use super::request_uri::ProxyTrust;
-use super::revocation::{Clocks, Hit, Lead, Origin, Watermark};
-use super::rule::{Access, OnStale, RequestView, Rule};
+use super::revocation::Lead;
+use super::rule::{OnStale, RequestView, Rule};
 use super::rules::Rules;
-use super::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+use super::token::{BearerToken, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use super::token_cache::TokenCache;
-use super::token_source::{FoundToken, Scheme, TokenSettings};
+use super::token_source::{FoundToken, TokenSettings};
+use attempt::Attempt;
 use outcome::Stop;
 pub use outcome::{Decision, Evidence, Grant, LockedOut, Needs, Outcome, Principal};
-use proof::Proof;
 pub use proof::{ProofEvidence, ProofResult};
 pub use view::{KeyFetch, StoreAnswer, View};
 
@@ -68,35 +69,10 @@ impl Authorizer {
             }
         };
         let decision = self.authorize_by(rules.first, request, view, now);
-        rules.others.into_iter().fold(decision, |decision, rule| self.also(rule, decision, request, view, now))
-    }
-
-    /// Holds an allowed request to one more rule: that of another reading of its path.
-    fn also<'a>(
-        &self,
-        rule: &'a Rule,
-        decision: Decision<'a>,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-    ) -> Decision<'a> {
-        let Decision { outcome: Outcome::Allowed(mut grant), mut evidence, .. } = decision else { return decision };
-        let Some(principal) = &grant.principal else { return self.authorize_by(rule, request, view, now) };
-        let token = principal.token();
-        let met = self.api_keys.check(request, rule.api_key, now).map_err(Stop::from).and_then(|client| {
-            evidence.api_client = evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
-            let stale = self.check_revocation(rule, token, view, now, &mut evidence)?;
-            let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
-            rule.require.check(token, leeway, now)?;
-            Ok(stale)
-        });
-        match met {
-            Ok(stale) => {
-                grant.stale |= stale;
-                Decision { rule: decision.rule, outcome: Outcome::Allowed(grant), evidence }
-            }
-            Err(stop) => Decision { rule, outcome: stop.into(), evidence },
-        }
+        rules
+            .others
+            .into_iter()
+            .fold(decision, |decision, rule| Attempt::new(self, rule, request, view, now).also(rule, decision))
     }
 
     /// Decides by a given rule, whatever requests it is for.
@@ -108,150 +84,8 @@ impl Authorizer {
         view: View<'_>,
         now: Timestamp,
     ) -> Decision<'a> {
-        let mut evidence = Evidence::default();
-        let mut granted = self.apply(rule, request, view, now, &mut evidence);
-        if let (Err(Stop::Denied(denial)), false) = (&granted, rule.enforce) {
-            let shadowed = Some(*denial);
-            // On trial is what the rule asks, not who asks: a good token goes on naming its user.
-            granted = match self.apply(&rule.without_conditions(), request, view, now, &mut evidence) {
-                Ok(grant) => Ok(Grant { shadowed, ..grant }),
-                Err(Stop::Denied(_)) => Ok(Grant { shadowed, ..Grant::anonymous() }),
-                lacking => lacking,
-            };
-        }
-        let outcome = granted.map_or_else(Outcome::from, |grant| Outcome::Allowed(Box::new(grant)));
+        let (outcome, evidence) = Attempt::new(self, rule, request, view, now).decide();
         Decision { rule, outcome, evidence }
-    }
-
-    fn apply(
-        &self,
-        rule: &Rule,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Stop> {
-        if let Some(client) = self.api_keys.check(request, rule.api_key, now)? {
-            evidence.api_client = Some(client.id.clone());
-        }
-        if rule.access == Access::Public {
-            return Ok(Grant::anonymous());
-        }
-        let granted = match rule.access {
-            Access::Refresh | Access::SignOut(_) => self.apply_tolerantly(rule, request, view, now, evidence),
-            _ => self.apply_strictly(rule, request, view, now, evidence),
-        };
-        granted.or_else(|stop| match stop {
-            Stop::Denied(denial) if rule.ignores_bad_token && denial.is_about_token() => {
-                evidence.token = None; // It names nobody in this request.
-                Ok(Grant { ignored: Some(denial), ..Grant::anonymous() })
-            }
-            Stop::Denied(Denial::UnknownKey) if view.keys == Some(KeyFetch::Failed) => {
-                Err(Denial::KeysUnavailable.into()) // The issuer may have it: not the token is at fault.
-            }
-            stop => Err(stop),
-        })
-    }
-
-    /// Only a token that is good and not revoked passes, beside others that ran out.
-    fn apply_strictly(
-        &self,
-        rule: &Rule,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Stop> {
-        let Some(found) = self.token_of(request, now)? else {
-            return match rule.access {
-                Access::Optional => Ok(Grant::anonymous()),
-                _ => Err(Denial::MissingToken.into()),
-            };
-        };
-        evidence.is_dpop = found.scheme() == Scheme::Dpop;
-        let (issuer, token) = self.verify(found.bearer(), Expiry::Refused, view, now, evidence)?;
-        evidence.token = Some(token.clone());
-        let proof = self.prove(rule, issuer, &found, &token, request, view, now, evidence)?;
-        let stale = self.check_lists(rule, &token, view, now, evidence)?;
-        rule.require.check(&token, issuer.leeway, now)?;
-        let token = proof.spend(token, view, evidence)?;
-        Ok(Grant { principal: Some(Principal { token, verified_at: now }), stale, ..Grant::anonymous() })
-    }
-
-    /// A dead token must be able to ask for a new one, or to be signed out again: of several, each that verifies
-    /// counts, and the others are not asked for. Being signed out ends all of them.
-    fn apply_tolerantly(
-        &self,
-        rule: &Rule,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Stop> {
-        let found = self.tokens.find(request);
-        let (mut verified, mut refused) = (Vec::new(), found.denial.map(Stop::Denied));
-        for token in found.tokens() {
-            // Only one can be asked about, and the word on it must not be taken for another's.
-            if !found.others.is_empty() && self.is_asked_about(token.bearer()) {
-                continue;
-            }
-            evidence.is_dpop |= token.scheme() == Scheme::Dpop;
-            let proved =
-                self.verify(token.bearer(), Expiry::Tolerated, view, now, evidence).and_then(|(issuer, verified)| {
-                    let proof = self.prove(rule, issuer, token, &verified, request, view, now, evidence)?;
-                    Ok((issuer, verified, proof))
-                });
-            match proved {
-                Ok(proved) => verified.push(proved),
-                Err(stop) => {
-                    refused.get_or_insert(stop);
-                }
-            }
-        }
-        // The one that is alive is the caller's.
-        let alive = |(issuer, token, _): &(&Arc<TrustedIssuer>, VerifiedToken, Proof)| {
-            issuer.verify_again(token, now, Expiry::Refused).is_ok()
-                && view.index.find(token.targets(), token.issued_at()).is_none()
-        };
-        let Some(callers) = verified.iter().find(|one| alive(one)).or(verified.first()) else {
-            let ended = match rule.access {
-                Access::SignOut(sign_out) => Some((Vec::new(), sign_out.then)),
-                _ => None,
-            };
-            return match (refused, rule.access) {
-                (None, Access::Refresh) => Ok(Grant::anonymous()),
-                // Who comes without any token passes; a cookie that nobody can take away must not lock out.
-                (Some(Stop::Denied(denial)), Access::Refresh) if found.only_cookies && denial.is_about_token() => {
-                    evidence.token = None;
-                    Ok(Grant { ignored: Some(denial), ..Grant::anonymous() })
-                }
-                (None, _) if found.first.is_none() => Err(Denial::MissingToken.into()),
-                // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
-                // that never was, which could as well have been left out.
-                (None | Some(Stop::Denied(Denial::TokenInactive)), _) => {
-                    Ok(Grant { sign_out: ended, ..Grant::anonymous() })
-                }
-                (Some(stop), _) => Err(stop),
-            };
-        };
-        let (issuer, token, proof) = callers;
-        evidence.issuer = Some(issuer.name.clone());
-        evidence.token = Some(token.clone());
-        rule.require.check(token, issuer.leeway, now)?;
-        let sign_out = match rule.access {
-            Access::SignOut(sign_out) => {
-                let clocks = Clocks { local: now, store: view.store_clock };
-                let ended = verified.iter().map(|(issuer, token, _)| issuer.sign_out(token, sign_out.scope, clocks));
-                let ended = ended.collect::<Result<Vec<_>, _>>()?;
-                Some((ended.into_iter().flatten().collect(), sign_out.then))
-            }
-            _ => None,
-        };
-        Ok(Grant {
-            principal: Some(Principal { token: proof.spend(token.clone(), view, evidence)?, verified_at: now }),
-            sign_out,
-            ..Grant::anonymous()
-        })
     }
 
     /// The token that a request is decided by: the only one, or the only one that has not run out.
@@ -287,138 +121,6 @@ impl Authorizer {
     /// Whether a token says nothing itself, and its issuer is asked.
     fn is_asked_about(&self, bearer: BearerToken<'_>) -> bool {
         self.introspection.opaque.is_some() && is_opaque(bearer)
-    }
-
-    /// Reads a token and verifies it, or takes its issuer's word for it, or both.
-    fn verify(
-        &self,
-        bearer: BearerToken<'_>,
-        expiry: Expiry,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Stop> {
-        let refused = |detail: &mut Option<Box<str>>, refusal: Refusal| {
-            *detail = detail.take().or(refusal.detail);
-            refusal.denial
-        };
-        let opaque = self.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
-        if let Some(issuer) = opaque.and_then(|name| self.issuer_named(name)) {
-            evidence.issuer = Some(issuer.name.clone());
-            let token = issuer.vouch(bearer, word(view, &issuer.name)?, now, expiry);
-            return Ok((issuer, token.map_err(|refusal| refused(&mut evidence.detail, refusal))?));
-        }
-        let remembered = self.verified.find(bearer, &self.issuers);
-        evidence.remembered.get_or_insert(remembered.is_some());
-        let (issuer, token) = if let Some((issuer, token)) = remembered {
-            evidence.issuer = Some(issuer.name.clone());
-            issuer.verify_again(&token, now, expiry).map_err(|refusal| refused(&mut evidence.detail, refusal))?;
-            (issuer, token)
-        } else {
-            let unverified = UnverifiedToken::parse(bearer)?;
-            let has_nonce = unverified.header().has_nonce;
-            let verified = self.verify_anew(unverified, now, expiry, &mut evidence.issuer);
-            let (issuer, token) = verified.map_err(|refusal| {
-                let refusal = if has_nonce { refusal.and(FOR_MICROSOFT) } else { refusal };
-                let denial = refused(&mut evidence.detail, refusal);
-                match (&evidence.issuer, denial) {
-                    (Some(issuer), Denial::UnknownKey | Denial::KeysUnavailable) if view.keys.is_none() => {
-                        Stop::Needs(Needs::Keys { issuer: issuer.clone(), refusal: denial })
-                    }
-                    _ => denial.into(),
-                }
-            })?;
-            self.verified.remember(bearer, issuer, &token);
-            (issuer, token)
-        };
-        // Who is about to leave, or to come back, need not be alive; and the dead are not asked about.
-        let asked = expiry == Expiry::Refused
-            && self.introspection.always.contains(&issuer.name)
-            && view.index.find(token.targets(), token.issued_at()).is_none();
-        if !asked {
-            return Ok((issuer, token));
-        }
-        let token = issuer.corroborate(token, word(view, &issuer.name)?, now);
-        Ok((issuer, token.map_err(|refusal| refused(&mut evidence.detail, refusal))?))
-    }
-
-    /// Verifies a token by the keys of the issuer that it names, which is put into `named`.
-    fn verify_anew(
-        &self,
-        unverified: UnverifiedToken<'_>,
-        now: Timestamp,
-        expiry: Expiry,
-        named: &mut Option<IssuerName>,
-    ) -> Result<(&Arc<TrustedIssuer>, VerifiedToken), Refusal> {
-        let issuer = self.issuer(&unverified.unverified_issuer()?)?;
-        *named = Some(issuer.name.clone());
-        Ok((issuer, issuer.verify(unverified, now, expiry)?))
-    }
-
-    /// Refuses a revoked token and, with `list: allow`, one that is not registered; `Ok(true)` if the
-    /// former could not be told for sure and the policy lets pass.
-    fn check_lists(
-        &self,
-        rule: &Rule,
-        token: &VerifiedToken,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<bool, Stop> {
-        let stale = self.check_revocation(rule, token, view, now, evidence)?;
-        if self.freshness.allow_list {
-            check_registration(token, view, now)?;
-        }
-        Ok(stale)
-    }
-
-    fn check_revocation(
-        &self,
-        rule: &Rule,
-        token: &VerifiedToken,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
-    ) -> Result<bool, Stop> {
-        evidence.hit = view.index.find(token.targets(), token.issued_at());
-        if let Some(StoreAnswer::Hit(answer)) = view.answer {
-            evidence.hit = evidence.hit.max_by_origin(answer);
-        }
-        let until = evidence.hit.map(|hit| hit.watermark).filter(|watermark| *watermark != Watermark::FOREVER);
-        let until = until.map(Watermark::instant).filter(|until| *until >= now);
-        evidence.locked_out = until.map(|until| LockedOut { until, left: until.since(now) });
-        match evidence.hit {
-            Some(Hit { origin: Origin::Revoked, .. }) => return Err(Denial::Revoked.into()),
-            Some(Hit { origin: Origin::SignedOut, .. }) => return Err(Denial::SignedOut.into()),
-            None => {}
-        }
-        if self.may_be_forgotten(token, view.index.forgotten()) {
-            return Err(Denial::Expired.into());
-        }
-        let max_staleness = rule.max_staleness.unwrap_or(self.freshness.max_staleness);
-        let fresh = view.age.is_some_and(|age| age <= max_staleness);
-        if fresh && !self.freshness.always_lookup {
-            return Ok(false);
-        }
-        let on_stale = if self.freshness.always_lookup {
-            OnStale::Lookup
-        } else {
-            rule.on_stale.unwrap_or(self.freshness.on_stale)
-        };
-        match (on_stale, view.answer) {
-            (OnStale::Deny, _) => Err(Denial::RevocationsStale.into()),
-            // Before the first complete read nothing is known: that is not a stale view but none.
-            (OnStale::Allow, _) => {
-                if view.age.is_some() {
-                    Ok(true)
-                } else {
-                    Err(Denial::RevocationsStale.into())
-                }
-            }
-            (OnStale::Lookup, None) => Err(Stop::Needs(Needs::Lookup(token.clone()))),
-            (OnStale::Lookup, Some(StoreAnswer::Clear | StoreAnswer::Unregistered)) => Ok(false),
-            (OnStale::Lookup, Some(_)) => Err(Denial::StoreUnavailable.into()),
-        }
     }
 
     /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
@@ -499,45 +201,5 @@ impl Authorizer {
             }
         };
         Self { issuers: self.issuers.iter().map(replace).collect(), ..self.clone() }
-    }
-}
-
-/// What a `nonce` in the JOSE header means: the signature is over its digest, which Microsoft does not document.
-const FOR_MICROSOFT: &str = "the header has `nonce`: a token for Microsoft Graph or another service of Microsoft, which \
-    only that service can verify; the client must request a scope of this API";
-
-/// What the issuer says of an active token.
-fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
-    match view
-        .introspection_response
-        .filter(|introspection_response| introspection_response.issuer == *issuer)
-        .map(|introspection_response| &introspection_response.said)
-    {
-        None => Err(Stop::Needs(Needs::Introspection(issuer.clone()))),
-        Some(TokenState::Active(claims)) => Ok(claims),
-        Some(TokenState::Inactive) => Err(Denial::TokenInactive.into()),
-        Some(TokenState::Unavailable) => Err(Denial::IntrospectionUnavailable.into()),
-    }
-}
-
-/// A registration that is not in the view may be on its way: the store is asked before it is missed.
-fn check_registration(token: &VerifiedToken, view: View<'_>, now: Timestamp) -> Result<(), Stop> {
-    let is_known = |target| view.index.registers(&target, token.issued_at(), now);
-    match view.answer {
-        _ if token.registrations().any(is_known) => Ok(()),
-        Some(StoreAnswer::Clear) => Ok(()),
-        Some(StoreAnswer::Unregistered) => Err(Denial::NotRegistered.into()),
-        Some(StoreAnswer::Hit(_) | StoreAnswer::Unavailable) => Err(Denial::StoreUnavailable.into()),
-        None => Err(Stop::Needs(Needs::Lookup(token.clone()))),
-    }
-}
-
-trait MaxByOrigin {
-    fn max_by_origin(self, other: Hit) -> Option<Hit>;
-}
-
-impl MaxByOrigin for Option<Hit> {
-    fn max_by_origin(self, other: Hit) -> Option<Hit> {
-        self.into_iter().chain([other]).max_by_key(|hit| (hit.origin, hit.watermark))
     }
 }
