@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Responder;
 use crate::authorizer::{Evidence, LockedOut, ProofResult};
-use crate::denial::Denial;
+use crate::denial::{BEARER, Check, Class, Denial};
 use crate::dpop;
 use crate::rule::Requirements;
 
@@ -33,32 +33,32 @@ impl Responder {
     /// The refusal for a reason; `require` and `evidence` have what a challenge must tell.
     #[must_use]
     pub fn refuse(&self, denial: Denial, require: &Requirements, evidence: &Evidence) -> Respond {
-        let kind = Refusal::of(denial, evidence);
+        let class = class_of(denial, evidence);
         let mut headers =
             vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-        if let Some(challenge) = self.challenge(denial, kind, require, evidence.is_dpop) {
+        if let Some(challenge) = self.challenge(denial, class, require, evidence.is_dpop) {
             headers.push(("www-authenticate", challenge));
         }
         let nonce = evidence.proof.as_ref().and_then(|proof| proof.nonce.as_deref());
         headers.extend(nonce.map(|nonce| (dpop::NONCE_FIELD, nonce.to_owned())));
-        if kind.status == 503 {
+        if class.status == 503 {
             headers.push(("retry-after", "1".to_owned()));
         }
-        let mut body = self.body(kind.error, denial.label(), denial.message());
+        let mut body = self.body(class.error, denial.label(), denial.message());
         if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, evidence.locked_out) {
             headers.push(("retry-after", (left.as_secs() + 1).to_string()));
             body["until"] = until.to_rfc3339().into();
         }
-        Respond { status: kind.status, headers, body: body.to_string() }
+        Respond { status: class.status, headers, body: body.to_string() }
     }
 
     /// The refusal, with 503, of a stream whose request is not at fault; both texts are fixed ones.
     #[must_use]
     pub fn refuse_stream(&self, reason: &'static str, message: &'static str) -> Respond {
-        let kind = Refusal::of(Denial::InternalError, &Evidence::default());
+        let class = Denial::InternalError.class();
         let headers = [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1")];
         let headers = headers.map(|(name, value)| (name, value.to_owned())).into();
-        Respond { status: kind.status, headers, body: self.body(kind.error, reason, message).to_string() }
+        Respond { status: class.status, headers, body: self.body(class.error, reason, message).to_string() }
     }
 
     fn body(&self, error: &str, reason: &str, message: &str) -> serde_json::Value {
@@ -70,12 +70,12 @@ impl Responder {
     }
 
     /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3.
-    fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements, is_dpop: bool) -> Option<String> {
-        let scheme = kind.challenge?;
+    fn challenge(&self, denial: Denial, class: Class, require: &Requirements, is_dpop: bool) -> Option<String> {
+        let scheme = class.challenge?;
         let mut parameters = Vec::new();
         // RFC 6750 section 3.1: no error code where no credentials were.
         if scheme == BEARER && denial != Denial::MissingToken {
-            parameters.push(("error", kind.error.to_owned()));
+            parameters.push(("error", class.error.to_owned()));
             if self.errors.reasons {
                 parameters.push(("error_description", denial.message().to_owned()));
             }
@@ -105,64 +105,15 @@ impl Responder {
     }
 }
 
-/// The scheme of challenges for tokens (RFC 6750 section 3).
-const BEARER: &str = "Bearer";
-
-/// The wire form of a refusal: status, error code, challenge.
-#[derive(Clone, Copy)]
-struct Refusal {
-    status: u16,
-    error: &'static str,
-    /// The scheme of the `WWW-Authenticate` challenge.
-    challenge: Option<&'static str>,
-}
-
-impl Refusal {
-    /// The one place where a reason gets its status; a new reason does not compile without one.
-    fn of(denial: Denial, evidence: &Evidence) -> Self {
-        let (status, error, challenge) = match denial {
-            Denial::MissingToken => (401, "missing_token", Some(BEARER)),
-            Denial::MultipleTokens | Denial::BadRequest => (400, "invalid_request", None),
-            Denial::MalformedToken
-            | Denial::UnknownIssuer
-            | Denial::UnknownKey
-            | Denial::AlgorithmNotAllowed
-            | Denial::BadSignature
-            | Denial::MissingClaim
-            | Denial::InvalidClaim
-            | Denial::Expired
-            | Denial::NotYetValid
-            | Denial::LifetimeTooLong
-            | Denial::WrongAudience
-            | Denial::WrongType
-            | Denial::TokenInactive
-            | Denial::Revoked
-            | Denial::SignedOut
-            | Denial::NotRegistered => (401, "invalid_token", Some(BEARER)),
-            Denial::ProofMissing | Denial::ProofInvalid => {
-                let result = evidence.proof.as_ref().map(|proof| proof.result);
-                let error = match result {
-                    Some(ProofResult::Nonce) => "use_dpop_nonce", // RFC 9449 section 9.
-                    _ if evidence.is_dpop => "invalid_dpop_proof",
-                    _ => "invalid_token",
-                };
-                (401, error, Some(BEARER))
-            }
-            Denial::ApiKeyMissing | Denial::ApiKeyUnknown | Denial::ApiKeyExpired => {
-                (401, "invalid_api_key", Some("ApiKey"))
-            }
-            Denial::ApiKeyPlatform | Denial::ApiKeyDomain | Denial::ClaimMismatch => (403, "access_denied", None),
-            Denial::InsufficientScope => (403, "insufficient_scope", Some(BEARER)),
-            Denial::InsufficientAuthentication => (401, "insufficient_user_authentication", Some(BEARER)),
-            Denial::KeysUnavailable
-            | Denial::RevocationsStale
-            | Denial::StoreUnavailable
-            | Denial::IntrospectionUnavailable
-            | Denial::ClockSkew
-            | Denial::InternalError => (503, "temporarily_unavailable", None),
-        };
-        Self { status, error, challenge }
-    }
+/// The class of a denial; the error of a proof that is refused says what the client has to do.
+fn class_of(denial: Denial, evidence: &Evidence) -> Class {
+    let class = denial.class();
+    let error = match (denial.check(), evidence.proof.as_ref().map(|proof| proof.result)) {
+        (Some(Check::Proof), Some(ProofResult::Nonce)) => "use_dpop_nonce", // RFC 9449 section 9.
+        (Some(Check::Proof), _) if evidence.is_dpop => "invalid_dpop_proof",
+        _ => class.error,
+    };
+    Class { error, ..class }
 }
 
 pub(super) fn signed_out() -> Respond {
