@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-pub use self::facts::{Fact, facts_of, facts_of_token};
+pub use self::facts::facts_of;
 pub use self::respond::Respond;
 use self::respond::signed_out;
 use self::rewrite::cookies_without;
@@ -23,7 +23,7 @@ use super::claims::{Timestamp, fits_header};
 use super::denial::Denial;
 use super::dpop;
 use super::encoded::Encoded;
-pub use super::identity::{IdentityField, PayloadHeader};
+pub use super::identity::{Fact, IdentityField, PayloadHeader, TokenField, facts_of_token};
 use super::rule::{Access, RequestView, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token_source::{Offer, TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, spellings_in_query};
