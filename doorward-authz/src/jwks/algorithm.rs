@@ -1,6 +1,8 @@
 //! The algorithms of signatures, and their names.
 
 /// How a signature is checked (RFC 7518 section 3.1, RFC 8037 section 3.1); there is no `none`.
+///
+/// Not the type of `jsonwebtoken`, which has no ES512 (version 12).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Algorithm {
     HS256,

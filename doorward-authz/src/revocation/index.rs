@@ -1,7 +1,7 @@
 //! Every revocation this process knows, ready for the decision.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use crate::claims::{IssuerName, Timestamp};
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
+    /// A bit for each kind of which a target was ever applied: the others are not looked for.
+    kinds: AtomicU8,
     /// Locked beside no shard, or before it.
     notes: Notes,
     /// See [`Self::forgotten`]; whole seconds since 1970.
@@ -61,13 +63,18 @@ impl RevocationIndex {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: AtomicU32::new(0) }
+        let hasher = DefaultHashBuilder::default();
+        Self { hasher, shards, kinds: AtomicU8::new(0), notes: Notes::default(), forgotten: AtomicU32::new(0) }
     }
 
     /// Merges a revocation, whatever its `expires_at`; true if that taught the index anything.
     ///
     /// `uptime` counts on a clock that nobody sets, from a moment that is the same in every call.
     pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
+        let bit = bit(revocation.target.kind);
+        if self.kinds.load(Ordering::Relaxed) & bit == 0 {
+            self.kinds.fetch_or(bit, Ordering::Release); // Before a decision can miss what comes.
+        }
         let hash = self.hash(&revocation.target);
         let taught = write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime);
         self.notes.keep(revocation);
@@ -160,6 +167,9 @@ impl RevocationIndex {
     }
 
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
+        if self.kinds.load(Ordering::Acquire) & bit(target.kind) == 0 {
+            return None;
+        }
         let hash = self.hash(target);
         let shard = read(self.shard(hash));
         let place = shard.find(hash, target)?;
@@ -174,6 +184,10 @@ impl RevocationIndex {
         // The table itself uses the low and the top seven bits; take others.
         &self.shards[(hash >> 40) as usize % Self::SHARDS]
     }
+}
+
+const fn bit(kind: Kind) -> u8 {
+    1 << kind as u8
 }
 
 /// Keyed at random in every process, so that nobody can choose ids that collide.

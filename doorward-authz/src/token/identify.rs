@@ -1,5 +1,7 @@
 //! Whom a token names, and by what it can be revoked.
 
+use serde_json::Value;
+
 use super::reading::{NAME, joined, name, text};
 use super::times::Times;
 use super::verified::Facts;
@@ -39,7 +41,7 @@ impl TrustedIssuer {
             .email
             .iter()
             .find_map(|path| path.find(&claims))
-            .and_then(|email| email.as_str().map(str::to_owned));
+            .and_then(|email| if let Value::String(email) = email { Some(email) } else { None });
         let jti = text(&claims, "jti")?;
         if jti.as_deref() == Some("") {
             return Err(Refusal::invalid("jti", "empty text", "text"));
@@ -55,13 +57,15 @@ impl TrustedIssuer {
             targets.extend(ids.into_iter().flatten().map(|id| Target::new(name.clone(), Kind::Token, id.clone())));
             targets.push(Target::issuer(name.clone()));
         }
-        targets.extend(self.targets(&named)); // Before addresses: the first of a kind is what is signed out.
+        self.add_targets(&named, &mut targets); // Before addresses: the first of a kind is what is signed out.
         let address = email.as_deref().filter(|_| self.revocable_by_email);
         targets.extend(
             address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
         );
         let key_id = key.and_then(Key::id);
-        targets.extend(key_id.into_iter().flat_map(|id| self.readings(Kind::Key, id)));
+        if let Some(id) = key_id {
+            self.add_readings(Kind::Key, id, &mut targets);
+        }
         let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
         let confirmation = Confirmation::read(&claims).map(Box::new);
         self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
@@ -131,26 +135,34 @@ impl TrustedIssuer {
         })
     }
 
-    pub(crate) fn targets(&self, named: &Named) -> impl Iterator<Item = Target> {
+    /// What these names are targets of, each under every name of the issuer.
+    pub(crate) fn targets(&self, named: &Named) -> Vec<Target> {
+        let mut targets = Vec::new();
+        self.add_targets(named, &mut targets);
+        targets
+    }
+
+    fn add_targets(&self, named: &Named, targets: &mut Vec<Target>) {
         // Users of several tenants may have one id. What does not say whose it is names nobody.
         let tenant = named.tenant.as_deref();
         let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
         let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
-        let actors: Vec<_> = named.actors.iter().flat_map(Actor::ids).map(|id| (Kind::Actor, id.to_owned())).collect();
-        let named = [(Kind::Session, named.session.clone()), (Kind::User, user), (Kind::Client, named.client.clone())];
-        let named = named.into_iter().filter_map(|(kind, id)| Some((kind, id?))).chain(actors);
-        named.flat_map(move |(kind, id)| self.readings(kind, &id).collect::<Vec<_>>())
+        let (session, client) = (named.session.as_deref(), named.client.as_deref());
+        let one = [(Kind::Session, session), (Kind::User, user.as_deref()), (Kind::Client, client)];
+        let actors = named.actors.iter().flat_map(Actor::ids).map(|id| (Kind::Actor, id));
+        for (kind, id) in one.into_iter().filter_map(|(kind, id)| Some((kind, id?))).chain(actors) {
+            self.add_readings(kind, id, targets);
+        }
     }
 
     /// What a claim names: by its text under the name of today first, then by the digest that the text may be the
     /// writing of, and under former names.
-    fn readings(&self, kind: Kind, claim: &str) -> impl Iterator<Item = Target> {
-        let ids = [Some(TargetId::new(claim)), TargetId::written_digest(claim)];
-        let under = move |name: &IssuerName| {
-            let (name, ids) = (name.clone(), ids.clone());
-            ids.into_iter().flatten().map(move |id| Target::new(name.clone(), kind, id))
-        };
-        self.names().flat_map(under)
+    fn add_readings(&self, kind: Kind, claim: &str, targets: &mut Vec<Target>) {
+        let digest = TargetId::written_digest(claim);
+        for name in self.names() {
+            let ids = [Some(TargetId::new(claim)), digest.clone()];
+            targets.extend(ids.into_iter().flatten().map(|id| Target::new(name.clone(), kind, id)));
+        }
     }
 
     /// The names under which revocations of its tokens may stand, that of today first.
