@@ -323,7 +323,7 @@ async fn no_token_is_accepted_by_half_of_a_secret() {
     doorward.ready().await;
     let checks = Checks::connect(&doorward.check).await;
     let accepts = async |secret: &str| {
-        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes()).unwrap();
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &Tokens::claims("alice"), &key).unwrap();
         checks.check(get("/").token(&token)).await.allowed()
     };

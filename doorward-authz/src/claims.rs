@@ -178,7 +178,7 @@ pub fn fits_header(value: &str) -> bool {
 #[must_use]
 pub fn names_someone(value: &str) -> bool {
     (1..=MAX_HEADER_VALUE).contains(&value.len())
-        && !value.chars().any(is_unseen)
+        && (value.bytes().all(|b| matches!(b, b' '..=b'~')) || !value.chars().any(is_unseen))
         && !value.starts_with(char::is_whitespace)
         && !value.ends_with(char::is_whitespace)
         && !is_b2c_nobody(value)

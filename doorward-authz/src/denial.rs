@@ -1,201 +1,156 @@
-//! The closed list of reasons for which a request is refused.
+//! The closed list of reasons for which a request is refused, as a table: a row for each.
 
-/// Why a request is refused.
-///
-/// A plain value: its form on the wire (status, challenge, body) is decided in one place, `answer`. Its
-/// label is public: it is used in answers, metrics, logs and access logs.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Denial {
-    MissingToken,
-    MultipleTokens,
-    MalformedToken,
-    UnknownIssuer,
-    UnknownKey,
-    AlgorithmNotAllowed,
-    BadSignature,
-    MissingClaim,
-    InvalidClaim,
-    Expired,
-    NotYetValid,
-    LifetimeTooLong,
-    WrongAudience,
-    WrongType,
-    TokenInactive,
-    Revoked,
-    SignedOut,
-    NotRegistered,
+mod check;
+
+pub use check::Check;
+
+/// How a class of denials is answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Class {
+    /// The HTTP status.
+    pub status: u16,
+    /// `error` of the body and of the challenge (RFC 6750 section 3.1).
+    pub error: &'static str,
+    /// The scheme of the `WWW-Authenticate` challenge.
+    pub challenge: Option<&'static str>,
+    /// Whether it is the token that is refused, not the request or for want of something.
+    pub is_about_token: bool,
+}
+
+/// The scheme of challenges for tokens (RFC 6750 section 3).
+pub const BEARER: &str = "Bearer";
+
+impl Class {
+    const NO_TOKEN: Self = Self::refusing(401, "missing_token", Some(BEARER));
+    const BAD_REQUEST: Self = Self::refusing(400, "invalid_request", None);
+    const TWO_TOKENS: Self = Self { is_about_token: true, ..Self::BAD_REQUEST };
+    const BAD_TOKEN: Self = Self { is_about_token: true, ..Self::refusing(401, "invalid_token", Some(BEARER)) };
+    const BAD_API_KEY: Self = Self::refusing(401, "invalid_api_key", Some("ApiKey"));
+    const FORBIDDEN: Self = Self::refusing(403, "access_denied", None);
+    const SCOPE: Self = Self::refusing(403, "insufficient_scope", Some(BEARER));
+    /// RFC 9470 section 3.
+    const STEP_UP: Self = Self::refusing(401, "insufficient_user_authentication", Some(BEARER));
+    const UNAVAILABLE: Self = Self::refusing(503, "temporarily_unavailable", None);
+
+    const fn refusing(status: u16, error: &'static str, challenge: Option<&'static str>) -> Self {
+        Self { status, error, challenge, is_about_token: false }
+    }
+}
+
+struct Row {
+    label: &'static str,
+    class: Class,
+    check: Option<Check>,
+    message: &'static str,
+}
+
+/// Declares the denials: each with its label, its class, the check that refuses with it (`-`: none does, it is a fault
+/// of Doorward's own) and its message.
+macro_rules! denials {
+    (@check -) => { None };
+    (@check $check:ident) => { Some(Check::$check) };
+    ($($(#[$doc:meta])* $denial:ident: $label:literal, $class:ident, $check:tt, $message:literal;)+) => {
+        /// Why a request is refused.
+        ///
+        /// A plain value. Its label is public: it stands in answers, metrics, logs and access logs.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum Denial {
+            $($(#[$doc])* $denial,)+
+        }
+
+        impl Denial {
+            /// In the order of their declaration.
+            pub const ALL: [Self; ROWS.len()] = [$(Self::$denial),+];
+        }
+
+        const ROWS: &[Row] = &[
+            $(Row { label: $label, class: Class::$class, check: denials!(@check $check), message: $message },)+
+        ];
+    };
+}
+
+denials! {
+    MissingToken: "missing_token", NO_TOKEN, Token, "the request carries no access token";
+    MultipleTokens: "multiple_tokens", TWO_TOKENS, Token, "the request carries more than one access token";
+    MalformedToken: "malformed_token", BAD_TOKEN, Token, "the access token is not a well-formed signed JWT";
+    UnknownIssuer: "unknown_issuer", BAD_TOKEN, Issuer, "the access token comes from an issuer that is not trusted here";
+    UnknownKey: "unknown_key", BAD_TOKEN, Key, "the access token is signed by a key that its issuer does not publish";
+    AlgorithmNotAllowed: "algorithm_not_allowed", BAD_TOKEN, Algorithm,
+        "the access token's algorithm is not allowed for its issuer and key";
+    BadSignature: "bad_signature", BAD_TOKEN, Signature, "the access token's signature is not valid";
+    MissingClaim: "missing_claim", BAD_TOKEN, Claims, "the access token lacks a required claim";
+    InvalidClaim: "invalid_claim", BAD_TOKEN, Claims, "a claim of the access token has an invalid value";
+    Expired: "expired", BAD_TOKEN, Time, "the access token has expired";
+    NotYetValid: "not_yet_valid", BAD_TOKEN, Time, "the access token is not valid yet";
+    LifetimeTooLong: "lifetime_too_long", BAD_TOKEN, Time, "the access token lives longer than is allowed";
+    WrongAudience: "wrong_audience", BAD_TOKEN, Audience, "the access token is meant for another audience";
+    WrongType: "wrong_type", BAD_TOKEN, Type, "the token is not an access token";
+    TokenInactive: "token_inactive", BAD_TOKEN, Introspection,
+        "the authorization server says that the access token is not active";
+    Revoked: "revoked", BAD_TOKEN, Revocation, "the access token has been revoked";
+    SignedOut: "signed_out", BAD_TOKEN, Revocation, "the user has signed out";
+    NotRegistered: "not_registered", BAD_TOKEN, Revocation, "the access token is not registered";
     /// The token is bound, and the request does not prove that its sender may use it.
-    ProofMissing,
-    ProofInvalid,
-    ApiKeyMissing,
-    ApiKeyUnknown,
-    ApiKeyExpired,
-    ApiKeyPlatform,
-    ApiKeyDomain,
-    InsufficientScope,
-    ClaimMismatch,
-    InsufficientAuthentication,
-    KeysUnavailable,
-    RevocationsStale,
-    StoreUnavailable,
-    IntrospectionUnavailable,
-    /// This machine's clock and the store's differ by more than the leeway: there is no valid watermark.
-    ClockSkew,
-    BadRequest,
-    /// Doorward itself failed; the request is refused, the process continues.
-    InternalError,
+    ProofMissing: "proof_missing", BAD_TOKEN, Proof,
+        "the request does not prove that its sender may use the access token";
+    ProofInvalid: "proof_invalid", BAD_TOKEN, Proof,
+        "the proof that the sender may use the access token is not valid";
+    ApiKeyMissing: "api_key_missing", BAD_API_KEY, ApiKey, "the request carries no API key";
+    ApiKeyUnknown: "api_key_unknown", BAD_API_KEY, ApiKey, "the API key is not known";
+    ApiKeyExpired: "api_key_expired", BAD_API_KEY, ApiKey, "the API key has expired";
+    ApiKeyPlatform: "api_key_platform", FORBIDDEN, ApiKey, "the API key may not be used on this platform";
+    ApiKeyDomain: "api_key_domain", FORBIDDEN, ApiKey, "the API key may not be used from this domain";
+    InsufficientScope: "insufficient_scope", SCOPE, Scopes, "the access token lacks a required scope";
+    ClaimMismatch: "claim_mismatch", FORBIDDEN, RequiredClaims,
+        "the access token does not meet the requirements of this resource";
+    InsufficientAuthentication: "insufficient_authentication", STEP_UP, Authentication,
+        "this resource requires a stronger or more recent authentication";
+    KeysUnavailable: "keys_unavailable", UNAVAILABLE, Key, "the issuer's keys are not available";
+    RevocationsStale: "revocations_stale", UNAVAILABLE, Revocation, "the list of revocations is not current";
+    StoreUnavailable: "store_unavailable", UNAVAILABLE, Revocation, "the list of revocations is not available";
+    IntrospectionUnavailable: "introspection_unavailable", UNAVAILABLE, Introspection,
+        "the authorization server cannot be asked";
+    /// This machine's clock and the store's are further apart than the leeway: no instant can be stamped.
+    ClockSkew: "clock_skew", UNAVAILABLE, Revocation,
+        "the clocks of this instance and of the store are too far apart, or the store's was not read yet";
+    BadRequest: "bad_request", BAD_REQUEST, Rule, "the request cannot be understood";
+    /// Doorward itself failed; the request is refused, the process goes on.
+    InternalError: "internal_error", UNAVAILABLE, -, "the decision failed";
 }
 
 impl Denial {
-    pub const ALL: [Self; 35] = [
-        Self::MissingToken,
-        Self::MultipleTokens,
-        Self::MalformedToken,
-        Self::UnknownIssuer,
-        Self::UnknownKey,
-        Self::AlgorithmNotAllowed,
-        Self::BadSignature,
-        Self::MissingClaim,
-        Self::InvalidClaim,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::LifetimeTooLong,
-        Self::WrongAudience,
-        Self::WrongType,
-        Self::TokenInactive,
-        Self::Revoked,
-        Self::SignedOut,
-        Self::NotRegistered,
-        Self::ProofMissing,
-        Self::ProofInvalid,
-        Self::ApiKeyMissing,
-        Self::ApiKeyUnknown,
-        Self::ApiKeyExpired,
-        Self::ApiKeyPlatform,
-        Self::ApiKeyDomain,
-        Self::InsufficientScope,
-        Self::ClaimMismatch,
-        Self::InsufficientAuthentication,
-        Self::KeysUnavailable,
-        Self::RevocationsStale,
-        Self::StoreUnavailable,
-        Self::IntrospectionUnavailable,
-        Self::ClockSkew,
-        Self::BadRequest,
-        Self::InternalError,
-    ];
+    const fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
 
     /// Whether the token is refused, and not the request or for lack of data.
     #[must_use]
     pub const fn is_about_token(self) -> bool {
-        matches!(
-            self,
-            Self::MultipleTokens
-                | Self::MalformedToken
-                | Self::UnknownIssuer
-                | Self::UnknownKey
-                | Self::AlgorithmNotAllowed
-                | Self::BadSignature
-                | Self::MissingClaim
-                | Self::InvalidClaim
-                | Self::Expired
-                | Self::NotYetValid
-                | Self::LifetimeTooLong
-                | Self::WrongAudience
-                | Self::WrongType
-                | Self::TokenInactive
-                | Self::Revoked
-                | Self::SignedOut
-                | Self::NotRegistered
-                | Self::ProofMissing
-                | Self::ProofInvalid
-        )
+        self.class().is_about_token
     }
 
     /// The stable public name.
     #[must_use]
     pub const fn label(self) -> &'static str {
-        match self {
-            Self::MissingToken => "missing_token",
-            Self::MultipleTokens => "multiple_tokens",
-            Self::MalformedToken => "malformed_token",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::UnknownKey => "unknown_key",
-            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
-            Self::BadSignature => "bad_signature",
-            Self::MissingClaim => "missing_claim",
-            Self::InvalidClaim => "invalid_claim",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::LifetimeTooLong => "lifetime_too_long",
-            Self::WrongAudience => "wrong_audience",
-            Self::WrongType => "wrong_type",
-            Self::TokenInactive => "token_inactive",
-            Self::Revoked => "revoked",
-            Self::SignedOut => "signed_out",
-            Self::NotRegistered => "not_registered",
-            Self::ProofMissing => "proof_missing",
-            Self::ProofInvalid => "proof_invalid",
-            Self::ApiKeyMissing => "api_key_missing",
-            Self::ApiKeyUnknown => "api_key_unknown",
-            Self::ApiKeyExpired => "api_key_expired",
-            Self::ApiKeyPlatform => "api_key_platform",
-            Self::ApiKeyDomain => "api_key_domain",
-            Self::InsufficientScope => "insufficient_scope",
-            Self::ClaimMismatch => "claim_mismatch",
-            Self::InsufficientAuthentication => "insufficient_authentication",
-            Self::KeysUnavailable => "keys_unavailable",
-            Self::RevocationsStale => "revocations_stale",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::IntrospectionUnavailable => "introspection_unavailable",
-            Self::ClockSkew => "clock_skew",
-            Self::BadRequest => "bad_request",
-            Self::InternalError => "internal_error",
-        }
+        self.row().label
+    }
+
+    /// Its status, error code and challenge.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        self.row().class
+    }
+
+    /// The check that refuses with it; `None` for a fault of Doorward's own.
+    #[must_use]
+    pub const fn check(self) -> Option<Check> {
+        self.row().check
     }
 
     /// A sentence for the client's developer; contains nothing from the request.
     #[must_use]
     pub const fn message(self) -> &'static str {
-        match self {
-            Self::MissingToken => "the request carries no access token",
-            Self::MultipleTokens => "the request carries more than one access token",
-            Self::MalformedToken => "the access token is not a well-formed signed JWT",
-            Self::UnknownIssuer => "the access token comes from an issuer that is not trusted here",
-            Self::UnknownKey => "the access token is signed by a key that its issuer does not publish",
-            Self::AlgorithmNotAllowed => "the access token's algorithm is not allowed for its issuer and key",
-            Self::BadSignature => "the access token's signature is not valid",
-            Self::MissingClaim => "the access token lacks a required claim",
-            Self::InvalidClaim => "a claim of the access token has an invalid value",
-            Self::Expired => "the access token has expired",
-            Self::NotYetValid => "the access token is not valid yet",
-            Self::LifetimeTooLong => "the access token lives longer than is allowed",
-            Self::WrongAudience => "the access token is meant for another audience",
-            Self::WrongType => "the token is not an access token",
-            Self::TokenInactive => "the authorization server says that the access token is not active",
-            Self::Revoked => "the access token has been revoked",
-            Self::SignedOut => "the user has signed out",
-            Self::NotRegistered => "the access token is not registered",
-            Self::ProofMissing => "the request does not prove that its sender may use the access token",
-            Self::ProofInvalid => "the proof that the sender may use the access token is not valid",
-            Self::ApiKeyMissing => "the request carries no API key",
-            Self::ApiKeyUnknown => "the API key is not known",
-            Self::ApiKeyExpired => "the API key has expired",
-            Self::ApiKeyPlatform => "the API key may not be used on this platform",
-            Self::ApiKeyDomain => "the API key may not be used from this domain",
-            Self::InsufficientScope => "the access token lacks a required scope",
-            Self::ClaimMismatch => "the access token does not meet the requirements of this resource",
-            Self::InsufficientAuthentication => "this resource requires a stronger or more recent authentication",
-            Self::KeysUnavailable => "the issuer's keys are not available",
-            Self::RevocationsStale => "the list of revocations is not current",
-            Self::StoreUnavailable => "the list of revocations is not available",
-            Self::IntrospectionUnavailable => "the authorization server does not answer",
-            Self::ClockSkew => {
-                "the clocks of this instance and of the store are too far apart, or the store's was not read yet"
-            }
-            Self::BadRequest => "the request cannot be understood",
-            Self::InternalError => "the decision failed",
-        }
+        self.row().message
     }
 }
 

@@ -7,28 +7,165 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use super::authorizer::Principal;
-use super::claims::{ClaimPath, Timestamp, scopes};
+use super::claims::{ClaimPath, Timestamp, fits_header, scopes};
 use super::signing::PayloadSigner;
 use super::token::VerifiedToken;
+
+/// A fact in the form in which metadata and payloads know it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact<'a> {
+    Text(&'a str),
+    /// Since the Unix epoch.
+    Seconds(i64),
+    Texts(Vec<String>),
+}
+
+impl Fact<'_> {
+    /// As JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!(text),
+            Self::Seconds(seconds) => json!(seconds),
+            Self::Texts(texts) => json!(texts),
+        }
+    }
+}
+
+/// Where a field may stand beside the others of its token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// A header of its own, if the configuration names it.
+    Header,
+    /// The identity payload.
+    Payload,
+    /// The dynamic metadata.
+    Metadata,
+    /// An explanation.
+    Explanation,
+}
+
+struct Row {
+    name: &'static str,
+    /// What joins several texts in a header, where a text that has it would read as two; `None`: it is one text.
+    joiner: Option<&'static str>,
+    places: &'static [Place],
+    read: fn(&VerifiedToken) -> Option<Fact<'_>>,
+}
+
+/// Declares the fields of an identity: each with its name, what joins several texts in a header, the places where it
+/// stands and how it is read.
+macro_rules! token_fields {
+    (@joiner) => { None };
+    (@joiner $joiner:literal) => { Some($joiner) };
+    ($($(#[$doc:meta])* $field:ident = $name:literal $(joined by $joiner:literal)?, [$($place:ident)+], $read:expr;)+) => {
+        /// What a token says of its caller.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum TokenField {
+            $($(#[$doc])* $field,)+
+        }
+
+        impl TokenField {
+            /// In the order of their declaration.
+            pub const ALL: [Self; ROWS.len()] = [$(Self::$field),+];
+        }
+
+        const ROWS: &[Row] = &[
+            $(Row {
+                name: $name,
+                joiner: token_fields!(@joiner $($joiner)?),
+                places: &[$(Place::$place),+],
+                read: $read,
+            },)+
+        ];
+    };
+}
+
+token_fields! {
+    UserId = "user_id", [Header Payload Metadata Explanation], |token| token.user_id().map(Fact::Text);
+    Email = "email", [Header Payload], |token| token.email().map(Fact::Text);
+    SessionId = "session_id", [Header Payload Metadata Explanation], |token| token.session_id().map(Fact::Text);
+    ClientId = "client_id", [Header Payload Metadata Explanation], |token| token.client_id().map(Fact::Text);
+    /// Who acts for the user now.
+    Actor = "actor", [Header Payload Metadata], |token| token.actor().map(Fact::Text);
+    /// Everybody who acts or acted, the current one first.
+    Actors = "actors" joined by ",", [Header Payload Metadata Explanation], |token| {
+        Some(Fact::Texts(token.actors().map(str::to_owned).collect())).filter(|_| token.actor().is_some())
+    };
+    TokenId = "token_id", [Header Payload Metadata Explanation], |token| Some(Fact::Text(token.token_id()));
+    /// The issuer's configured name; metadata has it of the decision, also without a token.
+    Issuer = "issuer", [Header Payload Explanation], |token| Some(Fact::Text(token.issuer().as_str()));
+    Scopes = "scopes" joined by " ", [Header Payload Metadata], |token| Some(Fact::Texts(scopes(token.claims())));
+    /// Whole seconds since the Unix epoch.
+    IssuedAt = "issued_at", [Payload], |token| token.issued_at().map(|at| Fact::Seconds(at.as_secs()));
+    /// Whole seconds since the Unix epoch.
+    ExpiresAt = "expires_at", [Header Payload Metadata], |token| Some(Fact::Seconds(token.expires_at().as_secs()));
+}
+
+impl TokenField {
+    /// The fields that stand in a place.
+    pub fn in_place(place: Place) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |field| field.row().places.contains(&place))
+    }
+
+    const fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+
+    /// Its stable public name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// What the token says; `None` if it does not.
+    #[must_use]
+    pub fn read(self, token: &VerifiedToken) -> Option<Fact<'_>> {
+        (self.row().read)(token)
+    }
+
+    /// As JSON, where each field is present: a text that is absent is null, and several texts are none.
+    #[must_use]
+    pub fn to_json(self, token: &VerifiedToken) -> Value {
+        let absent = || self.row().joiner.map_or(Value::Null, |_| json!([]));
+        self.read(token).map_or_else(absent, |fact| fact.to_json())
+    }
+
+    /// The value of its header.
+    fn header_value(self, token: &VerifiedToken) -> Option<String> {
+        match self.read(token)? {
+            Fact::Text(text) => Some(text.to_owned()),
+            Fact::Seconds(seconds) => Some(seconds.to_string()),
+            Fact::Texts(texts) => {
+                let joiner = self.row().joiner.unwrap_or(",");
+                Some(texts).filter(|texts| !texts.iter().any(|text| text.contains(joiner))).map(|it| it.join(joiner))
+            }
+        }
+    }
+}
+
+/// The facts of a verified token for metadata, allowed or refused.
+///
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
+/// write lines of its own into a text access log.
+pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
+    TokenField::in_place(Place::Metadata).filter_map(|field| {
+        let fact = match field.read(token)? {
+            Fact::Text(text) => Some(text).filter(|text| fits_header(text)).map(Fact::Text)?,
+            Fact::Texts(mut texts) => {
+                texts.retain(|text| fits_header(text));
+                Fact::Texts(texts)
+            }
+            seconds => seconds,
+        };
+        Some((field.name(), fact))
+    })
+}
 
 /// The content of an identity header.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum IdentityField {
-    UserId,
-    Email,
-    SessionId,
-    ClientId,
-    /// The current actor.
-    Actor,
-    /// All actors, the current one first, joined with commas.
-    Actors,
-    TokenId,
-    /// The issuer's configured name.
-    Issuer,
-    /// Joined with spaces.
-    Scopes,
-    /// Whole seconds since the Unix epoch.
-    ExpiresAt,
+    Token(TokenField),
     /// The id of the API key.
     ApiClient,
     /// Text, numbers and booleans as they are; lists joined with commas.
@@ -38,21 +175,24 @@ pub enum IdentityField {
 }
 
 impl IdentityField {
+    const API_CLIENT: &str = "api_client";
+
+    /// The names of the fields that are configured by one.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        TokenField::in_place(Place::Header).map(TokenField::name).chain([Self::API_CLIENT])
+    }
+
+    /// The field of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let of_token = TokenField::in_place(Place::Header).find(|field| field.name() == name).map(Self::Token);
+        of_token.or((name == Self::API_CLIENT).then_some(Self::ApiClient))
+    }
+
     /// The value from the token; empty for fields of the request.
     pub(super) fn of_token(&self, token: &VerifiedToken) -> Option<String> {
         match self {
-            Self::UserId => token.user_id().map(str::to_owned),
-            Self::Email => token.email().map(str::to_owned),
-            Self::SessionId => token.session_id().map(str::to_owned),
-            Self::ClientId => token.client_id().map(str::to_owned),
-            Self::Actor => token.actor().map(str::to_owned),
-            // A name with a comma would read as two names.
-            Self::Actors if token.actors().any(|actor| actor.contains(',')) => None,
-            Self::Actors => Some(token.actors().collect::<Vec<_>>().join(",")).filter(|actors| !actors.is_empty()),
-            Self::TokenId => Some(token.token_id().to_owned()),
-            Self::Issuer => Some(token.issuer().to_string()),
-            Self::Scopes => Some(scopes(token.claims()).join(" ")),
-            Self::ExpiresAt => Some(token.expires_at().as_secs().to_string()),
+            Self::Token(field) => field.header_value(token),
             Self::Claim(path) => path.find(token.claims()).as_ref().and_then(plain_text),
             Self::Base64(field) => field.of_token(token).map(|text| URL_SAFE_NO_PAD.encode(text)),
             Self::ApiClient => None,
@@ -77,23 +217,10 @@ fn plain_text(claim: &Value) -> Option<String> {
     }
 }
 
-/// The canonical fields of an identity; absent ones are left out.
-fn identity_of(principal: &Principal) -> Map<String, Value> {
-    let token = principal.token();
-    let fields = [
-        ("issuer", Some(json!(token.issuer().as_str()))),
-        ("user_id", token.user_id().map(Value::from)),
-        ("email", token.email().map(Value::from)),
-        ("session_id", token.session_id().map(Value::from)),
-        ("client_id", token.client_id().map(Value::from)),
-        ("actor", token.actor().map(Value::from)),
-        ("actors", token.actor().map(|_| token.actors().collect())),
-        ("token_id", Some(json!(token.token_id()))),
-        ("issued_at", token.issued_at().map(|at| json!(at.as_secs()))),
-        ("expires_at", Some(json!(token.expires_at().as_secs()))),
-        ("scopes", Some(json!(scopes(token.claims())))),
-    ];
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+/// The fields of an identity payload; absent ones are left out.
+fn identity_of(token: &VerifiedToken) -> Map<String, Value> {
+    let fields = TokenField::in_place(Place::Payload);
+    fields.filter_map(|field| Some((field.name().to_owned(), field.read(token)?.to_json()))).collect()
 }
 
 /// The identity as one document in one header, which replaces the parsing of the token in the services.
@@ -115,7 +242,7 @@ impl PayloadHeader {
 
     /// `None` if it cannot be signed.
     pub(super) fn write(&self, principal: &Principal) -> Option<String> {
-        let identity = identity_of(principal);
+        let identity = identity_of(principal.token());
         match &self.signer {
             Some(signer) => signer.sign(identity, principal.verified_at(), principal.token().expires_at()),
             None => Some(URL_SAFE_NO_PAD.encode(Value::Object(identity).to_string())),

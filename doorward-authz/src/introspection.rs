@@ -122,7 +122,7 @@ impl TrustedIssuer {
             self.check_audience(claims)?;
         }
         let named = self.named(claims)?;
-        let token = token.also_targeted_by(self.targets(&named));
+        let token = token.also_targeted_by(self.targets(&named).into_iter());
         match (token.confirmation(), Confirmation::read(claims)) {
             (_, None) => Ok(token),
             (None, Some(said)) => Ok(token.bound_by(said)),

@@ -1,5 +1,7 @@
 //! The `iss` of an issuer: one text, several spellings, or one per tenant.
 
+use std::borrow::Cow;
+
 use super::claims::ClaimSet;
 use super::denial::Denial;
 use super::refusal::{List, Refusal, Shown, near_miss};
@@ -241,8 +243,8 @@ pub(super) fn unknown<'a>(known: impl IntoIterator<Item = &'a IssuerId> + Clone,
 /// The name of a tenant's user in revocations: `TENANT|USER`. The id of a tenant does not contain `|`, so no two
 /// users have the same name.
 #[must_use]
-pub fn user_of_tenant(tenant: Option<&str>, user: &str) -> String {
-    tenant.map_or_else(|| user.to_owned(), |tenant| format!("{tenant}|{user}"))
+pub fn user_of_tenant<'a>(tenant: Option<&str>, user: &'a str) -> Cow<'a, str> {
+    tenant.map_or(Cow::Borrowed(user), |tenant| format!("{tenant}|{user}").into())
 }
 
 #[cfg(test)]

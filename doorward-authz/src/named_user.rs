@@ -36,7 +36,7 @@ impl TrustedIssuer {
         let Some(path) = paths.next() else { return Ok(None) };
         match filled_name(path.as_str(), path.find(claims))? {
             Some(_) if tenant.is_none() && self.issuer.is_multi_tenant() => Err(missing("tid")),
-            Some(user) => Ok(Some(user_of_tenant(tenant.as_deref(), &user))),
+            Some(user) => Ok(Some(user_of_tenant(tenant.as_deref(), &user).into_owned())),
             None if claims.contains_key("sub") || paths.any(|path| path.find(claims).is_some()) => {
                 Err(self.named_otherwise())
             }
@@ -52,7 +52,7 @@ impl TrustedIssuer {
             return Err(self.named_otherwise());
         }
         match tenant {
-            Some(tenant) => Ok(user_of_tenant(Some(tenant), sub)),
+            Some(tenant) => Ok(user_of_tenant(Some(tenant), sub).into_owned()),
             None => match self.check_user_id(sub) {
                 Ok(()) => Ok(sub.to_owned()),
                 Err(error) => Err(Refusal::new(Denial::InvalidClaim, format_args!("the id of the user {error}"))),

@@ -92,14 +92,23 @@ pub fn is_normal(path: &str) -> bool {
     while let Some(segment) = segments.next() {
         let fits = match segment {
             "" => segments.peek().is_none(), // A trailing slash is one empty segment at the end.
-            // Some file systems drop trailing dots and spaces, which turns `..%20` into an empty segment.
-            _ => !segment.replace("%20", ".").bytes().all(|b| b == b'.'),
+            // Some file systems drop trailing dots and spaces, which leaves nothing of `..%20`.
+            _ => !is_all_dots(segment.as_bytes()),
         };
         if !fits {
             return false;
         }
     }
     bytes_normal(path.as_bytes())
+}
+
+/// Whether a segment is dots and escaped spaces alone.
+fn is_all_dots(segment: &[u8]) -> bool {
+    let mut rest = segment;
+    while let [b'.', after @ ..] | [b'%', b'2', b'0', after @ ..] = rest {
+        rest = after;
+    }
+    rest.is_empty()
 }
 
 fn bytes_normal(path: &[u8]) -> bool {

@@ -68,17 +68,17 @@ impl Rules {
             Some(name) => Some(self.named(name).ok_or(Denial::BadRequest)?),
             None => None,
         };
-        let mut selected = Vec::new();
+        let mut selected = Selection::default();
         if path.normal().is_none() {
             // Every server's interpretation is a reading, with a rule or the default.
             for reading in path.readings() {
                 let rule = self.folded(reading, request, self.all.len(), |_| true);
-                add(&mut selected, rule.map_or(default, |at| &self.all[at]));
+                selected.add(rule.map_or(default, |at| &self.all[at]));
             }
             let literal = || self.literal(path.text(), request, |at| !self.all[at].loosens()).map(|at| &self.all[at]);
-            add(&mut selected, named.filter(|rule| !rule.loosens()).or_else(literal).unwrap_or(default));
+            selected.add(named.filter(|rule| !rule.loosens()).or_else(literal).unwrap_or(default));
         } else if let Some(rule) = named {
-            selected.push(rule);
+            selected.add(rule);
         } else {
             let literal = self.literal(path.text(), request, |_| true);
             let rule = literal.map_or(default, |at| &self.all[at]);
@@ -87,15 +87,14 @@ impl Rules {
             for reading in path.readings() {
                 let hidden = |at: usize| !self.is_literal(at, path.text(), request);
                 if let Some(at) = self.folded(reading, request, end, hidden) {
-                    add(&mut selected, &self.all[at]);
+                    selected.add(&self.all[at]);
                 }
             }
-            if selected.is_empty() || !rule.loosens() {
-                add(&mut selected, rule);
+            if selected.first.is_none() || !rule.loosens() {
+                selected.add(rule);
             }
         }
-        let first = selected.remove(0);
-        Ok(Selected { first, others: selected })
+        Ok(Selected { first: selected.first.unwrap_or(default), others: selected.others })
     }
 
     /// The first rule for the original path.
@@ -124,9 +123,22 @@ impl Rules {
     }
 }
 
-fn add<'a>(selected: &mut Vec<&'a Rule>, rule: &'a Rule) {
-    if !selected.iter().any(|known| std::ptr::eq(*known, rule)) {
-        selected.push(rule);
+/// The rules selected so far, each once; one alone takes no memory.
+#[derive(Default)]
+struct Selection<'a> {
+    first: Option<&'a Rule>,
+    others: Vec<&'a Rule>,
+}
+
+impl<'a> Selection<'a> {
+    fn add(&mut self, rule: &'a Rule) {
+        let Some(first) = self.first else {
+            self.first = Some(rule);
+            return;
+        };
+        if ![first].iter().chain(&self.others).any(|known| std::ptr::eq(*known, rule)) {
+            self.others.push(rule);
+        }
     }
 }
 

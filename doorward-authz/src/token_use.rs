@@ -41,7 +41,7 @@ const fn abbreviating(name: &'static str, abbreviated: &'static [(&'static str, 
 
 /// `typ` of Keycloak, `token_use` of Cognito, `token_type` of SimpleJWT and RFC 7662, `type` of Flask, `tokenName` of
 /// ForgeRock, `tokenType` of Casdoor, `purpose` of Curity, `tok_type` of Oracle, `tty` of FusionAuth, `drn` of Descope.
-const CLAIMS: [Claim; 17] = [
+const CLAIMS: [Claim; 18] = [
     claim("typ"),
     claim("type"),
     claim("use"),
@@ -59,9 +59,8 @@ const CLAIMS: [Claim; 17] = [
     vague("usage"),
     abbreviating("toktype", &[("at", TokenUse::Access), ("it", TokenUse::Id), ("rjt", TokenUse::Refresh)]),
     abbreviating("tty", &[("at", TokenUse::Access), ("it", TokenUse::Id)]),
+    abbreviating("drn", &[("ds", TokenUse::Access), ("dsr", TokenUse::Refresh)]),
 ];
-
-const DRN: Claim = abbreviating("drn", &[("ds", TokenUse::Access), ("dsr", TokenUse::Refresh)]);
 
 /// Claims that are `true` in refresh tokens.
 const FLAGS: [&str; 4] = ["refresh", "isrefresh", "refreshtoken", "isrefreshtoken"];
@@ -108,8 +107,9 @@ impl TokenUse {
 
     /// The use that one claim declares.
     fn of_member<'a>(name: &'a str, claims: &ClaimSet) -> Option<(Self, &'a str)> {
-        let is = |bare: &str| is_bare(name, bare);
-        if let Some(claim) = CLAIMS.iter().chain([&DRN]).find(|claim| is(claim.name)) {
+        let may_be_bare = name.bytes().find(|b| !is_separator(*b)).is_some_and(|first| LETTERS & letter(first) != 0);
+        let is = |bare: &str| may_be_bare && is_bare(name, bare);
+        if let Some(claim) = CLAIMS.iter().filter(|_| may_be_bare).find(|claim| is(claim.name)) {
             return Some((claim.read(&claims.get(name)?)?, name));
         }
         let named = if FLAGS.into_iter().any(is) {
@@ -128,6 +128,9 @@ impl TokenUse {
     /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
+        if word == "JWT" {
+            return None; // Of most headers, and of every kind of token (RFC 7519 section 5.1).
+        }
         let lower = word.trim().to_ascii_lowercase();
         let lower = lower.strip_prefix("application/").or_else(|| lower.strip_prefix(URN)).unwrap_or(&lower);
         let bare = lower.strip_suffix("+jwt").unwrap_or(lower).replace(['-', '_', ' '], "");
@@ -177,11 +180,34 @@ impl Claim {
 fn is_bare(name: &str, bare: &str) -> bool {
     // Most names belong to other claims, and are longer or shorter.
     (bare.len()..=bare.len() + 4).contains(&name.len())
-        && name
-            .bytes()
-            .filter(|b| !matches!(b, b'_' | b'-' | b'.' | b' '))
-            .map(|b| b.to_ascii_lowercase())
-            .eq(bare.bytes())
+        && name.bytes().filter(|b| !is_separator(*b)).map(|b| b.to_ascii_lowercase()).eq(bare.bytes())
+}
+
+const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'_' | b'-' | b'.' | b' ')
+}
+
+/// The first letters of [`CLAIMS`] and [`FLAGS`], a bit each: most claims begin with another and are not compared.
+const LETTERS: u32 = {
+    let (mut letters, mut at) = (0, 0);
+    while at < CLAIMS.len() {
+        letters |= letter(CLAIMS[at].name.as_bytes()[0]);
+        at += 1;
+    }
+    at = 0;
+    while at < FLAGS.len() {
+        letters |= letter(FLAGS[at].as_bytes()[0]);
+        at += 1;
+    }
+    letters
+};
+
+/// The bit of a letter, in either case; of another byte, none.
+const fn letter(byte: u8) -> u32 {
+    match byte.to_ascii_lowercase() {
+        letter @ b'a'..=b'z' => 1 << (letter - b'a'),
+        _ => 0,
+    }
 }
 
 /// The only item of a text or a list.

@@ -12,6 +12,7 @@ use crate::authz::answer::Answer;
 use crate::authz::authorizer::{Decision, Needs, Outcome, StoreAnswer, View};
 use crate::authz::claims::Timestamp;
 use crate::authz::denial::Denial;
+use crate::authz::identity::{Place, TokenField};
 use crate::authz::revocation::{Hit, Watermark};
 use crate::authz::rule::{Access, OnStale, RequestView, Requirements, Rule};
 use crate::authz::token::UnverifiedToken;
@@ -115,17 +116,13 @@ fn unverified(policy: &Policy, request: &RequestView<'_>) -> Value {
 
 fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
     let Some(token) = &decision.evidence.token else { return Value::Null };
-    json!({
-        "issuer": token.issuer().as_str(),
-        "key": token.key_id(),
-        "user_id": token.user_id(),
-        "token_id": token.token_id(),
-        "session_id": token.session_id(),
-        "client_id": token.client_id(),
-        "actors": token.actors().collect::<Vec<_>>(),
-        "expires_in_seconds": (token.expires_at().as_millis() - now.as_millis()) / 1000,
-        "issued_seconds_ago": token.issued_at().map(|at| (now.as_millis() - at.as_millis()) / 1000),
-    })
+    let fields = TokenField::in_place(Place::Explanation).map(|field| (field.name().to_owned(), field.to_json(token)));
+    let more = [
+        ("key", json!(token.key_id())),
+        ("expires_in_seconds", json!((token.expires_at().as_millis() - now.as_millis()) / 1000)),
+        ("issued_seconds_ago", json!(token.issued_at().map(|at| (now.as_millis() - at.as_millis()) / 1000))),
+    ];
+    Value::Object(fields.chain(more.map(|(name, value)| (name.to_owned(), value))).collect())
 }
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {

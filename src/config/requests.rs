@@ -27,21 +27,6 @@ pub struct Identity {
     pub payload: Option<Payload>,
 }
 
-/// The form of an identity field.
-const FIELD_NAMES: [(&str, IdentityField); 11] = [
-    ("user_id", IdentityField::UserId),
-    ("email", IdentityField::Email),
-    ("session_id", IdentityField::SessionId),
-    ("client_id", IdentityField::ClientId),
-    ("actor", IdentityField::Actor),
-    ("actors", IdentityField::Actors),
-    ("token_id", IdentityField::TokenId),
-    ("issuer", IdentityField::Issuer),
-    ("scopes", IdentityField::Scopes),
-    ("expires_at", IdentityField::ExpiresAt),
-    ("api_client", IdentityField::ApiClient),
-];
-
 /// The identity as one document in one header.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Payload {
@@ -142,13 +127,13 @@ fn identity_field(check: &mut Check<'_>, at: &KeyPath, text: &str) -> Option<Ide
             field => Some(IdentityField::Base64(Box::new(field))),
         };
     }
-    let found = FIELD_NAMES.into_iter().find(|(name, _)| *name == text);
+    let found = IdentityField::named(text);
     if found.is_none() {
-        let mut known: Vec<_> = FIELD_NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let mut known: Vec<_> = IdentityField::names().map(|name| format!("`{name}`")).collect();
         known.push("a claim such as `claim:/realm_access/roles`".to_owned());
         check.fault(at, format!("must be {}", either(&known)));
     }
-    found.map(|(_, field)| field)
+    found
 }
 
 /// The most dashes: each has three spellings, `-`, `_` and `.`, and all look-alikes are removed.

@@ -1,15 +1,16 @@
 //! Bound tokens: whether the sender of a request may use its token.
 
-use super::{Authorizer, Denial, Evidence, Needs, Stop, TrustedIssuer, VerifiedToken, View};
-use crate::claims::Timestamp;
+use super::attempt::Attempt;
+use super::{Needs, Stop};
 use crate::confirmation::{Confirmation, Thumbprint};
+use crate::denial::Denial;
 use crate::dpop::{self, BadProof, Expected, ProofUse, Spending, VerifiedProof};
-use crate::rule::{RequestView, Rule};
+use crate::token::{TrustedIssuer, VerifiedToken};
 use crate::token_source::{FoundToken, Scheme};
 
 /// A token whose sender may use it.
 ///
-/// Only [`Proof::spend`] returns one.
+/// It can only be had from [`Attempt::spend`].
 #[derive(Clone, Debug)]
 pub(super) struct ProvedToken {
     token: VerifiedToken,
@@ -79,47 +80,18 @@ impl ProofEvidence {
     }
 }
 
-impl Proof {
-    /// Refuses a proof that was used before; if that is not known, the lookup comes last.
-    pub(super) fn spend(
-        &self,
-        token: VerifiedToken,
-        view: View<'_>,
-        evidence: &mut Evidence,
-    ) -> Result<ProvedToken, Stop> {
-        let Self::Dpop(proof) = self else { return Ok(ProvedToken { token, by_dpop: false }) };
-        let (result, denial) = match view.proof.filter(|(known, _)| known.id() == proof.id()) {
-            None => return Err(Stop::Needs(Needs::Spending(proof.clone()))),
-            Some((_, Spending::First)) => return Ok(ProvedToken { token, by_dpop: true }),
-            Some((_, Spending::Again)) => (ProofResult::Replayed, Denial::ProofInvalid),
-            Some((_, Spending::Unknown)) => (ProofResult::Unknown, Denial::StoreUnavailable),
-        };
-        evidence.proof = Some(ProofEvidence::of(result));
-        if result == ProofResult::Replayed {
-            evidence.detail = Some("the proof was used before (`jti`)".into());
-        }
-        Err(denial.into())
-    }
-}
-
 /// A refusal with its cause.
 type Unproved = (ProofResult, Box<str>);
 
-impl Authorizer {
+impl Attempt<'_> {
     /// Checks that the sender of a request may use its token: everything that the token is bound to.
-    #[expect(clippy::too_many_arguments, reason = "the decision's own, of which a proof needs all")]
     pub(super) fn prove(
-        &self,
-        rule: &Rule,
+        &mut self,
         issuer: &TrustedIssuer,
         found: &FoundToken<'_>,
         token: &VerifiedToken,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
     ) -> Result<Proof, Stop> {
-        if !rule.needs_proof || issuer.proof == ProofUse::Ignore {
+        if !self.rule.needs_proof || issuer.proof == ProofUse::Ignore {
             return Ok(Proof::Given);
         }
         let unproved = match token.confirmation() {
@@ -132,56 +104,51 @@ impl Authorizer {
             }
             None => return Ok(Proof::Given),
             Some(confirmation) => {
-                evidence.is_dpop |= confirmation.key.is_some();
-                match self.prove_bound(confirmation, issuer, found, request, view, now, evidence) {
+                self.evidence.is_dpop |= confirmation.key.is_some();
+                match self.prove_bound(confirmation, issuer, found) {
                     Ok(proof) => return Ok(proof),
                     Err(unproved) => unproved,
                 }
             }
         };
         let (result, detail) = unproved;
-        let nonce = (result == ProofResult::Nonce).then(|| self.issue_nonce(now)).flatten();
-        evidence.proof = Some(ProofEvidence { result, nonce });
-        evidence.detail.get_or_insert(detail);
+        let nonce = (result == ProofResult::Nonce).then(|| self.issue_nonce()).flatten();
+        self.evidence.proof = Some(ProofEvidence { result, nonce });
+        self.evidence.detail.get_or_insert(detail);
         let denial = if result == ProofResult::Missing { Denial::ProofMissing } else { Denial::ProofInvalid };
         Err(denial.into())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as above")]
     fn prove_bound(
-        &self,
+        &mut self,
         confirmation: &Confirmation,
         issuer: &TrustedIssuer,
         found: &FoundToken<'_>,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
-        evidence: &mut Evidence,
     ) -> Result<Proof, Unproved> {
         if let Some(fault) = &confirmation.fault {
             return Err((ProofResult::Invalid, fault.clone()));
         }
         if let Some(certificate) = confirmation.certificate {
-            self.prove_certificate(certificate, request)?;
+            self.prove_certificate(certificate)?;
         }
         let proof = match confirmation.key {
-            Some(key) => self.prove_key(key, issuer, found, request, view, now)?,
+            Some(key) => self.prove_key(key, issuer, found)?,
             None if found.scheme() == Scheme::Dpop => {
                 let detail = "the token is sent with the scheme `DPoP` and is bound to a certificate alone";
                 return Err((ProofResult::Invalid, detail.into()));
             }
             None => {
-                evidence.proof = Some(ProofEvidence::of(ProofResult::Accepted));
+                self.evidence.proof = Some(ProofEvidence::of(ProofResult::Accepted));
                 return Ok(Proof::Given);
             }
         };
-        let nonce = proof.wants_nonce.then(|| self.issue_nonce(now)).flatten();
-        evidence.proof = Some(ProofEvidence { result: ProofResult::Accepted, nonce });
+        let nonce = proof.wants_nonce.then(|| self.issue_nonce()).flatten();
+        self.evidence.proof = Some(ProofEvidence { result: ProofResult::Accepted, nonce });
         Ok(Proof::Dpop(Box::new(proof)))
     }
 
-    fn prove_certificate(&self, bound: Thumbprint, request: &RequestView<'_>) -> Result<(), Unproved> {
-        match self.proxy.certificate.thumbprint(request) {
+    fn prove_certificate(&self, bound: Thumbprint) -> Result<(), Unproved> {
+        match self.authorizer.proxy.certificate.thumbprint(self.request) {
             Ok(Some(shown)) if shown == bound => Ok(()),
             Ok(Some(_)) => Err((
                 ProofResult::Invalid,
@@ -200,10 +167,8 @@ impl Authorizer {
         key: Thumbprint,
         issuer: &TrustedIssuer,
         found: &FoundToken<'_>,
-        request: &RequestView<'_>,
-        view: View<'_>,
-        now: Timestamp,
     ) -> Result<VerifiedProof, Unproved> {
+        let (authorizer, request, view) = (self.authorizer, self.request, self.view);
         let mut fields = request.header(dpop::FIELD);
         let field = fields.next().ok_or_else(|| {
             (ProofResult::Missing, "the token is bound to a key, and the request has no header `DPoP`".into())
@@ -216,8 +181,8 @@ impl Authorizer {
         if found.scheme() == Scheme::Bearer {
             return Err(invalid("the token is bound to a key, and is sent with the scheme `Bearer`, not `DPoP`"));
         }
-        let uri = self.proxy.uri(request).map_err(|setting| {
-            (ProofResult::Invalid, format!("the request's URI is not known: see `{setting}`").into())
+        let uri = authorizer.proxy.uri(request).map_err(|setting| {
+            (ProofResult::Invalid, format!("the request's URI cannot be told: see `{setting}`").into())
         })?;
         let expected = Expected {
             token: found.bearer(),
@@ -226,14 +191,14 @@ impl Authorizer {
             uri: &uri,
             leeway: issuer.leeway,
             policy: issuer.dpop,
-            nonces: self.nonces.as_deref(),
+            nonces: authorizer.nonces.as_deref(),
             forgotten: view.index.forgotten(),
         };
         // The result for the same request before it was known whether the proof was used.
         if let Some((known, _)) = view.proof.filter(|(known, _)| known.is_of(field, &expected)) {
             return Ok(known.clone());
         }
-        VerifiedProof::verify(field, &expected, now).map_err(|bad| match bad {
+        VerifiedProof::verify(field, &expected, self.now).map_err(|bad| match bad {
             BadProof::Invalid(detail) => (ProofResult::Invalid, detail),
             BadProof::Nonce => (
                 ProofResult::Nonce,
@@ -242,7 +207,23 @@ impl Authorizer {
         })
     }
 
-    fn issue_nonce(&self, now: Timestamp) -> Option<Box<str>> {
-        self.nonces.as_ref()?.issue(now).map(Into::into)
+    fn issue_nonce(&self) -> Option<Box<str>> {
+        self.authorizer.nonces.as_ref()?.issue(self.now).map(Into::into)
+    }
+
+    /// Refuses a proof that was used before; what is not known is asked for, last of all.
+    pub(super) fn spend(&mut self, proof: &Proof, token: VerifiedToken) -> Result<ProvedToken, Stop> {
+        let Proof::Dpop(proof) = proof else { return Ok(ProvedToken { token, by_dpop: false }) };
+        let (result, denial) = match self.view.proof.filter(|(known, _)| known.id() == proof.id()) {
+            None => return Err(Stop::Needs(Needs::Spending(proof.clone()))),
+            Some((_, Spending::First)) => return Ok(ProvedToken { token, by_dpop: true }),
+            Some((_, Spending::Again)) => (ProofResult::Replayed, Denial::ProofInvalid),
+            Some((_, Spending::Unknown)) => (ProofResult::Unknown, Denial::StoreUnavailable),
+        };
+        self.evidence.proof = Some(ProofEvidence::of(result));
+        if result == ProofResult::Replayed {
+            self.evidence.detail = Some("the proof was used before (`jti`)".into());
+        }
+        Err(denial.into())
     }
 }

@@ -1,6 +1,7 @@
 //! Every revocation that this process knows, for decisions.
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::claims::{IssuerName, Timestamp};
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
+    /// A bit for each kind of which a target was ever applied: lookups skip the others.
+    kinds: AtomicU8,
     /// Locked before a shard, or without one.
     notes: Notes,
     /// See [`Self::forgotten`].
@@ -61,13 +64,18 @@ impl RevocationIndex {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..Self::SHARDS).map(|_| RwLock::default()).collect();
-        Self { hasher: DefaultHashBuilder::default(), shards, notes: Notes::default(), forgotten: Forgotten::default() }
+        let hasher = DefaultHashBuilder::default();
+        Self { hasher, shards, kinds: AtomicU8::new(0), notes: Notes::default(), forgotten: Forgotten::default() }
     }
 
     /// Merges a revocation, also an expired one; true if that changed the index.
     ///
     /// `uptime` is the reading of a monotonic clock, with the same origin in every call.
     pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
+        let bit = bit(revocation.target.kind);
+        if self.kinds.load(Ordering::Relaxed) & bit == 0 {
+            self.kinds.fetch_or(bit, Ordering::Release); // Before a decision can miss what comes.
+        }
         let hash = self.hash(&revocation.target);
         let taught = write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime);
         self.notes.keep(revocation);
@@ -164,6 +172,9 @@ impl RevocationIndex {
     }
 
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
+        if self.kinds.load(Ordering::Acquire) & bit(target.kind) == 0 {
+            return None;
+        }
         let hash = self.hash(target);
         let shard = read(self.shard(hash));
         let place = shard.find(hash, target)?;
@@ -178,6 +189,10 @@ impl RevocationIndex {
         // The table itself uses the low and the top seven bits, so the shard uses others.
         &self.shards[(hash >> 40) as usize % Self::SHARDS]
     }
+}
+
+const fn bit(kind: Kind) -> u8 {
+    1 << kind as u8
 }
 
 /// Keyed at random in every process, so that an attacker cannot choose ids that collide.

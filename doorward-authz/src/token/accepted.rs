@@ -17,6 +17,11 @@ pub enum Audiences {
 impl Audiences {
     /// Checks the audiences that a claim of this name has: `aud`, unless an issuer writes them elsewhere.
     pub(crate) fn check(&self, claim: &str, named: Option<Value>) -> Result<(), Refusal> {
+        if let (Self::OneOf(ours), Some(Value::String(one))) = (self, &named)
+            && ours.contains(one)
+        {
+            return Ok(());
+        }
         let named = match named {
             Some(Value::Array(items)) => Some(items).filter(|items| !items.is_empty()),
             one => one.map(|one| vec![one]),

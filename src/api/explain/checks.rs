@@ -4,112 +4,13 @@ use serde_json::{Map, Value, json};
 
 use crate::authz::authorizer::Decision;
 use crate::authz::claims::{ClaimPath, ClaimSet, Timestamp, scopes};
-use crate::authz::denial::Denial;
+use crate::authz::denial::{Check, Denial};
 use crate::authz::rule::{Access, RequestView};
 use crate::authz::token::{Audiences, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
 
-/// The checks, in the order of a decision.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Step {
-    Rule,
-    ApiKey,
-    Token,
-    Issuer,
-    Algorithm,
-    Key,
-    Signature,
-    Type,
-    Time,
-    Audience,
-    Claims,
-    Introspection,
-    Proof,
-    Revocation,
-    Scopes,
-    RequiredClaims,
-    Authentication,
-}
-
-impl Step {
-    const ALL: [Self; 17] = [
-        Self::Rule,
-        Self::ApiKey,
-        Self::Token,
-        Self::Issuer,
-        Self::Algorithm,
-        Self::Key,
-        Self::Signature,
-        Self::Type,
-        Self::Time,
-        Self::Audience,
-        Self::Claims,
-        Self::Introspection,
-        Self::Proof,
-        Self::Revocation,
-        Self::Scopes,
-        Self::RequiredClaims,
-        Self::Authentication,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Rule => "rule",
-            Self::ApiKey => "api key",
-            Self::Token => "token",
-            Self::Issuer => "issuer",
-            Self::Algorithm => "algorithm",
-            Self::Key => "key",
-            Self::Signature => "signature",
-            Self::Type => "type",
-            Self::Time => "time",
-            Self::Audience => "audience",
-            Self::Claims => "claims",
-            Self::Introspection => "introspection",
-            Self::Proof => "proof",
-            Self::Revocation => "revocation",
-            Self::Scopes => "scopes",
-            Self::RequiredClaims => "required claims",
-            Self::Authentication => "authentication",
-        }
-    }
-
-    /// The check that refuses with this reason; `None` for a fault of Doorward's own.
-    const fn of(denial: Denial) -> Option<Self> {
-        Some(match denial {
-            Denial::BadRequest => Self::Rule,
-            Denial::ApiKeyMissing
-            | Denial::ApiKeyUnknown
-            | Denial::ApiKeyExpired
-            | Denial::ApiKeyPlatform
-            | Denial::ApiKeyDomain => Self::ApiKey,
-            Denial::MissingToken | Denial::MultipleTokens | Denial::MalformedToken => Self::Token,
-            Denial::UnknownIssuer => Self::Issuer,
-            Denial::AlgorithmNotAllowed => Self::Algorithm,
-            Denial::KeysUnavailable | Denial::UnknownKey => Self::Key,
-            Denial::BadSignature => Self::Signature,
-            Denial::WrongType => Self::Type,
-            Denial::Expired | Denial::NotYetValid | Denial::LifetimeTooLong => Self::Time,
-            Denial::WrongAudience => Self::Audience,
-            Denial::MissingClaim | Denial::InvalidClaim => Self::Claims,
-            Denial::TokenInactive | Denial::IntrospectionUnavailable => Self::Introspection,
-            Denial::ProofMissing | Denial::ProofInvalid => Self::Proof,
-            Denial::Revoked
-            | Denial::SignedOut
-            | Denial::NotRegistered
-            | Denial::RevocationsStale
-            | Denial::StoreUnavailable
-            | Denial::ClockSkew => Self::Revocation,
-            Denial::InsufficientScope => Self::Scopes,
-            Denial::ClaimMismatch => Self::RequiredClaims,
-            Denial::InsufficientAuthentication => Self::Authentication,
-            Denial::InternalError => return None,
-        })
-    }
-}
-
-/// Each check with `passed` (null: not reached, or not required), and where it matters `expected` and `got`.
+/// Each check with `passed` (null: not reached, or not asked for), and where it matters `expected` and `got`.
 pub(super) fn checks(
     policy: &Policy,
     request: &RequestView<'_>,
@@ -123,15 +24,15 @@ pub(super) fn checks(
     let iss = token.as_ref().and_then(|token| token.unverified_issuer().ok());
     let issuer = iss.as_deref().and_then(|iss| policy.authorizer.issuer(iss).ok()).map(|issuer| &**issuer);
     let said = TokenState { policy, request, decision, refused, token: token.as_ref(), issuer, now };
-    let failed = refused.and_then(Step::of);
-    let passed = |step: Step| match failed {
+    let failed = refused.and_then(Denial::check);
+    let passed = |step: Check| match failed {
         Some(failed) if step == failed => Some(false),
         Some(failed) if step > failed => None,
-        // A missing claim may be one that is read earlier.
-        Some(Step::Claims) if step >= Step::Type => None,
+        // A claim that is missing may be one of those that are read before.
+        Some(Check::Claims) if step >= Check::Type => None,
         _ => Some(true),
     };
-    let told = Step::ALL.into_iter().map(|step| {
+    let told = Check::ALL.iter().copied().map(|step| {
         let (expected, got) = said.of(step);
         let passed = passed(step).filter(|passed| !passed || said.applies(step, is_complete));
         let mut check = json!({"check": step.name(), "passed": passed});
@@ -157,66 +58,66 @@ struct TokenState<'a> {
 }
 
 impl TokenState<'_> {
-    /// Whether a decision that was not refused at this check has made it.
-    fn applies(&self, step: Step, is_complete: bool) -> bool {
+    /// Whether a decision that was not refused here has looked at it.
+    fn applies(&self, step: Check, is_complete: bool) -> bool {
         let (rule, evidence) = (self.decision.rule, &self.decision.evidence);
         let require = &rule.require;
         match step {
-            Step::Rule => true,
-            Step::ApiKey => evidence.api_client.is_some(),
+            Check::Rule => true,
+            Check::ApiKey => evidence.api_client.is_some(),
             _ if rule.access == Access::Public => false,
-            Step::Token => self.token.is_some(),
-            Step::Issuer
-            | Step::Algorithm
-            | Step::Key
-            | Step::Signature
-            | Step::Type
-            | Step::Time
-            | Step::Audience
-            | Step::Claims => self.issuer.is_some(),
-            Step::Introspection => false, // Its result appears in the decision alone.
-            Step::Proof => evidence.proof.is_some(),
-            Step::Revocation => is_complete && evidence.token.is_some() && evidence.hit.is_none(),
-            Step::Scopes => !require.scopes.is_empty() && evidence.token.is_some(),
-            Step::RequiredClaims => {
+            Check::Token => self.token.is_some(),
+            Check::Issuer
+            | Check::Algorithm
+            | Check::Key
+            | Check::Signature
+            | Check::Type
+            | Check::Time
+            | Check::Audience
+            | Check::Claims => self.issuer.is_some(),
+            Check::Introspection => false, // Its answer shows in the decision alone.
+            Check::Proof => evidence.proof.is_some(),
+            Check::Revocation => is_complete && evidence.token.is_some() && evidence.hit.is_none(),
+            Check::Scopes => !require.scopes.is_empty() && evidence.token.is_some(),
+            Check::RequiredClaims => {
                 let none = require.claims.is_empty()
                     && require.issuers.is_empty()
                     && require.actors.is_empty()
                     && require.delegated.is_none();
                 !none && evidence.token.is_some()
             }
-            Step::Authentication => !(require.max_age.is_none() && require.acr.is_empty()) && evidence.token.is_some(),
+            Check::Authentication => !(require.max_age.is_none() && require.acr.is_empty()) && evidence.token.is_some(),
         }
     }
 
-    /// The expected value and that of the request; null where there is nothing to compare.
-    fn of(&self, step: Step) -> (Value, Value) {
+    /// What a check expects, and what the request has; null where there is nothing to compare.
+    fn of(&self, step: Check) -> (Value, Value) {
         let require = &self.decision.rule.require;
         let (token, issuer) = (self.token, self.issuer);
         let claims = token.map(UnverifiedToken::unverified_claims);
         let header = token.map(UnverifiedToken::header);
         match step {
-            Step::Rule => match self.request.rule {
+            Check::Rule => match self.request.rule {
                 Some(named) => {
                     (self.policy.authorizer.rules.iter().map(|rule| rule.name.to_string()).collect(), json!(named))
                 }
                 None => (Value::Null, json!(&*self.decision.rule.name)),
             },
-            Step::ApiKey => self.api_key(),
-            Step::Token => (
+            Check::ApiKey => self.api_key(),
+            Check::Token => (
                 json!("a signed JWT"),
                 if token.is_some() { json!("a signed JWT") } else { json!("none that can be read") },
             ),
-            Step::Issuer => {
+            Check::Issuer => {
                 let known = self.policy.authorizer.issuers.iter().flat_map(|issuer| issuer.issuer.texts());
                 (known.collect(), claim(claims, "iss"))
             }
-            Step::Algorithm => {
+            Check::Algorithm => {
                 let names = |issuer: &TrustedIssuer| issuer.algorithms.iter().map(|name| format!("{name:?}")).collect();
                 let allowed: Option<Vec<_>> = issuer.map(names);
                 (json!(allowed), json!(header.map(|header| &header.algorithm)))
             }
-            Step::Key => {
+            Check::Key => {
                 let Some(issuer) = issuer else { return (Value::Null, Value::Null) };
                 let key = header.and_then(|header| header.key_id.as_deref());
                 match &issuer.keys {
@@ -224,12 +125,12 @@ impl TokenState<'_> {
                     None => (json!(format!("the keys of {}", issuer.name)), json!("not loaded")),
                 }
             }
-            Step::Type => {
+            Check::Type => {
                 let types = issuer.map(|issuer| issuer.token_types.names());
                 (json!(types), json!(header.and_then(|header| header.token_type.as_deref())))
             }
-            Step::Time => (json!(format!("now: {}", clock::format_rfc3339(self.now))), times(claims)),
-            Step::Audience => {
+            Check::Time => (json!(format!("now: {}", clock::format_rfc3339(self.now))), times(claims)),
+            Check::Audience => {
                 let named = issuer.zip(claims).and_then(|(issuer, claims)| first(&issuer.claim_names.audience, claims));
                 let expected = issuer.map(|issuer| match &issuer.audiences {
                     Audiences::Any => json!("any"),
@@ -237,23 +138,23 @@ impl TokenState<'_> {
                 });
                 (json!(expected), json!(named))
             }
-            Step::Claims => {
+            Check::Claims => {
                 let Some((issuer, claims)) = issuer.zip(claims) else { return (Value::Null, Value::Null) };
                 let needed =
                     issuer.needs_user.then(|| json!(format!("exp and {}", names(&issuer.claim_names.user_id))));
                 let user = first(&issuer.claim_names.user_id, claims);
                 (json!(needed.unwrap_or(json!("exp"))), json!({"exp": claims.get("exp"), "user_id": user}))
             }
-            Step::Signature | Step::Introspection | Step::Revocation => (Value::Null, Value::Null),
-            Step::Proof => {
+            Check::Signature | Check::Introspection | Check::Revocation => (Value::Null, Value::Null),
+            Check::Proof => {
                 let cnf = claim(claims, "cnf");
                 let evidence = self.decision.evidence.proof.as_ref();
                 (cnf, json!(evidence.map(|proof| proof.result.label())))
             }
-            Step::Scopes if require.scopes.is_empty() => (Value::Null, Value::Null),
-            Step::Scopes => (json!(require.scopes), json!(claims.map(scopes))),
-            Step::RequiredClaims => self.required(claims),
-            Step::Authentication => {
+            Check::Scopes if require.scopes.is_empty() => (Value::Null, Value::Null),
+            Check::Scopes => (json!(require.scopes), json!(claims.map(scopes))),
+            Check::RequiredClaims => self.required(claims),
+            Check::Authentication => {
                 let mut expected = json!({});
                 if let Some(max_age) = require.max_age {
                     expected["auth_time"] = json!(format!("{} ago at most", humantime::format_duration(max_age)));

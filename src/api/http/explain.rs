@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::{Json, MayRead};
-use super::problem::{AdminErrors, BodyErrors, Problem};
-use crate::api::decide::{Basis, Deadline, Query};
+use super::problem::{AdminErrors, BodyErrors, Error, Problem};
+use crate::api::decide::{Deciding, Query, decide_with};
 use crate::api::explain;
+use crate::authz::authorizer::Decision;
 use crate::authz::rule::RequestView;
 use crate::authz::token::VerifiedToken;
 use crate::clock;
@@ -94,13 +95,13 @@ pub(super) async fn explain(
         scheme: &asked.scheme,
         ..RequestView::NOTHING
     };
-    let query = Query::new(state, &request).only_asked();
-    let mut basis = Basis::of(&query);
-    Box::pin(basis.fetch_needs(&query, Deadline::now() + policy.max_wait)).await;
-    let decision = basis.authorize(&query);
-    let mut explained = explain::explain(&basis.policy, &request, &decision, Some(basis.view(state)), clock::now());
-    explained["streams"] = streams(state, decision.evidence.token.as_ref());
-    Ok(axum::Json(explained))
+    let read = |deciding: &Deciding<'_>, decision: &Decision<'_>| {
+        let mut explained = explain::explain(&deciding.policy, &request, decision, Some(deciding.view()), clock::now());
+        explained["streams"] = streams(state, decision.evidence.token.as_ref());
+        explained
+    };
+    let explained = decide_with(Query::new(state, &request).only_asked(), read).await;
+    explained.map(axum::Json).ok_or_else(|| Problem::new(Error::NotTaken, "the decision failed"))
 }
 
 /// The number of open streams at this instance, and of those that a revocation of each of the token's targets would

@@ -1,5 +1,5 @@
 use super::*;
-use crate::authz::answer::IdentityField;
+use crate::authz::answer::{IdentityField, TokenField};
 
 fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -41,9 +41,9 @@ fn variables_override_any_scalar() {
     assert_eq!(config.limits.list_page, 7);
     assert_eq!((config.errors.realm.as_str(), redis.username.as_deref()), ("shop #1", Some("123")));
     let headers = [
-        ("x-client", IdentityField::ClientId),
-        ("x-user-email", IdentityField::Email), // The default stays, so that a client's copy does not pass.
-        ("x-user-id", IdentityField::TokenId),
+        ("x-client", IdentityField::Token(TokenField::ClientId)),
+        ("x-user-email", IdentityField::Token(TokenField::Email)), // The default stays, so that a client's copy does not pass.
+        ("x-user-id", IdentityField::Token(TokenField::TokenId)),
     ];
     assert_eq!(config.identity.headers, headers.map(|(name, field)| (name.to_owned(), field)));
     assert!(matches!(&config.issuers[0].trusted.audiences, Audiences::OneOf(list) if *list == ["cart", "shop"]));

@@ -1,0 +1,184 @@
+//! What becomes of a decision, and what was established on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::proof::{ProofEvidence, ProvedToken};
+use crate::claims::{IssuerName, Timestamp};
+use crate::denial::Denial;
+use crate::dpop::VerifiedProof;
+use crate::revocation::{Hit, Revocation};
+use crate::rule::{Rule, Then};
+use crate::token::VerifiedToken;
+
+/// Proof that a token was verified, that its sender may use it and, but on trial, the rule's policy met: the only source
+/// of identity headers.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    pub(super) token: ProvedToken,
+    pub(super) verified_at: Timestamp,
+}
+
+impl Principal {
+    #[must_use]
+    pub const fn token(&self) -> &VerifiedToken {
+        self.token.token()
+    }
+
+    #[must_use]
+    pub const fn verified_at(&self) -> Timestamp {
+        self.verified_at
+    }
+
+    /// Whether its sender proved by DPoP that it may use the token.
+    #[must_use]
+    pub const fn is_proved_by_dpop(&self) -> bool {
+        self.token.is_by_dpop()
+    }
+}
+
+/// What an allowed request is granted.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// `None` for a request that proved no identity.
+    pub principal: Option<Principal>,
+    /// The revocations to record before the request is answered, and what follows.
+    pub sign_out: Option<(Vec<Revocation>, Then)>,
+    /// The view was older than allowed and the policy lets pass.
+    pub stale: bool,
+    /// The refusal that a shadow rule did not enforce.
+    pub shadowed: Option<Denial>,
+    /// Why the request's token counts as none.
+    pub ignored: Option<Denial>,
+}
+
+impl Grant {
+    pub(super) fn anonymous() -> Self {
+        Self { principal: None, sign_out: None, stale: false, shadowed: None, ignored: None }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Allowed(Box<Grant>),
+    Denied(Denial),
+    /// Undecided: fetch this, then decide again with it in the [`View`].
+    Needs(Needs),
+}
+
+/// What a decision cannot know by itself. Each is asked for at most once in a request.
+#[derive(Clone, Debug)]
+pub enum Needs {
+    /// This issuer's keys; without them the refusal is `UnknownKey`, or `KeysUnavailable` if it has none yet.
+    Keys { issuer: IssuerName, refusal: Denial },
+    /// This issuer's introspection response for the token.
+    Introspection(IssuerName),
+    /// What the store has on this token's targets.
+    Lookup(VerifiedToken),
+    /// Whether this proof was used before; from now on it is.
+    Spending(Box<VerifiedProof>),
+}
+
+impl Needs {
+    /// The number of kinds: the most that one request can need.
+    pub const KINDS: usize = 4;
+
+    /// The refusal if it cannot be fetched.
+    #[must_use]
+    pub const fn refusal(&self) -> Denial {
+        match self {
+            Self::Keys { refusal, .. } => *refusal,
+            Self::Introspection(_) => Denial::IntrospectionUnavailable,
+            Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
+        }
+    }
+}
+
+impl Outcome {
+    /// The revocations to record before the request is answered.
+    #[must_use]
+    pub fn signs_out(&self) -> &[Revocation] {
+        match self {
+            Self::Allowed(grant) => grant.sign_out.as_ref().map_or(&[], |(revocations, _)| revocations),
+            _ => &[],
+        }
+    }
+
+    /// What refuses the request; one that still needs something is refused as if that had failed.
+    #[must_use]
+    pub const fn denial(&self) -> Option<Denial> {
+        match self {
+            Self::Allowed(_) => None,
+            Self::Denied(denial) => Some(*denial),
+            Self::Needs(needs) => Some(needs.refusal()),
+        }
+    }
+}
+
+/// What was established on the way; kept for metadata, logs and explanations, whatever the outcome.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub api_client: Option<Arc<str>>,
+    /// The issuer whose `iss` the token names.
+    pub issuer: Option<IssuerName>,
+    pub token: Option<VerifiedToken>,
+    /// What is wrong with the token that was refused first, for an operator.
+    pub detail: Option<Box<str>>,
+    /// Whether the token was among those that were verified before; `None` if that was not asked.
+    pub remembered: Option<bool>,
+    pub hit: Option<Hit>,
+    /// What was hit reaches into the future.
+    pub locked_out: Option<LockedOut>,
+    /// What the request's proof came to; `None` if none was looked at.
+    pub proof: Option<ProofEvidence>,
+    /// Whether the token stands behind the scheme `DPoP`, or is bound to a key.
+    pub is_dpop: bool,
+}
+
+/// A revocation covers tokens that are issued a moment after it, because its issuer may date them ahead: a user who
+/// signs in again at once waits for that moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LockedOut {
+    /// A token that was issued later is accepted.
+    pub until: Timestamp,
+    pub left: Duration,
+}
+
+pub struct Decision<'a> {
+    pub rule: &'a Rule,
+    pub outcome: Outcome,
+    pub evidence: Evidence,
+}
+
+impl Decision<'_> {
+    /// Refuses what was decided otherwise; a rule on trial only counts it.
+    pub fn refuse(&mut self, denial: Denial) {
+        self.outcome = match &self.outcome {
+            Outcome::Allowed(grant) if !self.rule.enforce => {
+                let grant = Grant { shadowed: Some(denial), sign_out: None, ..(**grant).clone() };
+                Outcome::Allowed(Box::new(grant))
+            }
+            _ => Outcome::Denied(denial),
+        };
+    }
+}
+
+pub(super) enum Stop {
+    Denied(Denial),
+    Needs(Needs),
+}
+
+impl From<Stop> for Outcome {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Denied(denial) => Self::Denied(denial),
+            Stop::Needs(needs) => Self::Needs(needs),
+        }
+    }
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
