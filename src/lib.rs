@@ -13,7 +13,7 @@
 //! serve     the process: signals, the listener for checks, limits, drain, exit
 //! lint      what is dangerous in an Envoy configuration; one function per trap
 //! cli       the commands; `dev` is the development issuer, `metrics` what Prometheus reads (`instruments`: as a table), `traces` what
-//!           an OTLP collector is sent
+//!           an OTLP collector is sent, in a build with the feature `otlp`
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:

@@ -1,9 +1,6 @@
 //! The JSON Schema of the file, and its verdict in plain words.
 
-use jsonschema::ValidationError;
-use jsonschema::error::ValidationErrorKind as Kind;
-use jsonschema::paths::LocationSegment;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fault::{Fault, KeyPath, Step};
 use super::file::ConfigFile;
@@ -42,54 +39,75 @@ impl Schema {
 
     /// Every unknown, missing or mistyped key.
     pub(super) fn check(&self, source: &Source) -> Vec<SchemaViolation> {
-        let Ok(validator) = jsonschema::validator_for(&self.root).map_err(|_| ()) else {
-            return vec![SchemaViolation {
-                path: KeyPath::root(),
-                message: "the schema itself is broken".to_owned(),
-                unknown: false,
-            }];
-        };
         let mut found = Vec::new();
-        for error in validator.iter_errors(&source.tree) {
-            self.explain(&error, &mut found);
-        }
+        self.judge(&self.root, &source.tree, &KeyPath::root(), &mut found);
         found
     }
 
-    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<SchemaViolation>) {
-        let path = path_of(error);
-        match error.kind() {
-            Kind::AdditionalProperties { unexpected } => {
-                let known = self.keys(&path);
-                for name in unexpected {
-                    let message = unknown_key(name, &known);
-                    found.push(SchemaViolation { path: path.key(name), message, unknown: true });
-                }
+    /// Collects the violations of one node of the schema: the keywords that [`schema`] has, of which the tests know
+    /// that they mean the same to a library for all of them.
+    fn judge(&self, node: &Value, value: &Value, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
+        let node = self.resolved(node);
+        if let Some(variants) = variants(node) {
+            let verdict = |variant| {
+                let mut found = Vec::new();
+                self.judge(variant, value, path, &mut found);
+                found
+            };
+            let mut verdicts: Vec<_> = variants.iter().map(verdict).collect();
+            if verdicts.iter().any(Vec::is_empty) {
+                return;
             }
-            Kind::Required { property } => {
-                let path = path.key(property.as_str().unwrap_or_default());
-                let message = format!("is missing; it must be {}", self.expected(&path));
-                found.push(SchemaViolation { path, message, unknown: false });
+            // The variant that was meant is the one whose faults lie deeper.
+            match verdicts.iter().position(|faults| faults.iter().all(|fault| fault.path != *path)) {
+                Some(meant) => found.append(&mut verdicts[meant]),
+                None => found.push(self.mistyped(path, value)),
             }
-            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-                // The variant that was meant is the one whose faults lie deeper.
-                let meant =
-                    context.iter().find(|errors| errors.iter().all(|error| path_of(error) != path || lies_in(error)));
-                match meant {
-                    Some(errors) => errors.iter().for_each(|error| self.explain(error, found)),
-                    None => found.push(self.mistyped(path, error.instance())),
-                }
+            return;
+        }
+        let listed = node.get("enum").and_then(Value::as_array).is_none_or(|values| values.contains(value));
+        let is_constant = node.get("const").is_none_or(|constant| constant == value);
+        if !listed || !is_constant || !types(node).iter().any(|name| is_of_type(value, name)) || !is_within(node, value)
+        {
+            return found.push(self.mistyped(path, value));
+        }
+        match value {
+            Value::Object(map) => self.judge_map(node, map, path, found),
+            Value::Array(items) => {
+                let Some(node) = node.get("items") else { return };
+                items.iter().enumerate().for_each(|(at, item)| self.judge(node, item, &path.index(at), found));
             }
-            _ => found.push(self.mistyped(path, error.instance())),
+            _ => {}
         }
     }
 
-    fn mistyped(&self, path: KeyPath, found: &Value) -> SchemaViolation {
-        let mut message = format!("must be {}", self.expected(&path));
+    fn judge_map(&self, node: &Value, map: &Map<String, Value>, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
+        let properties = node.get("properties");
+        for (name, value) in map {
+            let at = path.key(name);
+            match properties.and_then(|known| known.get(name)).or_else(|| node.get("additionalProperties")) {
+                Some(Value::Bool(false)) => {
+                    let message = unknown_key(name, &self.keys(path));
+                    found.push(SchemaViolation { path: at, message, unknown: true });
+                }
+                Some(node) => self.judge(node, value, &at, found),
+                None => {}
+            }
+        }
+        let required = node.get("required").and_then(Value::as_array).into_iter().flatten();
+        for name in required.filter_map(Value::as_str).filter(|name| !map.contains_key(*name)) {
+            let path = path.key(name);
+            let message = format!("is missing; it must be {}", self.expected(&path));
+            found.push(SchemaViolation { path, message, unknown: false });
+        }
+    }
+
+    fn mistyped(&self, path: &KeyPath, found: &Value) -> SchemaViolation {
+        let mut message = format!("must be {}", self.expected(path));
         if message == "must be text" && (found.is_number() || found.is_boolean()) {
             message.push_str("; put it in quotes"); // YAML reads `123` and `true` as something else.
         }
-        SchemaViolation { path, message, unknown: false }
+        SchemaViolation { path: path.clone(), message, unknown: false }
     }
 
     /// The keys that a map may have.
@@ -184,27 +202,42 @@ impl Schema {
     }
 
     fn spread<'a>(&'a self, node: &'a Value) -> Vec<&'a Value> {
-        if let Some(name) = node.get("$ref").and_then(Value::as_str) {
-            let target = name.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-            return target.map(|target| self.spread(target)).unwrap_or_default();
-        }
-        match node.get("anyOf").or(node.get("oneOf")).and_then(Value::as_array) {
+        let node = self.resolved(node);
+        match variants(node) {
             Some(variants) => variants.iter().flat_map(|variant| self.spread(variant)).collect(),
             None => vec![node],
         }
     }
+
+    /// The node that a `$ref` names, or the node itself.
+    fn resolved<'a>(&'a self, node: &'a Value) -> &'a Value {
+        let name = node.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix('#'));
+        name.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(node)
+    }
 }
 
-fn path_of(error: &ValidationError<'_>) -> KeyPath {
-    error.instance_path().segments().fold(KeyPath::root(), |path, segment| match segment {
-        LocationSegment::Property(name) => path.key(&name),
-        LocationSegment::Index(index) => path.index(index),
-    })
+fn variants(node: &Value) -> Option<&Vec<Value>> {
+    node.get("anyOf").or_else(|| node.get("oneOf"))?.as_array()
 }
 
-/// Whether an error at a map is about what lies in it, not about the map itself.
-fn lies_in(error: &ValidationError<'_>) -> bool {
-    matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
+fn is_of_type(value: &Value, json_type: &str) -> bool {
+    match json_type {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "number" => value.is_number(),
+        "integer" => value.is_u64() || value.is_i64() || value.as_f64().is_some_and(|number| number.fract() == 0.0),
+        _ => false,
+    }
+}
+
+/// Whether a number is within the node's bounds, which are exact as `f64`.
+fn is_within(node: &Value, value: &Value) -> bool {
+    let Some(number) = value.as_f64() else { return true };
+    let bound = |name| node.get(name).and_then(Value::as_f64);
+    bound("minimum").is_none_or(|min| number >= min) && bound("maximum").is_none_or(|max| number <= max)
 }
 
 fn is_open(node: &Value) -> bool {
@@ -267,5 +300,69 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
         Some((distance, key)) if distance <= 1 + name.len() / 4 => format!("is not a known key; did you mean `{key}`?"),
         _ if known.is_empty() => "is not a known key".to_owned(),
         _ => format!("is not a known key; known are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Every place of a document.
+    fn places(value: &Value, path: &KeyPath, found: &mut Vec<KeyPath>) {
+        found.push(path.clone());
+        match value {
+            Value::Object(map) => map.iter().for_each(|(name, value)| places(value, &path.key(name), found)),
+            Value::Array(items) => items.iter().enumerate().for_each(|(at, v)| places(v, &path.index(at), found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn its_verdict_is_that_of_a_library_for_json_schema() {
+        let (schema, library) = (Schema::new(), jsonschema::validator_for(&schema()).unwrap());
+        let text = include_str!("testdata/example.yaml");
+        let (source, _) = Source::parse(text);
+        let mut paths = Vec::new();
+        places(&source.tree, &KeyPath::root(), &mut paths);
+        // Maps that the example leaves out.
+        for path in ["limits", "proxy", "signals", "telemetry", "listen"].map(|name| KeyPath::root().key(name)) {
+            paths.extend(schema.keys(&path).into_iter().map(|name| path.key(name)));
+        }
+        let values = [
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(-1),
+            json!(64),
+            json!(1.5),
+            json!(1_000_000_000_000_u64),
+            json!(""),
+            json!("any"),
+            json!("deny"),
+            json!([]),
+            json!(["x", 1]),
+            json!({}),
+            json!({"keys": []}),
+            json!([{"name": "x", "issuer": "x", "audiences": "any", "keys": {}}]),
+        ];
+        let (mut refused, mut accepted) = (0, 0);
+        for path in paths.iter().skip(1) {
+            let (removed, added) = (None, Some(path.key("unheard-of")));
+            let replaced = values.iter().map(|value| (path.clone(), Some(value.clone())));
+            let others = [(path.clone(), removed), (added.unwrap(), Some(json!(1)))];
+            for (path, value) in replaced.chain(others) {
+                let (mut source, _) = Source::parse(text);
+                match value {
+                    Some(value) => source.set(&path, value, super::super::fault::Place::Line(1)),
+                    None => source.remove(&path, json!(null)),
+                }
+                let found = schema.check(&source);
+                assert_eq!(found.is_empty(), library.is_valid(&source.tree), "{path}: {:#}", source.tree);
+                if found.is_empty() { accepted += 1 } else { refused += 1 }
+            }
+        }
+        assert!(refused > 500 && accepted > 100, "{refused} {accepted}");
     }
 }

@@ -8,6 +8,7 @@ use super::check::{Check, HOUR, MINUTE};
 use super::fault::KeyPath;
 use super::file::{Detail, ErrorsFile, LimitsFile, LogFile, Span, TelemetryFile};
 use crate::authz::token_cache::TokenCacheLimits;
+use crate::traces::Traces;
 
 /// How refusals are worded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,6 +102,12 @@ pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetr
         let at = KeyPath::root().key("telemetry").key("otlp").key("endpoint");
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
             check.fault(&at, "must be a http or https URL such as `http://otel-collector:4317`: gRPC goes over it");
+        }
+        if !Traces::BUILT_IN {
+            check.fault(
+                &at,
+                "needs a build with OTLP: leave it out, or build doorward with the feature `otlp`, a default one",
+            );
         }
         // The collector is usually a neighbour without TLS, and traces hold no secrets.
         check.url(&at, endpoint, true);
