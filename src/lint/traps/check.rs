@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::model::{Check, Model, Node, Route};
+use super::super::model::{Check, Model, Route};
+use super::super::node::Node;
 
 /// Longer, and a stuck Doorward piles requests up; its own bound for a decision is a second.
 const LONGEST_TIMEOUT: f64 = 5.0;
