@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::fault::{Fault, KeyPath, Step};
-use super::file::ConfigFile;
+use super::file::{ConfigFile, Span};
+use super::shown::Shown;
 use super::source::Source;
 
 /// The JSON Schema (draft 2020-12) of the file.
@@ -72,6 +73,22 @@ impl Schema {
             return found.push(self.mistyped(path, value));
         }
         match value {
+            Value::String(text) if is_titled(node, "duration") => {
+                // The bounds stand at the key itself, where `node` was before a `$ref` or a variant.
+                let bound = |name| self.keyword(path, name).and_then(Value::as_str);
+                let within = |text| {
+                    let least = bound("x-minimum").and_then(Span::parse)?;
+                    let most = bound("x-maximum").and_then(Span::parse)?;
+                    Some((least..=most).contains(&Span::parse(text)?))
+                };
+                if Span::parse(text).is_none() {
+                    found.push(self.mistyped(path, value));
+                } else if within(text) == Some(false) {
+                    let bound = |name| bound(name).unwrap_or_default();
+                    let message = format!("must be from {} to {}", bound("x-minimum"), bound("x-maximum"));
+                    found.push(SchemaViolation { path: path.clone(), message, unknown: false });
+                }
+            }
             Value::Object(map) => self.judge_map(node, map, path, found),
             Value::Array(items) => {
                 let Some(node) = node.get("items") else { return };
@@ -140,12 +157,55 @@ impl Schema {
     /// of a secret.
     pub(super) fn is_harmless(&self, path: &KeyPath) -> bool {
         let closed = |node: &&Value| {
-            let is_duration = node.get("title").is_some_and(|title| title == "duration");
+            let is_duration = is_titled(node, "duration");
             let is_text = |name: &&str| !matches!(*name, "integer" | "number" | "boolean" | "null");
             is_duration || node.get("enum").or(node.get("const")).is_some() || !types(node).iter().any(is_text)
         };
         let nodes = self.at(path);
         !nodes.is_empty() && nodes.iter().all(closed)
+    }
+
+    /// How a text at a path may be shown. A text is not shown unless its key says so; the items of a list and the
+    /// keys of a map that may have any are shown as the list or the map is.
+    pub(super) fn shown(&self, path: &KeyPath) -> Option<Shown> {
+        Shown::named(self.keyword(path, "x-shown")?.as_str()?)
+    }
+
+    /// Whether a credential stands here or around: its text is taken as it is.
+    pub(super) fn is_secret(&self, path: &KeyPath) -> bool {
+        let is_secret = |property: &Value| property.get("writeOnly").is_some() || is_titled(property, "digest");
+        self.properties(path).into_iter().flatten().any(is_secret)
+    }
+
+    /// A keyword of our own at the innermost key of a path.
+    fn keyword(&self, path: &KeyPath, name: &str) -> Option<&Value> {
+        self.properties(path)?.last()?.get(name)
+    }
+
+    /// The descriptions of the keys on the way to a path, as they are written, with the keywords beside a `$ref`;
+    /// `None` for a path that the schema does not know.
+    fn properties(&self, path: &KeyPath) -> Option<Vec<&Value>> {
+        let (mut nodes, mut found) = (self.spread(&self.root), Vec::new());
+        for step in path.steps() {
+            let mut next = Vec::new();
+            for node in nodes {
+                let property = match step {
+                    Step::Key(name) => node.get("properties").and_then(|properties| properties.get(name)),
+                    Step::Index(_) => None,
+                };
+                found.extend(property);
+                next.extend(property.or_else(|| match step {
+                    Step::Key(_) => node.get("additionalProperties").filter(|_| is_open(node)),
+                    Step::Index(_) if *node == Value::Bool(true) => Some(node), // Anything, and so a list.
+                    Step::Index(_) => node.get("items"),
+                }));
+            }
+            if next.is_empty() {
+                return None;
+            }
+            nodes = next.into_iter().flat_map(|node| self.spread(node)).collect();
+        }
+        Some(found)
     }
 
     /// The values that the schema accepts at a path, as text.
@@ -216,6 +276,10 @@ impl Schema {
     }
 }
 
+fn is_titled(node: &Value, title: &str) -> bool {
+    node.get("title").is_some_and(|found| found == title)
+}
+
 fn variants(node: &Value) -> Option<&Vec<Value>> {
     node.get("anyOf").or_else(|| node.get("oneOf"))?.as_array()
 }
@@ -261,7 +325,7 @@ fn described(node: &Value, json_type: &str) -> String {
     let bound = |name| node.get(name).and_then(Value::as_u64);
     match json_type {
         "string" => {
-            let noun = if node.get("title").is_some_and(|title| title == "duration") { "a duration" } else { "text" };
+            let noun = if is_titled(node, "duration") { "a duration" } else { "text" };
             if examples.is_empty() { noun.to_owned() } else { format!("{noun} such as {}", either(&examples)) }
         }
         "integer" => match (bound("minimum"), bound("maximum")) {
@@ -305,9 +369,13 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
+    use crate::config::Config;
+    use crate::config::fault::Place;
 
     /// Every place of a document.
     fn places(value: &Value, path: &KeyPath, found: &mut Vec<KeyPath>) {
@@ -319,13 +387,52 @@ mod tests {
         }
     }
 
+    /// Texts are looked at later, with messages of their own; and durations as they are here.
+    fn without_patterns(mut schema: Value) -> Value {
+        match &mut schema {
+            Value::Object(map) => {
+                map.remove("pattern");
+                for value in map.values_mut() {
+                    *value = without_patterns(value.take());
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| *item = without_patterns(item.take())),
+            _ => {}
+        }
+        schema
+    }
+
+    #[test]
+    fn what_its_patterns_refuse_is_refused() {
+        let library = jsonschema::validator_for(&schema()).unwrap();
+        let issuer = "{name: a, issuer: https://a.test, audiences: any, keys: {jwks: {keys: []}}";
+        let durations =
+            ["30s", "0", "1m 30s", "0.5h", " 1 s", "1min 2secs", "1m30s", "", "5", "s", "1h,", "-1s", "1_s"];
+        let durations =
+            durations.map(|text| (format!("issuers: [{issuer}, leeway: '{text}'}}]\n"), Span::parse(text).is_some()));
+        let rules = [("path: a", false), ("path: /a", true), ("path_prefix: a", false), ("path_prefix: /", true)];
+        let methods = [("methods: [get]", false), ("methods: [GET, M-SEARCH]", true), ("methods: ['']", false)];
+        let rules = rules
+            .into_iter()
+            .chain(methods)
+            .map(|(text, fits)| (format!("issuers: [{issuer}}}]\nrules: [{{name: a, match: {{{text}}}}}]\n"), fits));
+        let digest = "0123456789abcdefABCDEF".repeat(3);
+        let keys = [(&digest[..64], true), (&digest[..63], false), ("x", false)].map(|(text, fits)| {
+            (format!("issuers: [{issuer}}}]\nadmin: {{keys: [{{name: a, may: [read], sha256: '{text}'}}]}}\n"), fits)
+        });
+        for (text, fits) in durations.into_iter().chain(rules).chain(keys) {
+            assert_eq!(library.is_valid(&Source::parse(&text).0.tree), fits, "{text}");
+            let loaded = Config::parse(&text, "c.yaml", Path::new(""), std::iter::empty());
+            assert_eq!(loaded.is_ok(), fits, "{text} {loaded:?}");
+        }
+    }
+
     #[test]
     fn its_verdict_is_that_of_a_library_for_json_schema() {
-        let (schema, library) = (Schema::new(), jsonschema::validator_for(&schema()).unwrap());
-        let text = include_str!("testdata/example.yaml");
-        let (source, _) = Source::parse(text);
+        let (schema, library) = (Schema::new(), jsonschema::validator_for(&without_patterns(schema())).unwrap());
+        let tree = Source::parse(include_str!("testdata/example.yaml")).0.tree;
         let mut paths = Vec::new();
-        places(&source.tree, &KeyPath::root(), &mut paths);
+        places(&tree, &KeyPath::root(), &mut paths);
         // Maps that the example leaves out.
         for path in ["limits", "proxy", "signals", "telemetry", "listen"].map(|name| KeyPath::root().key(name)) {
             paths.extend(schema.keys(&path).into_iter().map(|name| path.key(name)));
@@ -333,15 +440,12 @@ mod tests {
         let values = [
             json!(null),
             json!(true),
-            json!(0),
             json!(-1),
             json!(64),
             json!(1.5),
             json!(1_000_000_000_000_u64),
-            json!(""),
             json!("any"),
             json!("deny"),
-            json!([]),
             json!(["x", 1]),
             json!({}),
             json!({"keys": []}),
@@ -349,16 +453,18 @@ mod tests {
         ];
         let (mut refused, mut accepted) = (0, 0);
         for path in paths.iter().skip(1) {
-            let (removed, added) = (None, Some(path.key("unheard-of")));
             let replaced = values.iter().map(|value| (path.clone(), Some(value.clone())));
-            let others = [(path.clone(), removed), (added.unwrap(), Some(json!(1)))];
+            let others = [(path.clone(), None), (path.key("unheard-of"), Some(json!(1)))];
             for (path, value) in replaced.chain(others) {
-                let (mut source, _) = Source::parse(text);
+                let mut source = Source::default();
+                source.tree.clone_from(&tree);
                 match value {
-                    Some(value) => source.set(&path, value, super::super::fault::Place::Line(1)),
+                    Some(value) => source.set(&path, value, Place::Line(1)),
                     None => source.remove(&path, json!(null)),
                 }
-                let found = schema.check(&source);
+                let mut found = schema.check(&source);
+                let is_text = |path: &KeyPath| source.get(path).is_some_and(Value::is_string);
+                found.retain(|fault| !fault.message.contains("a duration such as") || !is_text(&fault.path));
                 assert_eq!(found.is_empty(), library.is_valid(&source.tree), "{path}: {:#}", source.tree);
                 if found.is_empty() { accepted += 1 } else { refused += 1 }
             }
