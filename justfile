@@ -15,6 +15,7 @@ check:
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy -p doorward -p four-services -p doorward-envoy --no-default-features --locked -- -D warnings
 
 # Unit tests, or those whose name has FILTER in it
 unit filter="":

@@ -15,8 +15,8 @@ HEAD = """# Configuration
 Every key of `doorward.yaml`, made from its schema by `docs/generate.sh`. Unknown keys are errors;
 `doorward validate --config doorward.yaml` names every fault at once. Durations are written `30s`, `5m`, `24h`. Any
 scalar can be overridden by the environment: `revocation.redis.url` by `DOORWARD__REVOCATION__REDIS__URL`. A secret has
-a key `…_file` beside it, which is better. [Operations](operations.md#configuration-in-force) says what takes effect
-without a restart.
+a key `…_file` beside it, which is better. A change takes effect
+[without a restart](operations.md#configuration-in-force), but for the keys whose column `restart` says yes.
 
 An editor with the YAML language server completes keys and shows their descriptions with this first line:
 
@@ -134,7 +134,7 @@ def kind(schema, definitions):
     types = schema.get("type", [])
     types = [name for name in ([types] if isinstance(types, str) else types) if name != "null"]
     if schema.get("title") == "duration":
-        return "duration"
+        return f"duration, {schema['x-minimum']} to {schema['x-maximum']}"
     words = {"string": "text", "integer": "number", "number": "number", "boolean": "`true`, `false`"}
     if types == ["array"]:
         return f"list of {kind(schema.get('items', {}), definitions)}"
@@ -146,8 +146,8 @@ def kind(schema, definitions):
     return f"{word}, {' to '.join(bounds)}" if len(bounds) == 2 and "number" in word else word
 
 
-def rows(place, schema, definitions, above=()):
-    """Each key below a place: path, type, default, description."""
+def rows(place, schema, definitions, restart, above=()):
+    """Each key below a place: path, type, default, whether a change needs a restart, description."""
     schema = resolved(schema, definitions)
     if "properties" in schema:
         required = schema.get("required", [])
@@ -158,10 +158,11 @@ def rows(place, schema, definitions, above=()):
             default = whole.get("default")
             shown = "required" if name in required else "" if nested or default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
             text = " ".join(whole.get("description", "").split())
-            yield path, kind(whole, definitions), shown.replace('`"', "`").replace('"`', "`"), text
+            needs = restart or whole.get("x-restart", False)
+            yield path, kind(whole, definitions), shown.replace('`"', "`").replace('"`', "`"), "yes" if needs else "", text
             if nested and nested not in above:
                 suffix = "[]" if whole.get("type") == "array" or "items" in whole else ".NAME" if "properties" not in whole else ""
-                yield from rows(path + suffix, definitions_schema(whole, definitions), definitions, (*above, nested))
+                yield from rows(path + suffix, definitions_schema(whole, definitions), definitions, needs, (*above, nested))
 
 
 def definitions_schema(schema, definitions):
@@ -201,9 +202,10 @@ def page():
         if name in EXAMPLES:
             text += f"\n```yaml\n{EXAMPLES[name]}```\n"
         place = name + ("[]" if section.get("type") == "array" else "")
-        text += "\n| key | type | default | |\n| --- | --- | --- | --- |\n"
-        found = list(rows(place, definitions_schema(section, definitions), definitions))
-        for row in found or [(name, kind(section, definitions), "", "")]:
+        text += "\n| key | type | default | restart | |\n| --- | --- | --- | --- | --- |\n"
+        restart = section.get("x-restart", False)
+        found = list(rows(place, definitions_schema(section, definitions), definitions, restart))
+        for row in found or [(name, kind(section, definitions), "", "", "")]:
             path, *rest = row
             text += f"| `{path}` | " + " | ".join(cell(item) for item in rest) + " |\n"
     return text

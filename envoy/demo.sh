@@ -62,6 +62,9 @@ need python3 "it reads the answers and fetches Envoy (Debian: apt-get install py
 
 built=${CARGO_TARGET_DIR:-$root/target}/demo
 packages=()
+# What the demo does not run is not built: OTLP, PostgreSQL and, but between sidecars, the example's Redis client.
+features=(--no-default-features)
+[ -z "$sidecars" ] || features+=(--features four-services/redis)
 if [ -n "${DOORWARD:-}" ]; then
   doorward=$(command -v "$DOORWARD") || fail "DOORWARD names no executable: $DOORWARD"
 else
@@ -84,7 +87,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
   need cargo "Doorward is built with Rust 1.90 or newer (rustup installs it)"
   need cc "Rust links with a C compiler, and the cryptography library needs one (Debian: apt-get install gcc libc6-dev)"
   echo "building Doorward and the four services (some minutes the first time)"
-  (cd "$root" && cargo build --profile demo --locked "${packages[@]}")
+  (cd "$root" && cargo build --profile demo --locked "${features[@]}" "${packages[@]}")
 fi
 
 if [ -n "${ENVOY:-}" ]; then

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::authz::admin_key::AdminKey;
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
@@ -42,16 +43,18 @@ mod signals;
 mod source;
 mod templates;
 
-pub use access::AdminKey;
 pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
-pub use file::{ConfigFile, Detail, List, LogDecisions, LogFormat, LogLevel, Permission, Read, SubjectFormat, When};
-pub use issuers::{Introspection, IssuerConfig, KeyLocation, KeySource, RemoteKeys};
+pub use file::{
+    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Permission, Read, Span,
+    SubjectFormat, When,
+};
+pub use issuers::{Introspection, IssuerConfig, KeySource};
 pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};
 pub use revocation::{Redis, RedisUrl, Revocation, Store};
 pub use schema::schema;
-pub use service::{Errors, Limits, Log, ReplayAlarm, Telemetry};
+pub use service::{ReplayAlarm, Telemetry};
 pub use signals::Transmitter;
 pub(crate) use source::Source;
 
@@ -183,8 +186,8 @@ impl Config {
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
             proxy: Arc::new(self.proxy.clone()),
-            nonces: None, // Nonces need a secret of the fleet.
-            verified: Arc::new(TokenCache::new(self.limits.token_cache)),
+            nonces: None, // They are made with a secret of the fleet.
+            verified: Arc::new(TokenCache::new(self.limits.token_cache())),
         }
     }
 
@@ -227,7 +230,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
-    let mut issuers = issuers::issuers(check, &file.issuers);
+    let mut issuers = issuers::issuers(check, &file.issuers, file.limits.jwks_bytes);
     let transmitters = signals::transmitters(check, file);
     for issuer in &mut issuers {
         let by_email = |from: &Transmitter| from.trusted.target == issuer.trusted.name && from.trusted.subjects.email;
@@ -259,7 +262,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         admin_keys: access::admin_keys(check, &file.admin),
         transmitters,
         telemetry: service::telemetry(check, &file.telemetry),
-        limits: service::limits(check, &file.limits),
+        limits: file.limits,
         watched: Stamps::new(),
     };
     requests::header_uses(check, file);

@@ -84,7 +84,7 @@ impl Engine {
         tasks.spawn("reload", reload.run(stop.clone()));
         let (sender, ready) = watch::channel(false);
         tasks.spawn("readiness", readiness::watch(state.clone(), readiness.clone(), sender, stop.clone()));
-        tasks.spawn("streams", streams::keep(state.clone(), config.limits.drain, drain.clone(), stop.clone()));
+        tasks.spawn("streams", streams::keep(state.clone(), *config.limits.drain, drain.clone(), stop.clone()));
         let (budget, servers) = (Budget::new(config.limits.buffered_bytes), Supervisor::new(drain.clone()));
         Ok(Self { state, readiness, ready, budget, tls, reload: wanted, tasks, stop, servers, drain })
     }

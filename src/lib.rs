@@ -13,7 +13,7 @@
 //! serve     the process: signals, the listener for checks, limits, drain, exit
 //! lint      finds dangerous settings in an Envoy configuration; one function per trap
 //! cli       the commands; `dev` is the development issuer, `metrics` for Prometheus (`instruments`: as a table), `traces` for an
-//!           OTLP collector
+//!           OTLP collector (feature `otlp`)
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:

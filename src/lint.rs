@@ -10,6 +10,7 @@
 mod document;
 mod matching;
 mod model;
+mod node;
 mod scalar;
 mod traps;
 
@@ -21,7 +22,8 @@ use crate::authz::dpop::{self, ProofUse};
 use crate::authz::token_source::TokenSource;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
-use model::{Model, Node};
+use model::Model;
+use node::Node;
 pub use traps::TRAPS;
 
 /// The severity of a finding.

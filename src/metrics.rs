@@ -131,6 +131,7 @@ impl Metrics {
         let (registry, instruments, store) = (Registry::new(), Instruments::create()?, ReplicaStats::new()?);
         instruments.register(&registry)?;
         store.register(&registry)?;
+        #[cfg(feature = "process-metrics")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let [token_cache_hits, token_cache_misses] =
             ["hit", "miss"].map(|result| instruments.token_cache.with_label_values(&[result]));

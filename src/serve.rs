@@ -44,11 +44,11 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     engine.readiness().drain();
     // Gives load balancers time to notice the failing health check before connections close; a second signal skips it.
     tokio::select! {
-        () = tokio::time::sleep(config.limits.drain_delay) => {}
+        () = tokio::time::sleep(*config.limits.drain_delay) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    engine.drain(config.limits.drain).await;
+    engine.drain(*config.limits.drain).await;
     info!("stopped");
     Ok(())
 }

@@ -141,6 +141,7 @@ cargo fmt --all --check
 
 section "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy -p doorward -p four-services -p doorward-envoy --no-default-features --locked -- -D warnings
 
 section "documentation of the code"
 # Private items are documented as well, so links to them resolve; help texts of commands have plain addresses.

@@ -12,7 +12,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("traces", &["clock"]),
     ("sources", &["authz", "clock", "instruments"]),
     ("state", &["authz", "metrics", "sources", "traces"]),
-    ("config", &["authz", "clock", "sources", "state"]),
+    ("config", &["authz", "clock", "sources", "state", "traces"]),
     ("lint", &["authz", "config"]),
     ("api", &["authz", "clock", "metrics", "sources", "state", "traces"]),
     ("engine", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),

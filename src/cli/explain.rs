@@ -145,9 +145,9 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let mut failures = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     for issuer in &config.issuers {
-        let Some(settings) = assemble::key_settings(config, issuer) else { continue };
+        let Some(settings) = assemble::key_settings(&issuer.keys) else { continue };
         let name = &issuer.trusted.name;
-        let source = KeySource::new(name.clone(), settings).context("build the HTTP client")?;
+        let source = KeySource::new(name.clone(), settings.clone()).context("build the HTTP client")?;
         match runtime.block_on(source.fetch_once()) {
             Ok(keys) => policy.authorizer = policy.authorizer.with_keys(name, Some(&keys)),
             Err(error) => failures.push((name, error)),

@@ -1,23 +1,15 @@
 //! API keys of clients, and admin keys of the HTTP API.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, Permission};
 use super::rules::{api_key_use, host_pattern};
-use crate::authz::api_key::{ApiKey, ApiKeys, KeyDigest};
+use crate::authz::admin_key::{self, AdminKey};
+use crate::authz::api_key::{ApiKey, ApiKeys};
 use crate::authz::claims::{Timestamp, fits_header};
 use crate::clock::parse_rfc3339;
-
-/// The key of one user of the HTTP API.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct AdminKey {
-    pub name: Arc<str>,
-    pub digest: KeyDigest,
-    pub may: Vec<Permission>,
-}
 
 pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
     let at = KeyPath::root().key("api_keys");
@@ -31,7 +23,7 @@ pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
         if !file.id.is_empty() && !ids.insert(&file.id) {
             check.fault(&at.key("id"), "another key has this id");
         }
-        if !digests.insert(key.digest) && !file.sha256.is_empty() {
+        if !digests.insert(key.digest) && !file.sha256.0.is_empty() {
             check.fault(&at.key("sha256"), "another entry has this key: it must name one client");
         }
         keys.push(key);
@@ -81,11 +73,16 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
             check.fault(&at.key("name"), "another key has this name");
         }
         let digest = check.digest(&at.key("sha256"), &file.sha256);
-        if !digests.insert(digest) && !file.sha256.is_empty() {
+        if !digests.insert(digest) && !file.sha256.0.is_empty() {
             check.fault(&at.key("sha256"), "another entry has this key: it must name one user");
         }
-        check.list(&at.key("may"), &file.may, ": a key without a permission has no use");
-        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
+        check.list(&at.key("may"), &file.may, ": a key that may nothing is of no use");
+        let may = file.may.iter().map(|may| match may {
+            Permission::Revoke => admin_key::Permission::Revoke,
+            Permission::Register => admin_key::Permission::Register,
+            Permission::Read => admin_key::Permission::Read,
+        });
+        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: may.collect() });
     }
     keys
 }

@@ -2,16 +2,14 @@
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use secrecy::SecretString;
 use url::{Host, Url};
 
 use super::fault::{Fault, KeyPath};
-use super::file::Span;
-use super::shown::{Shown, by_key};
+use super::file::Digest;
+use super::shown::Shown;
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
@@ -32,11 +30,6 @@ pub(super) struct Check<'a> {
     /// Every file that was read or named, with its state before.
     pub(super) files: Stamps,
 }
-
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// The largest secret, key or key set that is read from a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -82,18 +75,6 @@ impl<'a> Check<'a> {
     /// Whether the value was written, by file or environment.
     pub(super) fn is_written(&self, at: &KeyPath) -> bool {
         self.source.get(at).is_some_and(|value| !value.is_null())
-    }
-
-    pub(super) fn duration(&mut self, at: &KeyPath, span: &Span, range: RangeInclusive<Duration>) -> Duration {
-        let (min, max) = (*range.start(), *range.end());
-        match humantime::parse_duration(&span.0) {
-            Ok(duration) if range.contains(&duration) => return duration,
-            Ok(_) => {
-                self.fault(at, format!("must be from {} to {}", written(min), written(max)));
-            }
-            Err(_) => self.fault(at, "must be a duration such as `30s`, `5m` or `24h`"),
-        }
-        min
     }
 
     /// A short name for metrics labels, Redis keys and logs.
@@ -182,7 +163,7 @@ impl<'a> Check<'a> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         let shown = path.display();
-        let may_be_secret = by_key(at) == Some(Shown::SecretFile) && !Shown::is_file_name(name);
+        let may_be_secret = self.source.shown(at) == Some(Shown::SecretFile) && !Shown::is_file_name(name);
         let message = match read {
             Err(error) if may_be_secret => {
                 format!("must name a file with the secret, which must not be written here; cannot read it: {error}")
@@ -267,7 +248,7 @@ impl<'a> Check<'a> {
     }
 
     /// The digest of a key, in hex.
-    pub(super) fn digest(&mut self, at: &KeyPath, hex: &str) -> KeyDigest {
+    pub(super) fn digest(&mut self, at: &KeyPath, Digest(hex): &Digest) -> KeyDigest {
         let mut digest = KeyDigest::default();
         let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let read = hex.len() == 2 * digest.len()
@@ -292,18 +273,6 @@ impl<'a> Check<'a> {
             self.fault(at, message);
         }
         name.to_ascii_lowercase()
-    }
-}
-
-/// A duration in its usual form; humantime would write 400 days as `1year 1month 4days…`.
-fn written(duration: Duration) -> String {
-    let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
-    let millis = duration.as_millis();
-    let fits = |(unit, _): &&(Duration, &str)| millis > 0 && millis.is_multiple_of(unit.as_millis());
-    match units.iter().find(fits) {
-        Some((unit, name)) => format!("{}{name}", millis / unit.as_millis()),
-        None if millis == 0 => "0s".to_owned(),
-        None => format!("{millis}ms"),
     }
 }
 

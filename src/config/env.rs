@@ -109,7 +109,7 @@ fn resolve(source: &Source, schema: &Schema, name: &str) -> Result<KeyPath, (Key
 /// YAML only to remove its quotes: `a #1` and `&a` are neither a comment nor an anchor here.
 fn read(schema: &Schema, path: &KeyPath, text: &str) -> Value {
     let raw = || Value::String(text.to_owned());
-    if path.is_secret() {
+    if schema.is_secret(path) {
         return raw();
     }
     let quoted = text.starts_with(['"', '\'']);

@@ -35,6 +35,12 @@ impl KeyPath {
         Self(self.0.iter().cloned().chain([step]).collect())
     }
 
+    /// The same with every list's item as its first.
+    pub(super) fn of_any_item(&self) -> Self {
+        let step = |step: &Step| if let Step::Index(_) = step { Step::Index(0) } else { step.clone() };
+        Self(self.0.iter().map(step).collect())
+    }
+
     pub(super) fn parent(&self) -> Option<Self> {
         let (_, head) = self.0.split_last()?;
         Some(Self(head.to_vec()))
@@ -52,16 +58,6 @@ impl KeyPath {
     /// Whether the keys of this map are names of headers.
     pub(super) fn holds_headers(&self) -> bool {
         matches!(self.0.last(), Some(Step::Key(name)) if name == "headers")
-    }
-
-    /// Whether a credential is here or in an enclosing value: its text is used verbatim.
-    pub(super) fn is_secret(&self) -> bool {
-        let secret = ["password", "client_secret", "token", "sha256", "jwks"];
-        let names = self.0.iter().skip(1).filter_map(|step| match step {
-            Step::Key(name) => Some(name.as_str()),
-            Step::Index(_) => None,
-        });
-        names.into_iter().any(|name| secret.contains(&name))
     }
 }
 

@@ -3,11 +3,38 @@
 //! The doc comments are the descriptions of the JSON Schema that `doorward validate --schema` prints.
 //! Every field has a default, so that a file with faults can still be read as a whole and all its faults
 //! be reported at once; what must be written is in the schema's `required` (see [`Required`]).
+//!
+//! A field is the one description of its setting: text, type, default and, as attributes of the schema, its range and
+//! two keywords of our own. `x-restart`: a change takes effect after a restart. `x-shown`: how a fault may show a text
+//! that was found there (`text`, `url`, `location`, `secret_file`); a text without it is not shown, so that a new secret
+//! stays hidden. `writeOnly`, which `skip_serializing` sets, marks secrets.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::time::Duration;
 
+use schemars::transform::Transform;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+
+/// A section: each field with its attributes, its type and its default.
+macro_rules! section {
+    (
+        $(#[$outer:meta])*
+        pub struct $name:ident { $($(#[$meta:meta])* pub $field:ident: $type:ty = $default:expr,)+ }
+    ) => {
+        #[derive(Clone, Deserialize, JsonSchema, Serialize)]
+        #[serde(default, deny_unknown_fields)]
+        $(#[$outer])*
+        pub struct $name { $($(#[$meta])* pub $field: $type,)+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+    };
+}
 
 mod issuers;
 mod limits;
@@ -20,7 +47,7 @@ pub use issuers::{
     Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile,
     LogoutScope, OnStoreDown, OneOrMany, ProofFile, ReplayFile, Subject, When,
 };
-pub use limits::LimitsFile;
+pub use limits::Limits;
 pub use proxy::{ClientCertificateFile, ProxyFile};
 pub use requests::{
     AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
@@ -36,7 +63,8 @@ pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, Tr
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Doorward", transform = Required(&["issuers"]))]
 pub struct ConfigFile {
-    /// Where Doorward listens. Changes need a restart.
+    /// Where Doorward listens.
+    #[schemars(extend("x-restart" = true))]
     pub listen: ListenFile,
     /// The accepted token issuers; at least one.
     pub issuers: Vec<IssuerFile>,
@@ -48,57 +76,45 @@ pub struct ConfigFile {
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
     /// Which policy a request meets: the first that matches; none means protected.
+    #[schemars(extend("x-shown" = "text"))]
     pub rules: Vec<RuleFile>,
     /// Which client is calling, from which platform and site.
     pub api_keys: ApiKeysFile,
-    /// Where revocations are kept, and how old the view of them may be. All but `max_staleness` and `on_stale`
-    /// needs a restart when it changes.
+    /// Where revocations are kept, and how old the view of them may be.
     pub revocation: RevocationFile,
     /// How refusals are worded.
-    pub errors: ErrorsFile,
+    pub errors: Errors,
     /// The keys that may use the HTTP API.
     pub admin: AdminFile,
     /// Shared Signals that revoke.
     pub signals: SignalsFile,
-    /// Logs and traces. All but `log.decisions` needs a restart when it changes.
+    /// Logs and traces.
     pub telemetry: TelemetryFile,
-    /// Every bound of the process. Most need a restart when they change; the log of a reload names them.
-    pub limits: LimitsFile,
+    /// Every bound of the process.
+    pub limits: Limits,
 }
 
-/// Where Doorward listens.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ListenFile {
-    /// Envoy's gRPC ext_authz, health and reflection: `IP:PORT`, or `unix:/run/doorward/check.sock`.
-    #[schemars(example = "127.0.0.1:9191")]
-    pub check: String,
-    /// The permissions of the Unix socket, in octal.
-    #[schemars(example = "0660")]
-    pub mode: String,
-    /// Probes, metrics, HTTP API and forward-auth: `IP:PORT`; null turns it off.
-    #[schemars(example = "127.0.0.1:9192")]
-    pub http: Option<String>,
-    /// An address of its own for what needs an admin key: `IP:PORT`; null serves it on `http`.
-    #[schemars(example = "127.0.0.1:9193")]
-    pub admin: Option<String>,
-    /// Other sites whose pages may call `/logout`, such as `https://shop.example.com`. A browser's request
-    /// from a site that is neither listed nor the one it asks is refused.
-    pub cors_origins: Vec<String>,
-    /// TLS on all TCP listeners; off by default.
-    pub tls: Option<TlsFile>,
-}
-
-impl Default for ListenFile {
-    fn default() -> Self {
-        Self {
-            check: "127.0.0.1:9191".to_owned(),
-            mode: "0660".to_owned(),
-            http: Some("127.0.0.1:9192".to_owned()),
-            admin: None,
-            cors_origins: Vec::new(),
-            tls: None,
-        }
+section! {
+    /// Where Doorward listens.
+    pub struct ListenFile {
+        /// Envoy's gRPC ext_authz, health and reflection: `IP:PORT`, or `unix:/run/doorward/check.sock`.
+        #[schemars(example = "127.0.0.1:9191", extend("x-shown" = "text"))]
+        pub check: String = "127.0.0.1:9191".to_owned(),
+        /// The permissions of the Unix socket, in octal.
+        #[schemars(example = "0660", extend("x-shown" = "text"))]
+        pub mode: String = "0660".to_owned(),
+        /// Probes, metrics, HTTP API and forward-auth: `IP:PORT`; null turns it off.
+        #[schemars(example = "127.0.0.1:9192", extend("x-shown" = "text"))]
+        pub http: Option<String> = Some("127.0.0.1:9192".to_owned()),
+        /// An address of its own for what needs an admin key: `IP:PORT`; null serves it on `http`.
+        #[schemars(example = "127.0.0.1:9193", extend("x-shown" = "text"))]
+        pub admin: Option<String> = None,
+        /// Other sites whose pages may call `/logout`, such as `https://shop.example.com`. A browser's request
+        /// from a site that is neither listed nor the one it asks is refused.
+        #[schemars(extend("x-shown" = "url"))]
+        pub cors_origins: Vec<String> = Vec::new(),
+        /// TLS on all TCP listeners; off by default.
+        pub tls: Option<TlsFile> = None,
     }
 }
 
@@ -108,31 +124,26 @@ impl Default for ListenFile {
 #[schemars(transform = Required(&["cert_file", "key_file"]))]
 pub struct TlsFile {
     /// The certificate chain, PEM.
+    #[schemars(extend("x-shown" = "text"))]
     pub cert_file: String,
     /// Its private key, PEM.
+    #[schemars(extend("x-shown" = "secret_file"))]
     pub key_file: String,
     /// The CA that must have signed the client's certificate; null asks for none.
+    #[schemars(extend("x-shown" = "text"))]
     pub client_ca_file: Option<String>,
 }
 
-/// Where tokens stand in requests.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokenFile {
-    /// Where tokens are looked for; two different tokens in one request are refused.
-    pub from: Vec<TokenFromFile>,
-    /// False removes the token before the upstream.
-    pub forward: bool,
-    /// The longest token that is read, in bytes.
-    #[schemars(range(min = 64, max = 65536))]
-    pub max_bytes: usize,
-}
-
-impl Default for TokenFile {
-    fn default() -> Self {
-        let header = TokenFromFile { header: Some("authorization".to_owned()), ..TokenFromFile::default() };
-        let from = vec![TokenFromFile { scheme: Some("Bearer".to_owned()), ..header }];
-        Self { from, forward: true, max_bytes: 16384 }
+section! {
+    /// Where tokens stand in requests.
+    pub struct TokenFile {
+        /// Where tokens are looked for; two different tokens in one request are refused.
+        pub from: Vec<TokenFromFile> = vec![TokenFromFile::bearer()],
+        /// False removes the token before the upstream.
+        pub forward: bool = true,
+        /// The longest token that is read, in bytes.
+        #[schemars(range(min = 64, max = 65536))]
+        pub max_bytes: usize = 16384,
     }
 }
 
@@ -141,85 +152,77 @@ impl Default for TokenFile {
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFromFile {
     /// The name of a header.
+    #[schemars(extend("x-shown" = "text"))]
     pub header: Option<String>,
     /// The scheme before the token in that header; by default `Bearer` in `authorization` and none elsewhere.
+    #[schemars(extend("x-shown" = "text"))]
     pub scheme: Option<String>,
     /// The name of a cookie.
+    #[schemars(extend("x-shown" = "text"))]
     pub cookie: Option<String>,
     /// True: the cookie may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
     pub chunks: Option<bool>,
     /// The name of a query parameter.
+    #[schemars(extend("x-shown" = "text"))]
     pub query: Option<String>,
     /// The subprotocol before the token in `Sec-WebSocket-Protocol`.
     #[schemars(example = &"bearer")]
     pub websocket_protocol: Option<String>,
 }
 
-/// The caller's identity as it is sent to the upstream.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IdentityFile {
-    /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
-    /// expires_at, api_client, or `claim:/json/pointer`; `base64:` before one of these writes it as base64url.
-    /// The client's own copies never pass.
-    pub headers: BTreeMap<String, String>,
-    /// All of it as one JSON document in one header; off by default.
-    pub payload: Option<PayloadFile>,
-}
-
-impl Default for IdentityFile {
-    fn default() -> Self {
-        let headers = [("x-user-id", "user_id"), ("x-user-email", "email")];
-        Self { headers: headers.map(|(name, field)| (name.to_owned(), field.to_owned())).into(), payload: None }
+impl TokenFromFile {
+    fn bearer() -> Self {
+        Self { header: Some("authorization".to_owned()), scheme: Some("Bearer".to_owned()), ..Self::default() }
     }
 }
 
-/// The identity as base64url JSON, or as a compact JWS when it is signed.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PayloadFile {
-    /// The header that carries it.
-    pub header: String,
-    /// Signs it; null sends plain base64url JSON.
-    pub sign: Option<SignFile>,
-}
-
-impl Default for PayloadFile {
-    fn default() -> Self {
-        Self { header: "x-identity".to_owned(), sign: None }
+section! {
+    /// The caller's identity as it is sent to the upstream.
+    pub struct IdentityFile {
+        /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
+        /// expires_at, api_client, or `claim:/json/pointer`; `base64:` before one of these writes it as base64url.
+        /// The client's own copies never pass.
+        #[schemars(extend("x-shown" = "text"))]
+        pub headers: BTreeMap<String, String> =
+            [("x-user-id", "user_id"), ("x-user-email", "email")].map(|(name, field)| (name.into(), field.into())).into(),
+        /// All of it as one JSON document in one header; off by default.
+        pub payload: Option<PayloadFile> = None,
     }
 }
 
-/// How the identity payload is signed.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["key_file"]))]
-pub struct SignFile {
-    /// The private key, PEM (PKCS #8); its public half is served at `/jwks.json`.
-    pub key_file: String,
-    /// How long the signed payload is valid.
-    pub ttl: Span,
-}
-
-impl Default for SignFile {
-    fn default() -> Self {
-        Self { key_file: String::new(), ttl: Span::new("60s") }
+section! {
+    /// The identity as base64url JSON, or as a compact JWS when it is signed.
+    pub struct PayloadFile {
+        /// The header that carries it.
+        #[schemars(extend("x-shown" = "text"))]
+        pub header: String = "x-identity".to_owned(),
+        /// Signs it; null sends plain base64url JSON.
+        pub sign: Option<SignFile> = None,
     }
 }
 
-/// How refusals are worded.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ErrorsFile {
-    /// Whether clients are told why they are refused.
-    pub detail: Detail,
-    /// The `realm` of WWW-Authenticate.
-    pub realm: String,
+section! {
+    /// How the identity payload is signed.
+    #[schemars(transform = Required(&["key_file"]))]
+    pub struct SignFile {
+        /// The private key, PEM (PKCS #8); its public half is served at `/jwks.json`.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub key_file: String = String::new(),
+        /// How long the signed payload is valid.
+        #[schemars(transform = Within("1s", "1d"))]
+        pub ttl: Span = Span::seconds(60),
+    }
 }
 
-impl Default for ErrorsFile {
-    fn default() -> Self {
-        Self { detail: Detail::default(), realm: "doorward".to_owned() }
+section! {
+    /// How refusals are worded.
+    #[derive(Debug, Eq, PartialEq)]
+    pub struct Errors {
+        /// Whether clients are told why they are refused.
+        pub detail: Detail = Detail::default(),
+        /// The `realm` of WWW-Authenticate.
+        #[schemars(extend("x-shown" = "text"))]
+        pub realm: String = "doorward".to_owned(),
     }
 }
 
@@ -250,8 +253,9 @@ pub struct AdminKeyFile {
     /// The name of the key's owner, as it appears in logs.
     pub name: String,
     /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
-    pub sha256: String,
+    pub sha256: Digest,
     /// The key's permissions.
+    #[schemars(extend("x-shown" = "text"))]
     pub may: Vec<Permission>,
 }
 
@@ -272,45 +276,45 @@ pub enum Permission {
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryFile {
     /// The log, on standard error.
-    pub log: LogFile,
+    pub log: Log,
     /// Traces.
+    #[schemars(extend("x-restart" = true))]
     pub otlp: OtlpFile,
     /// Tells a webhook when a revoked token is presented; null tells only log and metrics.
+    #[schemars(extend("x-restart" = true))]
     pub replay_alarm: Option<ReplayAlarmFile>,
 }
 
-/// The webhook that is notified when a revoked token is presented.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["url"]))]
-pub struct ReplayAlarmFile {
-    /// Where a JSON object is posted to.
-    pub url: String,
-    /// The bearer token for it; better in a file.
-    #[serde(skip_serializing)]
-    pub token: Option<String>,
-    /// The file that holds the bearer token.
-    pub token_file: Option<String>,
-    /// The most alarms in a minute, in the log as well; more are counted in the next one.
-    #[schemars(range(min = 1, max = 6000))]
-    pub per_minute: u32,
-    /// Allows plain http to other hosts than this one.
-    pub insecure: bool,
-}
-
-impl Default for ReplayAlarmFile {
-    fn default() -> Self {
-        Self { url: String::new(), token: None, token_file: None, per_minute: 60, insecure: false }
+section! {
+    /// The webhook that is notified when a revoked token is presented.
+    #[schemars(transform = Required(&["url"]))]
+    pub struct ReplayAlarmFile {
+        /// Where a JSON object is posted to.
+        #[schemars(extend("x-shown" = "url"))]
+        pub url: String = String::new(),
+        /// The bearer token for it; better in a file.
+        #[serde(skip_serializing)]
+        pub token: Option<String> = None,
+        /// The file that holds the bearer token.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub token_file: Option<String> = None,
+        /// The most alarms in a minute, in the log as well; more are counted in the next one.
+        #[schemars(range(min = 1, max = 6000))]
+        pub per_minute: u32 = 60,
+        /// Allows plain http to other hosts than this one.
+        pub insecure: bool = false,
     }
 }
 
 /// The log.
-#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct LogFile {
+pub struct Log {
     /// JSON lines, or text for people; `auto` writes text to a terminal and JSON elsewhere.
+    #[schemars(extend("x-restart" = true))]
     pub format: LogFormat,
     /// The least important level that is written.
+    #[schemars(extend("x-restart" = true))]
     pub level: LogLevel,
     /// Which decisions are written.
     pub decisions: LogDecisions,
@@ -355,30 +359,86 @@ pub enum LogDecisions {
 pub struct OtlpFile {
     /// The collector's gRPC endpoint, such as `http://otel-collector:4317`; null turns traces off. Which
     /// requests are traced is the proxy's choice (`traceparent`).
+    #[schemars(extend("x-shown" = "url"))]
     pub endpoint: Option<String>,
 }
 
 /// A duration such as `30s`, `5m` or `24h`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
 #[schemars(inline, transform = duration)]
-pub struct Span(pub String);
+pub struct Span(Duration);
 
 impl Span {
-    pub(super) fn new(text: &str) -> Self {
-        Self(text.to_owned())
+    const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// Reads it as the file has it.
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        humantime::parse_duration(text).ok()
+    }
+}
+
+impl Deref for Span {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = humantime::DurationError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        humantime::parse_duration(&text).map(Self)
+    }
+}
+
+/// As people would write it; humantime would make `1day` of `24h`.
+impl From<Span> for String {
+    fn from(Span(duration): Span) -> Self {
+        let millis = duration.as_millis();
+        let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
+        match units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit)) {
+            Some((unit, name)) => format!("{}{name}", millis / unit),
+            None if millis == 0 => "0s".to_owned(),
+            None => format!("{millis}ms"),
+        }
     }
 }
 
 fn duration(schema: &mut Schema) {
     schema.insert("title".to_owned(), "duration".into());
     schema.insert("examples".to_owned(), serde_json::json!(["30s", "5m", "24h"]));
+    schema.insert("pattern".to_owned(), r"^(0|(\s*[0-9][0-9.\s]*[a-zA-Zµ]+)+\s*)$".into());
 }
+
+/// The bounds of a duration, both inclusive: `x-minimum` and `x-maximum`.
+pub(super) struct Within(&'static str, &'static str);
+
+impl Transform for Within {
+    fn transform(&mut self, schema: &mut Schema) {
+        schema.insert("x-minimum".to_owned(), self.0.into());
+        schema.insert("x-maximum".to_owned(), self.1.into());
+    }
+}
+
+/// The SHA-256 of a key in hex; its text is taken as it is.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+#[schemars(inline, extend("title" = "digest", "pattern" = "^[0-9a-fA-F]{64}$"))]
+pub struct Digest(pub String);
 
 /// Marks keys as required in the schema, although reading goes on without them.
 pub(super) struct Required(pub(super) &'static [&'static str]);
 
-impl schemars::transform::Transform for Required {
+impl Transform for Required {
     fn transform(&mut self, schema: &mut Schema) {
         schema.insert("required".to_owned(), self.0.to_vec().into());
         let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
+use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{
     Accepted, AudiencesFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OnStoreDown, OneOrMany,
@@ -16,9 +16,10 @@ use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::dpop::{DpopPolicy, ProofUse, ReplayPolicy};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
-use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
+use crate::authz::revocation::Lead;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
+use crate::sources::jwks::{KeySettings, Location};
 
 /// An issuer and the source of its keys.
 #[derive(Clone)]
@@ -34,39 +35,10 @@ pub struct IssuerConfig {
 pub enum KeySource {
     /// The configuration itself.
     Inline,
-    /// A JWKS that is read again when the file changes.
-    File(PathBuf),
     /// A shared secret.
     Secret(PathBuf),
-    Remote(RemoteKeys),
-}
-
-/// The settings for fetching keys.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RemoteKeys {
-    pub location: KeyLocation,
-    /// Allows plain http to other hosts than loopback.
-    pub insecure: bool,
-    /// The interval without the provider's Cache-Control.
-    pub refresh: Duration,
-    /// The shortest time between two fetches for unknown keys.
-    pub cooldown: Duration,
-    /// The time for which keys are used while the provider cannot be reached.
-    pub max_stale: Duration,
-    /// The timeout of one fetch, body included.
-    pub timeout: Duration,
-    /// Trusted instead of the system's.
-    pub authorities: Option<Authorities>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum KeyLocation {
-    /// The URL of a JWKS.
-    Jwks(String),
-    /// The issuer whose discovery document names the URL.
-    Discovery(String),
-    /// The transmitter whose `/.well-known/ssf-configuration` names the URL.
-    SignalsDiscovery(String),
+    /// Read again when the file changes, or fetched.
+    Fetched(KeySettings),
 }
 
 /// The introspection settings of an issuer (RFC 7662).
@@ -83,7 +55,7 @@ pub struct Introspection {
     pub authorities: Option<Authorities>,
 }
 
-pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<IssuerConfig> {
+pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], jwks_bytes: usize) -> Vec<IssuerConfig> {
     let at = KeyPath::root().key("issuers");
     check.list(&at, files, ": without an issuer no token can be accepted");
     let mut names = HashSet::new();
@@ -104,7 +76,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile]) -> Vec<Issuer
         if opaque && std::mem::replace(&mut asked_about_opaque, true) {
             check.fault(&at.key("introspection").key("when"), "only one issuer can introspect opaque tokens");
         }
-        found.extend(issuer(check, &at, file, issuer_id));
+        found.extend(issuer(check, &at, file, issuer_id, jwks_bytes));
     }
     found
 }
@@ -169,7 +141,13 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
     IssuerId::new(spellings)
 }
 
-fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: IssuerId) -> Option<IssuerConfig> {
+fn issuer(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    file: &IssuerFile,
+    issuer_id: IssuerId,
+    jwks_bytes: usize,
+) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
     for (index, name) in file.formerly.iter().enumerate() {
         let at = at.key("formerly").index(index);
@@ -195,7 +173,8 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         }
     };
     let algorithms = algorithms(check, &at.key("algorithms"), file);
-    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, issuer_id.exact().next(), &algorithms);
+    let exact = issuer_id.exact().next();
+    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, exact, &algorithms, jwks_bytes);
     let introspection = file.introspection.as_ref().map(|file| introspection(check, &at.key("introspection"), file));
     let logout = file.backchannel_logout.clone().unwrap_or_default();
     let logout_audiences = logout.audiences.map(|list| {
@@ -209,13 +188,13 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
             "must contain `access`: most tokens have no mark of their kind, and count as access tokens",
         );
     }
-    let leeway = check.duration(&at.key("leeway"), &file.leeway, Duration::ZERO..=LONGEST_LEEWAY);
+    let leeway = *file.leeway;
     let trusted = TrustedIssuer {
         leeway,
         expiry_leeway: leeway,
         lead: Lead::default(),
         seen: Seen::default(),
-        max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
+        max_lifetime: *file.max_lifetime,
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),
             email: claim_paths(check, &at.key("claims").key("email"), &file.claims.email),
@@ -238,7 +217,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
             ProofFile::Required => ProofUse::Required,
             ProofFile::Ignore => ProofUse::Ignore,
         },
-        dpop: dpop(check, &at.key("dpop"), &file.dpop),
+        dpop: dpop(&file.dpop),
         audiences,
         algorithms,
         revocable_by_email: false,
@@ -248,10 +227,10 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
     Some(IssuerConfig { trusted, keys, introspection })
 }
 
-fn dpop(check: &mut Check<'_>, at: &KeyPath, file: &DpopFile) -> DpopPolicy {
+fn dpop(file: &DpopFile) -> DpopPolicy {
     DpopPolicy {
         // Every proof is remembered for twice as long.
-        window: check.duration(&at.key("window"), &file.window, SECOND..=HOUR),
+        window: *file.window,
         nonce: file.nonce,
         replay: match file.replay {
             ReplayFile::Local => ReplayPolicy::Local,
@@ -339,6 +318,7 @@ pub(super) fn key_source(
     file: &KeysFile,
     issuer: Option<&str>,
     algorithms: &[Algorithm],
+    max_bytes: usize,
 ) -> (KeySource, Option<Jwks>) {
     let written = [
         file.jwks_url.is_some(),
@@ -350,25 +330,25 @@ pub(super) fn key_source(
     if written.into_iter().filter(|written| *written).count() != 1 {
         check.fault(at, "must have exactly one of `jwks_url`, `discovery: true`, `jwks_file`, `jwks`, `secret_file`");
     }
-    let remote = |check: &mut Check<'_>, location| {
-        let refresh = check.duration(&at.key("refresh"), &file.refresh, SECOND..=DAY);
-        let max_stale = check.duration(&at.key("max_stale"), &file.max_stale, MINUTE..=30 * DAY);
-        if max_stale < refresh {
+    let fetched = |check: &mut Check<'_>, location| {
+        if *file.max_stale < *file.refresh {
             check.warn(&at.key("max_stale"), "is shorter than `refresh`: one failed fetch withdraws the keys");
         }
-        RemoteKeys {
+        KeySource::Fetched(KeySettings {
             location,
+            algorithms: algorithms.to_vec(),
+            refresh_interval: *file.refresh,
+            cooldown: *file.cooldown,
+            max_stale: *file.max_stale,
+            timeout: *file.timeout,
+            max_bytes,
             insecure: file.insecure,
-            refresh,
-            cooldown: check.duration(&at.key("cooldown"), &file.cooldown, SECOND..=HOUR),
-            max_stale,
-            timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(100)..=MINUTE),
             authorities: check.authorities(at, file.ca_file.as_ref()),
-        }
+        })
     };
     if let Some(url) = &file.jwks_url {
         check.url(&at.key("jwks_url"), url, file.insecure);
-        return (KeySource::Remote(remote(check, KeyLocation::Jwks(url.clone()))), None);
+        return (fetched(check, Location::Url(url.clone())), None);
     }
     if file.discovery {
         let Some(issuer) = issuer.filter(|issuer| !issuer.is_empty()) else {
@@ -383,7 +363,7 @@ pub(super) fn key_source(
         } else if let Some(section) = at.parent() {
             check.url(&section.key("issuer"), issuer, file.insecure);
         }
-        return (KeySource::Remote(remote(check, KeyLocation::Discovery(issuer.to_owned()))), None);
+        return (fetched(check, Location::Discovery(issuer.to_owned())), None);
     }
     if file.ca_file.is_some() {
         check.fault(&at.key("ca_file"), "needs `jwks_url` or `discovery: true`: nothing else is fetched");
@@ -393,7 +373,18 @@ pub(super) fn key_source(
         let (path, bytes) = check.read(&at, name);
         let parsed = bytes.map(|bytes| Jwks::parse(&bytes, algorithms));
         let keys = parsed.and_then(|parsed| usable(check, &at, parsed));
-        return (KeySource::File(path), keys);
+        let settings = KeySettings {
+            location: Location::File(path),
+            algorithms: algorithms.to_vec(),
+            refresh_interval: Duration::from_secs(300), // Beside the watch for changes.
+            cooldown: Duration::from_secs(1),
+            max_stale: Duration::MAX,
+            timeout: Duration::from_secs(5),
+            max_bytes,
+            insecure: false,
+            authorities: None,
+        };
+        return (KeySource::Fetched(settings), keys);
     }
     if let Some(document) = &file.jwks {
         let keys = usable(check, &at.key("jwks"), Jwks::from_value(document, algorithms));
@@ -456,8 +447,8 @@ fn introspection(check: &mut Check<'_>, at: &KeyPath, file: &IntrospectionFile) 
         url: file.url.clone(),
         client_id: file.client_id.clone(),
         client_secret: secret.unwrap_or_default(),
-        cache: check.duration(&at.key("cache"), &file.cache, Duration::ZERO..=HOUR),
-        timeout: check.duration(&at.key("timeout"), &file.timeout, Duration::from_millis(10)..=MINUTE),
+        cache: *file.cache,
+        timeout: *file.timeout,
         when: file.when,
         insecure: file.insecure,
         authorities: check.authorities(at, file.ca_file.as_ref()),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::check::{Check, DAY, SECOND, header_fault};
+use super::check::{Check, header_fault};
 use super::fault::KeyPath;
 use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
 use super::issuers::claim_path;
@@ -192,7 +192,7 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
     let header = file.header.to_ascii_lowercase();
     let signer = file.sign.as_ref().and_then(|file| {
         let at = at.key("sign");
-        let ttl = check.duration(&at.key("ttl"), &file.ttl, SECOND..=DAY);
+        let ttl = *file.ttl;
         let (path, pem) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
         let signer = PayloadSigner::from_pem(&String::from_utf8(pem?).ok()?, ttl).map(Arc::new);
         if signer.is_err() {

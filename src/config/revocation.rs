@@ -11,7 +11,7 @@ use url::Url;
 use super::check::Check;
 use super::fault::{KeyPath, shown_url};
 use super::file::{AdoptFile, AdoptSetFile, List, Read, RedisFile, RevocationFile, StoreKind};
-use super::rules::{STALENESS, on_stale};
+use super::rules::on_stale;
 use crate::authz::authorizer::FreshnessPolicy;
 use crate::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisConfigError};
 
@@ -125,7 +125,7 @@ pub(super) fn revocation(
         check.warn(&at.key("embedded").key("path"), message);
     }
     let freshness = FreshnessPolicy {
-        max_staleness: check.duration(&at.key("max_staleness"), &file.max_staleness, STALENESS),
+        max_staleness: *file.max_staleness,
         on_stale: on_stale(file.on_stale),
         always_lookup: file.read == Read::Lookup,
         allow_list: file.list == List::Allow,

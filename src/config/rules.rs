@@ -1,12 +1,11 @@
 //! Rules: the policies of requests.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
 use regex::RegexBuilder;
 use serde_json::Value;
 
-use super::check::{Check, DAY, SECOND};
+use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{
     AccessFile, ApiKeyUseFile, BadToken, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile,
@@ -79,10 +78,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
         needs_proof: true,
         api_key: file.api_key.map(api_key_use),
         on_stale: file.on_stale.map(on_stale),
-        max_staleness: file
-            .max_staleness
-            .as_ref()
-            .map(|span| check.duration(&at.key("max_staleness"), span, STALENESS)),
+        max_staleness: file.max_staleness.map(|span| *span),
         streams: match file.streams {
             StreamsFile::End => Streams::End,
             StreamsFile::Keep => Streams::Keep,
@@ -90,10 +86,6 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
         enforce: file.enforce,
     }
 }
-
-/// The bounds of a view's greatest age: below one second no store can keep up; beyond a day it is not a
-/// useful view.
-pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
 
 fn sign_out(file: &RuleFile) -> SignOut {
     let file = file.sign_out.clone().unwrap_or_default();
@@ -275,7 +267,7 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
         issuers,
         actors: actors(check, &at.key("actors"), file),
         delegated: file.delegated,
-        max_age: file.max_age.as_ref().map(|span| check.duration(&at.key("max_age"), span, SECOND..=400 * DAY)),
+        max_age: file.max_age.map(|span| *span),
         acr: match &file.acr {
             None => Vec::new(),
             Some(OneOrMany::One(value)) => {

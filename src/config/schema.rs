@@ -1,12 +1,10 @@
 //! The JSON Schema of the file, and its violations in plain language.
 
-use jsonschema::ValidationError;
-use jsonschema::error::ValidationErrorKind as Kind;
-use jsonschema::paths::LocationSegment;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fault::{Fault, KeyPath, Step};
-use super::file::ConfigFile;
+use super::file::{ConfigFile, Span};
+use super::shown::Shown;
 use super::source::Source;
 
 /// The JSON Schema (draft 2020-12) of the file.
@@ -42,54 +40,91 @@ impl Schema {
 
     /// Every unknown, missing or mistyped key.
     pub(super) fn check(&self, source: &Source) -> Vec<SchemaViolation> {
-        let Ok(validator) = jsonschema::validator_for(&self.root).map_err(|_| ()) else {
-            return vec![SchemaViolation {
-                path: KeyPath::root(),
-                message: "the schema itself is broken".to_owned(),
-                unknown: false,
-            }];
-        };
         let mut found = Vec::new();
-        for error in validator.iter_errors(&source.tree) {
-            self.explain(&error, &mut found);
-        }
+        self.judge(&self.root, &source.tree, &KeyPath::root(), &mut found);
         found
     }
 
-    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<SchemaViolation>) {
-        let path = path_of(error);
-        match error.kind() {
-            Kind::AdditionalProperties { unexpected } => {
-                let known = self.keys(&path);
-                for name in unexpected {
-                    let message = unknown_key(name, &known);
-                    found.push(SchemaViolation { path: path.key(name), message, unknown: true });
+    /// Collects the violations of one node of the schema: the keywords that [`schema`] has, of which the tests know
+    /// that they mean the same to a library for all of them.
+    fn judge(&self, node: &Value, value: &Value, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
+        let node = self.resolved(node);
+        if let Some(variants) = variants(node) {
+            let verdict = |variant| {
+                let mut found = Vec::new();
+                self.judge(variant, value, path, &mut found);
+                found
+            };
+            let mut verdicts: Vec<_> = variants.iter().map(verdict).collect();
+            if verdicts.iter().any(Vec::is_empty) {
+                return;
+            }
+            // The intended variant is the one whose faults are deeper.
+            match verdicts.iter().position(|faults| faults.iter().all(|fault| fault.path != *path)) {
+                Some(meant) => found.append(&mut verdicts[meant]),
+                None => found.push(self.mistyped(path, value)),
+            }
+            return;
+        }
+        let listed = node.get("enum").and_then(Value::as_array).is_none_or(|values| values.contains(value));
+        let is_constant = node.get("const").is_none_or(|constant| constant == value);
+        if !listed || !is_constant || !types(node).iter().any(|name| is_of_type(value, name)) || !is_within(node, value)
+        {
+            return found.push(self.mistyped(path, value));
+        }
+        match value {
+            Value::String(text) if is_titled(node, "duration") => {
+                // The bounds stand at the key itself, where `node` was before a `$ref` or a variant.
+                let bound = |name| self.keyword(path, name).and_then(Value::as_str);
+                let within = |text| {
+                    let least = bound("x-minimum").and_then(Span::parse)?;
+                    let most = bound("x-maximum").and_then(Span::parse)?;
+                    Some((least..=most).contains(&Span::parse(text)?))
+                };
+                if Span::parse(text).is_none() {
+                    found.push(self.mistyped(path, value));
+                } else if within(text) == Some(false) {
+                    let bound = |name| bound(name).unwrap_or_default();
+                    let message = format!("must be from {} to {}", bound("x-minimum"), bound("x-maximum"));
+                    found.push(SchemaViolation { path: path.clone(), message, unknown: false });
                 }
             }
-            Kind::Required { property } => {
-                let path = path.key(property.as_str().unwrap_or_default());
-                let message = format!("is missing; it must be {}", self.expected(&path));
-                found.push(SchemaViolation { path, message, unknown: false });
+            Value::Object(map) => self.judge_map(node, map, path, found),
+            Value::Array(items) => {
+                let Some(node) = node.get("items") else { return };
+                items.iter().enumerate().for_each(|(at, item)| self.judge(node, item, &path.index(at), found));
             }
-            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-                // The intended variant is the one whose faults are deeper.
-                let meant =
-                    context.iter().find(|errors| errors.iter().all(|error| path_of(error) != path || lies_in(error)));
-                match meant {
-                    Some(errors) => errors.iter().for_each(|error| self.explain(error, found)),
-                    None => found.push(self.mistyped(path, error.instance())),
-                }
-            }
-            _ => found.push(self.mistyped(path, error.instance())),
+            _ => {}
         }
     }
 
-    fn mistyped(&self, path: KeyPath, found: &Value) -> SchemaViolation {
-        let mut message = format!("must be {}", self.expected(&path));
+    fn judge_map(&self, node: &Value, map: &Map<String, Value>, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
+        let properties = node.get("properties");
+        for (name, value) in map {
+            let at = path.key(name);
+            match properties.and_then(|known| known.get(name)).or_else(|| node.get("additionalProperties")) {
+                Some(Value::Bool(false)) => {
+                    let message = unknown_key(name, &self.keys(path));
+                    found.push(SchemaViolation { path: at, message, unknown: true });
+                }
+                Some(node) => self.judge(node, value, &at, found),
+                None => {}
+            }
+        }
+        let required = node.get("required").and_then(Value::as_array).into_iter().flatten();
+        for name in required.filter_map(Value::as_str).filter(|name| !map.contains_key(*name)) {
+            let path = path.key(name);
+            let message = format!("is missing; it must be {}", self.expected(&path));
+            found.push(SchemaViolation { path, message, unknown: false });
+        }
+    }
+
+    fn mistyped(&self, path: &KeyPath, found: &Value) -> SchemaViolation {
+        let mut message = format!("must be {}", self.expected(path));
         if message == "must be text" && (found.is_number() || found.is_boolean()) {
             message.push_str("; put it in quotes"); // YAML reads `123` and `true` as other types.
         }
-        SchemaViolation { path, message, unknown: false }
+        SchemaViolation { path: path.clone(), message, unknown: false }
     }
 
     /// The keys that a map may have.
@@ -122,12 +157,55 @@ impl Schema {
     /// cannot be secrets.
     pub(super) fn is_harmless(&self, path: &KeyPath) -> bool {
         let closed = |node: &&Value| {
-            let is_duration = node.get("title").is_some_and(|title| title == "duration");
+            let is_duration = is_titled(node, "duration");
             let is_text = |name: &&str| !matches!(*name, "integer" | "number" | "boolean" | "null");
             is_duration || node.get("enum").or(node.get("const")).is_some() || !types(node).iter().any(is_text)
         };
         let nodes = self.at(path);
         !nodes.is_empty() && nodes.iter().all(closed)
+    }
+
+    /// How a text at a path may be shown. A text is not shown unless its key says so; the items of a list and the
+    /// keys of a map that may have any are shown as the list or the map is.
+    pub(super) fn shown(&self, path: &KeyPath) -> Option<Shown> {
+        Shown::named(self.keyword(path, "x-shown")?.as_str()?)
+    }
+
+    /// Whether a credential stands here or around: its text is taken as it is.
+    pub(super) fn is_secret(&self, path: &KeyPath) -> bool {
+        let is_secret = |property: &Value| property.get("writeOnly").is_some() || is_titled(property, "digest");
+        self.properties(path).into_iter().flatten().any(is_secret)
+    }
+
+    /// A keyword of our own at the innermost key of a path.
+    fn keyword(&self, path: &KeyPath, name: &str) -> Option<&Value> {
+        self.properties(path)?.last()?.get(name)
+    }
+
+    /// The descriptions of the keys on the way to a path, as they are written, with the keywords beside a `$ref`;
+    /// `None` for a path that the schema does not know.
+    fn properties(&self, path: &KeyPath) -> Option<Vec<&Value>> {
+        let (mut nodes, mut found) = (self.spread(&self.root), Vec::new());
+        for step in path.steps() {
+            let mut next = Vec::new();
+            for node in nodes {
+                let property = match step {
+                    Step::Key(name) => node.get("properties").and_then(|properties| properties.get(name)),
+                    Step::Index(_) => None,
+                };
+                found.extend(property);
+                next.extend(property.or_else(|| match step {
+                    Step::Key(_) => node.get("additionalProperties").filter(|_| is_open(node)),
+                    Step::Index(_) if *node == Value::Bool(true) => Some(node), // Anything, and so a list.
+                    Step::Index(_) => node.get("items"),
+                }));
+            }
+            if next.is_empty() {
+                return None;
+            }
+            nodes = next.into_iter().flat_map(|node| self.spread(node)).collect();
+        }
+        Some(found)
     }
 
     /// The values that the schema accepts at a path, as text.
@@ -184,27 +262,46 @@ impl Schema {
     }
 
     fn spread<'a>(&'a self, node: &'a Value) -> Vec<&'a Value> {
-        if let Some(name) = node.get("$ref").and_then(Value::as_str) {
-            let target = name.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-            return target.map(|target| self.spread(target)).unwrap_or_default();
-        }
-        match node.get("anyOf").or(node.get("oneOf")).and_then(Value::as_array) {
+        let node = self.resolved(node);
+        match variants(node) {
             Some(variants) => variants.iter().flat_map(|variant| self.spread(variant)).collect(),
             None => vec![node],
         }
     }
+
+    /// The node that a `$ref` names, or the node itself.
+    fn resolved<'a>(&'a self, node: &'a Value) -> &'a Value {
+        let name = node.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix('#'));
+        name.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(node)
+    }
 }
 
-fn path_of(error: &ValidationError<'_>) -> KeyPath {
-    error.instance_path().segments().fold(KeyPath::root(), |path, segment| match segment {
-        LocationSegment::Property(name) => path.key(&name),
-        LocationSegment::Index(index) => path.index(index),
-    })
+fn is_titled(node: &Value, title: &str) -> bool {
+    node.get("title").is_some_and(|found| found == title)
 }
 
-/// Whether an error at a map is about its members, not about the map itself.
-fn lies_in(error: &ValidationError<'_>) -> bool {
-    matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
+fn variants(node: &Value) -> Option<&Vec<Value>> {
+    node.get("anyOf").or_else(|| node.get("oneOf"))?.as_array()
+}
+
+fn is_of_type(value: &Value, json_type: &str) -> bool {
+    match json_type {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "number" => value.is_number(),
+        "integer" => value.is_u64() || value.is_i64() || value.as_f64().is_some_and(|number| number.fract() == 0.0),
+        _ => false,
+    }
+}
+
+/// Whether a number is within the node's bounds, which are exact as `f64`.
+fn is_within(node: &Value, value: &Value) -> bool {
+    let Some(number) = value.as_f64() else { return true };
+    let bound = |name| node.get(name).and_then(Value::as_f64);
+    bound("minimum").is_none_or(|min| number >= min) && bound("maximum").is_none_or(|max| number <= max)
 }
 
 fn is_open(node: &Value) -> bool {
@@ -228,7 +325,7 @@ fn described(node: &Value, json_type: &str) -> String {
     let bound = |name| node.get(name).and_then(Value::as_u64);
     match json_type {
         "string" => {
-            let noun = if node.get("title").is_some_and(|title| title == "duration") { "a duration" } else { "text" };
+            let noun = if is_titled(node, "duration") { "a duration" } else { "text" };
             if examples.is_empty() { noun.to_owned() } else { format!("{noun} such as {}", either(&examples)) }
         }
         "integer" => match (bound("minimum"), bound("maximum")) {
@@ -267,5 +364,111 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
         Some((distance, key)) if distance <= 1 + name.len() / 4 => format!("is not a known key; did you mean `{key}`?"),
         _ if known.is_empty() => "is not a known key".to_owned(),
         _ => format!("is not a known key; known are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::config::fault::Place;
+
+    /// Every place of a document.
+    fn places(value: &Value, path: &KeyPath, found: &mut Vec<KeyPath>) {
+        found.push(path.clone());
+        match value {
+            Value::Object(map) => map.iter().for_each(|(name, value)| places(value, &path.key(name), found)),
+            Value::Array(items) => items.iter().enumerate().for_each(|(at, v)| places(v, &path.index(at), found)),
+            _ => {}
+        }
+    }
+
+    /// Texts are looked at later, with messages of their own; and durations as they are here.
+    fn without_patterns(mut schema: Value) -> Value {
+        match &mut schema {
+            Value::Object(map) => {
+                map.remove("pattern");
+                for value in map.values_mut() {
+                    *value = without_patterns(value.take());
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| *item = without_patterns(item.take())),
+            _ => {}
+        }
+        schema
+    }
+
+    #[test]
+    fn what_its_patterns_refuse_is_refused() {
+        let library = jsonschema::validator_for(&schema()).unwrap();
+        let issuer = "{name: a, issuer: https://a.test, audiences: any, keys: {jwks: {keys: []}}";
+        let durations =
+            ["30s", "0", "1m 30s", "0.5h", " 1 s", "1min 2secs", "1m30s", "", "5", "s", "1h,", "-1s", "1_s"];
+        let durations =
+            durations.map(|text| (format!("issuers: [{issuer}, leeway: '{text}'}}]\n"), Span::parse(text).is_some()));
+        let rules = [("path: a", false), ("path: /a", true), ("path_prefix: a", false), ("path_prefix: /", true)];
+        let methods = [("methods: [get]", false), ("methods: [GET, M-SEARCH]", true), ("methods: ['']", false)];
+        let rules = rules
+            .into_iter()
+            .chain(methods)
+            .map(|(text, fits)| (format!("issuers: [{issuer}}}]\nrules: [{{name: a, match: {{{text}}}}}]\n"), fits));
+        let digest = "0123456789abcdefABCDEF".repeat(3);
+        let keys = [(&digest[..64], true), (&digest[..63], false), ("x", false)].map(|(text, fits)| {
+            (format!("issuers: [{issuer}}}]\nadmin: {{keys: [{{name: a, may: [read], sha256: '{text}'}}]}}\n"), fits)
+        });
+        for (text, fits) in durations.into_iter().chain(rules).chain(keys) {
+            assert_eq!(library.is_valid(&Source::parse(&text).0.tree), fits, "{text}");
+            let loaded = Config::parse(&text, "c.yaml", Path::new(""), std::iter::empty());
+            assert_eq!(loaded.is_ok(), fits, "{text} {loaded:?}");
+        }
+    }
+
+    #[test]
+    fn its_verdict_is_that_of_a_library_for_json_schema() {
+        let (schema, library) = (Schema::new(), jsonschema::validator_for(&without_patterns(schema())).unwrap());
+        let tree = Source::parse(include_str!("testdata/example.yaml")).0.tree;
+        let mut paths = Vec::new();
+        places(&tree, &KeyPath::root(), &mut paths);
+        // Maps that the example leaves out.
+        for path in ["limits", "proxy", "signals", "telemetry", "listen"].map(|name| KeyPath::root().key(name)) {
+            paths.extend(schema.keys(&path).into_iter().map(|name| path.key(name)));
+        }
+        let values = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(64),
+            json!(1.5),
+            json!(1_000_000_000_000_u64),
+            json!("any"),
+            json!("deny"),
+            json!(["x", 1]),
+            json!({}),
+            json!({"keys": []}),
+            json!([{"name": "x", "issuer": "x", "audiences": "any", "keys": {}}]),
+        ];
+        let (mut refused, mut accepted) = (0, 0);
+        for path in paths.iter().skip(1) {
+            let replaced = values.iter().map(|value| (path.clone(), Some(value.clone())));
+            let others = [(path.clone(), None), (path.key("unheard-of"), Some(json!(1)))];
+            for (path, value) in replaced.chain(others) {
+                let mut source = Source::default();
+                source.tree.clone_from(&tree);
+                match value {
+                    Some(value) => source.set(&path, value, Place::Line(1)),
+                    None => source.remove(&path, json!(null)),
+                }
+                let mut found = schema.check(&source);
+                let is_text = |path: &KeyPath| source.get(path).is_some_and(Value::is_string);
+                found.retain(|fault| !fault.message.contains("a duration such as") || !is_text(&fault.path));
+                assert_eq!(found.is_empty(), library.is_valid(&source.tree), "{path}: {:#}", source.tree);
+                if found.is_empty() { accepted += 1 } else { refused += 1 }
+            }
+        }
+        assert!(refused > 500 && accepted > 100, "{refused} {accepted}");
     }
 }

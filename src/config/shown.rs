@@ -1,9 +1,6 @@
-//! The values that a fault may show. A text is not shown unless its key is listed: a new secret stays hidden under
-//! any name.
+//! How the values that a fault found are shown.
 
-use super::fault::{KeyPath, Step};
-
-/// The visible part of a value.
+/// How a text is shown, as its key's `x-shown` says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
     Written,
@@ -18,6 +15,16 @@ pub(super) enum Shown {
 }
 
 impl Shown {
+    pub(super) fn named(keyword: &str) -> Option<Self> {
+        match keyword {
+            "text" => Some(Self::Written),
+            "url" => Some(Self::Url),
+            "location" => Some(Self::Location),
+            "secret_file" => Some(Self::SecretFile),
+            _ => None,
+        }
+    }
+
     /// Whether this text is the name of a file and not its content.
     pub(super) fn is_file_name(text: &str) -> bool {
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-');
@@ -25,136 +32,56 @@ impl Shown {
     }
 }
 
-/// The keys, without the numbers of list items; `*` is any key of a map.
-const TEXTS: &[&str] = &[
-    "admin.keys.may",
-    "api_keys.header",
-    "api_keys.keys.domains",
-    "api_keys.keys.expires",
-    "api_keys.keys.platforms",
-    "api_keys.platform_header",
-    "errors.realm",
-    "identity.headers.*",
-    "identity.payload.header",
-    "issuers.algorithms",
-    "issuers.audiences",
-    "issuers.backchannel_logout.audiences",
-    "issuers.claims.*",
-    "issuers.keys.jwks_file",
-    "issuers.name",
-    "issuers.token_types",
-    "listen.admin",
-    "listen.check",
-    "listen.http",
-    "listen.mode",
-    "listen.tls.cert_file",
-    "listen.tls.client_ca_file",
-    "revocation.embedded.path",
-    "revocation.redis.adopt",
-    "revocation.redis.ca_file",
-    "revocation.redis.key_prefix",
-    "rules",
-    "rules.match.hosts",
-    "rules.match.methods",
-    "rules.match.path",
-    "rules.match.path_prefix",
-    "rules.match.path_regex",
-    "rules.name",
-    "rules.require.acr",
-    "rules.require.claims.*",
-    "rules.require.issuers",
-    "rules.require.scopes",
-    "signals.transmitters.audience",
-    "signals.transmitters.keys.jwks_file",
-    "signals.transmitters.target_issuer",
-    "token.from.cookie",
-    "token.from.header",
-    "token.from.query",
-    "token.from.scheme",
-];
-
-const SECRET_FILES: &[&str] = &[
-    "identity.payload.sign.key_file",
-    "issuers.introspection.client_secret_file",
-    "issuers.keys.secret_file",
-    "listen.tls.key_file",
-    "revocation.redis.password_file",
-    "signals.transmitters.keys.secret_file",
-    "signals.transmitters.poll.token_file",
-    "signals.transmitters.push.token_file",
-    "signals.transmitters.stream.token_file",
-    "telemetry.replay_alarm.token_file",
-];
-
-const LOCATIONS: &[&str] =
-    &["issuers.issuer", "issuers.keys.jwks_url", "signals.transmitters.issuer", "signals.transmitters.keys.jwks_url"];
-
-const URLS: &[&str] = &[
-    "issuers.introspection.url",
-    "listen.cors_origins",
-    "revocation.redis.url",
-    "signals.transmitters.poll.url",
-    "signals.transmitters.stream.push_url",
-    "telemetry.otlp.endpoint",
-    "telemetry.replay_alarm.url",
-];
-
-/// The visible part of a key's value, if the key alone decides it.
-pub(super) fn by_key(path: &KeyPath) -> Option<Shown> {
-    let keys = || {
-        path.steps().iter().filter_map(|step| match step {
-            Step::Key(name) => Some(name.as_str()),
-            Step::Index(_) => None,
-        })
-    };
-    let is = |listed: &&str| {
-        let mut keys = keys();
-        listed.split('.').all(|part| keys.next().is_some_and(|key| part == "*" || part == key)) && keys.next().is_none()
-    };
-    let lists =
-        [(TEXTS, Shown::Written), (SECRET_FILES, Shown::SecretFile), (LOCATIONS, Shown::Location), (URLS, Shown::Url)];
-    lists.into_iter().find(|(list, _)| list.iter().any(&is)).map(|(_, form)| form)
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
-    use crate::config::schema::Schema;
-
-    /// The paths of a listed key, with every list as its first item.
-    fn paths(schema: &Schema, listed: &str) -> Vec<KeyPath> {
-        let item = |path: KeyPath| if schema.is_list(&path) { vec![path.index(0), path] } else { vec![path] };
-        listed.split('.').fold(vec![KeyPath::root()], |paths, part| {
-            paths.iter().flat_map(|path| item(path.key(if part == "*" { "user_id" } else { part }))).collect()
-        })
-    }
+    use crate::config::fault::KeyPath;
+    use crate::config::schema::{Schema, schema};
 
     #[test]
-    fn every_listed_key_is_a_key_of_the_file() {
-        let schema = Schema::new();
-        for listed in [TEXTS, SECRET_FILES, LOCATIONS, URLS].into_iter().flatten() {
-            let types = ["string", "array", "object", "number"];
-            let known = paths(&schema, listed).iter().any(|path| types.iter().any(|name| schema.accepts(path, name)));
-            assert!(known, "{listed}");
+    fn every_mark_is_one_of_the_known() {
+        fn walk(value: &Value, found: &mut usize) {
+            if let Some(mark) = value.get("x-shown") {
+                assert!(mark.as_str().and_then(Shown::named).is_some(), "{mark}");
+                assert!(value.get("writeOnly").is_none(), "a secret is shown: {value}");
+                *found += 1;
+            }
+            match value {
+                Value::Object(map) => map.values().for_each(|value| walk(value, found)),
+                Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
+                _ => {}
+            }
         }
+        let mut found = 0;
+        walk(&schema(), &mut found);
+        assert!(found > 50, "{found}");
     }
 
     #[test]
-    fn a_key_that_is_not_listed_is_not_shown() {
-        let root = KeyPath::root();
+    fn a_key_that_is_not_marked_is_not_shown() {
+        let (schema, root) = (Schema::new(), KeyPath::root());
         let issuer = root.key("issuers").index(0);
+        let redis = root.key("revocation").key("redis");
+        let digest = root.key("admin").key("keys").index(0).key("sha256");
         for hidden in [
             root.key("name"),
-            root.key("revocation").key("redis").key("passphrase"),
-            root.key("revocation").key("redis").key("url").key("x"),
+            redis.key("passphrase"),
+            redis.key("url").key("x"),
             issuer.key("introspection").key("client_assertion"),
             issuer.key("keys").key("jwks").key("name"),
             root.key("api_keys").key("keys").index(0),
-            root.key("admin").key("keys").index(0).key("sha256"),
+            digest.clone(),
         ] {
-            assert_eq!(by_key(&hidden), None, "{hidden}");
+            assert_eq!(schema.shown(&hidden), None, "{hidden}");
         }
-        assert_eq!(by_key(&issuer.key("name")), Some(Shown::Written));
-        assert_eq!(by_key(&issuer.key("issuer").index(1)), Some(Shown::Location));
+        assert_eq!(schema.shown(&issuer.key("name")), Some(Shown::Written));
+        assert_eq!(schema.shown(&issuer.key("issuer").index(1)), Some(Shown::Location));
+        assert_eq!(schema.shown(&root.key("identity").key("headers").key("x-any")), Some(Shown::Written));
+        for secret in [redis.key("password"), issuer.key("keys").key("jwks").key("keys").index(0), digest] {
+            assert!(schema.is_secret(&secret), "{secret}");
+        }
+        assert!(!schema.is_secret(&redis.key("password_file")) && !schema.is_secret(&issuer.key("name")));
     }
 }

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::check::{Check, DAY, HOUR, MINUTE, SECOND};
+use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{ConfigFile, PollFile, StreamFile, SubjectFormat, TransmitterFile};
-use super::issuers::{KeyLocation, KeySource, key_source};
+use super::issuers::{KeySource, key_source};
 use super::rules::known_issuer;
 use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::ASYMMETRIC;
 use crate::authz::signals::{self, StreamKey, SubjectFormats};
 use crate::sources::http::Authorities;
+use crate::sources::jwks::Location;
 use crate::sources::signals::{PollSettings, StreamSettings};
 
 /// A transmitter whose security event tokens are applied, and their delivery.
@@ -65,13 +66,14 @@ fn transmitter(
             "must not be used here: every verifier of events could forge them",
         );
     }
-    let (mut keys, loaded_keys) = key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC);
+    let (mut keys, loaded_keys) =
+        key_source(check, &at.key("keys"), &file.keys, Some(&file.issuer), &ASYMMETRIC, whole.limits.jwks_bytes);
     let authorities = check.authorities(at, file.ca_file.as_ref());
-    if let KeySource::Remote(remote) = &mut keys {
-        if let KeyLocation::Discovery(issuer) = &remote.location {
-            remote.location = KeyLocation::SignalsDiscovery(issuer.clone());
+    if let KeySource::Fetched(fetched) = &mut keys {
+        if let Location::Discovery(issuer) = &fetched.location {
+            fetched.location = Location::SignalsDiscovery(issuer.clone());
         }
-        remote.authorities = remote.authorities.take().or_else(|| authorities.clone());
+        fetched.authorities = fetched.authorities.take().or_else(|| authorities.clone());
     }
     known_issuer(check, &at.key("target_issuer"), &file.target_issuer, whole);
     check.list(&at.key("subjects"), &file.subjects, "; leave it out for the default");
@@ -123,7 +125,7 @@ fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> PollSettings {
     PollSettings {
         url: file.url.clone(),
         token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
-        interval: check.duration(&at.key("interval"), &file.interval, SECOND..=HOUR),
+        interval: *file.interval,
         insecure: file.insecure,
     }
 }
@@ -138,7 +140,7 @@ fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> StreamSetti
     StreamSettings {
         push_url: file.push_url.clone(),
         token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
-        verify: check.duration(&at.key("verify"), &file.verify, MINUTE..=30 * DAY),
+        verify: *file.verify,
         insecure: file.insecure,
     }
 }

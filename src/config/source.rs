@@ -9,7 +9,7 @@ use serde_saphyr::{Options, Spanned};
 
 use super::fault::{Fault, KeyPath, Place, Step, shown_location, shown_url};
 use super::schema::Schema;
-use super::shown::{Shown, by_key};
+use super::shown::Shown;
 
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
@@ -17,13 +17,21 @@ pub(super) const MAX_BYTES: usize = 16 << 20;
 /// The deepest nesting, more than any configuration of Doorward needs.
 const MAX_DEPTH: usize = 32;
 
+/// What a value is by its key.
+#[derive(Clone, Copy)]
+struct Form {
+    /// How it may be shown; `None`: it may not.
+    shown: Option<Shown>,
+    is_secret: bool,
+}
+
 /// The written values and their places.
 #[derive(Default)]
 pub(crate) struct Source {
     pub(crate) tree: Value,
     places: HashMap<KeyPath, Place>,
-    /// The values that may be shown because of their form.
-    harmless: HashSet<KeyPath>,
+    /// What the schema says of the values.
+    forms: HashMap<KeyPath, Form>,
 }
 
 impl Source {
@@ -157,16 +165,30 @@ impl Source {
         }
     }
 
-    /// Finds the values that may be shown because of their form.
+    /// Asks the schema about the values: how they may be shown, those of a harmless form as they are; once for all
+    /// items of a list.
     pub(super) fn judge(&mut self, schema: &Schema) {
-        self.harmless = self.places.keys().filter(|path| schema.is_harmless(path)).cloned().collect();
+        let mut known = HashMap::new();
+        let mut form = |path: &KeyPath| {
+            *known.entry(path.of_any_item()).or_insert_with_key(|path| Form {
+                shown: schema.is_harmless(path).then_some(Shown::Written).or_else(|| schema.shown(path)),
+                is_secret: schema.is_secret(path),
+            })
+        };
+        self.forms = self.places.keys().map(|path| (path.clone(), form(path))).collect();
+    }
+
+    /// How the value at a path may be shown.
+    pub(super) fn shown(&self, path: &KeyPath) -> Option<Shown> {
+        self.forms.get(path)?.shown
     }
 
     /// The texts with an unreplaced placeholder.
     pub(super) fn placeholders(&self) -> Vec<KeyPath> {
         let holds = |path: &&KeyPath| {
             let text = self.get(path).and_then(Value::as_str);
-            text.is_some_and(|text| is_placeholder(text, path))
+            let is_secret = self.forms.get(path).is_some_and(|form| form.is_secret);
+            text.is_some_and(|text| is_placeholder(text, path, is_secret))
         };
         let mut found: Vec<_> = self.places.keys().filter(holds).cloned().collect();
         found.sort();
@@ -175,8 +197,7 @@ impl Source {
 
     /// A fault at a place, with its value if that may be shown.
     pub(super) fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let form = self.harmless.contains(path).then_some(Shown::Written).or_else(|| by_key(path));
-        let value = self.get(path).and_then(|value| match form {
+        let value = self.get(path).and_then(|value| match self.shown(path) {
             Some(form) => shown(value, form),
             None => value.is_null().then(|| "null".to_owned()),
         });
@@ -194,8 +215,7 @@ fn is_of_paths(path: &KeyPath) -> bool {
 /// }}`, `{% … %}` and `<% … %>` of template engines, `#{NAME}`, `%NAME%`, `@NAME@`, `__NAME__` and `<name>` of build
 /// tools, `$NAME`, and `{name}` in a URL. A secret may contain any of these characters: in a secret only `${NAME}`
 /// counts, and a placeholder that is the whole text.
-fn is_placeholder(text: &str, path: &KeyPath) -> bool {
-    let is_secret = path.is_secret();
+fn is_placeholder(text: &str, path: &KeyPath, is_secret: bool) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let opens_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     // A name in capitals between two such characters; `%AB%` may be escapes.

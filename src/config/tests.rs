@@ -3,15 +3,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::authz::admin_key;
 use crate::authz::claims::{ClaimPath, Timestamp};
 use crate::authz::jwks::Algorithm;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, HostPattern, OnStale, PathMatch, SignOut, Then};
 use crate::authz::token::Audiences;
 use crate::authz::token_source::TokenSource;
+use crate::sources::jwks::Location;
 
 mod environment;
 mod faults;
@@ -55,8 +57,8 @@ fn the_example_of_the_specification_loads() {
     assert!(matches!(&issuer.trusted.audiences, Audiences::OneOf(list) if *list == ["shop"]));
     assert!(matches!(&issuer.trusted.logout.audiences, Audiences::OneOf(list) if *list == ["shop-web"]));
     assert!(issuer.trusted.keys.is_none());
-    let KeySource::Remote(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
-    assert_eq!(keys.location, KeyLocation::Jwks("https://auth.example.com/jwks".to_owned()));
+    let KeySource::Fetched(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
+    assert_eq!(keys.location, Location::Url("https://auth.example.com/jwks".to_owned()));
     assert_eq!((keys.cooldown, keys.max_stale), (Duration::from_secs(30), Duration::from_secs(86_400)));
     assert_eq!(config.revocation.retention, Duration::from_secs(86_460));
 
@@ -78,7 +80,7 @@ fn the_example_of_the_specification_loads() {
     let Store::Redis(redis) = &config.revocation.store else { panic!("{:?}", config.revocation.store) };
     assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("redis://127.0.0.1:6379/0", "doorward:"));
     assert_eq!(config.freshness.max_staleness, Duration::from_secs(30));
-    assert_eq!(config.admin_keys[0].may, [Permission::Revoke, Permission::Read]);
+    assert_eq!(config.admin_keys[0].may, [admin_key::Permission::Revoke, admin_key::Permission::Read]);
 }
 
 #[test]
@@ -208,30 +210,71 @@ fn settings_that_need_a_restart_are_named_and_kept() {
     assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 60));
 }
 
+/// The keys whose description says that they need a restart, are those that are kept and named.
 #[test]
-fn every_limit_takes_effect_at_once_or_is_named() {
-    let at_once = [
-        "decision_timeout",
-        "introspection_cache",
-        "introspection_waiting",
-        "jwks_bytes",
-        "streams",
-        "token_cache",
-        "token_cache_bytes",
-        "waiting_decisions",
-    ];
+fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     let (started, schema) = (config(""), schema());
-    let mut unnamed = Vec::new();
-    for (key, property) in schema["$defs"]["LimitsFile"]["properties"].as_object().unwrap() {
+    let properties = |name: &str| schema["$defs"][name]["properties"].as_object().unwrap().clone();
+    let is_marked = |property: &Value| property.get("x-restart").is_some_and(|mark| *mark == true);
+    let limits = properties("Limits").into_iter().map(|(key, property)| {
         let other = property["default"].as_u64().map_or("7s".to_owned(), |default| (default + 1).to_string());
-        let next = config(&format!("limits: {{{key}: {other}}}\n"));
-        match next.needs_restart(&started)[..] {
-            [] => unnamed.push(key.as_str()),
-            [named] => assert_eq!(named, format!("limits.{key}")),
-            _ => panic!("{key}"),
+        ("limits", key, property, other)
+    });
+    let others = [
+        ("listen", "ListenFile", "check", "127.0.0.1:1"),
+        ("listen", "ListenFile", "mode", "'0600'"),
+        ("listen", "ListenFile", "http", "127.0.0.1:1"),
+        ("listen", "ListenFile", "admin", "127.0.0.1:1"),
+        ("listen", "ListenFile", "cors_origins", "[https://a.test]"),
+        ("revocation", "RevocationFile", "store", "embedded"),
+        ("revocation", "RevocationFile", "embedded", "{path: x}"),
+        ("revocation", "RevocationFile", "redis", "{min_replicas: 1}"),
+        ("revocation", "RevocationFile", "list", "allow"),
+        ("revocation", "RevocationFile", "read", "lookup"),
+        ("revocation", "RevocationFile", "max_staleness", "5s"),
+        ("revocation", "RevocationFile", "on_stale", "allow"),
+        ("revocation", "RevocationFile", "allow_eviction", "true"),
+        ("revocation", "RevocationFile", "accept_loss", "true"),
+        ("telemetry", "TelemetryFile", "otlp", "{endpoint: 'http://a.test'}"),
+        ("telemetry", "TelemetryFile", "replay_alarm", "{url: 'https://a.test'}"),
+        ("telemetry.log", "Log", "format", "text"),
+        ("telemetry.log", "Log", "level", "debug"),
+        ("telemetry.log", "Log", "decisions", "all"),
+    ];
+    let others = others.map(|(section, name, key, other)| {
+        let mut property = properties(name)[key].clone();
+        if section == "listen" {
+            property["x-restart"] = schema["properties"]["listen"]["x-restart"].clone();
         }
+        (section, key.to_owned(), property, other.to_owned())
+    });
+    let mut seen = 0;
+    for (section, key, property, other) in limits.chain(others) {
+        // Alone these do nothing: what they are for is not chosen.
+        let (before, more) = match key.as_str() {
+            "mode" => ("listen: {check: 'unix:/run/a'}\n", "check: 'unix:/run/a', "),
+            "embedded" => ("revocation: {store: embedded}\n", "store: embedded, "),
+            _ => ("", ""),
+        };
+        let started = if before.is_empty() { started.clone() } else { config(before) };
+        let text = match section.split_once('.') {
+            Some((outer, inner)) => format!("{outer}: {{{inner}: {{{key}: {other}}}}}\n"),
+            None => format!("{section}: {{{more}{key}: {other}}}\n"),
+        };
+        let next = config(&text);
+        let key = if key == "mode" { "check" } else { &key };
+        let named = if is_marked(&property) { vec![format!("{section}.{key}")] } else { Vec::new() };
+        assert_eq!(next.needs_restart(&started), named, "{text}");
+        assert_eq!(next.until_restart(&started).needs_restart(&started), Vec::<String>::new(), "{text}");
+        seen += 1;
     }
-    assert_eq!(unnamed, at_once);
+    // No section but these has such keys.
+    let marks = serde_json::to_string(&schema).unwrap().matches("\"x-restart\":true").count();
+    let expected = ["Limits", "RevocationFile", "TelemetryFile", "Log"];
+    let in_sections: usize =
+        expected.iter().map(|name| properties(name).values().filter(|p| is_marked(p)).count()).sum();
+    assert_eq!(marks, in_sections + 1, "the whole of `listen`, and these");
+    assert!(seen > 45, "{seen}");
 }
 
 #[test]

@@ -6,15 +6,14 @@ use std::time::Duration;
 use anyhow::Context;
 use prometheus::IntCounterVec;
 
-use crate::authz::admin_key::{AdminKey, AdminKeys, Permission};
+use crate::authz::admin_key::AdminKeys;
 use crate::authz::claims::IssuerName;
-use crate::authz::jwks::Algorithm;
 use crate::clock;
-use crate::config::{self, Config, IssuerConfig, KeyLocation, KeySource, LogDecisions, Redis, Store};
+use crate::config::{self, Config, KeySource, LogDecisions, Redis, Store};
 use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
-use crate::sources::jwks::{KeySettings, Location};
+use crate::sources::jwks::KeySettings;
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
@@ -47,7 +46,7 @@ pub fn policy(config: &Config) -> Policy {
         LogDecisions::All => DecisionLog::All,
         LogDecisions::None => DecisionLog::None,
     };
-    let admin_keys = AdminKeys::new(config.admin_keys.iter().map(admin_key).collect());
+    let admin_keys = AdminKeys::new(config.admin_keys.clone());
     let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
     Policy {
         authorizer: config.authorizer(),
@@ -55,69 +54,26 @@ pub fn policy(config: &Config) -> Policy {
         decision_log,
         admin_keys,
         transmitters,
-        max_wait: config.limits.decision_timeout,
+        max_wait: *config.limits.decision_timeout,
         max_waiting: config.limits.waiting_decisions,
         accept_loss: config.revocation.accept_loss,
     }
 }
 
-fn admin_key(key: &config::AdminKey) -> AdminKey {
-    let permission = |may: &config::Permission| match may {
-        config::Permission::Revoke => Permission::Revoke,
-        config::Permission::Register => Permission::Register,
-        config::Permission::Read => Permission::Read,
-    };
-    AdminKey { name: key.name.clone(), digest: key.digest, may: key.may.iter().map(permission).collect() }
-}
-
-/// How an issuer's keys are kept fresh; `None` for keys in the configuration itself.
+/// How keys are kept fresh; `None` for keys that stand in the configuration.
 #[must_use]
-pub fn key_settings(config: &Config, issuer: &IssuerConfig) -> Option<KeySettings> {
-    fetched(config, &issuer.keys, &issuer.trusted.algorithms)
+pub fn key_settings(keys: &KeySource) -> Option<&KeySettings> {
+    match keys {
+        KeySource::Inline | KeySource::Secret(_) => None,
+        KeySource::Fetched(settings) => Some(settings),
+    }
 }
 
 /// [`key_settings`] of issuers and of transmitters, by name.
-pub fn all_key_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, KeySettings)> {
-    let issuers = config.issuers.iter().map(|issuer| (&issuer.trusted.name, key_settings(config, issuer)));
-    let transmitters = config
-        .transmitters
-        .iter()
-        .map(|from| (&from.trusted.name, fetched(config, &from.keys, &from.trusted.algorithms)));
-    issuers.chain(transmitters).filter_map(|(name, settings)| Some((name, settings?)))
-}
-
-fn fetched(config: &Config, keys: &KeySource, algorithms: &[Algorithm]) -> Option<KeySettings> {
-    let settings = |location| KeySettings {
-        location,
-        algorithms: algorithms.to_vec(),
-        refresh_interval: Duration::from_secs(300),
-        cooldown: Duration::from_secs(1),
-        max_stale: Duration::MAX,
-        timeout: Duration::from_secs(5),
-        max_bytes: config.limits.jwks_bytes,
-        insecure: false,
-        authorities: None,
-    };
-    match keys {
-        KeySource::Inline | KeySource::Secret(_) => None,
-        KeySource::File(path) => Some(settings(Location::File(path.clone()))),
-        KeySource::Remote(remote) => {
-            let location = match &remote.location {
-                KeyLocation::Jwks(url) => Location::Url(url.clone()),
-                KeyLocation::Discovery(issuer) => Location::Discovery(issuer.clone()),
-                KeyLocation::SignalsDiscovery(issuer) => Location::SignalsDiscovery(issuer.clone()),
-            };
-            Some(KeySettings {
-                refresh_interval: remote.refresh,
-                cooldown: remote.cooldown,
-                max_stale: remote.max_stale,
-                timeout: remote.timeout,
-                insecure: remote.insecure,
-                authorities: remote.authorities.clone(),
-                ..settings(location)
-            })
-        }
-    }
+pub fn all_key_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, &KeySettings)> {
+    let issuers = config.issuers.iter().map(|issuer| (&issuer.trusted.name, &issuer.keys));
+    let transmitters = config.transmitters.iter().map(|from| (&from.trusted.name, &from.keys));
+    issuers.chain(transmitters).filter_map(|(name, keys)| Some((name, key_settings(keys)?)))
 }
 
 /// The introspection clients; a client whose settings are unchanged is kept together with its cached answers.
@@ -201,9 +157,9 @@ fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
         leeway: longest_leeway(config),
-        command_deadline: config.limits.store_timeout,
-        write_deadline: config.limits.store_timeout,
-        lookup_deadline: config.limits.lookup_timeout.min(config.limits.store_timeout),
+        command_deadline: *config.limits.store_timeout,
+        write_deadline: *config.limits.store_timeout,
+        lookup_deadline: config.limits.lookup_timeout.min(*config.limits.store_timeout),
         ..redis.place()
     }
 }

@@ -105,8 +105,8 @@ impl Server {
             .max_pending_accept_reset_streams(limits.grpc_pending_resets)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
-            .keep_alive_interval(limits.keepalive_interval)
-            .keep_alive_timeout(limits.keepalive_timeout);
+            .keep_alive_interval(*limits.keepalive_interval)
+            .keep_alive_timeout(*limits.keepalive_timeout);
         // The head of a request in HTTP/1 must fit.
         builder.http1().max_buf_size(limits.header_list_bytes as usize);
         let builder = if protocol == Protocol::Grpc { builder.http2_only() } else { builder };
@@ -125,10 +125,10 @@ impl Server {
             budget,
             part: (limits.buffered_bytes / PARTS).max(limits.grpc_message_bytes.max(limits.http_body_bytes) * 2),
             max_connections: limits.connections,
-            handshake_timeout: limits.handshake_timeout,
+            handshake_timeout: *limits.handshake_timeout,
             // A connection with an unanswered request is not idle.
-            idle_timeout: limits.idle_timeout.max(limits.http_timeout + limits.request_timeout),
-            request_timeout: limits.request_timeout,
+            idle_timeout: limits.idle_timeout.max(*limits.http_timeout + *limits.request_timeout),
+            request_timeout: *limits.request_timeout,
             overhead_rate: limits.overhead_bytes_per_second,
             counted,
         }

@@ -41,9 +41,9 @@ impl Engine {
         let limits = &config.limits;
         let http_limits = HttpLimits {
             body_bytes: limits.http_body_bytes,
-            timeout: limits.http_timeout,
+            timeout: *limits.http_timeout,
             list_page: limits.list_page,
-            receipt_timeout: limits.receipt_timeout,
+            receipt_timeout: *limits.receipt_timeout,
             inlet_requests: limits.inlet_requests,
         };
         let HttpListeners { http, admin } = listeners;

@@ -21,7 +21,7 @@ use crate::config::{Config, Fault, Faults, KeyPath, Loaded};
 use crate::metrics::Metrics;
 use crate::sources::files::{Look, Stamps, Watch};
 use crate::sources::introspection::Introspectors;
-use crate::sources::jwks::{KeySource, KeySources, Update, report};
+use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::names::Conflict;
 use crate::sources::signals::{Receiver, Verdict};
 use crate::state::State;
@@ -58,7 +58,7 @@ struct Files {
     config: Config,
     warnings: Vec<Fault>,
     /// The keys that differ and take effect at the next start.
-    later: Vec<&'static str>,
+    later: Vec<String>,
     certificates: Option<Arc<rustls::ServerConfig>>,
 }
 
@@ -264,8 +264,8 @@ fn key_sources(fetched: Vec<KeySource>, known: &[Arc<KeySource>], metrics: &Metr
 
 /// A new source for every issuer whose keys are fetched.
 fn fetched(config: &Config) -> anyhow::Result<Vec<KeySource>> {
-    let source = |(name, settings)| {
-        KeySource::new(IssuerName::clone(name), settings)
+    let source = |(name, settings): (&IssuerName, &KeySettings)| {
+        KeySource::new(name.clone(), settings.clone())
             .with_context(|| format!("build the HTTP client for the keys of {name}"))
     };
     assemble::all_key_settings(config).map(source).collect()

@@ -2,7 +2,7 @@
 
 use regex::RegexBuilder;
 
-use super::model::Node;
+use super::node::Node;
 
 /// Whether a `type.matcher.v3.StringMatcher` matches a header name, which is in lower case.
 pub(super) fn matches(matcher: &Node<'_>, name: &str) -> bool {

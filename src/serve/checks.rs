@@ -23,7 +23,7 @@ pub(super) async fn serve(engine: &mut Engine, listener: Listener, config: &Conf
     engine.supervise("health", report(engine.ready(), reporter));
     let (limits, state) = (&config.limits, engine.state());
     let checks = check::service(state.clone(), limits.grpc_message_bytes, limits.request_headers);
-    let streams = streams::service(state.clone(), limits.grpc_message_bytes, limits.request_timeout);
+    let streams = streams::service(state.clone(), limits.grpc_message_bytes, *limits.request_timeout);
     // A Unix socket is guarded by its mode.
     let tls = engine.tls().filter(|_| matches!(listener, Listener::Tcp(..)));
     let server = engine.server("check", Protocol::Grpc, router(checks.clone(), health)?, limits);

@@ -4,74 +4,57 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Required, Span};
+use super::{Required, Span, Within};
 
-/// An issuer whose tokens are accepted.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["name", "issuer", "audiences", "keys"]))]
-pub struct IssuerFile {
-    /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
-    pub name: String,
-    /// Names under which tokens of this issuer were accepted before: revocations under them apply, and revocations of
-    /// this issuer are also written under them, so that instances that were not restarted yet apply them. At most four;
-    /// another issuer may have such a name now (an issuer that is split).
-    pub formerly: Vec<String>,
-    /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
-    /// for the tenant that `tid` names.
-    pub issuer: OneOrMany,
-    /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
-    pub tenants: Option<AudiencesFile>,
-    /// The `aud` that a token must name: a list, or `any`.
-    pub audiences: AudiencesFile,
-    /// The source of the keys.
-    pub keys: KeysFile,
-    /// The allowed `alg`; by default all asymmetric ones, with `secret_file` HS256. Never `none`.
-    pub algorithms: Option<Vec<String>>,
-    /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
-    pub token_types: Vec<String>,
-    /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims of that kind; a
-    /// token without a mark counts as an access token.
-    pub accept: Vec<Accepted>,
-    /// The clock skew allowed on exp, nbf and iat.
-    pub leeway: Span,
-    /// The longest time between iat and exp, and between now and exp (plus leeway).
-    pub max_lifetime: Span,
-    /// Whether a token must have a claim of `claims.user_id`.
-    pub subject: Subject,
-    /// The names of the claims that Doorward reads.
-    pub claims: ClaimsFile,
-    /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
-    pub backchannel_logout: Option<BackchannelLogoutFile>,
-    /// Introspects tokens at the issuer (RFC 7662); off by default.
-    pub introspection: Option<IntrospectionFile>,
-    /// Whether the sender of a token must prove possession of the key or certificate in `cnf`.
-    pub proof: ProofFile,
-    /// The settings for DPoP proofs (RFC 9449).
-    pub dpop: DpopFile,
-}
-
-impl Default for IssuerFile {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            formerly: Vec::new(),
-            issuer: OneOrMany::One(String::new()),
-            tenants: None,
-            audiences: AudiencesFile::OneOf(Vec::new()),
-            keys: KeysFile::default(),
-            algorithms: None,
-            token_types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
-            accept: vec![Accepted::Access],
-            leeway: Span::new("30s"),
-            max_lifetime: Span::new("24h"),
-            subject: Subject::default(),
-            claims: ClaimsFile::default(),
-            backchannel_logout: None,
-            introspection: None,
-            proof: ProofFile::default(),
-            dpop: DpopFile::default(),
-        }
+section! {
+    /// An issuer whose tokens are accepted.
+    #[schemars(transform = Required(&["name", "issuer", "audiences", "keys"]))]
+    pub struct IssuerFile {
+        /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
+        #[schemars(extend("x-shown" = "text"))]
+        pub name: String = String::new(),
+        /// Names under which tokens of this issuer were accepted before: revocations under them apply, and revocations
+        /// of this issuer are also written under them, so that instances that were not restarted yet apply them. At
+        /// most four; another issuer may have such a name now (an issuer that is split).
+        pub formerly: Vec<String> = Vec::new(),
+        /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
+        /// for the tenant that `tid` names.
+        #[schemars(extend("x-shown" = "location"))]
+        pub issuer: OneOrMany = OneOrMany::One(String::new()),
+        /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
+        pub tenants: Option<AudiencesFile> = None,
+        /// The `aud` that a token must name: a list, or `any`.
+        #[schemars(extend("x-shown" = "text"))]
+        pub audiences: AudiencesFile = AudiencesFile::OneOf(Vec::new()),
+        /// The source of the keys.
+        pub keys: KeysFile = KeysFile::default(),
+        /// The allowed `alg`; by default all asymmetric ones, with `secret_file` HS256. Never `none`.
+        #[schemars(extend("x-shown" = "text"))]
+        pub algorithms: Option<Vec<String>> = None,
+        /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
+        #[schemars(extend("x-shown" = "text"))]
+        pub token_types: Vec<String> = vec!["at+jwt".to_owned(), "JWT".to_owned()],
+        /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims of that kind; a
+        /// token without a mark counts as an access token.
+        pub accept: Vec<Accepted> = vec![Accepted::Access],
+        /// The clock skew allowed on exp, nbf and iat.
+        #[schemars(transform = Within("0s", "1h"))]
+        pub leeway: Span = Span::seconds(30),
+        /// The longest time between iat and exp, and between now and exp (plus leeway).
+        #[schemars(transform = Within("1s", "400d"))]
+        pub max_lifetime: Span = Span::seconds(86_400),
+        /// Whether a token must have a claim of `claims.user_id`.
+        pub subject: Subject = Subject::default(),
+        /// The names of the claims that Doorward reads.
+        pub claims: ClaimsFile = ClaimsFile::default(),
+        /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
+        pub backchannel_logout: Option<BackchannelLogoutFile> = None,
+        /// Introspects tokens at the issuer (RFC 7662); off by default.
+        pub introspection: Option<IntrospectionFile> = None,
+        /// Whether the sender of a token must prove possession of the key or certificate in `cnf`.
+        pub proof: ProofFile = ProofFile::default(),
+        /// The settings for DPoP proofs (RFC 9449).
+        pub dpop: DpopFile = DpopFile::default(),
     }
 }
 
@@ -88,29 +71,19 @@ pub enum ProofFile {
     Ignore,
 }
 
-/// The settings for DPoP proofs (RFC 9449).
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DpopFile {
-    /// The largest distance of a proof's creation from now, in either direction.
-    pub window: Span,
-    /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates the proof; the clocks
-    /// of clients do not matter.
-    pub nonce: bool,
-    /// The place where used proofs are recorded.
-    pub replay: ReplayFile,
-    /// With `replay: shared`, the treatment of proofs while the store cannot be reached.
-    pub on_store_down: OnStoreDown,
-}
-
-impl Default for DpopFile {
-    fn default() -> Self {
-        Self {
-            window: Span::new("60s"),
-            nonce: false,
-            replay: ReplayFile::default(),
-            on_store_down: OnStoreDown::default(),
-        }
+section! {
+    /// The settings for DPoP proofs (RFC 9449).
+    pub struct DpopFile {
+        /// The largest distance of a proof's creation from now, in either direction.
+        #[schemars(transform = Within("1s", "1h"))]
+        pub window: Span = Span::seconds(60),
+        /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates the proof; the
+        /// clocks of clients do not matter.
+        pub nonce: bool = false,
+        /// The place where used proofs are recorded.
+        pub replay: ReplayFile = ReplayFile::default(),
+        /// With `replay: shared`, the treatment of proofs while the store cannot be reached.
+        pub on_store_down: OnStoreDown = OnStoreDown::default(),
     }
 }
 
@@ -167,82 +140,61 @@ pub enum AudiencesFile {
     OneOf(Vec<String>),
 }
 
-/// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and `secret_file`.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct KeysFile {
-    /// A JWKS at this URL.
-    #[schemars(example = "https://auth.example.com/jwks")]
-    pub jwks_url: Option<String>,
-    /// True: the JWKS that the issuer's discovery document names.
-    pub discovery: bool,
-    /// A JWKS in this file, read again when it changes.
-    pub jwks_file: Option<String>,
-    /// A JWKS written here.
-    #[serde(skip_serializing)]
-    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
-    pub jwks: Option<Value>,
-    /// A shared secret for HS256, HS384 or HS512, in this file.
-    pub secret_file: Option<String>,
-    /// Allows plain http to other hosts than this one.
-    pub insecure: bool,
-    /// The interval of fetching keys; shorter if the provider's Cache-Control requires it.
-    pub refresh: Span,
-    /// The shortest time between two fetches because of unknown keys.
-    pub cooldown: Span,
-    /// The time for which keys are used while the provider cannot be reached.
-    pub max_stale: Span,
-    /// The timeout of one fetch, body included.
-    pub timeout: Span,
-    /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
-    pub ca_file: Option<String>,
-}
-
-impl Default for KeysFile {
-    fn default() -> Self {
-        Self {
-            jwks_url: None,
-            discovery: false,
-            jwks_file: None,
-            jwks: None,
-            secret_file: None,
-            insecure: false,
-            refresh: Span::new("5m"),
-            cooldown: Span::new("30s"),
-            max_stale: Span::new("24h"),
-            timeout: Span::new("5s"),
-            ca_file: None,
-        }
+section! {
+    /// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and `secret_file`.
+    pub struct KeysFile {
+        /// A JWKS at this URL.
+        #[schemars(example = "https://auth.example.com/jwks", extend("x-shown" = "location"))]
+        pub jwks_url: Option<String> = None,
+        /// True: the JWKS that the issuer's discovery document names.
+        pub discovery: bool = false,
+        /// A JWKS in this file, read again when it changes.
+        #[schemars(extend("x-shown" = "text"))]
+        pub jwks_file: Option<String> = None,
+        /// A JWKS written here.
+        #[serde(skip_serializing)]
+        #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+        pub jwks: Option<Value> = None,
+        /// A shared secret for HS256, HS384 or HS512, in this file.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub secret_file: Option<String> = None,
+        /// Allows plain http to other hosts than this one.
+        pub insecure: bool = false,
+        /// The interval of fetching keys; shorter if the provider's Cache-Control requires it.
+        #[schemars(transform = Within("1s", "1d"))]
+        pub refresh: Span = Span::seconds(300),
+        /// The shortest time between two fetches because of unknown keys.
+        #[schemars(transform = Within("1s", "1h"))]
+        pub cooldown: Span = Span::seconds(30),
+        /// The time for which keys are used while the provider cannot be reached.
+        #[schemars(transform = Within("1m", "30d"))]
+        pub max_stale: Span = Span::seconds(86_400),
+        /// The timeout of one fetch, body included.
+        #[schemars(transform = Within("100ms", "1m"))]
+        pub timeout: Span = Span::seconds(5),
+        /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
+        pub ca_file: Option<String> = None,
     }
 }
 
-/// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is present.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClaimsFile {
-    /// The user, whom `user` revocations name.
-    pub user_id: OneOrMany,
-    /// The user's address.
-    pub email: OneOrMany,
-    /// The session, which `session` revocations name.
-    pub session_id: OneOrMany,
-    /// The client, which `client` revocations name.
-    pub client_id: OneOrMany,
-    /// The audiences, which must be among `audiences`; an empty list counts as absent.
-    pub audience: OneOrMany,
-}
-
-impl Default for ClaimsFile {
-    fn default() -> Self {
-        let one = |name: &str| OneOrMany::One(name.to_owned());
-        let many = |names: &[&str]| OneOrMany::Many(names.iter().map(|name| (*name).to_owned()).collect());
-        Self {
-            user_id: one("sub"),
-            email: one("email"),
-            session_id: many(&["sid", "session_id", "origin_jti"]),
-            client_id: many(&["azp", "client_id", "cid", "appid"]),
-            audience: one("aud"),
-        }
+section! {
+    /// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is present.
+    pub struct ClaimsFile {
+        /// The user, whom `user` revocations name.
+        #[schemars(extend("x-shown" = "text"))]
+        pub user_id: OneOrMany = OneOrMany::one("sub"),
+        /// The user's address.
+        #[schemars(extend("x-shown" = "text"))]
+        pub email: OneOrMany = OneOrMany::one("email"),
+        /// The session, which `session` revocations name.
+        #[schemars(extend("x-shown" = "text"))]
+        pub session_id: OneOrMany = OneOrMany::many(["sid", "session_id", "origin_jti"]),
+        /// The client, which `client` revocations name.
+        #[schemars(extend("x-shown" = "text"))]
+        pub client_id: OneOrMany = OneOrMany::many(["azp", "client_id", "cid", "appid"]),
+        /// The audiences, which must be among `audiences`; an empty list counts as absent.
+        #[schemars(extend("x-shown" = "text"))]
+        pub audience: OneOrMany = OneOrMany::one("aud"),
     }
 }
 
@@ -254,11 +206,22 @@ pub enum OneOrMany {
     Many(Vec<String>),
 }
 
+impl OneOrMany {
+    fn one(text: &str) -> Self {
+        Self::One(text.to_owned())
+    }
+
+    fn many<const N: usize>(texts: [&str; N]) -> Self {
+        Self::Many(texts.map(str::to_owned).to_vec())
+    }
+}
+
 /// OpenID Connect Back-Channel Logout 1.0.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackchannelLogoutFile {
     /// The client ids that logout tokens may name; without it the `audiences`.
+    #[schemars(extend("x-shown" = "text"))]
     pub audiences: Option<Vec<String>>,
     /// Whom a logout token signs out.
     pub scope: LogoutScope,
@@ -275,45 +238,33 @@ pub enum LogoutScope {
     User,
 }
 
-/// RFC 7662.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["url", "client_id"]))]
-pub struct IntrospectionFile {
-    /// The endpoint.
-    pub url: String,
-    /// Doorward's client id there.
-    pub client_id: String,
-    /// Its secret; better in a file.
-    #[serde(skip_serializing)]
-    pub client_secret: Option<String>,
-    /// The file with its secret.
-    pub client_secret_file: Option<String>,
-    /// The time for which an answer is used; never beyond the token's expiry or a revocation.
-    pub cache: Span,
-    /// The timeout of one request.
-    pub timeout: Span,
-    /// The tokens that are introspected.
-    pub when: When,
-    /// Allows plain http to other hosts than this one.
-    pub insecure: bool,
-    /// The CA that signed the certificate of the endpoint, PEM; by default those of the system.
-    pub ca_file: Option<String>,
-}
-
-impl Default for IntrospectionFile {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            client_id: String::new(),
-            client_secret: None,
-            client_secret_file: None,
-            cache: Span::new("10s"),
-            timeout: Span::new("1s"),
-            when: When::default(),
-            insecure: false,
-            ca_file: None,
-        }
+section! {
+    /// RFC 7662.
+    #[schemars(transform = Required(&["url", "client_id"]))]
+    pub struct IntrospectionFile {
+        /// The endpoint.
+        #[schemars(extend("x-shown" = "url"))]
+        pub url: String = String::new(),
+        /// Doorward's client id there.
+        pub client_id: String = String::new(),
+        /// Its secret; better in a file.
+        #[serde(skip_serializing)]
+        pub client_secret: Option<String> = None,
+        /// The file with its secret.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub client_secret_file: Option<String> = None,
+        /// The time for which an answer is used; never beyond the token's expiry or a revocation.
+        #[schemars(transform = Within("0s", "1h"))]
+        pub cache: Span = Span::seconds(10),
+        /// The timeout of one request.
+        #[schemars(transform = Within("10ms", "1m"))]
+        pub timeout: Span = Span::seconds(1),
+        /// The tokens that are introspected.
+        pub when: When = When::default(),
+        /// Allows plain http to other hosts than this one.
+        pub insecure: bool = false,
+        /// The CA that signed the certificate of the endpoint, PEM; by default those of the system.
+        pub ca_file: Option<String> = None,
     }
 }
 

@@ -3,34 +3,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must name, and the
-/// client's certificate. A header that is named here must be set or removed by the proxy on every request.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ProxyFile {
-    /// The scheme that the client wrote: `request`, from Envoy or `X-Forwarded-Proto` of forward-auth; `https`, if
-    /// TLS ends before Envoy; or the name of a header such as `x-forwarded-proto`.
-    #[schemars(example = "x-forwarded-proto")]
-    pub scheme: String,
-    /// The host and port that the client wrote: `request`, or the name of a header such as `x-forwarded-host`.
-    #[schemars(example = "x-forwarded-host")]
-    pub host: String,
-    /// The path that the client wrote: `request`, or the name of a header such as `x-envoy-original-path`.
-    #[schemars(example = "x-envoy-original-path")]
-    pub path: String,
-    /// The source of the client's certificate.
-    pub client_certificate: ClientCertificateFile,
-}
-
-impl Default for ProxyFile {
-    fn default() -> Self {
-        let request = || "request".to_owned();
-        Self {
-            scheme: request(),
-            host: request(),
-            path: request(),
-            client_certificate: ClientCertificateFile::default(),
-        }
+section! {
+    /// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must name, and the
+    /// client's certificate. A header that is named here must be set or removed by the proxy on every request.
+    pub struct ProxyFile {
+        /// The scheme that the client wrote: `request`, from Envoy or `X-Forwarded-Proto` of forward-auth; `https`, if
+        /// TLS ends before Envoy; or the name of a header such as `x-forwarded-proto`.
+        #[schemars(example = "x-forwarded-proto")]
+        pub scheme: String = "request".to_owned(),
+        /// The host and port that the client wrote: `request`, or the name of a header such as `x-forwarded-host`.
+        #[schemars(example = "x-forwarded-host")]
+        pub host: String = "request".to_owned(),
+        /// The path that the client wrote: `request`, or the name of a header such as `x-envoy-original-path`.
+        #[schemars(example = "x-envoy-original-path")]
+        pub path: String = "request".to_owned(),
+        /// The source of the client's certificate.
+        pub client_certificate: ClientCertificateFile = ClientCertificateFile::default(),
     }
 }
 

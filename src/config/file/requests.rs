@@ -6,53 +6,37 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{OnStaleFile, OneOrMany, Required, Span};
+use super::{Digest, OnStaleFile, OneOrMany, Required, Span, Within};
 
-/// A policy, and the requests to which it applies.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(transform = Required(&["name"]))]
-pub struct RuleFile {
-    /// `[a-z0-9-]+`; appears in metrics, logs and metadata.
-    pub name: String,
-    /// The requests of the rule; without it, only those whose route names the rule.
-    #[serde(rename = "match")]
-    pub matches: Option<MatchFile>,
-    /// The access that the rule grants.
-    pub access: AccessFile,
-    /// With `access: optional`, the treatment of a request whose token is refused.
-    pub bad_token: Option<BadToken>,
-    /// The effect of `access: sign_out`.
-    pub sign_out: Option<SignOutFile>,
-    /// Further requirements that a token must meet.
-    pub require: Option<RequireFile>,
-    /// Overrides `api_keys.default`.
-    pub api_key: Option<ApiKeyUseFile>,
-    /// Overrides `revocation.on_stale`.
-    pub on_stale: Option<OnStaleFile>,
-    /// Overrides `revocation.max_staleness`.
-    pub max_staleness: Option<Span>,
-    /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
-    pub streams: StreamsFile,
-    /// False: a shadow rule; always allowed, its refusals are only counted and logged.
-    pub enforce: bool,
-}
-
-impl Default for RuleFile {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            matches: None,
-            access: AccessFile::default(),
-            bad_token: None,
-            sign_out: None,
-            require: None,
-            api_key: None,
-            on_stale: None,
-            max_staleness: None,
-            streams: StreamsFile::default(),
-            enforce: true,
-        }
+section! {
+    /// A policy, and the requests to which it applies.
+    #[schemars(transform = Required(&["name"]))]
+    pub struct RuleFile {
+        /// `[a-z0-9-]+`; appears in metrics, logs and metadata.
+        #[schemars(extend("x-shown" = "text"))]
+        pub name: String = String::new(),
+        /// The requests of the rule; without it, only those whose route names the rule.
+        #[serde(rename = "match")]
+        pub matches: Option<MatchFile> = None,
+        /// The access that the rule grants.
+        pub access: AccessFile = AccessFile::default(),
+        /// With `access: optional`, the treatment of a request whose token is refused.
+        pub bad_token: Option<BadToken> = None,
+        /// The effect of `access: sign_out`.
+        pub sign_out: Option<SignOutFile> = None,
+        /// Further requirements that a token must meet.
+        pub require: Option<RequireFile> = None,
+        /// Overrides `api_keys.default`.
+        pub api_key: Option<ApiKeyUseFile> = None,
+        /// Overrides `revocation.on_stale`.
+        pub on_stale: Option<OnStaleFile> = None,
+        /// Overrides `revocation.max_staleness`.
+        #[schemars(transform = Within("1s", "1d"))]
+        pub max_staleness: Option<Span> = None,
+        /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
+        pub streams: StreamsFile = StreamsFile::default(),
+        /// False: a shadow rule; always allowed, its refusals are only counted and logged.
+        pub enforce: bool = true,
     }
 }
 
@@ -61,16 +45,19 @@ impl Default for RuleFile {
 #[serde(default, deny_unknown_fields)]
 pub struct MatchFile {
     /// Exactly this path, without the query.
-    #[schemars(example = "/healthz")]
+    #[schemars(example = "/healthz", regex(pattern = "^/"), extend("x-shown" = "text"))]
     pub path: Option<String>,
     /// This path and all below it, by whole segments.
-    #[schemars(example = "/admin")]
+    #[schemars(example = "/admin", regex(pattern = "^/"), extend("x-shown" = "text"))]
     pub path_prefix: Option<String>,
     /// A regular expression for the whole path.
+    #[schemars(extend("x-shown" = "text"))]
     pub path_regex: Option<String>,
     /// Host names, or `*.` and a name for its subdomains.
+    #[schemars(extend("x-shown" = "text"))]
     pub hosts: Option<Vec<String>>,
     /// HTTP methods.
+    #[schemars(inner(regex(pattern = "^[A-Z-]+$")), extend("x-shown" = "text"))]
     pub methods: Option<Vec<String>>,
 }
 
@@ -152,43 +139,39 @@ pub enum ThenFile {
 #[serde(default, deny_unknown_fields)]
 pub struct RequireFile {
     /// All of these scopes.
+    #[schemars(extend("x-shown" = "text"))]
     pub scopes: Option<Vec<String>>,
     /// By name or JSON pointer: the value, or a list of alternatives.
+    #[schemars(extend("x-shown" = "text"))]
     pub claims: Option<BTreeMap<String, Value>>,
     /// The token's issuer is one of these names.
+    #[schemars(extend("x-shown" = "text"))]
     pub issuers: Option<Vec<String>>,
     /// The current actor (`act`, RFC 8693), which acts for the user, is one of these.
     pub actors: Option<Vec<String>>,
     /// True: an actor must act for the user; false: no actor may.
     pub delegated: Option<bool>,
     /// The longest time since the user actively signed in (`auth_time`).
+    #[schemars(transform = Within("1s", "400d"))]
     pub max_age: Option<Span>,
     /// The token's `acr` is one of these authentication context classes.
+    #[schemars(extend("x-shown" = "text"))]
     pub acr: Option<OneOrMany>,
 }
 
-/// API keys, by which clients are recognised.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ApiKeysFile {
-    /// The header with the key.
-    pub header: String,
-    /// The default for rules without `api_key`.
-    pub default: ApiKeyUseFile,
-    /// The header with the client's platform.
-    pub platform_header: String,
-    /// The keys.
-    pub keys: Vec<ApiKeyFile>,
-}
-
-impl Default for ApiKeysFile {
-    fn default() -> Self {
-        Self {
-            header: "x-api-key".to_owned(),
-            default: ApiKeyUseFile::default(),
-            platform_header: "x-client-platform".to_owned(),
-            keys: Vec::new(),
-        }
+section! {
+    /// API keys, by which clients are recognised.
+    pub struct ApiKeysFile {
+        /// The header with the key.
+        #[schemars(extend("x-shown" = "text"))]
+        pub header: String = "x-api-key".to_owned(),
+        /// The default for rules without `api_key`.
+        pub default: ApiKeyUseFile = ApiKeyUseFile::default(),
+        /// The header with the client's platform.
+        #[schemars(extend("x-shown" = "text"))]
+        pub platform_header: String = "x-client-platform".to_owned(),
+        /// The keys.
+        pub keys: Vec<ApiKeyFile> = Vec::new(),
     }
 }
 
@@ -213,12 +196,14 @@ pub struct ApiKeyFile {
     /// The client's name, shown to the upstream.
     pub id: String,
     /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
-    pub sha256: String,
+    pub sha256: Digest,
     /// The platforms from which it may be used; without it, any.
+    #[schemars(extend("x-shown" = "text"))]
     pub platforms: Option<Vec<String>>,
     /// The sites it may be used from (`shop.example.com`, `*.shop.example.com`); without it, any.
+    #[schemars(extend("x-shown" = "text"))]
     pub domains: Option<Vec<String>>,
     /// The time of its expiry (RFC 3339).
-    #[schemars(example = "2027-06-01T00:00:00Z")]
+    #[schemars(example = "2027-06-01T00:00:00Z", extend("x-shown" = "text"))]
     pub expires: Option<String>,
 }

@@ -3,46 +3,37 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use super::{Span, Within};
 
-/// The store of revocations, and the greatest age of the view of them.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RevocationFile {
-    /// The store of revocations.
-    pub store: StoreKind,
-    /// `store: embedded`.
-    pub embedded: EmbeddedFile,
-    /// `store: redis`.
-    pub redis: RedisFile,
-    /// The meaning of the list: refused tokens, or accepted ones.
-    pub list: List,
-    /// The way in which a decision reads the list.
-    pub read: Read,
-    /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
-    pub max_staleness: Span,
-    /// The decision while the view is older than `max_staleness`.
-    pub on_stale: OnStaleFile,
-    /// True accepts a Redis whose `maxmemory-policy` may drop revocations.
-    pub allow_eviction: bool,
-    /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim that
-    /// names users, sessions or clients changes. Remove it afterwards.
-    pub accept_loss: bool,
-}
-
-impl Default for RevocationFile {
-    fn default() -> Self {
-        Self {
-            store: StoreKind::default(),
-            embedded: EmbeddedFile::default(),
-            redis: RedisFile::default(),
-            list: List::default(),
-            read: Read::default(),
-            max_staleness: Span::new("30s"),
-            on_stale: OnStaleFile::default(),
-            allow_eviction: false,
-            accept_loss: false,
-        }
+section! {
+    /// The store of revocations, and the greatest age of the view of them.
+    pub struct RevocationFile {
+        /// The store of revocations.
+        #[schemars(extend("x-restart" = true))]
+        pub store: StoreKind = StoreKind::default(),
+        /// `store: embedded`.
+        #[schemars(extend("x-restart" = true))]
+        pub embedded: EmbeddedFile = EmbeddedFile::default(),
+        /// `store: redis`.
+        #[schemars(extend("x-restart" = true))]
+        pub redis: RedisFile = RedisFile::default(),
+        /// The meaning of the list: refused tokens, or accepted ones.
+        #[schemars(extend("x-restart" = true))]
+        pub list: List = List::default(),
+        /// The way in which a decision reads the list.
+        #[schemars(extend("x-restart" = true))]
+        pub read: Read = Read::default(),
+        /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
+        #[schemars(transform = Within("1s", "1d"))]
+        pub max_staleness: Span = Span::seconds(30),
+        /// The decision while the view is older than `max_staleness`.
+        pub on_stale: OnStaleFile = OnStaleFile::default(),
+        /// True accepts a Redis whose `maxmemory-policy` may drop revocations.
+        #[schemars(extend("x-restart" = true))]
+        pub allow_eviction: bool = false,
+        /// True accepts that revocations no longer apply when an issuer gets another name, or when `issuer` or a claim
+        /// that names users, sessions or clients changes. Remove it afterwards.
+        pub accept_loss: bool = false,
     }
 }
 
@@ -62,36 +53,42 @@ pub enum StoreKind {
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedFile {
     /// The file on disk; null keeps revocations in memory only.
+    #[schemars(extend("x-shown" = "text"))]
     pub path: Option<String>,
 }
 
-/// Redis or Valkey, 7 or newer.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RedisFile {
-    /// `redis`, `rediss`, `redis-sentinel`, `rediss-sentinel`, `redis-cluster`, `rediss-cluster` or
-    /// `redis+unix`.
-    #[serde(skip_serializing_if = "has_credentials")]
-    pub url: String,
-    /// The ACL user.
-    pub username: Option<String>,
-    /// Its password; better in a file.
-    #[serde(skip_serializing)]
-    pub password: Option<String>,
-    /// The file with its password.
-    pub password_file: Option<String>,
-    /// The CA that signed the server's certificate, PEM; by default those of the system.
-    pub ca_file: Option<String>,
-    /// The prefix of every key.
-    pub key_prefix: String,
-    /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
-    /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
-    /// instance scans the database every half of the shortest `max_staleness`: about 0.75 ms of Redis's time for each
-    /// 1000 keys in it. No leeway is granted after `exp` then: such a key ends with the token.
-    pub adopt: Option<AdoptFile>,
-    /// The number of replicas that must have a revocation before it is answered 2xx (WAIT).
-    #[schemars(range(max = 16))]
-    pub min_replicas: u32,
+section! {
+    /// Redis or Valkey, 7 or newer.
+    pub struct RedisFile {
+        /// `redis`, `rediss`, `redis-sentinel`, `rediss-sentinel`, `redis-cluster`, `rediss-cluster` or
+        /// `redis+unix`.
+        #[serde(skip_serializing_if = "has_credentials")]
+        #[schemars(extend("x-shown" = "url"))]
+        pub url: String = "redis://127.0.0.1:6379/0".to_owned(),
+        /// The ACL user.
+        pub username: Option<String> = None,
+        /// Its password; better in a file.
+        #[serde(skip_serializing)]
+        pub password: Option<String> = None,
+        /// The file with its password.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub password_file: Option<String> = None,
+        /// The CA that signed the server's certificate, PEM; by default those of the system.
+        #[schemars(extend("x-shown" = "text"))]
+        pub ca_file: Option<String> = None,
+        /// The prefix of every key.
+        #[schemars(extend("x-shown" = "text"))]
+        pub key_prefix: String = "doorward:".to_owned(),
+        /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
+        /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
+        /// instance scans the database every half of the shortest `max_staleness`: about 0.75 ms of Redis's time for
+        /// each 1000 keys in it. No leeway is granted after `exp` then: such a key ends with the token.
+        #[schemars(extend("x-shown" = "text"))]
+        pub adopt: Option<AdoptFile> = None,
+        /// The number of replicas that must have a revocation before it is answered 2xx (WAIT).
+        #[schemars(range(max = 16))]
+        pub min_replicas: u32 = 0,
+    }
 }
 
 /// A template of keys, or one set.
@@ -110,21 +107,6 @@ pub enum AdoptFile {
 pub struct AdoptSetFile {
     /// The key of the set.
     pub set: String,
-}
-
-impl Default for RedisFile {
-    fn default() -> Self {
-        Self {
-            url: "redis://127.0.0.1:6379/0".to_owned(),
-            username: None,
-            password: None,
-            password_file: None,
-            ca_file: None,
-            key_prefix: "doorward:".to_owned(),
-            adopt: None,
-            min_replicas: 0,
-        }
-    }
 }
 
 /// A URL with credentials is not written anywhere.

@@ -74,8 +74,8 @@ fn a_whole_configuration_can_stand_in_the_environment() {
         ("DOORWARD__ISSUERS__0__KEYS__DISCOVERY", "true"),
     ];
     let config = load("", &env).unwrap_or_else(|faults| panic!("{faults}")).config;
-    let KeySource::Remote(keys) = &config.issuers[0].keys else { panic!() };
-    assert_eq!(keys.location, KeyLocation::Discovery("https://a.test".to_owned()));
+    let KeySource::Fetched(keys) = &config.issuers[0].keys else { panic!() };
+    assert_eq!(keys.location, Location::Discovery("https://a.test".to_owned()));
 }
 
 #[test]

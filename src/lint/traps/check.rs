@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::model::{Check, Model, Node, Route};
+use super::super::model::{Check, Model, Route};
+use super::super::node::Node;
 
 /// With a longer timeout, requests pile up behind a Doorward that hangs; its own bound for a decision is one
 /// second.

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::super::Found;
-use super::super::model::{Model, Node, addresses};
+use super::super::model::{Model, addresses};
+use super::super::node::Node;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::removes;
-use super::super::model::{Check, Filter, Model, Node, Route};
+use super::super::model::{Check, Filter, Model, Route};
+use super::super::node::Node;
 use crate::authz::answer::look_alikes;
 
 /// The key by which a route names one of Doorward's rules.

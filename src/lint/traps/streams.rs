@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::super::Found;
-use super::super::model::{Ender, Manager, Model, Node, Route, forwards_subject};
+use super::super::model::{Ender, Manager, Model, Route, forwards_subject};
+use super::super::node::Node;
 use super::routes::unasked;
 
 const HEADER_MODES: [&str; 3] = ["DEFAULT", "SEND", "SKIP"];

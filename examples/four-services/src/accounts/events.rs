@@ -22,6 +22,9 @@ use super::DoorwardArgs;
 use super::tokens::{Minter, random, sha256_hex};
 use crate::clock::Timestamp;
 
+#[cfg_attr(not(feature = "redis"), path = "events/no_redis.rs")]
+mod redis;
+
 /// After it the change is stored, and the caller gets an error, because Doorward does not know it.
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -30,8 +33,7 @@ pub struct Doorward {
     url: Option<Url>,
     issuer_name: String,
     admin_key: Option<String>,
-    redis: Option<redis::Client>,
-    redis_prefix: String,
+    redis: Option<redis::Log>,
     retention: Duration,
     audience: String,
     push_token: Option<String>,
@@ -50,9 +52,7 @@ impl Doorward {
             url: args.url,
             issuer_name: args.issuer_name,
             admin_key,
-            // Its own error might repeat the URL, which may hold a password.
-            redis: args.redis.map(redis::Client::open).transpose().ok().context("--redis is not a URL `redis://…`")?,
-            redis_prefix: args.redis_prefix,
+            redis: args.redis.map(|url| redis::Log::open(url, args.redis_prefix)).transpose()?,
             retention: args.retention,
             audience: args.transmitter_audience,
             push_token: args.transmitter_token_file.as_deref().map(read).transpose()?,
@@ -75,26 +75,9 @@ impl Doorward {
             let event = json!({"kind": "user", "id": login, "at": at.rfc3339(), "reason": "password"});
             return self.revoke(event).await;
         };
-        let (prefix, issuer, id, millis) = (&self.redis_prefix, &self.issuer_name, stored_id(login), at.millis());
-        let expires = at.plus(self.retention);
-        let write = async {
-            let mut connection = redis.get_multiplexed_async_connection().await?;
-            redis::pipe()
-                .atomic()
-                .cmd("SET")
-                .arg(format!("{prefix}{{r}}:{issuer}:user:{id}"))
-                .arg(format!("{millis} revoked"))
-                .arg("PXAT")
-                .arg(expires.millis())
-                .cmd("XADD")
-                .arg(format!("{prefix}{{r}}:log"))
-                .arg("*")
-                .arg(&[("issuer", issuer.as_str()), ("kind", "user"), ("id", &id)])
-                .arg(&[("at", millis), ("expires", expires.millis())])
-                .arg(&[("origin", "revoked"), ("reason", "password")])
-                .exec_async(&mut connection)
-                .await
-        };
+        let id = stored_id(login);
+        let (at, expires) = (at.millis(), at.plus(self.retention).millis());
+        let write = redis.user_ended(&self.issuer_name, &id, at, expires);
         tokio::time::timeout(WAIT, write).await.context("write to Redis in time")?.context("write to Redis")
     }
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{FromRow, PgPool, Row, SqlitePool};
+use sqlx::{FromRow, Row, SqlitePool};
 
 use super::tokens::ACCESS_LIFETIME;
 use crate::clock::Timestamp;
+
+#[cfg_attr(not(feature = "postgres"), path = "store/no_postgres.rs")]
+mod postgres;
 
 /// The time after which an unused refresh token has expired.
 const IDLE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -31,7 +33,7 @@ const WAIT: Duration = Duration::from_secs(3);
 
 pub enum Store {
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    Postgres(postgres::Pool),
 }
 
 pub struct User {
@@ -111,10 +113,7 @@ impl Store {
     /// Connects, and brings the tables up to date.
     pub async fn open(url: &str) -> anyhow::Result<Self> {
         let store = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let limits = [("statement_timeout", "3s"), ("idle_in_transaction_session_timeout", "10s")];
-            let options = PgConnectOptions::from_str(url)?.options(limits);
-            let pool = PgPoolOptions::new().max_connections(10).acquire_timeout(WAIT);
-            Self::Postgres(pool.connect_with(options).await?)
+            Self::Postgres(postgres::connect(url).await?)
         } else if url.starts_with("sqlite:") {
             let options = SqliteConnectOptions::from_str(url)?.create_if_missing(true).busy_timeout(WAIT);
             // It has one writer at a time anyway; and a database in memory lives as long as its connection.
