@@ -156,7 +156,7 @@ pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static s
                 texts.retain(|text| fits_header(text));
                 Fact::Texts(texts)
             }
-            seconds => seconds,
+            seconds @ Fact::Seconds(_) => seconds,
         };
         Some((field.name(), fact))
     })
