@@ -6,6 +6,7 @@ pub mod explain;
 pub mod http;
 pub mod inlet;
 mod record;
+mod refusals;
 pub mod streams;
 mod token_request;
 

@@ -20,6 +20,7 @@ impl Config {
         let FreshnessPolicy { always_lookup, allow_list, .. } = started.freshness;
         Self {
             listen: started.listen.clone(),
+            console: started.console,
             revocation: Revocation {
                 retention: self.revocation.retention,
                 accept_loss: self.revocation.accept_loss,
@@ -54,6 +55,7 @@ impl Config {
             _ => "revocation.store",
         };
         let elsewhere = [
+            ("console.enabled", self.console != kept.console),
             (store, self.revocation.store != kept.revocation.store),
             ("telemetry.log.format", self.telemetry.log.format != kept.telemetry.log.format),
             ("telemetry.log.level", self.telemetry.log.level != kept.telemetry.log.level),

@@ -55,6 +55,11 @@ impl Readiness {
         self.failed.store(true, Ordering::Release);
     }
 
+    /// Whether this process is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -63,7 +68,7 @@ impl Readiness {
     pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<Missing> {
         let mut missing = Vec::new();
         let mut add = |part, reason| missing.push(Missing { part, reason });
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             add("process", "draining".to_owned());
         }
         if self.has_failed() {
@@ -102,7 +107,7 @@ impl Readiness {
     }
 
     /// What an operator must mend though the process is ready.
-    fn warnings(state: &Shared) -> Option<Missing> {
+    pub(super) fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
         let detail =
             revocations.detail.filter(|_| revocations.ready && revocations.state == ReplicaState::NamesDiffer)?;

@@ -33,7 +33,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -63,6 +63,8 @@ const END_WITHIN: Duration = Duration::from_millis(50);
 /// The state of this instance's lease across connections.
 pub(super) struct LeaseState {
     started: Steady,
+    /// What kind of process this is; the service unless somebody says otherwise.
+    role: OnceLock<&'static str>,
     /// The longest that a view of this instance may be used, in milliseconds.
     hold_ms: AtomicU64,
     /// Somebody waits to hear how far this instance is.
@@ -80,6 +82,7 @@ impl Default for LeaseState {
     fn default() -> Self {
         Self {
             started: Steady::now(),
+            role: OnceLock::new(),
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
@@ -144,6 +147,8 @@ pub struct Peer {
     pub skew_ms: Option<i64>,
     /// Streams that are open.
     pub streams: usize,
+    /// `service`, or `module` inside Envoy.
+    pub role: String,
 }
 
 impl LeaseState {
@@ -191,6 +196,11 @@ impl Replica {
         if self.lease_state.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
             self.lease_state.note_asked(); // The lease is too short now: renew it at once.
         }
+    }
+
+    /// Names the kind of this process to its peers, once.
+    pub fn be(&self, role: &'static str) {
+        let _ = self.lease_state.role.set(role); // It does not change.
     }
 
     /// Renews the lease if it is time, or if somebody waits to hear from us.
@@ -253,6 +263,7 @@ impl Replica {
             state: self.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             skew_ms: self.ahead_ms(),
+            role: self.lease_state.role.get().copied().unwrap_or_default().into(),
             unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
@@ -288,6 +299,17 @@ impl Replica {
     ///
     /// `stored`: where [`Self::revoke`] put it.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
+        self.confirm_telling(revocation, stored, patience, &|_| {}).await
+    }
+
+    /// As [`Self::confirm`]; `tell` gets each receipt on the way, some hundred in a second.
+    pub async fn confirm_telling(
+        &self,
+        revocation: &Revocation,
+        stored: Position,
+        patience: Duration,
+        tell: &(dyn Fn(&Receipt) + Sync),
+    ) -> Receipt {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             let ended = self.streams_have_ended(patience).await;
             let waiting = if ended { Vec::new() } else { vec![self.name.to_string()] };
@@ -306,6 +328,7 @@ impl Replica {
                 if receipt.is_confirmed() {
                     return receipt;
                 }
+                tell(&receipt);
             }
             let left = deadline.since(Steady::now());
             if left.is_zero() {
@@ -367,6 +390,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
         version: report.version.to_string(),
         skew_ms: report.skew_ms,
         streams: report.streams,
+        role: if report.role.is_empty() { "service".to_owned() } else { report.role.to_string() },
     }
 }
 
