@@ -186,7 +186,7 @@ export async function checkStory(page) {
 
 /** What breaks, and what the services answer then. Only where Redis and several Doorwards run. */
 export async function checkLevers(page) {
-  const lever = (name) => page.locator(`[data-lever="${name}"]`);
+  const lever = (name) => page.locator(`button[data-lever="${name}"]`);
   const reasonAt = (service, text) => page.locator(`.tile[data-service="${service}"] .reason`).getByText(text).waitFor();
   const pull = async (name, says) => {
     await lever(name).click();

@@ -49,6 +49,7 @@ struct AboutIssuer {
 
 /// Which claims name what: the first that a token has; one with `/` at its start is a JSON pointer.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "as in `issuers[].claims`")]
 struct AboutClaims {
     user_id: Vec<String>,
     session_id: Vec<String>,

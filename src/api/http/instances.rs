@@ -13,6 +13,7 @@ use crate::state::Peer;
 
 /// The fleet.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are the API's")]
 pub(super) struct Instances {
     /// The one that answers is first.
     instances: Vec<Instance>,
