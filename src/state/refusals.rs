@@ -95,7 +95,7 @@ impl Refusals {
     pub const SLOTS: usize = 60;
     /// Kinds that are counted; one more replaces the one that was quiet for longest. 60 KiB of counts.
     pub const MAX_KINDS: usize = 256;
-    /// Explained refusals that are kept, the newest: at most 6 KiB each.
+    /// Explained refusals that are kept, the newest: at most 8 KiB each.
     pub const MAX_EXPLAINED: usize = 256;
     /// Explained in one second, whatever comes: each takes as long as some decisions.
     pub const EXPLAINED_PER_SECOND: u32 = 16;
@@ -220,7 +220,7 @@ mod tests {
         // Slot 0 has left the window, in which slot 60 takes its place.
         assert_eq!((counts[0].kind.clone(), counts[0].total()), (expired.clone(), 2));
         assert_eq!((counts[0].slots[0], counts[0].slots[59]), (1, 1));
-        assert_eq!(refusals.counts(after(605 + 599))[0].total(), 1);
+        assert_eq!(refusals.counts(after(605 + 590))[0].total(), 1);
         assert!(refusals.counts(after(5000)).is_empty());
     }
 

@@ -55,7 +55,7 @@ impl Default for Watching {
 /// changed. `end` is the last: its `reason` is `draining`, or `credentials` when the key is not configured any more or
 /// may not read any more. At most 8 watch an instance at once.
 #[utoipa::path(
-    get, path = "/v1/events", tag = "operation", security(("admin_key" = [])),
+    get, path = "/v1/events", operation_id = "watch", tag = "operation", security(("admin_key" = [])),
     responses(
         (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
         AdminErrors,
