@@ -12,7 +12,9 @@ user signs out at Accounts. It then stays up, with a page to try it in a browser
 Ctrl-C; with --once it ends, with status 0 if every answer was the expected one.
 
   --sidecars   A, B, C and Accounts each have an Envoy and a Doorward of their own, which
-               share the sign-outs by Redis; else one gateway stands before all of them
+               share the sign-outs by Redis; else one gateway stands before all of them.
+               The page has levers then: unplug or flush Redis, freeze a Doorward, and, with
+               Debian's faketime, step a clock
   --module     Doorward runs inside the gateway's Envoy, as a dynamic module
 
 Needs Rust (cargo), a C compiler, Python 3 and curl; --sidecars also redis-server. It listens
@@ -110,6 +112,7 @@ stop_all() {
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     pid=${pids[i]}
     kill "$pid" 2>/dev/null || continue
+    kill -CONT "$pid" 2>/dev/null || true # One that the page has frozen must hear it.
     deadline=$((SECONDS + 5))
     while kill -0 "$pid" 2>/dev/null; do
       if [ "$SECONDS" -ge "$deadline" ]; then kill -KILL "$pid" 2>/dev/null || true; fi
@@ -224,21 +227,58 @@ print(text[:text.index("    - name: doorward\n      type: STATIC")])
 PYTHON
 }
 
-# One key, for what Accounts tells Doorward by its HTTP API.
+# What the page may break, and where to look further; Accounts reads it each time.
+stage() {
+  python3 - "$dir" "$staleness" "$sidecars" "$redis_port" "$clock" "$@" <<'PYTHON'
+import json, os, sys
+dir, staleness, sidecars, redis_port, clock, *pairs = sys.argv[1:]
+pairs = dict(pair.split("=", 1) for pair in pairs)
+doorwards = [{"name": name[3:], "http": url} for name, url in pairs.items() if name.startswith("at-")]
+stage = {
+    "doorwards": doorwards,
+    "max_staleness_ms": int(staleness) * 1000,
+    "redis": {"pid": int(pairs["redis"]), "url": f"redis://127.0.0.1:{redis_port}"} if sidecars else None,
+    "frozen": {"name": "C", "pid": int(pairs["frozen"])} if sidecars else None,
+    "clock": {"name": "B", "file": clock} if sidecars and clock else None,
+    "links": [
+        ["Metrics", doorwards[0]["http"] + "/metrics"],
+        ["Console", doorwards[0]["http"] + "/console/"],
+    ],
+}
+with open(f"{dir}/stage.new", "w") as file:
+    json.dump(stage, file)
+os.rename(f"{dir}/stage.new", f"{dir}/stage.json")
+PYTHON
+}
+
+# A clock that can be stepped, for the Doorward of B; none without libfaketime.
+staleness=8
+clock=
+faketime=$(compgen -G '/usr/lib/*/faketime/libfaketime.so.1' | head -1 || true)
+if [ -n "$sidecars" ] && [ -n "$faketime" ]; then
+  clock=$dir/clock
+  echo +0 >"$clock"
+fi
+
+# Two keys: for what Accounts tells Doorward by its HTTP API, and for the console.
 sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/.*sha256: \([0-9a-f]*\).*/\1/')
 sed -n 's/^key: //p' "$dir/key" >"$dir/admin.key"
+console_sha256=$("$doorward" hash-key --new 2>"$dir/key" | sed 's/.*sha256: \([0-9a-f]*\).*/\1/')
+sed -n 's/^key: //p' "$dir/key" >"$dir/console.key"
 
 ports=$(free_ports 10000 0 0 0 0 0 0 0 0 0)
 read -r edge_port http_port redis_port a_http b_http c_http a_envoy b_envoy c_envoy accounts_envoy <<<"$ports"
 
-told=(--doorward "http://127.0.0.1:$http_port" --admin-key-file "$dir/admin.key")
+told=(--stage "$dir/stage.json" --doorward "http://127.0.0.1:$http_port" --admin-key-file "$dir/admin.key")
 shared=()
 if [ -n "$sidecars" ]; then
   start redis redis-server --bind 127.0.0.1 --port "$redis_port" --save "" --appendonly no --dir "$dir"
   started redis-cli -p "$redis_port" ping
   redis=redis://127.0.0.1:$redis_port
   told+=(--redis "$redis")
-  shared=(DOORWARD__REVOCATION__STORE=redis DOORWARD__REVOCATION__REDIS__URL="$redis/0")
+  shared=(DOORWARD__REVOCATION__STORE=redis DOORWARD__REVOCATION__REDIS__URL="$redis/0"
+    DOORWARD__REVOCATION__MAX_STALENESS="${staleness}s")
+  redis_pid=${pids[-1]}
 fi
 
 service accounts accounts --database "sqlite:$dir/accounts.db" --retention 5m30s "${told[@]}"
@@ -253,6 +293,11 @@ c=$port
 keys="http://127.0.0.1:$accounts/.well-known/jwks.json"
 of_accounts=(
   DOORWARD__ADMIN__KEYS__0__SHA256="$sha256"
+  DOORWARD__ADMIN__KEYS__1__NAME=console
+  DOORWARD__ADMIN__KEYS__1__SHA256="$console_sha256"
+  DOORWARD__ADMIN__KEYS__1__MAY__0=read
+  DOORWARD__ADMIN__KEYS__1__MAY__1=revoke
+  DOORWARD__CONSOLE__ENABLED=true
   DOORWARD__SIGNALS__TRANSMITTERS__0__KEYS__JWKS_URL="$keys"
 )
 
@@ -288,8 +333,13 @@ TEXT
 else
   doorward_of accounts "$http_port" "$example/doorward.yaml" "${of_accounts[@]}" "${shared[@]}"
   doorward_of a "$a_http" "$example/sidecar.yaml" "${shared[@]}"
-  doorward_of b "$b_http" "$example/sidecar.yaml" "${shared[@]}"
+  stepped=()
+  if [ -n "$clock" ]; then
+    stepped=(LD_PRELOAD="$faketime" FAKETIME_TIMESTAMP_FILE="$clock" FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1)
+  fi
+  doorward_of b "$b_http" "$example/sidecar.yaml" "${shared[@]}" "${stepped[@]}"
   doorward_of c "$c_http" "$example/sidecar.yaml" "${shared[@]}"
+  frozen_pid=${pids[-1]}
   sidecar=$root/envoy/sidecar-uds.yaml
   envoy_of accounts "$accounts_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $accounts/"
   envoy_of a "$a_envoy" "$sidecar" -e "s/port_value: 8080\$/port_value: $a/"
@@ -310,8 +360,15 @@ else
                                          Doorward ◀── Redis 127.0.0.1:$redis_port ◀── the other Doorwards, Accounts
 TEXT
 fi
+http=http://127.0.0.1
+if [ -n "$sidecars" ]; then
+  stage at-Accounts="$http:$http_port" at-A="$http:$a_http" at-B="$http:$b_http" at-C="$http:$c_http" \
+    redis="$redis_pid" frozen="$frozen_pid"
+else
+  stage at-Doorward="$http:$http_port"
+fi
 cat <<TEXT
-                    http://127.0.0.1:$http_port (/readyz, /metrics)
+                    http://127.0.0.1:$http_port (/readyz, /metrics, /console/)
 
   In a browser: http://127.0.0.1:$edge_port/
 
@@ -430,6 +487,7 @@ In another terminal:
    curl -i $(bearer bob) $edge/b/orders  # as Bob
    curl -i -X POST $(bearer bob) $edge/auth/logout  # Bob signs out
    curl -s http://127.0.0.1:$http_port/metrics | grep doorward_
+   cat $(printf %q "$dir/console.key")  # the key for the console, http://127.0.0.1:$http_port/console/
    tail -f $(printf %q "$dir")/envoy-*.log  # the access logs: the reason of each refusal
 
 TEXT

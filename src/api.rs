@@ -6,6 +6,7 @@ pub mod event_source;
 pub mod explain;
 pub mod http;
 mod record;
+mod refusals;
 pub mod streams;
 mod token_request;
 

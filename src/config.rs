@@ -73,6 +73,8 @@ pub struct Config {
     pub revocation: Revocation,
     pub errors: Errors,
     pub admin_keys: Vec<AdminKey>,
+    /// Whether the operator's console is served.
+    pub console: bool,
     pub transmitters: Vec<Transmitter>,
     pub telemetry: Telemetry,
     pub limits: Limits,
@@ -260,6 +262,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         revocation,
         errors: service::errors(check, &file.errors),
         admin_keys: access::admin_keys(check, &file.admin),
+        console: access::console(check, file),
         transmitters,
         telemetry: service::telemetry(check, &file.telemetry),
         limits: file.limits,

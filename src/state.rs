@@ -1,6 +1,7 @@
 //! State shared by the protocol front ends: the policy in force, behind one pointer, and the revocations.
 
 mod key_history;
+mod refusals;
 mod waits;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
 use key_history::KeyHistory;
+pub use refusals::{Refusal, RefusalCount, RefusalKind, Refusals};
 pub use waits::{Waiting, Waits};
 
 /// The policy of decisions and answers; immutable, swapped as a whole.
@@ -105,6 +107,8 @@ pub struct State {
     /// Notified when a revoked token is presented.
     pub alarm: ReplayAlarm,
     pub waits: Waits,
+    /// The refusals of the last minutes.
+    pub refusals: Refusals,
     /// `None`: no decision is traced.
     pub traces: Option<Traces>,
     /// The secrets that seal stream proofs and nonces, the current one first.
@@ -145,6 +149,7 @@ impl State {
             spent_proofs: SpentProofs::default(),
             alarm,
             waits: Waits::default(),
+            refusals: Refusals::default(),
             traces,
             secrets: Mutex::new(secrets),
             key_history,

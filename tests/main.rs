@@ -17,6 +17,7 @@ mod api_keys;
 mod cli;
 mod clients;
 mod clocks;
+mod console;
 mod corpus;
 mod costs;
 mod decisions;

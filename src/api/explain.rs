@@ -80,6 +80,18 @@ pub fn explain(
     })
 }
 
+/// The checks of a decision that was refused, or would have been: what was looked at in its order, and what was expected.
+#[must_use]
+pub fn checks(
+    policy: &Policy,
+    request: &RequestView<'_>,
+    decision: &Decision<'_>,
+    refused: Option<Denial>,
+    now: Timestamp,
+) -> Value {
+    checks::checks(policy, request, decision, refused, true, now)
+}
+
 const fn access(access: Access) -> &'static str {
     match access {
         Access::Public => "public",

@@ -1,5 +1,8 @@
 //! The HTTP listeners: probes, metrics, and the API for users, services and operators.
 
+mod about;
+mod console;
+mod events;
 mod explain;
 mod extract;
 mod form;
@@ -15,6 +18,7 @@ mod origin;
 mod page;
 mod probes;
 mod problem;
+mod refusals;
 mod registrations;
 mod revocations;
 mod signals;
@@ -35,6 +39,7 @@ use utoipa_axum::routes;
 
 use crate::authz::answer::Respond;
 use crate::state::State;
+pub use events::GoesOn;
 pub use openapi::document;
 pub use probes::{Missing, Readiness};
 use problem::{Error, Problem};
@@ -47,6 +52,8 @@ pub struct Http {
     limits: HttpLimits,
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
+    /// The permits and the shared reading of those who watch.
+    watching: Arc<events::Watching>,
     /// The permits for messages of other servers.
     messages: Arc<Semaphore>,
     /// Other sites whose pages may sign out.
@@ -78,7 +85,8 @@ impl Http {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
         let messages = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraped = Arc::new(Mutex::new(Instant::now()));
-        Self { state, readiness, limits, listing, messages, origins: origins.into(), scraped }
+        let watching = Arc::default();
+        Self { state, readiness, limits, listing, watching, messages, origins: origins.into(), scraped }
     }
 }
 
@@ -92,8 +100,8 @@ pub enum Part {
     All,
 }
 
-/// The routes of a listener.
-pub fn router(http: Http, part: Part) -> Router {
+/// The routes of a listener; `console`: with the operator's console, where an admin key is of use.
+pub fn router(http: Http, part: Part, console: bool) -> Router {
     let HttpLimits { body_bytes, timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
     let (event_sources, _) = event_sources().split_for_parts();
@@ -105,6 +113,7 @@ pub fn router(http: Http, part: Part) -> Router {
         Part::Admin => admin,
         Part::All => public.merge(admin),
     };
+    let routes = if console && part != Part::Public { routes.merge(console::router(part)) } else { routes };
     routes
         .route("/openapi.json", get(openapi::openapi))
         .fallback(problem::not_found)
@@ -141,12 +150,17 @@ fn event_sources() -> OpenApiRouter<Http> {
         .routes(routes!(global_revocation::global_token_revocation))
 }
 
-/// The endpoints that need an admin key: every handler here takes `MayRead`, `MayRevoke` or `MayRegister`.
+/// The endpoints that need an admin key: every handler here takes `MayRead`, `MayRevoke`,
+/// `MayRegister` or `AnyKey`.
 fn admin() -> OpenApiRouter<Http> {
     OpenApiRouter::new()
         .routes(routes!(revocations::create, revocations::list))
         .routes(routes!(registrations::create))
         .routes(routes!(instances::instances))
+        .routes(routes!(about::about))
+        .routes(routes!(events::events))
+        .routes(routes!(refusals::list))
+        .routes(routes!(refusals::one))
         .routes(routes!(explain::explain))
         .routes(routes!(oauth2::introspection))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::refusals;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
@@ -56,6 +57,9 @@ pub(super) fn record(
         metrics.revoked_presented.with_label_values(&[hit.kind.as_str()]).inc();
         sound_alarm(state, request, decision, hit);
     }
+    if let Some(denial) = denial {
+        refusals::note(state, policy, request, decision, denial, request_id(request));
+    }
     if let Some(traces) = &state.traces {
         let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
         traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
@@ -85,7 +89,7 @@ pub(super) fn log(
         return;
     }
     let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
-    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let request_id = request_id(request);
     let trace_id = traceparent.or_else(|| request.header("traceparent").next()).and_then(trace_id);
     // The name from the route is shown by `explain` only.
     let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
@@ -115,7 +119,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
     let Some(suppressed) = state.alarm.admit(Instant::now()) else { return };
     let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
     let issuer = decision.evidence.issuer.as_ref();
-    let request_id = request.header("x-request-id").next().and_then(uuid_like);
+    let request_id = request_id(request);
     let source = request.source.map(tracing::field::display);
     let shown = issuer.map(tracing::field::display);
     warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
@@ -136,6 +140,10 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
             suppressed,
         }
     });
+}
+
+fn request_id<'a>(request: &RequestView<'a>) -> Option<&'a str> {
+    request.header("x-request-id").next().and_then(uuid_like)
 }
 
 /// A request id, if it has the form of one: a client-chosen value must not shape a log line.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, Permission};
+use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, ConfigFile, Permission};
 use super::rules::{api_key_use, host_pattern};
 use crate::authz::admin_key::{self, AdminKey};
 use crate::authz::api_key::{ApiKey, ApiKeys};
@@ -60,6 +60,21 @@ fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
         })
     });
     ApiKey { id: file.id.as_str().into(), digest, platforms, domains, expires_at }
+}
+
+/// Whether the operator's console is served: it needs a listener, and somebody who may use it.
+pub(super) fn console(check: &mut Check<'_>, file: &ConfigFile) -> bool {
+    let at = KeyPath::root().key("console").key("enabled");
+    if !file.console.enabled {
+        return false;
+    }
+    if file.listen.http.is_none() && file.listen.admin.is_none() {
+        check.fault(&at, "needs `listen.admin` or `listen.http`, where it is served");
+    }
+    if file.admin.keys.is_empty() {
+        check.warn(&at, "nobody can sign in to the console: `admin.keys` is empty");
+    }
+    true
 }
 
 pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKey> {

@@ -86,6 +86,9 @@ pub struct ConfigFile {
     pub errors: Errors,
     /// The keys that may use the HTTP API.
     pub admin: AdminFile,
+    /// The operator's console.
+    #[schemars(extend("x-restart" = true))]
+    pub console: ConsoleFile,
     /// Shared Signals that revoke.
     pub signals: SignalsFile,
     /// Logs and traces.
@@ -243,6 +246,15 @@ pub enum Detail {
 pub struct AdminFile {
     /// Without keys, everything that needs one answers 403.
     pub keys: Vec<AdminKeyFile>,
+}
+
+/// The operator's console: a page on which the fleet, revocations and refusals are seen, and tokens revoked.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsoleFile {
+    /// Serves it under `/console/` of `listen.admin`, or of `listen.http` when there is no other. It is used with a key
+    /// of `admin.keys`.
+    pub enabled: bool,
 }
 
 /// The key of one user of the HTTP API.

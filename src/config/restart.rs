@@ -15,6 +15,7 @@ impl Config {
         let FreshnessPolicy { always_lookup, allow_list, .. } = started.freshness;
         Self {
             listen: started.listen.clone(),
+            console: started.console,
             revocation: Revocation {
                 retention: self.revocation.retention,
                 accept_loss: self.revocation.accept_loss,
@@ -43,6 +44,7 @@ impl Config {
         let (revocation, old_revocation) = (&self.revocation, &kept.revocation);
         let (telemetry, old_telemetry) = (&self.telemetry, &kept.telemetry);
         let named = [
+            ("console.enabled", self.console != kept.console),
             ("listen.check", listen.check != old_listen.check),
             ("listen.http", listen.http != old_listen.http),
             ("listen.admin", listen.admin != old_listen.admin),

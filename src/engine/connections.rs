@@ -34,6 +34,7 @@ use super::read_quota::ReadQuota;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
+use crate::api::http::GoesOn;
 use crate::api::streams::StreamServer;
 use crate::config::Limits;
 
@@ -279,7 +280,8 @@ impl Server {
             Some(streams) if StreamServer::is_for(&request) && !refused => {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
-                return Ok(answer.map(|body| ResponseBody { body, unread: None, open: Some(Open::new(liveness)) }));
+                let open = Some(Open::new(liveness));
+                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, goes_on: None }));
             }
             _ => None,
         };
@@ -295,7 +297,9 @@ impl Server {
         drop(share);
         let answered = Instant::now();
         liveness.mark_active(answered);
-        Ok(answer.map(|body| ResponseBody { body, unread: Some(UnreadResponse::new(liveness, answered)), open }))
+        let goes_on = answer.extensions().get::<GoesOn>().map(|_| liveness.clone());
+        let unread = Some(UnreadResponse::new(liveness, answered));
+        Ok(answer.map(|body| ResponseBody { body, unread, open, goes_on }))
     }
 
     /// The time at which the connection exceeds its idle or handshake timeout.
@@ -409,6 +413,8 @@ struct ResponseBody {
     /// Present while the body is that of a stream.
     #[expect(dead_code, reason = "dropped with the response")]
     open: Option<Open>,
+    /// A body that goes on for as long as its peer takes it: each part that is taken is a sign of life.
+    goes_on: Option<Arc<Liveness>>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -420,7 +426,11 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         self.unread = None;
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Some(liveness), Poll::Ready(_)) = (&self.goes_on, &frame) {
+            liveness.mark_active(Instant::now());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -90,6 +90,7 @@ async fn run(config: &Config, source: Source, log: &Log, started: mpsc::Sender<S
         Ok(engine) => engine,
         Err(error) => return drop(started.send(Err(error))), // The caller of `start` waits.
     };
+    engine.state().replica.be("module");
     let mut open = try_to_listen(&mut engine, config, true).await;
     log_in_force(config);
     let _ = started.send(Ok((engine.state().clone(), engine.ready()))); // As above.

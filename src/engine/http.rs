@@ -53,7 +53,7 @@ impl Engine {
         let part = if admin.is_some() { Part::Public } else { Part::All };
         for (name, listener, part) in [("http", http, part), ("admin", admin, Part::Admin)] {
             let Some(listener) = listener else { continue };
-            let server = self.server(name, Protocol::Http, router(app.clone(), part), limits);
+            let server = self.server(name, Protocol::Http, router(app.clone(), part, config.console), limits);
             self.serve(name, server.with_tls(self.tls.clone()), listener);
         }
     }

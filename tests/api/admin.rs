@@ -7,8 +7,13 @@ use super::{OPERATOR, READER, REVOKER, admin_keys, read, request, send};
 use crate::support::doorward::Doorward;
 use crate::support::tokens::Tokens;
 
-const ENDPOINTS: [(&str, &str); 4] =
-    [("POST", "/v1/revocations"), ("GET", "/v1/revocations"), ("GET", "/v1/instances"), ("POST", "/v1/explain")];
+const ENDPOINTS: [(&str, &str); 5] = [
+    ("POST", "/v1/revocations"),
+    ("GET", "/v1/revocations"),
+    ("GET", "/v1/instances"),
+    ("GET", "/v1/refusals"),
+    ("POST", "/v1/explain"),
+];
 
 fn body() -> Value {
     json!({"kind": "user", "id": "alice"})

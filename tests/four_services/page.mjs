@@ -1,15 +1,17 @@
 // The page of the demo in a real Chromium, as several people use it:
 //
-//     node page.mjs PLAYWRIGHT CHROMIUM URL [PICTURE]     PLAYWRIGHT holds node_modules/playwright-core
+//     node page.mjs PLAYWRIGHT CHROMIUM URL VARIANT [PICTURE RECORDING]     PLAYWRIGHT holds node_modules/playwright-core
 //
 // Prints its observations on standard output, and exits 0; 1 with the fault; 77 when no Chromium
-// starts here. PICTURE is the file for a picture of the page.
+// starts here. VARIANT is how the demo was started; PICTURE and RECORDING are the files for a picture of the page and
+// for its story.
 import assert from 'node:assert/strict';
 import { pathToFileURL } from 'node:url';
 
-import { button, checkContrast, checkKeyboard, checkNarrow, checkText, signIn, tiles } from './page_checks.mjs';
+import { button, checkContrast, checkKeyboard, checkLevers, checkNarrow, checkStory, checkText, signIn, tiles } from './page_checks.mjs';
+import { record } from './recording.mjs';
 
-const [folder, executablePath, url, picture] = process.argv.slice(2);
+const [folder, executablePath, url, variant, picture, recording] = process.argv.slice(2);
 const library = pathToFileURL(`${folder}/node_modules/playwright-core/index.mjs`).href;
 const { chromium } = await import(library);
 
@@ -26,21 +28,21 @@ const browser = await chromium.launch({ executablePath }).catch((error) => {
 const faults = [];
 
 /** A window of its own: nothing is shared with another. Whatever goes wrong in it is kept in `faults`. */
-async function open(options = {}) {
+async function open(options = {}, hash = '#try') {
   const context = await browser.newContext({ viewport: { width: 1100, height: 780 }, ...options });
   context.setDefaultTimeout(30_000);
   const page = await context.newPage();
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
     // Chromium logs each refused request; they are intended here.
-    const asked = /^\/([abc]\/(orders|live)|auth\/\w+)$/.test(new URL(message.location().url || '/', url).pathname);
+    const asked = /^\/([abc]\/(orders|live)|auth\/\w+|page\/stage(\.json|\/\w+))$/.test(new URL(message.location().url || '/', url).pathname);
     const refusal = asked && message.text().startsWith('Failed to load resource');
     if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
   });
   page.on('request', (request) => {
     if (!request.url().startsWith(url)) faults.push(`a request to ${request.url()}`);
   });
-  await page.goto(url);
+  await page.goto(url + hash);
   return page;
 }
 
@@ -142,9 +144,10 @@ async function story() {
 
   await tiles(bob, 'allowed', 'own');
   assert.equal(await bob.locator('#timeline li').count(), 1, 'Bob never noticed');
-  // Envoy closes a connection of HTTP/1.1 `delayed_close_timeout` (100 ms) after the end of a stream.
+  // Envoy closes a connection of HTTP/1.1 `delayed_close_timeout` (100 ms) after the end of a stream; the token lives
+  // for minutes, and a busy machine takes its time.
   console.log(`the live stream ended ${lived.map((ms) => `${ms} ms`).join(', ')} after the click`);
-  assert.ok(Math.min(...lived) < BOUND + 200, 'the stream ends with the sign-out, not by a timeout');
+  assert.ok(Math.min(...lived) < BOUND + 900, 'the stream ends with the sign-out, not by a timeout');
   console.log('bob: allowed throughout');
 }
 
@@ -160,7 +163,7 @@ async function takePicture(page) {
   await page.waitForFunction(() => document.querySelector('.strip').childElementCount > 15);
   await button(page, 'Try the stolen token').click();
   await page.locator('#timeline [data-event="tried"][data-inside="0"]').waitFor();
-  await page.locator('body').click({ position: { x: 5, y: 5 } }); // Nothing has the focus.
+  await page.evaluate(() => document.activeElement.blur());
   await page.screenshot({ path: picture, fullPage: true });
 }
 
@@ -177,6 +180,12 @@ try {
   await inWindow({}, checkKeyboard);
   await inWindow({ viewport: { width: 320, height: 640 } }, checkNarrow);
   await inWindow({}, checkText, url);
+  const teller = await open({}, '');
+  const recorded = recording ? record(teller, recording) : null;
+  await checkStory(teller);
+  await recorded;
+  await teller.context().close();
+  if (variant === '--sidecars') await inWindow({}, checkLevers);
   if (picture) await inWindow({}, takePicture);
   await story(); // Last: it leaves Alice with another password.
   assert.deepEqual(faults, []);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::support;
 use crate::lint::lint;
+use crate::support::browser::Browser;
 use crate::support::doorward::run_with;
 use crate::support::{TempDir, envoy};
 
@@ -167,41 +168,18 @@ fn its_configurations_are_valid_and_fit_each_other() {
     }
 }
 
-/// With DOORWARD_PICTURE=FILE the first also takes the picture that the README shows.
+/// With DOORWARD_PICTURE=FILE and DOORWARD_RECORDING=FILE the first also takes the picture and the recording that the
+/// README shows.
 #[test]
 fn the_page_shows_a_stolen_token_being_refused() {
-    let Some((playwright, chromium)) = browser() else { return };
+    let Some(browser) = Browser::find() else { return };
     let _alone = alone();
-    for (args, picture) in VARIANTS.into_iter().zip([std::env::var("DOORWARD_PICTURE").ok(), None]) {
+    let taken = ["DOORWARD_PICTURE", "DOORWARD_RECORDING"].map(|name| std::env::var(name).ok());
+    for (args, taken) in VARIANTS.into_iter().zip([taken.each_ref().map(Option::as_deref), [None; 2]]) {
         let Some(demo) = Demo::start(args) else { return };
-        let output = Command::new("node")
-            .arg(format!("{ROOT}/tests/four_services/page.mjs"))
-            .args([&playwright, &chromium, &demo.url])
-            .args(picture)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        eprintln!("{args:?}\n{said}");
-        if output.status.code() == Some(77) {
-            eprintln!("SKIPPED: {chromium} does not start here; why is above");
-        } else {
-            assert!(output.status.success(), "{args:?}: {said}");
-        }
+        let script = format!("{ROOT}/tests/four_services/page.mjs");
+        let told = [demo.url.as_str(), args.first().copied().unwrap_or_default()].into_iter().map(Some).chain(taken);
+        browser.run(&script, &told.map_while(|word| word).collect::<Vec<_>>());
         demo.stop();
     }
-}
-
-/// The paths of playwright-core and a Chromium; `None` if the test is skipped.
-fn browser() -> Option<(String, String)> {
-    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some(playwright) = named("PLAYWRIGHT") else {
-        eprintln!("SKIPPED: PLAYWRIGHT names no folder with playwright-core; ./tests/run.sh fetches it");
-        return None;
-    };
-    let installed = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"].map(str::to_owned);
-    let Some(chromium) = named("CHROMIUM").into_iter().chain(installed).find(|path| Path::new(path).exists()) else {
-        eprintln!("SKIPPED: no Chromium is installed; ./tests/run.sh installs Debian's");
-        return None;
-    };
-    Some((playwright, chromium))
 }

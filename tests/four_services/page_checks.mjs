@@ -28,7 +28,7 @@ export async function signIn(page, name) {
 }
 
 /** Of the element that has the focus: its id or value, and whether one sees that it has it. */
-function focused(page) {
+export function focused(page) {
   return page.evaluate(() => {
     const element = document.activeElement;
     const outlined = [element, element.parentElement].some((one) => {
@@ -49,6 +49,7 @@ export async function checkKeyboard(page) {
     await page.keyboard.press(key);
     await isAt(name);
   };
+  await press('Tab', 'play');
   await press('Tab', 'alice');
   await press('ArrowRight', 'bob');
   assert.equal(await page.getByLabel('Password', { exact: true }).inputValue(), 'builder');
@@ -102,7 +103,7 @@ export async function checkContrast(page, scheme) {
 }
 
 /** Runs in the page: each visible text with the contrast to what is behind it. */
-function contrasts() {
+export function contrasts() {
   const parse = (color) => color.match(/[\d.]+/g).map(Number);
   const light = ([r, g, b]) => {
     const linear = [r, g, b].map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
@@ -153,4 +154,83 @@ export async function checkText(page, url) {
   await page.route(`${url}c/orders`, (route) => route.abort());
   await page.locator('.tile[data-service="C"][data-state="unavailable"] .reason').getByText('no answer').waitFor();
   console.log('markup in answers: shown as it is; no answer: said so');
+}
+
+/** The story tells itself to its end, with Doorward's own time, and stops for somebody who takes over. */
+export async function checkStory(page) {
+  const began = Date.now();
+  await page.locator('#stage[data-story="running"] [data-step="signed-in"][data-state="now"]').waitFor();
+  assert.equal(await button(page, 'Stop, and try it yourself').isVisible(), true);
+  await page.locator('[data-event="tried"][data-inside="3"]').waitFor();
+  await page.locator('#timeline [data-event="dead"]').waitFor();
+  await page.locator('[data-event="tried"][data-inside="0"]').waitFor();
+  await page.locator('#stage[data-story="told"]').waitFor();
+  const took = (Date.now() - began) / 1000;
+  assert.equal(await page.locator('#stage [data-step][data-state="done"]').count(), 5);
+  await page.getByRole('status').getByText('Your turn.').waitFor({ state: 'attached' });
+  const ms = Number(await page.locator('#timeline [data-event="doorward"]').getAttribute('data-ms'));
+  assert.ok(ms > 0 && ms < 5000);
+  for (const [id, figure] of [['figure-doorward', ms], ['figure-browser', null]]) {
+    const text = await page.locator(`#${id}`).textContent();
+    assert.ok(figure === null ? /^[\d.]+ ms$/.test(text) : text === `${figure} ms`, `${id}: ${text}`);
+  }
+  console.log(`the story took ${took.toFixed(0)} s; Doorward, from written to refused everywhere: ${ms} ms`);
+  // Told again, it stops at a key that is pressed in what it leaves to its reader.
+  await button(page, 'Tell the story again').click();
+  await page.locator('#stage[data-story="running"]').waitFor();
+  await tiles(page, 'allowed', 'own');
+  await page.locator('#sign-out').press('Shift');
+  await page.locator('#stage[data-story="told"]').waitFor();
+  await tiles(page, 'allowed', 'own');
+}
+
+/** What breaks, and what the services answer then. Only where Redis and several Doorwards run. */
+export async function checkLevers(page) {
+  const lever = (name) => page.locator(`button[data-lever="${name}"]`);
+  const reasonAt = (service, text) => page.locator(`.tile[data-service="${service}"] .reason`).getByText(text).waitFor();
+  const pull = async (name, says) => {
+    await lever(name).click();
+    await lever(name).getByText(says).waitFor();
+  };
+  const stolen = async (what) => {
+    await button(page, 'Try the stolen token').click();
+    await page.locator('#timeline li').first().getByText('The thief stays outside').waitFor();
+    console.log(`${what}: the stolen token stays outside`);
+  };
+  await lever('redis').waitFor();
+  await signIn(page, 'Alice');
+  assert.equal(await page.locator('.views li').count(), 4);
+  await page.locator('.views li[data-state="allowed"]').nth(3).waitFor();
+
+  await pull('redis', 'Plug Redis in again');
+  // By what is in memory they go on deciding, until that is too old.
+  await tiles(page, 'allowed', 'own');
+  await page.locator('.views li[data-state="refused"]').nth(3).waitFor();
+  await tiles(page, 'unavailable', 'own');
+  await reasonAt('A', '503 revocations_stale');
+  await pull('redis', 'Unplug Redis');
+  await tiles(page, 'allowed', 'own');
+  console.log('Redis unplugged: decided by memory, then refused; and decided again');
+
+  await pull('doorward', 'Let it go on');
+  await page.locator('.tile[data-service="C"]:not([data-state="allowed"])').waitFor();
+  await page.locator('.tile[data-service="A"][data-state="allowed"]').waitFor();
+  await pull('doorward', 'Freeze a Doorward');
+  await tiles(page, 'allowed', 'own');
+  console.log('a Doorward frozen: nobody in at its service');
+
+  await button(page, 'Sign out').click();
+  await page.locator('#timeline [data-event="dead"]').waitFor();
+  await lever('flush').click();
+  await page.locator('#timeline [data-lever="flush"]').waitFor();
+  await stolen('Redis flushed');
+  if (await lever('clock').count()) {
+    await pull('clock', 'Set the clock right');
+    await reasonAt('B', '401 expired');
+    await pull('clock', 'Step a clock');
+    await reasonAt('B', '401 signed_out');
+    await stolen('a clock stepped to and fro');
+  }
+  // No other site can pull: what it can send lacks the header.
+  assert.equal((await page.request.post(new URL('/page/stage/flush', page.url()).href)).status(), 404);
 }

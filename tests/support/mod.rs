@@ -2,6 +2,7 @@
 //! request. Everything binds to loopback on a free port and ends with the test.
 
 pub mod authorization_server;
+pub mod browser;
 pub mod clock;
 pub mod doorward;
 pub mod envoy;

@@ -2,8 +2,11 @@
 // of the user's token.
 
 import { ask, post } from "./accounts.js";
+import { Levers } from "./levers.js";
 import { Live } from "./live.js";
 import { Session } from "./session.js";
+import * as stage from "./stage.js";
+import { Story } from "./story.js";
 import { Tile, reason, verdict } from "./tiles.js";
 import { tell } from "./timeline.js";
 
@@ -49,6 +52,7 @@ async function look(service) {
   if (looking.get(service) === which) looking.delete(service);
   if (measuring || credential().token !== token) return; // Another token is in use by now.
   tiles.get(service).show(answer, which);
+  stage.request(which === "stolen" ? "thief" : "you", service, verdict(answer));
   if (which === "own" && typeof answer.body.email === "string") find("email").textContent = answer.body.email;
   if (which === "own" && answer.status === 401) await renew(asking);
 }
@@ -69,10 +73,13 @@ const lookAtAll = () => Promise.all(SERVICES.map(look));
 
 async function signIn(event) {
   event.preventDefault();
-  const login = new FormData(find("sign-in")).get("login");
-  const { session: begun, answer } = await Session.begin(login, find("password").value);
+  await signInAs(new FormData(find("sign-in")).get("login"), find("password").value);
+}
+
+async function signInAs(login, password) {
+  const { session: begun, answer } = await Session.begin(login, password);
   complain(begun ? "" : answer.status === 401 ? "That password is wrong." : `Accounts answered ${reason(answer)}.`);
-  if (!begun) return find("password").focus();
+  if (!begun) return void find("password").focus();
   session = begun;
   steal();
   show();
@@ -109,6 +116,7 @@ async function end(what, call) {
   const { login, token } = session;
   measuring = true;
   ending = performance.now();
+  stage.signedOut();
   complain("");
   const attempt = { token, failed: false, began: performance.now() };
   const trying = SERVICES.map((service) => tryUntilRefused(service, attempt));
@@ -132,6 +140,7 @@ async function tryUntilRefused(service, attempt) {
     const answer = await ask(service, attempt.token);
     if (attempt.failed) return null;
     tiles.get(service).show(answer, "stolen");
+    stage.request("thief", service, verdict(answer));
     if (answer.status === 401) return answer;
   }
   return null;
@@ -149,9 +158,15 @@ function report(what, began, answer, tried) {
     const text = `${service} refused the stolen token: ${reason(refused)}`;
     tell({ kind: "good", text, figure: `${after(began, refused.at)} ms`, data: { event: "refused", service } });
   }
+  find("figure-doorward").textContent = answer.doorward ? `${answer.doorward.ms} ms` : "–";
+  if (answer.doorward) {
+    const text = `Doorward: written, and refused by every instance (${answer.doorward.instances})`;
+    tell({ kind: "good", text, figure: `${answer.doorward.ms} ms`, data: { event: "doorward", ms: answer.doorward.ms } });
+  }
   if (dead.length < SERVICES.length) return;
   const last = dead.at(-1).refused.at;
   const data = { event: "dead", sinceAnswer: after(answer.at, last), sinceClick: after(began, last) };
+  find("figure-browser").textContent = `${after(began, last)} ms`;
   tell({ kind: "good", text: "Dead everywhere: click to last refusal", figure: `${after(began, last)} ms`, data });
 }
 
@@ -162,6 +177,7 @@ function steal() {
   ending = null;
   live.open(session.token); // The token of a stream is the one that opened it.
   const { token } = stolen;
+  stage.copied();
   const code = document.createElement("code");
   code.textContent = `${token.slice(0, 14)}…${token.slice(-8)}`;
   find("loot").replaceChildren(`Has ${named(stolen.login)}’s token: `, code);
@@ -171,7 +187,10 @@ function steal() {
 async function tryStolen() {
   const { token, login } = stolen;
   const answers = await Promise.all(SERVICES.map((service) => ask(service, token)));
-  for (const [index, answer] of answers.entries()) tiles.get(SERVICES[index]).show(answer, "stolen");
+  for (const [index, answer] of answers.entries()) {
+    tiles.get(SERVICES[index]).show(answer, "stolen");
+    stage.request("thief", SERVICES[index], verdict(answer));
+  }
   const inside = SERVICES.filter((_, index) => verdict(answers[index]) === "allowed");
   const reasons = [...new Set(answers.map(reason))];
   const said = reasons.length === 1 ? `${reasons[0]} at ${SERVICES.join(", ")}` : reasons.join(", ");
@@ -235,5 +254,28 @@ setInterval(() => {
   if (session?.isDue) renew(session);
   lookAtAll();
 }, EVERY);
+
+// --- the story, until its reader takes over -------------------------------------------
+
+const story = new Story(find("stage"), {
+  "signed-in": async () => {
+    if (session) await end("signed out", signOut);
+    await signInAs("alice", passwords.alice);
+    return session !== null;
+  },
+  copied: async () => stage.copied(),
+  inside: tryStolen,
+  "signed-out": () => end("signed out", signOut),
+  shut: tryStolen,
+});
+for (const action of ["pointerdown", "keydown"]) {
+  document.querySelector("main").addEventListener(action, () => story.stop());
+}
+
+new Levers(find("broken")).start();
 show();
 lookAtAll();
+// With #try there is no story: it goes on from a window in which it was told. Nor does anything move by itself for those
+// who want it still.
+if (location.hash !== "#try" && matchMedia("(prefers-reduced-motion: no-preference)").matches) story.play();
+else find("stage").querySelector(".play").hidden = false;

@@ -10,6 +10,7 @@
 //! events     telling Doorward, each event in another of its ways
 //! introspection  being asked about a token instead (RFC 7662)
 //! page       the files of the page
+//! stage      the demo's levers: what breaks, for the page to show
 //! ```
 
 mod error;
@@ -19,6 +20,7 @@ mod introspection;
 mod keys;
 mod page;
 mod passwords;
+mod stage;
 mod store;
 mod tokens;
 
@@ -63,6 +65,9 @@ pub struct Args {
     introspection_client: String,
     #[arg(long, value_name = "FILE")]
     introspection_secret_file: Option<PathBuf>,
+    /// The demo's file with what else runs: the page may break it then.
+    #[arg(long, value_name = "FILE")]
+    stage: Option<PathBuf>,
 }
 
 /// The ways to report sign-outs to Doorward; without one its tokens are valid until they expire.
@@ -104,6 +109,7 @@ pub struct Accounts {
     minter: Minter,
     doorward: Doorward,
     introspection: Option<introspection::Client>,
+    stage: Option<stage::Stage>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -118,8 +124,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let doorward = Doorward::new(args.doorward)?;
     let client = |file: PathBuf| introspection::Client::read(&args.introspection_client, &file);
     let introspection = args.introspection_secret_file.map(client).transpose()?;
+    let stage = args.stage.map(stage::Stage::new).transpose()?;
     info!(database = store.kind(), "accounts");
-    let accounts = Arc::new(Accounts { store, passwords, minter, doorward, introspection });
+    let accounts = Arc::new(Accounts { store, passwords, minter, doorward, introspection, stage });
     server::serve(args.listen, http::routes(accounts)).await
 }
 

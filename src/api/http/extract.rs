@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::Http;
 use super::problem::{Error, Problem};
-use crate::authz::admin_key::Permission;
+use crate::authz::admin_key::{AdminKey, Permission};
 
 /// The name of an admin key that may revoke.
 pub(super) struct MayRevoke(pub(super) Arc<str>);
@@ -21,6 +21,9 @@ pub(super) struct MayRegister(pub(super) Arc<str>);
 
 /// Proof that the caller's admin key may read.
 pub(super) struct MayRead;
+
+/// The caller's admin key, whatever it may.
+pub(super) struct AnyKey(pub(super) AdminKey);
 
 impl FromRequestParts<Http> for MayRevoke {
     type Rejection = Problem;
@@ -46,8 +49,24 @@ impl FromRequestParts<Http> for MayRead {
     }
 }
 
+impl FromRequestParts<Http> for AnyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        known_key(http, &parts.headers).map(Self)
+    }
+}
+
 /// The name of the caller's admin key (RFC 6750 section 2.1), if it has the permission.
 pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
+    let key = known_key(http, headers)?;
+    if !key.may(permission) {
+        return Err(Problem::new(Error::NotPermitted, "its `may` in admin.keys does not list what this needs"));
+    }
+    Ok(key.name)
+}
+
+fn known_key(http: &Http, headers: &HeaderMap) -> Result<AdminKey, Problem> {
     let policy = http.state.policy();
     if policy.admin_keys.is_empty() {
         return Err(Problem::new(Error::NoAdminKeys, "set admin.keys in the configuration"));
@@ -61,10 +80,7 @@ pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission
         return Err(Problem::new(Error::UnknownCredentials, "the key is not in admin.keys")
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")));
     };
-    if !key.may(permission) {
-        return Err(Problem::new(Error::NotPermitted, "`may` of this key in admin.keys does not list this permission"));
-    }
-    Ok(key.name.clone())
+    Ok(key.clone())
 }
 
 /// The credentials of the one `Authorization: Bearer` field.

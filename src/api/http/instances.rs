@@ -1,23 +1,37 @@
 //! `GET /v1/instances`: the running instances and the age of their views.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Http;
+use super::about::millis;
 use super::extract::MayRead;
-use super::problem::{AdminErrors, Problem};
+use super::probes::Readiness;
+use super::problem::AdminErrors;
+use super::{Http, Missing};
 use crate::state::Peer;
 
 /// The fleet.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are the API's")]
 pub(super) struct Instances {
     /// The answering instance is first.
     instances: Vec<Instance>,
     /// False: the store did not return the others.
     complete: bool,
+    /// The age from which on a view is not relied on, in milliseconds; as the one that answers has it.
+    max_staleness_ms: u64,
+    /// Why the one that answers is not ready, as in `/readyz?fresh`; empty when it is.
+    missing: Vec<NotReady>,
+    /// What to mend though it is ready.
+    warnings: Vec<NotReady>,
+}
+
+/// A part that is not as it should be.
+#[derive(Serialize, ToSchema)]
+struct NotReady {
+    part: &'static str,
+    reason: String,
 }
 
 /// A running Doorward instance.
@@ -27,6 +41,8 @@ struct Instance {
     /// Whether this is the answering instance.
     this: bool,
     version: String,
+    /// `service`, or `module` inside Envoy.
+    role: String,
     uptime_seconds: u64,
     /// The time since the start of its last completed read of the store, as far as is known here; null
     /// before the first, and while a gap is being repaired.
@@ -49,22 +65,40 @@ struct Instance {
     get, path = "/v1/instances", tag = "operation", security(("admin_key" = [])),
     responses((status = 200, description = "The instances.", body = Instances), AdminErrors)
 )]
-pub(super) async fn instances(State(http): State<Http>, _: MayRead) -> Result<axum::Json<Instances>, Problem> {
+pub(super) async fn instances(State(http): State<Http>, _: MayRead) -> axum::Json<Instances> {
+    axum::Json(fleet(&http).await)
+}
+
+impl Instances {
+    pub(super) fn len(&self) -> usize {
+        self.instances.len()
+    }
+}
+
+/// The instances as they are now.
+pub(super) async fn fleet(http: &Http) -> Instances {
     let replica = &http.state.replica;
     let (peers, complete) = match replica.peers().await {
         Ok(peers) => (peers, true),
         Err(_) => (vec![replica.this()], false),
     };
     let instances = peers.into_iter().map(|peer| instance(peer, replica.name())).collect();
-    Ok(axum::Json(Instances { instances, complete }))
+    let not_ready = |Missing { part, reason }| NotReady { part, reason };
+    Instances {
+        instances,
+        complete,
+        max_staleness_ms: millis(http.state.policy().authorizer.freshness.max_staleness),
+        missing: http.readiness.missing(&http.state, true).into_iter().map(not_ready).collect(),
+        warnings: Readiness::warnings(&http.state).into_iter().map(not_ready).collect(),
+    }
 }
 
 fn instance(peer: Peer, this: &str) -> Instance {
-    let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     Instance {
         this: peer.name == this,
         name: peer.name,
         version: peer.version,
+        role: peer.role,
         uptime_seconds: peer.uptime.as_secs(),
         view_age_ms: peer.view_age.map(millis),
         position: peer.position.to_string(),

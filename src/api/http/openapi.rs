@@ -79,10 +79,36 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
         ),
         ("/v1/instances", _) => {
             let instance = json!({
-                "name": "gateway-1", "this": true, "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": 3600,
+                "name": "gateway-1", "this": true, "version": env!("CARGO_PKG_VERSION"), "role": "service", "uptime_seconds": 3600,
                 "view_age_ms": 12, "position": POSITION, "state": "following", "clock_skew_seconds": 0.004, "streams": 3,
             });
-            (None, Some(json!({"instances": [instance], "complete": true})))
+            let fleet = json!({
+                "instances": [instance], "complete": true, "max_staleness_ms": 5000, "missing": [], "warnings": [],
+            });
+            (None, Some(fleet))
+        }
+        ("/v1/about", _) => {
+            let claims = json!({"user_id": ["sub"], "session_id": ["sid"], "client_id": ["client_id", "azp"]});
+            let issuer = json!({
+                "name": "main", "issuer": ["https://auth.example.com"], "leeway_ms": 30000, "claims": claims,
+            });
+            let about = json!({
+                "version": env!("CARGO_PKG_VERSION"), "key": "on-call", "may": ["read", "revoke"], "issuers": [issuer],
+                "rules": ["api"], "store": "redis", "max_staleness_ms": 5000, "on_stale": "deny", "list_page": 1000,
+                "receipt_timeout_ms": 10000,
+            });
+            (None, Some(about))
+        }
+        ("/v1/refusals", _) => {
+            let kind = json!({
+                "reason": "signed_out", "rule": "api", "issuer": "main", "enforced": true, "total": 3, "counts": [0, 1, 2],
+            });
+            (None, Some(json!({"slot_ms": 10000, "kinds": [kind], "explained": [refusal()]})))
+        }
+        ("/v1/refusals/{id}", _) => {
+            let mut refusal = refusal();
+            refusal["checks"] = json!([{"check": "revocation", "passed": false}]);
+            (None, Some(refusal))
         }
         ("/v1/explain", _) => (
             Some(json!({"method": "GET", "path": "/orders", "host": "shop.example.com", "token": TOKEN})),
@@ -100,6 +126,13 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
     (asked, answered)
 }
 
+fn refusal() -> Value {
+    json!({
+        "id": 7, "at": "2027-06-01T12:00:00.000Z", "reason": "signed_out", "rule": "api", "issuer": "main",
+        "enforced": true, "detail": null, "request_id": "5b1f0c9e", "source": "203.0.113.7",
+    })
+}
+
 /// Puts examples into an operation: its request, and its answers of success.
 fn show(operation: &mut Operation, asked: Option<Value>, answered: Option<Value>) {
     let set = |content: &mut RefOr<Content>, example: &Option<Value>| {
@@ -113,7 +146,8 @@ fn show(operation: &mut Operation, asked: Option<Value>, answered: Option<Value>
     let good = operation.responses.responses.iter_mut().filter(|(status, _)| status.starts_with('2'));
     for (_, response) in good {
         if let RefOr::T(response) = response {
-            response.content.values_mut().for_each(|content| set(content, &answered));
+            let shown = response.content.iter_mut().filter(|(media_type, _)| *media_type != "text/event-stream");
+            shown.for_each(|(_, content)| set(content, &answered));
         }
     }
 }

@@ -56,6 +56,11 @@ impl Readiness {
         self.failed.store(true, Ordering::Release);
     }
 
+    /// Whether this process is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -64,7 +69,7 @@ impl Readiness {
     pub fn missing(&self, state: &Shared, fresh: bool) -> Vec<Missing> {
         let mut missing = Vec::new();
         let mut add = |part, reason| missing.push(Missing { part, reason });
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             add("process", "draining".to_owned());
         }
         if self.has_failed() {
@@ -103,7 +108,7 @@ impl Readiness {
     }
 
     /// Faults that an operator must fix although the process is ready.
-    fn warnings(state: &Shared) -> Option<Missing> {
+    pub(super) fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
         let is_one = matches!(revocations.state, ReplicaState::NamesDiffer | ReplicaState::LogExhausted);
         let detail = revocations.detail.filter(|_| revocations.ready && is_one)?;

@@ -1,14 +1,16 @@
 //! `POST /v1/revocations`: from a request to a revocation in the store.
 
 mod list;
+mod progress;
 mod receipt;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -24,7 +26,7 @@ use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, T
 use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::sources::ledger::Position;
-use crate::state::Policy;
+use crate::state::{Policy, Receipt};
 
 pub(super) use list::{__path_list, list};
 use receipt::{Confirmation, Wait, WaitQuery};
@@ -141,14 +143,19 @@ pub(super) struct RevocationReceipt {
     confirmation: Confirmation,
 }
 
-/// Revokes a token, a session, a user, a client, a key or all of an issuer.
+/// Revokes a token, a session, a user, a client, a key, an actor or all of an issuer.
 ///
 /// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
 /// nothing. A revocation that has already expired succeeds and is not written.
+///
+/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200, and
+/// continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes, and
+/// at last `receipt`, or `problem` if the store did not take a later instant. The receipt says whether it is confirmed.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
     responses(
+        (status = 200, description = "The revocation is stored; the confirmations follow.", body = String, content_type = "text/event-stream"),
         (status = 201, description = "The revocation is stored.", body = RevocationReceipt),
         (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
         BodyErrors,
@@ -160,6 +167,7 @@ pub(super) async fn create(
     State(http): State<Http>,
     MayRevoke(by): MayRevoke,
     Parameters(query): Parameters<WaitQuery>,
+    headers: HeaderMap,
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
@@ -167,38 +175,68 @@ pub(super) async fn create(
     let clocks = http.state.replica.clocks();
     let mut revocation = resolve(&http, &request, clocks).await?;
     revocation.note = Note::new(clock::now(), &by, request.reason.as_deref().unwrap_or_default());
-    let kind = revocation.target.kind.as_str();
-    let mut position = store(&http, &by, &revocation).await?;
-    let confirmation = match wait {
-        None => Confirmation::default(),
-        Some(wait) => loop {
-            let confirmation = wait.confirm(&http.state.replica, &revocation, position).await;
+    let position = store(&http, &by, &revocation).await?;
+    let asked = Asked { http, by, request, clocks };
+    match wait {
+        None => Ok(asked.receipt(&revocation, position, Confirmation::default()).into_response()),
+        Some(wait) if progress::is_asked_for(&headers) => Ok(progress::respond(asked, wait, revocation, position)),
+        Some(wait) => Ok(asked.confirm(wait, revocation, position, &|_| {}).await?.into_response()),
+    }
+}
+
+/// A request that was resolved once, by these clocks.
+struct Asked {
+    http: Http,
+    by: Arc<str>,
+    request: RevocationRequest,
+    clocks: Clocks,
+}
+
+impl Asked {
+    /// Waits until every instance refuses, and until none has verified a token that is dated further ahead.
+    async fn confirm(
+        &self,
+        wait: Wait,
+        mut revocation: Revocation,
+        mut position: Option<Position>,
+        tell: &(dyn Fn(&Receipt) + Sync),
+    ) -> Result<(StatusCode, axum::Json<RevocationReceipt>), Problem> {
+        let replica = &self.http.state.replica;
+        loop {
+            let confirmation = wait.confirm(replica, &revocation, position, tell).await;
             if confirmation.confirmed == Some(false) {
-                break confirmation;
+                return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
-            http.state.replica.learn_leads().await;
-            let again = resolve(&http, &request, clocks).await?;
+            replica.learn_leads().await;
+            let again = resolve(&self.http, &self.request, self.clocks).await?;
             if again.watermark <= revocation.watermark {
-                break confirmation;
+                return Ok(self.receipt(&revocation, position, confirmation));
             }
             revocation = Revocation { note: revocation.note, ..again };
-            position = store(&http, &by, &revocation).await?;
-        },
-    };
-    let unconfirmed = confirmation.confirmed == Some(false);
-    let receipt = RevocationReceipt {
-        issuer: revocation.target.issuer.to_string(),
-        kind,
-        id: revocation.target.id.to_string(),
-        at: watermark(revocation.watermark),
-        expires_at: clock::format_rfc3339(revocation.expires_at),
-        position: position.map(|position| position.to_string()),
-        seen: (!unconfirmed && is_unseen(&http, &request, &revocation.target)).then_some(false),
-        confirmation,
-    };
-    let status = if unconfirmed { StatusCode::ACCEPTED } else { StatusCode::CREATED };
-    Ok((status, axum::Json(receipt)).into_response())
+            position = store(&self.http, &self.by, &revocation).await?;
+        }
+    }
+
+    fn receipt(
+        &self,
+        revocation: &Revocation,
+        position: Option<Position>,
+        confirmation: Confirmation,
+    ) -> (StatusCode, axum::Json<RevocationReceipt>) {
+        let unconfirmed = confirmation.confirmed == Some(false);
+        let receipt = RevocationReceipt {
+            issuer: revocation.target.issuer.to_string(),
+            kind: revocation.target.kind.as_str(),
+            id: revocation.target.id.to_string(),
+            at: watermark(revocation.watermark),
+            expires_at: clock::format_rfc3339(revocation.expires_at),
+            position: position.map(|position| position.to_string()),
+            seen: (!unconfirmed && is_unseen(&self.http, &self.request, &revocation.target)).then_some(false),
+            confirmation,
+        };
+        (if unconfirmed { StatusCode::ACCEPTED } else { StatusCode::CREATED }, axum::Json(receipt))
+    }
 }
 
 /// The place in the log; `None` if nothing was written, because every token that it could refuse has expired at every

@@ -45,7 +45,7 @@ fn no_yaml() {
 #[test]
 fn keys_and_types() {
     check("rule: []", "2: rule", "is not a known key; did you mean `rules`?");
-    check("frobnicate: 1", "2: frobnicate", "is not a known key; known are admin, api_keys, errors,");
+    check("frobnicate: 1", "2: frobnicate", "is not a known key; known are admin, api_keys, console, errors,");
     check("token:\n  frm: []", "3: token.frm", "did you mean `from`?");
     check("listen: {check: 127.0.0.1:1, chekc: x}", "2: listen.chekc", "did you mean `check`?");
     check("errors: {realm: a, realm: b}", "2: errors.realm", "the key is written twice (first on line 2)");

@@ -32,7 +32,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -62,6 +62,8 @@ const END_WITHIN: Duration = Duration::from_millis(50);
 /// The state of this instance's lease across connections.
 pub(super) struct LeaseState {
     started: Steady,
+    /// What kind of process this is; unset: the service.
+    role: OnceLock<&'static str>,
     /// The longest use of a view of this instance, in milliseconds.
     hold_ms: AtomicU64,
     /// A receipt waits for this instance's progress.
@@ -87,6 +89,7 @@ impl Default for LeaseState {
     fn default() -> Self {
         Self {
             started: Steady::now(),
+            role: OnceLock::new(),
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
@@ -151,6 +154,8 @@ pub struct Peer {
     pub skew_ms: Option<i64>,
     /// Streams that are open.
     pub streams: usize,
+    /// `service`, or `module` inside Envoy.
+    pub role: String,
 }
 
 impl LeaseState {
@@ -202,6 +207,11 @@ impl Replica {
         if self.lease_state.hold_ms.swap(hold_ms, Ordering::AcqRel) < hold_ms {
             self.lease_state.note_asked(); // The present lease is too short: renew it at once.
         }
+    }
+
+    /// Names the kind of this process to its peers, once.
+    pub fn be(&self, role: &'static str) {
+        let _ = self.lease_state.role.set(role); // It does not change.
     }
 
     /// Renews the lease if it is due, or if a receipt waits for this instance.
@@ -264,6 +274,7 @@ impl Replica {
             state: self.status().state.as_str().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             skew_ms: self.ahead_ms(),
+            role: self.lease_state.role.get().copied().unwrap_or_default().into(),
             unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
             ..Report::default()
         }
@@ -299,6 +310,17 @@ impl Replica {
     ///
     /// `stored`: the place that [`Self::revoke`] returned.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
+        self.confirm_telling(revocation, stored, patience, &|_| {}).await
+    }
+
+    /// As [`Self::confirm`]; `tell` gets each receipt on the way, some hundred in a second.
+    pub async fn confirm_telling(
+        &self,
+        revocation: &Revocation,
+        stored: Position,
+        patience: Duration,
+        tell: &(dyn Fn(&Receipt) + Sync),
+    ) -> Receipt {
         let RevocationLedger::Redis(ledger) = &self.ledger else {
             let ended = self.streams_have_ended(patience).await;
             let waiting = if ended { Vec::new() } else { vec![self.name.to_string()] };
@@ -317,6 +339,7 @@ impl Replica {
                 if receipt.is_confirmed() {
                     return receipt;
                 }
+                tell(&receipt);
             }
             let left = deadline.since(Steady::now());
             if left.is_zero() {
@@ -381,6 +404,7 @@ fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Pe
         version: report.version.to_string(),
         skew_ms: report.skew_ms,
         streams: report.streams,
+        role: if report.role.is_empty() { "service".to_owned() } else { report.role.to_string() },
     }
 }
 

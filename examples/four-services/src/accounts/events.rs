@@ -12,7 +12,7 @@
 //! The instant `at` comes from the clock that also writes `iat`, after the change is stored: tokens minted
 //! before it are refused, those after it are not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use reqwest::{Client, RequestBuilder, Url};
@@ -107,6 +107,29 @@ impl Doorward {
             None => request,
         };
         send("push a security event", request.body(token)).await
+    }
+
+    /// How long a revocation takes at this moment, in milliseconds, from the request until every instance refuses, and
+    /// how many there are. It is one of a session that nobody has: the sign-out itself stays the user's own.
+    pub async fn time(&self) -> Option<(f64, u64)> {
+        let what =
+            json!({"kind": "session", "id": format!("timed-{}", random::<8>().ok()?), "issuer": self.issuer_name});
+        let url = self.url.as_ref()?.join("/v1/revocations?wait=all&timeout=500ms").ok()?;
+        let request = self.http.post(url).bearer_auth(self.admin_key.as_ref()?).header("accept", "text/event-stream");
+        let began = Instant::now();
+        let mut response = request.json(&what).send().await.ok()?.error_for_status().ok()?;
+        let mut text = String::new();
+        while let Some(chunk) = response.chunk().await.ok()? {
+            text.push_str(std::str::from_utf8(&chunk).ok()?);
+            let told =
+                text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+            let whole = |told: &Value| told["confirmed"] == true || told["applied"] == told["instances"];
+            if let Some(told) = told.filter(whole) {
+                let ms = told["took_ms"].as_f64().unwrap_or(began.elapsed().as_secs_f64() * 1000.0);
+                return Some((ms, told["instances"].as_u64()?));
+            }
+        }
+        None
     }
 
     async fn revoke(&self, mut what: Value) -> anyhow::Result<()> {

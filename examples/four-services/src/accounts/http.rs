@@ -16,7 +16,7 @@ use tracing::warn;
 use super::error::Error;
 use super::store::{Rotation, Session, User};
 use super::tokens::{ACCESS_LIFETIME, random, sha256_hex};
-use super::{Accounts, introspection, page, passwords};
+use super::{Accounts, introspection, page, passwords, stage};
 use crate::clock::{self, Timestamp};
 use crate::service::identity;
 
@@ -36,6 +36,8 @@ pub fn routes(accounts: Arc<Accounts>) -> Router {
         .route("/auth/permissions", post(change_permissions))
         .route("/oauth2/introspect", post(introspection::introspect))
         .route("/.well-known/jwks.json", get(jwks))
+        .route("/page/stage.json", get(stage::seen))
+        .route("/page/stage/{lever}", post(stage::pull))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(accounts)
         .merge(page::routes())
@@ -151,15 +153,28 @@ async fn refresh(State(accounts): Shared, Asked(asked): Asked<Refresh>) -> Resul
 }
 
 /// Doorward recorded the sign-out before the request arrived here; the refresh tokens remain to be ended.
-async fn logout(State(accounts): Shared, caller: Caller) -> Done {
+async fn logout(State(accounts): Shared, caller: Caller) -> Result<Response, Error> {
     accounts.store.end_family(&caller.sid, clock::now()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(ended(&accounts).await)
 }
 
-async fn logout_everywhere(State(accounts): Shared, caller: Caller) -> Done {
+async fn logout_everywhere(State(accounts): Shared, caller: Caller) -> Result<Response, Error> {
     accounts.store.end_families(&caller.login, clock::now()).await?;
     accounts.doorward.signed_out_everywhere(&caller.login, clock::now()).await.map_err(Error::NotTold)?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(ended(&accounts).await)
+}
+
+/// 204; on the demo's stage with Doorward's own time for a revocation, from the request to the last instance that
+/// refuses (`Server-Timing`), so that the page can show it beside the browser's.
+async fn ended(accounts: &Accounts) -> Response {
+    let timing = match accounts.stage {
+        Some(_) => accounts.doorward.time().await,
+        None => None,
+    };
+    match timing.map(|(ms, instances)| format!("doorward;dur={ms:.2};desc={instances}")) {
+        Some(timing) => (StatusCode::NO_CONTENT, [("server-timing", timing)]).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 #[derive(Deserialize)]

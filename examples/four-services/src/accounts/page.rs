@@ -9,14 +9,17 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
 
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/", HTML, include_str!("../../page/index.html")),
     ("/page/page.css", CSS, include_str!("../../page/page.css")),
     ("/page/icon.svg", IMAGE, include_str!("../../page/icon.svg")),
     ("/page/page.js", SCRIPT, include_str!("../../page/page.js")),
     ("/page/accounts.js", SCRIPT, include_str!("../../page/accounts.js")),
+    ("/page/levers.js", SCRIPT, include_str!("../../page/levers.js")),
     ("/page/session.js", SCRIPT, include_str!("../../page/session.js")),
     ("/page/live.js", SCRIPT, include_str!("../../page/live.js")),
+    ("/page/stage.js", SCRIPT, include_str!("../../page/stage.js")),
+    ("/page/story.js", SCRIPT, include_str!("../../page/story.js")),
     ("/page/tiles.js", SCRIPT, include_str!("../../page/tiles.js")),
     ("/page/timeline.js", SCRIPT, include_str!("../../page/timeline.js")),
 ];

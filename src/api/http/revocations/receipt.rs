@@ -95,16 +95,17 @@ impl Wait {
     }
 
     /// `stored`: the revocation's place in the log; `None` when it was not written, because every token that it
-    /// could refuse has expired.
+    /// could refuse has expired. `tell` gets each receipt on the way.
     pub(super) async fn confirm(
         self,
         replica: &Replica,
         revocation: &Revocation,
         stored: Option<Position>,
+        tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Confirmation {
         let patience = self.until.saturating_duration_since(Instant::now());
         let receipt = if let Some(stored) = stored {
-            replica.confirm(revocation, stored, patience).await
+            replica.confirm_telling(revocation, stored, patience, tell).await
         } else {
             let instances = replica.peers().await.map_or(1, |peers| peers.len());
             Receipt { instances, applied: instances, waiting: Vec::new(), uncertain_for: None, streams: 0 }

@@ -46,6 +46,8 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) skew_ms: Option<i64>,
     /// Streams that are open.
     pub(in crate::sources) streams: usize,
+    /// What kind of process it is; empty: the service.
+    pub(in crate::sources) role: Box<str>,
     /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
 }
@@ -244,14 +246,15 @@ impl RedisLedger {
 
 /// Space-separated; later versions may append fields.
 fn encoded(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, ended } = report;
+    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, role, ended } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
+    let role = if role.is_empty() { String::new() } else { format!(" role={role}") };
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
     let ended: Vec<_> = ended.iter().map(|(position, count)| format!(" ended={position}/{count}")).collect();
     let more = [unapplied, ended].concat().concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
     let (at, uptime) = (at.as_millis(), uptime.as_secs());
-    format!("{position} {at} {view_age} {uptime} {state} {version}{skew} streams={streams}{more}")
+    format!("{position} {at} {view_age} {uptime} {state} {version}{skew} streams={streams}{role}{more}")
 }
 
 fn read(text: &str) -> Option<Report> {
@@ -273,6 +276,7 @@ fn read(text: &str) -> Option<Report> {
         skew_ms: more.iter().find_map(|word| word.strip_prefix("skew=")?.parse().ok()),
         unapplied: unapplied.map(str::parse).collect::<Result<_, _>>().ok()?,
         streams: more.iter().find_map(|word| word.strip_prefix("streams=")?.parse().ok()).unwrap_or_default(),
+        role: more.iter().find_map(|word| word.strip_prefix("role=")).unwrap_or_default().into(),
         ended: more.iter().filter_map(ended).collect(),
     })
 }
@@ -293,6 +297,7 @@ mod tests {
             skew_ms: Some(-12),
             unapplied: vec![Position { millis: 1, sequence: 2 }, Position { millis: 3, sequence: 4 }],
             streams: 7,
+            role: "module".into(),
             ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
         };
         assert_eq!(read(&encoded(&report)), Some(report.clone()));

@@ -1,0 +1,113 @@
+// The levers: what breaks while the page goes on asking. They are there when `envoy/demo.sh` says what it started.
+
+import { broken, nameStore } from "./stage.js";
+import { tell } from "./timeline.js";
+
+/** How often the Doorwards are looked at, in milliseconds. */
+const EVERY = 1000;
+
+/** Of each lever: what its button says, let go and pulled, and what follows, then. */
+const LEVERS = {
+  redis: [
+    ["Unplug Redis", "Plug Redis in again"],
+    (seen) => [
+      `Redis is unplugged. Each Doorward decides by the list in its memory, until that is ${seen.max_staleness_ms / 1000} s old; then it refuses everybody.`,
+      "Redis is back.",
+    ],
+  ],
+  doorward: [
+    ["Freeze a Doorward", "Let it go on"],
+    (seen) => [`The Doorward of ${seen.frozen} is frozen. Envoy gets no answer and lets nobody in at ${seen.frozen}.`, `The Doorward of ${seen.frozen} goes on.`],
+  ],
+  flush: [
+    ["Flush Redis", "Flush Redis"],
+    () => ["", "Redis forgot everything. The Doorwards notice, and put back what it lost: who was signed out stays out."],
+  ],
+  clock: [
+    ["Step a clock", "Set the clock right"],
+    (seen) => [
+      `The clock of ${seen.clock}’s Doorward is ten minutes ahead: by it, every token has expired and every sign-out is over.`,
+      `The clock of ${seen.clock}’s Doorward is right again, and who was signed out stays out.`,
+    ],
+  ],
+};
+
+export class Levers {
+  #root;
+  #seen = null;
+
+  constructor(root) {
+    this.#root = root;
+    root.querySelector(".levers").addEventListener("click", (event) => {
+      const lever = event.target.closest("button")?.dataset.lever;
+      if (lever) this.#pull(lever);
+    });
+  }
+
+  /** Looks once; and again and again where there is something to pull. */
+  async start() {
+    await this.#look();
+    if (!this.#seen) return;
+    nameStore(this.#seen.store);
+    const links = this.#seen.links.map(([title, url]) => {
+      const link = document.createElement("a");
+      link.href = url;
+      link.textContent = title;
+      return link;
+    });
+    document.getElementById("links").append(...links.flatMap((link) => [" · ", link]));
+    if (this.#seen.levers.length === 0) return;
+    this.#root.hidden = false;
+    this.#root.querySelector(".levers").replaceChildren(...this.#seen.levers.map((lever) => {
+      const button = document.createElement("button");
+      button.dataset.lever = lever;
+      return button;
+    }));
+    this.#show();
+    setInterval(() => this.#look(), EVERY);
+  }
+
+  async #look() {
+    try {
+      const response = await fetch("/page/stage.json", { cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(4000) });
+      if (!response.ok) return;
+      this.#seen = await response.json();
+      if (this.#seen.levers.length > 0 && !this.#root.hidden) this.#show();
+    } catch {
+      // The next look says more.
+    }
+  }
+
+  async #pull(lever) {
+    const button = this.#root.querySelector(`[data-lever="${lever}"]`);
+    button.setAttribute("aria-disabled", "true");
+    const answer = await fetch(`/page/stage/${lever}`, { method: "POST", headers: { "x-demo": "stage" } }).catch(() => null);
+    await this.#look();
+    button.removeAttribute("aria-disabled");
+    const isPulled = this.#seen.pulled[lever] ?? false;
+    const [pulled, back] = LEVERS[lever][1](this.#seen);
+    if (answer?.status !== 204) tell({ kind: "bad", text: "That did not work: is Redis unplugged?", data: { event: "lever-failed" } });
+    else tell({ kind: isPulled ? "warning" : "info", text: isPulled ? pulled : back, data: { event: "lever", lever } });
+  }
+
+  #show() {
+    const { pulled, doorwards, max_staleness_ms: most } = this.#seen;
+    broken(pulled);
+    for (const button of this.#root.querySelectorAll("[data-lever]")) {
+      const isPulled = pulled[button.dataset.lever] ?? false;
+      const text = LEVERS[button.dataset.lever][0][Number(isPulled)];
+      if (button.textContent !== text) button.textContent = text;
+      button.dataset.pulled = isPulled;
+    }
+    const list = this.#root.querySelector(".views");
+    while (list.childElementCount < doorwards.length) list.append(document.getElementById("view").content.cloneNode(true));
+    doorwards.forEach(({ name, view_age_ms: age }, at) => {
+      const item = list.children[at];
+      const share = age === null ? 0 : Math.min(age / most, 1);
+      item.dataset.state = age === null ? "unavailable" : share >= 1 ? "refused" : share > 0.5 ? "unavailable" : "allowed";
+      item.querySelector(".name").textContent = name;
+      item.querySelector(".figure").textContent = age === null ? "frozen" : `${(Math.min(age, 99_900) / 1000).toFixed(1)} s`;
+      item.querySelector(".fill").style.inlineSize = `${share * 100}%`;
+    });
+  }
+}

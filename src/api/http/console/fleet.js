@@ -1,0 +1,175 @@
+// The fleet: who decides, how current each is, and what is not well.
+import { $, count, h, show, some, span, spark } from './dom.js';
+import { List } from './list.js';
+
+/** What stands in the way, by the state of an instance's replica, and what to do about it. */
+const STATES = {
+  starting: ['has not connected to the store yet', 'Wait some seconds; if it stays so, look at its log and at revocation.redis.url.'],
+  catching_up: ['is reading the log from its start', 'Wait: a million revocations take some seconds.'],
+  adopting: ['is reading the keys of another service', 'Wait; if it stays so, check revocation.redis.adopt.'],
+  settling: ['waits until the store is surely whole', 'Wait: others may be about to put back what the store lost.'],
+  repairing: ['is reading the log again, because it lost entries', 'Wait; then find out why the store lost data: a failover, a flush, an eviction.'],
+  unreachable: ['cannot reach the store', 'Check that Redis runs and that this host reaches it. Requests are decided by the last view until it is too old.'],
+  access_denied: ['is denied by the store', 'Check the user, the password and the ACL of Redis (docs/operations.md lists the commands).'],
+  not_primary: ['is connected to a replica', 'Point revocation.redis.url to the primary, or use Sentinel.'],
+  may_evict: ['uses a store that may evict revocations', 'Set maxmemory-policy noeviction.'],
+  refusing: ['is refused by the store', 'Look at the log: Redis is loading, too old, or full.'],
+  names_differ: ['has an issuer under a name that stands for something else in the log', 'Use the name that the log has, or revocation.accept_loss for one start.'],
+};
+
+/** A clock that is off by more than this many seconds is worth a word. */
+const SKEW = 1;
+/** Another instance describes itself every two seconds or so: what is said of its view may be so much too old. */
+const REPORTED = 3_000;
+/** For so long an instance that has left is named, in milliseconds. */
+const REMEMBERED = 600_000;
+/** Samples of the view's age that are drawn. */
+const SAMPLES = 60;
+
+export class Fleet {
+  constructor(about) {
+    this.about = about;
+    this.ages = new Map();
+    this.left = new Map();
+    const most = () => this.last.max_staleness_ms;
+    this.list = new List($('instances'), {
+      label: 'Instances',
+      key: ({ name }) => name,
+      state: (instance) => gravest(this.problems(instance)),
+      columns: [
+        { title: 'Instance', class: 'wide', cell: (one) => [h('span', { class: 'name' }, one.name), one.this && h('span', { class: 'tag' }, 'answers')] },
+        { title: 'State', cell: (one) => sign(this.problems(one), one.state.replaceAll('_', ' ')) },
+        { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? '–' : span(one.view_age_ms) },
+        { title: 'Last minute', class: 'chart', cell: (one) => this.line(one, most()) },
+        { title: 'Behind', class: 'figure', cell: (one) => this.about.store === 'embedded' ? '–' : span(this.behind(one)) },
+        { title: 'Streams', class: 'figure', cell: (one) => count(one.streams) },
+        { title: 'Clock', class: 'figure', cell: (one) => one.clock_skew_seconds === null ? '–' : skew(one.clock_skew_seconds) },
+        { title: 'Role', cell: (one) => one.role },
+        { title: 'Version', class: 'figure', cell: (one) => one.version },
+        { title: 'Up', class: 'figure', cell: (one) => span(one.uptime_seconds * 1000) },
+      ],
+    });
+  }
+
+  line(one, most) {
+    const ages = this.ages.get(one.name) ?? [];
+    const label = `view age in the last minute, at most ${span(Math.max(...ages, 0))}`;
+    return spark(ages, Math.max(...ages, most / 20), label, gravest(this.problems(one)), SAMPLES);
+  }
+
+  /** How far an instance is behind the newest entry that any of them has applied, in milliseconds of the log. */
+  behind(one) {
+    return Math.max(this.newest - Number(one.position.split('-')[0]), 0);
+  }
+
+  set(fleet) {
+    this.last = fleet;
+    this.newest = Math.max(...fleet.instances.map(({ position }) => Number(position.split('-')[0])));
+    const ages = new Map();
+    for (const { name, view_age_ms: age } of fleet.instances) {
+      ages.set(name, [...(this.ages.get(name) ?? []), age ?? fleet.max_staleness_ms].slice(-SAMPLES));
+    }
+    const now = Date.now();
+    for (const name of this.ages.keys()) if (!ages.has(name) && fleet.complete) this.left.set(name, now);
+    for (const [name, at] of this.left) if (ages.has(name) || now - at > REMEMBERED) this.left.delete(name);
+    this.ages = ages;
+    const order = { bad: 0, warning: 1, good: 2 };
+    const sorted = fleet.instances.map((one) => [order[gravest(this.problems(one))], one]);
+    sorted.sort(([a, one], [b, other]) => a - b || Number(other.this) - Number(one.this) || one.name.localeCompare(other.name));
+    this.list.set(sorted.map(([, one]) => one));
+    this.figures(fleet);
+    this.advise(fleet);
+  }
+
+  /** What is not well with one instance: `{grade, what, todo}`. */
+  problems(one) {
+    const found = [];
+    const most = this.last.max_staleness_ms;
+    const add = (grade, what, todo) => found.push({ grade, what, todo });
+    if (one.state !== 'following') {
+      const [what, todo] = STATES[one.state] ?? [`is in the state ${one.state}`, 'Look at its log.'];
+      add(['catching_up', 'starting', 'adopting', 'settling', 'may_evict'].includes(one.state) ? 'warning' : 'bad', what, todo);
+    }
+    const silent = 'It is frozen, cut off, or its host is too busy. By itself it relies on no view that is too old.';
+    const age = one.view_age_ms === null || one.this ? one.view_age_ms : Math.max(one.view_age_ms - REPORTED, 0);
+    if (!one.this && age > most / 2) {
+      add(age > most ? 'bad' : 'warning', 'has not been heard of lately', silent);
+    } else if (age !== null && age > most) {
+      const then = { deny: 'It refuses every protected request (503).', allow: 'It lets revoked tokens in: on_stale is allow.', lookup: 'It asks the store for every request.' };
+      add('bad', `has a view older than ${span(most)}`, `${then[this.about.on_stale]} Check its connection to the store.`);
+    } else if (age > most / 2) {
+      add('warning', 'has a view that is getting old', `At ${span(most)} it is not relied on any more. Check its connection to the store.`);
+    }
+    const off = Math.abs(one.clock_skew_seconds ?? 0);
+    if (off > SKEW) {
+      add(off > 30 ? 'bad' : 'warning', `has a clock that is off by ${skew(one.clock_skew_seconds)}`, 'Set up NTP on its host: tokens are accepted and refused by this clock.');
+    }
+    return found;
+  }
+
+  /** The same problem of several instances is one. */
+  advise(fleet) {
+    const found = new Map();
+    const add = (grade, what, todo, name) => {
+      const known = found.get(what) ?? { grade, what, todo, names: [] };
+      if (name) known.names.push(name);
+      found.set(what, known);
+    };
+    const parts = { keys: 'Check keys.jwks_url and the way there.', revocations: 'Check the store.', freshness: 'Check the connection to the store.', process: 'It is being ended, or must be replaced.' };
+    // The instance that answers says of itself exactly what is missing.
+    const answers = fleet.instances.find((one) => one.this);
+    for (const { part, reason } of fleet.missing) {
+      if (part !== 'freshness' || !answers || !this.problems(answers).length) add('bad', `is not ready: ${reason}`, parts[part], answers?.name);
+    }
+    for (const { reason } of fleet.warnings) add('warning', `warns: ${reason}`, 'See the log.', answers?.name);
+    for (const one of fleet.instances) for (const { grade, what, todo } of this.problems(one)) add(grade, what, todo, one.name);
+    const versions = [...new Set(fleet.instances.map(({ version }) => version))].sort();
+    const all = [...found.values()].sort((a, b) => Number(a.grade !== 'bad') - Number(b.grade !== 'bad') || b.names.length - a.names.length);
+    const items = all.map(({ grade, what, todo, names }) => advice(grade, names.length > 1 ? `${some(names.length, 'instance')} ${what}` : `${names[0] ?? 'The service'} ${what}`, todo, names));
+    if (!fleet.complete) items.unshift(advice('bad', 'The store does not answer: only this instance is listed', 'Check the store; the others may be well.', []));
+    if (this.left.size) items.push(advice('info', `${some(this.left.size, 'instance')} left the fleet in the last ten minutes`, 'What has no lease decides nothing. If nobody stopped it, look at its host.', [...this.left.keys()]));
+    if (versions.length > 1) items.push(advice('info', `${versions.length} versions run: ${versions.join(', ')}`, 'That is well during an upgrade; finish it.', []));
+    if (!all.length && fleet.complete) items.push(advice('good', fleet.instances.length === 1 ? 'The instance is well' : `All ${count(fleet.instances.length)} instances are well`, null, []));
+    show($('advice'), ...items);
+    const bad = all.filter(({ grade }) => grade === 'bad').length;
+    $('nav-fleet').dataset.state = bad || !fleet.complete ? 'bad' : all.length ? 'warning' : 'good';
+  }
+
+  figures(fleet) {
+    const ages = fleet.instances.map((one) => one.view_age_ms).filter((age) => age !== null);
+    const oldest = ages.length ? Math.max(...ages) : null;
+    const most = fleet.max_staleness_ms;
+    const share = oldest === null ? 1 : Math.min(oldest / most, 1);
+    $('figure-instances').textContent = count(fleet.instances.length);
+    $('figure-view').textContent = this.about.store === 'embedded' ? '0 ms' : span(oldest);
+    $('figure-view-of').textContent = this.about.store === 'embedded' ? 'one instance, its own store' : `of ${span(most)} at most`;
+    $('view-meter').style.inlineSize = `${(this.about.store === 'embedded' ? 0 : share) * 100}%`;
+    $('view-meter').dataset.state = share >= 1 ? 'bad' : share > 0.5 ? 'warning' : 'good';
+    $('figure-streams').textContent = count(fleet.instances.reduce((sum, one) => sum + one.streams, 0));
+  }
+}
+
+function gravest(problems) {
+  if (problems.some(({ grade }) => grade === 'bad')) return 'bad';
+  return problems.length ? 'warning' : 'good';
+}
+
+function sign(problems, text) {
+  const grade = gravest(problems);
+  return h('span', { class: 'status', 'data-state': grade }, text);
+}
+
+function skew(seconds) {
+  const size = Math.abs(seconds);
+  const text = size < 1 ? `${Math.round(size * 1000)} ms` : size < 100 ? `${size.toFixed(1)} s` : span(size * 1000);
+  return `${seconds < 0 && !text.startsWith('0 ') ? '−' : '+'}${text}`;
+}
+
+const SIGNS = { bad: '!', warning: '!', good: '✓', info: 'i' };
+
+function advice(grade, title, todo, names) {
+  const shown = names.length > 1 || grade === 'info' ? names.slice(0, 5).join(', ') + (names.length > 5 ? ` and ${names.length - 5} more` : '') : null;
+  return h('li', { 'data-state': grade },
+    h('span', { class: 'sign', 'aria-hidden': 'true' }, SIGNS[grade]),
+    h('div', {}, h('p', { class: 'what' }, title), todo && h('p', { class: 'todo' }, todo), shown && h('p', { class: 'names' }, shown)));
+}

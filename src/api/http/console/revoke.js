@@ -1,0 +1,296 @@
+// Revocations: what is revoked, and revoking, with who has confirmed.
+import { get, revoke } from './api.js';
+import { $, count, h, instant, show, some, span, time } from './dom.js';
+import { List } from './list.js';
+import { issuerOf, read, targets } from './token.js';
+
+/** Rows that are loaded at most: a search finds the others. */
+const MOST = 100_000;
+/** Targets of one go. */
+const TOGETHER = 100;
+/** Asked at once, so that a long list does not keep the API from others. */
+const AT_ONCE = 4;
+
+const NAMED = {
+  user: ['User id', 'Every token of the user that was issued until now is refused. The user can sign in again.'],
+  session: ['Session id (sid)', 'Every token of this session is refused, for ever.'],
+  token: ['Token id (jti)', 'This one token is refused.'],
+  client: ['Client id', 'Every token that this client got until now is refused, whoever its user is.'],
+  actor: ['Actor (act.sub)', 'Every token that this actor is in, issued until now, is refused.'],
+  key: ['Key id (kid)', 'Every token that this key signed is refused, for ever.'],
+  issuer: ['Issuer', 'Every token of the issuer that was issued until now is refused: everybody signs in again.'],
+};
+
+export class Revocations {
+  constructor(about) {
+    this.about = about;
+    this.mayRead = about.may.includes('read');
+    this.mayRevoke = about.may.includes('revoke');
+    for (const id of ['search-issuer', 'revoke-issuer']) {
+      const any = id === 'search-issuer' ? [h('option', { value: '' }, 'any')] : [];
+      $(id).replaceChildren(...any, ...about.issuers.map(({ name }) => h('option', {}, name)));
+      $(id).closest('.field').hidden = about.issuers.length < 2;
+    }
+    $('list-panel').hidden = !this.mayRead;
+    $('revoke-panel').hidden = !this.mayRevoke;
+    if (this.mayRead) this.setUpList();
+    if (this.mayRevoke) this.setUpForm();
+  }
+
+  // --- what is revoked
+
+  setUpList() {
+    this.items = [];
+    this.list = new List($('revocation-list'), {
+      label: 'Revocations',
+      key: ({ issuer, kind, id, origin }) => [issuer, kind, id, origin].join(' '),
+      open: (item) => this.details(item),
+      onEnd: () => this.more(),
+      columns: [
+        { title: 'Id', class: 'wide id', cell: (one) => one.id },
+        { title: 'Kind', cell: (one) => one.kind },
+        { title: 'Issuer', cell: (one) => one.issuer },
+        { title: 'Since', class: 'figure', cell: (one) => instant(one.since ?? (one.at === '*' ? null : one.at)) },
+        { title: 'Until', class: 'figure', cell: (one) => instant(one.expires_at) },
+        { title: 'By', cell: (one) => one.by ?? (one.origin === 'signed_out' ? 'signed out' : '–') },
+        { title: 'Why', class: 'why', cell: (one) => one.reason ?? '–' },
+      ],
+    });
+    $('search').onsubmit = (event) => {
+      event.preventDefault();
+      this.search();
+    };
+    $('search').onreset = () => setTimeout(() => this.search());
+    $('search-kind').onchange = () => this.search();
+    $('search-origin').onchange = () => this.search();
+    $('search-issuer').onchange = () => this.search();
+    $('refresh').onclick = () => this.search();
+    this.search();
+  }
+
+  async search() {
+    const asked = { kind: $('search-kind').value, id: $('search-id').value.trim(), issuer: $('search-issuer').value, origin: $('search-origin').value };
+    this.query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    this.loading = false;
+    this.cursor = undefined;
+    $('refresh').hidden = true;
+    await this.more(turn, []);
+  }
+
+  /** The next page; `before`: what stands before it, if it is not what is shown. */
+  async more(turn = this.turn, before = this.items) {
+    if (this.loading || this.cursor === null || before.length >= MOST) return;
+    this.loading = true;
+    const query = new URLSearchParams(this.query);
+    if (this.cursor) query.set('cursor', this.cursor);
+    try {
+      const page = await get(`/v1/revocations?${query}`);
+      if (turn !== this.turn) return;
+      this.items = before.concat(page.revocations);
+      this.cursor = page.next_cursor;
+      $('search-problem').textContent = '';
+    } catch (error) {
+      if (turn !== this.turn || error.status === 401) return;
+      // Somebody else is making a list: in a moment it is our turn.
+      if (error.status === 429) return void setTimeout(() => turn === this.turn && this.again(turn, before), 500);
+      $('search-problem').textContent = error.message;
+      return;
+    } finally {
+      if (turn === this.turn) this.loading = false;
+    }
+    const isAll = this.cursor === null;
+    const nothing = this.items.length === 0 ? ($('search-id').value ? 'Nothing of this id is revoked' : 'Nothing is revoked') : null;
+    $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The first ${count(this.items.length)}; scroll for more`);
+    this.list.set(this.items, isAll);
+  }
+
+  again(turn, before) {
+    this.loading = false;
+    this.more(turn, before);
+  }
+
+  /** How many there are of each kind changed. */
+  changed(counts) {
+    const total = Object.entries(counts).reduce((sum, [kind, one]) => sum + (kind === 'registration' ? 0 : one), 0);
+    $('figure-revoked').textContent = count(total);
+    const isFirst = this.counts === undefined;
+    this.counts = counts;
+    if (isFirst || !this.list) return;
+    // What somebody reads does not move away under their eyes.
+    if (this.list.isAtTop && !this.list.element.contains(document.activeElement)) this.search();
+    else $('refresh').hidden = false;
+  }
+
+  details(item) {
+    const facts = [['Kind', item.kind], ['Id', h('code', {}, item.id)], ['Issuer', item.issuer], ['Refused', item.at === '*' ? 'every token of it, whenever issued' : h('span', {}, 'tokens issued until ', time(item.at))], ['Made', item.since && time(item.since)], ['Kept until', time(item.expires_at)], ['By', item.by ?? (item.origin === 'signed_out' ? 'the user, who signed out' : null)], ['Why', item.reason]];
+    $('revocation-title').textContent = `${item.kind[0].toUpperCase()}${item.kind.slice(1)} ${item.origin === 'signed_out' ? 'signed out' : 'revoked'}`;
+    show($('revocation-facts'), ...facts.filter(([, value]) => value).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+    $('revocation').showModal();
+  }
+
+  // --- revoking
+
+  setUpForm() {
+    $('revoke-kind').onchange = () => {
+      this.unchoose();
+      this.named();
+    };
+    $('revoke-ids').oninput = () => this.unchoose();
+    $('revoke-token').oninput = () => this.paste();
+    $('revoke-form').onsubmit = (event) => {
+      event.preventDefault();
+      this.confirm();
+    };
+    $('confirm-form').onsubmit = (event) => {
+      if (event.submitter?.value === 'revoke') this.go(this.bodies);
+    };
+    this.named();
+  }
+
+  named() {
+    const kind = $('revoke-kind').value;
+    const [label, meaning] = NAMED[kind];
+    $('revoke-ids-label').textContent = `${label}${kind === 'issuer' ? '' : ', one in a line'}`;
+    $('revoke-meaning').textContent = meaning;
+    $('revoke-ids').closest('.field').hidden = kind === 'issuer';
+    $('revoke-ids').required = kind !== 'issuer';
+    $('revoke-expires').closest('.field').hidden = kind !== 'token';
+  }
+
+  /** Reads the pasted token, and lets go of it at once. */
+  paste() {
+    const text = $('revoke-token').value;
+    if (text.trim() === '') return;
+    const token = read(text);
+    if (!token) {
+      $('token-read').textContent = 'This is not a JWT. An opaque token cannot be read here.';
+      show($('token-targets'));
+      return;
+    }
+    $('revoke-token').value = '';
+    const issuer = issuerOf(token.claims, this.about.issuers);
+    if (!issuer) {
+      $('token-read').textContent = `Its issuer is not configured: ${String(token.claims.iss).slice(0, 120)}`;
+      show($('token-targets'));
+      return;
+    }
+    const found = targets(token, issuer);
+    const left = token.claims.exp * 1000 - Date.now();
+    const life = left > 0 ? `runs out in ${span(left)}` : 'has run out';
+    $('token-read').textContent = `A token of ${issuer.name} that ${life}. It was read here and let go; only an id is sent. Choose what to revoke:`;
+    show($('token-targets'), ...found.map(({ kind, id }) => h('button', { type: 'button', 'data-kind': kind }, h('span', {}, kind), h('code', {}, id))));
+    $('token-targets').onclick = (event) => {
+      const kind = event.target.closest('button')?.dataset.kind;
+      if (kind) this.choose(found.find((one) => one.kind === kind), issuer, token.claims.exp);
+    };
+    this.choose(found.find(({ kind }) => kind === 'token'), issuer, token.claims.exp);
+  }
+
+  /** What is typed is not of the token any more. */
+  unchoose() {
+    for (const button of $('token-targets').children) button.setAttribute('aria-pressed', 'false');
+  }
+
+  choose({ kind, id }, issuer, exp) {
+    for (const button of $('token-targets').children) button.setAttribute('aria-pressed', `${button.dataset.kind === kind}`);
+    $('revoke-kind').value = kind;
+    $('revoke-issuer').value = issuer.name;
+    $('revoke-ids').value = id;
+    $('revoke-expires').value = Number.isFinite(exp) ? new Date(exp * 1000).toISOString() : '';
+    this.named();
+  }
+
+  /** Says what will happen, before it does: a revocation cannot be taken back. */
+  confirm() {
+    const kind = $('revoke-kind').value;
+    const issuer = $('revoke-issuer').value;
+    const reason = $('revoke-reason').value.trim();
+    const ids = kind === 'issuer' ? [issuer] : [...new Set($('revoke-ids').value.split('\n').map((id) => id.trim()).filter(Boolean))];
+    $('revoke-problem').textContent = '';
+    if (ids.length === 0) return void ($('revoke-problem').textContent = 'Enter at least one id.');
+    if (ids.length > TOGETHER) return void ($('revoke-problem').textContent = `At most ${TOGETHER} at once; these are ${count(ids.length)}.`);
+    if (ids.some((id) => read(id))) return void ($('revoke-problem').textContent = 'That is a token: paste it into the field for tokens, so that it is not sent.');
+    const expires = kind === 'token' && $('revoke-expires').value.trim();
+    if (kind === 'token' && !expires) return void ($('revoke-problem').textContent = 'A token by its id needs to know when it expires.');
+    this.bodies = ids.map((id) => ({ kind, issuer, id, ...(reason && { reason }), ...(expires && { expires_at: expires }) }));
+    $('confirm-title').textContent = ids.length === 1 ? `Revoke this ${kind}?` : `Revoke ${count(ids.length)} ${kind}s?`;
+    show($('confirm-ids'), ...ids.slice(0, 8).map((id) => h('li', {}, h('code', {}, id))), ids.length > 8 && h('li', {}, `and ${count(ids.length - 8)} more`));
+    $('confirm-meaning').textContent = `${NAMED[kind][1]} A revocation cannot be taken back.`;
+    $('confirm').showModal();
+  }
+
+  async go(bodies) {
+    for (const id of ['revoke-ids', 'revoke-expires', 'revoke-reason']) $(id).value = '';
+    show($('token-targets'));
+    $('token-read').textContent = '';
+    $('progress-panel').hidden = false;
+    const rows = bodies.map((body) => new Row(body));
+    $('progress').prepend(...rows.map(({ element }) => element));
+    while ($('progress').children.length > TOGETHER) $('progress').lastChild.remove();
+    const waiting = [...rows];
+    const work = async () => {
+      for (let row = waiting.shift(); row; row = waiting.shift()) await row.run(this.about.receipt_timeout_ms);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    const done = rows.filter(({ state }) => state === 'good').length;
+    $('progress-said').textContent = `${done} of ${some(rows.length, 'revocation')} confirmed by every instance`;
+    if (this.list) this.search();
+  }
+}
+
+/** One revocation under way. */
+class Row {
+  constructor(body) {
+    this.body = body;
+    this.bar = h('span', { class: 'fill' });
+    this.text = h('p', { class: 'what' }, 'waits for its turn');
+    this.more = h('p', { class: 'todo' });
+    this.sign = h('span', { class: 'sign', 'aria-hidden': 'true' }, '…');
+    this.again = h('button', { type: 'button', hidden: true, onclick: () => this.run(this.patience) }, 'Wait again');
+    this.meter = h('span', { class: 'meter', role: 'progressbar', 'aria-label': 'instances that refuse', 'aria-valuemin': 0 }, this.bar);
+    this.element = h('li', {}, this.sign,
+      h('div', {}, h('p', { class: 'target' }, `${body.kind} `, h('code', {}, body.id)), this.text, this.meter, this.more), this.again);
+  }
+
+  set(state, sign, text, more = '') {
+    this.state = this.element.dataset.state = state;
+    this.sign.textContent = sign;
+    this.text.textContent = text;
+    this.more.textContent = more;
+  }
+
+  progress(applied, instances) {
+    this.meter.setAttribute('aria-valuemax', instances);
+    this.meter.setAttribute('aria-valuenow', applied);
+    this.bar.style.inlineSize = `${(applied / Math.max(instances, 1)) * 100}%`;
+  }
+
+  async run(patience) {
+    this.patience = patience;
+    this.again.hidden = true;
+    this.set('info', '…', 'is being stored');
+    try {
+      for await (const { name, data } of revoke(this.body, patience)) {
+        if (name === 'problem') throw new Error(data.detail);
+        // Asked again, it must not reach further than it did at first.
+        if (name === 'receipt' && data.at !== '*') this.body = { ...this.body, at: data.at };
+        this.progress(data.confirmed ? data.instances : data.applied, data.instances);
+        if (data.confirmed) {
+          const streams = data.streams ? `, ${some(data.streams, 'stream')} ended` : '';
+          this.set('good', '✓', `refused everywhere after ${data.took_ms} ms: ${data.instances} of ${some(data.instances, 'instance')}${streams}`,
+            data.seen === false ? 'No token of the issuer has named anything of this kind yet: check the id.' : '');
+        } else {
+          const waits = data.waiting.length ? `waiting for ${data.waiting.slice(0, 4).join(', ')}${data.waiting.length > 4 ? ` and ${data.waiting.length - 4} more` : ''}` : '';
+          const until = data.uncertain_until ? `certain by ${new Date(data.uncertain_until).toLocaleTimeString('en-GB')} at the latest: the store may have forgotten an instance until then` : '';
+          const isOver = name === 'receipt';
+          this.set(isOver ? 'warning' : 'info', isOver ? '!' : '…', `stored; ${data.applied} of ${some(data.instances, 'instance')} ${data.instances === 1 ? 'refuses' : 'refuse'}`, [waits, until].filter(Boolean).join('; '));
+          this.again.hidden = !isOver;
+        }
+      }
+    } catch (error) {
+      this.set('bad', '✕', 'not confirmed', error.message);
+      this.again.hidden = error.status !== 0 && error.status < 500;
+    }
+  }
+}
