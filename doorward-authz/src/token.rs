@@ -29,7 +29,7 @@ use super::encoded::{Cached, Encoded};
 use super::issuer_id::{IssuerId, user_of_tenant};
 use super::jwks::{Algorithm, Jwks, Key, KeyDigest};
 use super::refusal::{Refusal, Shown};
-use super::revocation::{Clocks, Kind, Lead, Origin, Revocation, Target, TargetId, Watermark};
+use super::revocation::{Clocks, Kind, LONGEST_LEEWAY, Lead, Origin, Revocation, Target, TargetId, Watermark};
 use super::token_use::TokenUse;
 
 /// An issuer we trust, and what its tokens must look like.
@@ -426,7 +426,9 @@ impl TrustedIssuer {
             Kind::User => self.least_lead(),
             _ => most.max(self.lead.seen()),
         };
-        Ok(clocks.latest().plus(lead))
+        // What an instance has verified was issued, whatever any clock shows.
+        let dated = self.lead.dated().min(clocks.latest().plus(LONGEST_LEEWAY));
+        Ok(clocks.latest().plus(lead).max(dated))
     }
 
     /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.
@@ -598,7 +600,6 @@ pub(super) const fn allocated(bytes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::issuer_id::Spelling;
-    use crate::revocation::LONGEST_LEEWAY;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -694,5 +695,21 @@ mod tests {
         measured.note_local_ahead(seconds(25));
         measured.observe(Some(Timestamp::from_secs(995)), local);
         assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
+        assert_eq!(measured.beyond(Timestamp::from_secs(975)), None, "the lead says it");
+        assert_eq!(measured.beyond(Timestamp::from_secs(974)), Some(Timestamp::from_secs(995)));
+    }
+
+    /// As of an instance whose clock is so far ahead that it sees no lead.
+    #[test]
+    fn an_instant_covers_every_token_that_was_verified() {
+        let issuer = issuer(30_000, 3_600_000);
+        let at = |seconds| Clocks::local(Timestamp::from_secs(seconds));
+        issuer.lead.observe(Some(Timestamp::from_secs(1_020)), Timestamp::from_secs(1_035));
+        assert_eq!(issuer.lead.seen(), Duration::ZERO);
+        assert_eq!(issuer.lead.beyond(Timestamp::from_secs(1_000)), Some(Timestamp::from_secs(1_020)));
+        assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(1_020)));
+        assert_eq!(issuer.instant(Kind::User, at(1_030)), Ok(Timestamp::from_secs(1_031)), "it is over by itself");
+        issuer.lead.note_dated(Timestamp::MAX);
+        assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(4_600)), "no leeway is longer");
     }
 }

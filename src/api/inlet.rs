@@ -93,17 +93,15 @@ fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
     }
 }
 
-/// Puts revocations into the store, those that can still hit anything.
+/// Puts revocations into the store.
 pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
-    let over = state.replica.surely_over();
-    let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
     let inlet = inlet.label();
-    if alive.is_empty() {
+    if revocations.is_empty() {
         return Ok(());
     }
     let kinds: Vec<_> =
-        alive.iter().map(|revocation| (revocation.target.kind, revocation.target.issuer.clone())).collect();
-    match state.replica.revoke(alive).await {
+        revocations.iter().map(|revocation| (revocation.target.kind, revocation.target.issuer.clone())).collect();
+    match state.replica.revoke(revocations).await {
         Ok(position) => {
             for (kind, issuer) in kinds {
                 info!(inlet, %kind, %issuer, %position, "revoked");

@@ -85,12 +85,10 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::append`]; answers only while [`Self::write`] runs.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let over = self.surely_over();
-        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > over).cloned().collect();
-        if alive.is_empty() {
+        if revocations.is_empty() {
             return Ok(Position::default());
         }
-        self.writer.append(alive, self.config.write_deadline).await
+        self.writer.append(revocations.to_vec(), self.config.write_deadline).await
     }
 
     /// Writes what [`Self::append`] is given, for as long as it is polled.
@@ -119,10 +117,9 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// A token that expired before this instant is accepted by no instance: both wall clocks say that it is over, and
-    /// every instance was seen to accept tokens for no longer than [`Self::grace`] after their end.
-    pub(in crate::sources) fn surely_over(&self) -> Timestamp {
-        self.earliest().minus(self.grace())
+    /// What the store refused is offered to it for as long as the log would have been kept after its end.
+    pub(in crate::sources) fn offered_after(&self) -> Timestamp {
+        self.earliest().minus(Self::keeps_for(self.retention()))
     }
 
     /// The earlier of this machine's clock and the store's: what has expired by it has expired by both. Nothing has

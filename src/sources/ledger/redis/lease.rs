@@ -66,8 +66,8 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) server: Server,
     /// Since when it has kept the leases it was given; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
-    /// Names of leases that ran out, by the server's clock, and were not given back.
-    pub(in crate::sources) lapsed: Vec<Box<str>>,
+    /// Names of leases that ran out, by the server's clock, and were not given back; and when.
+    pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
     /// For how long this process has seen the server's clock go evenly, up to now.
     pub(in crate::sources) even_for: Duration,
 }
@@ -104,7 +104,7 @@ impl Feed<'_> {
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         // With the report: whoever confirms has told how far ahead the tokens are dated that it verified before.
-        commands.extend(margins::notes(keys, leads));
+        commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
         commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
@@ -167,7 +167,7 @@ impl RedisLedger {
             if until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
-                leases.lapsed.push(name);
+                leases.lapsed.push((name, until));
             }
         }
         // One of them that comes back must write its name anew first, which makes it young. A clock that has just

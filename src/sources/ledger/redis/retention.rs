@@ -24,6 +24,7 @@ use super::session::Command;
 use super::store::scores;
 use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
+use crate::authz::revocation::Lead;
 
 /// Kept beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -35,7 +36,6 @@ pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
-    grace: AtomicU64,
     /// The longest lease that any instance was seen to take.
     lease: AtomicU64,
 }
@@ -67,16 +67,6 @@ impl RedisLedger {
         retention * 2 + MARGIN
     }
 
-    /// For how long after its end, by the store's clock, some instance may accept a token: the longest leeway, and how
-    /// far a wall clock was seen to be behind.
-    pub(in crate::sources) fn grace(&self) -> Duration {
-        read(&self.keeping.grace)
-    }
-
-    pub(in crate::sources) fn note_grace(&self, grace: Duration) {
-        raise(&self.keeping.grace, grace);
-    }
-
     /// Tokens were seen that are dated this far ahead of the clock.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
@@ -104,13 +94,17 @@ impl RedisLedger {
         self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
-    /// How entries are read now.
-    pub(super) fn reader(&self) -> Reader {
+    /// How entries are read now; with `is_live`, those that were added a moment ago.
+    pub(super) fn reader(&self, is_live: bool) -> Reader {
+        let (leeway, local) = (read(&self.keeping.leeway), crate::clock::now());
+        let now = self.store_clock().unwrap_or(Timestamp::MAX);
         Reader {
             retention: self.retention(),
-            leeway: read(&self.keeping.leeway),
-            lead: read(&self.keeping.lead).max(Duration::from_secs(1)),
-            now: self.store_clock().unwrap_or(Timestamp::MAX),
+            leeway,
+            lead: read(&self.keeping.lead).max(Lead::LEAST),
+            now,
+            behind: Some(local.since(now)).filter(|behind| *behind <= leeway.max(Lead::LEAST)).unwrap_or_default(),
+            seen_at: if is_live { local } else { Timestamp::default() },
             set_at: self.set_at(),
         }
     }
