@@ -1,10 +1,12 @@
 //! Wall clocks that are wrong, of instances and of the store.
 
+mod expired;
 mod fleets;
 mod kept;
 mod leads;
 mod leases;
 mod steps;
+mod undated;
 mod unread;
 
 use std::process::Command;

@@ -187,6 +187,7 @@ impl Authorizer {
             // Decisions that have begun go on raising what is shared.
             for other in &known {
                 first.lead.raise(other.lead.seen());
+                first.lead.note_dated(other.lead.dated());
             }
             Arc::new(TrustedIssuer { lead: first.lead.clone(), seen, ..(**issuer).clone() })
         };

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::claims::{IssuerName, Timestamp};
@@ -231,7 +231,8 @@ impl Clocks {
 /// The longest configurable leeway, and the largest accepted lead.
 pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
 
-/// The lead of an issuer's tokens: the largest observed `iat` minus now, by the earlier of the wall clocks.
+/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
+/// of the wall clocks; and the latest `iat`, which no clock measures.
 ///
 /// Shared by all clones of the issuer; it never decreases.
 #[derive(Clone, Debug, Default)]
@@ -241,6 +242,8 @@ pub struct Lead(Arc<Seen>);
 struct Seen {
     /// In milliseconds.
     lead: AtomicU64,
+    /// The latest `iat`, in milliseconds since 1970.
+    dated: AtomicI64,
     /// Milliseconds by which this machine's clock is ahead of the store's.
     local_ahead: AtomicU64,
 }
@@ -251,10 +254,34 @@ impl Lead {
 
     /// Records a verified token.
     pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
+        let Some(issued_at) = issued_at else { return };
+        self.note_dated(issued_at);
         let earliest = now.minus(Duration::from_millis(self.0.local_ahead.load(Ordering::Relaxed)));
-        if let Some(ahead) = issued_at.map(|at| at.since(earliest)).filter(|ahead| !ahead.is_zero()) {
+        let ahead = issued_at.since(earliest);
+        if !ahead.is_zero() {
             self.raise(ahead);
         }
+    }
+
+    /// A token of this date was verified, here or by another instance.
+    pub fn note_dated(&self, issued_at: Timestamp) {
+        let millis = issued_at.as_millis();
+        if millis > self.0.dated.load(Ordering::Relaxed) {
+            self.0.dated.fetch_max(millis, Ordering::Relaxed); // Seldom: decisions share the line.
+        }
+    }
+
+    /// The latest `iat` that was verified; 1970 before the first.
+    #[must_use]
+    pub fn dated(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.dated.load(Ordering::Relaxed))
+    }
+
+    /// The latest `iat` that was verified, unless every instant covers it that is stamped now or later by an instance
+    /// that knows this lead. `earliest`: the earlier of the wall clocks.
+    #[must_use]
+    pub fn beyond(&self, earliest: Timestamp) -> Option<Timestamp> {
+        Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))
     }
 
     /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one.

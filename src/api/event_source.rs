@@ -93,21 +93,19 @@ fn log(policy: &Policy, source: EventSource, Refused { refusal, issuer }: &Refus
     }
 }
 
-/// Stores the revocations that can still apply to a token.
+/// Stores revocations.
 pub(super) async fn revoke(
     state: &State,
     source: EventSource,
     revocations: Vec<Revocation>,
 ) -> Result<(), LedgerError> {
-    let over = state.replica.surely_over();
-    let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
     let inlet = source.label();
-    if alive.is_empty() {
+    if revocations.is_empty() {
         return Ok(());
     }
     let kinds: Vec<_> =
-        alive.iter().map(|revocation| (revocation.target.kind, revocation.target.issuer.clone())).collect();
-    match state.replica.revoke(alive).await {
+        revocations.iter().map(|revocation| (revocation.target.kind, revocation.target.issuer.clone())).collect();
+    match state.replica.revoke(revocations).await {
         Ok(position) => {
             for (kind, issuer) in kinds {
                 info!(inlet, %kind, %issuer, %position, "revoked");

@@ -181,12 +181,11 @@ impl Receipt {
     /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed` (instances)
     /// and `uncertain_until`.
     fn json(&self) -> Value {
-        let outcome = match (self.body["position"].is_null(), self.body["confirmed"].as_bool()) {
-            (true, _) => "expired",
-            (_, None) => "stored",
-            (_, Some(true)) => "confirmed",
-            (_, Some(false)) if self.unconfirmed.is_empty() => "uncertain",
-            (_, Some(false)) => "unconfirmed",
+        let outcome = match self.body["confirmed"].as_bool() {
+            None => "stored",
+            Some(true) => "confirmed",
+            Some(false) if self.unconfirmed.is_empty() => "uncertain",
+            Some(false) => "unconfirmed",
         };
         let mut told = self.body.clone();
         if let Some(told) = told.as_object_mut() {
@@ -208,9 +207,6 @@ impl Receipt {
             "key" => format!("every token of {issuer} that the key {id} signed"),
             kind => format!("every token of the {kind} {id} of {issuer}"),
         };
-        if self.body["position"].is_null() {
-            return format!("nothing to revoke: {what} has expired");
-        }
         let (up_to, then) = match (at, self.text("kind")) {
             ("*", "key") => (String::new(), "; the issuer must sign with another key".to_owned()),
             ("*", _) => (String::new(), "; a new sign-in works".to_owned()),
@@ -281,10 +277,6 @@ mod tests {
             "refused from now on: every token of main that the key x signed; the issuer must sign with another key",
         );
         check(
-            json!({"kind": "token", "id": "x", "position": null}),
-            "nothing to revoke: the token x of main has expired",
-        );
-        check(
             json!({"kind": "issuer", "id": "main"}),
             "refused from now on: every token of the issuer main issued up to 2026-06-01T16:30:34.000Z; new sign-ins work",
         );
@@ -315,7 +307,6 @@ mod tests {
         for (changes, outcome, unconfirmed, doubts) in [
             (json!({}), "stored", Value::Null, 0),
             (json!({"confirmed": true}), "confirmed", Value::Null, 0),
-            (json!({"position": null, "confirmed": true}), "expired", Value::Null, 0),
             (late, "unconfirmed", json!(["one", "two"]), 1),
             (unsure, "uncertain", json!([]), 1),
         ] {

@@ -102,8 +102,9 @@ impl From<RedisLedger> for RevocationLedger {
 impl RevocationLedger {
     /// Writes revocations durably, all or none of one call, and returns the place of the last one.
     ///
-    /// An expired revocation is not written, and counts as written. `Ok` means that every one is in the store (and on
-    /// `min_replicas` replicas); after an error some may be: appending again is safe, because a merge is idempotent.
+    /// `Ok` means that every one is in the store (and on `min_replicas` replicas); after an error some may be:
+    /// appending again is safe, because merging twice changes nothing. One that has expired is written, too: an
+    /// instance may have another clock or a longer leeway.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.append(revocations).await,

@@ -221,8 +221,8 @@ impl Replica {
     }
 
     fn keep(&self, revocations: &[Revocation]) {
-        if self.is_shared() {
-            self.unsaved.insert(revocations, self.surely_over());
+        if let RevocationLedger::Redis(ledger) = &self.ledger {
+            self.unsaved.insert(revocations, ledger.offered_after());
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {

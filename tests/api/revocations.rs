@@ -89,7 +89,7 @@ async fn a_token_names_its_target() {
     }
     let expired = tokens.with(json!({"iat": now() - 7200, "exp": now() - 3600, "sub": "late"}));
     let reply = revoke(&doorward, &json!({"kind": "token", "token": expired})).await;
-    assert_eq!((reply.status, &reply.body["position"]), (201, &Value::Null), "nothing is left to write: {reply:?}");
+    assert!(reply.status == 201 && reply.body["position"].is_string(), "by other clocks it is alive: {reply:?}");
     let reply = revoke(&doorward, &json!({"kind": "user", "token": expired})).await;
     assert_eq!((reply.status, &reply.body["id"]), (201, &json!("late")), "an expired token still names its user");
     let unnamed = tokens.with(json!({"jti": null}));
@@ -180,9 +180,7 @@ async fn instants_are_taken_and_kept_long_enough() {
     assert!(about(&json!(latest), now() + 86_430), "{detail}");
     let gone = json!({"kind": "token", "id": "j", "expires_at": now() - 31});
     let reply = revoke(&doorward, &gone).await;
-    assert_eq!((reply.status, &reply.body["position"]), (201, &Value::Null));
-    let leeway = json!({"kind": "token", "id": "j", "expires_at": now() - 5});
-    assert!(revoke(&doorward, &leeway).await.body["position"].is_string(), "within the leeway it is still accepted");
+    assert!(reply.status == 201 && reply.body["position"].is_string(), "it may be alive elsewhere: {reply:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

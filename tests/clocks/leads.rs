@@ -7,6 +7,7 @@ use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
+use crate::support::proxy::Proxy;
 use crate::support::tokens::{Tokens, now};
 
 fn redis_config(tokens: &Tokens, redis: &RedisServer) -> String {
@@ -288,4 +289,75 @@ async fn a_token_that_is_over_at_the_writer_is_revoked_where_the_clock_is_behind
     assert_eq!(reason(&checks, &alice).await, "revoked");
     assert_eq!(writer.post("/logout", &bob).await.0, 204);
     eventually("it is refused", async || reason(&checks, &bob).await == "signed_out").await;
+}
+
+/// By a clock that is ahead by more than the leeway no lead is measured; what was verified is covered all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_verified_is_covered_whatever_a_clock_shows() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis);
+    let writer = Doorward::start(&config).await;
+    let (reader, clock) = Doorward::start_with_clock(&config).await;
+    let checks = Checks::connect(&reader.check).await;
+    confirmed(&writer, json!({"kind": "session", "id": "first"})).await;
+    for (user, offset) in [("alice", "+35s"), ("bob", "+1h")] {
+        clock.step(offset);
+        // It lives for two hours, so also by this clock.
+        let token = tokens.with(json!({"sub": user, "sid": null, "iat": now() + 20, "exp": now() + 7_200}));
+        assert_eq!(reason(&checks, &token).await, "ok");
+        confirmed(&writer, json!({"kind": "user", "id": user})).await;
+        assert_eq!(reason(&checks, &token).await, "revoked", "{offset}");
+        // A store that was emptied hears of it again.
+        redis.cli(&["DEL", "doorward:{r}:dated"]);
+        eventually("it is noted", async || redis.cli(&["EXISTS", "doorward:{r}:dated"]) == "1").await;
+    }
+}
+
+/// An instance that is cut off goes on verifying for a while; what it has seen it tells nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_covers_what_an_instance_verified_that_was_cut_off() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 2s", "max_staleness: 6s");
+    let one = Doorward::start(&config).await;
+    let away = Doorward::start(&config.replace(&redis.port.to_string(), &proxy.port.to_string())).await;
+    let (checks, others) = (Checks::connect(&away.check).await, Checks::connect(&one.check).await);
+    confirmed(&one, json!({"kind": "session", "id": "first"})).await;
+    proxy.stall();
+    let issued_at = now() + 27;
+    let of = |user: &str| tokens.with(json!({"sub": user, "sid": null, "iat": issued_at, "exp": now() + 600}));
+    // One revocation waits until the lease has run out, the other finds that it has.
+    let (alice, bob) = (of("alice"), of("bob"));
+    for token in [&alice, &bob] {
+        assert_eq!(reason(&checks, token).await, "ok");
+    }
+    for user in ["alice", "bob"] {
+        confirmed(&one, json!({"kind": "user", "id": user})).await;
+    }
+    proxy.heal();
+    eventually("it has read on", async || reason(&checks, &tokens.of("carol")).await == "ok").await;
+    for token in [&alice, &bob] {
+        assert_eq!(reason(&checks, token).await, "revoked");
+        assert_eq!(reason(&others, token).await, "revoked");
+    }
+}
+
+/// A lead stays for ever, so what the store's clock shows for a moment is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_of_the_store_that_is_wrong_for_a_moment_leaves_no_lead() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+    let doorward = Doorward::start(&redis_config(&tokens, &redis)).await;
+    let checks = Checks::connect(&doorward.check).await;
+    let skew = async || doorward.metric("doorward_clock_skew_seconds{of=\"store\"}").await.unwrap_or_default();
+    redis.step_clock("-25s");
+    eventually("it is noticed", async || skew().await > 20.0).await;
+    for _ in 0..20 {
+        assert_eq!(reason(&checks, &dated(&tokens, "somebody", 0)).await, "ok");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await; // The skew is looked at many times a second.
+    }
+    redis.step_clock("+0");
+    eventually("it is right", async || skew().await.abs() < 2.0).await;
+    let reply = revoke(&doorward, &json!({"kind": "user", "id": "alice"})).await;
+    let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
+    assert!(at.as_secs() < now() + 15, "{reply:?}");
 }

@@ -58,12 +58,16 @@ async fn an_append_writes_the_key_its_life_and_the_log_entry() {
 }
 
 #[tokio::test]
-async fn expired_revocations_are_not_written() {
+async fn what_has_expired_is_written() {
     let redis = RedisServer::start(&[]).await;
     let instance = Instance::start(&redis).await;
-    let expired = Revocation { expires_at: now(), ..sign_out("old") };
+    let expired = Revocation { expires_at: now().minus(Duration::from_secs(60)), ..sign_out("old") };
     instance.replica.revoke(vec![expired]).await.unwrap();
-    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:log"]), "0");
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "1", "other clocks may be behind");
+    let ancient = Revocation { expires_at: Timestamp::default(), ..sign_out("ancient") };
+    instance.replica.revoke(vec![ancient]).await.unwrap();
+    assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "2");
+    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:main:token:old", "doorward:{r}:main:token:ancient"]), "0");
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use crate::dpop::{DpopPolicy, ProofUse};
 use crate::issuer_id::IssuerId;
 use crate::jwks::{Algorithm, Jwks};
 use crate::refusal::{Refusal, Shown};
-use crate::revocation::{Clocks, Hit, Kind, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark};
+use crate::revocation::{
+    Clocks, Hit, Kind, LONGEST_LEEWAY, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark,
+};
 use crate::token_use::TokenUse;
 
 /// An issuer we trust, and what its tokens must look like.
@@ -220,7 +222,9 @@ impl TrustedIssuer {
             Kind::User => self.least_lead(),
             _ => most.max(self.lead.seen()),
         };
-        Ok(clocks.latest().plus(lead))
+        // A token that an instance has verified was issued, whatever any clock shows.
+        let dated = self.lead.dated().min(clocks.latest().plus(LONGEST_LEEWAY));
+        Ok(clocks.latest().plus(lead).max(dated))
     }
 
     /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.

@@ -99,4 +99,20 @@ fn an_instant_covers_what_the_issuer_dates_ahead() {
     measured.note_local_ahead(seconds(25));
     measured.observe(Some(Timestamp::from_secs(995)), local);
     assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
+    assert_eq!(measured.beyond(Timestamp::from_secs(975)), None, "the lead covers it");
+    assert_eq!(measured.beyond(Timestamp::from_secs(974)), Some(Timestamp::from_secs(995)));
+}
+
+/// An instance whose clock is so far ahead that it sees no lead.
+#[test]
+fn an_instant_covers_every_token_that_was_verified() {
+    let issuer = issuer(30_000, 3_600_000);
+    let at = |seconds| Clocks::local(Timestamp::from_secs(seconds));
+    issuer.lead.observe(Some(Timestamp::from_secs(1_020)), Timestamp::from_secs(1_035));
+    assert_eq!(issuer.lead.seen(), Duration::ZERO);
+    assert_eq!(issuer.lead.beyond(Timestamp::from_secs(1_000)), Some(Timestamp::from_secs(1_020)));
+    assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(1_020)));
+    assert_eq!(issuer.instant(Kind::User, at(1_030)), Ok(Timestamp::from_secs(1_031)), "the date has passed");
+    issuer.lead.note_dated(Timestamp::MAX);
+    assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(4_600)), "no leeway is longer");
 }

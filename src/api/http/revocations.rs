@@ -133,8 +133,8 @@ pub(super) struct RevocationReceipt {
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
-    /// The place in the log; null when nothing was written because every token that it could refuse has expired.
-    position: Option<String>,
+    /// The place in the log.
+    position: String,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
     /// so the revocation may refuse nothing; otherwise it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,7 +146,7 @@ pub(super) struct RevocationReceipt {
 /// Revokes a token, a session, a user, a client, a key, an actor or all of an issuer.
 ///
 /// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
-/// nothing. A revocation that has already expired succeeds and is not written.
+/// nothing. A revocation that has expired by this instance's clock is written, too.
 ///
 /// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200, and
 /// continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes, and
@@ -173,10 +173,11 @@ pub(super) async fn create(
     let wait = Wait::read(&query, &http.limits)?;
     http.state.replica.learn_leads().await;
     let clocks = http.state.replica.clocks();
-    let mut revocation = resolve(&http, &request, clocks).await?;
+    let stamp = Stamp { clocks, whole_leeway: false };
+    let mut revocation = resolve(&http, &request, stamp).await?;
     revocation.note = Note::new(clock::now(), &by, request.reason.as_deref().unwrap_or_default());
     let position = store(&http, &by, &revocation).await?;
-    let asked = Asked { http, by, request, clocks };
+    let asked = Asked { http, by, request, stamp };
     match wait {
         None => Ok(asked.receipt(&revocation, position, Confirmation::default()).into_response()),
         Some(wait) if progress::is_asked_for(&headers) => Ok(progress::respond(asked, wait, revocation, position)),
@@ -184,12 +185,12 @@ pub(super) async fn create(
     }
 }
 
-/// A request that was resolved once, by these clocks.
+/// A request that was resolved once, with this stamp.
 struct Asked {
     http: Http,
     by: Arc<str>,
     request: RevocationRequest,
-    clocks: Clocks,
+    stamp: Stamp,
 }
 
 impl Asked {
@@ -198,10 +199,11 @@ impl Asked {
         &self,
         wait: Wait,
         mut revocation: Revocation,
-        mut position: Option<Position>,
+        mut position: Position,
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Result<(StatusCode, axum::Json<RevocationReceipt>), Problem> {
         let replica = &self.http.state.replica;
+        let mut stamp = self.stamp;
         loop {
             let confirmation = wait.confirm(replica, &revocation, position, tell).await;
             if confirmation.confirmed == Some(false) {
@@ -209,7 +211,9 @@ impl Asked {
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
             replica.learn_leads().await;
-            let again = resolve(&self.http, &self.request, self.clocks).await?;
+            // So may an instance that was cut off, until its lease ran out; it has told nobody.
+            stamp.whole_leeway |= confirmation.lapsed;
+            let again = resolve(&self.http, &self.request, stamp).await?;
             if again.watermark <= revocation.watermark {
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
@@ -221,7 +225,7 @@ impl Asked {
     fn receipt(
         &self,
         revocation: &Revocation,
-        position: Option<Position>,
+        position: Position,
         confirmation: Confirmation,
     ) -> (StatusCode, axum::Json<RevocationReceipt>) {
         let unconfirmed = confirmation.confirmed == Some(false);
@@ -231,7 +235,7 @@ impl Asked {
             id: revocation.target.id.to_string(),
             at: watermark(revocation.watermark),
             expires_at: clock::format_rfc3339(revocation.expires_at),
-            position: position.map(|position| position.to_string()),
+            position: position.to_string(),
             seen: (!unconfirmed && is_unseen(&self.http, &self.request, &revocation.target)).then_some(false),
             confirmation,
         };
@@ -239,17 +243,11 @@ impl Asked {
     }
 }
 
-/// The place in the log; `None` if nothing was written, because every token that it could refuse has expired at every
-/// instance.
-async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<Position>, Problem> {
+/// The place in the log.
+async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Position, Problem> {
     let (kind, issuer) = (revocation.target.kind.as_str(), &revocation.target.issuer);
     let reason = revocation.note.as_ref().and_then(|note| note.reason.as_deref());
-    // An expired revocation is applied in this process alone, because its clock may be wrong.
-    let is_alive = revocation.expires_at > http.state.replica.surely_over();
     let written = http.state.replica.revoke(vec![revocation.clone()]).await;
-    if !is_alive {
-        return Ok(None);
-    }
     let position = written.map_err(|error| {
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
         let cure = error.cure().unwrap_or("try again");
@@ -257,7 +255,7 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Option<
         Problem::new(Error::StoreUnavailable, detail).because(error.label())
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");
-    Ok(Some(position))
+    Ok(position)
 }
 
 /// Whether no token of the issuer has named a target of this kind. A target from a token itself, or a token's digest,
@@ -272,7 +270,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
 }
 
 /// Parses the request; keys that are not known yet are fetched.
-async fn resolve(http: &Http, request: &RevocationRequest, clocks: Clocks) -> Result<Revocation, Problem> {
+async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
         Problem::field("/kind", format!("must be one of {kinds}"))
@@ -289,7 +287,7 @@ async fn resolve(http: &Http, request: &RevocationRequest, clocks: Clocks) -> Re
             if named.is_some_and(|named| named.name != issuer.name) {
                 return Err(Problem::field("/issuer", "the token is of another issuer"));
             }
-            by_token(request, kind, &issuer, &token, clocks)
+            by_token(request, kind, &issuer, &token, stamp)
         }
         (id, None) => {
             let issuer = named.or_else(|| match policy.authorizer.issuers.as_slice() {
@@ -298,7 +296,7 @@ async fn resolve(http: &Http, request: &RevocationRequest, clocks: Clocks) -> Re
             });
             let issuer =
                 issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
-            by_id(request, kind, issuer, id.as_ref().map(Id::text).as_deref(), clocks)
+            by_id(request, kind, issuer, id.as_ref().map(Id::text).as_deref(), stamp)
         }
     }
 }
@@ -353,7 +351,7 @@ fn by_token(
     kind: Kind,
     issuer: &TrustedIssuer,
     token: &VerifiedToken,
-    clocks: Clocks,
+    stamp: Stamp,
 ) -> Result<Revocation, Problem> {
     let target = token.targets().iter().find(|target| target.kind == kind).cloned();
     let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
@@ -362,7 +360,7 @@ fn by_token(
         covers: token.issued_at(),
         expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
     };
-    build(request, issuer, target, default, clocks)
+    build(request, issuer, target, default, stamp)
 }
 
 fn by_id(
@@ -370,7 +368,7 @@ fn by_id(
     kind: Kind,
     issuer: &TrustedIssuer,
     id: Option<&str>,
-    clocks: Clocks,
+    stamp: Stamp,
 ) -> Result<Revocation, Problem> {
     let target = match (kind, id) {
         (Kind::Issuer, None) => Target::issuer(issuer.name.clone()),
@@ -388,7 +386,7 @@ fn by_id(
     if kind == Kind::Token && request.expires_at.is_none() {
         return Err(Problem::field("/expires_at", "is needed for a token by its id: the `exp` of the token"));
     }
-    build(request, issuer, target, Default { covers: None, expires_at: None }, clocks)
+    build(request, issuer, target, Default { covers: None, expires_at: None }, stamp)
 }
 
 /// Without agreeing clocks there is no valid watermark.
@@ -404,6 +402,14 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
+/// What an instant that no caller names is made of.
+#[derive(Clone, Copy)]
+struct Stamp {
+    clocks: Clocks,
+    /// A user's is as late as that of the whole issuer: it is not known what tokens were seen to lead by.
+    whole_leeway: bool,
+}
+
 /// Defaults of the request.
 struct Default {
     /// The lower bound of the watermark.
@@ -416,8 +422,9 @@ fn build(
     issuer: &TrustedIssuer,
     target: Target,
     default: Default,
-    clocks: Clocks,
+    stamp: Stamp,
 ) -> Result<Revocation, Problem> {
+    let Stamp { clocks, whole_leeway } = stamp;
     let (kind, now) = (target.kind, clocks.latest());
     let watermark = match &request.at {
         Some(at) if at.is_always() => Watermark::FOREVER,
@@ -433,7 +440,8 @@ fn build(
         }
         None if kind.is_forever() => Watermark::FOREVER,
         None => {
-            let instant = issuer.instant(kind, clocks).map_err(clock_skew)?;
+            let as_of = if whole_leeway { Kind::Issuer } else { kind };
+            let instant = issuer.instant(as_of, clocks).map_err(clock_skew)?;
             Watermark::at(default.covers.map_or(instant, |covers| covers.max(instant)))
         }
     };

@@ -85,12 +85,10 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::append`]; it completes only while [`Self::write`] runs.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
-        let over = self.surely_over();
-        let alive: Vec<_> = revocations.iter().filter(|r| r.expires_at > over).cloned().collect();
-        if alive.is_empty() {
+        if revocations.is_empty() {
             return Ok(Position::default());
         }
-        self.writer.append(alive, self.config.write_deadline).await
+        self.writer.append(revocations.to_vec(), self.config.write_deadline).await
     }
 
     /// Writes the revocations of [`Self::append`], for as long as it is polled.
@@ -119,10 +117,9 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// No instance accepts a token that expired before this time: it has expired by both wall clocks, and no instance
-    /// accepts tokens for longer than [`Self::grace`] after their end.
-    pub(in crate::sources) fn surely_over(&self) -> Timestamp {
-        self.earliest().minus(self.grace())
+    /// What the store refused is offered to it for as long as the log would have been kept after its end.
+    pub(in crate::sources) fn offered_after(&self) -> Timestamp {
+        self.earliest().minus(Self::keeps_for(self.retention()))
     }
 
     /// The earlier of this machine's clock and the store's: a token that has expired by it has expired by both.

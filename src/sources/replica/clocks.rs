@@ -24,6 +24,8 @@ use crate::clock::Steady;
 const SHARE_EVERY: Duration = Duration::from_millis(50);
 /// The interval of reading the notes of other instances.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
+/// For so long the store's clock must have gone evenly before a lead is measured by it.
+const EVEN: Duration = Duration::from_secs(30);
 /// The interval of checks of the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A smaller jump is an adjustment, which the smallest leeway of a watermark covers.
@@ -126,14 +128,6 @@ impl Replica {
         self.clocks().earliest()
     }
 
-    /// No instance accepts a token that expired before this time: its revocation is neither written nor retried.
-    pub fn surely_over(&self) -> Timestamp {
-        match &self.ledger {
-            RevocationLedger::Embedded(_) => self.earliest(),
-            RevocationLedger::Redis(ledger) => ledger.surely_over(),
-        }
-    }
-
     /// The minimum of [`Self::earliest`] and the wall clock as extrapolated from the start of this process: for an
     /// operator's action that must not lose live revocations, and that may be refused without harm.
     pub fn earliest_if_set(&self) -> Timestamp {
@@ -203,27 +197,24 @@ impl Replica {
         }
     }
 
-    /// Publishes at once the leads of tokens that were verified here, and the time by which this machine's clock
-    /// extends the life of a token; for ever.
+    /// Tells others at once how far tokens are dated ahead that were verified here; for ever.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
-        let mut shared = (Vec::new(), Duration::ZERO);
+        let mut shared = Vec::new();
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // Clocks that differ by more than the leeway are not used: neither is known to be right, and a wrong lead
-            // would stay.
-            let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
+            // A lead that was measured wrongly would stay: by a clock that jumped lately, or that is further apart than
+            // the leeway, none is measured. The dates themselves need no clock, and cover what was verified meanwhile.
+            let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST) && ledger.even_for() >= EVEN;
             let local_ahead = if is_sane { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             for (_, lead) in &leads {
                 lead.note_local_ahead(local_ahead);
             }
-            let behind = clocks.latest().since(clocks.local);
-            // A change below a second does not matter enough for a note.
-            let grace = self.clocks.leeway() + if behind > JUMP { behind } else { Duration::ZERO };
-            let seen = || leads.iter().map(|(_, lead)| lead.seen()).collect::<Vec<_>>();
-            if seen() != shared.0 || grace > shared.1 {
-                let now = (seen(), grace);
-                if ledger.share_margins(&leads, grace).await.is_ok() {
+            let seen =
+                || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();
+            if seen() != shared {
+                let now = seen();
+                if ledger.share_margins(&leads).await.is_ok() {
                     shared = now;
                 }
             } else if looks

@@ -20,6 +20,8 @@ use crate::clock::Steady;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(300)];
 /// The interval of comparisons of the log with its expected state.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// What is read is new if all that was added until so long ago has been read.
+const LIVE: Duration = Duration::from_secs(5);
 /// The pause that groups a burst into fewer reads than one for each entry.
 const COALESCE: Duration = Duration::from_millis(2);
 /// The shortest time between checks of the epoch and the role, under load.
@@ -173,6 +175,7 @@ impl Replica {
             }
             // Only a read that begins now, on a store that has settled, makes the view fresh.
             let start = Steady::now();
+            feed.is_live = self.freshness.log_age(start).is_some_and(|age| age < LIVE);
             let covered = lease.covers(start);
             let is_due = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
             let (page, told) = if (is_due && !known.has_goal()) || needs_goal {
@@ -218,7 +221,7 @@ impl Replica {
                     Err(gap) => return Ok(gap),
                 }
             };
-            if (page.complete || as_of.is_some()) && self.unsaved.lacks(as_of.unwrap_or(start), self.surely_over()) {
+            if (page.complete || as_of.is_some()) && self.unsaved.lacks(as_of.unwrap_or(start)) {
                 return Ok(Gap::OwnLost);
             }
             self.stats.set_store_up(true);
@@ -309,6 +312,9 @@ impl Replica {
             if *asks && following {
                 self.lease_state.note_asked();
             }
+            if let (Some(seen), Ok(revocation)) = (&seen, revocation) {
+                seen.apply(revocation, uptime);
+            }
             match revocation {
                 // It expired long ago by both clocks.
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
@@ -317,9 +323,6 @@ impl Replica {
                     self.outliving.note(*position, revocation, keeps, set_at);
                     if *asks && following {
                         self.lease_state.note_ended(*position, self.streams.take_ended(revocation));
-                    }
-                    if let Some(seen) = &seen {
-                        seen.apply(revocation, uptime);
                     }
                 }
                 Err(field) => {

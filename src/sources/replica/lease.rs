@@ -130,6 +130,9 @@ pub struct Receipt {
     pub uncertain_for: Option<Duration>,
     /// The streams that it ended.
     pub streams: usize,
+    /// The lease of an instance ran out that has not reported since, within the leeway before the wait or during it: it
+    /// may have verified tokens whose dates it told nobody.
+    pub lapsed: bool,
 }
 
 impl Receipt {
@@ -325,17 +328,27 @@ impl Replica {
             let ended = self.streams_have_ended(patience).await;
             let waiting = if ended { Vec::new() } else { vec![self.name.to_string()] };
             let streams = self.streams.take_ended(revocation);
-            return Receipt { instances: 1, applied: usize::from(ended), waiting, uncertain_for: None, streams };
+            return Receipt {
+                instances: 1,
+                applied: usize::from(ended),
+                waiting,
+                uncertain_for: None,
+                streams,
+                lapsed: false,
+            };
         };
         let deadline = Steady::now() + patience;
         // Without the request it takes until the next renewals.
         let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
-        let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0 };
+        let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0, lapsed: false };
+        let mut since = None;
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
+                let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
+                receipt.lapsed = leases.lapsed.iter().any(|(_, ended)| *ended > since);
                 if receipt.is_confirmed() {
                     return receipt;
                 }
@@ -367,7 +380,7 @@ impl Replica {
         let applied = leases.len() - waiting.len();
         // By a clock that may have jumped, a running lease looks expired.
         let doubtful = if listed.even_for < longest { &*listed.lapsed } else { &[] };
-        waiting.extend(doubtful.iter().map(ToString::to_string));
+        waiting.extend(doubtful.iter().map(|(name, _)| name.to_string()));
         let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
         let ended = reports.flat_map(|report| &report.ended).filter(|(entry, _)| *entry == wanted);
         Receipt {
@@ -376,6 +389,7 @@ impl Replica {
             waiting,
             uncertain_for: self.uncertain_for(listed, longest),
             streams: ended.map(|(_, count)| count).sum(),
+            lapsed: false,
         }
     }
 

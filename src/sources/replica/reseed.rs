@@ -128,10 +128,10 @@ impl Replica {
     }
 
     async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
-        let over = self.surely_over();
         let mut missing = Vec::new();
         for (at, known) in self.index.entries().enumerate() {
-            if known.expires_at > over && !seen.knows(&known) {
+            // What has expired is put back, too, while it is known: an instance may start whose clock is behind.
+            if !seen.knows(&known) {
                 missing.push(known);
             }
             if at % STRIDE == 0 {
@@ -149,7 +149,7 @@ impl Replica {
 
     /// Retries the revocations that the store refused.
     async fn offer(&self, ledger: &RedisLedger) {
-        for batch in self.unsaved.waiting(ledger.config().write_deadline * 2, self.surely_over()).chunks(BATCH) {
+        for batch in self.unsaved.waiting(ledger.config().write_deadline * 2, ledger.offered_after()).chunks(BATCH) {
             let written = ledger.append(batch).await;
             self.stats.count(Operation::Append, written.as_ref().map(drop));
             match written {

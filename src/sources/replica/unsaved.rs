@@ -46,13 +46,14 @@ impl Unsaved {
     /// The most revocations; newer ones are not kept for a retry, and their callers got an error.
     const MAX: usize = 100_000;
 
-    pub(super) fn insert(&self, revocations: &[Revocation], now: Timestamp) {
+    /// `over`: what expired before then is no longer offered.
+    pub(super) fn insert(&self, revocations: &[Revocation], over: Timestamp) {
         let mut state = self.lock();
         if state.by_target.len() + revocations.len() > Self::MAX {
-            state.retain(|entry| entry.revocation.expires_at > now);
+            state.retain(|entry| entry.revocation.expires_at > over);
         }
         let Waiting { by_target, acknowledged } = &mut *state;
-        for revocation in revocations.iter().filter(|revocation| revocation.expires_at > now) {
+        for revocation in revocations {
             let key = (revocation.target.clone(), revocation.origin);
             let Some(entry) = by_target.get_mut(&key) else {
                 if by_target.len() < Self::MAX {
@@ -84,12 +85,11 @@ impl Unsaved {
         self.lock().change(revocations, |entry| entry.is_read = true);
     }
 
-    /// Whether an entry that was acknowledged before `start` is missing from a log that was read to its
-    /// end from `start` on.
-    pub(super) fn lacks(&self, start: Steady, now: Timestamp) -> bool {
+    /// Whether an entry that was acknowledged before `start` is missing from a log that was read to its end from
+    /// `start` on.
+    pub(super) fn lacks(&self, start: Steady) -> bool {
         let state = self.lock();
-        let is_lost =
-            |entry: &Entry| entry.acknowledged.is_some_and(|at| at < start) && entry.revocation.expires_at > now;
+        let is_lost = |entry: &Entry| entry.acknowledged.is_some_and(|at| at < start);
         state.acknowledged > 0 && state.by_target.values().any(is_lost)
     }
 
@@ -105,9 +105,10 @@ impl Unsaved {
     }
 
     /// The entries that have waited longer than the duration of a write.
-    pub(super) fn waiting(&self, longer_than: Duration, now: Timestamp) -> Vec<Revocation> {
+    pub(super) fn waiting(&self, longer_than: Duration, over: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
-        state.retain(|entry| entry.revocation.expires_at > now);
+        // The log will show what is acknowledged.
+        state.retain(|entry| entry.acknowledged.is_some() || entry.revocation.expires_at > over);
         let waits = |entry: &&Entry| entry.acknowledged.is_none() && entry.since.elapsed() > longer_than;
         state.by_target.values().filter(waits).map(|entry| entry.revocation.clone()).collect()
     }
@@ -169,12 +170,12 @@ mod tests {
     fn a_write_is_forgotten_only_after_it_was_acknowledged_and_read_back() {
         let (later, soon) = (sign_out(3_000_000), sign_out(2_000_000));
         let unsaved = Unsaved::default();
-        let lacks = || unsaved.lacks(Steady::now() + Duration::from_secs(1), NOW);
+        let lacks = || unsaved.lacks(Steady::now() + Duration::from_secs(1));
         unsaved.insert(&later, NOW);
         assert!(unsaved.holds(&later[0]) && !lacks(), "nobody was promised anything yet");
         unsaved.acknowledge(&later);
         assert!(!unsaved.holds(&later[0]) && lacks());
-        assert!(!unsaved.lacks(Steady::now().minus(Duration::from_secs(1)).unwrap(), NOW), "read before");
+        assert!(!unsaved.lacks(Steady::now().minus(Duration::from_secs(1)).unwrap()), "read before");
         unsaved.read_back(soon.iter());
         assert!(lacks(), "an entry that ends earlier is not it");
         unsaved.read_back(later.iter());
@@ -194,7 +195,9 @@ mod tests {
         unsaved.forget_acknowledged();
         assert_eq!(unsaved.len(), 1);
         assert!(unsaved.waiting(Duration::ZERO, NOW.plus(Duration::from_secs(5000))).is_empty(), "expired");
-        unsaved.insert(&sign_out(999_999), NOW);
-        assert_eq!(unsaved.len(), 0, "never written, never read");
+        let over = sign_out(999_999);
+        unsaved.insert(&over, NOW);
+        unsaved.acknowledge(&over);
+        assert!(unsaved.waiting(Duration::ZERO, NOW).is_empty() && lacks(), "written, and not read back");
     }
 }

@@ -11,6 +11,8 @@ const READER: Reader = Reader {
     leeway: Duration::from_secs(30),
     lead: Duration::from_secs(1),
     now: Timestamp::MAX,
+    behind: Duration::ZERO,
+    seen_at: Timestamp::from_millis(0),
     set_at: Timestamp::from_millis(0),
 };
 /// Before every entry: nothing has been forgotten yet.

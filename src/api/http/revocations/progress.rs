@@ -34,7 +34,7 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 /// The response: its head at once, its events until the receipt.
-pub(super) fn respond(asked: Asked, wait: Wait, revocation: Revocation, position: Option<Position>) -> Response<Body> {
+pub(super) fn respond(asked: Asked, wait: Wait, revocation: Revocation, position: Position) -> Response<Body> {
     let (told, progress) = watch::channel(None);
     let work = async move {
         let tell = move |receipt: &Receipt| {

@@ -55,6 +55,9 @@ pub(super) struct Confirmation {
     /// The number of streams that it ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<usize>,
+    /// See [`Receipt::lapsed`].
+    #[serde(skip)]
+    pub(super) lapsed: bool,
     /// From the request to the last confirmation, in milliseconds; only when confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<f64>,
@@ -94,24 +97,18 @@ impl Wait {
         }
     }
 
-    /// `stored`: the revocation's place in the log; `None` when it was not written, because every token that it
-    /// could refuse has expired. `tell` gets each receipt on the way.
+    /// `stored`: the revocation's place in the log. `tell` gets each receipt on the way.
     pub(super) async fn confirm(
         self,
         replica: &Replica,
         revocation: &Revocation,
-        stored: Option<Position>,
+        stored: Position,
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Confirmation {
         let patience = self.until.saturating_duration_since(Instant::now());
-        let receipt = if let Some(stored) = stored {
-            replica.confirm_telling(revocation, stored, patience, tell).await
-        } else {
-            let instances = replica.peers().await.map_or(1, |peers| peers.len());
-            Receipt { instances, applied: instances, waiting: Vec::new(), uncertain_for: None, streams: 0 }
-        };
+        let receipt = replica.confirm_telling(revocation, stored, patience, tell).await;
         let confirmed = receipt.is_confirmed();
-        let Receipt { instances, applied, waiting, uncertain_for, streams } = receipt;
+        let Receipt { instances, applied, waiting, uncertain_for, streams, lapsed } = receipt;
         Confirmation {
             confirmed: Some(confirmed),
             applied: (!confirmed).then_some(applied),
@@ -119,6 +116,7 @@ impl Wait {
             waiting: (!confirmed).then_some(waiting),
             uncertain_until: uncertain_for.map(|left| clock::format_rfc3339(clock::now().plus(left))),
             streams: Some(streams),
+            lapsed,
             took_ms: confirmed.then(|| (self.began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0),
         }
     }

@@ -134,6 +134,11 @@ impl StoreClock {
         course.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))
     }
 
+    /// For how long it has gone as this machine's did, up to the last reading.
+    pub(super) fn steady_for(&self) -> Duration {
+        self.seen().course.map_or(Duration::ZERO, |course| course.even_since.elapsed())
+    }
+
     pub(super) fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,6 +18,8 @@ pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
     decoder: Decoder,
+    /// Everything that was added until a moment ago has been read: what comes is new.
+    pub(in crate::sources) is_live: bool,
     /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,
 }
@@ -86,6 +88,7 @@ impl RedisLedger {
             session: self.session().await?,
             decoder: Decoder::default(),
             server: Server::default(),
+            is_live: false,
         })
     }
 }
@@ -134,6 +137,7 @@ impl Feed<'_> {
         end: Position,
         mut take: impl FnMut(&[FeedItem]),
     ) -> Result<Position, LedgerError> {
+        self.is_live = false;
         let mut last = Position::default();
         let mut frame = self.session.call_raw(self.read(last, None), self.ledger.deadline()).await?;
         loop {
@@ -148,7 +152,7 @@ impl Feed<'_> {
             let (next, taken) = tokio::join!(
                 biased; // The next command is sent before this page is processed.
                 session.call_raw(read, ledger.deadline()),
-                async { items(decoder, entries, ledger.reader()).map(|items| take(&items)) },
+                async { items(decoder, entries, ledger.reader(false)).map(|items| take(&items)) },
             );
             taken?;
             frame = next?;
@@ -234,7 +238,7 @@ impl Feed<'_> {
 
     fn page(&mut self, read: &impl Answer, source: Option<Source>) -> Result<Page, LedgerError> {
         let entries = answer::entries(read)?;
-        let items = items(&mut self.decoder, entries, self.ledger.reader())?;
+        let items = items(&mut self.decoder, entries, self.ledger.reader(self.is_live))?;
         Ok(Page { items, complete: entries.len() < Self::COUNT, source })
     }
 }

@@ -72,8 +72,8 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) epoch: Box<str>,
     /// The time since which the store has kept all leases; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
-    /// Names of leases that expired by the server's clock, and were not removed.
-    pub(in crate::sources) lapsed: Vec<Box<str>>,
+    /// Names of leases that ran out, by the server's clock, and were not given back; and when.
+    pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
     /// The time for which this process has seen the server's clock go evenly, up to now.
     pub(in crate::sources) even_for: Duration,
 }
@@ -111,7 +111,7 @@ impl Feed<'_> {
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         // Together with the report: an instance that confirms has then also published the leads of the tokens that it
         // verified before.
-        commands.extend(margins::notes(keys, leads));
+        commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
         commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
@@ -181,7 +181,7 @@ impl RedisLedger {
             if until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
-                leases.lapsed.push(name);
+                leases.lapsed.push((name, until));
             }
         }
         // An instance that returns must first write its name again, which makes it recent. After a jump of the clock

@@ -1,10 +1,13 @@
-//! The clock margins that instances share: the leads of issuers' tokens, and the longest time after its end for which
-//! an instance may still accept a token.
+//! What instances tell each other of the issuers' clocks.
 //!
 //! ```text
-//! doorward:{r}:leads  sorted set: an issuer's name, the milliseconds by which an instance saw its tokens dated ahead;
-//!                     `*`, the longest leeway of an instance and how far its clock was behind the store's
+//! doorward:{r}:leads  sorted set: an issuer's name, the milliseconds by which an instance saw its tokens dated ahead
+//! doorward:{r}:dated  sorted set: an issuer's name, the latest `iat` that an instance has verified (ms), if that is not
+//!                     surely covered by a clock and the lead
 //! ```
+//!
+//! A lead is measured by a clock, and foretells; a date needs no clock. An instance whose own is ahead of the issuer's
+//! sees no lead, and one that cannot tell which of two clocks is wrong measures none.
 
 use std::time::Duration;
 
@@ -12,34 +15,31 @@ use fred::types::Value;
 
 use super::super::LedgerError;
 use super::RedisLedger;
+use super::answer::short;
 use super::session::Command;
 use super::store::scores;
 use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
+use crate::authz::revocation::Lead;
 
-/// A field that is not the name of an issuer.
-const GRACE: &str = "*";
-
-/// Writes the leads of the tokens that were verified here.
-pub(super) fn notes(keys: &Keys, leads: &[(IssuerName, Lead)]) -> impl Iterator<Item = Command> {
-    let seen = leads.iter().filter(|(_, lead)| !lead.seen().is_zero());
-    seen.map(|(issuer, lead)| note(keys, issuer.as_str(), lead.seen()))
+/// Notes how far tokens are dated ahead that were verified here; `earliest` is the earlier of both clocks.
+pub(super) fn notes(keys: &Keys, leads: &[(IssuerName, Lead)], earliest: Timestamp) -> impl Iterator<Item = Command> {
+    leads.iter().flat_map(move |(issuer, lead)| {
+        let ahead = Some(lead.seen()).filter(|ahead| !ahead.is_zero());
+        let ahead = ahead.map(|ahead| note(&keys.leads, issuer, i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)));
+        let dated = lead.beyond(earliest).map(|dated| note(&keys.dated, issuer, dated.as_millis()));
+        [ahead, dated].into_iter().flatten()
+    })
 }
 
-fn note(keys: &Keys, name: &str, margin: Duration) -> Command {
-    let millis = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
-    Command::new("ZADD").arg(&*keys.leads).arg("GT").arg(millis).arg(name)
+fn note(key: &str, issuer: &IssuerName, millis: i64) -> Command {
+    Command::new("ZADD").arg(key).arg("GT").arg(millis).arg(issuer.as_str())
 }
 
 impl RedisLedger {
     /// Writes these margins for other instances and takes over theirs; a margin is never lowered.
-    pub(in crate::sources) async fn share_margins(
-        &self,
-        leads: &[(IssuerName, Lead)],
-        grace: Duration,
-    ) -> Result<(), LedgerError> {
-        let commands = notes(&self.keys, leads).chain([note(&self.keys, GRACE, grace)]).collect();
+    pub(in crate::sources) async fn share_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
+        let commands = notes(&self.keys, leads, self.earliest()).collect();
         self.read_margins_after(commands, leads).await
     }
 
@@ -53,19 +53,26 @@ impl RedisLedger {
         mut commands: Vec<Command>,
         leads: &[(IssuerName, Lead)],
     ) -> Result<(), LedgerError> {
-        commands.push(Command::new("ZRANGE").arg(&*self.keys.leads).args(["0", "-1", "WITHSCORES"]));
+        let ask = |key: &str| Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
+        commands.extend([ask(&self.keys.leads), ask(&self.keys.dated)]);
         let answers = self.shared.pipeline(self, commands).await?;
-        for (name, margin) in scores(answers.last().unwrap_or(&Value::Null))? {
-            let margin = margin.since(Timestamp::default()).min(LONGEST_LEEWAY * 2);
-            if &*name == GRACE {
-                self.note_grace(margin);
-            }
-            // Several issuers may have one name.
-            for (_, lead) in leads.iter().filter(|(issuer, _)| *issuer.as_str() == *name) {
-                lead.raise(margin);
-            }
-        }
+        let [.., ahead, dated] = answers.as_slice() else { return Err(short()) };
+        each(ahead, leads, |lead, margin| lead.raise(margin.since(Timestamp::default())))?;
+        each(dated, leads, Lead::note_dated)?;
         self.note_lead(leads.iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
         Ok(())
     }
+
+    /// For how long the store's clock has gone evenly in the eyes of this process.
+    pub(in crate::sources) fn even_for(&self) -> Duration {
+        self.clock.steady_for()
+    }
+}
+
+/// Several issuers may have one name.
+fn each(noted: &Value, leads: &[(IssuerName, Lead)], take: impl Fn(&Lead, Timestamp)) -> Result<(), LedgerError> {
+    for (name, noted) in scores(noted)? {
+        leads.iter().filter(|(issuer, _)| *issuer.as_str() == *name).for_each(|(_, lead)| take(lead, noted));
+    }
+    Ok(())
 }

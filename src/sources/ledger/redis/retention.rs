@@ -23,6 +23,7 @@ use super::session::Command;
 use super::store::scores;
 use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
+use crate::authz::revocation::Lead;
 
 /// The reserve beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -34,7 +35,6 @@ pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
-    grace: AtomicU64,
     /// The longest observed lease of any instance.
     lease: AtomicU64,
 }
@@ -66,16 +66,6 @@ impl RedisLedger {
         retention * 2 + MARGIN
     }
 
-    /// The longest time after its end, by the store's clock, for which an instance may accept a token: the longest
-    /// leeway, and the largest observed lag of a wall clock.
-    pub(in crate::sources) fn grace(&self) -> Duration {
-        read(&self.keeping.grace)
-    }
-
-    pub(in crate::sources) fn note_grace(&self, grace: Duration) {
-        raise(&self.keeping.grace, grace);
-    }
-
     /// Records the lead of tokens that were seen.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
@@ -103,13 +93,17 @@ impl RedisLedger {
         self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
-    /// The current parameters for reading entries.
-    pub(super) fn reader(&self) -> Reader {
+    /// How entries are read now; with `is_live`, those that were added a moment ago.
+    pub(super) fn reader(&self, is_live: bool) -> Reader {
+        let (leeway, local) = (read(&self.keeping.leeway), crate::clock::now());
+        let now = self.store_clock().unwrap_or(Timestamp::MAX);
         Reader {
             retention: self.retention(),
-            leeway: read(&self.keeping.leeway),
-            lead: read(&self.keeping.lead).max(Duration::from_secs(1)),
-            now: self.store_clock().unwrap_or(Timestamp::MAX),
+            leeway,
+            lead: read(&self.keeping.lead).max(Lead::LEAST),
+            now,
+            behind: Some(local.since(now)).filter(|behind| *behind <= leeway.max(Lead::LEAST)).unwrap_or_default(),
+            seen_at: if is_live { local } else { Timestamp::default() },
             set_at: self.set_at(),
         }
     }

@@ -21,6 +21,7 @@ pub(super) struct Keys {
     pub(super) leases: Box<str>,
     pub(super) clock: Box<str>,
     pub(super) leads: Box<str>,
+    pub(super) dated: Box<str>,
     pub(super) issuers: Box<str>,
     pub(super) streams: Box<str>,
 }
@@ -31,7 +32,7 @@ impl Keys {
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
         let [server, retentions, leases, clock] = ["server", "retentions", "leases", "clock"].map(key);
-        let [leads, issuers, streams] = ["leads", "issuers", "streams"].map(key);
+        let [leads, dated, issuers, streams] = ["leads", "dated", "issuers", "streams"].map(key);
         Self {
             stem,
             log,
@@ -44,6 +45,7 @@ impl Keys {
             leases,
             clock,
             leads,
+            dated,
             issuers,
             streams,
         }
@@ -135,6 +137,10 @@ pub struct Reader {
     pub lead: Duration,
     /// The store's clock: no entry was written later, even if its id is.
     pub now: Timestamp,
+    /// How far the store's clock, which gives ids, is behind this machine's: at most the leeway, or nothing.
+    pub behind: Duration,
+    /// By this machine's clock, if the entry was added a moment ago; else 1970.
+    pub seen_at: Timestamp,
     /// The last time at which the store's clock was set, or may have been: an entry with an earlier id may be more
     /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
@@ -186,10 +192,12 @@ impl Decoder {
         // The store's clock may have been set since the last reading.
         let latest = reader.now.plus(reader.leeway);
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
+        // One clock may be behind: that by which the id was given, before it was set or now.
+        let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
-            ("", Kind::User) => Watermark::at(written_at.plus(reader.lead)),
-            ("", _) => Watermark::at(written_at.plus(reader.leeway)),
+            ("", Kind::User) => Watermark::at(covers.plus(reader.lead)),
+            ("", _) => Watermark::at(covers.plus(reader.leeway)),
             // As with keys at a lookup: an unreadable entry counts as a revocation.
             (at, kind) => match watermark(at) {
                 None if kind == Kind::Registration => return Err("at"),
@@ -274,6 +282,8 @@ mod tests {
         leeway: Duration::from_secs(30),
         lead: Duration::from_secs(2),
         now: Timestamp::from_millis(WRITTEN + 1),
+        behind: Duration::ZERO,
+        seen_at: Timestamp::from_millis(0),
         set_at: Timestamp::from_millis(0),
     };
 
@@ -380,7 +390,23 @@ mod tests {
         let end = WRITTEN + 600_000;
         assert_eq!(read(&format!("issuer=main kind=token id=j expires={end}")), (Watermark::FOREVER, 600_000));
         let (at, _) = read("issuer=main kind=user id=u");
-        assert_eq!(at.instant().as_millis(), WRITTEN + 2_000, "what it covers is not widened");
+        assert_eq!(at.instant().as_millis(), WRITTEN + 3_602_000, "it may have been written then");
+        let (at, _) = read(&format!("issuer=main kind=user id=u at={WRITTEN}"));
+        assert_eq!(at.instant().as_millis(), WRITTEN, "what it says itself is not widened");
+    }
+
+    #[test]
+    fn an_entry_without_an_instant_covers_by_the_later_clock() {
+        let read = |reader: Reader, kind: &str| {
+            let fields = [("issuer", "main"), ("kind", kind), ("id", "u")];
+            let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
+            let read = Decoder::default().revocation(position, fields.into_iter(), reader).unwrap();
+            read.watermark.instant().as_millis() - WRITTEN
+        };
+        let behind = Reader { behind: Duration::from_secs(25), ..READER };
+        assert_eq!((read(behind, "user"), read(behind, "client")), (27_000, 55_000), "the store's clock is behind");
+        let live = Reader { seen_at: Timestamp::from_millis(WRITTEN + 3_600_000), ..READER };
+        assert_eq!((read(live, "user"), read(live, "client")), (3_602_000, 3_630_000), "far behind");
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Record {
         let set = Command::new("SET").arg(keys.target(target)).arg(wire::value(target.kind, watermark, origin));
         Some(match self.merged_life {
             life if life == self.life => set.arg("KEEPTTL"),
-            Life::Until(until) => set.arg("EXAT").arg(until.as_secs_ceil()),
+            Life::Until(until) => set.arg("EXAT").arg(until.as_secs_ceil().max(1)),
             Life::Forever | Life::Absent => set,
         })
     }
