@@ -1,6 +1,7 @@
 //! An issuer that gets another name, another `iss` or other claims: what was revoked stays so.
 
 mod issuers;
+mod unready;
 
 use serde_json::json;
 
