@@ -16,7 +16,7 @@ use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::dpop::{DpopPolicy, ProofUse, ReplayPolicy};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
-use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
+use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME, Lead};
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 
@@ -213,7 +213,7 @@ fn issuer(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile, issuer_id: Iss
         expiry_leeway: leeway,
         lead: Lead::default(),
         seen: Seen::default(),
-        max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=400 * DAY),
+        max_lifetime: check.duration(&at.key("max_lifetime"), &file.max_lifetime, SECOND..=LONGEST_LIFETIME),
         claim_names: ClaimNames {
             user_id: claim_paths(check, &at.key("claims").key("user_id"), &file.claims.user_id),
             email: claim_paths(check, &at.key("claims").key("email"), &file.claims.email),

@@ -17,7 +17,7 @@ use super::patterns::{self, Foreign};
 use super::{reach, templates};
 use crate::authz::claims::IssuerName;
 use crate::authz::path::is_normal;
-use crate::authz::revocation::Kind;
+use crate::authz::revocation::{Kind, LONGEST_STALENESS};
 use crate::authz::rule::{
     Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Streams, Then,
 };
@@ -92,7 +92,7 @@ fn rule(check: &mut Check<'_>, at: &KeyPath, file: &RuleFile, whole: &ConfigFile
 }
 
 /// How old a view may be allowed to be: below one second no store can keep up; beyond a day it is no view.
-pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
+pub(super) const STALENESS: std::ops::RangeInclusive<Duration> = SECOND..=LONGEST_STALENESS;
 
 fn sign_out(file: &RuleFile) -> SignOut {
     let file = file.sign_out.clone().unwrap_or_default();

@@ -11,5 +11,6 @@ mod follow;
 mod frozen;
 mod lookup;
 mod losses;
+mod odd_notes;
 mod oracle;
 mod topologies;

@@ -104,8 +104,8 @@ impl Readiness {
     /// What an operator must mend though the process is ready.
     fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
-        let detail =
-            revocations.detail.filter(|_| revocations.ready && revocations.state == ReplicaState::NamesDiffer)?;
+        let is_lasting = matches!(revocations.state, ReplicaState::NamesDiffer | ReplicaState::Refusing);
+        let detail = revocations.detail.filter(|_| revocations.ready && is_lasting)?;
         Some(Missing { part: "revocations", reason: format!("{}: {detail}", revocations.state) })
     }
 }

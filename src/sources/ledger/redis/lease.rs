@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
-use super::clock::ServerClock;
+use super::clock::{self, ServerClock};
 use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, even, margins, retention};
+use super::{RedisLedger, even, margins, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -105,16 +105,18 @@ impl Feed<'_> {
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         // With the report: whoever confirms has told how far ahead the tokens are dated that it verified before.
         commands.extend(margins::notes(keys, leads));
-        commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
+        let noted = [even::Note::ask(keys), retention::ask_leases(keys), retention::ask(keys), Command::new("TIME")];
+        commands.extend(noted);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., even, lengths, time] = answers.as_slice() else { return Err(short()) };
+                let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
                 self.ledger.take_leases(lengths)?;
+                self.ledger.take_retentions(retentions)?;
                 let clock = ServerClock::read(asked, answer::time(time)?);
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
-                self.ledger.clock.compare(even::Note::read(even)?, clock, crate::clock::now());
+                self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
                 Ok((clock, Some(asked)))
             }
             Err(error) if error.is_out_of_memory() => {
@@ -144,7 +146,9 @@ impl RedisLedger {
         let answers = self.shared.pipeline(self, ask).await?;
         let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
-        let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
+        let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
+        let all = self.members(&self.keys.instances, all, is_ours)?;
+        let (now, server) = (answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
         let whole_since = epoch.text().and_then(|epoch| store::whole_since(epoch, noted, &server.replication_id));
         let even_for = self.clock.even_for(ServerClock::read(asked, now));
@@ -159,12 +163,19 @@ impl RedisLedger {
         leases.newest = feed::newest(newest)?;
         let says = says.parts().unwrap_or_default();
         let kept = Self::KEPT.max(self.longest_lease());
+        let longest = self.longest_lease();
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(kept) < now;
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
-            if until > now || !says.is_nil() {
+            // One that would end later was made by another clock than this one: it is as one that has run out, which counts
+            // only once this clock has gone evenly for as long as a lease.
+            let is_made_now = longest.is_zero() || until <= now.plus(longest + clock::TOLERANCE);
+            if !is_made_now && says.is_nil() {
+                self.tell_of_ghost(&name);
+            }
+            if is_made_now && until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
                 leases.lapsed.push(name);

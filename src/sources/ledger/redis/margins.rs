@@ -13,7 +13,6 @@ use fred::types::Value;
 use super::super::LedgerError;
 use super::RedisLedger;
 use super::session::Command;
-use super::store::scores;
 use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
@@ -55,7 +54,9 @@ impl RedisLedger {
     ) -> Result<(), LedgerError> {
         commands.push(Command::new("ZRANGE").arg(&*self.keys.leads).args(["0", "-1", "WITHSCORES"]));
         let answers = self.shared.pipeline(self, commands).await?;
-        for (name, margin) in scores(answers.last().unwrap_or(&Value::Null))? {
+        let is_ours = |name: &str| name == GRACE || IssuerName::parse(name).is_some();
+        let read = |name: &str, margin| is_ours(name).then(|| (Box::<str>::from(name), margin));
+        for (name, margin) in self.members(&self.keys.leads, answers.last().unwrap_or(&Value::Null), read)? {
             let margin = margin.since(Timestamp::default()).min(LONGEST_LEEWAY * 2);
             if &*name == GRACE {
                 self.note_grace(margin);
