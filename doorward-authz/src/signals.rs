@@ -174,27 +174,29 @@ impl Transmitter {
         token.unverified_audiences().contains(&self.audience)
     }
 
-    /// The outcome of each event of a token; `target` is the issuer [`Self::target`].
+    /// The outcome of each event of a token; `target` is the issuer [`Self::target`]. `retention`: the longest that a
+    /// token is accepted after it was issued, by anybody for whom this is heard.
     pub fn hear(
         &self,
         token: &EventToken,
         target: &TrustedIssuer,
+        retention: Duration,
         clocks: Clocks,
     ) -> Result<Vec<EventOutcome>, Unheard> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
             .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
-            .map(|(uri, event)| self.hear_one(uri, event, token, target, clocks))
+            .map(|(uri, event)| self.hear_one((uri, event), token, target, retention, clocks))
             .collect()
     }
 
     fn hear_one(
         &self,
-        uri: &str,
-        event: &Map<String, Value>,
+        (uri, event): (&str, &Map<String, Value>),
         token: &EventToken,
         target: &TrustedIssuer,
+        retention: Duration,
         clocks: Clocks,
     ) -> Result<EventOutcome, Unheard> {
         let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
@@ -218,7 +220,7 @@ impl Transmitter {
             None => instant.min(clocks.latest()).plus(target.least_lead()),
         };
         // It is acknowledged, so that one wall clock alone must not say it.
-        if instant.plus(target.retention()) <= clocks.earliest() {
+        if instant.plus(retention) <= clocks.earliest() {
             return Ok(EventOutcome::Stale);
         }
         // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts into each.

@@ -93,10 +93,18 @@ fn log(policy: &Policy, inlet: Inlet, Refused { refusal, issuer }: &Refused) {
     }
 }
 
-/// Puts revocations into the store, those that can still hit anything.
-pub(super) async fn revoke(state: &State, inlet: Inlet, revocations: Vec<Revocation>) -> Result<(), LedgerError> {
-    let over = state.replica.surely_over();
+/// Puts revocations into the store, those that can still hit anything at any instance.
+pub(super) async fn revoke(state: &State, inlet: Inlet, mut revocations: Vec<Revocation>) -> Result<(), LedgerError> {
+    let (over, longest) = (state.replica.surely_over(), state.replica.longest_retention());
+    for revocation in &mut revocations {
+        revocation.last_for(longest.unwrap_or_default());
+    }
+    let given = revocations.len();
     let alive: Vec<_> = revocations.into_iter().filter(|revocation| revocation.expires_at > over).collect();
+    if alive.len() < given && longest.is_none() {
+        let cause = "how long tokens are accepted by other instances is not known yet".into();
+        return Err(LedgerError::Unavailable { cause });
+    }
     let inlet = inlet.label();
     if alive.is_empty() {
         return Ok(());

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
@@ -132,9 +133,15 @@ async fn apply(
         let from = sender(policy, &unverified, delivery)?;
         let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
-        let now = clock::now();
-        let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
-        let heard = from.hear(&token, target, state.replica.clocks());
+        // Other instances may accept tokens for longer, and until it is known for how long, nothing is too old.
+        let (own, longest) = (target.retention(), state.replica.longest_retention());
+        let token = from.verify(unverified, own.max(longest.unwrap_or_default()), clock::now()).map_err(refused)?;
+        let heard = from.hear(
+            &token,
+            target,
+            longest.map_or(Duration::MAX, |longest| own.max(longest)),
+            state.replica.clocks(),
+        );
         Ok((from.clone(), token, heard))
     };
     let (from, token, heard) = verified(state, inlet, verify).await.map_err(EventError::from)?;

@@ -134,6 +134,15 @@ impl Replica {
         }
     }
 
+    /// The longest that a token may be accepted after it was issued, at any instance on this store as far as they note it;
+    /// `None` before the notes were read.
+    pub fn longest_retention(&self) -> Option<Duration> {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => Some(Duration::ZERO),
+            RevocationLedger::Redis(ledger) => ledger.longest_retention(),
+        }
+    }
+
     /// As [`Self::earliest`], and by the wall clock as it would go on from the start of this process had nobody set
     /// it: for an operator's act that must not lose what lives, and does no harm if it is refused.
     pub fn earliest_if_set(&self) -> Timestamp {

@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
     let access = read().map(|token| issuer().verify(token, NOW, Expiry::Tolerated));
     assert!(access.expect("it was read").is_err(), "it is no access token");
 
-    let Ok(heard) = TRANSMITTER.hear(&token, issuer(), Clocks::local(NOW)) else { return };
+    let Ok(heard) = TRANSMITTER.hear(&token, issuer(), issuer().retention(), Clocks::local(NOW)) else { return };
     assert_eq!(heard.len(), claims["events"].as_object().map_or(0, serde_json::Map::len), "an answer to each event");
     for heard in heard {
         let EventOutcome::Revocations(revocations) = heard else { continue };
