@@ -153,7 +153,7 @@ pub(super) struct RevocationReceipt {
         (status = 202, description = "It holds, and is in the store; `waiting` names who has not confirmed in time.", body = RevocationReceipt),
         BodyErrors,
         AdminErrors,
-        (status = 503, description = "The store did not take it. It holds in this instance; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in the store; try again after `Retry-After`. It holds in this instance, but nowhere if `reason` is `clock_skew` or `keys_unavailable`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
