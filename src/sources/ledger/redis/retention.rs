@@ -186,8 +186,9 @@ impl RedisLedger {
     /// Takes in how long the leases of all instances are. A note counts also when it is over.
     pub(super) fn take_leases(&self, noted: &Value) -> Result<(), LedgerError> {
         let longest = lasting(LONGEST_STALENESS * 2);
-        let lengths = self.members(&self.keys.leases, noted, |text, _| millis_up_to(text, longest))?;
-        lengths.into_iter().for_each(|length| self.note_lease(length));
+        for length in self.members(&self.keys.leases, noted, |text, _| millis_up_to(text, longest))? {
+            self.note_lease(length);
+        }
         Ok(())
     }
 
