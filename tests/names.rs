@@ -1,6 +1,7 @@
 //! An issuer that gets another name, another `iss` or other claims: revoked tokens stay revoked.
 
 mod issuers;
+mod unready;
 
 use serde_json::json;
 

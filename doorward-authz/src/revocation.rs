@@ -231,6 +231,12 @@ impl Clocks {
 /// The longest configurable leeway, and the largest accepted lead.
 pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
 
+/// The longest `max_lifetime` that can be configured.
+pub const LONGEST_LIFETIME: Duration = Duration::from_secs(400 * 24 * 3_600);
+
+/// The longest `max_staleness` that can be configured.
+pub const LONGEST_STALENESS: Duration = Duration::from_secs(24 * 3_600);
+
 /// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
 /// of the wall clocks; and the latest `iat`, which no clock measures.
 ///
@@ -315,6 +321,15 @@ pub struct Revocation {
 }
 
 impl Revocation {
+    /// Makes it last for as long as a token may be accepted after it was issued, if that is longer: one of a user or of
+    /// another whose tokens are told by their age. Those of a token end with it, and those without an instant count from
+    /// when they are written.
+    pub fn last_for(&mut self, retention: Duration) {
+        if !self.target.kind.is_forever() && self.watermark != Watermark::FOREVER {
+            self.expires_at = self.expires_at.max(self.watermark.instant().plus(retention));
+        }
+    }
+
     /// The log entry that registers a token until it expires, leeway included.
     #[must_use]
     pub fn registering(issuer: IssuerName, token: TargetId, expires_at: Timestamp) -> Self {

@@ -175,27 +175,29 @@ impl Transmitter {
         token.unverified_audiences().contains(&self.audience)
     }
 
-    /// The outcome of each event of a token; `target` is the issuer [`Self::target`].
+    /// The outcome of each event of a token; `target` is the issuer [`Self::target`], `retention` the longest time after
+    /// its issue for which any instance that applies the events accepts a token.
     pub fn outcomes(
         &self,
         token: &EventToken,
         target: &TrustedIssuer,
+        retention: Duration,
         clocks: Clocks,
     ) -> Result<Vec<EventOutcome>, EventRefusal> {
         let Some(Value::Object(events)) = token.claims.get("events") else { return Ok(Vec::new()) };
         events
             .iter()
             .filter_map(|(uri, event)| Some((uri, event.as_object()?)))
-            .map(|(uri, event)| self.outcome(uri, event, token, target, clocks))
+            .map(|(uri, event)| self.outcome((uri, event), token, target, retention, clocks))
             .collect()
     }
 
     fn outcome(
         &self,
-        uri: &str,
-        event: &Map<String, Value>,
+        (uri, event): (&str, &Map<String, Value>),
         token: &EventToken,
         target: &TrustedIssuer,
+        retention: Duration,
         clocks: Clocks,
     ) -> Result<EventOutcome, EventRefusal> {
         let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
@@ -219,7 +221,7 @@ impl Transmitter {
             None => instant.min(clocks.latest()).plus(target.least_lead()),
         };
         // The event is acknowledged, so one wall clock alone must not decide this.
-        if instant.plus(target.retention()) <= clocks.earliest() {
+        if instant.plus(retention) <= clocks.earliest() {
             return Ok(EventOutcome::Stale);
         }
         // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each event.

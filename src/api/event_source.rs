@@ -93,12 +93,14 @@ fn log(policy: &Policy, source: EventSource, Refused { refusal, issuer }: &Refus
     }
 }
 
-/// Stores revocations.
+/// Stores revocations, for as long as any instance needs them.
 pub(super) async fn revoke(
     state: &State,
     source: EventSource,
-    revocations: Vec<Revocation>,
+    mut revocations: Vec<Revocation>,
 ) -> Result<(), LedgerError> {
+    let longest = state.replica.longest_retention().unwrap_or_default();
+    revocations.iter_mut().for_each(|revocation| revocation.last_for(longest));
     let inlet = source.label();
     if revocations.is_empty() {
         return Ok(());

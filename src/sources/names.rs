@@ -173,6 +173,12 @@ impl Names {
         Self(notes.into_iter().filter_map(read).collect())
     }
 
+    /// Whether this text is a note.
+    #[must_use]
+    pub fn is_note(text: &str) -> bool {
+        serde_json::from_str::<Meaning>(text).is_ok()
+    }
+
     /// The meanings of these issuers' names, as of a time.
     #[must_use]
     pub fn of(issuers: &[Arc<TrustedIssuer>], seen: Timestamp) -> Self {
@@ -286,12 +292,13 @@ impl Names {
                 if is_same && !carries {
                     let accepted = noted.accepted_by(issuer).map(String::as_str).collect::<Vec<_>>().join("`, `");
                     let own = &issuer.name;
+                    let former = if noted.is_former { "former " } else { "" };
                     change(
                         About::Name,
                         &["name"],
                         |_| true,
                         format!(
-                            "tokens of `{accepted}` were accepted under the name `{name}`; its revocations may live and \
+                            "tokens of `{accepted}` were accepted under the {former}name `{name}`; its revocations may live and \
                              would not apply to them under `{own}`; add `formerly: [{name}]`, or set \
                              `revocation.accept_loss: true`"
                         ),

@@ -3,8 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{Edge, changed, fresh_id};
-use crate::api::{Reply, send};
+use crate::api::{Reply, reason, send};
 use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::eventually;
+use crate::support::grpc::Checks;
+use crate::support::proxy::Proxy;
 use crate::support::tokens::{Tokens, now};
 
 const PATH: &str = "/signals/events";
@@ -333,4 +337,46 @@ async fn the_transmitter_repeats_events_that_were_not_stored() {
     redis.run().await;
     crate::support::eventually("the same token is taken", || async { push(&edge, &message).await.status == 202 }).await;
     assert_eq!(edge.counted("signals_push", "applied").await, 1);
+}
+
+/// Another instance accepts tokens for longer than the one that hears of an event: it is written for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_old_by_the_longest_lifetime_of_all_instances() {
+    let (tokens, transmitter, redis) = (Tokens::new(), Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let config = |port: u16, lifetime: &str| {
+        let store = format!("revocation: {{store: redis, redis: {{url: \"redis://127.0.0.1:{port}\"}}}}\n");
+        let config = tokens.config(&format!("{store}{}", section(&transmitter, "")));
+        config.replace("audiences:", &format!("max_lifetime: {lifetime}, leeway: 1s, audiences:"))
+    };
+    let long = Doorward::start(&config(redis.port, "24h")).await;
+    let checks = Checks::connect(&long.check).await;
+    let short = Doorward::start(&config(redis.port, "60s")).await;
+    proxy.refuse();
+    // It has not read for how long others accept tokens.
+    let unready = Doorward::launch(&config(proxy.port, "60s")).await;
+    for (at, user) in [(&short, "alice"), (&unready, "bob")] {
+        let token = tokens.with(json!({"sub": user, "iat": now() - 900, "exp": now() + 3_600}));
+        assert_eq!(reason(&checks, &token).await, "ok");
+        let event = json!({"subject": iss_sub(user), "event_timestamp": now() - 600});
+        let set = set(&transmitter, &claims(&format!("{CAEP}credential-change"), event, &json!({})));
+        let push = || {
+            let request = reqwest::Client::new().post(format!("http://{}{PATH}", at.http));
+            request.header("content-type", TYPE).body(set.clone()).send()
+        };
+        if user == "bob" {
+            assert_eq!(push().await.unwrap().status(), 503, "it is to be sent again");
+            proxy.heal();
+            at.ready().await;
+        }
+        assert_eq!(push().await.unwrap().status(), 202);
+        eventually(user, || async { reason(&checks, &token).await == "revoked" }).await;
+    }
+    // Nobody accepts a token of two days ago.
+    let event = json!({"subject": iss_sub("carol"), "event_timestamp": now() - 2 * 86_400});
+    let old = set(&transmitter, &claims(&format!("{CAEP}credential-change"), event, &json!({})));
+    let request = reqwest::Client::new().post(format!("http://{}{PATH}", short.http));
+    assert_eq!(request.header("content-type", TYPE).body(old).send().await.unwrap().status(), 202);
+    let stale = "doorward_inlet_events_total{inlet=\"signals_push\",result=\"stale\"}";
+    assert_eq!(short.metric(stale).await, Some(1.0));
 }

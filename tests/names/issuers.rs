@@ -11,25 +11,25 @@ use crate::support::grpc::Checks;
 use crate::support::proxy::Proxy;
 use crate::support::tokens::{Tokens, now};
 
-const X: &str = doorward::dev::ISSUER;
-const Y: &str = "https://y.test";
+pub(super) const X: &str = doorward::dev::ISSUER;
+pub(super) const Y: &str = "https://y.test";
 
 /// A configuration with these issuers: the text between the braces of each, without audiences and keys.
-fn config(tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
+pub(super) fn config(tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let rest = format!("audiences: [{}], keys: {{jwks: {}}}", doorward::dev::AUDIENCE, tokens.issuer.jwks());
     let issuers: Vec<_> = issuers.iter().map(|issuer| format!("  - {{{issuer}, {rest}}}")).collect();
     let issuers = issuers.join("\n");
     format!("revocation: {{store: {store}}}\nissuers:\n{issuers}\n{}", admin_keys())
 }
 
-fn in_redis(redis: &RedisServer) -> String {
+pub(super) fn in_redis(redis: &RedisServer) -> String {
     format!("redis, redis: {{url: \"{}\"}}", redis.url())
 }
 
-const IN_A_FILE: &str = "embedded, embedded: {path: DIR/revocations.redb}";
+pub(super) const IN_A_FILE: &str = "embedded, embedded: {path: DIR/revocations.redb}";
 
 /// A configuration as it was written for this process, with other issuers.
-fn next(doorward: &Doorward, tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
+pub(super) fn next(doorward: &Doorward, tokens: &Tokens, store: &str, issuers: &[&str]) -> String {
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
     let listen = text.lines().find(|line| line.starts_with("listen:")).unwrap_or_default();
     let dir = doorward.dir.path().display().to_string();
@@ -37,7 +37,7 @@ fn next(doorward: &Doorward, tokens: &Tokens, store: &str, issuers: &[&str]) -> 
 }
 
 /// Reloads these issuers: in force, or refused for a reason that has all of these texts.
-async fn changes(doorward: &Doorward, text: &str, refused_for: &[&str], dead: &[String]) {
+pub(super) async fn changes(doorward: &Doorward, text: &str, refused_for: &[&str], dead: &[String]) {
     doorward.log.lock().unwrap().clear();
     reloads(doorward, text, if refused_for.is_empty() { IN_FORCE } else { REFUSED }, dead).await;
     for text in refused_for {
@@ -45,13 +45,13 @@ async fn changes(doorward: &Doorward, text: &str, refused_for: &[&str], dead: &[
     }
 }
 
-async fn restarted(doorward: &mut Doorward, text: &str) {
+pub(super) async fn restarted(doorward: &mut Doorward, text: &str) {
     assert_eq!(doorward.stop().await, Some(0));
     let dir = std::mem::replace(&mut doorward.dir, crate::support::TempDir::new());
     *doorward = Doorward::launch_in(dir, text).await;
 }
 
-async fn all_are_refused(doorward: &Doorward, dead: &[String]) {
+pub(super) async fn all_are_refused(doorward: &Doorward, dead: &[String]) {
     doorward.ready().await;
     let checks = Checks::connect(&doorward.check).await;
     for token in dead {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
@@ -132,9 +133,11 @@ async fn apply(
         let from = sender(policy, &unverified, delivery)?;
         let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
-        let now = clock::now();
-        let token = from.verify(unverified, target.retention(), now).map_err(refused)?;
-        let outcomes = from.outcomes(&token, target, state.replica.clocks());
+        // Other instances may accept tokens for longer; until their retention is known, no event is too old.
+        let (own, longest) = (target.retention(), state.replica.longest_retention());
+        let token = from.verify(unverified, own.max(longest.unwrap_or_default()), clock::now()).map_err(refused)?;
+        let retention = longest.map_or(Duration::MAX, |longest| own.max(longest));
+        let outcomes = from.outcomes(&token, target, retention, state.replica.clocks());
         Ok((from.clone(), token, outcomes))
     };
     let (from, token, outcomes) = verified(state, source, verify).await.map_err(EventError::from)?;

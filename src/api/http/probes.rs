@@ -110,8 +110,8 @@ impl Readiness {
     /// Faults that an operator must fix although the process is ready.
     pub(super) fn warnings(state: &Shared) -> Option<Missing> {
         let revocations = state.replica.status();
-        let is_one = matches!(revocations.state, ReplicaState::NamesDiffer | ReplicaState::LogExhausted);
-        let detail = revocations.detail.filter(|_| revocations.ready && is_one)?;
+        let lasting = [ReplicaState::NamesDiffer, ReplicaState::LogExhausted, ReplicaState::Refusing];
+        let detail = revocations.detail.filter(|_| revocations.ready && lasting.contains(&revocations.state))?;
         Some(Missing { part: "revocations", reason: format!("{}: {detail}", revocations.state) })
     }
 }

@@ -160,7 +160,7 @@ pub(super) struct RevocationReceipt {
         (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
         BodyErrors,
         AdminErrors,
-        (status = 503, description = "The revocation is not stored. It applies in this instance alone; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The revocation is not stored; try again after `Retry-After`. It applies in this instance, and in none if `reason` is `clock_skew` or `keys_unavailable`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(

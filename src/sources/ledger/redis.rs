@@ -11,6 +11,7 @@ mod foreign;
 mod lease;
 mod lookup;
 mod margins;
+mod members;
 mod names;
 mod proofs;
 mod reach;
@@ -55,6 +56,7 @@ pub struct RedisLedger {
     shared: lookup::Shared,
     keeping: retention::Keeping,
     clock: clock::StoreClock,
+    odd: members::Odd,
 }
 
 impl RedisLedger {
@@ -72,6 +74,7 @@ impl RedisLedger {
             shared,
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
+            odd: members::Odd::default(),
             config,
         };
         ledger.retain_for(ledger.config.retention, ledger.config.leeway);

@@ -128,6 +128,15 @@ impl Replica {
         self.clocks().earliest()
     }
 
+    /// The longest time after its issue for which an instance on this store accepts a token, as far as instances have
+    /// noted it; `None` before the notes were read.
+    pub fn longest_retention(&self) -> Option<Duration> {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => Some(Duration::ZERO),
+            RevocationLedger::Redis(ledger) => ledger.longest_retention(),
+        }
+    }
+
     /// The minimum of [`Self::earliest`] and the wall clock as extrapolated from the start of this process: for an
     /// operator's action that must not lose live revocations, and that may be refused without harm.
     pub fn earliest_if_set(&self) -> Timestamp {

@@ -24,7 +24,9 @@ pub(super) struct Standing {
     /// The notes of the store at the last reading.
     noted: Mutex<Names>,
     /// The obstacle that keeps this process from deciding.
-    conflict: Mutex<Option<Box<str>>>,
+    conflict: Mutex<Option<(ReplicaState, Box<str>)>>,
+    /// The notes to store for the issuers that [`Replica::names_lost_by`] was last asked about and found to lose nothing.
+    held: Mutex<Option<Vec<String>>>,
 }
 
 #[derive(Clone, Default)]
@@ -39,23 +41,30 @@ struct Issuers {
 }
 
 impl Replica {
-    /// Sets the issuers in force. The first time, no decision is made before the store's notes of their names were
-    /// read; later the caller has checked them by [`Self::names_lost_by`]. Revocations are also written under former
-    /// names.
+    /// Sets the issuers in force. Revocations are also written under former names.
+    ///
+    /// They replace the meanings of the issuers before only if [`Self::names_lost_by`] has checked them against the
+    /// notes, or the loss is accepted. Otherwise, as at the start, no decision is made before the store was read;
+    /// issuers that were never in force have changed nothing.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
         let former_names = renamed.map(|issuer| (issuer.name.clone(), issuer.formerly.clone())).collect();
+        let current = Names::texts(issuers);
+        let is_held = lock(&self.standing.held).take().is_some_and(|held| held == current);
         let mut state = lock(&self.standing.state);
-        if state.all.is_empty() && self.is_noting() {
+        let before = std::mem::take(&mut *state);
+        let was_in_force = self.freshness.is_named() && !before.all.is_empty();
+        let (mut past, mut superseded) = (before.past, before.superseded);
+        if was_in_force {
+            past = past.and(Names::of(&before.all, self.clocks().latest()));
+        }
+        if was_in_force && (is_held || accept_loss) {
+            superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
+            superseded.extend(past.supersede(issuers, &before.all, accept_loss));
+            superseded.ended.retain(|text| !current.contains(text)); // It stands for that again.
+        } else if self.is_noting() {
             self.freshness.named.set(false);
         }
-        let before = std::mem::take(&mut *state);
-        let seen = self.clocks().latest();
-        let (mut past, mut superseded) = (before.past.and(Names::of(&before.all, seen)), before.superseded);
-        superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
-        superseded.extend(past.supersede(issuers, &before.all, accept_loss));
-        let current = Names::texts(issuers);
-        superseded.ended.retain(|text| !current.contains(text)); // The name has that meaning again.
         *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, superseded };
         drop(state);
         self.names_changed.notify_one();
@@ -67,8 +76,9 @@ impl Replica {
     /// Fails only if the process cannot continue. If the store does not answer, other instances are assumed to revoke
     /// in it.
     pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
+        *lock(&self.standing.held) = None;
         if !self.freshness.is_named() {
-            return Ok(Vec::new()); // The store has the earlier meanings, and is read before any decision.
+            return Ok(Vec::new()); // As at the start: the store is read before any decision.
         }
         let notes = self.ledger.noted_names().await;
         let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
@@ -85,6 +95,7 @@ impl Replica {
             let known = self.conflicts(names, all).await?;
             found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
         }
+        *lock(&self.standing.held) = Some(Names::texts(next)).filter(|_| found.is_empty());
         Ok(found)
     }
 
@@ -159,6 +170,9 @@ impl Replica {
                 && let Err(error) = self.note_names(is_known).await
             {
                 tracing::debug!(%error, "the meaning of issuers' names is not noted");
+                if !is_known && matches!(error, LedgerError::Refused { .. }) {
+                    self.log(Some((ReplicaState::Refusing, error.to_string().into()))); // It does not pass by itself.
+                }
             }
             let pause = if self.freshness.is_named() { AT_EASE } else { EAGERLY };
             let _ = tokio::time::timeout(pause, self.names_changed.notified()).await;
@@ -166,7 +180,7 @@ impl Replica {
     }
 
     async fn note_names(&self, is_known: bool) -> Result<(), LedgerError> {
-        let Issuers { all, accept_loss, mut superseded, .. } = self.issuers();
+        let Issuers { all, accept_loss, past, mut superseded, .. } = self.issuers();
         if all.is_empty() {
             return Ok(());
         }
@@ -174,15 +188,23 @@ impl Replica {
         let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
         noted.apply(&superseded, seen);
         lock(&self.standing.noted).clone_from(&noted);
-        let conflicts = self.conflicts(noted.clone(), all.clone()).await?;
+        // What names stood for in this process may have been noted by none, or dropped with the store.
+        let known = if is_known { noted.clone() } else { noted.clone().and(past) };
+        let conflicts = self.conflicts(known, all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
+            {
+                let state = lock(&self.standing.state);
+                if !Arc::ptr_eq(&state.all, &all) {
+                    return Ok(()); // Newer issuers were set meanwhile, and are not checked against the notes yet.
+                }
+                self.freshness.named.set(true);
+            }
             self.log(None);
-            self.freshness.named.set(true);
             // A full store accepts no note now; that is not a reason to refuse decisions.
             superseded.extend(noted.supersede(&all, &[], accept_loss));
         } else {
             let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
-            self.log(Some(lines.into()));
+            self.log(Some((ReplicaState::NamesDiffer, lines.into())));
             if !is_known {
                 return Ok(());
             }
@@ -198,17 +220,19 @@ impl Replica {
         Ok(())
     }
 
-    /// Logs a conflict once.
-    fn log(&self, conflict: Option<Box<str>>) {
+    /// Logs an obstacle once.
+    fn log(&self, obstacle: Option<(ReplicaState, Box<str>)>) {
         let mut said = lock(&self.standing.conflict);
-        if let Some(conflict) = conflict.as_ref().filter(|conflict| said.as_ref() != Some(*conflict)) {
-            if self.freshness.is_named() {
+        if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| said.as_ref() != Some(*obstacle)) {
+            if *state != ReplicaState::NamesDiffer {
+                tracing::error!(error = %conflict, "no decision is made: the meaning of issuers' names cannot be read");
+            } else if self.freshness.is_named() {
                 tracing::error!(%conflict, "another deployment or configuration uses issuers' names with another meaning");
             } else {
                 tracing::error!(%conflict, "no decisions: issuers' names have another meaning in the store");
             }
         }
-        *said = conflict;
+        *said = obstacle;
     }
 
     /// For `/readyz`: whether the log has been read to its end, and the obstacle.
@@ -218,7 +242,7 @@ impl Replica {
         let conflict = lock(&self.standing.conflict).clone();
         // Other obstacles take precedence for a process that decides.
         match conflict.filter(|_| !is_named || status.state == ReplicaState::Following) {
-            Some(conflict) => ReplicaStatus { ready, state: ReplicaState::NamesDiffer, detail: Some(conflict) },
+            Some((state, detail)) => ReplicaStatus { ready, state, detail: Some(detail) },
             None => ReplicaStatus { ready, ..status },
         }
     }

@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
     let access = read().map(|token| issuer().verify(token, NOW, Expiry::Tolerated));
     assert!(access.expect("it was read").is_err(), "it is no access token");
 
-    let Ok(outcomes) = TRANSMITTER.outcomes(&token, issuer(), Clocks::local(NOW)) else { return };
+    let Ok(outcomes) = TRANSMITTER.outcomes(&token, issuer(), issuer().retention(), Clocks::local(NOW)) else { return };
     assert_eq!(outcomes.len(), claims["events"].as_object().map_or(0, serde_json::Map::len), "an answer to each event");
     for outcome in outcomes {
         let EventOutcome::Revocations(revocations) = outcome else { continue };

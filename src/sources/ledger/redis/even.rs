@@ -18,9 +18,9 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::super::LedgerError;
+use super::RedisLedger;
 use super::clock::{ServerClock, StoreClock, TOLERANCE};
 use super::session::Command;
-use super::store::scores;
 use super::wire::Keys;
 use crate::authz::claims::Timestamp;
 
@@ -42,15 +42,9 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// The command whose answer [`Self::read`] reads.
+    /// The command whose answer [`RedisLedger::clock_note`] reads.
     pub(super) fn ask(keys: &Keys) -> Command {
         Command::new("ZRANGE").arg(&*keys.clock).args(["0", "-1", "WITHSCORES"])
-    }
-
-    pub(super) fn read(answer: &Value) -> Result<Self, LedgerError> {
-        let noted = scores(answer)?;
-        let of = |name: &str| noted.iter().find(|(noted, _)| **noted == *name).map(|(_, at)| *at);
-        Ok(Self { since: of("since"), last: of("last"), wall: of("wall") })
     }
 
     /// Whether the clock is known not to have been set between the last reading of any instance and this one.
@@ -61,6 +55,17 @@ impl Note {
         }
         let passed = read.showed.since(last);
         passed <= UNWATCHED.max(even_for) || passed.abs_diff(wall.since(then)) <= APART
+    }
+}
+
+impl RedisLedger {
+    /// The note in an answer to [`Note::ask`].
+    pub(super) fn clock_note(&self, answer: &Value) -> Result<Note, LedgerError> {
+        const NAMES: [&str; 3] = ["since", "last", "wall"];
+        let read = |name: &str, at| NAMES.into_iter().find(|known| *known == name).map(|known| (known, at));
+        let noted = self.members(&self.keys.clock, answer, read)?;
+        let [since, last, wall] = NAMES.map(|name| noted.iter().find(|(noted, _)| *noted == name).map(|(_, at)| *at));
+        Ok(Note { since, last, wall })
     }
 }
 

@@ -19,12 +19,12 @@ use fred::types::Value;
 
 use super::super::{LedgerError, Position};
 use super::answer::{self, Answer, short};
-use super::clock::ServerClock;
+use super::clock::{self, ServerClock};
 use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, even, margins, retention};
+use super::{RedisLedger, even, margins, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -112,16 +112,18 @@ impl Feed<'_> {
         // Together with the report: an instance that confirms has then also published the leads of the tokens that it
         // verified before.
         commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
-        commands.extend([even::Note::ask(keys), retention::ask_leases(keys), Command::new("TIME")]);
+        let noted = [even::Note::ask(keys), retention::ask_leases(keys), retention::ask(keys), Command::new("TIME")];
+        commands.extend(noted);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., even, lengths, time] = answers.as_slice() else { return Err(short()) };
+                let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
                 self.ledger.take_leases(lengths)?;
+                self.ledger.take_retentions(retentions)?;
                 let clock = ServerClock::read(asked, answer::time(time)?);
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
-                self.ledger.clock.compare(even::Note::read(even)?, clock, crate::clock::now());
+                self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
                 Ok((clock, Some(asked)))
             }
             Err(error) if error.is_out_of_memory() => {
@@ -153,7 +155,9 @@ impl RedisLedger {
         let answers = self.shared.pipeline(self, ask).await?;
         let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
-        let (all, now, server) = (store::scores(all)?, answer::time(time)?, Server::read(info));
+        let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
+        let all = self.members(&self.keys.instances, all, is_ours)?;
+        let (now, server) = (answer::time(time)?, Server::read(info));
         let noted = noted.text().unwrap_or_default();
         let epoch: Box<str> = epoch.text().unwrap_or_default().into();
         let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
@@ -170,6 +174,7 @@ impl RedisLedger {
         let says = says.parts().unwrap_or_default();
         let over = self.over_by_steady_time(&all, says, now, even_for).await?;
         let kept = Self::KEPT.max(self.longest_lease());
+        let longest = self.longest_lease();
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), says) in all.into_iter().zip(says) {
             let is_old = until.plus(kept) < now;
@@ -178,7 +183,13 @@ impl RedisLedger {
             if over.contains(&name) {
                 continue;
             }
-            if until > now || !says.is_nil() {
+            // A later end was written by another clock: the lease counts as expired, which matters only once this clock
+            // has gone evenly for the length of a lease.
+            let is_made_now = longest.is_zero() || until <= now.plus(longest + clock::TOLERANCE);
+            if !is_made_now && says.is_nil() {
+                self.tell_of_ghost(&name);
+            }
+            if is_made_now && until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
                 leases.lapsed.push((name, until));

@@ -119,7 +119,8 @@ impl Shared {
         let asked = async {
             let session = self.session(ledger).await?;
             let answer = ask(&session).await;
-            if answer.is_err() {
+            if let Err(error) = &answer {
+                ledger.tell_of_type(error);
                 self.discard(&session).await;
             }
             answer

@@ -17,7 +17,6 @@ use super::super::LedgerError;
 use super::RedisLedger;
 use super::answer::short;
 use super::session::Command;
-use super::store::scores;
 use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Lead;
@@ -57,8 +56,8 @@ impl RedisLedger {
         commands.extend([ask(&self.keys.leads), ask(&self.keys.dated)]);
         let answers = self.shared.pipeline(self, commands).await?;
         let [.., ahead, dated] = answers.as_slice() else { return Err(short()) };
-        each(ahead, leads, |lead, margin| lead.raise(margin.since(Timestamp::default())))?;
-        each(dated, leads, Lead::note_dated)?;
+        self.each(&self.keys.leads, ahead, leads, |lead, margin| lead.raise(margin.since(Timestamp::default())))?;
+        self.each(&self.keys.dated, dated, leads, Lead::note_dated)?;
         self.note_lead(leads.iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
         Ok(())
     }
@@ -67,12 +66,19 @@ impl RedisLedger {
     pub(in crate::sources) fn even_for(&self) -> Duration {
         self.clock.steady_for()
     }
-}
 
-/// Several issuers may have one name.
-fn each(noted: &Value, leads: &[(IssuerName, Lead)], take: impl Fn(&Lead, Timestamp)) -> Result<(), LedgerError> {
-    for (name, noted) in scores(noted)? {
-        leads.iter().filter(|(issuer, _)| *issuer.as_str() == *name).for_each(|(_, lead)| take(lead, noted));
+    /// Takes what is noted about each issuer; several may have one name.
+    fn each(
+        &self,
+        key: &str,
+        noted: &Value,
+        leads: &[(IssuerName, Lead)],
+        take: impl Fn(&Lead, Timestamp),
+    ) -> Result<(), LedgerError> {
+        let read = |name: &str, noted| IssuerName::parse(name).map(|name| (name, noted));
+        for (name, noted) in self.members(key, noted, read)? {
+            leads.iter().filter(|(issuer, _)| *issuer == name).for_each(|(_, lead)| take(lead, noted));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -9,9 +9,8 @@ use std::time::Duration;
 use super::super::LedgerError;
 use super::RedisLedger;
 use super::session::Command;
-use super::store::scores;
 use crate::authz::claims::Timestamp;
-use crate::sources::names::Note;
+use crate::sources::names::{Names, Note};
 
 /// Twice the longest lifetime of a revocation under any configuration.
 const KEPT: Duration = Duration::from_secs(801 * 24 * 3600);
@@ -19,8 +18,9 @@ const KEPT: Duration = Duration::from_secs(801 * 24 * 3600);
 impl RedisLedger {
     pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
         let all = Command::new("ZRANGE").arg(&*self.keys.issuers).args(["0", "-1", "WITHSCORES"]);
-        let notes = scores(&self.shared.call(self, all, self.deadline()).await?)?;
-        Ok(notes.into_iter().map(|(text, seen)| (text.into(), seen)).collect())
+        let notes = self.shared.call(self, all, self.deadline()).await?;
+        let read = |text: &str, seen| Names::is_note(text).then(|| (text.to_owned(), seen));
+        self.members(&self.keys.issuers, &notes, read)
     }
 
     pub(in crate::sources) async fn note_names(

@@ -19,11 +19,11 @@ use fred::types::Value;
 
 use super::super::LedgerError;
 use super::RedisLedger;
+use super::clock::lasting;
 use super::session::Command;
-use super::store::scores;
 use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::Lead;
+use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME, LONGEST_STALENESS, Lead};
 
 /// The reserve beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -35,6 +35,8 @@ pub(super) struct Keeping {
     retention: AtomicU64,
     leeway: AtomicU64,
     lead: AtomicU64,
+    /// The longest retention that an instance noted; 0 before the notes were read.
+    longest: AtomicU64,
     /// The longest observed lease of any instance.
     lease: AtomicU64,
 }
@@ -132,20 +134,19 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// `own` is the retention of the writer, `now` the earlier of both clocks, and `even_for` how long the server's has
-    /// gone evenly.
-    pub(super) fn judge(noted: &Value, own: Duration, now: Timestamp, even_for: Duration) -> Result<Self, LedgerError> {
-        let noted = scores(noted)?;
+    /// `noted` is what [`RedisLedger::retentions`] read, `own` the retention of the writer, `now` the earlier of both
+    /// clocks, and `even_for` how long the server's has gone evenly.
+    pub(super) fn judge(noted: &[(Duration, Timestamp)], own: Duration, now: Timestamp, even_for: Duration) -> Self {
         let longest = |holds: &dyn Fn(Timestamp) -> bool| {
             let held = noted.iter().filter(|(_, until)| holds(*until));
-            held.filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis)).fold(own, Duration::max)
+            held.map(|(retention, _)| *retention).fold(own, Duration::max)
         };
         // A note that has expired by a clock that was set is still valid.
         let all = longest(&|_| true);
         if even_for < RedisLedger::keeps_for(all) {
-            return Ok(Self { longest: all, over: None });
+            return Self { longest: all, over: None };
         }
-        Ok(Self { longest: longest(&|until| until > now), over: Some(now) })
+        Self { longest: longest(&|until| until > now), over: Some(now) }
     }
 
     pub(super) fn trim_before(self) -> Option<Timestamp> {
@@ -157,6 +158,10 @@ impl Kept {
     pub(super) fn forget(self, keys: &Keys) -> Option<Command> {
         Some(Command::new("ZREMRANGEBYSCORE").arg(&*keys.retentions).arg("-inf").arg(self.over?.as_millis()))
     }
+}
+
+fn millis_up_to(text: &str, longest: Duration) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_millis).filter(|length| *length <= longest)
 }
 
 /// Notes a lease of this length, which runs until then at most.
@@ -172,10 +177,32 @@ pub(super) fn ask_leases(keys: &Keys) -> Command {
 impl RedisLedger {
     /// Records the lengths of all instances' leases. Expired notes count too.
     pub(super) fn take_leases(&self, noted: &Value) -> Result<(), LedgerError> {
-        let noted = scores(noted)?;
-        let lengths = noted.iter().filter_map(|(millis, _)| millis.parse().ok().map(Duration::from_millis));
-        lengths.for_each(|length| self.note_lease(length));
+        let longest = lasting(LONGEST_STALENESS * 2);
+        for length in self.members(&self.keys.leases, noted, |text, _| millis_up_to(text, longest))? {
+            self.note_lease(length);
+        }
         Ok(())
+    }
+
+    /// The retentions in an answer to [`ask`], with the instants until when they hold. Those are not bounded: an instance
+    /// that runs may have noted one while the server's clock was ahead, and holds to it.
+    pub(super) fn retentions(&self, noted: &Value) -> Result<Vec<(Duration, Timestamp)>, LedgerError> {
+        let longest = LONGEST_LIFETIME + LONGEST_LEEWAY * 2;
+        let read = |text: &str, until| millis_up_to(text, longest).map(|retention| (retention, until));
+        self.members(&self.keys.retentions, noted, read)
+    }
+
+    /// Takes in how long instances keep what they read. A note counts also when it is over.
+    pub(super) fn take_retentions(&self, noted: &Value) -> Result<(), LedgerError> {
+        let noted = self.retentions(noted)?;
+        let longest = noted.into_iter().map(|(retention, _)| retention).fold(self.retention(), Duration::max);
+        raise(&self.keeping.longest, longest);
+        Ok(())
+    }
+
+    /// The longest that an entry may matter to an instance on this store; `None` before the notes were read.
+    pub(in crate::sources) fn longest_retention(&self) -> Option<Duration> {
+        Some(read(&self.keeping.longest)).filter(|longest| !longest.is_zero()).map(|seen| seen.max(self.retention()))
     }
 }
 
@@ -186,29 +213,29 @@ mod tests {
     #[test]
     fn the_log_is_kept_for_the_longest_retention() {
         let now = Timestamp::from_millis(1_000_000_000);
-        let noted = |pairs: &[(&str, i64)]| {
-            let pair = |(name, until): &(&str, i64)| [Value::from(*name), Value::from(until.to_string())];
-            Value::Array(pairs.iter().flat_map(pair).collect())
+        let judge = |pairs: &[(u64, i64)], even_for: u64| {
+            let pair = |(seconds, until): &(u64, i64)| (Duration::from_secs(*seconds), Timestamp::from_millis(*until));
+            let noted: Vec<_> = pairs.iter().map(pair).collect();
+            Kept::judge(&noted, Duration::from_secs(500), now, Duration::from_secs(even_for))
         };
-        let judge = |pairs: &[(&str, i64)], even_for: u64| {
-            let own = Duration::from_secs(500);
-            Kept::judge(&noted(pairs), own, now, Duration::from_secs(even_for)).unwrap()
-        };
-        let kept = |pairs: &[(&str, i64)]| {
+        let kept = |pairs: &[(u64, i64)]| {
             let Kept { longest, over } = judge(pairs, 10_000);
             assert_eq!(over, Some(now));
             longest.as_millis()
         };
         assert_eq!(kept(&[]), 500_000);
-        assert_eq!(kept(&[("100000", 1_000_000_001), ("900000", 1_000_000_001)]), 900_000);
-        assert_eq!(kept(&[("900000", 1_000_000_000)]), 500_000, "it held until now");
-        assert_eq!(kept(&[("soon", 2_000_000_000)]), 500_000, "somebody else's");
+        assert_eq!(kept(&[(100, 1_000_000_001), (900, 1_000_000_001)]), 900_000);
+        assert_eq!(kept(&[(900, 1_000_000_000)]), 500_000, "it held until now");
+        assert_eq!(millis_up_to("900000", Duration::from_secs(900)), Some(Duration::from_secs(900)));
+        for odd in ["900001", "soon", "-1", "99999999999999999999"] {
+            assert_eq!(millis_up_to(odd, Duration::from_secs(900)), None, "{odd}");
+        }
         assert_eq!(judge(&[], 1_060).trim_before(), Some(now.minus(Duration::from_secs(1_060))));
-        let ever = Kept::judge(&noted(&[]), Duration::from_secs(u64::from(u32::MAX)), now, Duration::MAX).unwrap();
+        let ever = Kept::judge(&[], Duration::from_secs(u64::from(u32::MAX)), now, Duration::MAX);
         assert_eq!(ever.trim_before(), Some(Timestamp::default()));
         // The clock was set more recently than entries are kept.
         assert_eq!(judge(&[], 1_059), Kept { longest: Duration::from_secs(500), over: None });
-        let over = &[("900000", 1_000_000_000)];
+        let over = &[(900, 1_000_000_000)];
         assert_eq!(judge(over, 1_859), Kept { longest: Duration::from_secs(900), over: None }, "the note may hold");
         assert_eq!((judge(over, 1_859).trim_before(), judge(over, 1_860).longest.as_secs()), (None, 500));
     }

@@ -51,6 +51,12 @@ impl Command {
         self
     }
 
+    /// The note, or the log, that the command is about; `None` for another key, whose name may come from others.
+    fn note(&self) -> Option<Value> {
+        let is_note = |text: &str| text.split_once("{r}:").is_some_and(|(_, name)| !name.contains(':'));
+        self.arguments.iter().find(|argument| matches!(argument, Value::String(text) if is_note(text))).cloned()
+    }
+
     /// Marks a command that blocks at the server.
     pub(super) fn blocking(mut self) -> Self {
         self.blocking = true;
@@ -88,8 +94,11 @@ impl Session {
 
     pub(super) async fn call(&self, command: Command, deadline: Duration) -> Result<Value, LedgerError> {
         self.alive()?;
+        let key = command.note();
         let (custom, arguments) = self.custom(command);
-        within(deadline, async { self.client.custom(custom, arguments).await.map_err(|error| fault(&error)) }).await
+        let call =
+            async { self.client.custom(custom, arguments).await.map_err(|error| fault_at(&error, key.as_ref())) };
+        within(deadline, call).await
     }
 
     /// Every primary of a cluster; `None` stands for the single server otherwise.
@@ -117,13 +126,14 @@ impl Session {
     /// Like [`Self::call`], for large answers: the raw frames, without another copy.
     pub(super) async fn call_raw(&self, command: Command, deadline: Duration) -> Result<Resp3Frame, LedgerError> {
         self.alive()?;
+        let key = command.note();
         let (custom, arguments) = self.custom(command);
         let frame =
             within(deadline, async { self.client.custom_raw(custom, arguments).await.map_err(|error| fault(&error)) })
                 .await?;
         match &frame {
-            Resp3Frame::SimpleError { data, .. } => Err(refusal(data)),
-            Resp3Frame::BlobError { data, .. } => Err(refusal(&String::from_utf8_lossy(data))),
+            Resp3Frame::SimpleError { data, .. } => Err(refusal(data, key.as_ref())),
+            Resp3Frame::BlobError { data, .. } => Err(refusal(&String::from_utf8_lossy(data), key.as_ref())),
             _ => Ok(frame),
         }
     }
@@ -132,12 +142,15 @@ impl Session {
     pub(super) async fn pipeline(&self, commands: Vec<Command>, deadline: Duration) -> Result<Vec<Value>, LedgerError> {
         self.alive()?;
         let pipeline = self.client.pipeline();
+        let keys: Vec<_> = commands.iter().map(Command::note).collect();
         within(deadline, async {
             for command in commands {
                 let (custom, arguments) = self.custom(command);
                 let _queued: Value = pipeline.custom(custom, arguments).await.map_err(|error| fault(&error))?;
             }
-            pipeline.all().await.map_err(|error| fault(&error)).and_then(array)
+            let answers = pipeline.try_all().await.into_iter().enumerate();
+            let key = |at: usize| keys.get(at).and_then(Option::as_ref);
+            answers.map(|(at, answer)| answer.map_err(|error| fault_at(&error, key(at)))).collect()
         })
         .await
     }
@@ -150,12 +163,14 @@ impl Session {
     ) -> Result<Option<Vec<Value>>, LedgerError> {
         self.alive()?;
         let transaction = self.client.multi();
+        // All others of ours that it is about were read before it.
+        let key = commands.iter().rev().find_map(Command::note);
         within(deadline, async {
             for command in commands {
                 let (custom, arguments) = self.custom(command);
                 let _queued: Value = transaction.custom(custom, arguments).await.map_err(|error| fault(&error))?;
             }
-            match transaction.exec(true).await.map_err(|error| fault(&error))? {
+            match transaction.exec(true).await.map_err(|error| fault_at(&error, key.as_ref()))? {
                 Value::Null => Ok(None),
                 value => array(value).map(Some),
             }
@@ -222,18 +237,30 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
 
 /// Only the first word of the server's error distinguishes its refusals.
 fn fault(error: &fred::error::Error) -> LedgerError {
+    fault_at(error, None)
+}
+
+/// The first word of what the server said is all that tells its refusals apart.
+fn fault_at(error: &fred::error::Error, key: Option<&Value>) -> LedgerError {
     let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
-        refusal(error.details())
+        refusal(error.details(), key)
     } else {
         unavailable(error.to_string())
     }
 }
 
-fn refusal(message: &str) -> LedgerError {
+/// `key`: the note of Doorward that the command was about, if it was one.
+fn refusal(message: &str, key: Option<&Value>) -> LedgerError {
     // A server repeats the arguments of an unknown command in its error; those of AUTH are secret.
     let message = message.split(", with args").next().unwrap_or_default();
-    LedgerError::Refused { kind: RefusalKind::of(message), message: message.into() }
+    let kind = RefusalKind::of(message);
+    let key = key.and_then(Value::as_str).filter(|_| message.starts_with("WRONGTYPE"));
+    let message = key.map_or_else(
+        || message.into(),
+        |key| format!("{message}: `{key}` is not what Doorward keeps there; rename or delete that key").into(),
+    );
+    LedgerError::Refused { kind, message }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::Command;
-use super::{RedisLedger, even, retention};
+use super::{RedisLedger, even, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
@@ -100,17 +100,6 @@ pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Opt
     Some(Timestamp::from_millis(since.parse::<i64>().ok()?.max(founded)))
 }
 
-/// Names in a sorted set with times as their scores.
-pub(super) fn scores(answer: &Value) -> Result<Vec<(Box<str>, Timestamp)>, LedgerError> {
-    let pairs = answer.parts().unwrap_or_default().chunks_exact(2);
-    let scored = pairs.map(|pair| {
-        #[expect(clippy::cast_possible_truncation, reason = "milliseconds of this age: far below 2^53")]
-        let at = pair[1].as_f64().map(|at| Timestamp::from_millis(at as i64));
-        Ok((pair[0].text().ok_or_else(short)?.into(), at.ok_or_else(short)?))
-    });
-    scored.collect()
-}
-
 impl Feed<'_> {
     /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
@@ -142,8 +131,8 @@ impl Feed<'_> {
         let now = answer::time(time)?;
         let clock = ServerClock::read(asked, now);
         self.ledger.clock.observe(clock);
-        self.ledger.clock.compare(even::Note::read(even)?, clock, crate::clock::now());
-        let epoch: Box<str> = if let Some(epoch) = epoch.text() {
+        self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
+        let epoch: Box<str> = if let Some(epoch) = members::text(&keys.meta, epoch)? {
             epoch.into()
         } else {
             let found = Command::new("SET").arg(&*keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
@@ -194,7 +183,9 @@ impl Feed<'_> {
         let [time, marks] = answers.as_slice() else { return Err(short()) };
         let now = answer::time(time)?;
         let holds = |until: Timestamp| until > now && (until <= now.plus(REPAIR + MARK_SLACK) || waited < REPAIR);
-        Ok((now, scores(marks)?.iter().any(|(marked, until)| **marked != *name && holds(*until))))
+        let read = |marked: &str, until| members::is_instance(marked).then(|| marked != name && holds(until));
+        let holds = self.ledger.members(&self.ledger.keys.repairing, marks, read)?;
+        Ok((now, holds.contains(&true)))
     }
 }
 

@@ -242,8 +242,9 @@ impl<'a> Records<'a> {
         let now = answer::time(&time)?; // The server's clock, which also names the log's entries.
         let read = ServerClock::read(asked, now);
         ledger.clock.begin(read);
-        let even_for = ledger.clock.even_for_all(even::Note::read(&clock)?, read);
-        let kept = Kept::judge(&noted, ledger.retention(), now.min(crate::clock::now()), even_for)?;
+        let even_for = ledger.clock.even_for_all(ledger.clock_note(&clock)?, read);
+        let noted = ledger.retentions(&noted)?;
+        let kept = Kept::judge(&noted, ledger.retention(), now.min(crate::clock::now()), even_for);
         let longer = Some(kept.longest).filter(|longest| *longest > ledger.retention());
         Ok(Self { by_target, kept, longer, now })
     }

@@ -1,0 +1,89 @@
+//! Instances that were never ready: what they were configured with has been held against nothing yet.
+
+use serde_json::json;
+
+use super::issuers::{IN_A_FILE, X, Y, all_are_refused, changes, config, in_redis, next, restarted};
+use super::{is_held, revoked_of};
+use crate::api::{reason, revoke};
+use crate::ledger::support::RedisServer;
+use crate::support::doorward::Doorward;
+use crate::support::grpc::Checks;
+use crate::support::proxy::Proxy;
+use crate::support::tokens::Tokens;
+
+fn named(name: &str, more: &str) -> String {
+    format!("name: {name}, issuer: \"{X}\"{more}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_not_ready_takes_the_next_configuration_as_at_a_start() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    for store in [&*in_redis(&redis), IN_A_FILE] {
+        let mut doorward = Doorward::start(&config(&tokens, store, &[&named("main", "")])).await;
+        let dead = revoked_of(&tokens, &doorward, "main", X).await;
+        let text = |doorward: &Doorward, issuer: &str| next(doorward, &tokens, store, &[issuer]);
+        let alice = tokens.of("alice");
+        let others = tokens.with(json!({"iss": Y}));
+        for (wrong, theirs) in [(named("nwe", ""), &alice), (format!("name: main, issuer: \"{Y}\""), &others)] {
+            restarted(&mut doorward, &config(&tokens, store, &[&wrong])).await;
+            is_held(&doorward, "accept_loss", theirs).await;
+            // The typo is mended, and the former name is lacking still.
+            changes(&doorward, &text(&doorward, &named("new", "")), &[], &[]).await;
+            is_held(&doorward, "under `new`", &alice).await;
+            changes(&doorward, &text(&doorward, &named("main", ", claims: {user_id: email}")), &[], &[]).await;
+            is_held(&doorward, "issuers[0].claims.user_id", &alice).await;
+            restarted(&mut doorward, &config(&tokens, store, &[&named("new", "")])).await;
+            is_held(&doorward, "formerly: [main]", &alice).await;
+        }
+        changes(&doorward, &text(&doorward, &named("new", ", formerly: [main]")), &[], &[]).await;
+        all_are_refused(&doorward, &dead).await;
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(reason(&checks, &alice).await, "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_has_not_reached_the_store_takes_the_next_configuration_as_at_a_start() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let first = Doorward::start(&config(&tokens, &in_redis(&redis), &[&named("main", "")])).await;
+    let mut dead = revoked_of(&tokens, &first, "main", X).await;
+    let proxy = Proxy::start(redis.port);
+    proxy.refuse();
+    let store = format!("redis, redis: {{url: \"redis://127.0.0.1:{}\"}}", proxy.port);
+    let second = Doorward::launch(&config(&tokens, &store, &[&named("main", "")])).await;
+    let text = |issuer: &str| next(&second, &tokens, &store, &[issuer]);
+    changes(&second, &text(&named("new", "")), &[], &[]).await;
+    proxy.heal();
+    is_held(&second, "formerly: [main]", &tokens.of("alice")).await;
+    changes(&second, &text(&named("new", ", formerly: [main]")), &[], &[]).await;
+    dead.push(tokens.with(json!({"sub": "carol"})));
+    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
+    all_are_refused(&second, &dead).await;
+    // What it was configured with at first was never in force.
+    assert_eq!(first.get("/readyz").await.0, 200);
+    assert!(!first.logged("issuers' names"));
+}
+
+/// Under the names of before, revocations of either part would apply no longer to the tokens of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn issuers_that_were_merged_are_parted_with_both_names() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = in_redis(&redis);
+    let part = |name: &str, iss: &str, more: &str| format!("name: {name}, issuer: \"{iss}\"{more}");
+    let before = [part("a", X, ""), part("b", Y, "")];
+    let before = config(&tokens, &store, &[&before[0], &before[1]]);
+    let (merging, mut older) = (Doorward::start(&before).await, Doorward::start(&before).await);
+    let mut dead = revoked_of(&tokens, &merging, "a", X).await;
+    dead.extend(revoked_of(&tokens, &merging, "b", Y).await);
+    let merged = format!("name: b, issuer: [\"{X}\", \"{Y}\"], formerly: [a]");
+    changes(&merging, &next(&merging, &tokens, &store, &[&merged]), &[], &dead).await;
+    dead.push(tokens.with(json!({"iss": X, "sub": "carol"})));
+    assert_eq!(revoke(&merging, &json!({"kind": "user", "issuer": "b", "id": "carol"})).await.status, 201);
+    all_are_refused(&older, &dead).await;
+    restarted(&mut older, &before).await;
+    is_held(&older, "former name `a`", &tokens.of("alice")).await;
+    let parted = [part("a", X, ", formerly: [b]"), part("b", Y, ", formerly: [a]")];
+    changes(&older, &next(&older, &tokens, &store, &[&parted[0], &parted[1]]), &[], &[]).await;
+    all_are_refused(&older, &dead).await;
+    changes(&merging, &next(&merging, &tokens, &store, &[&parted[0], &parted[1]]), &[], &dead).await;
+}
