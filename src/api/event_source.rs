@@ -100,7 +100,9 @@ pub(super) async fn revoke(
     mut revocations: Vec<Revocation>,
 ) -> Result<(), LedgerError> {
     let longest = state.replica.longest_retention().unwrap_or_default();
-    revocations.iter_mut().for_each(|revocation| revocation.last_for(longest));
+    for revocation in &mut revocations {
+        revocation.last_for(longest);
+    }
     let inlet = source.label();
     if revocations.is_empty() {
         return Ok(());
