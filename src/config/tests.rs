@@ -235,6 +235,7 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
         ("revocation", "RevocationFile", "on_stale", "allow"),
         ("revocation", "RevocationFile", "allow_eviction", "true"),
         ("revocation", "RevocationFile", "accept_loss", "true"),
+        ("console", "ConsoleFile", "enabled", "true"),
         ("telemetry", "TelemetryFile", "otlp", "{endpoint: 'http://a.test'}"),
         ("telemetry", "TelemetryFile", "replay_alarm", "{url: 'https://a.test'}"),
         ("telemetry.log", "Log", "format", "text"),
@@ -243,8 +244,8 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     ];
     let others = others.map(|(section, name, key, other)| {
         let mut property = properties(name)[key].clone();
-        if section == "listen" {
-            property["x-restart"] = schema["properties"]["listen"]["x-restart"].clone();
+        if ["listen", "console"].contains(&section) {
+            property["x-restart"] = schema["properties"][section]["x-restart"].clone();
         }
         (section, key.to_owned(), property, other.to_owned())
     });
@@ -273,7 +274,7 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     let expected = ["Limits", "RevocationFile", "TelemetryFile", "Log"];
     let in_sections: usize =
         expected.iter().map(|name| properties(name).values().filter(|p| is_marked(p)).count()).sum();
-    assert_eq!(marks, in_sections + 1, "the whole of `listen`, and these");
+    assert_eq!(marks, in_sections + 2, "the whole of `listen` and of `console`, and these");
     assert!(seen > 45, "{seen}");
 }
 
