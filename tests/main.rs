@@ -38,6 +38,7 @@ mod ledger;
 mod leftovers;
 mod lifecycle;
 mod lint;
+mod mcp;
 mod model;
 mod module;
 mod names;

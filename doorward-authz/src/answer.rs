@@ -15,6 +15,7 @@ use super::denial::Denial;
 use super::dpop;
 use super::encoded::Encoded;
 pub use super::identity::{IdentityField, PayloadHeader};
+use super::resource::ProtectedResource;
 use super::rule::{Access, RequestView, Requirements, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token::VerifiedToken;
@@ -38,6 +39,8 @@ pub struct Responder {
     errors: ErrorSettings,
     /// Whether challenges name the scheme `DPoP`, too.
     asks_for_dpop: bool,
+    /// What challenges lead clients to; `None`: nothing.
+    resource: Option<Arc<ProtectedResource>>,
     /// Where tokens stand.
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
@@ -225,7 +228,19 @@ impl Responder {
         never_set.sort();
         never_set.dedup();
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
-        Self { look_alikes, identity, payload, errors, asks_for_dpop: false, sources, forward_token, proofs: None }
+        let (asks_for_dpop, resource, proofs) = (false, None, None);
+        Self { look_alikes, identity, payload, errors, asks_for_dpop, resource, sources, forward_token, proofs }
+    }
+
+    /// The same, with challenges that lead clients to the description of the resource.
+    #[must_use]
+    pub fn describing(self, resource: ProtectedResource) -> Self {
+        Self { resource: Some(Arc::new(resource)), ..self }
+    }
+
+    #[must_use]
+    pub fn resource(&self) -> Option<&ProtectedResource> {
+        self.resource.as_deref()
     }
 
     /// The same, with challenges that name the scheme `DPoP`, too.
@@ -288,7 +303,7 @@ impl Responder {
             },
             refused => {
                 let denial = refused.denial().unwrap_or(Denial::InternalError);
-                Answer::Respond(self.refuse(denial, &decision.rule.require, &decision.evidence))
+                Answer::Respond(self.refuse(denial, &decision.rule.require, &decision.evidence, request))
             }
         }
     }
@@ -350,13 +365,19 @@ impl Responder {
         forward
     }
 
-    /// The refusal for a reason; `require` and `evidence` have what a challenge must tell.
+    /// The refusal for a reason; `require`, `evidence` and `request` have what a challenge must tell.
     #[must_use]
-    pub fn refuse(&self, denial: Denial, require: &Requirements, evidence: &Evidence) -> Respond {
+    pub fn refuse(
+        &self,
+        denial: Denial,
+        require: &Requirements,
+        evidence: &Evidence,
+        request: &RequestView<'_>,
+    ) -> Respond {
         let kind = Refusal::of(denial, evidence);
         let mut headers =
             vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-        if let Some(challenge) = self.challenge(denial, kind, require, evidence.is_dpop) {
+        if let Some(challenge) = self.challenge(denial, kind, require, evidence.is_dpop, request) {
             headers.push(("www-authenticate", challenge));
         }
         let nonce = evidence.proof.as_ref().and_then(|proof| proof.nonce.as_deref());
@@ -389,18 +410,25 @@ impl Responder {
         }
     }
 
-    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3.
-    fn challenge(&self, denial: Denial, kind: Refusal, require: &Requirements, is_dpop: bool) -> Option<String> {
+    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3, RFC 9728 section 5.1.
+    fn challenge(
+        &self,
+        denial: Denial,
+        kind: Refusal,
+        require: &Requirements,
+        is_dpop: bool,
+        request: &RequestView<'_>,
+    ) -> Option<String> {
         let scheme = kind.challenge?;
         let mut parameters = Vec::new();
+        // Clients that are led to the issuer ask it for what the rule wants (MCP, Scope Selection Strategy).
+        let leads = scheme == BEARER && self.resource.is_some();
+        let metadata = self.resource.as_ref().filter(|_| leads).and_then(|resource| resource.metadata_url(request));
         // RFC 6750 section 3.1: no error code where no credentials were.
         if scheme == BEARER && denial != Denial::MissingToken {
             parameters.push(("error", kind.error.to_owned()));
             if self.errors.reasons {
                 parameters.push(("error_description", denial.message().to_owned()));
-            }
-            if denial == Denial::InsufficientScope {
-                parameters.push(("scope", require.scopes.join(" ")));
             }
             if denial == Denial::InsufficientAuthentication {
                 let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
@@ -408,9 +436,14 @@ impl Responder {
                 parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
+        if denial == Denial::InsufficientScope || leads && !require.scopes.is_empty() {
+            parameters.push(("scope", require.scopes.join(" ")));
+        }
         let written = |scheme: &str, more: Vec<(&str, String)>| {
             let algorithms = (scheme == dpop::SCHEME).then(|| ("algs", dpop::algorithms()));
+            let metadata = metadata.iter().map(|url| ("resource_metadata", url.clone()));
             let parameters = [("realm", self.errors.realm.clone())].into_iter().chain(more).chain(algorithms);
+            let parameters = parameters.chain(metadata);
             let parameters: Vec<_> = parameters.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
             format!("{scheme} {}", parameters.join(", "))
         };
@@ -569,6 +602,8 @@ fn cookies_without(request: &RequestView<'_>, sources: &[&TokenSource]) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request_uri::ProxyTrust;
+    use crate::resource::ResourceIdentifier;
 
     #[test]
     fn every_refusal_has_its_status_and_challenge() {
@@ -586,7 +621,7 @@ mod tests {
             ..Requirements::default()
         };
         for denial in Denial::ALL {
-            let refusal = responder.refuse(denial, &require, &Evidence::default());
+            let refusal = responder.refuse(denial, &require, &Evidence::default(), &RequestView::NOTHING);
             let header = |name| refusal.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
             let body: Value = serde_json::from_str(&refusal.body).unwrap();
             assert_eq!(body["reason"], denial.label());
@@ -600,7 +635,7 @@ mod tests {
         }
         let challenge = |denial| {
             responder
-                .refuse(denial, &require, &Evidence::default())
+                .refuse(denial, &require, &Evidence::default(), &RequestView::NOTHING)
                 .headers
                 .into_iter()
                 .find(|(n, _)| *n == "www-authenticate")
@@ -613,6 +648,36 @@ mod tests {
         assert!(challenge(Denial::InsufficientScope).ends_with("scope=\"a b\""));
         assert!(challenge(Denial::InsufficientAuthentication).ends_with("acr_values=\"mfa\", max_age=\"900\""));
         assert!(challenge(Denial::ProofMissing).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
+    }
+
+    #[test]
+    fn challenges_lead_to_the_metadata_of_the_resource() {
+        let errors = ErrorSettings { reasons: false, realm: "r".to_owned() };
+        let tokens = TokenSettings { from: Vec::new(), max_bytes: 1 };
+        let identifier = ResourceIdentifier::fixed("https://api.test/mcp").unwrap();
+        let resource = ProtectedResource::new(identifier, ProxyTrust::default(), serde_json::Map::new());
+        let responder = Responder::new(Vec::new(), None, errors, &tokens, true).describing(resource);
+        let require = Requirements { scopes: vec!["a".to_owned(), "b".to_owned()], ..Requirements::default() };
+        let foreign = RequestView { host: "evil.test", target: "/x", scheme: "https", ..RequestView::NOTHING };
+        let challenge = |responder: &Responder, denial| {
+            let refusal = responder.refuse(denial, &require, &Evidence::default(), &foreign);
+            refusal.headers.into_iter().find(|(name, _)| *name == "www-authenticate").unwrap().1
+        };
+        let metadata = "resource_metadata=\"https://api.test/.well-known/oauth-protected-resource/mcp\"";
+        for (denial, expected) in [
+            (Denial::MissingToken, format!("Bearer realm=\"r\", scope=\"a b\", {metadata}")),
+            (Denial::Revoked, format!("Bearer realm=\"r\", error=\"invalid_token\", scope=\"a b\", {metadata}")),
+            (
+                Denial::InsufficientScope,
+                format!("Bearer realm=\"r\", error=\"insufficient_scope\", scope=\"a b\", {metadata}"),
+            ),
+            (Denial::ApiKeyMissing, "ApiKey realm=\"r\"".to_owned()),
+        ] {
+            assert_eq!(challenge(&responder, denial), expected);
+        }
+        // Each challenge of the field has it: a client reads the one that it can use.
+        let both = challenge(&responder.asking_for_dpop(), Denial::MissingToken);
+        assert_eq!(both.matches(metadata).count(), 2, "{both}");
     }
 
     #[test]

@@ -278,8 +278,9 @@ impl Authorizer {
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
         let rules = match self.rules.select(request, &self.default_rule) {
             Ok(rules) => rules,
-            Err(denial) => {
-                let (outcome, evidence) = (Outcome::Denied(denial), Evidence::default());
+            Err(refusal) => {
+                let outcome = Outcome::Denied(refusal.denial);
+                let evidence = Evidence { detail: refusal.detail, ..Evidence::default() };
                 return Decision { rule: &self.default_rule, outcome, evidence };
             }
         };
@@ -302,8 +303,8 @@ impl Authorizer {
         let met = self.api_keys.check(request, rule.api_key, now).map_err(Stop::from).and_then(|client| {
             evidence.api_client = evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
             let stale = self.check_revocation(rule, token, view, now, &mut evidence)?;
-            let leeway = self.issuer_named(token.issuer()).map(|issuer| issuer.leeway).unwrap_or_default();
-            rule.require.check(token, leeway, now)?;
+            let issuer = self.issuer_named(token.issuer()).ok_or(Denial::UnknownIssuer)?;
+            meet(rule, token, issuer, now, &mut evidence)?;
             Ok(stale)
         });
         match met {
@@ -389,7 +390,7 @@ impl Authorizer {
         evidence.token = Some(token.clone());
         let proof = self.prove(rule, issuer, &found, &token, request, view, now, evidence)?;
         let stale = self.check_lists(rule, &token, view, now, evidence)?;
-        rule.require.check(&token, issuer.leeway, now)?;
+        meet(rule, &token, issuer, now, evidence)?;
         let token = proof.spend(token, view, evidence)?;
         Ok(Grant { principal: Some(Principal { token, verified_at: now }), stale, ..Grant::anonymous() })
     }
@@ -453,7 +454,7 @@ impl Authorizer {
         let (issuer, token, proof) = callers;
         evidence.issuer = Some(issuer.name.clone());
         evidence.token = Some(token.clone());
-        rule.require.check(token, issuer.leeway, now)?;
+        meet(rule, token, issuer, now, evidence)?;
         let sign_out = match rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: view.store_clock };
@@ -721,6 +722,20 @@ impl Authorizer {
 /// What a `nonce` in the JOSE header means: the signature is over its digest, which Microsoft does not document.
 const FOR_MICROSOFT: &str = "the header has `nonce`: a token for Microsoft Graph or another service of Microsoft, which \
     only that service can verify; the client must request a scope of this API";
+
+/// Holds a token to the requirements of a rule.
+fn meet(
+    rule: &Rule,
+    token: &VerifiedToken,
+    issuer: &TrustedIssuer,
+    now: Timestamp,
+    evidence: &mut Evidence,
+) -> Result<(), Denial> {
+    rule.require.check(token, issuer, now).map_err(|refusal| {
+        evidence.detail = evidence.detail.take().or(refusal.detail);
+        refusal.denial
+    })
+}
 
 /// What the issuer says of an active token.
 fn word<'a>(view: View<'a>, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {

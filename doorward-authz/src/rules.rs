@@ -10,6 +10,7 @@ use std::ops::Deref;
 
 use super::denial::Denial;
 use super::path::Path;
+use super::refusal::Refusal;
 use super::rule::{Match, PathMatch, RequestView, Rule};
 use index::Index;
 
@@ -59,13 +60,14 @@ impl Rules {
 
     /// The rule that the route names, else the first that matches, else `default`; with the protecting
     /// rules of all other readings of the path. A rule that loosens is only ever alone.
-    pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
+    /// A rule that is for some MCP messages refuses the request where it cannot be told which message this is.
+    pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Refusal> {
         let path = Path::new(request.target);
         if path.is_too_odd() {
-            return Err(Denial::BadRequest);
+            return Err(Refusal::new(Denial::BadRequest, "the path is too long for the number of its readings"));
         }
         let named = match request.rule {
-            Some(name) => Some(self.named(name).ok_or(Denial::BadRequest)?),
+            Some(name) => Some(self.named(name).ok_or_else(|| Refusal::new(Denial::BadRequest, UNKNOWN_RULE))?),
             None => None,
         };
         let mut selected = Vec::new();
@@ -94,6 +96,11 @@ impl Rules {
                 add(&mut selected, rule);
             }
         }
+        let by_match = selected.iter().filter(|rule| !named.is_some_and(|named| std::ptr::eq(named, **rule)));
+        let lacks = |rule: &&&Rule| rule.matches.as_ref().is_some_and(|matches| matches.lacks_message(request));
+        if let Some(rule) = by_match.clone().find(lacks) {
+            return Err(Refusal::new(Denial::BadRequest, format_args!("the rule `{}` {LACKS_MESSAGE}", rule.name)));
+        }
         let first = selected.remove(0);
         Ok(Selected { first, others: selected })
     }
@@ -104,7 +111,7 @@ impl Rules {
     }
 
     fn is_literal(&self, at: usize, path: &str, request: &RequestView<'_>) -> bool {
-        let matches = |matches: &Match| matches.path.matches(path) && matches.host_and_method(request);
+        let matches = |matches: &Match| matches.path.matches(path) && matches.beside_path(request);
         self.all[at].matches.as_ref().is_some_and(matches)
     }
 
@@ -118,11 +125,19 @@ impl Rules {
     ) -> Option<usize> {
         self.folded.first(reading, end, |at| {
             let path = self.folded_paths[at].as_ref().is_some_and(|path| path.matches(reading));
-            let matches = |matches: &Match| matches.host_and_method_loosely(request);
+            let matches = |matches: &Match| matches.beside_path_loosely(request);
             path && self.all[at].matches.as_ref().is_some_and(matches) && wanted(at)
         })
     }
 }
+
+/// Why a route's choice cannot be followed. The name that it gives is shown by explaining.
+const UNKNOWN_RULE: &str = "context_extensions of the route names a rule which the configuration does not have";
+
+/// Why a request with a rule for MCP messages is refused.
+const LACKS_MESSAGE: &str = "needs to know the MCP message, and the proxy names none: the request has another method \
+    than POST, or a body that is not one JSON-RPC request; a call without the name of its tool; a response; or \
+    Envoy's MCP filter or its metadata is missing";
 
 fn add<'a>(selected: &mut Vec<&'a Rule>, rule: &'a Rule) {
     if !selected.iter().any(|known| std::ptr::eq(*known, rule)) {
@@ -133,12 +148,13 @@ fn add<'a>(selected: &mut Vec<&'a Rule>, rule: &'a Rule) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mcp::{McpMatch, McpMessage, NamePattern};
     use crate::rule::{Access, HostPattern};
     use proptest::prelude::*;
     use regex::Regex;
 
     fn rule(name: &str, access: Access, path: PathMatch) -> Rule {
-        let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new() });
+        let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new(), mcp: None });
         Rule { name: name.into(), matches, access, ..Rule::default() }
     }
 
@@ -163,7 +179,7 @@ mod tests {
                 let names: Vec<_> = [selected.first].iter().chain(&selected.others).map(|rule| &*rule.name).collect();
                 names.join(" ")
             }
-            Err(denial) => denial.label().to_owned(),
+            Err(refusal) => refusal.denial.label().to_owned(),
         }
     }
 
@@ -272,6 +288,7 @@ mod tests {
             path,
             hosts: hosts.iter().filter_map(|host| HostPattern::parse(host)).collect(),
             methods: methods.iter().map(|&method| method.to_owned()).collect(),
+            mcp: None,
         };
         let with = |name: &str, access, matches| Rule { matches: Some(matches), ..rule(name, access, PathMatch::Any) };
         let rules = Rules::new(vec![
@@ -296,6 +313,51 @@ mod tests {
         ] {
             assert_eq!(select_with(&rules, method, host, target), expected, "{method} {host} {target}");
         }
+    }
+
+    #[test]
+    fn a_rule_for_messages_is_asked_about_all_that_fits_it_otherwise() {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| NamePattern::new(text)).collect::<Vec<_>>();
+        let with = |name: &str, access, methods: &[&str], tools: &[&str]| {
+            let mcp = Some(McpMatch { methods: patterns(methods), tools: patterns(tools) });
+            let methods = vec!["POST".to_owned()];
+            let matches = Some(Match { path: prefix("/mcp"), hosts: Vec::new(), methods, mcp });
+            Rule { matches, ..rule(name, access, PathMatch::Any) }
+        };
+        let rules = Rules::new(vec![
+            with("pay", Access::Protected, &["tools/call"], &["pay_*"]),
+            with("list", Access::Public, &["tools/list"], &[]),
+            rule("mcp", Access::Protected, prefix("/mcp")),
+        ]);
+        let default = Rule::default();
+        let message = |method, tool| Some(McpMessage { method, tool });
+        for (method, target, mcp, expected) in [
+            ("POST", "/mcp", message("tools/call", Some("pay_rent")), "pay"),
+            ("post", "/MCP/x", message("tools/call", Some("pay_rent")), "pay"),
+            ("POST", "/mcp/%2e%2e/mcp", message("tools/call", Some("pay_rent")), "pay default"),
+            ("POST", "/mcp", message("tools/call", Some("look")), "mcp"),
+            ("POST", "/mcp", message("tools/list", None), "list"),
+            ("POST", "/MCP", message("tools/list", None), "mcp"),
+            ("POST", "/mcp", None, "bad_request"),
+            ("POST", "/MCP", None, "bad_request"),
+            ("POST", "/mcp", message("tools/call", None), "bad_request"),
+            ("GET", "/mcp", None, "mcp"),
+            ("DELETE", "/mcp", None, "mcp"),
+            ("POST", "/other", None, "default"),
+        ] {
+            let request = RequestView { method, target, mcp, host: "a", ..RequestView::NOTHING };
+            let selected = match rules.select(&request, &default) {
+                Ok(selected) => {
+                    let rules = [selected.first].into_iter().chain(selected.others);
+                    rules.map(|rule| rule.name.to_string()).collect::<Vec<_>>().join(" ")
+                }
+                Err(refusal) => refusal.denial.label().to_owned(),
+            };
+            assert_eq!(selected, expected, "{method} {target} {mcp:?}");
+        }
+        // A route that names the rule has told what the request is.
+        let request = RequestView { method: "GET", target: "/mcp", rule: Some("pay"), ..RequestView::NOTHING };
+        assert_eq!(&*rules.select(&request, &default).unwrap().first.name, "pay");
     }
 
     /// The same rules, every one of them looked at.

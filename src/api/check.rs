@@ -5,6 +5,7 @@
 //! which cannot leave the status out.
 
 pub(super) mod fields;
+mod mcp;
 pub(super) mod message;
 mod request;
 mod response;

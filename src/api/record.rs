@@ -87,16 +87,8 @@ pub(super) fn log(
     let issuer = decision.evidence.issuer.as_ref().map(tracing::field::display);
     let request_id = request.header("x-request-id").next().and_then(uuid_like);
     let trace_id = traceparent.or_else(|| request.header("traceparent").next()).and_then(trace_id);
-    // The name that the route gives is shown by explaining.
     let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
-    let detail = flaw.or_else(|| match denial {
-        Some(Denial::BadRequest) if unknown_rule.is_some() => {
-            Some("context_extensions of the route names a rule which the configuration does not have")
-        }
-        Some(Denial::BadRequest) => Some("the path is too long for the number of its readings"),
-        Some(_) => decision.evidence.detail.as_deref(),
-        None => None,
-    });
+    let detail = flaw.or_else(|| denial.and(decision.evidence.detail.as_deref()));
     info!(
         decision = outcome,
         reason = denial.map_or("ok", Denial::label),

@@ -13,6 +13,7 @@ mod issuers;
 mod limits;
 mod proxy;
 mod requests;
+mod resource;
 mod revocation;
 mod signals;
 
@@ -23,9 +24,10 @@ pub use issuers::{
 pub use limits::LimitsFile;
 pub use proxy::{ClientCertificateFile, ProxyFile};
 pub use requests::{
-    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
-    SignOutScope, StreamsFile, ThenFile,
+    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, McpMatchFile, RequireFile, RuleFile,
+    SignOutFile, SignOutScope, StreamsFile, ThenFile,
 };
+pub use resource::ResourceFile;
 pub use revocation::{
     AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
 };
@@ -45,6 +47,8 @@ pub struct ConfigFile {
     /// What the proxy in front is believed to say about a request: the URI that a DPoP proof must name, and the
     /// client's certificate.
     pub proxy: ProxyFile,
+    /// The description of the protected resource for OAuth clients (RFC 9728); off by default.
+    pub resource: Option<ResourceFile>,
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
     /// Which policy a request meets: the first that matches; none means protected.

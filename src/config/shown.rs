@@ -49,18 +49,22 @@ const TEXTS: &[&str] = &[
     "listen.mode",
     "listen.tls.cert_file",
     "listen.tls.client_ca_file",
+    "resource.scopes",
     "revocation.embedded.path",
     "revocation.redis.adopt",
     "revocation.redis.ca_file",
     "revocation.redis.key_prefix",
     "rules",
     "rules.match.hosts",
+    "rules.match.mcp.methods",
+    "rules.match.mcp.tools",
     "rules.match.methods",
     "rules.match.path",
     "rules.match.path_prefix",
     "rules.match.path_regex",
     "rules.name",
     "rules.require.acr",
+    "rules.require.audience",
     "rules.require.claims.*",
     "rules.require.issuers",
     "rules.require.scopes",
@@ -86,12 +90,18 @@ const SECRET_FILES: &[&str] = &[
     "telemetry.replay_alarm.token_file",
 ];
 
-const LOCATIONS: &[&str] =
-    &["issuers.issuer", "issuers.keys.jwks_url", "signals.transmitters.issuer", "signals.transmitters.keys.jwks_url"];
+const LOCATIONS: &[&str] = &[
+    "issuers.issuer",
+    "issuers.keys.jwks_url",
+    "resource.identifier",
+    "signals.transmitters.issuer",
+    "signals.transmitters.keys.jwks_url",
+];
 
 const URLS: &[&str] = &[
     "issuers.introspection.url",
     "listen.cors_origins",
+    "resource.documentation",
     "revocation.redis.url",
     "signals.transmitters.poll.url",
     "signals.transmitters.stream.push_url",

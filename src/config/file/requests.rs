@@ -72,6 +72,19 @@ pub struct MatchFile {
     pub hosts: Option<Vec<String>>,
     /// HTTP methods.
     pub methods: Option<Vec<String>>,
+    /// Messages of the Model Context Protocol, as Envoy's MCP filter reads them. A request that fits the rest and is
+    /// not known to carry one message is refused.
+    pub mcp: Option<McpMatchFile>,
+}
+
+/// Which MCP messages: all that is written must fit.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct McpMatchFile {
+    /// JSON-RPC methods such as `tools/call`; `*` stands for any characters. With `tools`, `tools/call` alone.
+    pub methods: Option<Vec<String>>,
+    /// Names of tools such as `transfer_*`; `*` stands for any characters.
+    pub tools: Option<Vec<String>>,
 }
 
 /// The access that the rule grants.
@@ -157,6 +170,8 @@ pub struct RequireFile {
     pub claims: Option<BTreeMap<String, Value>>,
     /// The token's issuer is one of these names.
     pub issuers: Option<Vec<String>>,
+    /// The token's audience is one of these (RFC 8707), which its issuer's `audiences` accept, too.
+    pub audience: Option<Vec<String>>,
     /// The current actor (`act`, RFC 8693) is one of these: who acts for the user.
     pub actors: Option<Vec<String>>,
     /// True: somebody must act for the user; false: nobody may.
