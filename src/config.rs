@@ -69,6 +69,8 @@ pub struct Config {
     /// What clients may read of the protected resource.
     pub resource: Option<ProtectedResource>,
     pub identity: Identity,
+    /// How long proxies that ask over HTTP may keep an answer.
+    pub kept_answers: Duration,
     pub rules: Vec<Rule>,
     pub api_keys: ApiKeys,
     pub freshness: FreshnessPolicy,
@@ -208,7 +210,10 @@ impl Config {
     #[must_use]
     pub fn responder(&self) -> Responder {
         let errors = ErrorSettings { reasons: self.errors.detail == Detail::Reason, realm: self.errors.realm.clone() };
-        let header = |payload: &Payload| PayloadHeader::new(payload.header.clone(), payload.signer.clone());
+        let header = |payload: &Payload| {
+            let header = PayloadHeader::new(payload.header.clone(), payload.signer.clone());
+            header.with_profile(payload.profile.clone())
+        };
         let payload = self.identity.payload.as_ref().map(header);
         let responder =
             Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward);
@@ -269,6 +274,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         proxy,
         resource,
         identity: requests::identity(check, &file.identity),
+        kept_answers: requests::kept_answers(check, &file.forward_auth),
         rules: rules::rules(check, file),
         api_keys: access::api_keys(check, &file.api_keys),
         freshness,

@@ -43,6 +43,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// How many decisions may wait for one thing at once.
     pub max_waiting: usize,
+    /// How long proxies that ask over HTTP may keep an answer, at most.
+    pub kept_answers: Duration,
     /// Names of issuers may come to stand for something else while revocations live.
     pub accept_loss: bool,
 }

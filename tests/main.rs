@@ -46,6 +46,7 @@ mod paths;
 mod programs;
 mod proofs;
 mod providers;
+mod rate_limits;
 mod reload;
 mod samples;
 mod story;

@@ -14,7 +14,7 @@ use super::claims::{IssuerName, Timestamp, fits_header, scopes};
 use super::denial::Denial;
 use super::dpop;
 use super::encoded::Encoded;
-pub use super::identity::{IdentityField, PayloadHeader};
+pub use super::identity::{IdentityField, PayloadHeader, PayloadProfile};
 use super::resource::ProtectedResource;
 use super::rule::{Access, RequestView, Requirements, Rule, Then};
 use super::stream_proof::Proofs;
@@ -121,7 +121,7 @@ impl<'a> Forward<'a> {
             }
         }
         if let Some(payload) = self.responder.payload.as_ref().filter(|payload| payload.signer.is_none()) {
-            tell(&payload.name, self.principal.and_then(|principal| payload.write(principal)));
+            tell(&payload.name, self.principal.map(PayloadHeader::write_plain));
         }
         identity
     }
@@ -273,7 +273,7 @@ impl Responder {
     /// The same without signatures: what is shown to people must be of no use to services.
     #[must_use]
     pub fn unsigned(&self) -> Self {
-        let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
+        let payload = self.payload.as_ref().map(PayloadHeader::unsigned);
         Self { payload, proofs: None, ..self.clone() }.afresh()
     }
 
@@ -326,7 +326,8 @@ impl Responder {
             tell(name, evidence.api_client.as_deref().filter(|id| fits_header(id)).map(Cow::Borrowed));
         }
         if let Some(payload) = self.payload.as_ref().filter(|payload| payload.signer.is_some()) {
-            tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
+            let signed = principal.and_then(|principal| payload.write_signed(principal, &rule.name, request));
+            tell(&payload.name, signed.map(Cow::Owned));
         }
         tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
         // A token that was refused must not be believed by a service that reads it by itself.

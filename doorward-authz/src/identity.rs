@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::authorizer::Principal;
 use super::claims::{ClaimPath, Timestamp, scopes};
-use super::signing::PayloadSigner;
+use super::rule::RequestView;
+use super::signing::{PAYLOAD_TYPE, PayloadSigner};
 use super::token::VerifiedToken;
 
 /// The content of an identity header.
@@ -96,6 +97,45 @@ fn identity_of(principal: &Principal) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
+/// The `typ` of a transaction token (draft-ietf-oauth-transaction-tokens).
+const TRANSACTION_TYPE: &str = "txntoken+jwt";
+
+/// What a signed payload says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PayloadProfile {
+    /// The canonical fields of an identity.
+    Identity,
+    /// A transaction token for the trust domain of this name.
+    Transaction { audience: String },
+}
+
+/// The claims of a transaction token, without `iat` and `exp` (draft-ietf-oauth-transaction-tokens-10): a new `txn` for
+/// each request, who is calling and by what right, and the request's context. `purp` is the claim of earlier drafts.
+/// `None` if the token names neither a user nor a client.
+fn transaction_of(
+    principal: &Principal,
+    audience: &str,
+    rule: &str,
+    request: &RequestView<'_>,
+) -> Option<Map<String, Value>> {
+    let token = principal.token();
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).ok()?;
+    let mut context = Map::new();
+    context.extend(request.source.map(|source| ("req_ip".to_owned(), json!(source))));
+    context.extend(token.claims().get("acr").filter(Value::is_string).map(|acr| ("authn".to_owned(), acr)));
+    let fields = [
+        ("txn", Some(json!(URL_SAFE_NO_PAD.encode(id)))),
+        ("aud", Some(json!(audience))),
+        ("sub", Some(json!(token.user_id().or(token.client_id())?))),
+        ("act", token.actor().map(|actor| json!({"sub": actor}))),
+        ("scope", Some(json!(scopes(token.claims()).join(" ")))),
+        ("purp", Some(json!(rule))),
+        ("rctx", Some(Value::Object(context)).filter(|context| *context != json!({}))),
+    ];
+    Some(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
 /// The identity as one document in one header: what the services' own filters used to unpack from the
 /// token.
 #[derive(Clone, Debug)]
@@ -104,6 +144,7 @@ pub struct PayloadHeader {
     pub name: String,
     /// `None`: base64url JSON, believed because only Doorward can set the header.
     pub signer: Option<Arc<PayloadSigner>>,
+    profile: PayloadProfile,
     /// Public keys of signers before this one, and until when something signed with them may be around.
     retired: Vec<(Value, Timestamp)>,
 }
@@ -111,16 +152,35 @@ pub struct PayloadHeader {
 impl PayloadHeader {
     #[must_use]
     pub const fn new(name: String, signer: Option<Arc<PayloadSigner>>) -> Self {
-        Self { name, signer, retired: Vec::new() }
+        Self { name, signer, profile: PayloadProfile::Identity, retired: Vec::new() }
     }
 
-    /// `None` if it cannot be signed.
-    pub(super) fn write(&self, principal: &Principal) -> Option<String> {
-        let identity = identity_of(principal);
-        match &self.signer {
-            Some(signer) => signer.sign(identity, principal.verified_at(), principal.token().expires_at()),
-            None => Some(URL_SAFE_NO_PAD.encode(Value::Object(identity).to_string())),
-        }
+    /// The same with claims of this profile, which a signer signs.
+    #[must_use]
+    pub fn with_profile(self, profile: PayloadProfile) -> Self {
+        Self { profile, ..self }
+    }
+
+    /// The same for people to look at: without a signature it is of no use to services.
+    #[must_use]
+    pub fn unsigned(&self) -> Self {
+        Self::new(self.name.clone(), None)
+    }
+
+    /// The identity as plain JSON.
+    pub(super) fn write_plain(principal: &Principal) -> String {
+        URL_SAFE_NO_PAD.encode(Value::Object(identity_of(principal)).to_string())
+    }
+
+    /// `None` if it cannot be signed, or if the token names nobody that the profile needs.
+    pub(super) fn write_signed(&self, principal: &Principal, rule: &str, request: &RequestView<'_>) -> Option<String> {
+        let (token_type, claims) = match &self.profile {
+            PayloadProfile::Identity => (PAYLOAD_TYPE, identity_of(principal)),
+            PayloadProfile::Transaction { audience } => {
+                (TRANSACTION_TYPE, transaction_of(principal, audience, rule, request)?)
+            }
+        };
+        self.signer.as_ref()?.sign(token_type, claims, principal.verified_at(), principal.token().expires_at())
     }
 
     /// The keys that verify what is signed now, and what was signed by the keys before.

@@ -333,11 +333,11 @@ mod tests {
         let message = |method, tool| Some(McpMessage { method, tool });
         for (method, target, mcp, expected) in [
             ("POST", "/mcp", message("tools/call", Some("pay_rent")), "pay"),
-            ("post", "/MCP/x", message("tools/call", Some("pay_rent")), "pay"),
+            ("post", "/MCP/x", message("tools/call", Some("pay_rent")), "pay default"),
             ("POST", "/mcp/%2e%2e/mcp", message("tools/call", Some("pay_rent")), "pay default"),
             ("POST", "/mcp", message("tools/call", Some("look")), "mcp"),
             ("POST", "/mcp", message("tools/list", None), "list"),
-            ("POST", "/MCP", message("tools/list", None), "mcp"),
+            ("POST", "/MCP", message("tools/list", None), "mcp default"),
             ("POST", "/mcp", None, "bad_request"),
             ("POST", "/MCP", None, "bad_request"),
             ("POST", "/mcp", message("tools/call", None), "bad_request"),

@@ -51,6 +51,8 @@ pub struct ConfigFile {
     pub resource: Option<ResourceFile>,
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
+    /// Answers to nginx, Traefik and Caddy.
+    pub forward_auth: ForwardAuthFile,
     /// Which policy a request meets: the first that matches; none means protected.
     pub rules: Vec<RuleFile>,
     /// Which client is calling, from which platform and site.
@@ -186,11 +188,28 @@ pub struct PayloadFile {
     pub header: String,
     /// Signs it; null sends plain base64url JSON.
     pub sign: Option<SignFile>,
+    /// What it says.
+    pub profile: ProfileFile,
+    /// With `profile: txn-token`, the name of the trust domain (`aud`).
+    #[schemars(example = "shop.example.com")]
+    pub audience: Option<String>,
+}
+
+/// What the identity payload says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProfileFile {
+    /// The fields of the identity.
+    #[default]
+    Identity,
+    /// A transaction token (draft-ietf-oauth-transaction-tokens), which must be signed: `typ` is `txntoken+jwt`, `txn` is
+    /// new for each request.
+    TxnToken,
 }
 
 impl Default for PayloadFile {
     fn default() -> Self {
-        Self { header: "x-identity".to_owned(), sign: None }
+        Self { header: "x-identity".to_owned(), sign: None, profile: ProfileFile::default(), audience: None }
     }
 }
 
@@ -208,6 +227,21 @@ pub struct SignFile {
 impl Default for SignFile {
     fn default() -> Self {
         Self { key_file: String::new(), ttl: Span::new("60s") }
+    }
+}
+
+/// Answers to proxies that ask over HTTP.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForwardAuthFile {
+    /// How long a proxy may keep an answer that allows, at most; `0s`: not at all. A sign-out takes at most
+    /// `max_staleness` all the same, but no longer effect at once.
+    pub cache: Span,
+}
+
+impl Default for ForwardAuthFile {
+    fn default() -> Self {
+        Self { cache: Span::new("0s") }
     }
 }
 

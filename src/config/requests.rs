@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::check::{Check, DAY, SECOND, header_fault};
+use super::check::{Check, DAY, HOUR, SECOND, header_fault};
 use super::fault::KeyPath;
-use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
+use super::file::{ConfigFile, ForwardAuthFile, IdentityFile, PayloadFile, ProfileFile, TokenFile, TokenFromFile};
 use super::issuers::claim_path;
 use super::schema::either;
-use crate::authz::answer::IdentityField;
+use crate::authz::answer::{IdentityField, PayloadProfile};
 use crate::authz::signing::PayloadSigner;
 use crate::authz::token_source::{TokenSettings, TokenSource};
 
@@ -49,6 +50,7 @@ pub struct Payload {
     /// In lower case.
     pub header: String,
     pub signer: Option<Arc<PayloadSigner>>,
+    pub profile: PayloadProfile,
 }
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
@@ -113,6 +115,11 @@ fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Op
             None
         }
     }
+}
+
+/// How long an answer may be kept: longer than an hour, its user would be somebody else.
+pub(super) fn kept_answers(check: &mut Check<'_>, file: &ForwardAuthFile) -> Duration {
+    check.duration(&KeyPath::root().key("forward_auth").key("cache"), &file.cache, Duration::ZERO..=HOUR)
 }
 
 pub(super) fn identity(check: &mut Check<'_>, file: &IdentityFile) -> Identity {
@@ -220,7 +227,24 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
         }
         signer.ok()
     });
-    Payload { header, signer }
+    let is_transaction = file.profile == ProfileFile::TxnToken;
+    if is_transaction && file.sign.is_none() {
+        check.fault(&at.key("profile"), "needs `sign`: a transaction token is signed");
+    }
+    if is_transaction != file.audience.is_some() {
+        check.fault(
+            &at.key("audience"),
+            "must be the name of the trust domain with `profile: txn-token`, and is left out otherwise",
+        );
+    }
+    if let Some(audience) = &file.audience {
+        check.text(&at.key("audience"), audience);
+    }
+    let profile = match &file.audience {
+        Some(audience) if is_transaction => PayloadProfile::Transaction { audience: audience.clone() },
+        _ => PayloadProfile::Identity,
+    };
+    Payload { header, signer, profile }
 }
 
 /// Every header has one meaning: one that Doorward sets must not be one that it reads.

@@ -35,6 +35,8 @@ const TEXTS: &[&str] = &[
     "api_keys.platform_header",
     "errors.realm",
     "identity.headers.*",
+    "forward_auth.cache",
+    "identity.payload.audience",
     "identity.payload.header",
     "issuers.algorithms",
     "issuers.audiences",

@@ -112,6 +112,11 @@ async fn what_cannot_be_told_is_refused_where_a_rule_needs_to_know() {
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay_rent","name":"look"}}"#.to_owned(),
         ),
         (
+            "two names, one of them escaped",
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay_rent","n\u0061me":"look"}}"#
+                .to_owned(),
+        ),
+        (
             "two params",
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay_rent"},"params":{"name":"look"}}"#
                 .to_owned(),
