@@ -20,7 +20,6 @@ fn the_example_runs_from_discovery_to_the_end_of_its_agent() {
         .output()
         .unwrap();
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{out}");
     assert!(output.status.success(), "{out}{error}");
     for step in
         ["discovered the resource", "stepped up", "its next request is refused", "the agent's open call is over"]
