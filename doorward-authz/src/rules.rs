@@ -334,7 +334,7 @@ mod tests {
         for (method, target, mcp, expected) in [
             ("POST", "/mcp", message("tools/call", Some("pay_rent")), "pay"),
             ("post", "/MCP/x", message("tools/call", Some("pay_rent")), "pay default"),
-            ("POST", "/mcp/%2e%2e/mcp", message("tools/call", Some("pay_rent")), "pay default"),
+            ("POST", "/mcp/%2e%2e/mcp", message("tools/call", Some("pay_rent")), "pay"),
             ("POST", "/mcp", message("tools/call", Some("look")), "mcp"),
             ("POST", "/mcp", message("tools/list", None), "list"),
             ("POST", "/MCP", message("tools/list", None), "mcp default"),
