@@ -195,7 +195,7 @@ impl Responder {
         never_set.dedup();
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
         let (asks_for_dpop, resource, proofs) = (false, None, None);
-        Self { look_alikes, identity, payload, errors, asks_for_dpop, resource, sources, forward_token, proofs }
+        Self { identity, payload, look_alikes, errors, asks_for_dpop, resource, sources, forward_token, proofs }
     }
 
     /// The same, with challenges that lead clients to the description of the resource.
