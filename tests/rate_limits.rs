@@ -27,7 +27,8 @@ fn block(section: &str) -> String {
 }
 
 fn indented(text: &str, by: usize) -> String {
-    text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
+    let space = " ".repeat(by);
+    text.lines().flat_map(|line| [&space, line, "\n"]).collect()
 }
 
 /// A gateway with these filters behind ext_authz.

@@ -152,14 +152,14 @@ impl<'a> Deciding<'a> {
     }
 
     /// Decides and answers, unless the decision needs something or signs somebody out.
-    fn at_once<T>(self, read: impl FnOnce(&Self, &Decision<'_>) -> T) -> Result<T, Undecided<'a>> {
+    fn at_once<T>(self, read: impl FnOnce(&Self, &Decision<'_>) -> T) -> Result<T, Box<Undecided<'a>>> {
         let decision = self.authorize();
         let remembered = decision.evidence.remembered;
         if let Outcome::Needs(needs) = decision.outcome {
-            return Err(Undecided { deciding: self, remembered, needs: Some(needs) });
+            return Err(Box::new(Undecided { deciding: self, remembered, needs: Some(needs) }));
         }
         if !decision.outcome.signs_out().is_empty() {
-            return Err(Undecided { deciding: self, remembered, needs: None });
+            return Err(Box::new(Undecided { deciding: self, remembered, needs: None }));
         }
         Ok(self.answer(&decision, read))
     }
