@@ -56,6 +56,7 @@ fn main() {
     let view = View::of(&index);
 
     rs256();
+    actors(&dev, &yaml, &claims);
     growth(&dev, &header);
     live_tokens(&dev, &plain);
     whole(&yaml, &header);
@@ -198,6 +199,38 @@ fn rs256() {
         micros(alone),
         unseen.as_secs_f64() / alone.as_secs_f64()
     );
+}
+
+/// Tokens that act for others: what an actor costs, and that a token without any costs what one with another claim of that
+/// size does.
+fn actors(dev: &DevIssuer, yaml: &str, claims: &serde_json::Value) {
+    let parse = |text: &str| Config::parse(text, "bench", Path::new(""), std::iter::empty()).expect("a configuration");
+    let remembering = parse(yaml).config.authorizer();
+    let forgetful = parse(&format!("{yaml}limits: {{token_cache: 0}}\n")).config.authorizer();
+    let (index, now) = (RevocationIndex::new(), doorward::clock::now());
+    let chain =
+        |depth: usize| (0..depth).fold(json!(null), |act, at| json!({"sub": format!("agent-{at}"), "act": act}));
+    println!("\nactors                      verified before    never seen");
+    for (what, name, value) in [
+        ("none", "act", json!(null)),
+        ("none, and another claim", "ext", chain(1)),
+        ("one", "act", chain(1)),
+        ("eight", "act", chain(8)),
+    ] {
+        let mut claims = claims.clone();
+        if !value.is_null() {
+            claims[name] = value;
+        }
+        let header = format!("Bearer {}", dev.mint(&claims).expect("a token"));
+        let headers: [(&str, &[u8]); 1] = [("authorization", header.as_bytes())];
+        let request = request("/orders/17", &headers);
+        let cost = |authorizer: &Authorizer| {
+            let decide = || authorizer.authorize(black_box(&request), View::of(&index), now);
+            assert!(matches!(decide().outcome, Outcome::Allowed(_)), "{what}");
+            median(|| drop(black_box(decide())))
+        };
+        println!("{what:<26} {:>16} {:>13}", micros(cost(&remembering)), micros(cost(&forgetful)));
+    }
 }
 
 /// A token verified before: with many revocations, many issuers.
@@ -385,7 +418,7 @@ fn request<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> RequestVi
 }
 
 fn rule(number: usize, access: Access, path: PathMatch) -> Rule {
-    let matches = Some(Match { path, hosts: Vec::new(), methods: vec!["GET".to_owned()] });
+    let matches = Some(Match { path, hosts: Vec::new(), methods: vec!["GET".to_owned()], mcp: None });
     Rule { name: format!("rule-{number}").into(), matches, access, ..Rule::default() }
 }
 

@@ -16,6 +16,7 @@ use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
 use crate::authz::dpop::ProofUse;
 use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::request_uri::ProxyTrust;
+use crate::authz::resource::ProtectedResource;
 use crate::authz::rule::Rule;
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
@@ -33,6 +34,7 @@ mod patterns;
 mod proxy;
 mod reach;
 mod requests;
+mod resource;
 mod restart;
 mod revocation;
 mod rules;
@@ -66,7 +68,11 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     pub token: TokenConfig,
     pub proxy: ProxyTrust,
+    /// What clients may read of the protected resource.
+    pub resource: Option<ProtectedResource>,
     pub identity: Identity,
+    /// How long proxies that ask over HTTP may keep an answer.
+    pub kept_answers: Duration,
     pub rules: Vec<Rule>,
     pub api_keys: ApiKeys,
     pub freshness: FreshnessPolicy,
@@ -208,12 +214,25 @@ impl Config {
     #[must_use]
     pub fn responder(&self) -> Responder {
         let errors = ErrorSettings { reasons: self.errors.detail == Detail::Reason, realm: self.errors.realm.clone() };
-        let header = |payload: &Payload| PayloadHeader::new(payload.header.clone(), payload.signer.clone());
+        let header = |payload: &Payload| {
+            let header = PayloadHeader::new(payload.header.clone(), payload.signer.clone());
+            header.with_profile(payload.profile.clone())
+        };
         let payload = self.identity.payload.as_ref().map(header);
         let responder =
             Responder::new(self.identity.headers.clone(), payload, errors, &self.token.settings, self.token.forward);
+        let responder = match &self.resource {
+            Some(resource) => responder.describing(resource.clone()),
+            None => responder,
+        };
         let asks = self.issuers.iter().any(|issuer| issuer.trusted.proof == ProofUse::Required);
         if asks { responder.asking_for_dpop() } else { responder }
+    }
+
+    /// A rule that is for some MCP messages, if there is one: whoever asks must say which message a request carries.
+    #[must_use]
+    pub fn rule_for_messages(&self) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.matches.as_ref().is_some_and(|matches| matches.mcp.is_some()))
     }
 
     /// The files whose change requires a reload: the configuration itself and all that it names, with their
@@ -250,12 +269,16 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
             issuer.trusted.revocable_by_text = by_text;
         }
     }
+    let (token, proxy) = (requests::token(check, &file.token), proxy::proxy(check, &file.proxy));
+    let resource = resource::resource(check, file.resource.as_ref(), &issuers, &token, &proxy);
     let config = Config {
         listen: listen::listen(check, &file.listen),
         issuers,
-        token: requests::token(check, &file.token),
-        proxy: proxy::proxy(check, &file.proxy),
+        token,
+        proxy,
+        resource,
         identity: requests::identity(check, &file.identity),
+        kept_answers: *file.forward_auth.cache,
         rules: rules::rules(check, file),
         api_keys: access::api_keys(check, &file.api_keys),
         freshness,

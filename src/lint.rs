@@ -85,6 +85,8 @@ pub struct Expected {
     withholds_token: bool,
     /// The names of its rules; `None` when its configuration was not given.
     rules: Option<BTreeSet<String>>,
+    /// Whether it has a rule that is for some MCP messages; `None` when its configuration was not given.
+    rules_for_messages: Option<bool>,
 }
 
 impl Default for Expected {
@@ -96,6 +98,7 @@ impl Default for Expected {
             sets_cookie: false,
             withholds_token: false,
             rules: None,
+            rules_for_messages: None,
         }
     }
 }
@@ -134,7 +137,15 @@ impl From<&Config> for Expected {
             .any(|source| matches!(source, TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_)));
         let sets_cookie = from_cookie && !config.token.forward;
         let withholds_token = !config.token.forward;
-        Self { identity: identity.collect(), reads, sets_cookie, withholds_token, rules: Some(rules) }
+        let rules_for_messages = Some(config.rule_for_messages().is_some());
+        Self {
+            identity: identity.collect(),
+            reads,
+            sets_cookie,
+            withholds_token,
+            rules: Some(rules),
+            rules_for_messages,
+        }
     }
 }
 

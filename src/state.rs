@@ -45,6 +45,8 @@ pub struct Policy {
     pub max_wait: Duration,
     /// The most decisions that may wait for one resource at once.
     pub max_waiting: usize,
+    /// How long proxies that ask over HTTP may keep an answer, at most.
+    pub kept_answers: Duration,
     /// Issuers' names may get another meaning while revocations live.
     pub accept_loss: bool,
 }

@@ -107,6 +107,15 @@ async fn another_sites_forms_do_nothing() {
         let preflight =
             preflight.header("origin", "https://attacker.test").header("access-control-request-method", "POST");
         let reply = send(preflight.header("access-control-request-headers", "authorization")).await;
+        // Any site may read the metadata of the resource, without credentials (RFC 9728).
+        if path == "/.well-known/oauth-protected-resource" {
+            let allowed = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
+            assert_eq!(allowed("access-control-allow-origin"), Some("*"));
+            assert_eq!(allowed("access-control-allow-methods"), Some("GET"));
+            assert_eq!(allowed("access-control-allow-headers"), Some("mcp-protocol-version"));
+            assert_eq!(allowed("access-control-allow-credentials"), None);
+            continue;
+        }
         assert_eq!(reply.status, if path == "/logout" { 403 } else { 405 }, "{path}");
         assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{path}");
     }

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::api::{OPERATOR, admin_keys, post};
 use crate::ledger::support::RedisServer;
+use crate::streams::support::{Clients, Upstream};
 use crate::support::doorward::{Doorward, run_with};
+use crate::support::envoy::{self, Envoy};
 use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 use crate::support::tokens::Tokens;
@@ -114,4 +116,65 @@ async fn services_and_rules_see_the_actor() {
     }
     assert_eq!(checks.check(get("/").token(&deep)).await.reason(), "invalid_claim");
     assert_eq!(checks.check(get("/").token(&self::acting(&tokens, &["a"; 8]))).await.reason(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_an_actor_is_confirmed_when_every_instance_refuses_it() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = tokens.config(&format!(
+        "revocation: {{max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+        redis.url(),
+        admin_keys()
+    ));
+    let instances = [Doorward::start(&config).await, Doorward::start(&config).await];
+    let mut checks = Vec::new();
+    for instance in &instances {
+        checks.push(Checks::connect(&instance.check).await);
+    }
+    // A new store may be one that forgot: it confirms nothing for as long as a lease is.
+    let path = "/v1/revocations?wait=all&timeout=20s";
+    let first = post(&instances[0], path, &json!({"kind": "user", "id": "nobody"})).await;
+    assert_eq!(first.status, 201, "{}", first.body);
+    for round in 0..10 {
+        let agent = format!("agent-{round}");
+        let (hit, other) = (acting(&tokens, &["planner", &agent]), acting(&tokens, &["planner"]));
+        for checks in &checks {
+            assert_eq!(checks.check(get("/").token(&hit)).await.reason(), "ok");
+        }
+        let reply = post(&instances[round % 2], path, &json!({"kind": "actor", "id": agent})).await;
+        for checks in &checks {
+            assert_eq!(checks.check(get("/").token(&hit)).await.reason(), "revoked", "{}", reply.body);
+            assert_eq!(checks.check(get("/").token(&other)).await.reason(), "ok");
+        }
+        assert_eq!((reply.status, &reply.body["confirmed"]), (201, &json!(true)), "{}", reply.body);
+        assert_eq!(reply.body["instances"], 2, "{}", reply.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_an_actor_ends_the_streams_that_it_is_in_and_no_others() {
+    let Some(binary) = envoy::binary() else { return };
+    let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
+    let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
+    let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
+    let mut clients = Clients::new(&envoy).await;
+    for (who, token) in [
+        ("current", acting(&tokens, &["agent-7", "planner"])),
+        ("before", acting(&tokens, &["planner", "agent-7"])),
+        ("by client", tokens.with(json!({"act": {"sub": "x", "client_id": "agent-7"}}))),
+        ("other agent", acting(&tokens, &["agent-8"])),
+        ("user", tokens.of("agent-7")),
+        ("client", tokens.with(json!({"azp": "agent-7"}))),
+    ] {
+        clients.open_all(who, &token).await.unwrap();
+    }
+    let body = json!({"kind": "actor", "id": "agent-7"});
+    let reply = post(&doorward, "/v1/revocations?wait=all", &body).await;
+    assert_eq!((reply.status, &reply.body["streams"]), (201, &json!(9)), "{}", reply.body);
+    for who in ["current", "before", "by client"] {
+        eventually(who, || async { clients.ends.of(who).is_some() }).await;
+    }
+    assert_eq!(clients.ends.all().len(), 9, "the others live: {:?}", clients.ends.all());
+    assert_eq!(doorward.metric("doorward_streams{state=\"open\"}").await, Some(9.0));
+    assert_eq!(doorward.metric("doorward_streams_ended_total{cause=\"revoked\"}").await, Some(9.0));
 }

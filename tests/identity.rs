@@ -236,3 +236,57 @@ async fn a_spoofed_identity_never_arrives() {
     let seen: Value = request.send().await.unwrap().json().await.unwrap();
     assert!(!seen["headers"].to_string().contains("/private"), "{seen}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_token_is_new_for_each_request_and_lives_no_longer_than_the_token() {
+    use jsonwebtoken::{DecodingKey, Validation, jwk::JwkSet};
+    let tokens = Tokens::new();
+    let testdata = format!("{}/src/config/testdata", env!("CARGO_MANIFEST_DIR"));
+    let dir = TempDir::new();
+    std::fs::copy(format!("{testdata}/sign-p256.pem"), dir.path().join("sign.pem")).unwrap();
+    let more = "identity: {payload: {header: txn-token, profile: txn-token, audience: shop.example.com, sign: {key_file: sign.pem, ttl: 5m}}}\n\
+                rules: [{name: orders, match: {path: /orders}}, {name: home, match: {path: /home}, access: optional}]\n";
+    let doorward = Doorward::launch_in(dir, &tokens.config(more)).await;
+    doorward.ready().await;
+    let checks = Checks::connect(&doorward.check).await;
+    let keys: JwkSet = serde_json::from_str(&doorward.get("/jwks.json").await.1).unwrap();
+    let key = DecodingKey::from_jwk(&keys.keys[0]).unwrap();
+    let read = |token: &str| {
+        let header = jsonwebtoken::decode_header(token).unwrap();
+        assert_eq!(header.typ.as_deref(), Some("txntoken+jwt"));
+        let mut validation = Validation::new(header.alg);
+        validation.set_audience(&["shop.example.com"]);
+        jsonwebtoken::decode::<Value>(token, &key, &validation).unwrap().claims
+    };
+    let now = crate::support::tokens::now();
+    let token = tokens.with(json!({"scope": "a b", "acr": "mfa", "act": {"sub": "agent-7"}, "exp": now + 60}));
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let verdict = checks.check(get("/orders").token(&token).header("txn-token", "forged")).await;
+        let claims = read(&verdict.headers["txn-token"]);
+        let expected = json!({
+            "txn": claims["txn"], "aud": "shop.example.com", "sub": "alice", "act": {"sub": "agent-7"}, "scope": "a b",
+            "purp": "orders", "rctx": {"authn": "mfa"}, "iat": claims["iat"], "exp": now + 60,
+        });
+        assert_eq!(claims, expected);
+        ids.push(claims["txn"].as_str().unwrap().to_owned());
+    }
+    assert!(ids[0] != ids[1] && ids[0].len() == 22, "{ids:?}");
+    // With a longer token the time is that of the setting.
+    let claims = read(&checks.check(get("/orders").token(&tokens.of("alice"))).await.headers["txn-token"]);
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 300);
+    let anonymous = checks.check(get("/home").header("txn-token", "forged")).await;
+    assert!(anonymous.removed.contains(&"txn-token".to_owned()), "{anonymous:?}");
+
+    let dir = TempDir::new();
+    let file = dir.path().join("doorward.yaml");
+    for (payload, fault) in [
+        ("{profile: txn-token, audience: a}", "needs `sign`"),
+        ("{profile: txn-token, sign: {key_file: x}}", "must be the name of the trust domain"),
+        ("{audience: a}", "must be the name of the trust domain"),
+    ] {
+        std::fs::write(&file, tokens.config(&format!("identity: {{payload: {payload}}}\n"))).unwrap();
+        let (code, out, error) = crate::support::doorward::run(&["validate", "--config", file.to_str().unwrap()], "");
+        assert!(code == 2 && format!("{out}{error}").contains(fault), "{payload}: {code} {out}{error}");
+    }
+}

@@ -114,6 +114,14 @@ if [ -d "$provider/node_modules/oidc-provider" ] || { command -v npm >/dev/null 
   export OIDC_PROVIDER=$provider
 fi
 
+# The official MCP client and server, for examples/mcp.
+if [ -x .tools/mcp/bin/python ] || { python3 -m venv .tools/mcp &&
+  .tools/mcp/bin/pip install --quiet --disable-pip-version-check mcp==2.3.0; }; then
+  export MCP_PYTHON=$PWD/.tools/mcp/bin/python
+else
+  echo "skipped: the example with MCP's own client, which could not be fetched"
+fi
+
 # Clients that use bound tokens, written by others; without them their test is skipped with a
 # message.
 [ -d .tools/dpop/node_modules/oauth4webapi ] || { command -v npm >/dev/null &&

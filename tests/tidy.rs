@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 25] = [
+const AUTHZ_ORDER: [&str; 28] = [
     "claims",
     "denial",
     "refusal",
@@ -39,7 +39,10 @@ const AUTHZ_ORDER: [&str; 25] = [
     "refresh_token",
     "signals",
     "introspection",
+    "mcp",
     "rule",
+    "request_uri",
+    "resource",
     "token_source",
     "rules",
     "api_key",

@@ -23,7 +23,8 @@ use super::claims::{Timestamp, fits_header};
 use super::denial::Denial;
 use super::dpop;
 use super::encoded::Encoded;
-pub use super::identity::{Fact, IdentityField, PayloadHeader, TokenField, facts_of_token};
+pub use super::identity::{Fact, IdentityField, PayloadHeader, PayloadProfile, TokenField, facts_of_token};
+use super::resource::ProtectedResource;
 use super::rule::{Access, RequestView, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token_source::{Offer, TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, spellings_in_query};
@@ -46,6 +47,8 @@ pub struct Responder {
     errors: ErrorSettings,
     /// Whether challenges name the scheme `DPoP`, too.
     asks_for_dpop: bool,
+    /// What challenges lead clients to; `None`: nothing.
+    resource: Option<Arc<ProtectedResource>>,
     /// Where tokens stand.
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
@@ -126,7 +129,7 @@ impl<'a> Forward<'a> {
             }
         }
         if let Some(payload) = self.responder.payload.as_ref().filter(|payload| payload.signer.is_none()) {
-            tell(&payload.name, self.principal.and_then(|principal| payload.write(principal)));
+            tell(&payload.name, self.principal.map(PayloadHeader::write_plain));
         }
         identity
     }
@@ -191,7 +194,19 @@ impl Responder {
         never_set.sort();
         never_set.dedup();
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
-        Self { look_alikes, identity, payload, errors, asks_for_dpop: false, sources, forward_token, proofs: None }
+        let (asks_for_dpop, resource, proofs) = (false, None, None);
+        Self { identity, payload, look_alikes, errors, asks_for_dpop, resource, sources, forward_token, proofs }
+    }
+
+    /// The same, with challenges that lead clients to the description of the resource.
+    #[must_use]
+    pub fn describing(self, resource: ProtectedResource) -> Self {
+        Self { resource: Some(Arc::new(resource)), ..self }
+    }
+
+    #[must_use]
+    pub fn resource(&self) -> Option<&ProtectedResource> {
+        self.resource.as_deref()
     }
 
     /// The same, with challenges that name the scheme `DPoP`, too.
@@ -224,7 +239,7 @@ impl Responder {
     /// The same without signatures: what is shown to people must be of no use to services.
     #[must_use]
     pub fn unsigned(&self) -> Self {
-        let payload = self.payload.as_ref().map(|payload| PayloadHeader::new(payload.name.clone(), None));
+        let payload = self.payload.as_ref().map(PayloadHeader::unsigned);
         Self { payload, proofs: None, ..self.clone() }.afresh()
     }
 
@@ -254,7 +269,7 @@ impl Responder {
             },
             refused => {
                 let denial = refused.denial().unwrap_or(Denial::InternalError);
-                Answer::Respond(self.refuse(denial, &decision.rule.require, &decision.evidence))
+                Answer::Respond(self.refuse(denial, &decision.rule.require, &decision.evidence, request))
             }
         }
     }
@@ -277,7 +292,8 @@ impl Responder {
             tell(name, evidence.api_client.as_deref().filter(|id| fits_header(id)).map(Cow::Borrowed));
         }
         if let Some(payload) = self.payload.as_ref().filter(|payload| payload.signer.is_some()) {
-            tell(&payload.name, principal.and_then(|principal| payload.write(principal)).map(Cow::Owned));
+            let signed = principal.and_then(|principal| payload.write_signed(principal, &rule.name, request));
+            tell(&payload.name, signed.map(Cow::Owned));
         }
         tell(STALE_HEADER, grant.stale.then_some(Cow::Borrowed("true")));
         // A token that was refused must not be believed by a service that reads it by itself.

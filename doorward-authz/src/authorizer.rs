@@ -63,8 +63,9 @@ impl Authorizer {
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
         let rules = match self.rules.select(request, &self.default_rule) {
             Ok(rules) => rules,
-            Err(denial) => {
-                let (outcome, evidence) = (Outcome::Denied(denial), Evidence::default());
+            Err(refusal) => {
+                let outcome = Outcome::Denied(refusal.denial);
+                let evidence = Evidence { detail: refusal.detail, ..Evidence::default() };
                 return Decision { rule: &self.default_rule, outcome, evidence };
             }
         };

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::authorizer::Principal;
 use super::claims::{ClaimPath, Timestamp, fits_header, scopes};
-use super::signing::PayloadSigner;
+use super::rule::RequestView;
+use super::signing::{PAYLOAD_TYPE, PayloadSigner};
 use super::token::VerifiedToken;
 
 /// A fact in the form in which metadata and payloads know it.
@@ -223,6 +224,44 @@ fn identity_of(token: &VerifiedToken) -> Map<String, Value> {
     fields.filter_map(|field| Some((field.name().to_owned(), field.read(token)?.to_json()))).collect()
 }
 
+/// The `typ` of a transaction token (draft-ietf-oauth-transaction-tokens).
+const TRANSACTION_TYPE: &str = "txntoken+jwt";
+
+/// What a signed payload says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PayloadProfile {
+    /// The canonical fields of an identity.
+    Identity,
+    /// A transaction token for the trust domain of this name.
+    Transaction { audience: String },
+}
+
+/// The claims of a transaction token, without `iat` and `exp` (draft-ietf-oauth-transaction-tokens-10): a new `txn` for
+/// each request, who is calling and by what right, and the request's context. `purp` is the claim of earlier drafts.
+/// `None` if the token names neither a user nor a client.
+fn transaction_of(
+    token: &VerifiedToken,
+    audience: &str,
+    rule: &str,
+    request: &RequestView<'_>,
+) -> Option<Map<String, Value>> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).ok()?;
+    let mut context = Map::new();
+    context.extend(request.source.map(|source| ("req_ip".to_owned(), json!(source))));
+    context.extend(token.claims().get("acr").filter(Value::is_string).map(|acr| ("authn".to_owned(), acr)));
+    let fields = [
+        ("txn", Some(json!(URL_SAFE_NO_PAD.encode(id)))),
+        ("aud", Some(json!(audience))),
+        ("sub", Some(json!(token.user_id().or(token.client_id())?))),
+        ("act", token.actor().map(|actor| json!({"sub": actor}))),
+        ("scope", Some(json!(scopes(token.claims()).join(" ")))),
+        ("purp", Some(json!(rule))),
+        ("rctx", Some(Value::Object(context)).filter(|context| *context != json!({}))),
+    ];
+    Some(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
 /// The identity as one document in one header, which replaces the parsing of the token in the services.
 #[derive(Clone, Debug)]
 pub struct PayloadHeader {
@@ -230,6 +269,7 @@ pub struct PayloadHeader {
     pub name: String,
     /// `None`: base64url JSON, trusted because only Doorward can set the header.
     pub signer: Option<Arc<PayloadSigner>>,
+    profile: PayloadProfile,
     /// Public keys of earlier signers, and the time up to which their signatures are valid.
     retired: Vec<(Value, Timestamp)>,
 }
@@ -237,16 +277,36 @@ pub struct PayloadHeader {
 impl PayloadHeader {
     #[must_use]
     pub const fn new(name: String, signer: Option<Arc<PayloadSigner>>) -> Self {
-        Self { name, signer, retired: Vec::new() }
+        Self { name, signer, profile: PayloadProfile::Identity, retired: Vec::new() }
     }
 
-    /// `None` if it cannot be signed.
-    pub(super) fn write(&self, principal: &Principal) -> Option<String> {
-        let identity = identity_of(principal.token());
-        match &self.signer {
-            Some(signer) => signer.sign(identity, principal.verified_at(), principal.token().expires_at()),
-            None => Some(URL_SAFE_NO_PAD.encode(Value::Object(identity).to_string())),
-        }
+    /// The same with claims of this profile, which a signer signs.
+    #[must_use]
+    pub fn with_profile(self, profile: PayloadProfile) -> Self {
+        Self { profile, ..self }
+    }
+
+    /// The same for people to look at: without a signature it is of no use to services.
+    #[must_use]
+    pub fn unsigned(&self) -> Self {
+        Self::new(self.name.clone(), None)
+    }
+
+    /// The identity as plain JSON.
+    pub(super) fn write_plain(principal: &Principal) -> String {
+        URL_SAFE_NO_PAD.encode(Value::Object(identity_of(principal.token())).to_string())
+    }
+
+    /// `None` if it cannot be signed, or if the token does not have the user or client that the profile needs.
+    pub(super) fn write_signed(&self, principal: &Principal, rule: &str, request: &RequestView<'_>) -> Option<String> {
+        let token = principal.token();
+        let (token_type, claims) = match &self.profile {
+            PayloadProfile::Identity => (PAYLOAD_TYPE, identity_of(token)),
+            PayloadProfile::Transaction { audience } => {
+                (TRANSACTION_TYPE, transaction_of(token, audience, rule, request)?)
+            }
+        };
+        self.signer.as_ref()?.sign(token_type, claims, principal.verified_at(), token.expires_at())
     }
 
     /// The keys that verify current signatures, and those of earlier keys.

@@ -183,6 +183,17 @@ impl IssuerId {
         })
     }
 
+    /// Every `iss` that can be listed: tenants that are not named cannot.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(|spelling| match spelling {
+            Spelling::Exact(exact) => vec![exact.clone()],
+            Spelling::Tenants { before, after, tenants: Tenants::OneOf(tenants) } => {
+                tenants.iter().map(|tenant| format!("{before}{tenant}{after}")).collect()
+            }
+            Spelling::Tenants { tenants: Tenants::Any, .. } => Vec::new(),
+        })
+    }
+
     /// Every configured spelling.
     pub fn texts(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|spelling| match spelling {

@@ -58,6 +58,11 @@ impl PartSource {
 impl ProxyTrust {
     /// The normal form of the request's URI without its query; an error names the setting whose part is missing.
     pub fn uri(&self, request: &RequestView<'_>) -> Result<String, &'static str> {
+        Ok(format!("{}{}", self.origin(request)?, self.path(request)?))
+    }
+
+    /// Scheme, host and port of it.
+    pub fn origin(&self, request: &RequestView<'_>) -> Result<String, &'static str> {
         let scheme = match &self.scheme {
             SchemeSource::Https => Some("https"),
             SchemeSource::Part(part) => part.of(request, request.scheme),
@@ -65,9 +70,13 @@ impl ProxyTrust {
         let scheme = scheme.and_then(normal_scheme).ok_or("proxy.scheme")?;
         let host = self.host.of(request, request.host).ok_or("proxy.host")?;
         let authority = normal_authority(scheme, host).ok_or("proxy.host")?;
+        Ok(format!("{scheme}://{authority}"))
+    }
+
+    /// The path of it.
+    pub fn path(&self, request: &RequestView<'_>) -> Result<String, &'static str> {
         let target = self.path.of(request, request.target).ok_or("proxy.path")?;
-        let path = normal_path(without_query(target)).ok_or("proxy.path")?;
-        Ok(format!("{scheme}://{authority}{path}"))
+        normal_path(without_query(target)).ok_or("proxy.path")
     }
 }
 

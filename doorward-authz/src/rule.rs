@@ -10,9 +10,11 @@ use serde_json::Value;
 
 use super::claims::{ClaimPath, IssuerName, Timestamp, scopes};
 use super::denial::Denial;
+use super::mcp::{Fit, McpMatch, McpMessage};
 use super::readings::loosest;
+use super::refusal::Refusal;
 use super::revocation::Kind;
-use super::token::VerifiedToken;
+use super::token::{Audiences, TrustedIssuer, VerifiedToken};
 
 /// The parts of a request that the decision reads, borrowed from its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +35,23 @@ pub struct RequestView<'a> {
     /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
     /// one.
     pub certificate: &'a str,
+    /// The one MCP message of the request, as the proxy read it; `None` if it read none, or more than one.
+    pub mcp: Option<McpMessage<'a>>,
 }
 
 impl<'a> RequestView<'a> {
     /// The view of a request that could not be read.
-    pub const NOTHING: Self =
-        Self { method: "", target: "", host: "", scheme: "", headers: &[], rule: None, source: None, certificate: "" };
+    pub const NOTHING: Self = Self {
+        method: "",
+        target: "",
+        host: "",
+        scheme: "",
+        headers: &[],
+        rule: None,
+        source: None,
+        certificate: "",
+        mcp: None,
+    };
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
@@ -175,18 +188,30 @@ pub struct Match {
     pub path: PathMatch,
     pub hosts: Vec<HostPattern>,
     pub methods: Vec<String>,
+    /// `None`: whatever message the request carries.
+    pub mcp: Option<McpMatch>,
 }
 
 impl Match {
-    /// Whether host and method match those of the request exactly.
-    pub(super) fn host_and_method(&self, request: &RequestView<'_>) -> bool {
+    /// Whether all but the path match those of the request exactly. What depends on a message that is not
+    /// known fits: [`Self::lacks_message`] refuses it.
+    pub(super) fn beside_path(&self, request: &RequestView<'_>) -> bool {
         let host = || host_of(request.host);
-        self.method(request.method) && (self.hosts.is_empty() || self.host(&host()))
+        self.method(request.method) && (self.hosts.is_empty() || self.host(&host())) && self.message(request)
     }
 
-    /// [`Self::host_and_method`] in the reading of the loosest server: methods in any case, the host behind userinfo
-    /// and before any number of dots.
-    pub(super) fn host_and_method_loosely(&self, request: &RequestView<'_>) -> bool {
+    /// Whether it cannot be told that the rule is for this request, because its MCP message is not known.
+    pub(super) fn lacks_message(&self, request: &RequestView<'_>) -> bool {
+        self.mcp.as_ref().is_some_and(|mcp| mcp.fit(request.mcp) == Fit::Unknown)
+    }
+
+    fn message(&self, request: &RequestView<'_>) -> bool {
+        self.mcp.as_ref().is_none_or(|mcp| mcp.fit(request.mcp) != Fit::No)
+    }
+
+    /// [`Self::beside_path`] in the reading of the loosest server: methods in any case, the host behind userinfo and
+    /// before any number of dots.
+    pub(super) fn beside_path_loosely(&self, request: &RequestView<'_>) -> bool {
         let host = || {
             let host = request.host.rsplit('@').next().unwrap_or_default();
             host_of(host).trim_end_matches('.').to_owned()
@@ -195,7 +220,9 @@ impl Match {
             let method = request.method;
             allowed.eq_ignore_ascii_case(method) || (allowed == "GET" && method.eq_ignore_ascii_case("HEAD"))
         };
-        (self.methods.is_empty() || self.methods.iter().any(same)) && (self.hosts.is_empty() || self.host(&host()))
+        (self.methods.is_empty() || self.methods.iter().any(same))
+            && (self.hosts.is_empty() || self.host(&host()))
+            && self.message(request)
     }
 
     fn host(&self, host: &str) -> bool {
@@ -329,6 +356,8 @@ pub struct Requirements {
     pub claims: BTreeMap<String, Vec<Value>>,
     /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
+    /// The token names one of these (RFC 8707); `None` accepts what the issuer's own audiences accept.
+    pub audience: Option<Audiences>,
     /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
     pub actors: Vec<String>,
     /// Whether an actor is required, or not allowed.
@@ -340,7 +369,15 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    pub fn check(&self, token: &VerifiedToken, leeway: Duration, now: Timestamp) -> Result<(), Denial> {
+    /// `issuer`: that of the token.
+    pub fn check(&self, token: &VerifiedToken, issuer: &TrustedIssuer, now: Timestamp) -> Result<(), Refusal> {
+        if let Some(audience) = &self.audience {
+            issuer.check_audience_of(audience, token.claims())?;
+        }
+        Ok(self.check_claims(token, issuer.leeway, now)?)
+    }
+
+    fn check_claims(&self, token: &VerifiedToken, leeway: Duration, now: Timestamp) -> Result<(), Denial> {
         if !self.issuers.is_empty() && !self.issuers.contains(token.issuer()) {
             return Err(Denial::ClaimMismatch);
         }

@@ -10,6 +10,7 @@ use std::ops::Deref;
 
 use super::denial::Denial;
 use super::path::Path;
+use super::refusal::Refusal;
 use super::rule::{Match, PathMatch, RequestView, Rule};
 use index::Index;
 
@@ -58,14 +59,15 @@ impl Rules {
     }
 
     /// The rule that the route names, else the first match, else `default`; with the protecting rules
-    /// of all other readings of the path. A loosening rule is always alone.
-    pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Denial> {
+    /// of all other readings of the path. A loosening rule is always alone. A rule for some MCP messages refuses a
+    /// request whose message is not known.
+    pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Refusal> {
         let path = Path::new(request.target);
         if path.is_too_odd() {
-            return Err(Denial::BadRequest);
+            return Err(Refusal::new(Denial::BadRequest, "the path is too long for the number of its readings"));
         }
         let named = match request.rule {
-            Some(name) => Some(self.named(name).ok_or(Denial::BadRequest)?),
+            Some(name) => Some(self.named(name).ok_or_else(|| Refusal::new(Denial::BadRequest, UNKNOWN_RULE))?),
             None => None,
         };
         let mut selected = Selection::default();
@@ -94,7 +96,14 @@ impl Rules {
                 selected.add(rule);
             }
         }
-        Ok(Selected { first: selected.first.unwrap_or(default), others: selected.others })
+        let Selection { first, others } = selected;
+        let mut by_match =
+            first.iter().chain(&others).filter(|rule| !named.is_some_and(|named| std::ptr::eq(named, **rule)));
+        let lacks = |rule: &&&Rule| rule.matches.as_ref().is_some_and(|matches| matches.lacks_message(request));
+        if let Some(rule) = by_match.find(lacks) {
+            return Err(Refusal::new(Denial::BadRequest, format_args!("the rule `{}` {LACKS_MESSAGE}", rule.name)));
+        }
+        Ok(Selected { first: first.unwrap_or(default), others })
     }
 
     /// The first rule for the original path.
@@ -103,7 +112,7 @@ impl Rules {
     }
 
     fn is_literal(&self, at: usize, path: &str, request: &RequestView<'_>) -> bool {
-        let matches = |matches: &Match| matches.path.matches(path) && matches.host_and_method(request);
+        let matches = |matches: &Match| matches.path.matches(path) && matches.beside_path(request);
         self.all[at].matches.as_ref().is_some_and(matches)
     }
 
@@ -117,11 +126,19 @@ impl Rules {
     ) -> Option<usize> {
         self.folded.first(reading, end, |at| {
             let path = self.folded_paths[at].as_ref().is_some_and(|path| path.matches(reading));
-            let matches = |matches: &Match| matches.host_and_method_loosely(request);
+            let matches = |matches: &Match| matches.beside_path_loosely(request);
             path && self.all[at].matches.as_ref().is_some_and(matches) && wanted(at)
         })
     }
 }
+
+/// Why a route's choice cannot be followed. The name that it gives is shown by explaining.
+const UNKNOWN_RULE: &str = "context_extensions of the route names a rule which the configuration does not have";
+
+/// Why a request with a rule for MCP messages is refused.
+const LACKS_MESSAGE: &str = "needs to know the MCP message, and the proxy names none: the request has another method \
+    than POST, or a body that is not one JSON-RPC request; a call without the name of its tool; a response; or \
+    Envoy's MCP filter or its metadata is missing";
 
 /// The rules selected so far, each once; one alone takes no memory.
 #[derive(Default)]
@@ -145,12 +162,13 @@ impl<'a> Selection<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mcp::{McpMatch, McpMessage, NamePattern};
     use crate::rule::{Access, HostPattern};
     use proptest::prelude::*;
     use regex::Regex;
 
     fn rule(name: &str, access: Access, path: PathMatch) -> Rule {
-        let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new() });
+        let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new(), mcp: None });
         Rule { name: name.into(), matches, access, ..Rule::default() }
     }
 
@@ -175,7 +193,7 @@ mod tests {
                 let names: Vec<_> = [selected.first].iter().chain(&selected.others).map(|rule| &*rule.name).collect();
                 names.join(" ")
             }
-            Err(denial) => denial.label().to_owned(),
+            Err(refusal) => refusal.denial.label().to_owned(),
         }
     }
 
@@ -284,6 +302,7 @@ mod tests {
             path,
             hosts: hosts.iter().filter_map(|host| HostPattern::parse(host)).collect(),
             methods: methods.iter().map(|&method| method.to_owned()).collect(),
+            mcp: None,
         };
         let with = |name: &str, access, matches| Rule { matches: Some(matches), ..rule(name, access, PathMatch::Any) };
         let rules = Rules::new(vec![
@@ -308,6 +327,51 @@ mod tests {
         ] {
             assert_eq!(select_with(&rules, method, host, target), expected, "{method} {host} {target}");
         }
+    }
+
+    #[test]
+    fn a_rule_for_messages_is_asked_about_all_that_fits_it_otherwise() {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| NamePattern::new(text)).collect::<Vec<_>>();
+        let with = |name: &str, access, methods: &[&str], tools: &[&str]| {
+            let mcp = Some(McpMatch { methods: patterns(methods), tools: patterns(tools) });
+            let methods = vec!["POST".to_owned()];
+            let matches = Some(Match { path: prefix("/mcp"), hosts: Vec::new(), methods, mcp });
+            Rule { matches, ..rule(name, access, PathMatch::Any) }
+        };
+        let rules = Rules::new(vec![
+            with("pay", Access::Protected, &["tools/call"], &["pay_*"]),
+            with("list", Access::Public, &["tools/list"], &[]),
+            rule("mcp", Access::Protected, prefix("/mcp")),
+        ]);
+        let default = Rule::default();
+        let message = |method, tool| Some(McpMessage { method, tool });
+        for (method, target, mcp, expected) in [
+            ("POST", "/mcp", message("tools/call", Some("pay_rent")), "pay"),
+            ("post", "/MCP/x", message("tools/call", Some("pay_rent")), "pay default"),
+            ("POST", "/mcp/%2e%2e/mcp", message("tools/call", Some("pay_rent")), "pay"),
+            ("POST", "/mcp", message("tools/call", Some("look")), "mcp"),
+            ("POST", "/mcp", message("tools/list", None), "list"),
+            ("POST", "/MCP", message("tools/list", None), "mcp default"),
+            ("POST", "/mcp", None, "bad_request"),
+            ("POST", "/MCP", None, "bad_request"),
+            ("POST", "/mcp", message("tools/call", None), "bad_request"),
+            ("GET", "/mcp", None, "mcp"),
+            ("DELETE", "/mcp", None, "mcp"),
+            ("POST", "/other", None, "default"),
+        ] {
+            let request = RequestView { method, target, mcp, host: "a", ..RequestView::NOTHING };
+            let selected = match rules.select(&request, &default) {
+                Ok(selected) => {
+                    let rules = [selected.first].into_iter().chain(selected.others);
+                    rules.map(|rule| rule.name.to_string()).collect::<Vec<_>>().join(" ")
+                }
+                Err(refusal) => refusal.denial.label().to_owned(),
+            };
+            assert_eq!(selected, expected, "{method} {target} {mcp:?}");
+        }
+        // A route that names the rule has told what the request is.
+        let request = RequestView { method: "GET", target: "/mcp", rule: Some("pay"), ..RequestView::NOTHING };
+        assert_eq!(&*rules.select(&request, &default).unwrap().first.name, "pay");
     }
 
     /// The same rules, each of them compared.

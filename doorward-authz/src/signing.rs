@@ -102,12 +102,18 @@ impl PayloadSigner {
         Ok(Self { key: SigningKey::from_pem(pem)?, ttl })
     }
 
-    /// Signs an identity. It is valid for the configured time, and no longer than its token.
+    /// Signs an identity as a token of this `typ`. It is valid for the configured time, and no longer than its token.
     #[must_use]
-    pub fn sign(&self, mut identity: Map<String, Value>, now: Timestamp, token_expires: Timestamp) -> Option<String> {
+    pub fn sign(
+        &self,
+        token_type: &str,
+        mut identity: Map<String, Value>,
+        now: Timestamp,
+        token_expires: Timestamp,
+    ) -> Option<String> {
         identity.insert("iat".to_owned(), json!(now.as_secs()));
         identity.insert("exp".to_owned(), json!(now.plus(self.ttl).min(token_expires).as_secs()));
-        self.key.sign(PAYLOAD_TYPE, &identity)
+        self.key.sign(token_type, &identity)
     }
 
     /// The public half as a JSON Web Key.
@@ -157,7 +163,9 @@ mod tests {
     fn a_payload_is_signed_with_the_algorithm_of_its_key_and_verifies_by_the_public_half() {
         for (pem, algorithm) in [(ES256, "ES256"), (EDDSA, "EdDSA"), (RS256, "RS256")] {
             let signer = PayloadSigner::from_pem(pem, Duration::from_secs(60)).unwrap();
-            let jws = signer.sign(identity(), Timestamp::from_secs(1_000), Timestamp::from_secs(2_000)).unwrap();
+            let jws = signer
+                .sign(PAYLOAD_TYPE, identity(), Timestamp::from_secs(1_000), Timestamp::from_secs(2_000))
+                .unwrap();
             let header = jsonwebtoken::decode_header(&jws).unwrap();
             assert_eq!(serde_json::to_value(header.alg).unwrap(), algorithm);
             assert_eq!(header.typ.as_deref(), Some(PAYLOAD_TYPE));
@@ -176,7 +184,9 @@ mod tests {
     #[test]
     fn a_payload_does_not_outlive_its_token() {
         let signer = PayloadSigner::from_pem(ES256, Duration::from_secs(60)).unwrap();
-        let jws = signer.sign(identity(), Timestamp::from_secs(1_000), Timestamp::from_millis(1_010_999)).unwrap();
+        let jws = signer
+            .sign(PAYLOAD_TYPE, identity(), Timestamp::from_secs(1_000), Timestamp::from_millis(1_010_999))
+            .unwrap();
         let payload = URL_SAFE_NO_PAD.decode(jws.split('.').nth(1).unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap()["exp"], 1_010);
     }

@@ -5,6 +5,7 @@
 //! out.
 
 pub(super) mod fields;
+mod mcp;
 pub(super) mod message;
 mod request;
 mod response;

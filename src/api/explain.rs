@@ -15,7 +15,7 @@ use crate::authz::denial::Denial;
 use crate::authz::identity::{Place, TokenField};
 use crate::authz::revocation::{Hit, Watermark};
 use crate::authz::rule::{Access, OnStale, RequestView, Requirements, Rule};
-use crate::authz::token::UnverifiedToken;
+use crate::authz::token::{Audiences, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
 
@@ -191,6 +191,9 @@ fn requirements(require: &Requirements) -> Value {
     }
     if !require.issuers.is_empty() {
         listed.insert("issuers".to_owned(), require.issuers.iter().map(ToString::to_string).collect());
+    }
+    if let Some(Audiences::OneOf(audience)) = &require.audience {
+        listed.insert("audience".to_owned(), json!(audience));
     }
     if !require.actors.is_empty() {
         listed.insert("actors".to_owned(), json!(require.actors));

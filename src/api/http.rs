@@ -20,6 +20,7 @@ mod probes;
 mod problem;
 mod refusals;
 mod registrations;
+mod resource;
 mod revocations;
 mod signals;
 
@@ -31,13 +32,14 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use axum::routing::{any, get};
+use axum::routing::{any, get, options};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::authz::answer::Respond;
+use crate::authz::resource::WELL_KNOWN;
 use crate::state::State;
 pub use events::GoesOn;
 pub use openapi::document;
@@ -136,6 +138,9 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::metrics))
         .routes(routes!(jwks::jwks))
         .routes(routes!(logout::logout, logout::preflight))
+        .routes(routes!(resource::metadata))
+        .route(WELL_KNOWN, options(resource::preflight))
+        .route(&format!("{WELL_KNOWN}/{{*path}}"), get(resource::metadata).options(resource::preflight))
         .route(forward_auth::PREFIX, any(forward_auth::forward_auth))
         .route("/auth/", any(forward_auth::forward_auth))
         .route("/auth/{*path}", any(forward_auth::forward_auth))

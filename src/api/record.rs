@@ -93,14 +93,7 @@ pub(super) fn log(
     let trace_id = traceparent.or_else(|| request.header("traceparent").next()).and_then(trace_id);
     // The name from the route is shown by `explain` only.
     let unknown_rule = request.rule.map(|name| policy.authorizer.rules.named(name).is_none()).filter(|is| *is);
-    let detail = flaw.or_else(|| match denial {
-        Some(Denial::BadRequest) if unknown_rule.is_some() => {
-            Some("context_extensions of the route names a rule which the configuration does not have")
-        }
-        Some(Denial::BadRequest) => Some("the path is too long for the number of its readings"),
-        Some(_) => decision.evidence.detail.as_deref(),
-        None => None,
-    });
+    let detail = flaw.or_else(|| denial.and(decision.evidence.detail.as_deref()));
     info!(
         decision = outcome,
         reason = denial.map_or("ok", Denial::label),

@@ -26,7 +26,7 @@ use super::check::{GRPC_STATUS, PREFIX};
 use crate::authz::answer::{STREAM, STREAM_RULE};
 use crate::authz::authorizer::Evidence;
 use crate::authz::jwks::KeyDigest;
-use crate::authz::rule::{OnStale, Requirements, Rule};
+use crate::authz::rule::{OnStale, RequestView, Requirements, Rule};
 use crate::authz::stream_proof::{StreamFacts, Subject};
 use crate::authz::token::TrustedIssuer;
 use crate::clock::{self, Steady};
@@ -274,7 +274,10 @@ impl Service {
         count_end(&self.state, ended);
         let policy = self.state.policy();
         let refusal = match ended.cause.denial() {
-            Ok(denial) => policy.responder.refuse(denial, &Requirements::default(), &Evidence::default()),
+            Ok(denial) => {
+                let (require, evidence) = (Requirements::default(), Evidence::default());
+                policy.responder.refuse(denial, &require, &evidence, &RequestView::NOTHING)
+            }
             Err(message) => policy.responder.refuse_stream(ended.cause.label(), message),
         };
         let status = if refusal.status == 401 { UNAUTHENTICATED } else { UNAVAILABLE };

@@ -12,6 +12,7 @@ use crate::api::explain;
 use crate::authz::authorizer::{KeyFetch, Needs, Outcome, StoreAnswer, View};
 use crate::authz::denial::Denial;
 use crate::authz::dpop::Spending;
+use crate::authz::mcp::McpMessage;
 use crate::authz::revocation::RevocationIndex;
 use crate::authz::rule::RequestView;
 use crate::clock;
@@ -49,6 +50,12 @@ pub(super) struct ExplainArgs {
     /// The rule that the route names (`context_extensions: {doorward.rule: NAME}`).
     #[arg(long)]
     rule: Option<String>,
+    /// The JSON-RPC method of the request's MCP message.
+    #[arg(long, value_name = "METHOD")]
+    mcp_method: Option<String>,
+    /// The tool that it calls.
+    #[arg(long, value_name = "NAME", requires = "mcp_method")]
+    mcp_tool: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -139,6 +146,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
         headers: &headers,
         rule: args.rule.as_deref(),
         scheme: &args.scheme,
+        mcp: args.mcp_method.as_deref().map(|method| McpMessage { method, tool: args.mcp_tool.as_deref() }),
         ..RequestView::NOTHING
     };
 

@@ -40,6 +40,7 @@ mod issuers;
 mod limits;
 mod proxy;
 mod requests;
+mod resource;
 mod revocation;
 mod signals;
 
@@ -50,9 +51,10 @@ pub use issuers::{
 pub use limits::Limits;
 pub use proxy::{ClientCertificateFile, ProxyFile};
 pub use requests::{
-    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, RequireFile, RuleFile, SignOutFile,
-    SignOutScope, StreamsFile, ThenFile,
+    AccessFile, ApiKeyFile, ApiKeyUseFile, ApiKeysFile, BadToken, MatchFile, McpMatchFile, RequireFile, RuleFile,
+    SignOutFile, SignOutScope, StreamsFile, ThenFile,
 };
+pub use resource::ResourceFile;
 pub use revocation::{
     AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
 };
@@ -73,8 +75,12 @@ pub struct ConfigFile {
     /// What the proxy in front is believed to say about a request: the URI that a DPoP proof must name, and the
     /// client's certificate.
     pub proxy: ProxyFile,
+    /// The description of the protected resource for OAuth clients (RFC 9728); off by default.
+    pub resource: Option<ResourceFile>,
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
+    /// Answers to nginx, Traefik and Caddy.
+    pub forward_auth: ForwardAuthFile,
     /// Which policy a request meets: the first that matches; none means protected.
     #[schemars(extend("x-shown" = "text"))]
     pub rules: Vec<RuleFile>,
@@ -201,7 +207,24 @@ section! {
         pub header: String = "x-identity".to_owned(),
         /// Signs it; null sends plain base64url JSON.
         pub sign: Option<SignFile> = None,
+        /// What it says.
+        pub profile: ProfileFile = ProfileFile::default(),
+        /// With `profile: txn-token`, the name of the trust domain (`aud`).
+        #[schemars(example = "shop.example.com", extend("x-shown" = "text"))]
+        pub audience: Option<String> = None,
     }
+}
+
+/// What the identity payload says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProfileFile {
+    /// The fields of the identity.
+    #[default]
+    Identity,
+    /// A transaction token (draft-ietf-oauth-transaction-tokens), which must be signed: `typ` is `txntoken+jwt`, `txn` is
+    /// new for each request.
+    TxnToken,
 }
 
 section! {
@@ -214,6 +237,16 @@ section! {
         /// How long the signed payload is valid.
         #[schemars(transform = Within("1s", "1d"))]
         pub ttl: Span = Span::seconds(60),
+    }
+}
+
+section! {
+    /// Answers to proxies that ask over HTTP.
+    pub struct ForwardAuthFile {
+        /// How long a proxy may keep an answer that allows, at most; `0s`: not at all. A sign-out takes at most
+        /// `max_staleness` all the same, but no longer effect at once.
+        #[schemars(transform = Within("0s", "1h"))]
+        pub cache: Span = Span::seconds(0),
     }
 }
 

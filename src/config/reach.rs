@@ -41,7 +41,7 @@ fn covers(outer: &Match, inner: &Match, any_case: bool) -> bool {
     let hosts = outer.hosts.is_empty() || !inner.hosts.is_empty() && inner.hosts.iter().all(host);
     let paths =
         path_covers(&outer.path, &inner.path) || any_case && path_covers(&outer.path.folded(), &inner.path.folded());
-    methods && hosts && paths
+    methods && hosts && paths && (outer.mcp.is_none() || outer.mcp == inner.mcp)
 }
 
 fn host_covers(outer: &HostPattern, inner: &HostPattern) -> bool {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::check::{Check, header_fault};
 use super::fault::KeyPath;
-use super::file::{ConfigFile, IdentityFile, PayloadFile, TokenFile, TokenFromFile};
+use super::file::{ConfigFile, IdentityFile, PayloadFile, ProfileFile, TokenFile, TokenFromFile};
 use super::issuers::claim_path;
 use super::schema::either;
-use crate::authz::answer::IdentityField;
+use crate::authz::answer::{IdentityField, PayloadProfile};
 use crate::authz::signing::PayloadSigner;
 use crate::authz::token_source::{TokenSettings, TokenSource};
 
@@ -33,6 +33,7 @@ pub struct Payload {
     /// In lower case.
     pub header: String,
     pub signer: Option<Arc<PayloadSigner>>,
+    pub profile: PayloadProfile,
 }
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
@@ -204,7 +205,24 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
         }
         signer.ok()
     });
-    Payload { header, signer }
+    let is_transaction = file.profile == ProfileFile::TxnToken;
+    if is_transaction && file.sign.is_none() {
+        check.fault(&at.key("profile"), "needs `sign`: a transaction token is signed");
+    }
+    if is_transaction != file.audience.is_some() {
+        check.fault(
+            &at.key("audience"),
+            "must be the name of the trust domain with `profile: txn-token`, and is left out otherwise",
+        );
+    }
+    if let Some(audience) = &file.audience {
+        check.text(&at.key("audience"), audience);
+    }
+    let profile = match &file.audience {
+        Some(audience) if is_transaction => PayloadProfile::Transaction { audience: audience.clone() },
+        _ => PayloadProfile::Identity,
+    };
+    Payload { header, signer, profile }
 }
 
 /// Every header has one meaning: Doorward must not set a header that it reads.

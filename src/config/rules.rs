@@ -8,18 +8,20 @@ use serde_json::Value;
 use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{
-    AccessFile, ApiKeyUseFile, BadToken, ConfigFile, MatchFile, OnStaleFile, OneOrMany, RequireFile, RuleFile,
-    SignOutScope, StreamsFile, ThenFile,
+    AccessFile, ApiKeyUseFile, AudiencesFile, BadToken, ConfigFile, MatchFile, McpMatchFile, OnStaleFile, OneOrMany,
+    RequireFile, RuleFile, SignOutScope, StreamsFile, ThenFile,
 };
 use super::issuers::claim_path;
 use super::patterns::{self, Foreign};
 use super::{reach, templates};
 use crate::authz::claims::IssuerName;
+use crate::authz::mcp::{CALL, McpMatch, NamePattern};
 use crate::authz::path::is_normal;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{
     Access, ApiKeyUse, DEFAULT_RULE, HostPattern, Match, OnStale, PathMatch, Requirements, Rule, SignOut, Streams, Then,
 };
+use crate::authz::token::Audiences;
 
 pub(super) fn rules(check: &mut Check<'_>, file: &ConfigFile) -> Vec<Rule> {
     let at = KeyPath::root().key("rules");
@@ -123,7 +125,8 @@ fn matches(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> Match {
         && file.path_prefix.is_none()
         && file.path_regex.is_none()
         && file.hosts.is_none()
-        && file.methods.is_none();
+        && file.methods.is_none()
+        && file.mcp.is_none();
     if nothing {
         check.fault(at, "is empty; write `path_prefix: /` for every request, or leave `match` out");
     }
@@ -131,7 +134,38 @@ fn matches(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> Match {
         path: path_match(check, at, file),
         hosts: hosts(check, &at.key("hosts"), file.hosts.as_deref()),
         methods: methods(check, &at.key("methods"), file.methods.as_deref()),
+        mcp: file.mcp.as_ref().map(|file| mcp(check, &at.key("mcp"), file)),
     }
+}
+
+fn mcp(check: &mut Check<'_>, at: &KeyPath, file: &McpMatchFile) -> McpMatch {
+    if file.methods.is_none() && file.tools.is_none() {
+        check.fault(at, "is empty; write `methods: [\"*\"]` for every message, or leave `mcp` out");
+    }
+    let tools = names(check, &at.key("tools"), file.tools.as_deref(), "tool");
+    let methods = names(check, &at.key("methods"), file.methods.as_deref(), "method");
+    if file.tools.is_some() && file.methods.as_ref().is_some_and(|methods| *methods != [CALL]) {
+        check.fault(&at.key("tools"), "only `tools/call` names a tool: write `methods: [tools/call]`, and the other methods in a rule of their own");
+    }
+    McpMatch { methods, tools }
+}
+
+fn names(check: &mut Check<'_>, at: &KeyPath, names: Option<&[String]>, what: &str) -> Vec<NamePattern> {
+    /// Each costs a search in the name.
+    const MOST_STARS: usize = 8;
+    let Some(names) = names else { return Vec::new() };
+    check.list(at, names, &format!("; leave it out for any {what}"));
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            check.fault(
+                &at.index(index),
+                format!("must be the name of a {what}, in which `*` stands for any characters"),
+            );
+        } else if name.matches('*').count() > MOST_STARS {
+            check.fault(&at.index(index), format!("must have at most {MOST_STARS} `*`"));
+        }
+    }
+    names.iter().map(|name| NamePattern::new(name)).collect()
 }
 
 fn path_match(check: &mut Check<'_>, at: &KeyPath, file: &MatchFile) -> PathMatch {
@@ -253,18 +287,13 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
     if file.scopes.is_some() {
         check.list(&at.key("scopes"), &scopes, "; leave it out to require none");
     }
-    for (index, scope) in scopes.iter().enumerate() {
-        // RFC 6749 section 3.3: the characters of `scope`, and of the challenge that names it.
-        let fits = !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-        if !fits {
-            check.fault(&at.key("scopes").index(index), "must be one scope, without spaces and quotes");
-        }
-    }
+    self::scopes(check, &at.key("scopes"), &scopes);
     let issuers = issuers(check, &at.key("issuers"), file.issuers.as_deref(), whole);
     Requirements {
         scopes,
         claims: claims(check, &at.key("claims"), file.claims.as_ref()),
         issuers,
+        audience: file.audience.as_ref().map(|names| audience(check, &at.key("audience"), names, whole)),
         actors: actors(check, &at.key("actors"), file),
         delegated: file.delegated,
         max_age: file.max_age.map(|span| *span),
@@ -283,6 +312,34 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
             }
         },
     }
+}
+
+/// Faults for texts without the characters of `scope`, and of the challenge that names it (RFC 6749 section 3.3).
+pub(super) fn scopes(check: &mut Check<'_>, at: &KeyPath, scopes: &[String]) {
+    for (index, scope) in scopes.iter().enumerate() {
+        let fits = !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+        if !fits {
+            check.fault(&at.index(index), "must be one scope, without spaces and quotes");
+        }
+    }
+}
+
+fn audience(check: &mut Check<'_>, at: &KeyPath, names: &[String], whole: &ConfigFile) -> Audiences {
+    check.list(at, names, "; leave it out for any that the issuer's `audiences` accept");
+    let accepts = |file: &AudiencesFile, name: &String| match file {
+        AudiencesFile::Word(_) => true,
+        AudiencesFile::OneOf(audiences) => audiences.contains(name),
+    };
+    let issuers = KeyPath::root().key("issuers");
+    for (index, name) in names.iter().enumerate() {
+        if !check.is_blamed(&issuers) && !whole.issuers.iter().any(|issuer| accepts(&issuer.audiences, name)) {
+            check.fault(
+                &at.index(index),
+                "must be one of the `audiences` of an issuer: no token with another is accepted",
+            );
+        }
+    }
+    Audiences::OneOf(names.to_vec())
 }
 
 fn actors(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile) -> Vec<String> {

@@ -1,4 +1,4 @@
-use crate::authz::answer::{IdentityField, TokenField};
+use crate::authz::answer::{IdentityField, PayloadProfile, TokenField};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,7 +65,10 @@ fn the_example_of_the_specification_loads() {
     let bearer = TokenSource::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) };
     assert_eq!((config.token.settings.from, config.token.settings.max_bytes), (vec![bearer], 16384));
     assert_eq!(config.identity.headers[0], ("x-user-email".to_owned(), IdentityField::Token(TokenField::Email)));
-    assert_eq!(config.identity.payload, Some(Payload { header: "x-identity".to_owned(), signer: None }));
+    assert_eq!(
+        config.identity.payload,
+        Some(Payload { header: "x-identity".to_owned(), signer: None, profile: PayloadProfile::Identity })
+    );
 
     let accesses: Vec<_> = config.rules.iter().map(|rule| (rule.name.as_ref(), rule.access)).collect();
     let sign_out = Access::SignOut(SignOut { scope: Kind::Token, then: Then::Forward });

@@ -56,6 +56,7 @@ pub fn policy(config: &Config) -> Policy {
         transmitters,
         max_wait: *config.limits.decision_timeout,
         max_waiting: config.limits.waiting_decisions,
+        kept_answers: config.kept_answers,
         accept_loss: config.revocation.accept_loss,
     }
 }

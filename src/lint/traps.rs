@@ -3,6 +3,7 @@
 mod check;
 mod cluster;
 mod connection;
+mod mcp;
 mod module;
 mod routes;
 mod streams;
@@ -16,7 +17,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// All rules of lint. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 53] = [
+pub const TRAPS: [Trap; 56] = [
     trap(
         "no-ext-authz",
         Error,
@@ -263,6 +264,27 @@ pub const TRAPS: [Trap; 53] = [
         streams::stream_closes_late,
         "HttpConnectionManager.delayed_close_timeout; the default is 1 s",
         "delayed_close_timeout: 0.1s",
+    ),
+    trap(
+        "mcp-after-check",
+        Error,
+        mcp::mcp_after_check,
+        "Envoy documentation, HTTP filters: filter ordering",
+        "put envoy.filters.http.mcp before ext_authz",
+    ),
+    trap(
+        "mcp-not-sent",
+        Error,
+        mcp::mcp_not_sent,
+        "ExtAuthz.metadata_context_namespaces",
+        "envoy.filters.http.mcp before ext_authz, which has metadata_context_namespaces: [envoy.filters.http.mcp]",
+    ),
+    trap(
+        "mcp-ambiguous",
+        Error,
+        mcp::mcp_ambiguous,
+        "Mcp.reject_duplicate_keys, Mcp.attribute_source, Mcp.request_storage_mode; measured on Envoy 1.40",
+        "reject_duplicate_keys: true, and the other two left out",
     ),
     trap("module-closed", Error, module::module_closed, "DynamicModuleConfig.do_not_close", "do_not_close: true"),
     trap(

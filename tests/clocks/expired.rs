@@ -61,7 +61,7 @@ async fn a_sign_out_holds_where_the_token_is_alive_by_another_clock() {
     assert_eq!(reason(&Checks::connect(&patient.check).await, &moments).await, "signed_out");
     // A store that was emptied knows no leeway of anybody.
     redis.cli(&["FLUSHALL"]);
-    writer.logs("revocation store is whole again").await;
+    writer.logs("revocation store is complete again").await;
     let token = tokens.with(json!({"iat": now() - 600, "exp": now() - 60}));
     let checks = Checks::connect(&patient.check).await;
     assert_eq!(reason(&checks, &token).await, "ok");
@@ -82,7 +82,7 @@ async fn what_has_expired_is_put_back() {
     assert_eq!(reason(&checks, &token).await, "revoked");
     eventually("it expired a while ago", async || now() > end + 4).await;
     redis.cli(&["FLUSHALL"]);
-    writer.logs("revocation store is whole again").await;
+    writer.logs("revocation store is complete again").await;
     let (behind, _clock) = off_by("-1h", &config).await;
     assert_eq!(reason(&Checks::connect(&behind.check).await, &token).await, "revoked");
 }

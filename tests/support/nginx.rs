@@ -27,7 +27,12 @@ pub fn binary() -> Option<&'static str> {
 impl Nginx {
     /// Starts nginx with this content of `server { … }`.
     pub async fn start(binary: &str, server: &str) -> Self {
-        Self::listening(binary, "", server).await
+        Self::listening(binary, "", "", server).await
+    }
+
+    /// As [`Self::start`], with more in `http { … }`, in which `DIR` is a folder.
+    pub async fn start_with(binary: &str, http: &str, server: &str) -> Self {
+        Self::listening(binary, "", http, server).await
     }
 
     /// As [`Self::start`], over TLS with this certificate and key, both PEM.
@@ -38,10 +43,10 @@ impl Nginx {
         std::fs::write(&key_file, key).unwrap();
         let files = format!("ssl_certificate {}; ssl_certificate_key {};", cert_file.display(), key_file.display());
         // The files are read before it listens.
-        Self::listening(binary, " ssl", &format!("{files}\n{server}")).await
+        Self::listening(binary, " ssl", "", &format!("{files}\n{server}")).await
     }
 
-    async fn listening(binary: &str, how: &str, server: &str) -> Self {
+    async fn listening(binary: &str, how: &str, http: &str, server: &str) -> Self {
         let dir = TempDir::new();
         // nginx accepts no open socket and does not report its port: a recently free one is used.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -49,8 +54,9 @@ impl Nginx {
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))
             .concat();
+        let http = http.replace("DIR", &path.to_string());
         let config = format!(
-            "pid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port}{how};\n{server}\n  }}\n}}\n"
+            "pid {path}/pid;\nerror_log {path}/error.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temp}{http}  server {{\n    listen 127.0.0.1:{port}{how};\n{server}\n  }}\n}}\n"
         );
         let file = dir.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();

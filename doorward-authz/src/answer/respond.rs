@@ -6,7 +6,7 @@ use super::Responder;
 use crate::authorizer::{Evidence, LockedOut, ProofResult};
 use crate::denial::{BEARER, Check, Class, Denial};
 use crate::dpop;
-use crate::rule::Requirements;
+use crate::rule::{RequestView, Requirements};
 
 #[derive(Clone, Debug)]
 pub struct Respond {
@@ -30,13 +30,19 @@ impl Respond {
 }
 
 impl Responder {
-    /// The refusal for a reason; `require` and `evidence` have what a challenge must tell.
+    /// The refusal for a reason; `require`, `evidence` and `request` have what a challenge must tell.
     #[must_use]
-    pub fn refuse(&self, denial: Denial, require: &Requirements, evidence: &Evidence) -> Respond {
+    pub fn refuse(
+        &self,
+        denial: Denial,
+        require: &Requirements,
+        evidence: &Evidence,
+        request: &RequestView<'_>,
+    ) -> Respond {
         let class = class_of(denial, evidence);
         let mut headers =
             vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
-        if let Some(challenge) = self.challenge(denial, class, require, evidence.is_dpop) {
+        if let Some(challenge) = self.challenge(denial, class, require, evidence.is_dpop, request) {
             headers.push(("www-authenticate", challenge));
         }
         let nonce = evidence.proof.as_ref().and_then(|proof| proof.nonce.as_deref());
@@ -69,18 +75,25 @@ impl Responder {
         }
     }
 
-    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3.
-    fn challenge(&self, denial: Denial, class: Class, require: &Requirements, is_dpop: bool) -> Option<String> {
+    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3, RFC 9728 section 5.1.
+    fn challenge(
+        &self,
+        denial: Denial,
+        class: Class,
+        require: &Requirements,
+        is_dpop: bool,
+        request: &RequestView<'_>,
+    ) -> Option<String> {
         let scheme = class.challenge?;
         let mut parameters = Vec::new();
+        // Clients that are led to the issuer ask it for what the rule wants (MCP, Scope Selection Strategy).
+        let leads = scheme == BEARER && self.resource.is_some();
+        let metadata = self.resource.as_ref().filter(|_| leads).and_then(|resource| resource.metadata_url(request));
         // RFC 6750 section 3.1: no error code where no credentials were.
         if scheme == BEARER && denial != Denial::MissingToken {
             parameters.push(("error", class.error.to_owned()));
             if self.errors.reasons {
                 parameters.push(("error_description", denial.message().to_owned()));
-            }
-            if denial == Denial::InsufficientScope {
-                parameters.push(("scope", require.scopes.join(" ")));
             }
             if denial == Denial::InsufficientAuthentication {
                 let acr = Some(require.acr.join(" ")).filter(|acr| !acr.is_empty());
@@ -88,9 +101,14 @@ impl Responder {
                 parameters.extend(require.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
             }
         }
+        if denial == Denial::InsufficientScope || leads && !require.scopes.is_empty() {
+            parameters.push(("scope", require.scopes.join(" ")));
+        }
         let written = |scheme: &str, more: Vec<(&str, String)>| {
             let algorithms = (scheme == dpop::SCHEME).then(|| ("algs", dpop::algorithms()));
+            let metadata = metadata.iter().map(|url| ("resource_metadata", url.clone()));
             let parameters = [("realm", self.errors.realm.clone())].into_iter().chain(more).chain(algorithms);
+            let parameters = parameters.chain(metadata);
             let parameters: Vec<_> = parameters.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
             format!("{scheme} {}", parameters.join(", "))
         };

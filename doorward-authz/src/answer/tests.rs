@@ -2,6 +2,8 @@ use serde_json::Value;
 
 use super::rewrite::cookies_without;
 use super::*;
+use crate::request_uri::ProxyTrust;
+use crate::resource::ResourceIdentifier;
 use crate::rule::Requirements;
 
 #[test]
@@ -20,7 +22,7 @@ fn every_refusal_has_its_status_and_challenge() {
         ..Requirements::default()
     };
     for denial in Denial::ALL {
-        let refusal = responder.refuse(denial, &require, &Evidence::default());
+        let refusal = responder.refuse(denial, &require, &Evidence::default(), &RequestView::NOTHING);
         let header = |name| refusal.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
         let body: Value = serde_json::from_str(&refusal.body).unwrap();
         assert_eq!(body["reason"], denial.label());
@@ -34,7 +36,7 @@ fn every_refusal_has_its_status_and_challenge() {
     }
     let challenge = |denial| {
         responder
-            .refuse(denial, &require, &Evidence::default())
+            .refuse(denial, &require, &Evidence::default(), &RequestView::NOTHING)
             .headers
             .into_iter()
             .find(|(n, _)| *n == "www-authenticate")
@@ -47,6 +49,36 @@ fn every_refusal_has_its_status_and_challenge() {
     assert!(challenge(Denial::InsufficientScope).ends_with("scope=\"a b\""));
     assert!(challenge(Denial::InsufficientAuthentication).ends_with("acr_values=\"mfa\", max_age=\"900\""));
     assert!(challenge(Denial::ProofMissing).starts_with("Bearer realm=\"doorward\", error=\"invalid_token\""));
+}
+
+#[test]
+fn challenges_lead_to_the_metadata_of_the_resource() {
+    let errors = ErrorSettings { reasons: false, realm: "r".to_owned() };
+    let tokens = TokenSettings { from: Vec::new(), max_bytes: 1 };
+    let identifier = ResourceIdentifier::fixed("https://api.test/mcp").unwrap();
+    let resource = ProtectedResource::new(identifier, ProxyTrust::default(), serde_json::Map::new());
+    let responder = Responder::new(Vec::new(), None, errors, &tokens, true).describing(resource);
+    let require = Requirements { scopes: vec!["a".to_owned(), "b".to_owned()], ..Requirements::default() };
+    let foreign = RequestView { host: "evil.test", target: "/x", scheme: "https", ..RequestView::NOTHING };
+    let challenge = |responder: &Responder, denial| {
+        let refusal = responder.refuse(denial, &require, &Evidence::default(), &foreign);
+        refusal.headers.into_iter().find(|(name, _)| *name == "www-authenticate").unwrap().1
+    };
+    let metadata = "resource_metadata=\"https://api.test/.well-known/oauth-protected-resource/mcp\"";
+    for (denial, expected) in [
+        (Denial::MissingToken, format!("Bearer realm=\"r\", scope=\"a b\", {metadata}")),
+        (Denial::Revoked, format!("Bearer realm=\"r\", error=\"invalid_token\", scope=\"a b\", {metadata}")),
+        (
+            Denial::InsufficientScope,
+            format!("Bearer realm=\"r\", error=\"insufficient_scope\", scope=\"a b\", {metadata}"),
+        ),
+        (Denial::ApiKeyMissing, "ApiKey realm=\"r\"".to_owned()),
+    ] {
+        assert_eq!(challenge(&responder, denial), expected);
+    }
+    // Each challenge of the field has it: a client reads the one that it can use.
+    let both = challenge(&responder.asking_for_dpop(), Denial::MissingToken);
+    assert_eq!(both.matches(metadata).count(), 2, "{both}");
 }
 
 #[test]

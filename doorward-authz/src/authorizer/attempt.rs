@@ -87,9 +87,14 @@ impl<'a> Attempt<'a> {
         let client = self.authorizer.api_keys.check(self.request, self.rule.api_key, self.now)?;
         self.evidence.api_client = self.evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
         let stale = self.check_revocation(token)?;
-        let issuer = self.authorizer.issuer_named(token.issuer());
-        self.rule.require.check(token, issuer.map(|issuer| issuer.leeway).unwrap_or_default(), self.now)?;
+        let issuer = self.authorizer.issuer_named(token.issuer()).ok_or(Denial::UnknownIssuer)?;
+        self.check_requirements(issuer, token)?;
         Ok(stale)
+    }
+
+    /// Checks a token by the requirements of the rule; `issuer`: that of the token.
+    fn check_requirements(&mut self, issuer: &TrustedIssuer, token: &VerifiedToken) -> Result<(), Denial> {
+        self.rule.require.check(token, issuer, self.now).map_err(|refusal| self.refused(refusal))
     }
 
     fn apply(&mut self) -> Result<Grant, Stop> {
@@ -126,7 +131,7 @@ impl<'a> Attempt<'a> {
         self.evidence.token = Some(token.clone());
         let proof = self.prove(issuer, &found, &token)?;
         let stale = self.check_lists(&token)?;
-        self.rule.require.check(&token, issuer.leeway, self.now)?;
+        self.check_requirements(issuer, &token)?;
         let token = self.spend(&proof, token)?;
         Ok(Grant { principal: Some(Principal { token, verified_at: self.now }), stale, ..Grant::anonymous() })
     }
@@ -183,7 +188,7 @@ impl<'a> Attempt<'a> {
         let Verified { issuer, token } = callers;
         self.evidence.issuer = Some(issuer.name.clone());
         self.evidence.token = Some(token.clone());
-        self.rule.require.check(token, issuer.leeway, now)?;
+        self.check_requirements(issuer, token)?;
         let sign_out = match self.rule.access {
             Access::SignOut(sign_out) => {
                 let clocks = Clocks { local: now, store: self.view.store_clock };

@@ -182,7 +182,7 @@ impl Attempt<'_> {
             return Err(invalid("the token is bound to a key, and is sent with the scheme `Bearer`, not `DPoP`"));
         }
         let uri = authorizer.proxy.uri(request).map_err(|setting| {
-            (ProofResult::Invalid, format!("the request's URI cannot be told: see `{setting}`").into())
+            (ProofResult::Invalid, format!("the request's URI is not known: see `{setting}`").into())
         })?;
         let expected = Expected {
             token: found.bearer(),

@@ -144,10 +144,15 @@ impl TrustedIssuer {
     }
 
     pub(crate) fn check_audience(&self, claims: &ClaimSet) -> Result<(), Refusal> {
+        self.check_audience_of(&self.audiences, claims)
+    }
+
+    /// Checks whether a token of this issuer names one of these audiences.
+    pub(crate) fn check_audience_of(&self, accepted: &Audiences, claims: &ClaimSet) -> Result<(), Refusal> {
         let paths = &self.claim_names.audience;
         match self.audience_of(claims) {
-            Some((path, named)) => self.audiences.check(path.as_str(), Some(named)),
-            None => self.audiences.check(&joined(paths), None),
+            Some((path, named)) => accepted.check(path.as_str(), Some(named)),
+            None => accepted.check(&joined(paths), None),
         }
     }
 

@@ -198,7 +198,17 @@ impl Place {
 }
 
 fn load(source: &Source) -> Result<Loaded, String> {
-    source.load().map_err(|faults| faults.to_string())
+    let loaded = source.load().map_err(|faults| faults.to_string())?;
+    // The interface reads single values of metadata, and the name of the tool stands within another value. A reload of
+    // the file can still bring such a rule: it refuses the requests that it is asked about.
+    match loaded.config.rule_for_messages() {
+        Some(rule) => Err(format!(
+            "the rule `{}` has `match.mcp`, which a module cannot decide: Envoy does not tell it the message; use \
+             ext_authz with metadata_context_namespaces",
+            rule.name
+        )),
+        None => Ok(loaded),
+    }
 }
 
 /// The per-route configuration.

@@ -326,6 +326,23 @@ mod tests {
         }
     }
 
+    /// What cannot be told in here is refused before it is in force.
+    #[test]
+    fn rules_for_mcp_messages_are_refused_when_they_are_loaded() {
+        let issuer = DevIssuer::generate().unwrap();
+        let inline = json!({
+            "listen": {"http": null},
+            "revocation": {"store": "embedded"},
+            "issuers": [{"name": "dev", "issuer": ISSUER, "audiences": [AUDIENCE], "keys": {"jwks": issuer.jwks()}}],
+            "rules": [{"name": "pay", "match": {"path": "/mcp", "mcp": {"tools": ["pay_*"]}}}],
+        });
+        for validates in [false, true] {
+            let refused = FilterConfig::new("mcp", json!({ "inline": inline }).to_string().as_bytes(), validates);
+            let fault = refused.err().unwrap();
+            assert!(fault.contains("the rule `pay` has `match.mcp`"), "{fault}");
+        }
+    }
+
     #[test]
     fn a_refusal_is_an_answer_with_its_grpc_status() {
         let fixture = Fixture::new("refusal");

@@ -5,6 +5,8 @@
 //! require; the result is that of prost, message for message.
 
 use super::fields::{Fields, Malformed};
+use super::mcp;
+use crate::authz::mcp::McpMessage;
 use crate::authz::rule::RequestView;
 
 /// The parts of a `CheckRequest`.
@@ -22,6 +24,8 @@ pub(super) struct CheckRequest<'a> {
     source: &'a str,
     /// The certificate of the downstream connection, with `include_peer_certificate`.
     certificate: &'a str,
+    /// As Envoy's MCP filter read it; `None`, too, if there is more than one `metadata_context`.
+    mcp: Option<McpMessage<'a>>,
 }
 
 /// The route's choice of a rule.
@@ -55,7 +59,8 @@ impl From<Malformed> for Unusable {
 impl<'a> CheckRequest<'a> {
     /// Reads a message; header fields are counted as they are sent.
     pub(super) fn read(message: &'a [u8], max_headers: usize) -> Result<Self, Unusable> {
-        let mut reader = Reader { read: Self::default(), raw: Vec::new(), fields: 0, max_headers, has_http: false };
+        let (read, raw) = (Self::default(), Vec::new());
+        let mut reader = Reader { read, raw, fields: 0, max_headers, has_http: false, metadata: 0 };
         let mut message = Fields(message);
         while let Some((number, value)) = message.next()? {
             if number == 1 {
@@ -71,8 +76,8 @@ impl<'a> CheckRequest<'a> {
     }
 
     pub(super) fn view(&self) -> RequestView<'_> {
-        let Self { method, path: target, host, scheme, ref headers, rule, source, certificate } = *self;
-        RequestView { method, target, host, scheme, headers, rule, source: source.parse().ok(), certificate }
+        let Self { method, path: target, host, scheme, ref headers, rule, source, certificate, mcp } = *self;
+        RequestView { method, target, host, scheme, headers, rule, source: source.parse().ok(), certificate, mcp }
     }
 }
 
@@ -83,6 +88,8 @@ struct Reader<'a> {
     fields: usize,
     max_headers: usize,
     has_http: bool,
+    /// How many times metadata stood in it.
+    metadata: usize,
 }
 
 /// More fields than most requests have, so that their list seldom grows.
@@ -100,6 +107,10 @@ impl<'a> Reader<'a> {
                     if name == RULE_EXTENSION {
                         self.read.rule = Some(rule);
                     }
+                }
+                11 => {
+                    self.metadata += 1;
+                    self.read.mcp = mcp::message(value).filter(|_| self.metadata == 1);
                 }
                 _ => {}
             }

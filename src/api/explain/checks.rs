@@ -132,7 +132,8 @@ impl TokenState<'_> {
             Check::Time => (json!(format!("now: {}", clock::format_rfc3339(self.now))), times(claims)),
             Check::Audience => {
                 let named = issuer.zip(claims).and_then(|(issuer, claims)| first(&issuer.claim_names.audience, claims));
-                let expected = issuer.map(|issuer| match &issuer.audiences {
+                let of_rule = self.decision.rule.require.audience.as_ref();
+                let expected = of_rule.or(issuer.map(|issuer| &issuer.audiences)).map(|accepted| match accepted {
                     Audiences::Any => json!("any"),
                     Audiences::OneOf(ours) => json!(ours),
                 });

@@ -12,6 +12,7 @@ use super::problem::{AdminErrors, BodyErrors, Error, Problem};
 use crate::api::decide::{Deciding, Query, decide_with};
 use crate::api::explain;
 use crate::authz::authorizer::Decision;
+use crate::authz::mcp::McpMessage;
 use crate::authz::rule::RequestView;
 use crate::authz::token::VerifiedToken;
 use crate::clock;
@@ -40,8 +41,26 @@ pub(super) struct ExplainRequest {
     headers: BTreeMap<String, String>,
     /// The rule that the route names (`context_extensions: {doorward.rule: NAME}`).
     rule: Option<String>,
+    /// The MCP message that the request carries.
+    mcp: Option<ExplainedMessage>,
     /// The access token; put into the first place of `token.from`.
     token: Option<String>,
+}
+
+/// An MCP message.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExplainedMessage {
+    /// The JSON-RPC method, such as `tools/call`.
+    method: String,
+    /// The tool that `tools/call` names.
+    tool: Option<String>,
+}
+
+impl ExplainedMessage {
+    fn view(&self) -> McpMessage<'_> {
+        McpMessage { method: &self.method, tool: self.tool.as_deref() }
+    }
 }
 
 fn get() -> String {
@@ -89,6 +108,7 @@ pub(super) async fn explain(
     let request = RequestView {
         method: &asked.method,
         target: &asked.path,
+        mcp: asked.mcp.as_ref().map(ExplainedMessage::view),
         host: &asked.host,
         headers: &headers,
         rule: asked.rule.as_deref(),

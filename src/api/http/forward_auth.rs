@@ -40,6 +40,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -56,16 +57,22 @@ use crate::authz::rule::{RequestView, host_of};
 /// The value of Envoy's `path_prefix`; the original path follows.
 pub(super) const PREFIX: &str = "/auth";
 
+mod kept;
+
 const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts(); // The body is the upstream's.
     let fields: Vec<_> = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| match responder
-        .answer(decision, request)
-    {
-        Answer::Respond(answer) => respond(answer),
-        Answer::Forward(forward) => leave(&forward),
+    // Before the decision: its view is at least as fresh.
+    let (view_age, began) = (http.state.view().age, Instant::now());
+    let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
+        let policy = http.state.policy();
+        let kept = kept::longest(&policy, decision, view_age.map(|age| age.saturating_add(began.elapsed())));
+        match responder.answer(decision, request) {
+            Answer::Respond(answer) => respond(answer),
+            Answer::Forward(forward) => leave(&forward, kept, &kept::varies(&policy)),
+        }
     };
     match Original::read(&parts) {
         Ok(Original { method, target, host }) => {
@@ -82,10 +89,15 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
 }
 
 /// 200, with the headers that the proxy sets, and those that Envoy removes.
-fn leave(forward: &Forward<'_>) -> Response<Body> {
+fn leave(forward: &Forward<'_>, kept: Option<Duration>, varies: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let max_age = kept.and_then(|kept| HeaderValue::try_from(format!("max-age={}", kept.as_secs())).ok());
+    if let Some((max_age, varies)) = max_age.zip(HeaderValue::try_from(varies).ok()) {
+        headers.insert(header::CACHE_CONTROL, max_age);
+        headers.insert(header::VARY, varies);
+    }
     for (name, value) in forward.all_set() {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
             headers.insert(name, value);

@@ -63,6 +63,10 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
     let (asked, answered) = match (path, has_body) {
         ("/readyz", _) => (None, Some(json!({"ready": true, "missing": []}))),
         ("/jwks.json", _) => (None, Some(json!({"keys": []}))),
+        ("/.well-known/oauth-protected-resource", _) => {
+            let servers = json!(["https://auth.example.com"]);
+            (None, Some(json!({"resource": "https://api.example.com", "authorization_servers": servers})))
+        }
         ("/v1/revocations", true) => (
             Some(json!({"kind": "user", "issuer": "main", "id": "alice", "reason": "the laptop was stolen"})),
             Some(

@@ -59,6 +59,21 @@ pub struct MatchFile {
     /// HTTP methods.
     #[schemars(inner(regex(pattern = "^[A-Z-]+$")), extend("x-shown" = "text"))]
     pub methods: Option<Vec<String>>,
+    /// Messages of the Model Context Protocol, as Envoy's MCP filter reads them. A request that fits the rest and is
+    /// not known to carry one message is refused.
+    pub mcp: Option<McpMatchFile>,
+}
+
+/// Which MCP messages: all that is written must fit.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct McpMatchFile {
+    /// JSON-RPC methods such as `tools/call`; `*` stands for any characters. With `tools`, `tools/call` alone.
+    #[schemars(extend("x-shown" = "text"))]
+    pub methods: Option<Vec<String>>,
+    /// Names of tools such as `transfer_*`; `*` stands for any characters.
+    #[schemars(extend("x-shown" = "text"))]
+    pub tools: Option<Vec<String>>,
 }
 
 /// The access that the rule grants.
@@ -147,6 +162,9 @@ pub struct RequireFile {
     /// The token's issuer is one of these names.
     #[schemars(extend("x-shown" = "text"))]
     pub issuers: Option<Vec<String>>,
+    /// The token's audience is one of these (RFC 8707), which its issuer's `audiences` accept, too.
+    #[schemars(extend("x-shown" = "text"))]
+    pub audience: Option<Vec<String>>,
     /// The current actor (`act`, RFC 8693), which acts for the user, is one of these.
     pub actors: Option<Vec<String>>,
     /// True: an actor must act for the user; false: no actor may.

@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn rule(name: &str, path: PathMatch) -> Rule {
-    let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new() });
+    let matches = Some(Match { path, hosts: Vec::new(), methods: Vec::new(), mcp: None });
     Rule { name: Arc::from(name), matches, ..Rule::default() }
 }
 

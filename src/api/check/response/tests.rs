@@ -190,7 +190,10 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
             grant.shadowed
         }
         refused => {
-            let respond = responder.refuse(refused.denial().unwrap(), &decision.rule.require, &decision.evidence);
+            let respond = {
+                let denial = refused.denial().unwrap();
+                responder.refuse(denial, &decision.rule.require, &decision.evidence, &RequestView::NOTHING)
+            };
             read.status = i32::from(respond.status);
             read.code = if respond.status == 401 { 16 } else { 7 };
             read.set = respond.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
