@@ -23,7 +23,7 @@ use super::tokens::{Minter, random, sha256_hex};
 use crate::clock::Timestamp;
 
 #[cfg_attr(not(feature = "redis"), path = "events/no_redis.rs")]
-mod redis;
+pub(super) mod redis;
 
 /// After it the change is stored, and the caller gets an error, because Doorward does not know it.
 const WAIT: Duration = Duration::from_secs(3);

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::Accounts;
 use super::error::Error;
+use super::events::redis::Log;
 
 /// How long a Doorward may take to show its metrics before it counts as frozen.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -141,9 +142,7 @@ impl Stage {
             }
             "flush" => {
                 ensure!(!pulled.redis, "Redis is unplugged");
-                let client = redis::Client::open(cast.redis.context("there is no Redis")?.url)?;
-                let mut connection = client.get_multiplexed_async_connection().await?;
-                redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
+                Log::open(cast.redis.context("there is no Redis")?.url, String::new())?.flush().await?;
             }
             "clock" => {
                 pulled.clock = !pulled.clock;

@@ -10,8 +10,14 @@ pub struct Log {
 impl Log {
     pub fn open(url: String, prefix: String) -> anyhow::Result<Self> {
         // Its own error might repeat the URL, which may hold a password.
-        let client = redis::Client::open(url).ok().context("--redis is no URL `redis://…`")?;
+        let client = redis::Client::open(url).ok().context("--redis is not a URL `redis://…`")?;
         Ok(Self { client, prefix })
+    }
+
+    /// Removes everything, as a wrong command of an operator does.
+    pub async fn flush(&self) -> anyhow::Result<()> {
+        let mut connection = self.client.get_multiplexed_async_connection().await?;
+        Ok(redis::cmd("FLUSHALL").exec_async(&mut connection).await?)
     }
 
     /// Ends what a user was issued up to `at`, until `expires`; both in milliseconds since 1970.
