@@ -62,7 +62,7 @@ impl Grant {
 pub enum Outcome {
     Allowed(Box<Grant>),
     Denied(Denial),
-    /// Undecided: fetch this, then decide again with it in the [`View`].
+    /// Undecided: fetch this, then decide again with it in the [`View`](super::View).
     Needs(Needs),
 }
 

@@ -11,7 +11,7 @@ use crate::revocation::{Kind, Target};
 
 /// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
-/// It can only be had from [`TrustedIssuer::verify`] and [`TrustedIssuer::vouch`]; it says nothing about
+/// Only [`super::TrustedIssuer::verify`] and [`super::TrustedIssuer::vouch`] return one; it says nothing about
 /// revocation. Clones share what it says.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken(Arc<Facts>);
