@@ -254,6 +254,9 @@ struct Seen {
     local_ahead: AtomicU64,
 }
 
+/// In the place of how far this machine's clock is ahead.
+const UNKNOWN: u64 = u64::MAX;
+
 impl Lead {
     /// Tokens of the current second may be dated up to its end, by the clock of another machine.
     pub const LEAST: Duration = Duration::from_secs(1);
@@ -262,7 +265,11 @@ impl Lead {
     pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
         let Some(issued_at) = issued_at else { return };
         self.note_dated(issued_at);
-        let earliest = now.minus(Duration::from_millis(self.0.local_ahead.load(Ordering::Relaxed)));
+        let local_ahead = self.0.local_ahead.load(Ordering::Relaxed);
+        if local_ahead == UNKNOWN {
+            return;
+        }
+        let earliest = now.minus(Duration::from_millis(local_ahead));
         let ahead = issued_at.since(earliest);
         if !ahead.is_zero() {
             self.raise(ahead);
@@ -290,9 +297,11 @@ impl Lead {
         Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))
     }
 
-    /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one.
-    pub fn note_local_ahead(&self, ahead: Duration) {
-        self.0.local_ahead.store(u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the
+    /// two is wrong, and no lead is measured.
+    pub fn note_local_ahead(&self, ahead: Option<Duration>) {
+        let millis = ahead.map_or(UNKNOWN, |ahead| u64::try_from(ahead.as_millis()).unwrap_or(UNKNOWN));
+        self.0.local_ahead.store(millis, Ordering::Relaxed);
     }
 
     /// Records a lead that another instance has seen.

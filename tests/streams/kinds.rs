@@ -14,7 +14,7 @@ use crate::support::eventually;
 use crate::support::tokens::Tokens;
 
 /// From the sign-out's answer to the end of the last stream, beside what Envoy waits before it closes.
-const AT_ONCE: Duration = Duration::from_millis(100);
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A second and a third issuer: revoking all of one, or its key, must leave the others alone.
 struct Issuers {

@@ -214,8 +214,9 @@ impl Replica {
             let (leads, clocks) = (self.leads(), self.clocks());
             // A lead that was measured wrongly would stay: by a clock that jumped lately, or that is further apart than
             // the leeway, none is measured. The dates themselves need no clock, and cover what was verified meanwhile.
-            let is_sane = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST) && ledger.even_for() >= EVEN;
-            let local_ahead = if is_sane { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
+            let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
+            let ahead = if ledger.even_for() >= EVEN { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
+            let local_ahead = agree.then_some(ahead);
             for (_, lead) in &leads {
                 lead.note_local_ahead(local_ahead);
             }

@@ -72,7 +72,8 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) epoch: Box<str>,
     /// The time since which the store has kept all leases; `None` if that is not known.
     pub(in crate::sources) whole_since: Option<Timestamp>,
-    /// Names of leases that ran out, by the server's clock, and were not given back; and when.
+    /// Names of leases that expired by the server's clock and were not given back, with their ends; 1970 for an end by
+    /// a clock that was set since: it is at most the longest lease later than that change.
     pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
     /// The time for which this process has seen the server's clock go evenly, up to now.
     pub(in crate::sources) even_for: Duration,
@@ -181,6 +182,7 @@ impl RedisLedger {
             some_old |= is_old;
             old_are_gone &= !is_old || says.is_nil();
             if over.contains(&name) {
+                leases.lapsed.push((name, Timestamp::default()));
                 continue;
             }
             // A later end was written by another clock: the lease counts as expired, which matters only once this clock
@@ -192,7 +194,7 @@ impl RedisLedger {
             if is_made_now && until > now || !says.is_nil() {
                 leases.running.push(Lease { name, report: says.text().and_then(read) });
             } else if until > Timestamp::default() {
-                leases.lapsed.push((name, until));
+                leases.lapsed.push((name, if is_made_now { until } else { Timestamp::default() }));
             }
         }
         // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
