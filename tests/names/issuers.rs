@@ -33,7 +33,7 @@ pub(super) fn next(doorward: &Doorward, tokens: &Tokens, store: &str, issuers: &
     let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
     let listen = text.lines().find(|line| line.starts_with("listen:")).unwrap_or_default();
     let dir = doorward.dir.path().display().to_string();
-    format!("{listen}\n{}", config(tokens, store, issuers).replace("DIR", &dir))
+    format!("{listen}\n{}", config(tokens, store, issuers).replace("DIR/", &format!("{dir}/")))
 }
 
 /// Reloads these issuers: in force, or refused for a reason that has all of these texts.

@@ -38,7 +38,7 @@ async fn edge(
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let tls = "        - transport_socket:\n            name: envoy.transport_sockets.tls\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n              common_tls_context:\n                tls_certificates: [{certificate_chain: {filename: DIR/tls.crt}, private_key: {filename: DIR/tls.key}}]\n                validation_context: {trusted_ca: {filename: DIR/ca.crt}}\n          filters:\n"
-    .replace("DIR", &dir.path().display().to_string());
+    .replace("DIR/", &format!("{}/", dir.path().display()));
     let text = envoy::text("envoy/edge-tcp.yaml", check, upstream.address).replacen("        - filters:\n", &tls, 1);
     let text = if forwards {
         let set = "forward_client_cert_details: SANITIZE_SET\n                set_current_client_cert_details: {subject: true, cert: true}";

@@ -44,7 +44,8 @@ impl Doorward {
         Self::launch_in(TempDir::new(), config).await
     }
 
-    /// `listen` is added unless `config` has it; `DIR` in it is the test's folder.
+    /// `listen` is added unless `config` has it; `DIR/` in it is the test's folder. With the slash, because `DIR` alone may
+    /// be a part of a key that is written in base64url.
     pub async fn launch_in(dir: TempDir, config: &str) -> Self {
         Self::launch_by(Command::new(env!("CARGO_BIN_EXE_doorward")), dir, config).await
     }
@@ -53,7 +54,7 @@ impl Doorward {
     pub async fn launch_by(mut command: Command, dir: TempDir, config: &str) -> Self {
         let listen =
             if config.contains("listen:") { "" } else { "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\"}\n" };
-        let config = format!("{listen}{config}").replace("DIR", &dir.path().display().to_string());
+        let config = format!("{listen}{config}").replace("DIR/", &format!("{}/", dir.path().display()));
         let file = dir.path().join("doorward.yaml");
         std::fs::write(&file, config).unwrap();
         let started = Instant::now();
