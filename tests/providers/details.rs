@@ -23,7 +23,8 @@ impl Issuer {
         let explain = reqwest::Client::new().post(format!("http://{}/v1/explain", self.doorward.http));
         let explain = explain.header("content-type", "application/json").body(json!({"token": token}).to_string());
         let explained = send(explain.bearer_auth(READER)).await.body;
-        assert_eq!((&explained["reason"], &explained["detail"]), (&line["reason"], &line["detail"]), "{line}");
+        assert_eq!(explained["reason"], line["reason"], "{line}");
+        assert_eq!(without_numbers(&explained["detail"]), without_numbers(&line["detail"]), "{line}");
         if let Some(detail) = line["detail"].as_str() {
             assert!(!verdict.body.contains(detail) && !verdict.body.contains('`'), "{}", verdict.body);
         }
@@ -35,6 +36,11 @@ impl Issuer {
         let mut lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.find(|line| line["request_id"] == id)
     }
+}
+
+/// The two decisions may be a second apart, and a detail may count the seconds until now.
+fn without_numbers(detail: &Value) -> Option<String> {
+    Some(detail.as_str()?.chars().filter(|letter| !letter.is_ascii_digit()).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
