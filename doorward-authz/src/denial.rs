@@ -113,6 +113,8 @@ denials! {
     /// This machine's clock and the store's are further apart than the leeway: no instant can be stamped.
     ClockSkew: "clock_skew", UNAVAILABLE, Revocation,
         "the clocks of this instance and of the store are too far apart, or the store's was not read yet";
+    /// More signatures wait to be verified than may wait; only where the caller's thread must not verify them all.
+    Overloaded: "overloaded", UNAVAILABLE, Signature, "too many signatures are waiting to be verified";
     BadRequest: "bad_request", BAD_REQUEST, Rule, "the request cannot be understood";
     /// Doorward itself failed; the request is refused, the process goes on.
     InternalError: "internal_error", UNAVAILABLE, -, "the decision failed";

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::record::{log, record};
 use crate::authz::answer::Responder;
-use crate::authz::authorizer::{Decision, Evidence, Needs, Outcome, View};
+use crate::authz::authorizer::{Decision, Evidence, Needs, Outcome, Verification, View};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, Rule};
 use crate::clock;
@@ -38,12 +38,14 @@ pub struct Query<'a> {
     started: Instant,
     /// Whether nothing may change by it.
     only_asked: bool,
+    verification: Verification,
 }
 
 impl<'a> Query<'a> {
     #[must_use]
     pub fn new(state: &'a State, request: &'a RequestView<'a>) -> Self {
-        Self { state, request, rule: None, caller: Caller::default(), started: Instant::now(), only_asked: false }
+        let (caller, started) = (Caller::default(), Instant::now());
+        Self { state, request, rule: None, caller, started, only_asked: false, verification: Verification::Allowed }
     }
 
     /// Decided by this one rule instead of the configured ones.
@@ -62,6 +64,19 @@ impl<'a> Query<'a> {
     #[must_use]
     pub const fn only_asked(self) -> Self {
         Self { only_asked: true, ..self }
+    }
+
+    /// A signature is verified in its turn, one after another among all such queries: [`decide_at_once`] leaves a token
+    /// that was not verified before to [`decide`].
+    #[must_use]
+    pub const fn verified_in_turn(self) -> Self {
+        Self { verification: Verification::Deferred, ..self }
+    }
+
+    /// The start of the decision.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
     }
 }
 
@@ -189,11 +204,13 @@ impl Undecided<'_> {
         let by = deciding.deadline();
         let mut left = Needs::KINDS;
         let mut decision = loop {
+            let mut turn = None;
             if let Some(needs) = needs.take() {
-                deciding.fetch(needs, by).await;
+                turn = deciding.fetch(needs, by).await;
                 left -= 1;
             }
             let decision = deciding.authorize();
+            drop(turn);
             match decision.outcome {
                 Outcome::Needs(next) if left > 0 => needs = Some(next),
                 _ => break decision,

@@ -12,6 +12,9 @@ pub struct Waits {
     pub keys: Waiting,
     pub introspection: Waiting,
     pub store: Waiting,
+    pub verification: Waiting,
+    /// Held by the one of them whose signature is verified.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 /// The decisions that wait for one kind of resource.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::proof::Proof;
 use super::{
-    Authorizer, Decision, Evidence, Grant, KeyFetch, LockedOut, Needs, Outcome, Principal, Stop, StoreAnswer, View,
+    Authorizer, Decision, Evidence, Grant, KeyFetch, LockedOut, Needs, Outcome, Principal, Stop, StoreAnswer,
+    Verification, View,
 };
 use crate::claims::{ClaimSet, IssuerName, Timestamp};
 use crate::denial::Denial;
@@ -247,6 +248,11 @@ impl<'a> Attempt<'a> {
         let has_nonce = unverified.header().has_nonce;
         let named = unverified.unverified_issuer().and_then(|iss| authorizer.issuer(&iss));
         self.evidence.issuer = named.as_ref().ok().map(|issuer| issuer.name.clone()).or(self.evidence.issuer.take());
+        match self.view.verification {
+            Verification::Deferred if named.is_ok() => return Err(Stop::Needs(Needs::Verification)),
+            Verification::Refused if named.is_ok() => return Err(Denial::Overloaded.into()),
+            _ => {}
+        }
         let verified = named.and_then(|issuer| Ok((issuer, issuer.verify(unverified, now, expiry)?)));
         let (issuer, token) = verified.map_err(|refusal| {
             let denial = self.refused(if has_nonce { refusal.and(FOR_MICROSOFT) } else { refusal });

@@ -77,11 +77,13 @@ pub enum Needs {
     Lookup(VerifiedToken),
     /// Whether this proof was used before; from now on it is.
     Spending(Box<VerifiedProof>),
+    /// A turn to verify a signature.
+    Verification,
 }
 
 impl Needs {
     /// The number of kinds: the most that one request can need.
-    pub const KINDS: usize = 4;
+    pub const KINDS: usize = 5;
 
     /// The refusal if it cannot be fetched.
     #[must_use]
@@ -90,6 +92,7 @@ impl Needs {
             Self::Keys { refusal, .. } => *refusal,
             Self::Introspection(_) => Denial::IntrospectionUnavailable,
             Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
+            Self::Verification => Denial::Overloaded,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct View<'a> {
     pub answer: Option<StoreAnswer>,
     /// What the issuer said when it was asked about this very token, now or a moment ago.
     pub introspection_response: Option<&'a IntrospectionResponse>,
+    /// Whether a token that was not seen before may be verified now.
+    pub verification: Verification,
     /// The proof of this very request, and whether it was used before.
     pub proof: Option<(&'a VerifiedProof, Spending)>,
 }
@@ -37,9 +39,21 @@ impl<'a> View<'a> {
             keys: None,
             answer: None,
             introspection_response: None,
+            verification: Verification::Allowed,
             proof: None,
         }
     }
+}
+
+/// Whether the calling thread may verify a signature.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Verification {
+    #[default]
+    Allowed,
+    /// The decision needs its turn first.
+    Deferred,
+    /// The turn did not come in time.
+    Refused,
 }
 
 /// The end of an attempt to fetch an issuer's keys for one request.

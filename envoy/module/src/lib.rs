@@ -29,6 +29,7 @@
 
 #[expect(unsafe_code, reason = "the boundary to Envoy")]
 mod abi;
+mod budget;
 mod config;
 mod faults;
 mod filter;

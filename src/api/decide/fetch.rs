@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Deciding, Query};
-use crate::authz::authorizer::{KeyFetch, Needs, StoreAnswer, View};
+use crate::authz::authorizer::{KeyFetch, Needs, StoreAnswer, Verification, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::dpop::{ReplayPolicy, Spending, VerifiedProof};
@@ -20,18 +20,20 @@ pub(super) struct Fetched {
     answer: Option<StoreAnswer>,
     introspection_response: Option<Arc<IntrospectionResponse>>,
     proof: Option<(Box<VerifiedProof>, Spending)>,
+    verification: Verification,
 }
 
 impl Fetched {
     /// Nothing but the cached introspection response for the request's token.
     pub(super) fn recall(query: &Query<'_>, policy: &Policy) -> Self {
+        let fetched = Self { verification: query.verification, ..Self::default() };
         let introspectors = query.state.introspectors();
         if introspectors.is_empty() {
-            return Self::default();
+            return fetched;
         }
         let token = policy.authorizer.token_of(query.request, clock::now()).ok().flatten();
         let introspection_response = token.and_then(|token| introspectors.recall(token.bearer().as_str()));
-        Self { introspection_response, ..Self::default() }
+        Self { introspection_response, ..fetched }
     }
 
     pub(super) fn view<'a>(&'a self, state: &'a State) -> View<'a> {
@@ -39,6 +41,7 @@ impl Fetched {
             keys: self.keys,
             answer: self.answer,
             introspection_response: self.introspection_response.as_deref(),
+            verification: self.verification,
             proof: self.proof.as_ref().map(|(proof, spending)| (&**proof, *spending)),
             ..state.view()
         }
@@ -54,15 +57,18 @@ enum NoAnswer {
     Late,
 }
 
-impl Deciding<'_> {
+/// The turn to verify a signature, until it is dropped.
+pub(super) type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+impl<'a> Deciding<'a> {
     /// The latest moment at which the caller still waits, and the policy lets wait.
     pub(super) fn deadline(&self) -> Deadline {
         let most = self.policy.max_wait;
         Deadline::from_std(self.query.started) + self.query.caller.wait.map_or(most, |wait| wait.min(most))
     }
 
-    /// Fetches what a decision needs, for the next.
-    pub(super) async fn fetch(&mut self, needs: Needs, by: Deadline) {
+    /// Fetches what a decision needs, for the next; the turn, if that is what it needs, ends with that one.
+    pub(super) async fn fetch(&mut self, needs: Needs, by: Deadline) -> Option<Turn<'a>> {
         match needs {
             Needs::Keys { issuer, refusal } => {
                 self.fetched.keys = Some(self.fetch_keys(refusal, &issuer, by).await);
@@ -76,7 +82,24 @@ impl Deciding<'_> {
                 let spending = self.spend(&proof, by).await;
                 self.fetched.proof = Some((proof, spending));
             }
+            Needs::Verification => {
+                let turn = self.turn(by).await;
+                self.fetched.verification = if turn.is_some() { Verification::Allowed } else { Verification::Refused };
+                return turn;
+            }
         }
+        None
+    }
+
+    /// Waits for the turn to verify a signature. Other tasks of the runtime run between two turns.
+    async fn turn(&self, by: Deadline) -> Option<Turn<'a>> {
+        let waits = &self.query.state.waits;
+        let turn = self.within(&waits.verification, by, async {
+            let turn = waits.turn.lock().await;
+            tokio::task::yield_now().await;
+            turn
+        });
+        turn.await.ok()
     }
 
     /// Waits for an issuer's keys.

@@ -10,6 +10,7 @@ const REASONS = {
   unknown_issuer: 'The token is of an issuer that is not configured.',
   algorithm_not_allowed: 'The token is signed in a way that is not allowed.',
   unknown_key: 'The issuer publishes no key of this name.',
+  overloaded: 'More signatures wait to be verified than may: limit the requests before Envoy’s filter.',
   keys_unavailable: 'The issuer’s keys are not loaded: check keys.jwks_url.',
   bad_signature: 'The signature is not the issuer’s.',
   wrong_type: 'It is a token of another kind, such as an ID or a refresh token.',
