@@ -1,6 +1,6 @@
 //! The explanation of a decision, step by step: for `doorward explain` and `POST /v1/explain`.
 //!
-//! It shows the established facts and no credential: no signature, no key, no header of the request.
+//! The explanation contains the established facts and no credential: no signature, no key, no header of the request.
 
 mod checks;
 
@@ -80,7 +80,8 @@ pub fn explain(
     })
 }
 
-/// The checks of a decision that was refused, or would have been: what was looked at in its order, and what was expected.
+/// The checks of a decision that was refused, or would have been, in their order: the inspected values and the
+/// expected ones.
 #[must_use]
 pub fn checks(
     policy: &Policy,

@@ -67,11 +67,11 @@ pub fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
 /// The result of a look at the watched files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
-    /// They are unchanged since they were read.
+    /// Unchanged since they were read.
     Same,
-    /// They have changed, and may not be complete.
+    /// Changed, and perhaps not complete.
     Moving,
-    /// They have changed, and are complete.
+    /// Changed, and complete.
     Settled,
 }
 

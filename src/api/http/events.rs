@@ -19,18 +19,19 @@ use crate::authz::admin_key::Permission;
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
 
-/// Marks a response whose body goes on for as long as its peer takes it: its connection is not idle meanwhile.
+/// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct GoesOn;
 
-/// Between two looks at what has changed.
+/// The interval of checks for changes.
 const TICK: Duration = Duration::from_secs(1);
-/// The fleet is listed so much less often for each of its instances: a thousand, every ten seconds.
+/// The listing interval grows by this for each instance of the fleet: a thousand instances are listed every ten
+/// seconds.
 const PER_INSTANCE: Duration = Duration::from_millis(10);
-/// A comment is sent after so many looks without news, so that what stands between keeps the connection.
+/// After this number of checks without news a comment is sent, so that proxies keep the connection.
 const QUIET: u32 = 15;
 
-/// What those who watch share.
+/// The state that all watchers share.
 pub(super) struct Watching {
     permits: Arc<Semaphore>,
     /// The last listing of the fleet, and when it is old: the store is asked once for all who watch.
@@ -88,12 +89,12 @@ pub(super) fn respond(body: Body) -> Response<Body> {
     response
 }
 
-/// An event as it is sent; JSON has no line breaks.
+/// One event of the stream; JSON has no line breaks.
 pub(super) fn event(name: &str, data: &impl Serialize) -> String {
     format!("event: {name}\ndata: {}\n\n", serde_json::to_string(data).unwrap_or_default())
 }
 
-/// One who watches.
+/// A watcher.
 struct Watch {
     http: Http,
     /// The SHA-256 of the admin key.
@@ -105,7 +106,7 @@ struct Watch {
     over: bool,
 }
 
-/// What was sent last.
+/// The state that was sent last.
 #[derive(Default)]
 struct Seen {
     fleet: Option<Arc<str>>,

@@ -124,7 +124,7 @@ pub(super) async fn explain(
     explained.map(axum::Json).ok_or_else(|| Problem::new(Error::NotTaken, "the decision failed"))
 }
 
-/// The number of open streams at this instance, and of those that a revocation of each of the token's targets would
+/// The number of open streams at this instance, and the number that a revocation of each of the token's targets would
 /// end.
 fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
     let streams = state.streams();

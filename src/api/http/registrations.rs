@@ -83,7 +83,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;

@@ -43,7 +43,7 @@ pub(super) async fn metadata(State(http): State<Http>, request: Request) -> Resp
     let mut response = metadata.to_string().into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // What a cache keeps of one host must not be the answer to another.
+    // A shared cache must not return one host's answer for another host.
     let kept = if is_fixed { "public, max-age=60" } else { "no-store" };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

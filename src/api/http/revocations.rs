@@ -211,7 +211,7 @@ impl Asked {
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
             replica.learn_leads().await;
-            // So may an instance that was cut off, until its lease ran out; it has told nobody.
+            // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
             let again = resolve(&self.http, &self.request, stamp).await?;
             if again.watermark <= revocation.watermark {
@@ -269,7 +269,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
     policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
@@ -356,7 +356,7 @@ fn by_token(
     let target = token.targets().iter().find(|target| target.kind == kind).cloned();
     let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
     let default = Default {
-        // An issuer whose clock runs ahead may have dated this very token later than now.
+        // If the issuer's clock runs ahead, this very token may be dated later than now.
         covers: token.issued_at(),
         expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
     };
@@ -402,11 +402,12 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
-/// What an instant that no caller names is made of.
+/// The basis of a watermark when the caller names no instant.
 #[derive(Clone, Copy)]
 struct Stamp {
     clocks: Clocks,
-    /// A user's is as late as that of the whole issuer: it is not known what tokens were seen to lead by.
+    /// Whether a user's watermark is as late as that of the whole issuer, because an instance may have verified tokens
+    /// with an unreported lead.
     whole_leeway: bool,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Unsaved {
 #[derive(Default)]
 struct Waiting {
     by_target: HashMap<(Target, Origin), Entry>,
-    /// The number of acknowledged ones.
+    /// The number of acknowledged entries.
     acknowledged: usize,
 }
 
@@ -107,13 +107,13 @@ impl Unsaved {
     /// The entries that have waited longer than the duration of a write.
     pub(super) fn waiting(&self, longer_than: Duration, over: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
-        // The log will show what is acknowledged.
+        // Acknowledged entries will be read back from the log.
         state.retain(|entry| entry.acknowledged.is_some() || entry.revocation.expires_at > over);
         let waits = |entry: &&Entry| entry.acknowledged.is_none() && entry.since.elapsed() > longer_than;
         state.by_target.values().filter(waits).map(|entry| entry.revocation.clone()).collect()
     }
 
-    /// The number of entries that are not known to be stored.
+    /// The number of entries that are not acknowledged by the store.
     pub(super) fn len(&self) -> usize {
         let state = self.lock();
         state.by_target.len() - state.acknowledged

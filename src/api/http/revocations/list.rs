@@ -1,4 +1,4 @@
-//! `GET /v1/revocations`: the revocations that this instance knows, page by page.
+//! `GET /v1/revocations`: the revocations that this instance applies, page by page.
 
 use std::collections::BinaryHeap;
 
