@@ -1,4 +1,4 @@
-//! The decision: a pure function of a request, what is configured, what is revoked, and the time.
+//! The decision: a pure function of a request, the configuration, the revocations, and the time.
 
 mod attempt;
 mod outcome;
@@ -89,7 +89,7 @@ impl Authorizer {
         Decision { rule, outcome, evidence }
     }
 
-    /// The token that a request is decided by: the only one, or the only one that has not run out.
+    /// The token that decides a request: the only one, or the only one that has not expired.
     pub fn token_of<'a>(&self, request: &RequestView<'a>, now: Timestamp) -> Result<Option<FoundToken<'a>>, Denial> {
         let found = self.tokens.find(request);
         if let Some(denial) = found.denial {
@@ -119,7 +119,7 @@ impl Authorizer {
         }
     }
 
-    /// Whether a token says nothing itself, and its issuer is asked.
+    /// Whether a token is opaque, and its issuer must be asked about it.
     fn is_asked_about(&self, bearer: BearerToken<'_>) -> bool {
         self.introspection.opaque.is_some() && is_opaque(bearer)
     }
@@ -141,7 +141,7 @@ impl Authorizer {
         rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
-    /// The issuer whose `iss` this is; the configuration sees to it that there is one at most.
+    /// The issuer with this `iss`; the configuration ensures that at most one matches.
     pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Refusal> {
         let found = self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some());
         found.ok_or_else(|| issuer_id::unknown(self.issuers.iter().map(|issuer| &issuer.issuer), Some(iss)))
@@ -163,8 +163,8 @@ impl Authorizer {
         self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()
     }
 
-    /// The same by every name under which revocations of an issuer may stand: instances that know it by another one
-    /// share the lead. A name may be that of several issuers.
+    /// The same by every name under which revocations of an issuer may stand: instances that use another of its names
+    /// share the lead. Several issuers may share a name.
     pub fn leads_of_all_names(&self) -> Vec<(IssuerName, Lead)> {
         let leads = |issuer: &Arc<TrustedIssuer>| {
             let lead = issuer.lead.clone();
@@ -173,8 +173,8 @@ impl Authorizer {
         self.issuers.iter().flat_map(leads).collect()
     }
 
-    /// This authorizer with what the one before it has learnt about the issuers that both have, whatever their names
-    /// were: tokens that were dated ahead before are accepted still.
+    /// This authorizer with the observations of the one before about the issuers that both have, whatever their names
+    /// were: tokens that are dated ahead remain accepted.
     #[must_use]
     pub fn continuing(&self, before: &Self) -> Self {
         let learnt = |issuer: &Arc<TrustedIssuer>| {
@@ -185,7 +185,7 @@ impl Authorizer {
             let Some(first) = known.first() else { return issuer.clone() };
             let same = first.claim_names == issuer.claim_names;
             let seen = if same { first.seen.clone() } else { issuer.seen.clone() };
-            // Decisions that have begun go on raising what is shared.
+            // Decisions in progress continue to raise the shared leads.
             for other in &known {
                 first.lead.raise(other.lead.seen());
                 first.lead.note_dated(other.lead.dated());

@@ -1,4 +1,4 @@
-//! The keys of an issuer: a JSON Web Key Set (RFC 7517) reduced to what may verify a token.
+//! The keys of an issuer: a JSON Web Key Set (RFC 7517) reduced to the keys that may verify a token.
 
 mod algorithm;
 mod key;
@@ -22,7 +22,7 @@ pub struct Jwks {
     keys: Vec<Key>,
 }
 
-/// A document that is no key set at all.
+/// The document is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     #[error("parse as JSON")]
@@ -98,7 +98,7 @@ impl Jwks {
         self.keys.iter().any(|key| key.digest() == digest)
     }
 
-    /// What tells its keys apart, at most [`Jwks::MAX_KEYS`].
+    /// The digests of its keys, at most [`Jwks::MAX_KEYS`].
     pub fn digests(&self) -> impl Iterator<Item = KeyDigest> {
         self.keys.iter().map(Key::digest)
     }
