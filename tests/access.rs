@@ -195,7 +195,7 @@ async fn users_revoke_nobody_but_themselves() {
     }
 }
 
-/// Sends bytes, and reads the status codes of what comes back until the peer closes.
+/// Sends bytes, and reads the status codes of the answers until the peer closes.
 async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u16> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();

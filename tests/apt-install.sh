@@ -3,7 +3,7 @@
 #
 #     tests/apt-install.sh PACKAGE...
 #
-# On other systems it lists the missing packages and fails. It writes to standard error only.
+# On other systems the script lists the missing packages and fails. The script writes to standard error only.
 set -euo pipefail
 exec >&2
 

@@ -135,7 +135,7 @@ async fn java() {
         let output = output.unwrap();
         assert!(output.status.success(), "{form}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    write("default"); // Under keys that nobody reads.
+    write("default"); // Under keys that no client reads.
     let store = format!("revocation: {{store: redis, redis: {{url: \"redis://127.0.0.1:{}/0\"}}}}\n", redis.port);
     let doorward = Doorward::start(&tokens.config(&store)).await;
     let checks = Checks::connect(&doorward.check).await;

@@ -1,5 +1,5 @@
-//! Doorward, joserfc (Python) and jose (JavaScript) on the same tokens: right ones, changed in steps that
-//! follow from a seed.
+//! Doorward, joserfc (Python) and jose (JavaScript) on the same tokens: valid ones, changed in steps that follow from
+//! a seed.
 //!
 //! Doorward may be stricter, by a rule it states (`explain`); it never accepts what both others refuse.
 //! `DIFFERENTIAL_TOKENS` asks for more tokens, `DIFFERENTIAL_SEED` for others; a failure names the seed of

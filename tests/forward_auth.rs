@@ -265,7 +265,7 @@ async fn behind_nginx() {
     let nginx = Nginx::start(binary, &server).await;
     let proxied = Proxied { fixture: &fixture, proxy: nginx.address };
     proxied.decides(&upstream, 500, FORWARDED).await;
-    // It takes any 2xx for leave: the token is revoked, and the request goes on all the same.
+    // nginx takes any 2xx as permission: the token is revoked, and the request goes on nevertheless.
     let (bob, before) = (fixture.tokens.of("bob"), upstream.seen());
     assert_eq!(proxied.send(Method::POST, "/bye", Some(&bob), &[]).await.0, 200);
     assert_eq!(upstream.seen(), before + 1);
@@ -423,7 +423,7 @@ static_resources:
     )
 }
 
-/// What may be kept, and for how long.
+/// Which answers may be kept, and for how long.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_kept_no_longer_than_a_revocation_may_take() {
     let rules = "forward_auth: {cache: 60s}\nrevocation: {store: embedded, max_staleness: 20s}\n\

@@ -166,7 +166,7 @@ async fn an_issuer_whose_provider_never_worked_is_alone_with_that() {
         assert_eq!((verdict.status, verdict.reason()), (503, "keys_unavailable"), "{behaviour:?}");
         assert_eq!(verdict.headers["retry-after"], "1");
         assert!(checks.check(get("/").token(&others.with(json!({"iss": SECOND})))).await.allowed(), "{behaviour:?}");
-        // Nor does a key of the one open the other.
+        // Keys of one issuer do not verify tokens of the other.
         for token in [others.of("alice"), tokens.with(json!({"iss": SECOND}))] {
             let verdict = checks.check(get("/").token(&token)).await;
             assert!(["keys_unavailable", "unknown_key"].contains(&verdict.reason()), "{verdict:?}");

@@ -96,7 +96,7 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
     reloads(&doorward, &spelled(&tenants), REFUSED, &dead).await;
     doorward.logs("with it").await;
     reloads(&doorward, &text, IN_FORCE, &dead).await;
-    // Claims that name the same tokens first, and further ones, lose nothing.
+    // Claims that name the same tokens first, and further claims, lose no revocations.
     let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
     // An issuer may go; what its name stood for is remembered when it comes back.

@@ -169,7 +169,7 @@ async fn the_commands_show_a_certificate_where_one_is_asked() {
     assert_eq!(status(&["--ca", &ca]).0, 1, "without a certificate");
 }
 
-/// Keys, introspection and security events from servers whose certificates a private authority signed.
+/// Keys, introspection and security events from servers with certificates of a private authority.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_of_issuers_may_have_an_authority_of_their_own() {
     let Some(binary) = nginx::binary() else { return };

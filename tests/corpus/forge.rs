@@ -1,4 +1,4 @@
-//! Keys of every kind, good and bad, and their signatures; invalid ones are made on purpose.
+//! Keys of every kind, good and bad, and their signatures; invalid keys and signatures are made on purpose.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{

@@ -100,7 +100,7 @@ fn by_rsa(vector: &Vector<'_>, rsa: &Rsa, right: impl Fn() -> Vec<u8>, input: &[
     [anew(&Nat::from_be(&vector.signature[..size])).to_be(size), behind].concat()
 }
 
-/// The encoded message with what depends on the message exchanged.
+/// The encoded message, with the parts that depend on the message replaced.
 fn encoded_anew(old: &[u8], encoded: &[u8], new: &[u8]) -> Vec<u8> {
     let hashes: [&'static Algorithm; 8] = [
         &digest::SHA256,

@@ -21,7 +21,7 @@ pub fn secret(script: &str) -> Value {
     serde_saphyr::from_str::<Value>(&String::from_utf8(output.stdout).unwrap()).unwrap()["stringData"].clone()
 }
 
-/// Redis by the trial's own file and ACL, and one user more, by whom the test looks on.
+/// Redis by the trial's own file and ACL, with one more user for the test's observations.
 pub async fn redis(objects: &[Value], secret: &Value) -> RedisServer {
     let mut redis = RedisServer::stopped(&[]);
     let dir = redis.directory().display().to_string();

@@ -233,7 +233,7 @@ async fn the_log_is_trimmed_by_age() {
     instance.comes_to_refuse(&token("new")).await;
 }
 
-/// The age of the entry that `id` names must not matter to the one that writes: another instance needs it.
+/// The writer must ignore the age of the entry that `id` names: another instance needs it.
 #[tokio::test]
 async fn the_log_is_kept_for_instances_that_need_it_longer() {
     let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;

@@ -39,10 +39,11 @@ async fn a_log_that_can_take_no_entry_is_written_anew() {
     let config = config(&tokens, &redis);
     let (one, two) = (Doorward::start(&config).await, Doorward::start(&config).await);
     assert_eq!(revoke(&one, &json!({"kind": "session", "id": "known"})).await.status, 201);
-    // An issuer that nobody knows here, and an id that lies far ahead.
+    // An issuer that is not configured here, and an id far in the future.
     redis.cli(&["XADD", "doorward:{r}:log", "*", "issuer", "foreign", "kind", "user", "id", "\u{e9}", "at", "*"]);
     add(&redis, "9223372036854775808-0", "far");
-    // A user's without an instant: it is that of the entry, which has none.
+    // A user's revocation without an instant: its watermark would be the time of the entry, which the id does not
+    // give.
     let fields = ["issuer", "dev", "kind", "user", "id", "careless"];
     redis.cli(&[&["XADD", "doorward:{r}:log", "18446744073709551615-0"][..], &fields].concat());
     add(&redis, LAST, "last");

@@ -106,7 +106,7 @@ async fn an_instance_that_was_stopped_refuses_until_it_is_current() {
         });
     let waiting = waiting.collect();
     let (answers, ()) = tokio::join!(join_all(waiting), async {
-        sleep(Duration::from_millis(100)).await; // They are on their way.
+        sleep(Duration::from_millis(100)).await; // The bytes are on their way.
         assert!(revoked.elapsed() > MAX_STALENESS);
         doorward.process.signal("CONT");
     });

@@ -1,5 +1,5 @@
-//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, INFO replication, a short
-//! sleep after what they got, and a map that is written.
+//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, INFO replication, a short sleep
+//! after each answer, and writes to a map.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

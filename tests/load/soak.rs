@@ -1,4 +1,4 @@
-//! Three real instances, a fault every 20 seconds, and an oracle that knows what each may answer.
+//! Three real instances, a fault every 20 seconds, and an oracle that determines the permitted answers of each.
 //!
 //! The faults are drawn from a seed, which is printed; `DOORWARD_SOAK_SEED` repeats them. One clock at a time is
 //! wrong, by up to an hour; the issuer dates tokens up to 27 s ahead; the instances' bounds differ and change.
@@ -198,7 +198,7 @@ impl Fleet {
                 live = mint(&self.tokens, "bob", LEAD);
             }
             let Ok(member) = self.instances[at].try_read() else {
-                sleep(Duration::from_millis(5)).await; // It is being replaced.
+                sleep(Duration::from_millis(5)).await; // The instance is being replaced.
                 continue;
             };
             let (sent, heard) = (Instant::now(), self.proxies[at].following());
@@ -206,13 +206,13 @@ impl Fleet {
             let Ok(answer) =
                 timeout(Duration::from_secs(10), member.checks.send(get("/").token(token).message())).await
             else {
-                self.tally.lock().unwrap().unanswered += 1; // It stands still.
+                self.tally.lock().unwrap().unanswered += 1; // The instance stands still.
                 continue;
             };
             let log = member.doorward.log.clone();
             drop(member);
             let Ok(answer) = answer else {
-                self.tally.lock().unwrap().unanswered += 1; // It was killed.
+                self.tally.lock().unwrap().unanswered += 1; // The instance was killed.
                 continue;
             };
             let reason = crate::support::grpc::verdict(answer).reason().to_owned();
@@ -346,12 +346,12 @@ struct Answer {
     reason: String,
     /// The store had not answered the instance for longer than a view may be used.
     is_unheard: bool,
-    /// The instance's log so far.
+    /// The instance's log up to the answer.
     log: Arc<StdMutex<Vec<String>>>,
 }
 
-/// Whether an instance that says so has heard nothing for too long: what it relies on is as old as the question that was
-/// answered last, and it has asked since.
+/// Whether an instance that reports stale revocations has had no answer of the store for too long: its view is as old
+/// as the last answered request, and it has asked since.
 fn is_unheard(following: Following) -> bool {
     following.is_kept_waiting() && following.heard.elapsed() > MAX_STALENESS
 }

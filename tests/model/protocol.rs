@@ -34,8 +34,8 @@ pub struct Protocol {
     /// Only other services write, the spare stays as it is, and nothing expires: enough for some
     /// counterexamples, and quicker.
     pub narrow: bool,
-    /// Assumption: a connected instance knows every lost entry, and writes it back before the time
-    /// to settle (one tick) has passed.
+    /// Assumption: a connected instance has every lost entry, and writes it back before the time to settle (one tick)
+    /// has passed.
     pub survivors: bool,
     /// Assumption: no server gives out an id that is not newer than all before.
     pub ids_grow: bool,
@@ -75,7 +75,7 @@ pub enum Bug {
     AgeAfterLookup,
     /// The clock stands still while the process does, or the machine: CLOCK_MONOTONIC in suspend.
     ClockStops,
-    /// No look at all at whether the log is still the one that was read.
+    /// No check whether the log is still the same.
     NoGapRule,
     /// Between checks, not even at the epoch.
     NextWithoutEpoch,
@@ -190,12 +190,12 @@ impl Protocol {
         self.no_instance_allows(world, |instance, age, _| age > self.staleness(instance))
     }
 
-    /// (b) Once confirmed, nobody ever allows it.
+    /// (b) Once confirmed, no instance ever allows it.
     pub fn receipts_hold(&self, world: &World) -> bool {
         self.no_instance_allows(world, |_, _, confirmed| confirmed)
     }
 
-    /// (c) An instance refuses for ever what it has refused once.
+    /// (c) An instance refuses for ever a token that it has refused once.
     pub fn nothing_is_taken_back(world: &World) -> bool {
         world.instances.iter().all(|instance| instance.refused & !instance.view == 0)
     }

@@ -242,7 +242,7 @@ impl Sides {
                 wrong.push(format!("{}: service {by_service:?}\n    module {by_module:?}", row.what));
             }
         }
-        // A request that Envoy refuses by itself may have no headers to log, the last one has.
+        // A request that Envoy refuses by itself may have no headers to log; the last request has them.
         let marker = Row::new("marker", "GET", "/", &[("host", "marker.example.com")]);
         ask(&mut service, &marker, rows.len()).await;
         ask(&mut module, &marker, rows.len()).await;

@@ -75,8 +75,8 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         changes(&doorward, &text(&doorward, &[&main, &other]), &named, &dead).await;
         changes(&doorward, &text(&doorward, &[&other]), &["issuers[0].name", "formerly: [main]"], &dead).await;
         changes(&doorward, &text(&doorward, &[&main, &carrying]), &[], &dead).await;
-        // Revocations under the remaining name apply to both issuers, and those under the other one also to
-        // instances that do not know it.
+        // Revocations under the remaining name apply to both issuers, and those under the other name also to instances
+        // that are not configured with it.
         dead.push(tokens.with(json!({"iss": Y, "sub": "carol"})));
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
         dead.push(tokens.with(json!({"iss": Y, "sub": "dave"})));
@@ -84,7 +84,7 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         all_are_refused(&doorward, &dead).await;
         if let Some(mut older) = older {
             all_are_refused(&older, &dead).await;
-            // It lacks nothing, so it may start again.
+            // Its log is complete, so this instance may start again.
             restarted(&mut older, &config(&tokens, store, &[&both])).await;
             all_are_refused(&older, &dead).await;
             assert_eq!(older.stop().await, Some(0));

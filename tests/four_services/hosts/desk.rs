@@ -26,7 +26,7 @@ pub(super) struct Host {
     pub(super) service: SocketAddr,
     /// The request of a client.
     path: &'static str,
-    /// Whatever runs here.
+    /// The running processes.
     running: Option<(Program, Doorward, Envoy, Settled)>,
 }
 
