@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian packages, as root or with a sudo that asks nothing:
+# Installs Debian packages, as root or with a sudo without a password:
 #
 #     tests/apt-install.sh PACKAGE...
 #

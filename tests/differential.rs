@@ -187,7 +187,7 @@ async fn ask(checks: &Checks, tokens: &[Made]) -> Vec<String> {
 struct Tally {
     all_allow: usize,
     all_refuse: usize,
-    /// By the rule that explains it, what only Doorward refuses: of both others, or of one.
+    /// Tokens that only Doorward refuses, by the rule that explains it: of both others, or of one.
     stricter: BTreeMap<&'static str, [usize; 2]>,
     /// By the explaining rule, the tokens that Doorward and one other allow.
     one_refuses: BTreeMap<&'static str, usize>,

@@ -1,5 +1,5 @@
-//! The ways in for other servers: each ends in the same assertion through a real Envoy, allowed before,
-//! refused after, upstream untouched; and whatever is wrong with a message, nothing is applied.
+//! The interfaces for other servers: each ends in the same assertion through a real Envoy: allowed before, refused
+//! after, upstream untouched; and no faulty message is applied.
 
 mod alarm;
 mod backchannel;

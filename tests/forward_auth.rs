@@ -275,7 +275,7 @@ async fn behind_nginx() {
     assert_eq!(header(&refused, "www-authenticate"), Some("Bearer realm=\"doorward\""));
 }
 
-/// With the binary that CADDY names (2.11.2 or later): none is fetched for the tests.
+/// With the binary that CADDY names (2.11.2 or later): the tests do not download one.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_caddy() {
     let Some(binary) = std::env::var_os("CADDY").filter(|binary| !binary.is_empty()) else {
@@ -346,7 +346,7 @@ async fn behind_envoy_s_http_ext_authz() {
     assert_eq!(status, 503, "without Doorward nobody passes");
 }
 
-/// Envoy sends the check to one path with the original request in headers; it applies the removals all the same.
+/// Envoy sends the check to one path with the original request in headers; it applies the removals nevertheless.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_envoy_with_a_path_of_its_own() {
     let Some(binary) = envoy::binary() else { return };

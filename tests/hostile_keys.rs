@@ -121,7 +121,7 @@ async fn a_hostile_provider_costs_its_issuer_nothing_and_others_less() {
     for (what, behaviour) in failures {
         provider.behave(behaviour);
         let before = provider.requests();
-        // A made-up key has it asked at once; it is refused all the same, within the caller's patience.
+        // A made-up key id triggers a fetch at once; the token is refused nevertheless, within the caller's patience.
         let asked = Instant::now();
         let verdict = checks.check(get("/").token(&strange)).await;
         assert_eq!(verdict.reason(), "keys_unavailable", "{what}");

@@ -181,7 +181,7 @@ async fn a_signed_payload_is_verified_by_the_published_keys() {
     assert!(!doorward.logged(signature) && !doorward.logged(first.split('.').nth(1).unwrap()));
 }
 
-/// Through Envoy, its own stripping of identity headers switched off: what arrives is ours alone.
+/// Through Envoy, its own stripping of identity headers switched off: only Doorward's headers arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoofed_identity_never_arrives() {
     let Some(binary) = envoy::binary() else { return };

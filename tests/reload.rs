@@ -237,7 +237,7 @@ enum Pieces {
     TwoWriters,
     /// The file is removed first.
     Anew,
-    /// The first half is moved into place by a writer that goes on.
+    /// The first half is moved into place by a writer that continues to write.
     MovedTooSoon,
 }
 

@@ -54,7 +54,7 @@ pub struct Responder {
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
     forward_token: bool,
-    /// `None`: answers prove nothing about streams.
+    /// `None`: answers have no proof for streams.
     proofs: Option<Arc<Proofs>>,
 }
 

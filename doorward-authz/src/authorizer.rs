@@ -58,7 +58,7 @@ pub struct FreshnessPolicy {
 }
 
 impl Authorizer {
-    /// Decides one request. Does no I/O; what needs any is returned as [`Outcome::Needs`], one at a time.
+    /// Decides one request. Does no I/O: a need for it is returned as [`Outcome::Needs`], one at a time.
     #[must_use]
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
         let rules = match self.rules.select(request, &self.default_rule) {
@@ -76,7 +76,7 @@ impl Authorizer {
             .fold(decision, |decision, rule| Attempt::new(self, rule, request, view, now).also(rule, decision))
     }
 
-    /// Decides by a given rule, whatever requests it is for.
+    /// Decides by a given rule, whether or not it matches the request.
     #[must_use]
     pub fn authorize_by<'a>(
         &self,
@@ -124,7 +124,7 @@ impl Authorizer {
         self.introspection.opaque.is_some() && is_opaque(bearer)
     }
 
-    /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
+    /// Whether the token's revocation may be forgotten, because the token had expired before the clock was set back.
     fn may_be_forgotten(&self, token: &VerifiedToken, index: &RevocationIndex) -> bool {
         let (forgotten, ends) = (index.forgotten(), token.expires_at());
         if ends > forgotten.latest() {
@@ -195,8 +195,8 @@ impl Authorizer {
         Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }
     }
 
-    /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect. With the
-    /// very same keys the issuer stays, and with it the tokens that it verified.
+    /// This authorizer with other keys for one issuer, or none: the effect of a key rotation. If the keys are the
+    /// same, the issuer stays, and with it the tokens that it verified.
     #[must_use]
     pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
         let replace = |issuer: &Arc<TrustedIssuer>| {

@@ -87,7 +87,7 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// Reads `cnf`; `None` if the token has none, and is a bearer token.
+    /// Reads `cnf`; `None` for a bearer token, which has no `cnf`.
     ///
     /// RFC 7800 section 3.1 allows a receiver to ignore members that it does not understand: then any holder could use
     /// the token, which the issuer wanted to prevent. So such a member is a fault.

@@ -55,8 +55,8 @@ struct Row {
     read: fn(&VerifiedToken) -> Option<Fact<'_>>,
 }
 
-/// Declares the fields of an identity: each with its name, what joins several texts in a header, the places where it
-/// stands and how it is read.
+/// Declares the fields of an identity: each with its name, the separator of several texts in a header, the places
+/// where it stands and how it is read.
 macro_rules! token_fields {
     (@joiner) => { None };
     (@joiner $joiner:literal) => { Some($joiner) };
@@ -90,7 +90,7 @@ token_fields! {
     ClientId = "client_id", [Header Payload Metadata Explanation], |token| token.client_id().map(Fact::Text);
     /// The party that acts for the user now.
     Actor = "actor", [Header Payload Metadata], |token| token.actor().map(Fact::Text);
-    /// Everybody who acts or acted, the current one first.
+    /// All parties that act or acted, the current one first.
     Actors = "actors" joined by ",", [Header Payload Metadata Explanation], |token| {
         Some(Fact::Texts(token.actors().map(str::to_owned).collect())).filter(|_| token.actor().is_some())
     };
@@ -317,7 +317,7 @@ impl PayloadHeader {
         self.signer.iter().map(|signer| signer.public()).chain(retired).cloned().collect()
     }
 
-    /// Goes on publishing the keys of the replaced header, while payloads that they signed are valid.
+    /// Continues to publish the keys of the replaced header, while payloads that they signed are valid.
     #[must_use]
     pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
         let replaced = old.signer.iter().map(|signer| (signer.public().clone(), now.plus(signer.ttl())));

@@ -36,7 +36,7 @@ pub enum JwksError {
 impl Jwks {
     /// More keys than any provider publishes; each may cost a signature check.
     pub const MAX_KEYS: usize = 100;
-    /// How many keys are tried for a token that names none.
+    /// The number of keys that are tried for a token without a `kid`.
     pub const MAX_TRIES: usize = 4;
 
     /// Reads a key set; keys that are not fit are left out and reported, the others work.
@@ -85,7 +85,7 @@ impl Jwks {
                 Algorithm::HS256 => hmac::HMAC_SHA256,
                 Algorithm::HS384 => hmac::HMAC_SHA384,
                 Algorithm::HS512 => hmac::HMAC_SHA512,
-                _ => return None, // A secret verifies nothing else.
+                _ => return None, // A secret verifies no other algorithms.
             };
             Some(Key::new(None, *algorithm, Material::Secret(Box::new(hmac::Key::new(hash, secret)))))
         };

@@ -39,7 +39,7 @@ pub enum Kind {
     Issuer,
     /// All tokens with an actor in `act`, of every user.
     Actor,
-    /// Refuses nothing: with `list: allow`, one registered token, by the id of [`Self::Token`].
+    /// Does not refuse tokens: with `list: allow`, one registered token, by the id of [`Self::Token`].
     ///
     /// A registration is in the same log because it has the same needs: to last as long as the token, to reach every
     /// instance, to survive a loss, to merge by the later expiry.

@@ -35,7 +35,8 @@ pub struct RequestView<'a> {
     /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
     /// one.
     pub certificate: &'a str,
-    /// The one MCP message of the request, as the proxy read it; `None` if it read none, or more than one.
+    /// The one MCP message of the request, as the proxy read it; `None` if the proxy read no message, or more than
+    /// one.
     pub mcp: Option<McpMessage<'a>>,
 }
 
@@ -152,7 +153,7 @@ pub struct SignOut {
 /// The response after the sign-out is recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
-    /// The request goes on to the auth service.
+    /// The request is forwarded to the auth service.
     Forward,
     /// Doorward answers 204.
     Respond,
@@ -188,7 +189,7 @@ pub struct Match {
     pub path: PathMatch,
     pub hosts: Vec<HostPattern>,
     pub methods: Vec<String>,
-    /// `None`: whatever message the request carries.
+    /// `None`: any message, or none.
     pub mcp: Option<McpMatch>,
 }
 

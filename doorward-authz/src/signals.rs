@@ -71,7 +71,7 @@ pub enum EventOutcome {
     Ignored,
     /// The event names no subject that can be mapped to tokens.
     Unmapped,
-    /// Too old to concern any token that is still alive.
+    /// Too old: every token that the event could concern has expired.
     Stale,
 }
 

@@ -36,7 +36,7 @@ pub struct Query<'a> {
     rule: Option<&'a Rule>,
     caller: Caller<'a>,
     started: Instant,
-    /// Whether nothing may change by it.
+    /// Whether the decision must have no effects.
     only_asked: bool,
 }
 

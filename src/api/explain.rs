@@ -140,8 +140,7 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
     let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
-    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result all
-    // the same.
+    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result nevertheless.
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);

@@ -357,7 +357,7 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
                 `printf %s \"$KEY\" | doorward hash-key` prints, and replace the key if others can read the file"
             .to_owned();
     }
-    // A long name is similar to none: it is not compared letter by letter.
+    // A long name has no similar key: it is not compared letter by letter.
     let written = name.to_lowercase();
     let near = known.iter().filter(|_| name.len() <= 64).map(|key| (strsim::osa_distance(&written, key), *key)).min();
     match near {

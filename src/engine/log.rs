@@ -41,7 +41,7 @@ impl Log {
             LogLevel::Debug => "debug",
             LogLevel::Trace => "trace",
         });
-        // An error that the library reports by `eprintln!` would be a panic where nothing can be written.
+        // An error that the library reports by `eprintln!` would be a panic if standard error cannot be written.
         let output =
             tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
         match settings.format {

@@ -340,7 +340,7 @@ mod tests {
         fs::write(&path, "half").unwrap();
         assert!(until(&mut watch, Look::Settled) >= SETTLE.mul_f64(0.9));
         watch.go_on(|_| true);
-        // Moved into place while its writer goes on.
+        // Moved into place while its writer continues.
         let mut file = File::create(&beside).unwrap();
         fs::rename(&beside, &path).unwrap();
         assert_eq!(watch.look(), Look::Moving);

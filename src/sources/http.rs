@@ -48,7 +48,7 @@ impl fmt::Debug for Authorities {
 pub enum Redirects {
     /// No redirect is followed: it would send a token or Doorward's credentials to another server.
     Refused,
-    /// Three at most, none from https to plain http, and to plain http on this host only.
+    /// At most three redirects: never from https to plain http, and to plain http only on this host.
     Secure,
 }
 

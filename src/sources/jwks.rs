@@ -124,7 +124,7 @@ pub enum Update {
     Failed {
         unfit: Vec<LeftOut>,
     },
-    /// The issuer has not confirmed any keys for `max_stale`: none may be used.
+    /// The issuer has not confirmed any keys for `max_stale`: its keys must not be used any more.
     Withdrawn,
 }
 

@@ -100,7 +100,7 @@ impl From<RedisLedger> for RevocationLedger {
 }
 
 impl RevocationLedger {
-    /// Writes revocations durably, all or none of one call, and returns the place of the last one.
+    /// Writes the revocations of one call durably, all or none, and returns the place of the last one.
     ///
     /// `Ok` means that every revocation is in the store (and on `min_replicas` replicas); after an error some may be:
     /// appending again is safe, because merging twice changes nothing. An expired revocation is written, too: another

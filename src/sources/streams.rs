@@ -320,7 +320,7 @@ impl LiveStreams {
         lists.flat_map(|list| inner.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition has ended none.
+    /// Takes the number of streams that a revocation ended. The number is returned once: a repetition gets 0.
     pub fn take_ended(&self, revocation: &Revocation) -> usize {
         let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
         let mut taken = 0;

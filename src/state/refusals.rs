@@ -98,7 +98,7 @@ impl Refusals {
     pub const MAX_KINDS: usize = 256;
     /// Explained refusals that are kept, the newest: at most 8 KiB each.
     pub const MAX_EXPLAINED: usize = 256;
-    /// Explained in one second, whatever comes: each takes as long as some decisions.
+    /// The most explanations in one second: each takes as long as some decisions.
     pub const EXPLAINED_PER_SECOND: u32 = 16;
 
     /// Counts a refusal. True: it is to be explained, and given to [`Self::keep`]; one of each kind in a second is.

@@ -45,7 +45,7 @@ impl Traces {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()
-            // The proxy says which traces are kept; a request without one begins none here.
+            // The proxy decides which traces are kept; a request without a trace does not begin one here.
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
             .with_resource(resource)
             .with_batch_exporter(Counted { exporter, exports, failing: AtomicBool::new(false) })
@@ -81,7 +81,7 @@ impl Traces {
         span.end_with_timestamp(ended);
     }
 
-    /// Sends what is left and ends; blocks for at most two seconds.
+    /// Sends the remaining spans and ends; blocks for at most two seconds.
     pub fn finish(&self) {
         if let Err(error) = self.provider.shutdown_with_timeout(Self::FAREWELL) {
             warn!(%error, "the last traces were not sent");

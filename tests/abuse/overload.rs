@@ -15,7 +15,7 @@ use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
 use serde_json::json;
 
-/// A check by a caller that names a deadline and waits longer all the same.
+/// A check by a caller that names a deadline and nevertheless waits longer.
 async fn ask_by(address: &str, timeout: &str, ask: Ask) -> Verdict {
     let mut stream = greet(address, &[]).await;
     let mut head = check_head();

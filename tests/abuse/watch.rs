@@ -11,7 +11,7 @@ use crate::support::tokens::Tokens;
 
 /// Memory that an abuse may cost, in bytes.
 const MEMORY: u64 = 64 << 20;
-/// How long it goes on.
+/// The duration of an attack.
 pub const LASTS: Duration = Duration::from_secs(2);
 
 /// A running Doorward and a good client on a separate thread.

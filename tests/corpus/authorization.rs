@@ -5,7 +5,7 @@ use crate::support::grpc::{Ask, get};
 
 const MISSING: &[&str] = &["missing_token"];
 const MULTIPLE: &[&str] = &["multiple_tokens"];
-/// Not a bearer token: it may be called none at all, or a bad one.
+/// Not a bearer token: it may be refused as missing or as malformed.
 const NONE_OR_BAD: &[&str] = &["missing_token", "malformed_token"];
 
 fn field(value: impl AsRef<[u8]>) -> [(&'static str, Ask); 2] {

@@ -25,7 +25,7 @@ pub fn decoded(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// A key that signs whatever it is given.
+/// A key that signs any input.
 pub enum Key {
     Ec(EcdsaKeyPair),
     Ec384(EcdsaKeyPair),

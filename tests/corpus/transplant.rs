@@ -1,7 +1,7 @@
 //! Takes the flaw out of one signature and puts it into another.
 //!
-//! Published vectors sign messages like `foo`, so a verifier that refuses them as tokens proves nothing:
-//! the claims alone would do. Here the same flaw is made anew in the signature of a token that is right.
+//! Published vectors sign messages like `foo`, so a refusal of them as tokens proves nothing: the missing claims alone
+//! would cause it. Here the same flaw is reproduced in the signature of an otherwise valid token.
 
 use aws_lc_rs::digest::{self, Algorithm};
 

@@ -278,7 +278,7 @@ impl Maker<'_> {
         self.step(format!("claims say {name}: {value:.80}"));
     }
 
-    /// The text of a JSON object, wrong or written otherwise.
+    /// The text of a JSON object, invalid or in another spelling.
     fn change_json(&mut self, json: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(json).into_owned();
         let inner = text.trim_start_matches('{').trim_end_matches('}').to_owned();

@@ -34,7 +34,7 @@ async fn keys_rotate_without_refusals() {
     assert!(!log.contains("unknown_key"), "{log}");
 }
 
-/// Doorward asks Accounts for keys, never about a request: without Accounts everyone goes on, for five minutes.
+/// Doorward asks Accounts for keys, never about a request: without Accounts every session continues for five minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_go_on_without_accounts_and_sessions_survive_its_restart() {
     let dir = TempDir::new();

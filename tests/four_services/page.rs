@@ -79,7 +79,7 @@ impl Demo {
         panic!("it does not stay up: {said}{complaint}");
     }
 
-    /// As Ctrl-C does; nothing may be left.
+    /// Ends it as Ctrl-C does; no process may be left.
     fn stop(mut self) {
         self.signal("INT");
         assert_eq!(self.script.wait().unwrap().code(), Some(0));

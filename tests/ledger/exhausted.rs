@@ -102,7 +102,7 @@ async fn a_log_that_cannot_be_written_anew_is_named_with_its_cure() {
     })
     .await;
     one.logs("last possible id").await;
-    // A new instance reads it all the same.
+    // A new instance reads the log nevertheless.
     let two = Doorward::start(&config).await;
     refuses(&two, &known).await;
     redis.cli(&["RENAME", "doorward:{r}:log", "exhausted"]);

@@ -191,7 +191,7 @@ async fn confirm(instance: &Instance, id: &str, patience: Duration) -> Receipt {
     instance.replica.confirm(&sign_out(id), written, patience).await
 }
 
-/// The copy that comes up lacks the lease of an instance that is cut off, and nothing else.
+/// The copy that comes up lacks only the lease of an instance that is cut off.
 #[tokio::test]
 async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have_run_out() {
     let hold = Duration::from_secs(2);

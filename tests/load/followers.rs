@@ -105,7 +105,7 @@ async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, 
 async fn followers() {
     for rate in [100, 1000] {
         let redis = RedisServer::start(&[]).await;
-        // Patient: on a machine that is too small for the rate, lag is what there is to see.
+        // Patient: on a machine that is too small for the rate, the lag is the result.
         let patience = Duration::from_secs(30);
         let config = RedisConfig { command_deadline: patience, write_deadline: patience, ..redis.config() };
         let writer = Arc::new(Instance::launch(config));

@@ -1,7 +1,7 @@
 //! The counts of the soak's oracle, and its criteria of failure.
 //!
-//! A wrong allow always does. Another wrong answer does when no fault was in force and the machine ran as it should:
-//! a loaded one keeps a view from being renewed in time, and a 503 is right then.
+//! A wrong allow always fails the soak. Another wrong answer does if no fault was in force and the machine was not
+//! late: a loaded machine keeps a view from being renewed in time, and a 503 is right then.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ pub(super) struct Tally {
     others: BTreeMap<String, Other>,
 }
 
-/// Possible explanations of a wrong answer that allows nothing.
+/// Possible explanations of a wrong refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause {
     Nothing,

@@ -90,7 +90,7 @@ async fn a_rule_is_for_the_tool_that_is_called() {
     }
     // If Envoy does not read the message, no tool is called.
     assert_eq!(fixture.post("/MCP", &call("pay_rent"), &pays).await, "bad_request");
-    // A listing is open to all, and nothing else is.
+    // Only a listing is open to all.
     for (method, status) in
         [("tools/list", 200), ("resources/list", 200), ("prompts/list", 401), ("tools/listing", 401)]
     {

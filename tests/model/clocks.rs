@@ -62,7 +62,7 @@ pub struct Left {
     pub far_ids: u8,
 }
 
-/// Deliberate mistakes, all of them what `src` once did.
+/// Deliberate mistakes, all of which `src` once contained.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Fault {
     /// Bug: a revocation that has expired by the local wall clock is forgotten.
@@ -97,7 +97,7 @@ pub enum Fault {
     FarIdIsPassedOver,
     /// Bug: the configuration gives the issuer another name, and applied revocations stay under the old one.
     RenamesInSilence,
-    /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
+    /// A change of names is compared only with the configuration before it, not with all names that the issuer had.
     RenamesByTheLastStep,
     /// Bug: a change of names considers applied revocations, but not those that other instances may still make.
     RenamesBesideOthers,
@@ -333,7 +333,7 @@ impl Clocks {
         self.bug == Some(bug)
     }
 
-    /// Whether it would accept the token if nothing were revoked (`authz/token.rs`).
+    /// Whether the instance would accept the token without any revocation (`authz/token.rs`).
     fn accepts(&self, fleet: &Fleet, instance: &Instance) -> bool {
         let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
         fleet.revoked.is_some_and(|(issued, _)| {

@@ -54,13 +54,13 @@ pub enum Loss {
     Empty,
     /// The older copy comes up: a snapshot of the past, or a failover.
     Older,
-    /// A failover whose old primary goes on answering one of the instances.
+    /// A failover whose old primary continues to answer one of the instances.
     Split,
     /// The same, but the server reports it: a demotion under a live connection.
     Demoted,
 }
 
-/// Deliberate mistakes; some of them are what `src` once did.
+/// Deliberate mistakes; `src` once contained some of them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Bug {
     /// `fresh_as_of` is the end of the read, not its start.
@@ -91,7 +91,7 @@ pub enum Bug {
     SettledByEpoch,
     /// Settling is judged after the read that is then published.
     SettledAfterRead,
-    /// An instance that was once ready relies at once on whatever store it finds.
+    /// An instance that was once ready relies at once on any store that it finds.
     SettledForGood,
     /// Bug: entries that this process wrote and has not read back are not looked for.
     OwnWritesForgotten,
@@ -109,9 +109,9 @@ pub enum Bug {
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
     ShortLease,
-    /// A receipt takes the leases of others for as long as the own.
+    /// A receipt assumes the own length of leases for those of others.
     ReceiptByOwnLease,
-    /// A view is used for as long as the rules allow now, whatever its lease was made for.
+    /// A view is used for as long as the rules allow now, beyond the lease that was made for it.
     ReloadOutlivesLease,
     /// How far an instance was in a log that is gone is reported of the next one, too.
     PositionOutlivesLog,

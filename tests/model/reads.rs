@@ -26,7 +26,7 @@ impl Read {
 }
 
 impl Protocol {
-    /// The store executes what of the read has reached it; a paused instance does not hinder that.
+    /// The store executes the part of the read that has reached it, even while the instance is paused.
     pub fn serve(&self, world: &mut World, at: u8) -> Option<()> {
         let instance = *world.at(at);
         let mut read = instance.read.filter(|_| instance.linked)?;

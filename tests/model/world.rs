@@ -274,7 +274,7 @@ impl Instance {
 }
 
 impl World {
-    /// Instances differ in nothing but their place: worlds that differ in it only are one.
+    /// Instances differ only in their place: worlds that differ only in it are one.
     pub fn sort(&mut self) {
         for at in [0, 1, 0] {
             if self.instances[at] < self.instances[at + 1] {

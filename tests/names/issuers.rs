@@ -126,7 +126,7 @@ async fn a_tenant_moves_out_only_with_its_revocations() {
         };
         let dead = vec![of(json!({"sid": "gone"})), of(json!({"sub": "bob"}))];
         let text = |issuers: &[&str]| next(&doorward, &tokens, store, issuers);
-        // A tenant that was not accepted takes nothing with it.
+        // Removing a tenant that was not accepted loses no revocations.
         let new = format!("name: new, {template}, tenants: [w]");
         assert_eq!(revoke(&doorward, &json!({"kind": "session", "issuer": "main", "id": "gone"})).await.status, 201);
         changes(&doorward, &text(&[&main("t, u"), &new]), &[], &dead[..1]).await;
@@ -169,7 +169,7 @@ async fn a_change_in_several_steps_is_judged_as_one() {
     }
 }
 
-/// An accepted step settles its own difference, and nothing else.
+/// An accepted step settles its own difference only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_changes_a_claim_hides_no_name() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);

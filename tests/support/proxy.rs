@@ -51,7 +51,7 @@ struct Control {
     opened: u64,
     /// Open connections are closed.
     cut: u64,
-    /// Open connections stay open, and nothing passes ever again.
+    /// Open connections stay open, and pass no bytes ever again.
     swallowed: u64,
     /// No bytes pass until this ends; then the waiting bytes are forwarded.
     stalled: bool,

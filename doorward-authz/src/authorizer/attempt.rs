@@ -119,7 +119,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Only a token that is good and not revoked passes, beside others that ran out.
+    /// Only a valid token that is not revoked passes; expired tokens beside it are ignored.
     fn apply_strictly(&mut self) -> Result<Grant, Stop> {
         let Some(found) = self.authorizer.token_of(self.request, self.now)? else {
             return match self.rule.access {
@@ -137,8 +137,8 @@ impl<'a> Attempt<'a> {
         Ok(Grant { principal: Some(Principal { token, verified_at: self.now }), stale, ..Grant::anonymous() })
     }
 
-    /// A dead token must be able to ask for a new one, or to be signed out again: of several, each that verifies
-    /// counts, and the others are not asked for. Being signed out ends all of them.
+    /// An expired or revoked token must be able to ask for a new one, or to be signed out again: of several tokens,
+    /// each that verifies counts, and issuers are not asked about the others. A sign-out revokes all of them.
     fn apply_tolerantly(&mut self) -> Result<Grant, Stop> {
         let (authorizer, now) = (self.authorizer, self.now);
         let found = authorizer.tokens.find(self.request);

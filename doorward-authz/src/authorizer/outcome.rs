@@ -42,13 +42,13 @@ impl Principal {
 pub struct Grant {
     /// `None` for a request that proved no identity.
     pub principal: Option<Principal>,
-    /// The revocations to record before the request is answered, and what follows.
+    /// The revocations to record before the request is answered, and the answer.
     pub sign_out: Option<(Vec<Revocation>, Then)>,
     /// The view was older than allowed and the policy lets pass.
     pub stale: bool,
     /// The refusal that a shadow rule did not enforce.
     pub shadowed: Option<Denial>,
-    /// Why the request's token counts as none.
+    /// Why the request's token counts as absent.
     pub ignored: Option<Denial>,
 }
 

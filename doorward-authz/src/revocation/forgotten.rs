@@ -1,6 +1,6 @@
 //! The trace of forgotten revocations: until when their tokens were valid.
 //!
-//! A token that had expired when its revocation was forgotten is alive again when the wall clock is set back, and must
+//! A token that had expired when its revocation was forgotten is valid again when the wall clock is set back, and must
 //! stay expired. Tokens that are issued later must not stay expired, although they may end before the same instant:
 //! their date distinguishes them. A revocation was applied in an era, between two steps of the wall clock, and was
 //! kept for longer than a token lives. A token that it refused was valid by the clock of that era, so it was dated no
@@ -49,8 +49,8 @@ impl Forgotten {
     /// If there are more eras, the oldest count as one.
     const MAX_ERAS: usize = 16;
 
-    /// The instant by which tokens that were dated then may have been refused for a reason that is forgotten;
-    /// `None`: whenever they were dated. 1970 if none was.
+    /// The latest end of tokens with this date that a forgotten revocation may have refused; `None`: with any date.
+    /// 1970 if there are no such tokens.
     #[must_use]
     pub fn up_to(&self, issued_at: Option<Timestamp>) -> Timestamp {
         if self.is_empty() {
@@ -101,8 +101,8 @@ impl Forgotten {
         }
     }
 
-    /// A revocation that was learnt in this second of uptime is about to be forgotten; its tokens are over by an instant,
-    /// and live for `life` at most.
+    /// Records that a revocation from this second of uptime is about to be forgotten; its tokens have expired by
+    /// `over_by`, and live for `life` at most.
     pub(super) fn note(&self, learnt: u32, over_by: u32, life: Duration) {
         let mut course = self.course.write().unwrap_or_else(PoisonError::into_inner);
         let at = course.eras.partition_point(|era| era.began <= learnt).saturating_sub(1);
@@ -143,7 +143,7 @@ mod tests {
         Timestamp::from_secs(second)
     }
 
-    /// A clock that is an hour ahead from the 100th second on, and is put right after the 200th.
+    /// A clock that is an hour ahead from the 100th second on, and is corrected after the 200th.
     fn an_hour_ahead(learnt: u32, over_by: u32) -> Forgotten {
         let forgotten = Forgotten::default();
         for second in (0..=300_u32).step_by(10) {

@@ -301,8 +301,8 @@ fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> 
     hash(hasher, issuers.name(record), record.kind(), record.id_parts())
 }
 
-/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so the latter must be a whole
-/// second back: nothing is deleted early.
+/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so `learnt` must be a whole
+/// second back, lest a target be deleted early.
 #[derive(Clone, Copy)]
 struct Limits {
     expires: u32,

@@ -1,4 +1,4 @@
-//! An issuer, and what its tokens must look like.
+//! An issuer, and the required form of its tokens.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::revocation::{
 };
 use crate::token_use::TokenUse;
 
-/// An issuer we trust, and what its tokens must look like.
+/// A trusted issuer, and the required form of its tokens.
 #[derive(Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct TrustedIssuer {
@@ -84,8 +84,8 @@ pub enum Expiry {
 }
 
 impl TrustedIssuer {
-    /// How long a revocation of anything but a single token is kept, and the longest that a token may
-    /// be accepted after it was issued: one constant for both, so none outlives what revoked it.
+    /// How long a revocation of any kind but `token` is kept, and the longest that a token may be accepted after it
+    /// was issued: one constant for both, so that no token outlives its revocation.
     #[must_use]
     pub fn retention(&self) -> Duration {
         self.max_lifetime + self.leeway
@@ -180,7 +180,7 @@ impl TrustedIssuer {
         expires_at.plus(self.expiry_leeway).min(longest)
     }
 
-    /// Checks what time alone can change about a token that this issuer verified before.
+    /// Checks only the times of a token that this issuer verified before.
     pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Refusal> {
         self.check_times(token.times(), now, expiry)
     }
@@ -211,8 +211,8 @@ impl TrustedIssuer {
         Ok(())
     }
 
-    /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
-    /// may be dated ahead of it.
+    /// The default instant of a revocation: the later of the wall clocks, and how far tokens of the target may be
+    /// dated ahead of it.
     ///
     /// For a user that is the largest lead of this issuer's tokens at any instance, at least [`Lead::LEAST`]; for a
     /// client or the whole issuer, where no user signs in again a moment later, it is at least the leeway. Clocks that
@@ -226,7 +226,7 @@ impl TrustedIssuer {
             Kind::User => self.least_lead(),
             _ => most.max(self.lead.seen()),
         };
-        // A token that an instance has verified was issued, whatever any clock shows.
+        // A token that an instance has verified was issued, even if every clock is behind its date.
         let dated = self.lead.dated().min(clocks.latest().plus(LONGEST_LEEWAY));
         Ok(clocks.latest().plus(lead).max(dated))
     }

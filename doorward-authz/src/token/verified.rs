@@ -148,7 +148,7 @@ impl VerifiedToken {
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
         let facts = &*self.0;
-        // Allowance for what is made later: two headers and the metadata, whose values come from the claims, and the
+        // Allowance for later encodings: two headers and the metadata, whose values come from the claims, and the
         // sealed facts of the stream.
         let kept = 512 + facts.claims.json_len();
         let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];

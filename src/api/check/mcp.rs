@@ -13,7 +13,7 @@ const NAMESPACE: &str = "envoy.filters.http.mcp";
 
 /// `google.protobuf.Value` with `bool_value: true`, on the wire.
 const TRUE: &[u8] = &[0x20, 1];
-/// The same with `false`, as it is written where it is written at all.
+/// The same with `false`; a writer may omit the field instead.
 const FALSE: &[u8] = &[0x20, 0];
 
 /// The message that an `envoy.config.core.v3.Metadata` names.

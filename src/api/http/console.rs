@@ -51,7 +51,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Its routes; a listener for nothing but admin keys leads there from `/`.
+/// Its routes; a listener for admin keys only redirects there from `/`.
 pub(super) fn router(part: Part) -> Router<Http> {
     let to_page = || async { (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, "/console/")]) };
     let routes = Router::new()

@@ -1,4 +1,4 @@
-//! `GET /v1/events`: what changes, as server-sent events (WHATWG HTML section 9.2).
+//! `GET /v1/events`: changes, as server-sent events (WHATWG HTML section 9.2).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub(super) async fn events(
     }))))
 }
 
-/// A response that goes on.
+/// An open-ended response.
 pub(super) fn respond(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -194,7 +194,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits until every instance refuses, and until none has verified a token that is dated further ahead.
+    /// Waits until every instance refuses, and until no instance has verified a token that is dated further ahead.
     async fn confirm(
         &self,
         wait: Wait,

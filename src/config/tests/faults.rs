@@ -1,4 +1,4 @@
-//! The form of the file, all faults together, and what must never be shown or cost too much.
+//! The form of the file, all faults together, and input that must not be shown or cost too much.
 
 use std::fmt::Write as _;
 

@@ -144,8 +144,8 @@ impl Replica {
         self.earliest().min(wall.plus(steady.elapsed()))
     }
 
-    /// Sets the retention: the longest time for which a token may be accepted, and that after its end. Call it before
-    /// issuers that allow more are put in force.
+    /// Sets the retention (the longest time for which a token may be accepted) and the leeway after its end. Call it
+    /// before issuers that allow more are put in force.
     ///
     /// Entries that were dropped under a smaller bound are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {

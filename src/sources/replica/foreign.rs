@@ -1,5 +1,5 @@
-//! Entries of issuers that are not configured here: applied, since a reload may add the issuer, and logged, since
-//! more likely the writer uses a wrong name. And keys without an entry: a key alone does not reach the instances.
+//! Entries of issuers that are not configured here: they are applied, because a reload may add the issuer, and logged,
+//! because a wrong name is more likely. And keys without an entry: a key alone does not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -17,18 +17,18 @@
 //! In (2) the lease is that in the store: an instance that is cut off uses its view for the length of that lease, even
 //! if a reload has allowed more since ([`Freshness`](super::Freshness)).
 //!
-//! The argument assumes: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store
-//! that keeps the leases. That a lease has run out by the server's clock counts only if this instance has seen that
-//! clock go as evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length
-//! ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list confirms nothing
-//! until it has been the same store for the length of a lease: by then, an instance whose lease was lost has a new
-//! lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest lease that any of
-//! them was seen to take: in the store, or by this instance since it started. An instance reports an entry that it
-//! could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be prolonged: its
-//! holder goes on deciding, and the receipt waits while that instance cannot report its progress. A removed log may
-//! continue with smaller ids, if the store's clock was set back: progress in the previous log does not count for this
-//! one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the others only. A
-//! decision that was frozen with its process may end later; the proxy has timed out by then.
+//! The argument assumes steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease, and a
+//! store that keeps the leases. A lease counts as expired by the server's clock only if this instance has seen that
+//! clock go as evenly as its own for the length of a lease; the length includes the time that such a clock may gain
+//! meanwhile ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list
+//! confirms nothing until it has been the same store for the length of a lease: by then, an instance whose lease was
+//! lost has a new lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest
+//! lease that any of them was seen to take: in the store, or by this instance since it started. An instance reports an
+//! entry that it could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be
+//! prolonged: its holder continues to decide, and the receipt waits while that instance cannot report its progress. A
+//! removed log may continue with smaller ids, if the store's clock was set back: progress in the previous log does not
+//! count for this one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the
+//! others only. A decision that was frozen with its process may end later; the proxy has timed out by then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

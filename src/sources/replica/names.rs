@@ -25,7 +25,7 @@ pub(super) struct Standing {
     noted: Mutex<Names>,
     /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<(ReplicaState, Box<str>)>>,
-    /// The notes to store for the issuers that [`Replica::names_lost_by`] was last asked about and found to lose nothing.
+    /// The notes for the issuers of the last call of [`Replica::names_lost_by`], if that found no losses.
     held: Mutex<Option<Vec<String>>>,
 }
 

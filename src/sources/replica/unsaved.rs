@@ -46,7 +46,7 @@ impl Unsaved {
     /// The most revocations; newer ones are not kept for a retry, and their callers got an error.
     const MAX: usize = 100_000;
 
-    /// `over`: what expired before then is no longer offered.
+    /// `over`: revocations that expired before then are no longer offered.
     pub(super) fn insert(&self, revocations: &[Revocation], over: Timestamp) {
         let mut state = self.lock();
         if state.by_target.len() + revocations.len() > Self::MAX {
@@ -129,7 +129,7 @@ impl Waiting {
     fn change<'a>(&mut self, stored: impl Iterator<Item = &'a Revocation>, change: impl Fn(&mut Entry)) {
         for stored in stored {
             if self.by_target.is_empty() {
-                return; // Nearly always; then nothing is hashed.
+                return; // Nearly always, so nearly always no hash is computed.
             }
             let key = (stored.target.clone(), stored.origin);
             let Some(entry) = self.by_target.get_mut(&key).filter(|entry| entry.is_in(stored)) else { continue };

@@ -1,4 +1,4 @@
-//! The machines, what runs on them, and a client before them.
+//! The machines, their processes, and a client in front of them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -117,7 +117,7 @@ impl Switch {
         self.0.ip(&format!("link set dev {port} master switch"));
     }
 
-    /// Drops whatever comes through this port, in both directions: the machine sees a link that is up, and
+    /// Drops everything that comes through this port, in both directions: the machine sees a link that is up, and gets
     /// no answer.
     pub(super) fn swallow(&self, port: &str) {
         self.0.ip(&format!("link set dev {port} nomaster"));

@@ -98,8 +98,8 @@ fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
     let expiry = if tolerated { Expiry::Tolerated } else { Expiry::Refused };
     let Ok(token) = verify(bearer, expiry) else { return };
 
-    // The library's reader takes the last of two members: they must not differ from what was seen. An object
-    // with this member it takes for the JSON in the member's text, which is not for a claim to choose.
+    // The library's reader takes the last of two members, which must not differ from the members that Doorward read.
+    // It replaces an object with this member by the JSON in the member's text, which a claim must not choose.
     if String::from_utf8_lossy(payload).contains("serde_json::private") {
         return;
     }

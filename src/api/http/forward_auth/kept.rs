@@ -11,7 +11,8 @@ use crate::authz::token_source::TokenSource;
 use crate::clock;
 use crate::state::Policy;
 
-/// The longest that the answer may be kept, in whole seconds; `None`: not at all. `age`: that of the view, or more.
+/// The longest time for which the answer may be kept, in whole seconds; `None`: it may not be kept. `age`: that of the
+/// view, or more.
 pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Duration>) -> Option<Duration> {
     let Outcome::Allowed(grant) = &decision.outcome else { return None };
     let Grant { principal, sign_out, stale, shadowed, .. } = &**grant;
@@ -46,8 +47,8 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
     (!may_change && kept >= Duration::from_secs(1)).then_some(kept)
 }
 
-/// The request headers that a kept answer depends on (`Vary`, RFC 9110 section 12.5.5): what names the request, and where
-/// tokens and keys may stand. nginx does not keep an answer with more than 128 bytes of them.
+/// The request headers that a kept answer depends on (`Vary`, RFC 9110 section 12.5.5): the names of the request's
+/// parts, and the places of tokens and keys. nginx does not keep an answer with more than 128 bytes of them.
 pub(super) fn varies(policy: &Policy) -> String {
     let request = ["x-original-uri", "x-original-method", "x-forwarded-uri", "x-forwarded-method", "x-forwarded-host"];
     let tokens = policy.authorizer.tokens.from.iter().filter_map(|source| match source {

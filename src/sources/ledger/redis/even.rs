@@ -141,7 +141,7 @@ mod tests {
         check(NOW, NOW - HOUR, NOW - 2, NOW - 2, HOUR);
         check(NOW - HOUR, NOW - 2 * HOUR, NOW - HOUR - 2, NOW - 2, HOUR); // An hour behind all the time.
         check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // No instance ran for two hours.
-        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // And it was put right meanwhile.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // The wall clock was corrected meanwhile.
         check(NOW, NOW - 3 * HOUR, NOW - HOUR - 2, NOW - 2, 0); // An hour behind, and right.
         check(NOW, NOW - HOUR, NOW + 30, NOW - 2, 0); // Set back.
         check(NOW, NOW + HOUR, NOW - 2, NOW - 2, 0); // The note is of the future.

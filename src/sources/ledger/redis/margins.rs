@@ -63,7 +63,7 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// For how long the store's clock has gone evenly in the eyes of this process.
+    /// The time for which this process has seen the store's clock go evenly.
     pub(in crate::sources) fn even_for(&self) -> Duration {
         self.clock.steady_for()
     }

@@ -236,8 +236,7 @@ impl Decoder {
     }
 }
 
-/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would revoke nothing without an
-/// error, which must not happen easily.
+/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would silently revoke no token.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
 /// Seconds of 2001: no token is that old, so a smaller number is a flag (`1`) and not a time.
@@ -375,7 +374,7 @@ mod tests {
         }
     }
 
-    /// The store's clock was an hour behind, and was put right a minute ago.
+    /// The store's clock was an hour behind, and was corrected a minute ago.
     #[test]
     fn an_entry_from_before_the_clock_was_set_is_kept_like_one_of_that_time() {
         let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));
