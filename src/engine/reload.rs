@@ -162,7 +162,7 @@ impl Reload {
         if faults.is_empty() { Ok(()) } else { Err(Faults { file, faults, watched }.into()) }
     }
 
-    /// Replaces the policy and the sources in force; a decision uses either the old ones entirely or the new ones.
+    /// Replaces the policy and the sources in force; a decision uses either only the old or only the new ones.
     fn put_in_force(&mut self, next: Next) {
         let Next { files, introspectors, receivers, fetched } = next;
         let Files { config, warnings, later, certificates } = files;

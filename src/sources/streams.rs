@@ -6,7 +6,7 @@
 //! limit, and ends with the process.
 //!
 //! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
-//! here. So the second of the two finds the first.
+//! here. So the later step of the two finds the earlier one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;

@@ -33,9 +33,9 @@ impl Traces {
     /// The length of a `traceparent`, which is 55 bytes today and may be more in a later version.
     const LONGEST_PARENT: usize = 256;
 
-    /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a
-    /// bounded queue on a thread of its own and are dropped when it is full: a decision never waits for the
-    /// collector. `exports` counts batches by result. To be called within the runtime.
+    /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a bounded
+    /// queue on a thread of its own and are dropped when it is full: a decision never waits for the collector.
+    /// `exports` counts batches by result. Call it within the runtime.
     ///
     /// The bounds and the service's attributes follow `OTEL_BSP_*` and `OTEL_RESOURCE_ATTRIBUTES`.
     pub fn new(endpoint: &str, exports: IntCounterVec) -> Result<Self, ExporterBuildError> {

@@ -47,7 +47,8 @@ struct AboutIssuer {
     claims: AboutClaims,
 }
 
-/// Which claims name what: the first that a token has; one with `/` at its start is a JSON pointer.
+/// The claims from which an identity is read, the first present one counts; a name with `/` at its start is a JSON
+/// pointer.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "as in `issuers[].claims`")]
 struct AboutClaims {
@@ -56,7 +57,7 @@ struct AboutClaims {
     client_id: Vec<String>,
 }
 
-/// Says what this service is, and what the caller's key may do.
+/// Describes this service and the permissions of the caller's key.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
     responses((status = 200, description = "The service and the key.", body = About), AdminErrors)

@@ -49,12 +49,12 @@ impl Default for Watching {
     }
 }
 
-/// Sends what changes, as server-sent events.
+/// Sends changes, as server-sent events.
 ///
-/// `instances` has the body of `/v1/instances`, every second, less often in a fleet of more than a hundred; `refusals`,
-/// that of `/v1/refusals`, and `revocations`, how many of each kind there are, at most once in a second after they
-/// changed. `end` is the last: its `reason` is `draining`, or `credentials` when the key is not configured any more or
-/// may not read any more. At most 8 watch an instance at once.
+/// `instances` has the body of `/v1/instances`, every second, less often in a fleet of more than a hundred; `refusals`
+/// has that of `/v1/refusals`, and `revocations` the number of each kind, at most once in a second after a change.
+/// `end` is the last event: its `reason` is `draining`, or `credentials` when the key is not configured any more or
+/// may not read any more. At most 8 clients watch an instance at once.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "watch", tag = "operation", security(("admin_key" = [])),
     responses(

@@ -81,7 +81,7 @@ fn localhost() -> String {
 
 /// Decides a request and explains the decision, step by step.
 ///
-/// The revocations that this instance knows are consulted, and the store where the policy requires it. Nothing is
+/// Consults the revocations that this instance has applied, and the store where the policy requires it. Nothing is
 /// recorded: a sign-out rule revokes nothing here.
 #[utoipa::path(
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),

@@ -75,7 +75,7 @@ pub(super) struct RefusalWithChecks {
     checks: Value,
 }
 
-/// Lists what this instance refused in the last ten minutes.
+/// Lists the refusals of this instance in the last ten minutes.
 ///
 /// Each instance lists only its own refusals; `doorward_checks_total` counts those of all.
 #[utoipa::path(

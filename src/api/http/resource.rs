@@ -13,8 +13,9 @@ use crate::authz::rule::RequestView;
 
 /// The metadata of the protected resource (RFC 9728), from the section `resource`.
 ///
-/// The path of the resource follows the path of this one, as in `/.well-known/oauth-protected-resource/mcp`. Anybody may
-/// read it, the pages of any site included. Scheme and host are those that the client wrote, by the settings of `proxy`.
+/// The path of the resource follows the path of this one, as in `/.well-known/oauth-protected-resource/mcp`. No
+/// credentials are needed, and pages of any site may read it. Scheme and host are the client's, by the settings of
+/// `proxy`.
 #[utoipa::path(
     get, path = "/.well-known/oauth-protected-resource", tag = "identity",
     responses(

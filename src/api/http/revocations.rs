@@ -136,7 +136,7 @@ pub(super) struct RevocationReceipt {
     /// The place in the log.
     position: String,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
-    /// so the revocation may refuse nothing; otherwise it is left out.
+    /// so the revocation may refuse no token; otherwise the field is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
     #[serde(flatten)]
@@ -145,12 +145,13 @@ pub(super) struct RevocationReceipt {
 
 /// Revokes a token, a session, a user, a client, a key, an actor or all of an issuer.
 ///
-/// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
-/// nothing. A revocation that has expired by this instance's clock is written, too.
+/// 201 means that the revocation is in the store, and with `wait=all` that every instance applies it. Repeating a
+/// request changes nothing. A revocation that has expired by this instance's clock is written, too.
 ///
-/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200, and
-/// continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes, and
-/// at last `receipt`, or `problem` if the store did not take a later instant. The receipt says whether it is confirmed.
+/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200,
+/// and continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes,
+/// and at last `receipt`, or `problem` if the store refused a later instant. `confirmed` in the receipt has the
+/// result.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,

@@ -3,7 +3,7 @@
 //! # The argument
 //!
 //! An instance accepts a token only with a view, and a view that is older than `max_staleness` does not count as one
-//! (`on_stale: deny`). It publishes the view of a read only if its lease
+//! (`on_stale: deny`). An instance publishes the view of a read only if its lease
 //!
 //! 1. was in the store before the read began, and
 //! 2. will run until the view is too old, whatever happens to the instance.

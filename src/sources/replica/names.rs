@@ -112,7 +112,7 @@ impl Replica {
         conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })
     }
 
-    /// A time that has passed by every known clock.
+    /// A time that has passed by every observed clock.
     fn surely_past(&self) -> Timestamp {
         let now = self.earliest_if_set();
         match &self.ledger {

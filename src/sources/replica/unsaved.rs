@@ -43,7 +43,7 @@ impl Entry {
 }
 
 impl Unsaved {
-    /// The most revocations; newer ones are not kept for a retry, and their callers got an error.
+    /// The most revocations; further ones are not kept for a retry, and their callers got an error.
     const MAX: usize = 100_000;
 
     /// `over`: revocations that expired before then are no longer offered.

@@ -52,7 +52,7 @@ pub(super) struct Confirmation {
     /// 3339); only when that prevents a confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     uncertain_until: Option<String>,
-    /// The number of streams that it ended, at all instances that have reported it.
+    /// The number of streams that the revocation ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<usize>,
     /// See [`Receipt::lapsed`].

@@ -139,8 +139,8 @@ impl Adopt {
         }
     }
 
-    /// The pattern for MATCH, with the template's own characters escaped. It allows text around them: Java's
-    /// serialisation, or quotes.
+    /// The pattern for MATCH, with the template's own characters escaped. The pattern allows text around the ids:
+    /// Java's serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         format!("*{}*{}*", literal(before), literal(after))
