@@ -41,7 +41,7 @@ impl Outliving {
         }
     }
 
-    /// Whether a revocation of this process is in a log that has every entry written after `kept`.
+    /// Whether an applied revocation is in a log that has every entry written after `kept`.
     pub(super) fn is_logged(&self, revocation: &Revocation, kept: Timestamp) -> bool {
         !self.overflowed.load(Ordering::Relaxed)
             && self.newest().get(&revocation.target).is_none_or(|(written_at, entry)| {

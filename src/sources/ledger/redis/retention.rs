@@ -114,7 +114,7 @@ impl RedisLedger {
 /// Writes a retention for other instances.
 pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command {
     let until = now.plus(retention + MARGIN).as_millis();
-    // If an instance noted two retentions, the later end stays.
+    // If several instances note one retention, the latest end stays.
     Command::new("ZADD").arg(&*keys.retentions).arg("GT").arg(until).arg(retention.as_millis().to_string())
 }
 
