@@ -264,7 +264,7 @@ async fn foreign_events_have_no_effect() {
     }
     assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
 
-    // An event without an effect is accepted, known or not, and counted.
+    // An event without an effect, whether or not its type is known, is accepted and counted.
     for uri in [format!("{CAEP}device-compliance-change"), format!("{RISC}account-enabled"), "urn:example:x".to_owned()]
     {
         is_taken(

@@ -63,7 +63,7 @@ async fn doorward(objects: &[Value], secret: &Value, redis: &RedisServer, tokens
 /// Envoy by the ConfigMap; the other address is the one of its probes.
 async fn envoy(binary: &str, objects: &[Value], doorward: &Doorward, upstream: &Upstream) -> (Envoy, String) {
     let socket = doorward.check.strip_prefix("unix:").unwrap();
-    // The listener of the probes asks the admin page, so both must know its port.
+    // The listener of the probes asks the admin page, so both are configured with its port.
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut text = config(objects, "envoy", "envoy.yaml");
     for (inside, here) in [

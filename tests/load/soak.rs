@@ -3,11 +3,11 @@
 //! The faults are drawn from a seed, which is printed; `DOORWARD_SOAK_SEED` repeats them. One clock at a time is
 //! wrong, by up to an hour; the issuer dates tokens up to 27 s ahead; the instances' bounds differ and change.
 //!
-//! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be
-//! allowed; a token that an instance refused once as signed out is never allowed by it again. Once `wait=all`
-//! confirmed, no check that is sent later is allowed. Each that is fails the soak. A token that nobody signed out is
-//! refused by 503 or for its times only, and only while a fault lasts or a moment after, or by 503 if the store has not
-//! answered the instance for `max_staleness` (see `tally` for what else may excuse a refusal).
+//! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be allowed; a token
+//! that an instance refused once as signed out is never allowed by it again. Once `wait=all` confirmed, no check that
+//! is sent later is allowed. Any such wrong allow fails the soak. A token that was not signed out may be refused by
+//! 503 or for its times only, and only while a fault lasts or a moment after, or by 503 if the store has not answered
+//! the instance for `max_staleness` (see `tally` for the other excuses of a refusal).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex as StdMutex};

@@ -104,8 +104,8 @@ impl Tally {
     }
 }
 
-/// The delay of the machine: by how much a sleeping thread, a computing thread, and one that writes a file through
-/// took longer than they should.
+/// The delay of the machine: by how much a sleeping thread, a computing thread, and a thread that writes a file
+/// through took longer than they should.
 #[derive(Default)]
 pub(super) struct Pace {
     late: Mutex<VecDeque<(Instant, Duration)>>,

@@ -12,7 +12,7 @@ pub struct Protocol {
     pub max_staleness: u8,
     /// How much more than that the rules of a patient instance allow; `None`: all are alike.
     pub more: Option<u8>,
-    /// One of them is patient from the start.
+    /// One instance is patient from the start.
     pub differ: bool,
     /// Entries in a read: a page that is full is not complete.
     pub page: u8,
@@ -47,7 +47,7 @@ pub struct Protocol {
 /// How a store loses.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Loss {
-    /// Nothing: an intact restart.
+    /// No loss: an intact restart.
     Restart,
     /// FLUSHALL: connections stay.
     Flush,

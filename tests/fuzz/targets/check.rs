@@ -48,7 +48,7 @@ api_keys:
 revocation: {{store: embedded}}
 "#,
         jwks = signer::jwks(),
-        key = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683", // Of `key`.
+        key = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683", // The SHA-256 of `key`.
     );
     let config = Config::parse(&yaml, "fuzz", std::path::Path::new(""), std::iter::empty()).expect("no faults").config;
     let mut policy = assemble::policy(&config);
