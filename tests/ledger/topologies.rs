@@ -239,7 +239,7 @@ fn owner(slots: &str, slot: u32) -> u16 {
         .unwrap()
 }
 
-/// Such a server has no configured address, and returns an empty host in CLUSTER SLOTS.
+/// Redis cannot determine its own address then, and returns an empty host in CLUSTER SLOTS.
 #[tokio::test]
 async fn a_cluster_of_one() {
     let bus = free_port().to_string();

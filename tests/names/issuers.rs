@@ -289,7 +289,7 @@ async fn a_new_name_and_a_restart_keep_how_far_tokens_are_dated_ahead() {
         all_are_refused(&doorward, &dated[1..2]).await;
         restarted(&mut doorward, &config(&tokens, store, &[&new])).await;
         doorward.ready().await;
-        // With Redis the name is noted with the first lease.
+        // With Redis the lead is read with the first lease.
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "shop", "id": "carol"})).await.status, 201);
         all_are_refused(&doorward, &dated[2..]).await;
     }
