@@ -6,7 +6,7 @@
 //! limit, and ends with the process.
 //!
 //! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
-//! here. So the second of the two finds the first.
+//! here. So the later step of the two finds the earlier one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
@@ -32,7 +32,7 @@ pub enum Cause {
     Expired,
     /// The key that verified its token is not published or configured any more.
     KeyWithdrawn,
-    /// The key that verified its token is not known here, and its issuer's keys cannot be fetched.
+    /// The key that verified its token is not loaded here, and its issuer's keys cannot be fetched.
     KeysUnavailable,
     /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
@@ -40,7 +40,7 @@ pub enum Cause {
     Stale,
     /// This process shuts down.
     Draining,
-    /// It has no seal of a decision.
+    /// The stream has no seal of a decision.
     Unproven,
     /// The limit of streams is reached.
     Crowded,
@@ -320,7 +320,7 @@ impl LiveStreams {
         lists.flat_map(|list| inner.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition has ended none.
+    /// Takes the number of streams that a revocation ended. The number is returned once: a repetition gets 0.
     pub fn take_ended(&self, revocation: &Revocation) -> usize {
         let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
         let mut taken = 0;

@@ -2,7 +2,7 @@
 //
 //     node page.mjs PLAYWRIGHT CHROMIUM FACTS     PLAYWRIGHT holds node_modules/playwright-core; FACTS: see page.rs
 //
-// Says on standard output what it has seen, and exits 0; 1 with what was wrong; 77 when no Chromium starts here.
+// Prints its observations on standard output, and exits 0; 1 with the fault; 77 if no Chromium starts here.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
@@ -31,7 +31,7 @@ async function open(options = {}) {
   page.sent = [];
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
-    // Chromium notes each answer that is no success; some are what is tried here.
+    // Chromium logs each unsuccessful answer; some are intended here.
     const expected = message.text().startsWith('Failed to load resource') && /\/v1\//.test(message.location().url);
     if (['error', 'warning'].includes(message.type()) && !expected) faults.push(message.text());
   });

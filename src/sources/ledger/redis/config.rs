@@ -31,7 +31,7 @@ pub struct RedisConfig {
     pub key_prefix: String,
     /// Keys of another service that revoke as well.
     pub adopt: Option<Adopt>,
-    /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
+    /// A write counts when this many replicas confirm it (WAIT); 0: no wait.
     pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
