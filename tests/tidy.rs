@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 28] = [
+const AUTHZ_ORDER: [&str; 29] = [
     "claims",
     "denial",
     "refusal",
@@ -35,6 +35,7 @@ const AUTHZ_ORDER: [&str; 28] = [
     "token",
     "token_cache",
     "stream_proof",
+    "message",
     "logout_token",
     "refresh_token",
     "signals",

@@ -17,6 +17,7 @@ pub mod issuer_id;
 pub mod jwks;
 pub mod logout_token;
 pub mod mcp;
+mod message;
 pub mod named_user;
 pub mod path;
 pub mod readings;

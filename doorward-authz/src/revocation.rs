@@ -106,6 +106,8 @@ pub enum Origin {
 }
 
 impl Origin {
+    pub const ALL: [Self; 2] = [Self::SignedOut, Self::Revoked];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,7 +118,7 @@ impl Origin {
 
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::SignedOut, Self::Revoked].into_iter().find(|origin| origin.as_str() == name)
+        Self::ALL.into_iter().find(|origin| origin.as_str() == name)
     }
 }
 

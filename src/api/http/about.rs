@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::AnyKey;
-use super::problem::AdminErrors;
 use crate::authz::admin_key::Permission;
 use crate::authz::claims::ClaimPath;
 use crate::authz::rule::OnStale;
@@ -59,7 +58,7 @@ struct AboutClaims {
 /// Says what this service is, and what the caller's key may do.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The service and the key.", body = About), AdminErrors)
+    responses((status = 200, description = "The service and the key.", body = About), AnyKey)
 )]
 pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum::Json<About> {
     let policy = http.state.policy();

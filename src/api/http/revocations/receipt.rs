@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -26,11 +27,16 @@ pub(in crate::api::http) struct WaitQuery {
 }
 
 /// The instances to wait for.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "for the OpenAPI document")]
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 enum WaitFor {
     All,
+}
+
+impl WaitFor {
+    fn parse(text: &str) -> Result<Self, value::Error> {
+        Self::deserialize(text.into_deserializer())
+    }
 }
 
 /// The instances that refuse the target; absent when the request does not wait.
@@ -89,11 +95,11 @@ impl Wait {
         };
         let began = Instant::now();
         let until = began + timeout.min(limits.timeout.saturating_sub(Self::GRACE));
-        match query.wait.as_deref() {
+        match query.wait.as_deref().map(WaitFor::parse) {
             None if query.timeout.is_some() => Err(invalid("timeout", "applies to `wait=all` only".to_owned())),
             None => Ok(None),
-            Some("all") => Ok(Some(Self { began, until })),
-            Some(_) => Err(invalid("wait", "must be `all`".to_owned())),
+            Some(Ok(WaitFor::All)) => Ok(Some(Self { began, until })),
+            Some(Err(_)) => Err(invalid("wait", "must be `all`".to_owned())),
         }
     }
 
