@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("state", &["authz", "metrics", "sources", "traces"]),
     ("config", &["authz", "clock", "sources", "state", "traces"]),
     ("lint", &["authz", "config"]),
-    ("api", &["authz", "clock", "metrics", "sources", "state", "traces"]),
+    ("api", &["authz", "clock", "config", "metrics", "sources", "state", "traces"]),
     ("engine", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
     ("serve", &["api", "config", "engine"]),
     ("cli", &["api", "authz", "clock", "config", "dev", "engine", "lint", "serve", "sources", "state"]),
@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 29] = [
+const AUTHZ_ORDER: [&str; 28] = [
     "claims",
     "denial",
     "refusal",
@@ -47,7 +47,6 @@ const AUTHZ_ORDER: [&str; 29] = [
     "token_source",
     "rules",
     "api_key",
-    "admin_key",
     "authorizer",
     "signing",
     "identity",

@@ -1,7 +1,6 @@
 //! The decision: tokens, revocations and rules as pure functions. No I/O, no async, no clock.
 
 pub mod actor;
-pub mod admin_key;
 pub mod answer;
 pub mod api_key;
 pub mod authorizer;

@@ -15,9 +15,9 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use super::extract::{MayRead, bearer};
 use super::problem::{Error, Problem, ProblemDetails};
 use super::{Http, instances, refusals};
-use crate::authz::admin_key::Permission;
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
+use crate::state::admin_key::Permission;
 
 /// Marks a response whose body goes on for as long as its peer takes it: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use utoipa::openapi::{self, RefOr};
 use super::Http;
 use super::openapi::errors;
 use super::problem::{Error, MEDIA_TYPE, Problem, ProblemDetails};
-use crate::authz::admin_key::{AdminKey, Permission};
+use crate::state::admin_key::{AdminKey, Permission};
 
 /// The name of an admin key that may revoke.
 pub(super) struct MayRevoke(pub(super) Arc<str>);
@@ -127,9 +127,9 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         let too_large = || Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound");
         let announced =
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced
-            .is_some_and(|length: u64| usize::try_from(length).map_or(true, |length| length > http.limits.body_bytes))
-        {
+        if announced.is_some_and(|length: u64| {
+            usize::try_from(length).map_or(true, |length| length > http.limits.http_body_bytes)
+        }) {
             return Err(too_large()); // Refused at once, before the body is read.
         }
         let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {

@@ -19,7 +19,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::Http;
 use super::openapi::errors;
 use crate::api::event_source::EventSource;
-use crate::authz::admin_key::Permission;
+use crate::state::admin_key::Permission;
 
 /// An OAuth 2.0 error (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]

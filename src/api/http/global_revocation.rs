@@ -18,7 +18,6 @@ use super::form::admit;
 use super::problem::{Error, Problem, ProblemDetails};
 use super::revocations::clock_skew;
 use crate::api::event_source::{EventSource, receive, revoke, transmitter};
-use crate::authz::admin_key::Permission;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
 use crate::authz::replay::MessageId;
@@ -27,6 +26,7 @@ use crate::authz::signals::{Transmitter, Unmapped, user_targets};
 use crate::authz::token::{TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
+use crate::state::admin_key::Permission;
 
 /// The subject whose tokens end.
 #[derive(Deserialize, ToSchema)]

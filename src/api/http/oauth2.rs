@@ -14,7 +14,6 @@ use super::Http;
 use super::form::{Client, OAuthError, admit, client, count, read};
 use crate::api::event_source::{EventSource, issuer, receive, revoke};
 use crate::api::token_request::decide_token;
-use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
 use crate::authz::denial::Denial;
@@ -24,6 +23,7 @@ use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
 use crate::authz::token::{TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
+use crate::state::admin_key::Permission;
 
 /// The form of both endpoints.
 #[derive(Deserialize, ToSchema)]
