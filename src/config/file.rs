@@ -435,12 +435,11 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// As people would write it, in days from two days on; humantime would make `1day` of `24h`.
+/// As people would write it; humantime would make `1day` of `24h`.
 impl From<Span> for String {
     fn from(Span(duration): Span) -> Self {
         let millis = duration.as_millis();
-        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-        let units = units.into_iter().filter(|(_, name)| *name != "d" || millis >= 2 * 86_400_000);
+        let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
         match units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit)) {
             Some((unit, name)) => format!("{}{name}", millis / unit),
             None if millis == 0 => "0s".to_owned(),
@@ -468,8 +467,13 @@ impl Transform for Within<&'static str> {
 
 impl Transform for Within<Duration> {
     fn transform(&mut self, schema: &mut Schema) {
+        const DAY: u64 = 86_400;
+        let most = match self.1.as_secs() {
+            seconds if seconds.is_multiple_of(DAY) => format!("{}d", seconds / DAY),
+            _ => Span(self.1).into(),
+        };
         schema.insert("x-minimum".to_owned(), self.0.into());
-        schema.insert("x-maximum".to_owned(), String::from(Span(self.1)).into());
+        schema.insert("x-maximum".to_owned(), most.into());
     }
 }
 

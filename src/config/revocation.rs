@@ -12,7 +12,7 @@ use super::fault::KeyPath;
 use super::file::{AdoptFile, AdoptSetFile, List, Read, RedisFile, RevocationFile, StoreKind};
 use super::rules::on_stale;
 use crate::authz::authorizer::FreshnessPolicy;
-use crate::sources::ledger::{AdoptedKeys, Names, RedisConfigError, RedisServer};
+use crate::sources::ledger::{AdoptedKeys, Names, Redis, RedisConfigError};
 
 /// The store of revocations, and the way in which they are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,7 +36,7 @@ pub enum Store {
         path: Option<PathBuf>,
     },
     Redis {
-        server: RedisServer,
+        server: Redis,
         /// The revocation keys that an existing service writes.
         adopt: Option<AdoptedKeys>,
     },
@@ -94,7 +94,7 @@ fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> 
     Some(path)
 }
 
-fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> RedisServer {
+fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
     let (url, in_url) = redis_url(check, &at.key("url"), &file.url);
     let (url_user, url_password) = in_url.unwrap_or_default();
     let mut password = check.secret(at, "password", file.password.as_ref(), file.password_file.as_ref());
@@ -119,7 +119,7 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> RedisServer {
             "must be at most 64 printable ASCII bytes without spaces and any of `{}*?[]\\`",
         );
     }
-    let server = RedisServer {
+    let server = Redis {
         url,
         username: file.username.clone().or(url_user),
         password,
@@ -146,13 +146,10 @@ type Credentials = (Option<String>, Option<SecretString>);
 /// The URL without the user and the password in it, and these.
 fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (String, Option<Credentials>) {
     let nothing = (String::new(), None);
-    let Some(mut url) = Url::parse(text).ok().filter(|url| RedisServer::SCHEMES.contains(&url.scheme())) else {
+    let Some(mut url) = Url::parse(text).ok().filter(|url| Redis::SCHEMES.contains(&url.scheme())) else {
         check.fault(
             at,
-            format!(
-                "must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}",
-                RedisServer::SCHEMES.join(", ")
-            ),
+            format!("must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}", Redis::SCHEMES.join(", ")),
         );
         return nothing;
     };

@@ -46,7 +46,8 @@ impl Schema {
     }
 
     /// Collects the violations of one node of the schema: the keywords that [`schema`] has, of which the tests know
-    /// that they mean the same to a library for all of them.
+    /// that they mean the same to the crate `jsonschema`. That would bring 28 more packages and 55 CPU seconds of
+    /// compiling into each build, and its errors name no cure: this type would still make the messages.
     fn judge(&self, node: &Value, value: &Value, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
         let node = self.resolved(node);
         if let Some(variants) = variants(node) {

@@ -13,9 +13,7 @@ use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::KeySettings;
-use crate::sources::ledger::{
-    Adopt, AdoptedKeys, EmbeddedLedger, RedisConfig, RedisLedger, RedisServer, RevocationLedger,
-};
+use crate::sources::ledger::{Adopt, AdoptedKeys, EmbeddedLedger, Redis, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::state::admin_key::AdminKeys;
@@ -150,7 +148,7 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
     })
 }
 
-fn redis_config(config: &Config, server: &RedisServer, adopt: Option<&AdoptedKeys>) -> RedisConfig {
+fn redis_config(config: &Config, server: &Redis, adopt: Option<&AdoptedKeys>) -> RedisConfig {
     RedisConfig {
         adopt: adopt.map(|keys| Adopt {
             keys: keys.clone(),

@@ -37,7 +37,7 @@ use wire::Keys;
 pub(in crate::sources) use adopt::Found;
 pub use adopt::{Adopt, AdoptedKeys, Names};
 pub(in crate::sources) use clock::{ServerClock, lasting};
-pub use config::{RedisConfig, RedisConfigError, RedisServer};
+pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
 pub(in crate::sources) use store::{Life, Server, StoreFacts};

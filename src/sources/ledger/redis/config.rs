@@ -16,9 +16,9 @@ use super::RedisLedger;
 
 /// A Redis: its place, the credentials, and what a write there waits for.
 #[derive(Clone)]
-pub struct RedisServer {
+pub struct Redis {
     /// `SCHEME://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, with a scheme of
-    /// [`RedisServer::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
+    /// [`Redis::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
     /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH?db=N`.
     pub url: String,
     /// The ACL user, if the URL does not have one.
@@ -27,7 +27,7 @@ pub struct RedisServer {
     pub password: Option<SecretString>,
     /// PEM certificates that the TLS schemes trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The prefix of every key; at most [`RedisServer::MAX_PREFIX`] bytes, without `{` and `}`.
+    /// The prefix of every key; at most [`Redis::MAX_PREFIX`] bytes, without `{` and `}`.
     pub key_prefix: String,
     /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
     pub min_replicas: u32,
@@ -36,7 +36,7 @@ pub struct RedisServer {
 /// How a [`RedisLedger`] uses its Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    pub server: RedisServer,
+    pub server: Redis,
     /// Keys of another service that revoke as well.
     pub adopt: Option<Adopt>,
     /// Accept a store that may evict revocations when its memory is full.
@@ -60,7 +60,7 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// The defaults for a store.
     #[must_use]
-    pub fn new(server: impl Into<RedisServer>) -> Self {
+    pub fn new(server: impl Into<Redis>) -> Self {
         Self {
             server: server.into(),
             adopt: None,
@@ -77,7 +77,7 @@ impl RedisConfig {
 }
 
 /// The defaults for a store at this URL.
-impl<Url: Into<String>> From<Url> for RedisServer {
+impl<Url: Into<String>> From<Url> for Redis {
     fn from(url: Url) -> Self {
         Self {
             url: url.into(),
@@ -90,9 +90,9 @@ impl<Url: Into<String>> From<Url> for RedisServer {
     }
 }
 
-impl Eq for RedisServer {}
+impl Eq for Redis {}
 
-impl PartialEq for RedisServer {
+impl PartialEq for Redis {
     fn eq(&self, other: &Self) -> bool {
         let password = |server: &Self| server.password.as_ref().map(|password| password.expose_secret().to_owned());
         self.url == other.url
@@ -104,7 +104,7 @@ impl PartialEq for RedisServer {
     }
 }
 
-impl RedisServer {
+impl Redis {
     pub const SCHEMES: [&'static str; 7] =
         ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
     /// The longest prefix, in bytes: every key begins with it.
@@ -227,11 +227,11 @@ impl RedisServer {
 }
 
 /// Without the user, the password, and the query, which may have those of a sentinel.
-impl fmt::Debug for RedisServer {
+impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place).split('?').next().unwrap_or_default();
-        f.debug_struct("RedisServer")
+        f.debug_struct("Redis")
             .field("url", &format_args!("{scheme}://{place}"))
             .field("ca_file", &self.ca_file)
             .field("key_prefix", &self.key_prefix)
@@ -240,14 +240,14 @@ impl fmt::Debug for RedisServer {
     }
 }
 
-/// The fault of a [`RedisServer`]; never shows the URL, which may contain a password.
+/// The fault of a [`Redis`]; never shows the URL, which may contain a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisConfigError {
-    #[error("url: the scheme must be one of {}", RedisServer::SCHEMES.join(", "))]
+    #[error("url: the scheme must be one of {}", Redis::SCHEMES.join(", "))]
     Scheme,
     #[error("url: {0}")]
     Url(Box<str>),
-    #[error("key_prefix: at most {} visible ASCII characters, without braces", RedisServer::MAX_PREFIX)]
+    #[error("key_prefix: at most {} visible ASCII characters, without braces", Redis::MAX_PREFIX)]
     Prefix,
     #[error("ca_file: needs a TLS scheme (rediss, rediss-sentinel, rediss-cluster)")]
     CaWithoutTls,
@@ -263,7 +263,7 @@ mod tests {
 
     #[track_caller]
     fn check(url: &str, expected: Result<(), &str>) {
-        let result = RedisServer::from(url).validate().map_err(|error| error.to_string());
+        let result = Redis::from(url).validate().map_err(|error| error.to_string());
         match (result, expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(part)) => {
@@ -310,13 +310,13 @@ mod tests {
     #[test]
     fn users_and_databases_are_the_same_for_every_kind_of_url() {
         for url in ["redis://ann:s3cret@h/4", "redis+unix://ann:s3cret@h/run/r.sock?db=4"] {
-            let client = RedisServer::from(url).client().unwrap();
+            let client = Redis::from(url).client().unwrap();
             let found = (client.username.as_deref(), client.password.as_deref(), client.database);
             assert_eq!(found, (Some("ann"), Some("s3cret"), Some(4)));
         }
         let by = |url: &str, username: Option<&str>, password: Option<&str>| {
             let (username, password) = (username.map(Into::into), password.map(Into::into));
-            let client = RedisServer { username, password, ..RedisServer::from(url) }.client().unwrap();
+            let client = Redis { username, password, ..Redis::from(url) }.client().unwrap();
             (client.username.unwrap_or_default(), client.password)
         };
         let password = Some("s3cret".to_owned());
@@ -330,15 +330,15 @@ mod tests {
 
     #[test]
     fn debug_shows_the_place_and_not_the_password() {
-        let config = RedisServer::from("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
+        let config = Redis::from("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
         let shown = format!("{config:?}");
         assert!(shown.contains("redis-sentinel://h:1/2") && !shown.contains("s3cret"), "{shown}");
     }
 
     #[test]
     fn other_settings_are_checked() {
-        let bad = |change: fn(&mut RedisServer)| {
-            let mut config = RedisServer::from("redis://h");
+        let bad = |change: fn(&mut Redis)| {
+            let mut config = Redis::from("redis://h");
             change(&mut config);
             config.validate().unwrap_err().to_string()
         };
