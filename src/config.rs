@@ -67,7 +67,7 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     pub token: TokenConfig,
     pub proxy: ProxyTrust,
-    /// What clients may read of the protected resource.
+    /// The metadata of the protected resource for clients.
     pub resource: Option<ProtectedResource>,
     pub identity: Identity,
     /// How long proxies that ask over HTTP may keep an answer.
@@ -144,7 +144,7 @@ impl Config {
         };
         let (mut source, mut faults) = source::Source::parse(text);
         if faults.iter().any(|fault| fault.path == KeyPath::root()) {
-            return Err(failed(faults)); // Not YAML: there is nothing to check.
+            return Err(failed(faults)); // Not YAML: checking would be useless.
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
@@ -193,7 +193,7 @@ impl Config {
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
             proxy: Arc::new(self.proxy.clone()),
-            nonces: None, // They are made with a secret of the fleet.
+            nonces: None, // Set later, with a secret of the fleet.
             verified: Arc::new(TokenCache::new(self.limits.token_cache())),
         }
     }
@@ -228,13 +228,13 @@ impl Config {
         if asks { responder.asking_for_dpop() } else { responder }
     }
 
-    /// A rule that is for some MCP messages, if there is one: whoever asks must say which message a request carries.
+    /// A rule for certain MCP messages, if there is one: then callers must name the message that a request carries.
     #[must_use]
     pub fn rule_for_messages(&self) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.matches.as_ref().is_some_and(|matches| matches.mcp.is_some()))
     }
 
-    /// The files whose change requires a reload: the configuration itself and all that it names, with their
+    /// The files whose change requires a reload: the configuration itself and all files that it names, with their
     /// state before they were read.
     #[must_use]
     pub fn watched_files(&self) -> &Stamps {

@@ -1,6 +1,6 @@
 //! The engine: everything that decisions need, for every front end. Sources, reload, live streams, HTTP API.
 //!
-//! It does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
+//! The engine does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
 //! host process. Only this module and `serve` spawn.
 
 pub mod assemble;
@@ -130,7 +130,7 @@ impl Engine {
         self.tasks.spawn(name, task);
     }
 
-    /// The name of the first task that ends, by itself or by a panic. None does before [`Self::drain`].
+    /// The name of the first task that ends, by itself or by a panic: a fault before [`Self::drain`].
     pub async fn ended(&mut self) -> &'static str {
         tokio::select! {
             name = self.tasks.ended() => name,

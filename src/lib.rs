@@ -41,8 +41,8 @@
 //!    `max_lifetime + leeway` after its `iat`, the time for which a revocation is kept.
 //! 4. A token issued in the second of a watermark is revoked; without `iat` by any watermark.
 //! 5. On the replica path a decision performs no I/O and holds no lock across a wait.
-//! 6. A revocation that was answered 2xx is in the store; a revocation that an instance knows applies until it expires,
-//!    whatever happens to the store.
+//! 6. A revocation that was answered 2xx is in the store; a revocation that an instance has applied stays in force
+//!    until it expires, whatever happens to the store.
 //! 7. A supervised task that ends unexpectedly ends the process; a bad configuration never replaces a
 //!    good one.
 //! 8. Token text, keys and secrets never reach a log, a metric, a trace or an error.

@@ -226,8 +226,8 @@ impl State {
         self.key_history.has_withdrawn(issuer, key)
     }
 
-    /// Ends the streams whose tokens were accepted by `old` and are not by the present policy. Keys that are not loaded
-    /// yet do not withdraw others: only the issuer's published set does.
+    /// Ends the streams whose tokens `old` accepted and the present policy does not. Keys that are not loaded yet do
+    /// not withdraw others: only the issuer's published set does.
     fn end_streams_of(&self, old: &Policy) {
         let policy = self.policy();
         for before in &old.authorizer.issuers {

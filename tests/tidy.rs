@@ -1,4 +1,4 @@
-//! The dependency map of `src/lib.rs`, enforced: no module uses one it may not know.
+//! The dependency map of `src/lib.rs`, enforced: a module uses only permitted ones.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -146,7 +146,7 @@ fn each_library_has_one_place() {
         ("tokio::signal", &["serve"]),
         ("umask", &["serve"]),
         ("setrlimit", &["serve"]),
-        // One client for other servers, with its proxies, redirects and bounds; the commands are clients of
+        // The only client for other servers, with its proxies, redirects and bounds; the commands are clients of
         // Doorward itself.
         ("reqwest::Client::", &["sources/http", "cli/server"]),
     ] {

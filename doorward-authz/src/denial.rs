@@ -44,8 +44,8 @@ struct Row {
     message: &'static str,
 }
 
-/// Declares the denials: each with its label, its class, the check that refuses with it (`-`: none does, it is a fault
-/// of Doorward's own) and its message.
+/// Declares the denials: each with its label, its class, the check that refuses with it (`-`: a fault of Doorward
+/// itself) and its message.
 macro_rules! denials {
     (@check -) => { None };
     (@check $check:ident) => { Some(Check::$check) };
@@ -114,7 +114,7 @@ denials! {
     ClockSkew: "clock_skew", UNAVAILABLE, Revocation,
         "the clocks of this instance and of the store are too far apart, or the store's was not read yet";
     BadRequest: "bad_request", BAD_REQUEST, Rule, "the request cannot be understood";
-    /// Doorward itself failed; the request is refused, the process goes on.
+    /// Doorward itself failed; the request is refused, the process continues.
     InternalError: "internal_error", UNAVAILABLE, -, "the decision failed";
 }
 

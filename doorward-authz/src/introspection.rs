@@ -92,8 +92,8 @@ impl TrustedIssuer {
         self.identify(claims.clone(), unnamed, text, None, times)
     }
 
-    /// Compares a verified token with the issuer's response: the names in both must be the same, and a target
-    /// that only the response names (a session) is one more whose revocation refuses the token.
+    /// Compares a verified token with the issuer's response: the names in both must be the same, and the revocation of
+    /// a target that only the response names (a session) refuses the token, too.
     pub fn corroborate(
         &self,
         token: VerifiedToken,

@@ -29,9 +29,9 @@ impl TrustedIssuer {
 
     /// Checks a logout token by section 2.6, except for replay.
     ///
-    /// Its `typ` is `logout+jwt`; a token without that, as older providers send, is recognised by its
-    /// `events`, which no other token has. It names a session (`sid`), else a user (`sub`): tokens up to its
-    /// own `iat`, so that a replay would not sign the user out again.
+    /// The `typ` of a logout token is `logout+jwt`; a token without that, as older providers send, is recognised by
+    /// its `events`, which no other token has. A logout token names a session (`sid`), else a user (`sub`): a user's
+    /// tokens are revoked up to the logout token's `iat`, so that a replay would not sign the user out again.
     pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Refusal> {
         let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["logout+jwt", "JWT"])?;
         if !claims.get("events").is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object)) {

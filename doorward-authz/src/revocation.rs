@@ -39,10 +39,10 @@ pub enum Kind {
     Issuer,
     /// All tokens with an actor in `act`, of every user.
     Actor,
-    /// Refuses nothing: with `list: allow`, one registered token, by the id of [`Self::Token`].
+    /// Does not refuse tokens: with `list: allow`, one registered token, by the id of [`Self::Token`].
     ///
-    /// It is in the same log because it has the same needs: to last as long as the token, to reach every instance, to
-    /// survive a loss, to merge by the later expiry.
+    /// A registration is in the same log because it has the same needs: to last as long as the token, to reach every
+    /// instance, to survive a loss, to merge by the later expiry.
     Registration,
 }
 
@@ -211,9 +211,9 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Makes it last for as long as a token may be accepted after it was issued, if that is longer: one of a user or of
-    /// another whose tokens are told by their age. Those of a token end with it, and those without an instant count from
-    /// when they are written.
+    /// Extends the expiry to the longest time for which a token may be accepted after it was issued, for users and
+    /// other targets whose tokens are revoked by their age. Not extended: a token's revocation, which ends with the
+    /// token, and a revocation without an instant, which is kept from its writing on.
     pub fn last_for(&mut self, retention: Duration) {
         if !self.target.kind.is_forever() && self.watermark != Watermark::FOREVER {
             self.expires_at = self.expires_at.max(self.watermark.instant().plus(retention));

@@ -67,11 +67,11 @@ pub enum EventOutcome {
     StreamUpdated {
         enabled: bool,
     },
-    /// It does not concern tokens, or is not known.
+    /// The event does not concern tokens, or is unknown.
     Ignored,
-    /// It names no subject that can be mapped to tokens.
+    /// The event names no subject that can be mapped to tokens.
     Unmapped,
-    /// Too old to concern any token that is still alive.
+    /// Too old: every token that the event could concern has expired.
     Stale,
 }
 
@@ -96,8 +96,8 @@ impl Transmitter {
     /// Checks a security event token: signed by its transmitter, of the right type, for this service, created in the
     /// past.
     ///
-    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is present
-    /// counts. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
+    /// An event token needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); a present `exp`
+    /// is checked. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
     pub fn verify(
         &self,
         token: UnverifiedToken<'_>,

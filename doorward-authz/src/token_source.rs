@@ -188,7 +188,7 @@ impl TokenSettings {
     }
 
     /// Finds the token of an `Authorization` field. More than one field with one token is refused if a token must be
-    /// valid; each is found all the same, for rules that sign out or in.
+    /// valid; each is found nevertheless, for rules that sign out or in.
     fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
         let fields = || request.header(name);
         if fields().nth(1).is_some() && !fields().all(is_emptied) {

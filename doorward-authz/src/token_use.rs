@@ -65,7 +65,7 @@ const CLAIMS: [Claim; 18] = [
 /// Claims that are `true` in refresh tokens.
 const FLAGS: [&str; 4] = ["refresh", "isrefresh", "refreshtoken", "isrefreshtoken"];
 
-/// The claims whose only scope marks a refresh token.
+/// The claims that mark a refresh token by their only scope.
 const SCOPES: [&str; 3] = ["scope", "scopes", "scp"];
 
 /// The claim with the id of the access token to which a refresh token of Spring Security belongs.
@@ -90,8 +90,8 @@ const MESSAGES: [&str; 10] = [
 const URN: &str = "urn:ietf:params:oauth:token-type:";
 
 impl TokenUse {
-    /// The use that the header's `typ` and the claims name; one that is not for access prevails. `None`: a token
-    /// without a known mark.
+    /// The use that the header's `typ` and the claims name; a use other than access prevails. `None`: the token has no
+    /// recognised mark.
     #[must_use]
     pub fn named(header_type: Option<&str>, claims: &ClaimSet) -> Option<Self> {
         Self::mark(header_type, claims).map(|(named, _)| named)
@@ -129,7 +129,7 @@ impl TokenUse {
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         if word == "JWT" {
-            return None; // Of most headers, and of every kind of token (RFC 7519 section 5.1).
+            return None; // A value of most headers, and of every kind of token (RFC 7519 section 5.1).
         }
         let lower = word.trim().to_ascii_lowercase();
         let lower = lower.strip_prefix("application/").or_else(|| lower.strip_prefix(URN)).unwrap_or(&lower);

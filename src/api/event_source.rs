@@ -51,7 +51,7 @@ impl EventSource {
     }
 }
 
-/// Why a message is refused, and whose keys might help.
+/// Why a message is refused, and the issuer whose keys, fetched again, might verify it.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) issuer: Option<IssuerName>,

@@ -1,6 +1,6 @@
 //! The explanation of a decision, step by step: for `doorward explain` and `POST /v1/explain`.
 //!
-//! It shows the established facts and no credential: no signature, no key, no header of the request.
+//! The explanation contains the established facts and no credential: no signature, no key, no header of the request.
 
 mod checks;
 
@@ -80,7 +80,8 @@ pub fn explain(
     })
 }
 
-/// The checks of a decision that was refused, or would have been: what was looked at in its order, and what was expected.
+/// The checks of a decision that was refused, or would have been, in their order: the inspected values and the
+/// expected ones.
 #[must_use]
 pub fn checks(
     policy: &Policy,
@@ -139,8 +140,7 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
     let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
-    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result all
-    // the same.
+    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result nevertheless.
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);

@@ -54,7 +54,7 @@ pub struct Http {
     limits: Limits,
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
-    /// The permits and the shared reading of those who watch.
+    /// The permits of the event streams, and the data that they share.
     watching: Arc<events::Watching>,
     /// The permits for messages of other servers.
     messages: Arc<Semaphore>,

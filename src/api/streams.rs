@@ -307,7 +307,7 @@ impl Service {
 /// Registers a stream that `rule` allowed, then checks whether its token is still accepted.
 pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts) -> Result<LiveStream, Cause> {
     let (replica, authorizer) = (&state.replica, &policy.authorizer);
-    // While an issuer is renamed, the deciding instance may know it under another name.
+    // While an issuer is renamed, the deciding instance may use another name for it.
     let mut names = std::iter::once(&facts.issuer).chain(facts.targets.iter().map(|target| &target.issuer));
     let issuer = names.find_map(|name| authorizer.issuer_once_named(name)).ok_or(Cause::IssuerRemoved)?;
     let facts = &known_as(issuer, facts);
@@ -332,8 +332,8 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
     Ok(stream)
 }
 
-/// Refuses a key that was withdrawn here. A key that is not known yet has just verified the token at another
-/// instance: the keys are fetched, and the stream ends if the key is not among them.
+/// Refuses a key that was withdrawn here. A key that is not loaded here has just verified the token at another
+/// instance: this instance fetches the keys, and the stream ends if the key is not among them.
 fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<(), Cause> {
     if issuer.keys.as_ref().is_some_and(|keys| keys.has(key)) {
         return Ok(());
@@ -354,7 +354,7 @@ pub fn count_end(state: &State, ended: Ended) {
     state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
 }
 
-/// The facts under every name of the issuer that this instance knows.
+/// The facts under every name that this instance's configuration has for the issuer.
 fn known_as(issuer: &TrustedIssuer, facts: StreamFacts) -> StreamFacts {
     let names = std::iter::once(&issuer.name).chain(&issuer.formerly).filter(|name| **name != facts.issuer);
     let own = || facts.targets.iter().filter(|target| target.issuer == facts.issuer);

@@ -1,4 +1,4 @@
-//! `doorward dev-token`: tokens for trying things out.
+//! `doorward dev-token`: tokens for trying Doorward out.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -164,7 +164,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let now = clock::now();
     let index = RevocationIndex::new();
     let age = Some(std::time::Duration::ZERO);
-    // Neither the store nor an issuer is contacted: their part is left out of the explanation.
+    // Neither the store nor an issuer is contacted: the explanation leaves their checks out.
     let view = View { age, keys: Some(KeyFetch::Fetched), answer: Some(StoreAnswer::Clear), ..View::of(&index) };
     let mut decision = policy.authorizer.authorize(&request, view, now);
     let proof;

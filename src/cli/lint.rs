@@ -95,7 +95,7 @@ fn find(args: &LintArgs) -> Result<Vec<Finding>, String> {
 
 fn read(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    let most = Document::MAX_BYTES as u64 + 1; // One byte more, so that a file that is too large is noticed.
+    let most = Document::MAX_BYTES as u64 + 1; // One more byte, so that a file that is too large is noticed.
     if file == Path::new("-") {
         std::io::stdin().take(most).read_to_string(&mut text)?;
     } else {

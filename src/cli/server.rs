@@ -79,7 +79,7 @@ pub(super) struct Reply {
     pub(super) body: Value,
 }
 
-/// Why there is no result.
+/// The reason for a missing result.
 pub(super) enum Failure {
     /// The arguments are not valid.
     Usage(String),

@@ -62,7 +62,7 @@ fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
     ApiKey { id: file.id.as_str().into(), digest, platforms, domains, expires_at }
 }
 
-/// Whether the operator's console is served: it needs a listener, and somebody who may use it.
+/// Whether the operator's console is served: it needs a listener, and a key that may use it.
 pub(super) fn console(check: &mut Check<'_>, file: &ConfigFile) -> bool {
     let at = KeyPath::root().key("console").key("enabled");
     if !file.console.enabled {

@@ -83,7 +83,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], jwks_bytes: u
 
 const MAX_FORMER_NAMES: usize = 4;
 
-/// Every `iss` of an entry; empty ones have a fault of their own and are left out.
+/// Every `iss` of an entry; an empty one has a separate fault and is left out.
 fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId {
     let (at_issuer, at_tenants) = (at.key("issuer"), at.key("tenants"));
     let written = match &file.issuer {
@@ -311,7 +311,7 @@ pub(super) fn claim_path(check: &mut Check<'_>, at: &KeyPath, name: &str) -> Cla
     ClaimPath::new(name)
 }
 
-/// The source of keys, and those that need no network.
+/// The source of fetched keys, and the keys that need no network.
 pub(super) fn key_source(
     check: &mut Check<'_>,
     at: &KeyPath,

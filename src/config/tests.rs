@@ -213,7 +213,7 @@ fn settings_that_need_a_restart_are_named_and_kept() {
     assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 60));
 }
 
-/// The keys whose description says that they need a restart, are those that are kept and named.
+/// The keys that are marked with `x-restart` are exactly those whose old value is kept and that are named.
 #[test]
 fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     let (started, schema) = (config(""), schema());
@@ -254,7 +254,7 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     });
     let mut seen = 0;
     for (section, key, property, other) in limits.chain(others) {
-        // Alone these do nothing: what they are for is not chosen.
+        // Alone these keys have no effect, because the feature that they configure is not chosen.
         let (before, more) = match key.as_str() {
             "mode" => ("listen: {check: 'unix:/run/a'}\n", "check: 'unix:/run/a', "),
             "embedded" => ("revocation: {store: embedded}\n", "store: embedded, "),

@@ -103,7 +103,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
-            .auto_date_header(protocol == Protocol::Http) // gRPC has none.
+            .auto_date_header(protocol == Protocol::Http) // gRPC responses have no `date` header.
             .max_header_list_size(limits.header_list_bytes)
             .max_pending_accept_reset_streams(limits.grpc_pending_resets)
             .initial_stream_window_size(WINDOWS.0)
@@ -243,7 +243,7 @@ impl Server {
                 () = tokio::time::sleep_until(due) => {
                     count_if_held();
                     if leaving.is_some() {
-                        return; // It was asked to drain.
+                        return; // Time is up for a connection that was asked to drain.
                     }
                     if liveness.is_stuck(self.request_timeout) {
                         return self.count("stuck");

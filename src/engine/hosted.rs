@@ -1,4 +1,4 @@
-//! The engine inside another process, such as Envoy: on one thread of its own.
+//! The engine inside another process, such as Envoy: on a separate thread.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -59,7 +59,7 @@ impl Hosted {
         &self.limits
     }
 
-    /// Runs work on the engine's thread. It must end, and must report a panic to the caller that waits for it.
+    /// Runs work on the engine's thread. The work must end, and must report a panic to the caller that waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(work));
     }

@@ -1,4 +1,4 @@
-//! The listeners of the HTTP API, and what each serves.
+//! The listeners of the HTTP API, and the routes of each.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub struct HttpListeners {
 }
 
 impl HttpListeners {
-    /// Binds what the configuration names.
+    /// Binds the configured addresses.
     pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         Ok(Self { http: bind("listen.http", listen.http).await?, admin: bind("listen.admin", listen.admin).await? })
     }

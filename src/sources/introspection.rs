@@ -1,9 +1,9 @@
 //! Introspects tokens at their issuer (RFC 7662): one request per token at a time, with cached responses,
 //! and no requests while the issuer does not answer.
 //!
-//! A response is used for `cache` from the start of its request, and never beyond the token's `exp`. Every
-//! decision checks the revocations, so no response outlives a revocation. Inactive tokens have a cache of
-//! their own: a flood of made-up tokens does not evict active ones.
+//! A response is used for `cache` from the start of its request, and never beyond the token's `exp`. Every decision
+//! checks the revocations, so no response outlives a revocation. Inactive tokens have a separate cache: a flood of
+//! made-up tokens does not evict active ones.
 //!
 //! The first caller sends the request; if that caller leaves (Envoy's own timeout), the next waiting one
 //! sends it again. So Envoy's timeout should exceed `introspection.timeout`.

@@ -1,5 +1,5 @@
-//! Keeps the keys of every issuer current: fetched before ready, refreshed in the background, and
-//! fetched once more when a token names a key that is not known yet.
+//! Keeps the keys of every issuer current: fetched before ready, refreshed in the background, and fetched once more
+//! when a token names a key that is not in the set.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ pub enum Update {
     Failed {
         unfit: Vec<LeftOut>,
     },
-    /// The issuer has not confirmed any keys for `max_stale`: none may be used.
+    /// The issuer has not confirmed any keys for `max_stale`: its keys must not be used any more.
     Withdrawn,
 }
 
@@ -179,7 +179,7 @@ impl KeySource {
             && self.settings.algorithms == other.settings.algorithms
     }
 
-    /// Takes over the load time of the other source, whose keys stay in use.
+    /// Takes over the load time of the other source, whose keys remain in use.
     #[must_use]
     pub fn continuing(self, other: &Self) -> Self {
         if self.continues(other) {

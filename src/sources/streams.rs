@@ -6,7 +6,7 @@
 //! limit, and ends with the process.
 //!
 //! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
-//! here. So the second of the two finds the first.
+//! here. So the later step of the two finds the earlier one.
 
 mod cause;
 mod index;
@@ -179,7 +179,7 @@ impl LiveStreams {
         lists.flat_map(|list| inner.index.members(list)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes the number of streams that a revocation ended: it is returned once, so a repetition has ended none.
+    /// Takes the number of streams that a revocation ended. The number is returned once: a repetition gets 0.
     pub fn take_ended(&self, revocation: &Revocation) -> usize {
         let (cut, recent) = (Cut::of(revocation), &mut self.lock().recent);
         let mut taken = 0;

@@ -53,7 +53,7 @@ impl AdminKeys {
         self.of(&digest_of(presented))
     }
 
-    /// As [`Self::find`], by the SHA-256 of what was presented: for a caller that must not keep the key itself.
+    /// As [`Self::find`], by the SHA-256 of the presented key: for a caller that must not keep the key itself.
     #[must_use]
     pub fn of(&self, digest: &KeyDigest) -> Option<&AdminKey> {
         self.0.iter().fold(None, |found, key| if bool::from(key.digest.ct_eq(digest)) { Some(key) } else { found })

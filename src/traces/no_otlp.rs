@@ -1,4 +1,4 @@
-//! What stands for the exporter in a build without the feature `otlp`.
+//! The replacement of the exporter in a build without the feature `otlp`.
 
 use prometheus::IntCounterVec;
 

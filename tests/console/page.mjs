@@ -2,7 +2,7 @@
 //
 //     node page.mjs PLAYWRIGHT CHROMIUM FACTS     PLAYWRIGHT holds node_modules/playwright-core; FACTS: see page.rs
 //
-// Says on standard output what it has seen, and exits 0; 1 with what was wrong; 77 when no Chromium starts here.
+// Prints its observations on standard output, and exits 0; 1 with the fault; 77 if no Chromium starts here.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 
@@ -17,7 +17,7 @@ const PAUSE = 50;
 
 const browser = await launch(folder, executablePath);
 const { faults, open: openAt } = windows(browser, { width: 1320, height: 860 }, {
-  isExpected: (place) => /\/v1\//.test(place), // Some answers that are not a success are what is tried here.
+  isExpected: (place) => /\/v1\//.test(place), // Some unsuccessful answers are intended here.
   isOwn: (place) => new URL(place).origin === origin,
 });
 const open = (options = {}) => openAt(facts.url, options);

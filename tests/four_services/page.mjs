@@ -56,7 +56,7 @@ async function endOnce(page, bob, thief, reason, end) {
   assert.deepEqual(await words(page, '.reason'), thrice(`401 ${reason}`));
   assert.deepEqual(await words(page, '.saw'), thrice('nothing at all'));
   assert.equal(await page.locator('#timeline [data-event="refused"]').count(), 3);
-  // C's stream of events, open until then, has ended as well; Bob's goes on.
+  // C's stream of events, open until then, has ended as well; Bob's stays open.
   const live = page.locator('#timeline [data-event="live"]');
   await live.waitFor();
   lived.push(Number(await live.getAttribute('data-ms')));
@@ -108,7 +108,7 @@ async function story() {
       old = next;
     }));
 
-  // A wrong old password changes nothing, and the session goes on.
+  // A wrong old password changes nothing, and the session continues.
   await signIn(alice, 'Alice');
   await changePassword(alice, 'forgotten', 'looking-glass');
   await alice.getByRole('alert').getByText('The old password is wrong.').waitFor();

@@ -1,5 +1,5 @@
-// Accessibility and safety of the page: without a mouse, in the dark, on a small screen, and when
-// what comes from outside looks like HTML.
+// Accessibility and safety of the page: without a mouse, in the dark, on a small screen, and with outside data that
+// looks like HTML.
 import assert from 'node:assert/strict';
 
 import { focused } from '../support/browser.mjs';
@@ -78,7 +78,7 @@ export async function lookAtStates(page, look) {
   await button(page, 'Sign out').click();
   await page.locator('[data-event="dead"]').waitFor();
   await look('after the sign-out');
-  // Said by words as well, not by colour alone.
+  // In words as well, not by colour alone.
   assert.match(await page.locator('.tile .verdict').first().textContent(), /Refused/);
 }
 
@@ -129,7 +129,7 @@ export async function checkStory(page) {
     assert.ok(figure === null ? /^[\d.]+ ms$/.test(text) : text === `${figure} ms`, `${id}: ${text}`);
   }
   console.log(`the story took ${took.toFixed(0)} s; Doorward, from written to refused everywhere: ${ms} ms`);
-  // Told again, it stops at a key that is pressed in what it leaves to its reader.
+  // Started again, the story stops at a key press at a point that it leaves to its reader.
   await button(page, 'Tell the story again').click();
   await page.locator('#stage[data-story="running"]').waitFor();
   await tiles(page, 'allowed', 'own');
@@ -157,7 +157,7 @@ export async function checkLevers(page) {
   await page.locator('.views li[data-state="allowed"]').nth(3).waitFor();
 
   await pull('redis', 'Plug Redis in again');
-  // By what is in memory they go on deciding, until that is too old.
+  // They decide by their view in memory, until it is too old.
   await tiles(page, 'allowed', 'own');
   await page.locator('.views li[data-state="refused"]').nth(3).waitFor();
   await tiles(page, 'unavailable', 'own');
@@ -185,6 +185,6 @@ export async function checkLevers(page) {
     await reasonAt('B', '401 signed_out');
     await stolen('a clock stepped to and fro');
   }
-  // No other site can pull: what it can send lacks the header.
+  // No other site can trigger this: its requests lack the header.
   assert.equal((await page.request.post(new URL('/page/stage/flush', page.url()).href)).status(), 404);
 }

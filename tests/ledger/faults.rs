@@ -1,4 +1,4 @@
-//! Stores that refuse, forget, freeze or are unfit: nothing known is un-revoked.
+//! Stores that refuse, forget, freeze or are unfit: no applied revocation is undone.
 
 use std::time::{Duration, Instant};
 

@@ -153,7 +153,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// One running replica, like that of a separate process.
+/// A running replica, like that of a separate process.
 pub(crate) struct Instance {
     pub(crate) replica: Arc<Replica>,
     stop: CancellationToken,

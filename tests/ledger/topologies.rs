@@ -9,7 +9,7 @@ use super::support::*;
 
 /// One revocation in each direction between two instances.
 async fn works(config: RedisConfig) {
-    // A new store confirms nothing for as long as a lease is.
+    // A new store confirms no receipt for the length of a lease.
     let launch = |config| Instance::launch_holding(config, Duration::from_secs(1));
     let (one, two) = (launch(config.clone()), launch(config));
     one.becomes_ready().await;
@@ -239,7 +239,7 @@ fn owner(slots: &str, slot: u32) -> u16 {
         .unwrap()
 }
 
-/// Redis does not know its own address then, and returns an empty host in CLUSTER SLOTS.
+/// Redis cannot determine its own address then, and returns an empty host in CLUSTER SLOTS.
 #[tokio::test]
 async fn a_cluster_of_one() {
     let bus = free_port().to_string();

@@ -67,7 +67,7 @@ impl Call {
         self.next().await.unwrap().unwrap()
     }
 
-    /// Asserts that what comes next ends it, with this code.
+    /// Asserts that the next message ends the stream, with this code.
     pub async fn is_ended(&mut self, code: Code) {
         let first = self.first().await;
         assert!(matches!(first, Response::ImmediateResponse(_)), "{first:?}");

@@ -25,7 +25,7 @@ export function windows(browser, viewport, { isExpected, isOwn }) {
     page.sent = [];
     page.on('pageerror', (error) => faults.push(`${error}`));
     page.on('console', (message) => {
-      // Chromium logs each answer that is not a success; some are intended.
+      // Chromium logs each unsuccessful answer; some are intended.
       const expected = message.text().startsWith('Failed to load resource') && isExpected(message.location().url);
       if (['error', 'warning'].includes(message.type()) && !expected) faults.push(message.text());
     });

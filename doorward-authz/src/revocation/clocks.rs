@@ -17,7 +17,7 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// One clock alone.
+    /// Only this machine's clock.
     #[must_use]
     pub const fn local(local: Timestamp) -> Self {
         Self { local, store: None }
@@ -101,8 +101,8 @@ impl Lead {
         Timestamp::from_millis(self.0.dated.load(Ordering::Relaxed))
     }
 
-    /// The latest `iat` that was verified, unless every instant covers it that is stamped now or later by an instance
-    /// that knows this lead. `earliest`: the earlier of the wall clocks.
+    /// The latest verified `iat`, unless it is covered by every watermark that an instance with this lead makes now or
+    /// later. `earliest`: the earlier of the wall clocks.
     #[must_use]
     pub fn beyond(&self, earliest: Timestamp) -> Option<Timestamp> {
         Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))

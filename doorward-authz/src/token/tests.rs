@@ -46,7 +46,7 @@ fn issuer(leeway: u64, max_lifetime: u64) -> TrustedIssuer {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever a revocation hits when it is made is refused until nobody would accept it anyway.
+    /// Every token that a revocation covers when it is made is refused until no instance would accept it anyway.
     #[test]
     fn retention_outlasts_every_token_that_the_revocation_hits(
         leeway in 0..90_u64, lifetime in 1..600_u64, iat in prop::option::of(0..1000_u32), exp in 0..2000_u32,

@@ -1,5 +1,5 @@
-//! One stream: its request is read, decided, and changed, answered, or made to wait; later it is ended when its token
-//! is not accepted any more.
+//! One stream: its request is read, decided, and changed, answered, or made to wait; later the stream is ended when
+//! its token is not accepted any more.
 //!
 //! Envoy calls hooks of a filter from within its own calls to Envoy. So a filter is shared, never borrowed mutably.
 
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// What cannot be told in here is refused before it is in force.
+    /// Rules that cannot be decided inside Envoy are refused before they are in force.
     #[test]
     fn rules_for_mcp_messages_are_refused_when_they_are_loaded() {
         let issuer = DevIssuer::generate().unwrap();

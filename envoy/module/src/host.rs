@@ -1,5 +1,5 @@
-//! A host in the place of Envoy, for tests: what a getter returned is overwritten and freed at the next setter, as Envoy
-//! may do, so that a plan which still borrowed from the request would be seen.
+//! A host in the place of Envoy, for tests: a getter's result is overwritten and freed at the next setter, as Envoy
+//! may do, so that a plan that still borrows from the request would fail.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;

@@ -72,7 +72,7 @@ impl Plan {
                 let reason = decision.outcome.denial().map_or("signed_out", Denial::label);
                 if form.is_grpc {
                     let status = answer.grpc_status().to_owned();
-                    answer.headers.push(("grpc-status", status)); // Without it Envoy says 0, which is success.
+                    answer.headers.push(("grpc-status", status)); // Without it Envoy sends 0, which is success.
                 }
                 let facts = tell(decision, form.facts, |facts| of_token(decision, facts));
                 let then = Then::Respond { answer, details: format!("doorward_{reason}") };
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(read, expected);
     }
 
-    /// Under Miri as well: a plan whose texts are those of the request is applied while the host frees them.
+    /// Under Miri as well: a plan with the texts of the request is applied while the host frees them.
     #[test]
     fn a_plan_owns_what_it_writes() {
         let host =

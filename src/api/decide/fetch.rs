@@ -1,4 +1,4 @@
-//! What a decision needs from others, each with a deadline and a place among those who wait.
+//! The keys and answers that a decision needs, each fetched with a deadline and under a limit of concurrent waiters.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct Fetched {
 }
 
 impl Fetched {
-    /// Nothing but the cached introspection response for the request's token.
+    /// Only the cached introspection response for the request's token.
     pub(super) fn recall(query: &Query<'_>, policy: &Policy) -> Self {
         let introspectors = query.state.introspectors();
         if introspectors.is_empty() {
@@ -49,7 +49,7 @@ pub(super) type Deadline = tokio::time::Instant;
 
 /// Why something that a decision waits for has not come.
 enum NoAnswer {
-    /// Too many decisions wait for the same: it is told at once that it is not to be had.
+    /// Too many decisions wait for the same resource: this one gets no answer, without waiting.
     Crowded,
     Late,
 }
@@ -61,7 +61,7 @@ impl Deciding<'_> {
         Deadline::from_std(self.query.started) + self.query.caller.wait.map_or(most, |wait| wait.min(most))
     }
 
-    /// Fetches what a decision needs, for the next.
+    /// Fetches the need of a decision, for the next decision on the same request.
     pub(super) async fn fetch(&mut self, needs: Needs, by: Deadline) {
         match needs {
             Needs::Keys { issuer, refusal } => {
@@ -93,8 +93,8 @@ impl Deciding<'_> {
         if fetched.await.unwrap_or(false) { KeyFetch::Fetched } else { KeyFetch::Failed }
     }
 
-    /// Introspects the request's token. A failure is a result, too: the decision must know of it, because a
-    /// shadow rule lets the request pass all the same.
+    /// Introspects the request's token. A failure is a result, too: under a shadow rule the request passes
+    /// nevertheless.
     async fn introspect(&self, issuer: &IssuerName, by: Deadline) -> Arc<IntrospectionResponse> {
         let state = self.query.state;
         let asked = self.within(&state.waits.introspection, by, async {
@@ -152,7 +152,7 @@ impl Deciding<'_> {
         let asked = Box::pin(state.replica.spend_proof(&id, keep));
         match self.within(&state.waits.store, by, asked).await {
             Ok(Ok(true)) if or_local => {
-                locally(); // So that it is known here when the store is not.
+                locally(); // So that this process refuses a reuse when the store is unavailable.
                 Spending::First
             }
             Ok(Ok(true)) => Spending::First,
@@ -165,8 +165,8 @@ impl Deciding<'_> {
         }
     }
 
-    /// Whether the store took a sign-out in time, or there is none to take. It holds in this process at once
-    /// whatever the store says.
+    /// Whether the sign-out was stored in time; true if there is none to store. The sign-out applies in this process
+    /// at once, stored or not.
     pub(super) async fn sign_out(&self, revocations: &[Revocation], by: Deadline) -> bool {
         let Query { state, only_asked, .. } = self.query;
         if only_asked || revocations.is_empty() {
@@ -176,14 +176,14 @@ impl Deciding<'_> {
         match self.within(&state.waits.store, by, revoked).await {
             Ok(stored) => stored.is_ok(),
             Err(NoAnswer::Crowded) => {
-                state.replica.hold(revocations.to_vec()); // It was not begun, and is offered to the store later.
+                state.replica.hold(revocations.to_vec()); // The write was not begun: it is offered to the store later.
                 false
             }
             Err(NoAnswer::Late) => false,
         }
     }
 
-    /// Waits for something, in one of the places that there are for those who wait for it.
+    /// Waits for `wanted` until the deadline, if fewer than `max_waiting` decisions wait for the same resource.
     async fn within<T>(&self, waiting: &Waiting, by: Deadline, wanted: impl Future<Output = T>) -> Result<T, NoAnswer> {
         let Some(_place) = waiting.enter(self.policy.max_waiting) else {
             self.query.state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();

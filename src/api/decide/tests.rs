@@ -28,7 +28,7 @@ fn state() -> Arc<State> {
     assemble::state(&config).unwrap().0
 }
 
-/// The HTTP status that Envoy would be told, over real gRPC.
+/// The HTTP status that Envoy would receive, over real gRPC.
 async fn ask(client: &mut AuthorizationClient<tonic::transport::Channel>, path: &str, panic: Option<&str>) -> i32 {
     let headers = panic.map(|place| ("x-test-panic".to_owned(), place.to_owned())).into_iter().collect();
     let http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), headers, ..HttpRequest::default() };

@@ -133,7 +133,8 @@ async fn apply(
     let sender = |policy: &Policy, token: &UnverifiedToken<'_>| transmitter(policy, token, polled);
     let check = |policy: &Policy, from: &Transmitter, token: UnverifiedToken<'_>| -> Result<_, Refusal> {
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
-        // Other instances may accept tokens for longer; until their retention is known, no event is too old.
+        // Other instances may accept tokens for longer; until this instance has read their retention, no event is too
+        // old.
         let (own, longest) = (target.retention(), state.replica.longest_retention());
         let token = from.verify(token, own.max(longest.unwrap_or_default()), clock::now())?;
         let retention = longest.map_or(Duration::MAX, |longest| own.max(longest));

@@ -28,7 +28,7 @@ pub(super) fn checks(
     let passed = |step: Check| match failed {
         Some(failed) if step == failed => Some(false),
         Some(failed) if step > failed => None,
-        // A claim that is missing may be one of those that are read before.
+        // A missing claim may be one of the claims that are read before this check.
         Some(Check::Claims) if step >= Check::Type => None,
         _ => Some(true),
     };
@@ -90,7 +90,7 @@ impl TokenState<'_> {
         }
     }
 
-    /// What a check expects, and what the request has; null where there is nothing to compare.
+    /// The expected value of a check, and the request's; null where there is nothing to compare.
     fn of(&self, step: Check) -> (Value, Value) {
         let require = &self.decision.rule.require;
         let (token, issuer) = (self.token, self.issuer);

@@ -1,4 +1,4 @@
-//! `GET /v1/about`: what this service is, and what the caller's admin key may do.
+//! `GET /v1/about`: this service's configuration, and the permissions of the caller's admin key.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::authz::claims::ClaimPath;
 use crate::authz::rule::OnStale;
 use crate::state::admin_key::Permission;
 
-/// The service as a client of its API needs to know it.
+/// The service, as far as a client of its API needs its description.
 #[derive(Serialize, ToSchema)]
 pub(super) struct About {
     version: &'static str,
     /// The name of the caller's admin key.
     key: String,
-    /// What the key may do: `read`, `revoke`, `register`.
+    /// The key's permissions: `read`, `revoke`, `register`.
     #[schema(value_type = Vec<String>)]
     may: Vec<Permission>,
     issuers: Vec<AboutIssuer>,
@@ -28,7 +28,7 @@ pub(super) struct About {
     store: &'static str,
     /// The age from which on a view is not relied on, in milliseconds.
     max_staleness_ms: u64,
-    /// What happens then: `deny`, `allow` or `lookup`.
+    /// The effect of a view older than `max_staleness_ms`: `deny`, `allow` or `lookup`.
     on_stale: &'static str,
     /// The most items on one page of a list.
     list_page: usize,
@@ -47,7 +47,8 @@ struct AboutIssuer {
     claims: AboutClaims,
 }
 
-/// Which claims name what: the first that a token has; one with `/` at its start is a JSON pointer.
+/// The claims from which an identity is read, the first present one counts; a name with `/` at its start is a JSON
+/// pointer.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "as in `issuers[].claims`")]
 struct AboutClaims {
@@ -56,7 +57,7 @@ struct AboutClaims {
     client_id: Vec<String>,
 }
 
-/// Says what this service is, and what the caller's key may do.
+/// Describes this service and the permissions of the caller's key.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
     responses((status = 200, description = "The service and the key.", body = About), AnyKey)

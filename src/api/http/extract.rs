@@ -26,7 +26,7 @@ pub(super) struct MayRegister(pub(super) Arc<str>);
 /// Proof that the caller's admin key may read.
 pub(super) struct MayRead;
 
-/// The caller's admin key, whatever it may.
+/// The caller's admin key, with any permission.
 pub(super) struct AnyKey(pub(super) AdminKey);
 
 impl FromRequestParts<Http> for MayRevoke {

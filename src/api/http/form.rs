@@ -29,9 +29,9 @@ pub(super) enum OAuthError {
     /// The message in the form has this fault.
     InvalidMessage(Box<str>),
     TooLarge,
-    /// No credentials, or wrong ones.
+    /// The credentials are missing or wrong.
     InvalidClient(&'static str),
-    /// The key is known, but lacks the permission, or no keys are configured.
+    /// The key is configured, but lacks the permission; or no keys are configured.
     UnauthorizedClient(&'static str),
     UnsupportedTokenType,
     /// Too many requests at once.

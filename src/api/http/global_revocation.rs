@@ -28,7 +28,7 @@ use crate::clock;
 use crate::state::Policy;
 use crate::state::admin_key::Permission;
 
-/// The subject whose tokens end.
+/// The subject whose tokens are revoked.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct GlobalRevocationRequest {
     /// A subject identifier (RFC 9493): `format` is `iss_sub`, `opaque`, `email` or `aliases`.

@@ -30,9 +30,9 @@ pub(super) struct LogoutQuery {
 
 /// Signs out the holder of an access token.
 ///
-/// 204, also when the token has expired or is revoked already; a revoked token ends nothing but itself, whatever `all`
-/// says. A token that does not verify is refused. A token in a cookie does not count, because other sites could make the
-/// browser send it.
+/// Answers 204, also when the token has expired or is revoked already; with a revoked token only the token itself is
+/// signed out, whatever `all` is. A token that does not verify is refused. A token in a cookie does not count, because
+/// other sites could make the browser send it.
 #[utoipa::path(
     post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(

@@ -124,7 +124,7 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 
 /// Returns whether a token is accepted here, by the same decision as for a request that carries it.
 ///
-/// Every other token is answered `active: false` alone, whatever the cause (RFC 7662 section 2.2). Credentials: an
+/// Every other token is answered with `active: false` only, whatever the cause (RFC 7662 section 2.2). Credentials: an
 /// admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/introspect", tag = "operation", security(("admin_key" = []), ("client" = [])),

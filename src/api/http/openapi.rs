@@ -1,5 +1,5 @@
-//! `/openapi.json`: generated from the handlers, so that it cannot differ from them. It is also committed as
-//! `docs/openapi.json`; a test compares the two.
+//! `/openapi.json`: generated from the handlers, so that the two cannot differ. The same document is committed as
+//! `docs/openapi.json`; a test compares them.
 
 use std::collections::BTreeMap;
 

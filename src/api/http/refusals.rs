@@ -1,4 +1,4 @@
-//! `GET /v1/refusals`: what was refused in the last minutes, and why.
+//! `GET /v1/refusals`: the refusals of the last minutes, and their reasons.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(super) struct RefusalList {
     slot_ms: u64,
     /// By reason, rule and issuer, the most frequent first; at most 256.
     kinds: Vec<CountedKind>,
-    /// Those that were explained, the newest first: one of each kind in a second, 16 in a second, and 256 in all at most.
+    /// The explained refusals, the newest first: at most one of each kind in a second, 16 in a second, and 256 in all.
     explained: Vec<ExplainedRefusal>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct ExplainedRefusal {
     at: String,
     #[serde(flatten)]
     kind: KindOfRefusal,
-    /// What is wrong with the token.
+    /// The fault of the token.
     detail: Option<String>,
     /// The request's `x-request-id`, as it stands in the logs.
     request_id: Option<String>,
@@ -69,15 +69,15 @@ pub(super) struct ExplainedRefusal {
 pub(super) struct RefusalWithChecks {
     #[serde(flatten)]
     refusal: ExplainedRefusal,
-    /// As of `POST /v1/explain`: `check`, `passed` (null: not reached), `expected`, `got`; long texts are cut, and what
-    /// may be a token is left out.
+    /// As of `POST /v1/explain`: `check`, `passed` (null: not reached), `expected`, `got`; long texts are cut, and
+    /// text that may be a token is left out.
     #[schema(value_type = Vec<Object>)]
     checks: Value,
 }
 
-/// Lists what this instance refused in the last ten minutes.
+/// Lists the refusals of this instance in the last ten minutes.
 ///
-/// Each instance knows its own refusals alone; `doorward_checks_total` has those of all.
+/// Each instance lists only its own refusals; `doorward_checks_total` counts those of all.
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "operation", security(("admin_key" = [])),
     responses((status = 200, description = "Counts, and some of the refusals.", body = RefusalList), MayRead)

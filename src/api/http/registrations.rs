@@ -45,8 +45,8 @@ pub(super) struct RegistrationReceipt {
 
 /// Registers a token, so that `list: allow` accepts it.
 ///
-/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a request
-/// changes nothing. A registration cannot be withdrawn: revoke the token instead.
+/// 201 means that the registration is in the store, and that every instance accepts the token from now on. Repeating a
+/// request changes nothing. A registration cannot be withdrawn: revoke the token instead.
 #[utoipa::path(
     post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,
@@ -83,7 +83,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;

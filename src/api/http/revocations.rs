@@ -142,7 +142,7 @@ pub(super) struct RevocationReceipt {
     /// The place in the log.
     position: String,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
-    /// so the revocation may refuse nothing; otherwise it is left out.
+    /// so the revocation may refuse no token; otherwise the field is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
     #[serde(flatten)]
@@ -151,12 +151,13 @@ pub(super) struct RevocationReceipt {
 
 /// Revokes a token, a session, a user, a client, a key, an actor or all of an issuer.
 ///
-/// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
-/// nothing. A revocation that has expired by this instance's clock is written, too.
+/// 201 means that the revocation is in the store, and with `wait=all` that every instance applies it. Repeating a
+/// request changes nothing. A revocation that has expired by this instance's clock is written, too.
 ///
-/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200, and
-/// continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes, and
-/// at last `receipt`, or `problem` if the store did not take a later instant. The receipt says whether it is confirmed.
+/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200,
+/// and continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes,
+/// and at last `receipt`, or `problem` if the store refused a later instant. `confirmed` in the receipt has the
+/// result.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
@@ -200,7 +201,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits until every instance refuses, and until none has verified a token that is dated further ahead.
+    /// Waits until every instance refuses, and until no instance has verified a token that is dated further ahead.
     async fn confirm(
         &self,
         wait: Wait,
@@ -217,7 +218,7 @@ impl Asked {
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
             replica.learn_leads().await;
-            // So may an instance that was cut off, until its lease ran out; it has told nobody.
+            // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
             let again = resolve(&self.http, &self.request, stamp).await?;
             if again.watermark <= revocation.watermark {
@@ -275,7 +276,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
     policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
@@ -351,7 +352,7 @@ fn by_token(
     let target = token.targets().iter().find(|target| target.kind == kind).cloned();
     let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
     let default = Default {
-        // An issuer whose clock runs ahead may have dated this very token later than now.
+        // If the issuer's clock runs ahead, this very token may be dated later than now.
         covers: token.issued_at(),
         expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
     };
@@ -397,11 +398,12 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
-/// What an instant that no caller names is made of.
+/// The basis of a watermark when the caller names no instant.
 #[derive(Clone, Copy)]
 struct Stamp {
     clocks: Clocks,
-    /// A user's is as late as that of the whole issuer: it is not known what tokens were seen to lead by.
+    /// Whether a user's watermark is as late as that of the whole issuer, because an instance may have verified tokens
+    /// with an unreported lead.
     whole_leeway: bool,
 }
 

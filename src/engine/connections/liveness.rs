@@ -20,7 +20,7 @@ pub(super) struct Liveness {
     started: AtomicBool,
     /// The last time at which a request arrived or was answered.
     last: AtomicU64,
-    /// Responses of which the peer has read nothing yet.
+    /// The number of responses of which the peer has read nothing yet.
     unread: AtomicUsize,
     /// The last time at which one of them was read, or became the first unread one.
     taken: AtomicU64,

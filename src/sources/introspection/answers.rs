@@ -14,7 +14,7 @@ pub(super) struct Answers {
     inactive: Remembered,
 }
 
-/// A response with the time up to which it may be used; with a capacity of 0 none is kept.
+/// A response with the time up to which it may be used; a cache with capacity 0 keeps no response.
 type Remembered = Cache<Digest, (Instant, Arc<IntrospectionResponse>)>;
 
 impl Answers {

@@ -76,8 +76,8 @@ impl LedgerFile {
         Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
-    /// A file that another program overwrote cannot be read, and this process knows its content: the file is moved
-    /// aside, once, and a new one is created.
+    /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
+    /// moved aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,

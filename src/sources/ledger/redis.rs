@@ -101,7 +101,7 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        // Boxed: otherwise every decision's future would have 28 KB for it, and most need no lookup.
+        // Boxed: otherwise every decision's future would reserve 28 KB for it, though most decisions need no lookup.
         Box::pin(self.shared.lookup(self, targets, issued_at)).await
     }
 
@@ -120,7 +120,8 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// What the store refused is offered to it for as long as the log would have been kept after its end.
+    /// Refused revocations that expire after this instant are still offered to the store: the log would keep them as
+    /// long.
     pub(in crate::sources) fn offered_after(&self) -> Timestamp {
         self.earliest().minus(Self::keeps_for(self.retention()))
     }

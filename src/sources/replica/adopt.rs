@@ -101,8 +101,8 @@ impl Replica {
         }
     }
 
-    /// Whether a key of this token can be skipped: its revocation is known, and for so long that a later
-    /// scan sees the key again before it is forgotten.
+    /// Whether a key of this token can be skipped: its revocation is applied, and lives until after a later scan has
+    /// read the key again.
     fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
         let until = self.earliest().plus(issuers.within * 2);
         issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))

@@ -20,11 +20,11 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
 use crate::clock::Steady;
 
-/// The interval of checks for leads that other instances do not know yet.
+/// The interval of checks for leads that were not shared yet.
 const SHARE_EVERY: Duration = Duration::from_millis(50);
 /// The interval of reading the notes of other instances.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
-/// For so long the store's clock must have gone evenly before a lead is measured by it.
+/// The time for which the store's clock must have gone evenly before a lead is measured by it.
 const EVEN: Duration = Duration::from_secs(30);
 /// The interval of checks of the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -144,8 +144,8 @@ impl Replica {
         self.earliest().min(wall.plus(steady.elapsed()))
     }
 
-    /// Sets the retention: the longest time for which a token may be accepted, and that after its end. Call it before
-    /// issuers that allow more are put in force.
+    /// Sets the retention (the longest time for which a token may be accepted) and the leeway after its end. Call it
+    /// before issuers that allow more are put in force.
     ///
     /// Entries that were dropped under a smaller bound are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {
@@ -167,7 +167,7 @@ impl Replica {
         }
     }
 
-    /// Logs that a longer bound needs revocations that no instance knows any more.
+    /// Logs that a longer bound needs revocations that every instance has forgotten.
     fn warn_of_forgotten(&self, before: Duration, longest: Duration) {
         let known = match &self.ledger {
             RevocationLedger::Embedded(_) => before,
@@ -206,14 +206,15 @@ impl Replica {
         }
     }
 
-    /// Tells others at once how far tokens are dated ahead that were verified here; for ever.
+    /// Shares at once, with other instances, how far verified tokens are dated ahead; never returns.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
         let mut shared = Vec::new();
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // A lead that was measured wrongly would stay: by a clock that jumped lately, or that is further apart than
-            // the leeway, none is measured. The dates themselves need no clock, and cover what was verified meanwhile.
+            // A wrongly measured lead would stay: by a clock that jumped lately, or that differs by more than the
+            // leeway, no lead is measured. The dates themselves need no clock, and cover the tokens that were verified
+            // meanwhile.
             let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
             let ahead = if ledger.even_for() >= EVEN { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             let local_ahead = agree.then_some(ahead);

@@ -20,7 +20,7 @@ use crate::clock::Steady;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(300)];
 /// The interval of comparisons of the log with its expected state.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// What is read is new if all that was added until so long ago has been read.
+/// Entries count as new if everything that was added before this span has been read.
 const LIVE: Duration = Duration::from_secs(5);
 /// The pause that groups a burst into fewer reads than one for each entry.
 const COALESCE: Duration = Duration::from_millis(2);
@@ -247,7 +247,7 @@ impl Replica {
         } else if self.freshness.adopted.age(Steady::now()).is_none() {
             self.health.set(ReplicaState::Adopting);
         } else if let Some(obstacle) = self.cannot_add().filter(|_| self.health.is_ready()) {
-            self.health.hindered(&obstacle); // It is read all the same.
+            self.health.hindered(&obstacle); // The log is read nevertheless.
         } else {
             self.health.set(ReplicaState::Following);
         }
@@ -281,7 +281,7 @@ impl Replica {
         Ok(Some(wait))
     }
 
-    /// Refuses a store that may lose entries; `false` for one that a running instance continues to use.
+    /// Refuses a store that may lose entries; `false` if this instance is ready and continues to use it.
     fn examine(&self, facts: StoreFacts, ledger: &RedisLedger) -> Result<bool, Obstacle> {
         match Obstacle::examine(facts, ledger.config().allow_eviction) {
             Err(obstacle) if obstacle.is_tolerable() && self.health.is_ready() => {
@@ -316,7 +316,7 @@ impl Replica {
                 seen.apply(revocation, uptime);
             }
             match revocation {
-                // It expired long ago by both clocks.
+                // Expired long ago by both clocks.
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
                     self.learn(revocation, uptime);

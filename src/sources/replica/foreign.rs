@@ -1,5 +1,5 @@
-//! Entries of issuers that are not configured here: applied, since a reload may add the issuer, and logged, since
-//! more likely the writer uses a wrong name. And keys without an entry: a key alone does not reach the instances.
+//! Entries of issuers that are not configured here: they are applied, because a reload may add the issuer, and logged,
+//! because a wrong name is more likely. And keys without an entry: a key alone does not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::revocation::Target;
 use crate::clock::Steady;
 
-/// The issuers of the configuration in force; empty before it is known.
+/// The issuers of the configuration in force; empty before they are set.
 #[derive(Default)]
 pub(super) struct Configured {
     issuers: Mutex<Arc<[IssuerName]>>,
@@ -43,8 +43,8 @@ impl Replica {
     }
     /// Searches for keys without an entry soon after the first read, then every ten minutes; for ever.
     ///
-    /// A key and its entry are written together, so a key that is still unknown after a later complete read has no
-    /// entry. Where SCAN is not permitted nothing is counted.
+    /// A key and its entry are written together, so a key whose revocation is not applied after a later complete
+    /// read has no entry. If SCAN is not permitted, nothing is counted.
     pub(super) async fn watch_keys(&self, ledger: &RedisLedger) {
         const EVERY: Duration = Duration::from_secs(600);
         const LOOK: Duration = Duration::from_secs(1);

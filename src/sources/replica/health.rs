@@ -34,7 +34,7 @@ pub enum ReplicaState {
     Repairing,
     /// No connection, or no answer.
     Unreachable,
-    /// A wrong password, or a user without the commands that are needed.
+    /// A wrong password, or a user without the required commands.
     AccessDenied,
     /// The server is a replica: it may lag, and refuses writes.
     NotPrimary,

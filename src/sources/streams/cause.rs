@@ -12,7 +12,7 @@ pub enum Cause {
     Expired,
     /// The key that verified its token is not published or configured any more.
     KeyWithdrawn,
-    /// The key that verified its token is not known here, and its issuer's keys cannot be fetched.
+    /// The key that verified its token is not loaded here, and its issuer's keys cannot be fetched.
     KeysUnavailable,
     /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
@@ -20,7 +20,7 @@ pub enum Cause {
     Stale,
     /// This process shuts down.
     Draining,
-    /// It has no seal of a decision.
+    /// The stream has no seal of a decision.
     Unproven,
     /// The limit of streams is reached.
     Crowded,

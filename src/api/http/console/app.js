@@ -1,4 +1,4 @@
-// The console: signing in with an admin key, what it may see, and the events that keep it current.
+// The console: signing in with an admin key, the views that the key permits, and the events that keep them current.
 import { ApiError, forget, get, use, watch } from './api.js';
 import { $ } from './dom.js';
 import { Fleet } from './fleet.js';
@@ -17,7 +17,7 @@ $('sign-in').addEventListener('submit', async (event) => {
   $('submit-sign-in').disabled = true;
   use(key, () => end('unknown'));
   try {
-    // A key is ASCII; what is not cannot stand in a header.
+    // A key is ASCII; other characters cannot stand in a header.
     if (!/^[\x21-\x7e]+$/.test(key)) throw new ApiError(0, { detail: 'An admin key has no spaces and no other letters than ASCII.' });
     const about = await get('/v1/about');
     $('key').value = '';
@@ -65,7 +65,7 @@ function end(why) {
   session.stop.abort();
   session = null;
   forget();
-  // Nothing of what was shown stays in the page.
+  // No data that was shown stays in the page.
   location.replace(why ? `#ended-${why}` : '#');
   location.reload();
 }

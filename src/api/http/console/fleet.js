@@ -1,4 +1,4 @@
-// The fleet: who decides, how current each is, and what is not well.
+// The fleet: the deciding instances, how current each one is, and their faults.
 import { $, count, h, show, some, span, spark } from './dom.js';
 import { List } from './list.js';
 
@@ -116,7 +116,7 @@ export class Fleet {
       found.set(what, known);
     };
     const parts = { keys: 'Check keys.jwks_url and the way there.', revocations: 'Check the store.', freshness: 'Check the connection to the store.', process: 'It is being ended, or must be replaced.' };
-    // The instance that answers says of itself exactly what is missing.
+    // The answering instance lists its own missing parts exactly.
     const answers = fleet.instances.find((one) => one.this);
     for (const { part, reason } of fleet.missing) {
       if (part !== 'freshness' || !answers || !this.problems(answers).length) add('bad', `is not ready: ${reason}`, parts[part], answers?.name);

@@ -1,4 +1,4 @@
-// What was refused in the last minutes, and why.
+// The refusals of the last minutes, and their reasons.
 import { get } from './api.js';
 import { $, bars, count, h, instant, sentence, show, some, spark, time } from './dom.js';
 

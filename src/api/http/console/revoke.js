@@ -1,4 +1,4 @@
-// Revocations: what is revoked, and revoking, with who has confirmed.
+// Revocations: the list, and revoking, with the instances' confirmations.
 import { get, revoke } from './api.js';
 import { $, count, h, instant, show, some, span, time } from './dom.js';
 import { List } from './list.js';
@@ -37,7 +37,7 @@ export class Revocations {
     if (this.mayRevoke) this.setUpForm();
   }
 
-  // --- what is revoked
+  // --- the list of revocations
 
   setUpList() {
     this.items = [];
@@ -92,7 +92,7 @@ export class Revocations {
       $('search-problem').textContent = '';
     } catch (error) {
       if (turn !== this.turn || error.status === 401) return;
-      // Somebody else is making a list: in a moment it is our turn.
+      // Another client's list is being made: retry shortly.
       if (error.status === 429) return void setTimeout(() => turn === this.turn && this.again(turn, before), 500);
       $('search-problem').textContent = error.message;
       return;
@@ -117,7 +117,7 @@ export class Revocations {
     const isFirst = this.counts === undefined;
     this.counts = counts;
     if (isFirst || !this.list) return;
-    // What somebody reads does not move away under their eyes.
+    // Text that the user is reading does not move away.
     if (this.list.isAtTop && !this.list.element.contains(document.activeElement)) this.search();
     else $('refresh').hidden = false;
   }

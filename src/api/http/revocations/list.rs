@@ -1,4 +1,4 @@
-//! `GET /v1/revocations`: the revocations that this instance knows, page by page.
+//! `GET /v1/revocations`: the revocations that this instance applies, page by page.
 
 use std::collections::BinaryHeap;
 
@@ -81,7 +81,7 @@ struct RevocationItem {
     reason: Option<String>,
 }
 
-/// Lists the revocations that this instance knows.
+/// Lists the revocations that this instance has applied.
 ///
 /// Revocations that are added or expire between two pages may be missing; all others are listed once.
 #[utoipa::path(

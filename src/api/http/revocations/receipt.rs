@@ -54,11 +54,11 @@ pub(super) struct Confirmation {
     /// The names of the instances that have not confirmed; absent when all have.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
-    /// Until then the store may have forgotten instances, or its clock is not known to be right (RFC 3339); only
-    /// when that prevents a confirmation.
+    /// Until then the store may have lost leases of instances, or its clock has not been observed for long enough (RFC
+    /// 3339); only when that prevents a confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     uncertain_until: Option<String>,
-    /// The number of streams that it ended, at all instances that have reported it.
+    /// The number of streams that the revocation ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<usize>,
     /// See [`Receipt::lapsed`].

@@ -1,16 +1,16 @@
 //! Keys that an existing service writes for revoked tokens: `SET blacklist:<jti> 1 EX …`.
 //!
-//! They have no log entries, so they are found with SCAN over the whole database, on every primary of a cluster.
-//! Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate connection, and
-//! its view is at most as fresh as the start of its last complete one: SCAN returns every key that exists from its
-//! start to its end, so a key written before that start has been seen. A lookup reads the key of its token in the
-//! same round trip as the others. Keyspace notifications would be faster, but they are off by default, and are lost
-//! with a connection.
+//! The adopted keys have no log entries, so they are found with SCAN over the whole database, on every primary of a
+//! cluster. Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate
+//! connection, and its view is at most as fresh as the start of its last complete one: SCAN returns every key that
+//! exists from its start to its end, so a key written before that start has been seen. A lookup reads the key of its
+//! token in the same round trip as the others. Keyspace notifications would be faster, but they are off by default,
+//! and are lost with a connection.
 //!
-//! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
+//! An adopted key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
 //! accepted again because its key has ended. A token whose key ends before any scan was accepted for less than the
-//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes
-//! its token acceptable again for the cut-off part: round up.
+//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes its
+//! token acceptable again for the cut-off part: round up.
 //!
 //! The cost grows with all keys of the database, not only with those that match, and with the instances. Measured on
 //! Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000 keys, 100,000 of which match, takes 0.74 s
@@ -139,8 +139,8 @@ impl Adopt {
         }
     }
 
-    /// The pattern for MATCH, with the template's own characters escaped. It allows text around them: Java's
-    /// serialisation, or quotes.
+    /// The pattern for MATCH, with the template's own characters escaped. The pattern allows text around the ids:
+    /// Java's serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         format!("*{}*{}*", literal(before), literal(after))
@@ -163,8 +163,8 @@ impl RedisLedger {
     /// Keys per SCAN: the server answers within a millisecond.
     pub(super) const SCAN_COUNT: i64 = 1000;
 
-    /// Scans the database once, and returns the number of keys that name a token. `take` gets those that are not
-    /// `is_known`.
+    /// Scans the database once, and returns the number of keys that name a token. `take` receives the ids for which
+    /// `is_known` is false.
     pub(in crate::sources) async fn scan_adopted(
         &self,
         adopt: &Adopt,

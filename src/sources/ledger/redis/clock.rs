@@ -79,8 +79,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// The length of a lease by the server's clock that lasts for `steady` by the monotonic clock, if the server's clock
 /// counts as even.
 ///
-/// Such a clock may gain the tolerance in each window: once for each anchor that is replaced meanwhile, once before the
-/// first of them and once after the last, and the half of it by which a reading is late.
+/// A clock that counts as even may gain the tolerance in each window: once for each anchor that is replaced meanwhile,
+/// once before the first of them and once after the last, and the half of it by which a reading is late.
 pub(in crate::sources) fn lasting(steady: Duration) -> Duration {
     let windows = u32::try_from(steady.as_secs() / WINDOW.as_secs()).unwrap_or(u32::MAX);
     steady.saturating_add(TOLERANCE.saturating_mul(windows.saturating_add(4)))
@@ -206,7 +206,7 @@ mod tests {
             }
             let last = at(hold, 1_000_000 + 1_000 * i64::try_from(hold).unwrap() + ahead);
             assert_eq!(clock.even_for(last), Duration::from_secs(hold), "it counts as even");
-            // One second more before the first of these readings, and one after the last.
+            // One second before the first of these readings, and one after the last.
             let showed = last.showed.since(Timestamp::from_millis(1_000_000)) + 2 * TOLERANCE;
             assert!(showed < lasts, "{hold} s: {showed:?}, {lasts:?}");
             assert!(lasts < Duration::from_secs(hold + hold / 30 + 5));

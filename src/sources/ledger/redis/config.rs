@@ -29,7 +29,7 @@ pub struct Redis {
     pub ca_file: Option<PathBuf>,
     /// The prefix of every key; at most [`Redis::MAX_PREFIX`] bytes, without `{` and `}`.
     pub key_prefix: String,
-    /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
+    /// A write counts when this many replicas confirm it (WAIT); 0: no wait.
     pub min_replicas: u32,
 }
 

@@ -47,7 +47,7 @@ impl Note {
         Command::new("ZRANGE").arg(&*keys.clock).args(["0", "-1", "WITHSCORES"])
     }
 
-    /// Whether the clock is known not to have been set between the last reading of any instance and this one.
+    /// Whether the clock was surely not set between the last reading of any instance and this one.
     fn leads_to(self, read: ServerClock, wall: Timestamp, even_for: Duration) -> bool {
         let (Some(last), Some(then)) = (self.last, self.wall) else { return false };
         if last > read.showed.plus(TOLERANCE) {
@@ -93,7 +93,7 @@ impl StoreClock {
         Some(add.arg(now.as_millis()).arg("last").arg(wall.as_millis()).arg("wall"))
     }
 
-    /// The latest known time since which the clock has gone evenly.
+    /// The time since which the clock has gone evenly, as far as observed.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.seen().since
     }
@@ -101,10 +101,11 @@ impl StoreClock {
     /// `since` is in the store.
     pub(super) fn noted(&self, since: Option<Timestamp>) {
         let mut seen = self.seen();
-        seen.is_unnoted &= seen.since != since; // It was set again meanwhile.
+        seen.is_unnoted &= seen.since != since; // The clock was set again meanwhile.
     }
 
-    /// The time for which all instances have seen it go evenly, up to this reading; zero if that is not known.
+    /// The time for which all instances have seen the server's clock go evenly, up to this reading; zero if not
+    /// established.
     pub(super) fn even_for_all(&self, note: Note, read: ServerClock) -> Duration {
         let is_watched = self.even_for(read) >= WATCH;
         let seen = self.seen();
@@ -139,8 +140,8 @@ mod tests {
         const HOUR: i64 = 3_600;
         check(NOW, NOW - HOUR, NOW - 2, NOW - 2, HOUR);
         check(NOW - HOUR, NOW - 2 * HOUR, NOW - HOUR - 2, NOW - 2, HOUR); // An hour behind all the time.
-        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // Nobody was there for two hours.
-        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // And it was put right meanwhile.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // No instance ran for two hours.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // The wall clock was corrected meanwhile.
         check(NOW, NOW - 3 * HOUR, NOW - HOUR - 2, NOW - 2, 0); // An hour behind, and right.
         check(NOW, NOW - HOUR, NOW + 30, NOW - 2, 0); // Set back.
         check(NOW, NOW + HOUR, NOW - 2, NOW - 2, 0); // The note is of the future.

@@ -1,4 +1,4 @@
-//! Reading the log, on a connection of its own because it blocks.
+//! Reading the log, on a separate connection because the read blocks.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
     decoder: Decoder,
-    /// Everything that was added until a moment ago has been read: what comes is new.
+    /// Everything added until a moment ago has been read: further entries are new.
     pub(in crate::sources) is_live: bool,
     /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,

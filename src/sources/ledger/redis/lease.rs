@@ -6,12 +6,12 @@
 //! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
 //! ```
 //!
-//! A lease runs while either of the first two keys has it. It is written on the connection that reads the log, so an
-//! instance that reads one server never has its lease at another. A full server refuses new reports, but accepts a new
-//! time to live: an existing lease is prolonged with its previous report.
+//! A lease runs while either of the first two keys has it. The lease is written on the connection that reads the log,
+//! so an instance that reads one server never has its lease at another. A full server refuses new reports, but accepts
+//! a new time to live: an existing lease is prolonged with its previous report.
 //!
 //! The lengths of leases are noted separately, and every instance remembers them while it runs: a store that lost
-//! leases does not know their lengths.
+//! leases has lost their lengths, too.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) skew_ms: Option<i64>,
     /// Streams that are open.
     pub(in crate::sources) streams: usize,
-    /// What kind of process it is; empty: the service.
+    /// The kind of this process; empty: the service.
     pub(in crate::sources) role: Box<str>,
     /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
@@ -70,7 +70,7 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) server: Server,
     /// The epoch of the data; empty if there is none.
     pub(in crate::sources) epoch: Box<str>,
-    /// The time since which the store has kept all leases; `None` if that is not known.
+    /// The time since which the store has kept all leases; `None` if not established.
     pub(in crate::sources) whole_since: Option<Timestamp>,
     /// Names of leases that expired by the server's clock and were not given back, with their ends; 1970 for an end by
     /// a clock that was set since: it is at most the longest lease later than that change.
@@ -167,7 +167,7 @@ impl RedisLedger {
         if all.is_empty() {
             return Ok(leases);
         }
-        // The holder of a lease that has expired by now has no view any more.
+        // The holder of an expired lease has no view any more.
         let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
         let answers = self.shared.pipeline(self, vec![says, self.ask_newest()]).await?;
         let [says, newest] = answers.as_slice() else { return Err(short()) };
@@ -207,8 +207,8 @@ impl RedisLedger {
         Ok(leases)
     }
 
-    /// The leases that were taken when the server's clock was ahead, and have expired since by a clock that nobody sets:
-    /// by the server's clock they would run until it is as late again.
+    /// The leases that were taken when the server's clock was ahead, and have expired since by the monotonic clock: by
+    /// the server's clock they would run until it reaches that time again.
     async fn over_by_steady_time(
         &self,
         all: &[(Box<str>, Timestamp)],
@@ -216,7 +216,7 @@ impl RedisLedger {
         now: Timestamp,
         even_for: Duration,
     ) -> Result<Vec<Box<str>>, LedgerError> {
-        // One that speaks of the future has said nothing since the clock began to go evenly.
+        // A report with a time in the future dates from before the clock began to go evenly.
         let is_past = |until: &Timestamp, report: Report| {
             report.at > now.plus(Self::INEXACT) && even_for >= until.since(report.at)
         };

@@ -157,7 +157,7 @@ impl Shared {
         }
     }
 
-    /// Connects whenever there is no connection: discovery and TLS may take longer than a lookup has.
+    /// Keeps a connection open in advance: discovery and TLS may take longer than the deadline of a lookup.
     pub(super) async fn keep_connected(&self, ledger: &RedisLedger) {
         loop {
             while self.session(ledger).await.is_err() {

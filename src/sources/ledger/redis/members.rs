@@ -1,8 +1,8 @@
-//! Reading the notes of the store, into which anybody may have written.
+//! Reading the notes of the store, into which any client of Redis may have written.
 //!
-//! A member of a sorted set that this version could not have written is skipped: it must neither end what instances tell
-//! each other nor stop them. A key of another type, or with bytes where a text belongs, is an error that names it. Both
-//! are told by the key and the length of what is there, never by its bytes.
+//! A member of a sorted set that this version could not have written is skipped: it must neither replace nor block the
+//! notes of other instances. A key of another type, or with bytes instead of text, is an error that names the key. The
+//! log gets the key and the length of the value, never its bytes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,12 +13,12 @@ use super::RedisLedger;
 use super::answer::{Answer, short};
 use crate::authz::claims::Timestamp;
 
-/// What is odd and was told: the keys that have odd members, and a few words of each other fault.
+/// The reported faults: the keys with unexpected members, and a short text for each other fault.
 #[derive(Default)]
 pub(super) struct Odd(Mutex<Vec<Box<str>>>);
 
 impl Odd {
-    /// Whether this was not told yet.
+    /// Whether this fault was not reported yet.
     fn is_new(&self, key: &str) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = told.iter().all(|known| **known != *key);
@@ -34,8 +34,8 @@ impl Odd {
 }
 
 impl RedisLedger {
-    /// The members of a sorted set, an answer to ZRANGE with scores, that `read` knows by their text and score; the
-    /// others are skipped, and told once until there are none.
+    /// The members of a sorted set, an answer to ZRANGE with scores, that `read` accepts by their text and score; the
+    /// others are skipped, and reported once until the set is free of them.
     pub(super) fn members<T>(
         &self,
         key: &str,
@@ -66,7 +66,7 @@ impl RedisLedger {
         Ok(known)
     }
 
-    /// Says once that a key is not of the type that belongs there.
+    /// Logs once that a key has another type than Doorward's.
     pub(super) fn tell_of_type(&self, error: &LedgerError) {
         if let LedgerError::Refused { message, .. } = error
             && message.starts_with("WRONGTYPE")
@@ -76,7 +76,7 @@ impl RedisLedger {
         }
     }
 
-    /// Says once that an instance lies further ahead than a lease can, and is not waited for.
+    /// Logs once that an instance's lease ends later than any lease can, and that receipts do not wait for it.
     pub(super) fn tell_of_ghost(&self, name: &str) {
         let key = &*self.keys.instances;
         if self.odd.is_new(&format!("{key} {}", name.len())) {
@@ -90,7 +90,7 @@ impl RedisLedger {
     }
 }
 
-/// The text of a key; `None` if there is no such key.
+/// The text of a key; `None` if the key does not exist.
 pub(super) fn text<'a>(key: &str, value: &'a Value) -> Result<Option<&'a str>, LedgerError> {
     if value.is_nil() {
         return Ok(None);

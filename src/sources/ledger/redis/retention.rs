@@ -95,7 +95,7 @@ impl RedisLedger {
         self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
-    /// How entries are read now; with `is_live`, those that were added a moment ago.
+    /// The parameters for reading entries now; `is_live`: the entries were added a moment ago.
     pub(super) fn reader(&self, is_live: bool) -> Reader {
         let (leeway, local) = (read(&self.keeping.leeway), crate::clock::now());
         let now = self.store_clock().unwrap_or(Timestamp::MAX);
@@ -114,7 +114,7 @@ impl RedisLedger {
 /// Writes a retention for other instances.
 pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command {
     let until = now.plus(retention + MARGIN).as_millis();
-    // An instance that noted two retentions keeps the one that ends later.
+    // If several instances note one retention, the latest end stays.
     Command::new("ZADD").arg(&*keys.retentions).arg("GT").arg(until).arg(retention.as_millis().to_string())
 }
 
@@ -123,7 +123,7 @@ pub(super) fn ask(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }
 
-/// The entries that are kept, and those that may be trimmed.
+/// The entries that are kept, and the entries that may be trimmed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Kept {
     /// The longest retention of an instance that reads the log.
@@ -184,15 +184,15 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// The retentions in an answer to [`ask`], with the instants until when they hold. Those are not bounded: an instance
-    /// that runs may have noted one while the server's clock was ahead, and holds to it.
+    /// The retentions in an answer to [`ask`], each with the instant until which it is valid. The instants are not
+    /// bounded: a running instance may have noted one while the server's clock was ahead, and still relies on it.
     pub(super) fn retentions(&self, noted: &Value) -> Result<Vec<(Duration, Timestamp)>, LedgerError> {
         let longest = LONGEST_LIFETIME + LONGEST_LEEWAY * 2;
         let read = |text: &str, until| millis_up_to(text, longest).map(|retention| (retention, until));
         self.members(&self.keys.retentions, noted, read)
     }
 
-    /// Takes in how long instances keep what they read. A note counts also when it is over.
+    /// Records the time for which instances keep the entries that they read. An expired note counts, too.
     pub(super) fn take_retentions(&self, noted: &Value) -> Result<(), LedgerError> {
         let noted = self.retentions(noted)?;
         let longest = noted.into_iter().map(|(retention, _)| retention).fold(self.retention(), Duration::max);

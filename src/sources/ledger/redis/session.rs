@@ -51,7 +51,8 @@ impl Command {
         self
     }
 
-    /// The note, or the log, that the command is about; `None` for another key, whose name may come from others.
+    /// The key of Doorward's note, or of the log, that the command is about; `None` for another key, whose name may
+    /// come from other programs.
     fn note(&self) -> Option<Value> {
         let is_note = |text: &str| text.split_once("{r}:").is_some_and(|(_, name)| !name.contains(':'));
         self.arguments.iter().find(|argument| matches!(argument, Value::String(text) if is_note(text))).cloned()
@@ -235,12 +236,11 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
     unavailable(format!("expected {wanted}, got {:?}", value.kind()))
 }
 
-/// Only the first word of the server's error distinguishes its refusals.
 fn fault(error: &fred::error::Error) -> LedgerError {
     fault_at(error, None)
 }
 
-/// The first word of what the server said is all that tells its refusals apart.
+/// Only the first word of the server's error distinguishes its refusals.
 fn fault_at(error: &fred::error::Error, key: Option<&Value>) -> LedgerError {
     let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {

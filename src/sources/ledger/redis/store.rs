@@ -165,14 +165,14 @@ impl Feed<'_> {
         let mark = mark(self.ledger, name, clock.now());
         match self.session.call(mark, self.ledger.deadline()).await {
             Err(error) if !error.is_out_of_memory() => Err(error),
-            _ => Ok(()), // Nothing can be written back to a full server, and no instance relies on it until then.
+            _ => Ok(()), // A full server accepts no entries, and no instance relies on it until it does.
         }
     }
 
     /// The server's clock, and whether to wait for an instance other than `name`.
     ///
-    /// A mark expires within [`REPAIR`], so one that is further ahead was made before the server's clock was set
-    /// back: `waited` is the time for which its instance has been waited for, on the monotonic clock.
+    /// A mark expires within [`REPAIR`], so a mark that ends later was made before the server's clock was set back:
+    /// `waited` is the time for which its instance has been waited for, on the monotonic clock.
     pub(in crate::sources) async fn repairing(
         &mut self,
         name: &str,
@@ -204,7 +204,7 @@ impl RedisLedger {
         self.is_first(name).await
     }
 
-    /// Whether it is for `name` to do what one instance does for all.
+    /// Whether `name` is the instance that does a task once for all instances.
     pub(in crate::sources) async fn is_first(&self, name: &str) -> Result<bool, LedgerError> {
         let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
         let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
@@ -213,7 +213,7 @@ impl RedisLedger {
         let answers = self.shared.pipeline(self, ask).await?;
         let [_, holder, ends, time] = answers.as_slice() else { return Err(short()) };
         let is_ours = holder.text() == Some(name);
-        // One that lies further ahead was claimed before the server's clock was set back.
+        // A claim that ends later was made before the server's clock was set back.
         let latest = answer::time(time)?.plus(REPAIR + MARK_SLACK).as_millis();
         if is_ours {
             self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;

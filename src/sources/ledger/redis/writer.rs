@@ -1,4 +1,4 @@
-//! The writer: concurrent appends in one MULTI/EXEC, on a connection of its own.
+//! The writer: concurrent appends in one MULTI/EXEC, on a separate connection.
 //!
 //! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a later one
 //! and a time to live is never shortened; WAIT counts for the connection of the write.
