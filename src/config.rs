@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::authz::admin_key::AdminKey;
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
@@ -22,6 +21,7 @@ use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::ledger::{AdoptedKeys, Names};
+use crate::state::admin_key::AdminKey;
 
 mod access;
 mod check;
@@ -48,13 +48,12 @@ mod templates;
 pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
 pub use file::{
-    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Permission, Read, Span,
-    SubjectFormat, When,
+    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Read, Span, SubjectFormat, When,
 };
 pub use issuers::{Introspection, IssuerConfig, KeySource};
 pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};
-pub use revocation::{Redis, RedisUrl, Revocation, Store};
+pub use revocation::{Revocation, Store};
 pub use schema::schema;
 pub use service::{ReplayAlarm, Telemetry};
 pub use signals::Transmitter;
@@ -261,7 +260,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
-    if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
+    if let Store::Redis { adopt: Some(adopt), .. } = &revocation.store {
         let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
         // The key of a token expires with it: a token that was valid longer would be accepted again.
         for issuer in &mut issuers {

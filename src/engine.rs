@@ -162,7 +162,7 @@ pub(crate) fn log_in_force(config: &Config) {
     let store = match &config.revocation.store {
         Store::Embedded { path: None } => "embedded, in memory: a restart forgets every sign-out",
         Store::Embedded { path: Some(_) } => "embedded, in a file",
-        Store::Redis(_) => "redis",
+        Store::Redis { .. } => "redis",
     };
     let (rules, admin_keys, api_keys) = (config.rules.len(), config.admin_keys.len(), config.api_keys.iter().count());
     let max_staleness = humantime::format_duration(config.freshness.max_staleness).to_string();

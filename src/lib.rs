@@ -6,9 +6,9 @@
 //! ```text
 //! authz     the decision, in its own crate (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
 //! sources   the data of decisions: keys, the revocation ledger, its replica in this process
-//! state     the policy in force behind one pointer, and the revocations
-//! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
+//! state     the policy in force behind one pointer, with the admin keys, and the revocations
 //! config    from the written form to the usable one, all faults at once
+//! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! engine    everything behind the front ends: wiring, supervision, reload, live streams, the HTTP API
 //! serve     the process: signals, the listener for checks, limits, drain, exit
 //! lint      finds dangerous settings in an Envoy configuration; one function per trap
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → engine → {api, config} → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
+//! `main → cli → serve → engine → api → config → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
 //!
 //! # One request
 //!

@@ -1,5 +1,6 @@
 //! State shared by the protocol front ends: the policy in force, behind one pointer, and the revocations.
 
+pub mod admin_key;
 mod key_history;
 mod refusals;
 mod waits;
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::authz::admin_key::AdminKeys;
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, View};
 use crate::authz::claims::IssuerName;
@@ -28,6 +28,7 @@ pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
+use admin_key::AdminKeys;
 use key_history::KeyHistory;
 pub use refusals::{Refusal, RefusalCount, RefusalKind, Refusals};
 pub use waits::{Waiting, Waits};

@@ -8,7 +8,7 @@ use std::fmt;
 use super::claims::{ClaimPath, ClaimSet};
 use super::denial::Denial;
 use super::issuer_id::user_of_tenant;
-use super::logout_token::missing;
+use super::message::missing;
 use super::refusal::Refusal;
 use super::token::{TrustedIssuer, filled_name};
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
-use super::logout_token::{filled, made_at};
+use super::message::{filled, made_at};
 use super::refusal::Refusal;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};

@@ -20,7 +20,7 @@ pub use self::subject::{Unmapped, user_targets};
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::{Algorithm, Jwks};
-use super::logout_token::{filled, made_at, missing};
+use super::message::{filled, made_at, missing, signed};
 use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Clocks, Revocation};
@@ -104,11 +104,7 @@ impl Transmitter {
         retention: Duration,
         now: Timestamp,
     ) -> Result<EventToken, Refusal> {
-        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if token.token_type() != "secevent+jwt" {
-            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is not `secevent+jwt`"));
-        }
-        let claims = token.into_claims();
+        let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["secevent+jwt"])?;
         self.check_audience(&claims)?;
         let issued_at = made_at(&claims, now.plus(self.leeway))?;
         let expires_at = numeric_date(&claims, "exp")?;
@@ -133,11 +129,7 @@ impl Transmitter {
     /// short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends with that URL's path
     /// may send one, so that no other token for the same audience is accepted.
     pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
-        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
-            return Err(Denial::WrongType.into());
-        }
-        let claims = token.into_claims();
+        let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["global-token-revocation+jwt", "JWT"])?;
         if claims.contains_key("events") || claims.contains_key("nonce") {
             return Err(Denial::WrongType.into());
         }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, ConfigFile, Permission};
+use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, ConfigFile};
 use super::rules::{api_key_use, host_pattern};
-use crate::authz::admin_key::{self, AdminKey};
 use crate::authz::api_key::{ApiKey, ApiKeys};
 use crate::authz::claims::{Timestamp, fits_header};
 use crate::clock::parse_rfc3339;
+use crate::state::admin_key::AdminKey;
 
 pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
     let at = KeyPath::root().key("api_keys");
@@ -92,12 +92,7 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
             check.fault(&at.key("sha256"), "another entry has this key: it must name one user");
         }
         check.list(&at.key("may"), &file.may, ": a key that may nothing is of no use");
-        let may = file.may.iter().map(|may| match may {
-            Permission::Revoke => admin_key::Permission::Revoke,
-            Permission::Register => admin_key::Permission::Register,
-            Permission::Read => admin_key::Permission::Read,
-        });
-        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: may.collect() });
+        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
     }
     keys
 }

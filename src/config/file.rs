@@ -17,6 +17,8 @@ use schemars::transform::Transform;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+use crate::state::admin_key::Permission;
+
 /// A section: each field with its attributes, its type and its default.
 macro_rules! section {
     (
@@ -304,18 +306,6 @@ pub struct AdminKeyFile {
     pub may: Vec<Permission>,
 }
 
-/// The permissions of an admin key.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Permission {
-    /// Revoke.
-    Revoke,
-    /// Register token ids (`revocation.list: allow`).
-    Register,
-    /// List, explain, introspect.
-    Read,
-}
-
 /// Logs and traces.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -464,13 +454,26 @@ fn duration(schema: &mut Schema) {
     schema.insert("pattern".to_owned(), r"^(0|(\s*[0-9][0-9.\s]*[a-zA-Zµ]+)+\s*)$".into());
 }
 
-/// The bounds of a duration, both inclusive: `x-minimum` and `x-maximum`.
-pub(super) struct Within(&'static str, &'static str);
+/// The bounds of a duration, both inclusive: `x-minimum` and `x-maximum`. The upper one is a text, or a [`Duration`]
+/// that the code relies on, too.
+pub(super) struct Within<Most>(&'static str, Most);
 
-impl Transform for Within {
+impl Transform for Within<&'static str> {
     fn transform(&mut self, schema: &mut Schema) {
         schema.insert("x-minimum".to_owned(), self.0.into());
         schema.insert("x-maximum".to_owned(), self.1.into());
+    }
+}
+
+impl Transform for Within<Duration> {
+    fn transform(&mut self, schema: &mut Schema) {
+        const DAY: u64 = 86_400;
+        let most = match self.1.as_secs() {
+            seconds if seconds.is_multiple_of(DAY) => format!("{}d", seconds / DAY),
+            _ => Span(self.1).into(),
+        };
+        schema.insert("x-minimum".to_owned(), self.0.into());
+        schema.insert("x-maximum".to_owned(), most.into());
     }
 }
 

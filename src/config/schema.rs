@@ -46,7 +46,9 @@ impl Schema {
     }
 
     /// Collects the violations of one node of the schema. It implements the keywords that [`schema`] uses; a test
-    /// compares the verdicts with those of a library for all keywords.
+    /// compares the verdicts with those of the crate `jsonschema` for all keywords. The crate itself would bring 28 more
+    /// packages and 55 CPU seconds of compilation into every build, and its errors name no cure: this module would
+    /// still write the messages.
     fn judge(&self, node: &Value, value: &Value, path: &KeyPath, found: &mut Vec<SchemaViolation>) {
         let node = self.resolved(node);
         if let Some(variants) = variants(node) {

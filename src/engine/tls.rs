@@ -13,7 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connections::Stream;
+use super::listen::Stream;
 use crate::config;
 
 /// The listeners' TLS as last read from the files; a change does not affect established

@@ -73,7 +73,7 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 pub use embedded::EmbeddedLedger;
 pub(super) use embedded::FORGOTTEN_AFTER;
 pub use redis::{
-    Adopt, AdoptedKeys, Names, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
+    Adopt, AdoptedKeys, Names, Reader, Redis, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
 };
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo, lasting,

@@ -152,7 +152,7 @@ impl Replica {
     pub fn place(&self) -> Option<String> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
-            RevocationLedger::Redis(redis) => Some(redis.config().place()),
+            RevocationLedger::Redis(redis) => Some(redis.config().server.place()),
         }
     }
 

@@ -2,6 +2,8 @@
 // looks like HTML.
 import assert from 'node:assert/strict';
 
+import { focused } from '../support/browser.mjs';
+
 export const button = (page, name) => page.getByRole('button', { name, exact: true });
 
 /** Waits until A, B and C all show this state, asked with this token. */
@@ -25,18 +27,6 @@ export async function signIn(page, name) {
     await tiles(page, 'allowed', 'own');
     return token;
   }
-}
-
-/** Of the element that has the focus: its id or value, and whether one sees that it has it. */
-export function focused(page) {
-  return page.evaluate(() => {
-    const element = document.activeElement;
-    const outlined = [element, element.parentElement].some((one) => {
-      const { outlineStyle, outlineWidth } = getComputedStyle(one);
-      return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2;
-    });
-    return { name: element.id || element.value, outlined };
-  });
 }
 
 /** Sign-in, the dialog and the sign-out with the keyboard alone, and the focus always where one expects it. */
@@ -74,17 +64,8 @@ export async function checkKeyboard(page) {
   console.log('keyboard: signed in, opened and closed the dialog, tried, signed out');
 }
 
-/** WCAG 2.2, 1.4.3: 4.5 to 1 for all text that is there, in every state. */
-export async function checkContrast(page, scheme) {
-  let least = Infinity;
-  const look = async (when) => {
-    for (const { text, ratio } of await page.evaluate(contrasts)) {
-      assert.ok(ratio >= 4.5, `${scheme}, ${when}: ${text} has a contrast of ${ratio.toFixed(2)}`);
-      least = Math.min(least, ratio);
-    }
-  };
-  const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
-  assert.equal(Math.max(...ground) < 64, scheme === 'dark', `${scheme}: the ground is ${ground}`);
+/** The contrast of each state of the page. */
+export async function lookAtStates(page, look) {
   await tiles(page, 'refused', 'none');
   await look('signed out');
   await signIn(page, 'Alice');
@@ -99,33 +80,6 @@ export async function checkContrast(page, scheme) {
   await look('after the sign-out');
   // In words as well, not by colour alone.
   assert.match(await page.locator('.tile .verdict').first().textContent(), /Refused/);
-  console.log(`${scheme}: the least contrast is ${least.toFixed(1)} to 1`);
-}
-
-/** Runs in the page: each visible text with the contrast to what is behind it. */
-export function contrasts() {
-  const parse = (color) => color.match(/[\d.]+/g).map(Number);
-  const light = ([r, g, b]) => {
-    const linear = [r, g, b].map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-  };
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const color = parse(getComputedStyle(one).backgroundColor);
-      if (color.length === 3 || color[3] > 0) return color;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    const text = walker.currentNode.data.trim();
-    if (!text || element.closest('template, noscript, button:disabled') || !element.checkVisibility({ visibilityProperty: true })) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
-    found.push({ text, ratio: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) });
-  }
-  return found;
 }
 
 /** WCAG 2.2, 1.4.10: 320 pixels are enough, without scrolling sideways. */

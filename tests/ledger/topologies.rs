@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use doorward::sources::ledger::{Adopt, RedisConfig};
+use doorward::sources::ledger::{Adopt, Redis, RedisConfig};
 
 use super::support::*;
 
@@ -79,9 +79,9 @@ async fn tls_with_a_private_authority() {
     redis.options(&["--tls-port", &tls_port, "--tls-cert-file", "server.pem", "--tls-key-file", "server.key"]);
     redis.options(&["--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no"]);
     redis.run().await;
-    let config = |ca: &str| RedisConfig {
-        ca_file: Some(directory.join(ca)),
-        ..RedisConfig::new(format!("rediss://127.0.0.1:{tls_port}"))
+    let config = |ca: &str| {
+        let server = Redis::from(format!("rediss://127.0.0.1:{tls_port}"));
+        RedisConfig::new(Redis { ca_file: Some(directory.join(ca)), ..server })
     };
     works(config("ca.pem")).await;
     openssl(&format!("req -x509 {key} -keyout other.key -out other.pem -days 2 -subj /CN=other-ca"));

@@ -8,10 +8,9 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::AnyKey;
-use super::problem::AdminErrors;
-use crate::authz::admin_key::Permission;
 use crate::authz::claims::ClaimPath;
 use crate::authz::rule::OnStale;
+use crate::state::admin_key::Permission;
 
 /// The service, as far as a client of its API needs its description.
 #[derive(Serialize, ToSchema)]
@@ -20,7 +19,8 @@ pub(super) struct About {
     /// The name of the caller's admin key.
     key: String,
     /// The key's permissions: `read`, `revoke`, `register`.
-    may: Vec<&'static str>,
+    #[schema(value_type = Vec<String>)]
+    may: Vec<Permission>,
     issuers: Vec<AboutIssuer>,
     /// The names of the rules, in their order.
     rules: Vec<String>,
@@ -60,11 +60,11 @@ struct AboutClaims {
 /// Describes this service and the permissions of the caller's key.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The service and the key.", body = About), AdminErrors)
+    responses((status = 200, description = "The service and the key.", body = About), AnyKey)
 )]
 pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum::Json<About> {
     let policy = http.state.policy();
-    let permissions = [(Permission::Read, "read"), (Permission::Revoke, "revoke"), (Permission::Register, "register")];
+    let permissions = [Permission::Read, Permission::Revoke, Permission::Register];
     let authorizer = &policy.authorizer;
     let issuers = authorizer.issuers.iter().map(|issuer| AboutIssuer {
         name: issuer.name.to_string(),
@@ -78,7 +78,7 @@ pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum
     });
     axum::Json(About {
         version: env!("CARGO_PKG_VERSION"),
-        may: permissions.into_iter().filter(|(permission, _)| key.may(*permission)).map(|(_, name)| name).collect(),
+        may: permissions.into_iter().filter(|permission| key.may(*permission)).collect(),
         key: key.name.to_string(),
         issuers: issuers.collect(),
         rules: authorizer.rules.iter().map(|rule| rule.name.to_string()).collect(),
@@ -90,7 +90,7 @@ pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum
             OnStale::Lookup => "lookup",
         },
         list_page: http.limits.list_page,
-        receipt_timeout_ms: millis(http.limits.receipt_timeout.min(http.limits.timeout)),
+        receipt_timeout_ms: millis(http.limits.receipt_timeout.min(*http.limits.http_timeout)),
     })
 }
 

@@ -13,11 +13,11 @@ use serde_json::json;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::extract::{MayRead, bearer};
-use super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::{Http, instances, refusals};
-use crate::authz::admin_key::Permission;
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
+use crate::state::admin_key::Permission;
 
 /// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Default for Watching {
     get, path = "/v1/events", operation_id = "watch", tag = "operation", security(("admin_key" = [])),
     responses(
         (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
-        AdminErrors,
+        MayRead,
         (status = 429, description = "Enough watch this instance.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]

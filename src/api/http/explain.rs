@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::{Json, MayRead};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem};
+use super::problem::{Error, Problem};
 use crate::api::decide::{Deciding, Query, decide_with};
 use crate::api::explain;
 use crate::authz::authorizer::Decision;
@@ -88,8 +88,8 @@ fn localhost() -> String {
     request_body = ExplainRequest,
     responses(
         (status = 200, description = "The decision with each of its `checks` (`check`, `passed`, `expected`, `got`) and the established facts: rule, access, api_client, keys, token, verified, revocation, requirements, answer, the open `streams`; and `detail`, the fault of the token.", body = Object),
-        BodyErrors,
-        AdminErrors,
+        Json<ExplainRequest>,
+        MayRead,
     )
 )]
 pub(super) async fn explain(

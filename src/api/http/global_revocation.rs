@@ -15,18 +15,18 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
-use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::revocations::clock_skew;
-use crate::api::event_source::{EventSource, Refused, revoke, verified};
-use crate::authz::admin_key::Permission;
+use crate::api::event_source::{EventSource, receive, revoke, transmitter};
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
 use crate::authz::replay::MessageId;
 use crate::authz::revocation::{Kind, Note, Revocation, Target};
 use crate::authz::signals::{Transmitter, Unmapped, user_targets};
-use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
+use crate::authz::token::{TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
+use crate::state::admin_key::Permission;
 
 /// The subject whose tokens are revoked.
 #[derive(Deserialize, ToSchema)]
@@ -56,7 +56,7 @@ enum Caller {
         (status = 401, description = "No credentials, or not valid ones.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 403, description = "The key may not revoke.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 404, description = "The subject is not of an issuer that is configured.", body = ProblemDetails, content_type = "application/problem+json"),
-        BodyErrors,
+        Json<GlobalRevocationRequest>,
         (status = 429, description = "Too many such requests at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 503, description = "Not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
@@ -165,18 +165,9 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
             .because(denial.label())
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
-    let verify = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = unverified.unverified_issuer()?;
-        let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
-        theirs.peek().ok_or(Denial::UnknownIssuer)?;
-        let from = theirs.find(|from| from.is_named_by(&unverified)).ok_or(Denial::WrongAudience)?;
-        let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
-        let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
-        Ok((from.clone(), id))
-    };
-    let verified = verified(&http.state, EventSource::GlobalRevocation, verify).await;
+    let signer = |policy: &Policy, token: &UnverifiedToken<'_>| transmitter(policy, token, None);
+    let check = |_: &Policy, from: &Transmitter, token: UnverifiedToken<'_>| from.authenticate(token, clock::now());
+    let verified = receive(&http.state, EventSource::GlobalRevocation, token, signer, check).await;
     let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
         return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));

@@ -4,18 +4,19 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Http;
-use super::form::{FormErrors, OAuthError, admit, count, read};
+use super::form::{OAuthError, admit, count, read};
 use crate::api::event_source::{EventSource, LogoutError, log_out};
 use crate::authz::denial::Denial;
 
 /// The form that an OpenID provider sends (section 2.5).
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct LogoutForm {
-    logout_token: String,
+    #[schema(value_type = String, required)]
+    logout_token: Option<String>,
 }
 
 /// Receives an OpenID provider's message that a session, or all sessions of a user, ended.
@@ -27,7 +28,7 @@ pub(super) struct LogoutForm {
     request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "Signed out."),
-        FormErrors,
+        OAuthError,
     )
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
@@ -41,11 +42,10 @@ pub(super) async fn backchannel_logout(State(http): State<Http>, request: Reques
 
 async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthError)> {
     let told = |error: OAuthError| (error.label(), error);
-    let form = read(http, request).await.map_err(told)?;
+    let LogoutForm { logout_token } = read(http, request).await.map_err(told)?;
     let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
-    let token = form.get("logout_token").filter(|token| !token.is_empty());
-    let token = token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
-    log_out(&http.state, token).await.map_err(|error| match error {
+    let token = logout_token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
+    log_out(&http.state, &token).await.map_err(|error| match error {
         LogoutError::Denied(refused) => {
             let denial = refused.refusal.denial;
             let told =

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 /// The problem type; a closed set, each with its own type URI.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -143,38 +143,8 @@ impl Problem {
     }
 }
 
-/// The error responses of every endpoint for admin keys, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum AdminErrors {
-    /// No admin key, or an unknown one.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Credentials(ProblemDetails),
-    /// The key may not do this, or none is configured.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Permission(ProblemDetails),
-}
-
-/// The error responses of every endpoint with a JSON body, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum BodyErrors {
-    /// The body is not JSON, or the token in it is not valid.
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(ProblemDetails),
-    /// The body is too large.
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(ProblemDetails),
-    /// The content type is not JSON.
-    #[response(status = 415, content_type = "application/problem+json")]
-    MediaType(ProblemDetails),
-    /// A field is not valid; `pointer` names it.
-    #[response(status = 422, content_type = "application/problem+json")]
-    Field(ProblemDetails),
-}
-
 /// The media type of every error.
-const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
@@ -190,7 +160,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(serde_json::to_vec(&details).unwrap_or_default()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.error.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::about::millis;
 use super::extract::MayRead;
-use super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use crate::clock;
 use crate::state::{Refusal, RefusalCount, RefusalKind, Refusals, State as Shared};
 
@@ -80,7 +80,7 @@ pub(super) struct RefusalWithChecks {
 /// Each instance lists only its own refusals; `doorward_checks_total` counts those of all.
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "Counts, and some of the refusals.", body = RefusalList), AdminErrors)
+    responses((status = 200, description = "Counts, and some of the refusals.", body = RefusalList), MayRead)
 )]
 pub(super) async fn list(State(http): State<Http>, _: MayRead) -> axum::Json<RefusalList> {
     axum::Json(all(&http.state))
@@ -101,7 +101,7 @@ pub(super) fn all(state: &Shared) -> RefusalList {
     params(("id" = String, Path, description = "The refusal's `id`.")), security(("admin_key" = [])),
     responses(
         (status = 200, description = "The refusal.", body = RefusalWithChecks),
-        AdminErrors,
+        MayRead,
         (status = 404, description = "It is not kept any more, or not here.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]

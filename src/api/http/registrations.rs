@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::{Json, MayRegister};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::revocations::{Instant, expiry, issuer_named, verify};
 use crate::authz::revocation::{Revocation, TargetId};
 use crate::clock;
@@ -52,8 +52,8 @@ pub(super) struct RegistrationReceipt {
     request_body = RegistrationRequest,
     responses(
         (status = 201, description = "The registration is stored.", body = RegistrationReceipt),
-        BodyErrors,
-        AdminErrors,
+        Json<RegistrationRequest>,
+        MayRegister,
         (status = 503, description = "The registration is not stored. It applies in this instance alone; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]

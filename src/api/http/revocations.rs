@@ -14,16 +14,19 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Http;
 use super::extract::{Json, MayRevoke, Parameters};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use super::openapi::names;
+use super::problem::{Error, Problem, ProblemDetails};
+use crate::api::event_source;
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
 use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
-use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+use crate::authz::token::{Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::sources::ledger::Position;
 use crate::state::{Policy, Receipt};
@@ -79,18 +82,22 @@ impl Id {
     }
 }
 
-/// The kind of a target.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "for the OpenAPI document; `Kind::parse` reads it")]
-pub(super) enum KindName {
-    Token,
-    Session,
-    User,
-    Client,
-    Key,
-    Issuer,
-    Actor,
+/// The kind of a target, by its name.
+#[derive(Serialize)]
+pub(super) struct KindName(&'static str);
+
+impl From<Kind> for KindName {
+    fn from(kind: Kind) -> Self {
+        Self(kind.as_str())
+    }
+}
+
+impl ToSchema for KindName {}
+
+impl PartialSchema for KindName {
+    fn schema() -> RefOr<Schema> {
+        names("The kind of a target.", Kind::ALL.map(Kind::as_str))
+    }
 }
 
 /// An instant: RFC 3339 text, or whole seconds since 1970.
@@ -126,8 +133,7 @@ impl Instant {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationReceipt {
     issuer: String,
-    #[schema(value_type = KindName)]
-    kind: &'static str,
+    kind: KindName,
     /// The id in the store: an unusual or long id is written as `sha256:` and its digest.
     id: String,
     /// RFC 3339, or `*`.
@@ -159,8 +165,8 @@ pub(super) struct RevocationReceipt {
         (status = 200, description = "The revocation is stored; the confirmations follow.", body = String, content_type = "text/event-stream"),
         (status = 201, description = "The revocation is stored.", body = RevocationReceipt),
         (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
-        BodyErrors,
-        AdminErrors,
+        Json<RevocationRequest>,
+        MayRevoke,
         (status = 503, description = "The revocation is not stored; try again after `Retry-After`. It applies in this instance, and in none if `reason` is `clock_skew` or `keys_unavailable`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
@@ -232,7 +238,7 @@ impl Asked {
         let unconfirmed = confirmation.confirmed == Some(false);
         let receipt = RevocationReceipt {
             issuer: revocation.target.issuer.to_string(),
-            kind: revocation.target.kind.as_str(),
+            kind: revocation.target.kind.into(),
             id: revocation.target.id.to_string(),
             at: watermark(revocation.watermark),
             expires_at: clock::format_rfc3339(revocation.expires_at),
@@ -308,29 +314,18 @@ pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a Tru
 }
 
 /// Verifies a token as for a sign-out: it may have expired.
-pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
-    let attempt = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated).map_err(Denial::from);
-        Ok(((**issuer).clone(), verified))
+pub(super) async fn verify(http: &Http, token: &str) -> Result<(Arc<TrustedIssuer>, VerifiedToken), Problem> {
+    let check = |_: &Policy, issuer: &TrustedIssuer, token: UnverifiedToken<'_>| {
+        issuer.verify(token, clock::now(), Expiry::Tolerated)
     };
-    let refused = |denial: Denial| {
+    event_source::verify(&http.state, token, event_source::issuer, check).await.map_err(|refused| {
+        let denial = refused.refusal.denial;
         let error = match denial {
             Denial::KeysUnavailable => Error::KeysUnavailable,
             _ => Error::InvalidToken,
         };
         Problem::new(error, denial.message()).at("/token").because(denial.label())
-    };
-    let policy = http.state.policy();
-    let (issuer, verified) = attempt(&policy).map_err(refused)?;
-    if !matches!(verified, Err(Denial::UnknownKey)) {
-        return verified.map(|token| (issuer, token)).map_err(refused);
-    }
-    let _ = tokio::time::timeout(policy.max_wait, http.state.keys().refresh(&issuer.name)).await;
-    let (issuer, verified) = attempt(&http.state.policy()).map_err(refused)?;
-    verified.map(|token| (issuer, token)).map_err(refused)
+    })
 }
 
 /// The `exp` that a caller names for a token of this issuer.

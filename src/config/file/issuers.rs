@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Required, Span, Within};
+use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME};
 
 section! {
     /// An issuer whose tokens are accepted.
@@ -38,10 +39,10 @@ section! {
         /// token without a mark counts as an access token.
         pub accept: Vec<Accepted> = vec![Accepted::Access],
         /// The clock skew allowed on exp, nbf and iat.
-        #[schemars(transform = Within("0s", "1h"))]
+        #[schemars(transform = Within("0s", LONGEST_LEEWAY))]
         pub leeway: Span = Span::seconds(30),
         /// The longest time between iat and exp, and between now and exp (plus leeway).
-        #[schemars(transform = Within("1s", "400d"))]
+        #[schemars(transform = Within("1s", LONGEST_LIFETIME))]
         pub max_lifetime: Span = Span::seconds(86_400),
         /// Whether a token must have a claim of `claims.user_id`.
         pub subject: Subject = Subject::default(),

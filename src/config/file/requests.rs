@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Digest, OnStaleFile, OneOrMany, Required, Span, Within};
+use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
     /// A policy, and the requests to which it applies.
@@ -31,7 +32,7 @@ section! {
         /// Overrides `revocation.on_stale`.
         pub on_stale: Option<OnStaleFile> = None,
         /// Overrides `revocation.max_staleness`.
-        #[schemars(transform = Within("1s", "1d"))]
+        #[schemars(transform = Within("1s", LONGEST_STALENESS))]
         pub max_staleness: Option<Span> = None,
         /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
         pub streams: StreamsFile = StreamsFile::default(),

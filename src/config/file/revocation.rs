@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Span, Within};
+use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
     /// The store of revocations, and the greatest age of the view of them.
@@ -24,7 +25,7 @@ section! {
         #[schemars(extend("x-restart" = true))]
         pub read: Read = Read::default(),
         /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
-        #[schemars(transform = Within("1s", "1d"))]
+        #[schemars(transform = Within("1s", LONGEST_STALENESS))]
         pub max_staleness: Span = Span::seconds(30),
         /// The decision while the view is older than `max_staleness`.
         pub on_stale: OnStaleFile = OnStaleFile::default(),

@@ -37,7 +37,7 @@ use wire::Keys;
 pub(in crate::sources) use adopt::Found;
 pub use adopt::{Adopt, AdoptedKeys, Names};
 pub(in crate::sources) use clock::{ServerClock, lasting};
-pub use config::{RedisConfig, RedisConfigError};
+pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
 pub(in crate::sources) use store::{Life, Server, StoreFacts};
@@ -62,8 +62,8 @@ pub struct RedisLedger {
 impl RedisLedger {
     /// Checks the configuration; does not connect yet.
     pub fn new(config: RedisConfig) -> Result<Self, RedisConfigError> {
-        let client = config.client()?;
-        let keys = Keys::new(&config.key_prefix);
+        let client = config.server.client()?;
+        let keys = Keys::new(&config.server.key_prefix);
         let slot = fred::util::redis_keyslot(keys.log.as_bytes());
         let (writer, shared) = (writer::Writer::new(), lookup::Shared::default());
         let ledger = Self {

@@ -123,7 +123,7 @@ impl Writer {
         };
         let revocations: Vec<_> = batch.iter().flat_map(|append| &append.revocations).collect();
         let positions = commit(ledger, &session, &revocations).await?;
-        if ledger.config.min_replicas > 0 {
+        if ledger.config.server.min_replicas > 0 {
             replicated(ledger, &session).await?;
         }
         *self.session() = Some(session);
@@ -173,7 +173,7 @@ async fn commit(
 }
 
 async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), LedgerError> {
-    let wanted = ledger.config.min_replicas;
+    let wanted = ledger.config.server.min_replicas;
     let patience = ledger.deadline().saturating_sub(Writer::GRACE).as_millis();
     let wait = Command::new("WAIT").arg(wanted).arg(i64::try_from(patience).unwrap_or(i64::MAX)).blocking();
     let answer = session.call(wait, ledger.deadline()).await?;

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::api_key::{KeyDigest, digest_of};
+use crate::authz::api_key::{KeyDigest, digest_of};
 
 /// The permissions of an admin key.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Permission {
+    /// Revoke.
     Revoke,
+    /// Register token ids (`revocation.list: allow`).
     Register,
+    /// List, explain, introspect.
     Read,
 }
 
