@@ -34,7 +34,7 @@ use super::read_quota::ReadQuota;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::{CheckServer, Reply};
-use crate::api::http::GoesOn;
+use crate::api::http::OpenEnded;
 use crate::api::streams::StreamServer;
 use crate::config::Limits;
 
@@ -281,7 +281,7 @@ impl Server {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
                 let open = Some(Open::new(liveness));
-                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, goes_on: None }));
+                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, open_ended: None }));
             }
             _ => None,
         };
@@ -297,9 +297,9 @@ impl Server {
         drop(share);
         let answered = Instant::now();
         liveness.mark_active(answered);
-        let goes_on = answer.extensions().get::<GoesOn>().map(|_| liveness.clone());
+        let open_ended = answer.extensions().get::<OpenEnded>().map(|_| liveness.clone());
         let unread = Some(UnreadResponse::new(liveness, answered));
-        Ok(answer.map(|body| ResponseBody { body, unread, open, goes_on }))
+        Ok(answer.map(|body| ResponseBody { body, unread, open, open_ended }))
     }
 
     /// The time at which the connection exceeds its idle or handshake timeout.
@@ -414,7 +414,7 @@ struct ResponseBody {
     #[expect(dead_code, reason = "dropped with the response")]
     open: Option<Open>,
     /// A body that goes on for as long as its peer takes it: each part that is taken is a sign of life.
-    goes_on: Option<Arc<Liveness>>,
+    open_ended: Option<Arc<Liveness>>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -427,7 +427,7 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         self.unread = None;
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Some(liveness), Poll::Ready(_)) = (&self.goes_on, &frame) {
+        if let (Some(liveness), Poll::Ready(_)) = (&self.open_ended, &frame) {
             liveness.mark_active(Instant::now());
         }
         frame

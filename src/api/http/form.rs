@@ -53,7 +53,7 @@ pub(super) enum FormErrors {
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(OAuthErrorBody),
-    /// Too many such requests at once; nothing was applied.
+    /// Too many requests of this kind at once; nothing was applied.
     #[response(status = 429)]
     Busy(OAuthErrorBody),
     /// Not stored; try again after `Retry-After`.
@@ -96,7 +96,9 @@ impl OAuthError {
             Self::UnsupportedTokenType => {
                 (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
             }
-            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many such requests at once"),
+            Self::Busy => {
+                (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many requests of this kind at once")
+            }
             Self::Unavailable(detail) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", detail),
         }
     }
