@@ -225,7 +225,7 @@ impl Config {
             None => responder,
         };
         let asks = self.issuers.iter().any(|issuer| issuer.trusted.proof == ProofUse::Required);
-        if asks { responder.asking_for_dpop() } else { responder }
+        if asks { responder.with_dpop_challenge() } else { responder }
     }
 
     /// A rule for certain MCP messages, if there is one: then callers must name the message that a request carries.

@@ -143,7 +143,7 @@ impl Engine {
     pub async fn drain(self, patience: Duration) {
         self.drain.cancel();
         if !self.servers.finish(patience).await {
-            warn!(after = ?patience, "requests still in flight are cut off");
+            warn!(after = ?patience, "requests still in flight are aborted");
         }
         self.stop.cancel();
         self.tasks.finish(patience).await;
@@ -160,7 +160,7 @@ pub(crate) fn log_in_force(config: &Config) {
     let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.trusted.name.as_str()).collect();
     let issuers = issuers.join(", ");
     let store = match &config.revocation.store {
-        Store::Embedded { path: None } => "embedded, in memory: a restart forgets every sign-out",
+        Store::Embedded { path: None } => "embedded, in memory: a restart loses every sign-out",
         Store::Embedded { path: Some(_) } => "embedded, in a file",
         Store::Redis { .. } => "redis",
     };

@@ -99,8 +99,8 @@ pub struct Identity<'a> {
 impl<'a> Forward<'a> {
     /// Answers a WebSocket client's offer of subprotocols, because the client ends the handshake if none is selected:
     /// selects the name before the token, unless the upstream can choose from others.
-    fn select_protocol(&mut self, word: &'a str, request: &RequestView<'_>, withholds: bool) {
-        let offer = Offer::read(request, word);
+    fn select_protocol(&mut self, protocol: &'a str, request: &RequestView<'_>, withholds: bool) {
+        let offer = Offer::read(request, protocol);
         if !offer.has_word {
             return;
         }
@@ -111,7 +111,7 @@ impl<'a> Forward<'a> {
             }
         }
         if !withholds || offer.rest.is_empty() {
-            self.response.push((WEBSOCKET_PROTOCOL, word));
+            self.response.push((WEBSOCKET_PROTOCOL, protocol));
         }
     }
 
@@ -212,7 +212,7 @@ impl Responder {
 
     /// The same, with challenges that name the scheme `DPoP`, too.
     #[must_use]
-    pub fn asking_for_dpop(self) -> Self {
+    pub fn with_dpop_challenge(self) -> Self {
         Self { asks_for_dpop: true, ..self }
     }
 
@@ -302,7 +302,7 @@ impl Responder {
         let mut cookies: Vec<&TokenSource> = Vec::new();
         for source in &self.sources {
             match source {
-                TokenSource::WebSocketProtocol(word) => forward.select_protocol(word, request, withholds),
+                TokenSource::WebSocketProtocol(protocol) => forward.select_protocol(protocol, request, withholds),
                 _ if !withholds => {}
                 TokenSource::Header { name, .. } if source.may_stand_in(request) => forward.remove.push(name),
                 TokenSource::Header { .. } => {}

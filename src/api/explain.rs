@@ -47,7 +47,7 @@ pub fn explain(
     let (verdict, reason) = match &decision.outcome {
         Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
         Outcome::Needs(Needs::Introspection(_)) if view.is_none() => {
-            ("undecided", "the running service asks the issuer")
+            ("undecided", "the running service introspects the token at the issuer")
         }
         _ => ("denied", refused.unwrap_or("ok")),
     };

@@ -41,7 +41,7 @@ use crate::authz::answer::Respond;
 use crate::authz::resource::WELL_KNOWN;
 use crate::config::Limits;
 use crate::state::State;
-pub use events::GoesOn;
+pub use events::OpenEnded;
 pub use openapi::document;
 pub use probes::{Missing, Readiness};
 use problem::{Error, Problem};

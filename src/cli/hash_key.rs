@@ -19,7 +19,7 @@ use crate::authz::claims::IssuerName;
     printf %s \"$KEY\" | doorward hash-key\n\nExit codes: 0 printed, 1 failed, 2 wrong usage."
 )]
 pub(super) struct HashKeyArgs {
-    /// Make a key of 256 random bits; it is printed on standard error, once.
+    /// Make a key of 256 random bits and print it once on standard error.
     #[arg(long)]
     new: bool,
     /// The kind of key: its entry belongs under `admin.keys`, or under `api_keys.keys`.

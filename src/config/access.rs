@@ -33,7 +33,7 @@ pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
 
 fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
     if !fits_header(&file.id) {
-        check.fault(&at.key("id"), "must be printable ASCII: it is shown to the upstream in a header");
+        check.fault(&at.key("id"), "must be printable ASCII: it is sent to the upstream in a header");
     }
     let digest = check.digest(&at.key("sha256"), &file.sha256);
     let platforms = file.platforms.clone().unwrap_or_default();
@@ -91,7 +91,7 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
         if !digests.insert(digest) && !file.sha256.0.is_empty() {
             check.fault(&at.key("sha256"), "another entry has this key: it must name one user");
         }
-        check.list(&at.key("may"), &file.may, ": a key that may nothing is of no use");
+        check.list(&at.key("may"), &file.may, ": a key without permissions is useless");
         keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
     }
     keys

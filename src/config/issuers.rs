@@ -93,8 +93,8 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
     check.list(&at_issuer, &written, "");
     let tenants = match &file.tenants {
         None => None,
-        Some(AudiencesFile::Word(word)) => {
-            if word != "any" {
+        Some(AudiencesFile::Keyword(keyword)) => {
+            if keyword != "any" {
                 check.fault(&at_tenants, "must be a list of tenant ids, or `any`");
             }
             Some(Tenants::Any)
@@ -161,8 +161,8 @@ fn issuer(
         check.fault(&at.key("formerly"), most);
     }
     let audiences = match &file.audiences {
-        AudiencesFile::Word(word) => {
-            if word != "any" {
+        AudiencesFile::Keyword(keyword) => {
+            if keyword != "any" {
                 check.fault(&at.key("audiences"), "must be a list of audiences, or `any`");
             }
             Audiences::Any
@@ -286,7 +286,10 @@ fn token_types(check: &mut Check<'_>, at: &KeyPath, names: &[String]) -> Option<
         check.no_wildcard(&at.index(index), name, "name the types");
         check.text(&at.index(index), name);
         if TokenTypes::new(std::slice::from_ref(name)).is_err() {
-            check.fault(&at.index(index), "must not be allowed: such a token is a message between servers, not access");
+            check.fault(
+                &at.index(index),
+                "must not be allowed: such a token is a message between servers, not an access token",
+            );
         }
     }
     TokenTypes::new(names).ok()

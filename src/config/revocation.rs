@@ -61,8 +61,8 @@ pub(super) fn revocation(
         check.warn(&at.key(other), format!("has no effect: `revocation.store` is not `{other}`"));
     }
     if matches!(store, Store::Embedded { path: None }) {
-        let message = "is missing: revocations are kept in memory, and a restart forgets every sign-out; \
-                       write the name of a file, such as `/var/lib/doorward/revocations`";
+        let message = "is missing: revocations are kept in memory only, and a restart loses every sign-out; write \
+                       the name of a file, such as `/var/lib/doorward/revocations`";
         check.warn(&at.key("embedded").key("path"), message);
     }
     let freshness = FreshnessPolicy {

@@ -355,7 +355,7 @@ pub(super) fn either(words: &[String]) -> String {
 fn unknown_key(name: &str, known: &[&str]) -> String {
     let is_credential = ["key", "value", "secret", "plain", "password", "token", "api_key"].contains(&name);
     if is_credential && known.contains(&"sha256") {
-        return "a key never stands in this file: write `sha256: DIGEST` instead, the line that \
+        return "the key itself must not be in this file: write `sha256: DIGEST` instead, the line that \
                 `printf %s \"$KEY\" | doorward hash-key` prints, and replace the key if others can read the file"
             .to_owned();
     }

@@ -145,7 +145,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         // A gRPC service returns this status; other services handle it as any body error.
-        let full = || Poll::Ready(Some(Err(Status::resource_exhausted("too much is under way").into())));
+        let full = || {
+            Poll::Ready(Some(Err(
+                Status::resource_exhausted("the requests in progress exceed limits.buffered_bytes").into()
+            )))
+        };
         if self.refused {
             return full();
         }

@@ -34,7 +34,7 @@ use super::read_quota::ReadQuota;
 use super::tls::Tls;
 use super::workers::Workers;
 use crate::api::check::CheckServer;
-use crate::api::http::GoesOn;
+use crate::api::http::OpenEnded;
 use crate::api::streams::StreamServer;
 use crate::config::Limits;
 use liveness::{Liveness, Open, ResponseBody, UnreadResponse};
@@ -277,7 +277,7 @@ impl Server {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
                 let open = Some(Open::new(liveness));
-                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, goes_on: None }));
+                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, open_ended: None }));
             }
             _ => None,
         };
@@ -293,8 +293,8 @@ impl Server {
         drop(share);
         let answered = Instant::now();
         liveness.mark_active(answered);
-        let goes_on = answer.extensions().get::<GoesOn>().map(|_| liveness.clone());
+        let open_ended = answer.extensions().get::<OpenEnded>().map(|_| liveness.clone());
         let unread = Some(UnreadResponse::new(liveness, answered));
-        Ok(answer.map(|body| ResponseBody { body, unread, open, goes_on }))
+        Ok(answer.map(|body| ResponseBody { body, unread, open, open_ended }))
     }
 }

@@ -137,7 +137,8 @@ impl Reload {
         let (source, tls, started_with) = (self.source.clone(), self.tls.clone(), self.started_with.clone());
         let reading = tokio::task::spawn_blocking(move || read(&source, tls.as_deref(), &started_with));
         let read = tokio::time::timeout(READING, reading).await;
-        let files = read.with_context(|| format!("its files cannot be read within {READING:?}"))???;
+        let files =
+            read.with_context(|| format!("the files of the configuration cannot be read within {READING:?}"))???;
         let known = self.state.introspectors();
         self.keeps_revocations(&files.config).await?;
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;

@@ -119,7 +119,7 @@ impl Watch {
             return Look::Settled;
         }
         if now - *self.moving_since.get_or_insert(now) > LONG {
-            warn!(files = ?self.changed(), still_for = ?SETTLE, "changed files are not read before they are still");
+            warn!(files = ?self.changed(), still_for = ?SETTLE, "changed files are still being written; not read yet");
             self.moving_since = Some(now);
         }
         Look::Moving

@@ -52,7 +52,7 @@
 //! which is lost with a flush), `{r}:server` (the server that instances read from, and since when), `{r}:repairing`
 //! and `{r}:repairer` (the instances that found a loss, and the one that writes entries back), `{r}:instances` and
 //! `{r}:instance:NAME` (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances
-//! need the log), `{r}:clock` (the time since which Redis's clock has gone evenly), `{r}:leads` (the leads of issuers'
+//! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
 //! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
 //! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
 //! could be accepted). An entry with a field `receipt` requests that the instances report at once that they have
@@ -215,8 +215,8 @@ impl RefusalKind {
 
 /// The state of a log that has the last id that there is.
 pub(super) const LOG_EXHAUSTED: &str = "an entry of the log has the last possible id, so Redis adds none after it; \
-    Doorward writes the log anew by itself. If this lasts, rename the key of the log (`doorward:{r}:log`) while instances \
-    run: they write what they know to a new one";
+    Doorward rewrites the log automatically. If this lasts, rename the key of the log (`doorward:{r}:log`) while \
+    instances run: they write their revocations to a new one";
 
 /// Why the ledger could not be written or read.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -226,12 +226,12 @@ impl Replica {
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {
-            self.learn(revocation, uptime);
+            self.apply_here(revocation, uptime);
         }
     }
 
     /// Applies a revocation, and ends the streams of its tokens.
-    fn learn(&self, revocation: &Revocation, uptime: Duration) {
+    fn apply_here(&self, revocation: &Revocation, uptime: Duration) {
         self.index.apply(revocation, uptime);
         self.streams.revoke(revocation);
     }

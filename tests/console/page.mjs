@@ -36,12 +36,12 @@ const inWindow = async (check, options = {}) => closing(await open(options), che
 async function checkKey(page) {
   await page.getByLabel('Admin key').fill('unknown-key-0123456789');
   await page.keyboard.press('Enter');
-  await page.getByRole('alert').getByText('This key is not known here.').waitFor();
+  await page.getByRole('alert').getByText('This key is not known.').waitFor();
   await page.getByLabel('Admin key').fill('schlüssel mit leerzeichen');
   await page.keyboard.press('Enter');
   await page.getByRole('alert').getByText('no spaces').waitFor();
   await signIn(page);
-  await page.getByText('All 5 instances are well').waitFor();
+  await page.getByText('All 5 instances are healthy').waitFor();
   const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, document.documentElement.outerHTML, document.querySelector('#key').value]));
   assert.ok(!kept.includes(facts.keys.operator));
   assert.ok(page.sent.every((request) => !request.includes(facts.keys.operator)), 'in no address and no body');
@@ -238,7 +238,7 @@ async function checkToken(page) {
 /** Who is waited for is named, and asked again when it is back. */
 async function checkProgress(page) {
   await signIn(page);
-  await page.getByText('All 5 instances are well').waitFor();
+  await page.getByText('All 5 instances are healthy').waitFor();
   await go(page, 'Revocations');
   process.kill(facts.frozen, 'SIGSTOP');
   try {
@@ -247,7 +247,7 @@ async function checkProgress(page) {
     await row.getByText('stored; 4 of 5 instances refuse').waitFor();
     await row.getByText('waiting for').waitFor();
     await go(page, 'Fleet');
-    await page.locator('#advice').getByText(/has not been heard of|left the fleet/).waitFor();
+    await page.locator('#advice').getByText(/has not reported|left the fleet/).waitFor();
     await page.locator('#instances .row[data-state="bad"], #instances .row[data-state="warning"], #advice [data-state="info"]').first().waitFor();
     await go(page, 'Revocations');
     await row.getByText('refused everywhere after').or(row.getByRole('button', { name: 'Wait again' })).first().waitFor();
@@ -297,7 +297,7 @@ async function checkScroll(page) {
   await page.locator('#found').getByText('1 revocation').waitFor();
   await page.getByLabel('Id, in full').fill('no-such-user');
   await page.keyboard.press('Enter');
-  await page.getByText('Nothing of this id is revoked').waitFor();
+  await page.getByText('No revocation has this id').waitFor();
 }
 
 /** Events of a fleet in which some are not well. */
@@ -320,7 +320,7 @@ async function checkLargeFleet(page) {
   const first = await page.locator('#instances .row:not(.head)').evaluateAll((rows) => rows.sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).slice(0, 4).map((row) => [row.querySelector('.name').textContent, row.dataset.state]));
   assert.deepEqual(first, [['gateway-0020', 'bad'], ['gateway-0021', 'bad'], ['gateway-0022', 'warning'], ['gateway-0000', 'good']]);
   assert.deepEqual(await page.locator('#advice .what').allTextContents(), [
-    'gateway-0020 has not been heard of lately', 'gateway-0021 cannot reach the store', 'gateway-0022 has a clock that is off by −2.5 s']);
+    'gateway-0020 has not reported lately', 'gateway-0021 cannot reach the store', 'gateway-0022 has a clock that is off by −2.5 s']);
   assert.equal(await page.locator('#advice .todo').count(), 3, 'each says what to do');
   console.log('a thousand instances: those that are not well first');
 }
@@ -351,7 +351,7 @@ async function checkEnd(page) {
   assert.equal(await page.locator('#instances *').count(), 0, 'nothing of what was shown stays');
   await page.getByLabel('Admin key').fill(facts.keys.operator);
   await page.keyboard.press('Enter');
-  await page.getByRole('alert').getByText('This key is not known here.').waitFor();
+  await page.getByRole('alert').getByText('This key is not known.').waitFor();
   console.log('a session that ends meanwhile: signed out, nothing is left');
 }
 

@@ -391,7 +391,7 @@ async fn a_taken_port_is_tried_again() {
     let text = bootstrap(&listeners, upstream.address, None);
     let first = Envoy::start_by(command(&binary), &text).await;
     let second = Envoy::start_by(command(&binary), &text).await;
-    assert!(second.log().contains("the HTTP API is not served yet"), "{}", second.log());
+    assert!(second.log().contains("the HTTP listener is not started"), "{}", second.log());
     let at = address(&second, "module").await;
     assert_eq!(status(at, "/", Some(&tokens.of("alice"))).await, 200, "decisions need no HTTP API");
     drop(first);

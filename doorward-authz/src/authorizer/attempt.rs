@@ -216,7 +216,7 @@ impl<'a> Attempt<'a> {
         let opaque = authorizer.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
         if let Some(issuer) = opaque.and_then(|name| authorizer.issuer_named(name)) {
             self.evidence.issuer = Some(issuer.name.clone());
-            let token = issuer.vouch(bearer, self.word(&issuer.name)?, now, expiry);
+            let token = issuer.vouch(bearer, self.introspected_claims(&issuer.name)?, now, expiry);
             return Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? });
         }
         let remembered = authorizer.verified.find(bearer, &authorizer.issuers);
@@ -235,7 +235,7 @@ impl<'a> Attempt<'a> {
         if !asked {
             return Ok(Verified { issuer, token });
         }
-        let token = issuer.corroborate(token, self.word(&issuer.name)?, now);
+        let token = issuer.corroborate(token, self.introspected_claims(&issuer.name)?, now);
         Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? })
     }
 
@@ -276,8 +276,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The issuer's claims of an active token.
-    fn word(&self, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
-        match self.view.introspection_response.filter(|response| response.issuer == *issuer).map(|found| &found.said) {
+    fn introspected_claims(&self, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
+        match self.view.introspection_response.filter(|response| response.issuer == *issuer).map(|found| &found.state) {
             None => Err(Stop::Needs(Needs::Introspection(issuer.clone()))),
             Some(TokenState::Active(claims)) => Ok(claims),
             Some(TokenState::Inactive) => Err(Denial::TokenInactive.into()),

@@ -110,7 +110,7 @@ impl Lead {
 
     /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the
     /// two is wrong, and no lead is measured.
-    pub fn note_local_ahead(&self, ahead: Option<Duration>) {
+    pub fn set_local_lead(&self, ahead: Option<Duration>) {
         let millis = ahead.map_or(UNKNOWN, |ahead| u64::try_from(ahead.as_millis()).unwrap_or(UNKNOWN));
         self.0.local_ahead.store(millis, Ordering::Relaxed);
     }

@@ -115,16 +115,16 @@ impl TrustedIssuer {
 
     /// Refuses a token that is marked as something other than an access token.
     pub(crate) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Refusal> {
-        let said = match TokenUse::mark(header_type, claims) {
+        let detail = match TokenUse::mark(header_type, claims) {
             None | Some((TokenUse::Access, _)) => return Ok(()),
             Some((TokenUse::Id, _)) if self.accepts_id_tokens => return Ok(()),
             Some((TokenUse::Id, place)) => {
-                format!("{place} says that it is an ID token; `accept: [access, id]` accepts those")
+                format!("{place} marks it as an ID token; `accept: [access, id]` accepts ID tokens")
             }
-            Some((TokenUse::Refresh, place)) => format!("{place} says that it is a refresh token"),
-            Some((TokenUse::Message, place)) => format!("{place} says that it is a message between servers"),
+            Some((TokenUse::Refresh, place)) => format!("{place} marks it as a refresh token"),
+            Some((TokenUse::Message, place)) => format!("{place} marks it as a message between servers"),
         };
-        Err(Refusal::new(Denial::WrongType, said))
+        Err(Refusal::new(Denial::WrongType, detail))
     }
 
     /// Refuses a SPIFFE ID of another trust domain: the keys of one domain must not speak for another (JWT-SVID

@@ -96,12 +96,12 @@ fn an_instant_covers_what_the_issuer_dates_ahead() {
     issuer.lead.raise(seconds(86_400));
     assert_eq!(lead(Kind::User, clocks(1_000)), Ok(LONGEST_LEEWAY), "no leeway is longer");
     let measured = Lead::default();
-    measured.note_local_ahead(Some(seconds(25)));
+    measured.set_local_lead(Some(seconds(25)));
     measured.observe(Some(Timestamp::from_secs(995)), local);
     assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
     assert_eq!(measured.beyond(Timestamp::from_secs(975)), None, "the lead covers it");
     assert_eq!(measured.beyond(Timestamp::from_secs(974)), Some(Timestamp::from_secs(995)));
-    measured.note_local_ahead(None);
+    measured.set_local_lead(None);
     measured.observe(Some(Timestamp::from_secs(1_030)), local);
     assert_eq!(measured.seen(), seconds(20), "one of the clocks is wrong");
     assert_eq!(measured.dated(), Timestamp::from_secs(1_030));

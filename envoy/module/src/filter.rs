@@ -182,7 +182,7 @@ impl Filter {
         }
         count_end(engine.state(), ended);
         let cause = ended.cause.label();
-        tell_end(&mut stream, &self.config, cause);
+        publish_end(&mut stream, &self.config, cause);
         stream.end(&format!("doorward_stream_{cause}"));
         drop(live); // The order has been carried out.
     }
@@ -248,7 +248,7 @@ impl Drop for Answering {
 
 /// Writes the cause of the stream's end for the access log: its status and details are those of the response that had
 /// begun.
-fn tell_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
+fn publish_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
     match config.facts {
         Facts::FilterState => stream.set_filter_state(&format!("{}.ended", config.namespace), cause.as_bytes()),
         Facts::Struct(_) | Facts::Keys => stream.set_metadata_text(&config.namespace, "ended", cause),

@@ -122,9 +122,9 @@ impl<'a> Deciding<'a> {
         let state = self.query.state;
         let asked = self.within(&state.waits.introspection, by, async {
             let token = self.policy.authorizer.token_of(self.query.request, clock::now()).ok()??;
-            Some(state.introspectors().ask(issuer, token.bearer().as_str()).await)
+            Some(state.introspectors().introspect(issuer, token.bearer().as_str()).await)
         });
-        let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), said: TokenState::Unavailable });
+        let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), state: TokenState::Unavailable });
         asked.await.ok().flatten().unwrap_or_else(nothing)
     }
 

@@ -61,7 +61,7 @@ impl EventError {
             Self::Denied(Denial::UnknownKey, _) => "the security event token is signed by a key that is not published",
             Self::Denied(Denial::AlgorithmNotAllowed, _) => "the algorithm does not fit the key",
             Self::Denied(Denial::BadSignature, _) => "the signature is not valid",
-            Self::Denied(Denial::WrongAudience, _) => "the security event token is meant for another audience",
+            Self::Denied(Denial::WrongAudience, _) => "the security event token is for another audience",
             Self::Denied(Denial::WrongType, _) => "the type of the token is not secevent+jwt",
             Self::Denied(Denial::MissingClaim | Denial::InvalidClaim, _) => "`iss` is missing or not text",
             Self::Denied(Denial::Expired, _) => "the security event token has expired",
@@ -69,9 +69,9 @@ impl EventError {
             Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
             Self::Denied(_, _) => "the security event token is not valid",
             Self::InvalidState => "the verification event has a state that was not requested",
-            Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
+            Self::Unauthenticated => "the configured token is required as `Authorization: Bearer`",
             Self::AnotherId => "the `jti` of the token is not the id under which it was sent",
-            Self::Store => "the store did not take it",
+            Self::Store => "the revocation is not stored",
         };
         description.into()
     }
@@ -197,7 +197,7 @@ fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str
             EventOutcome::Ignored => "ignored",
             EventOutcome::Stale => "stale",
             EventOutcome::Unmapped => {
-                warn!(%transmitter, "a security event names no subject by which tokens could be found");
+                warn!(%transmitter, "a security event does not name a subject that identifies tokens");
                 "unmapped"
             }
         });

@@ -60,7 +60,7 @@ struct AboutClaims {
 /// Describes this service and the permissions of the caller's key.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The service and the key.", body = About), AnyKey)
+    responses((status = 200, description = "The service, and the name and permissions of the key.", body = About), AnyKey)
 )]
 pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum::Json<About> {
     let policy = http.state.policy();

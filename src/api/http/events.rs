@@ -21,7 +21,7 @@ use crate::state::admin_key::Permission;
 
 /// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub struct GoesOn;
+pub struct OpenEnded;
 
 /// The interval of checks for changes.
 const TICK: Duration = Duration::from_secs(1);
@@ -58,9 +58,9 @@ impl Default for Watching {
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "watch", tag = "operation", security(("admin_key" = [])),
     responses(
-        (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "A stream of server-sent events.", body = String, content_type = "text/event-stream"),
         MayRead,
-        (status = 429, description = "Enough watch this instance.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 429, description = "Too many clients read the events of this instance.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn events(
@@ -69,8 +69,12 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let permit = http.watching.permits.clone().try_acquire_owned();
-    let permit =
-        permit.map_err(|_| Problem::new(Error::Busy, "enough watch this instance: close one, or ask another"))?;
+    let permit = permit.map_err(|_| {
+        Problem::new(
+            Error::Busy,
+            "too many clients read the events of this instance: close one, or use another instance",
+        )
+    })?;
     let key = digest_of(bearer(&headers).unwrap_or_default());
     let watch =
         Watch { http, key, _permit: permit, due: VecDeque::new(), seen: Seen::default(), quiet: 0, over: false };
@@ -85,7 +89,7 @@ pub(super) fn respond(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.extensions_mut().insert(GoesOn);
+    response.extensions_mut().insert(OpenEnded);
     response
 }
 

@@ -84,7 +84,10 @@ refuses_keys! { MayRevoke MayRegister MayRead AnyKey }
 pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
     let key = known_key(http, headers)?;
     if !key.may(permission) {
-        return Err(Problem::new(Error::NotPermitted, "its `may` in admin.keys does not list what this needs"));
+        return Err(Problem::new(
+            Error::NotPermitted,
+            "the `may` of this key in admin.keys lacks the permission that this endpoint requires",
+        ));
     }
     Ok(key.name)
 }

@@ -55,7 +55,7 @@ impl IntoResponses for OAuthError {
             [
                 (StatusCode::BAD_REQUEST, "Not such a form, or its content is refused."),
                 (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
-                (StatusCode::TOO_MANY_REQUESTS, "Too many such requests at once; nothing was applied."),
+                (StatusCode::TOO_MANY_REQUESTS, "Too many requests of this kind at once; nothing was applied."),
                 (StatusCode::SERVICE_UNAVAILABLE, "Not stored; try again after `Retry-After`."),
             ],
         )
@@ -100,7 +100,9 @@ impl OAuthError {
             Self::UnsupportedTokenType => {
                 (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
             }
-            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many such requests at once"),
+            Self::Busy => {
+                (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many requests of this kind at once")
+            }
             Self::Unavailable(detail) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", detail),
         }
     }

@@ -52,13 +52,13 @@ enum Caller {
     post, path = "/global-token-revocation", tag = "sign-out", security(("admin_key" = []), ("assertion" = [])),
     request_body = GlobalRevocationRequest,
     responses(
-        (status = 204, description = "Revoked, and in the store."),
-        (status = 401, description = "No credentials, or not valid ones.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 204, description = "The user's tokens are revoked, and the revocation is stored."),
+        (status = 401, description = "The credentials are missing or not valid.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 403, description = "The key may not revoke.", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 404, description = "The subject is not of an issuer that is configured.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "The issuer of the subject is not configured.", body = ProblemDetails, content_type = "application/problem+json"),
         Json<GlobalRevocationRequest>,
-        (status = 429, description = "Too many such requests at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests of this kind at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The revocation is not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn global_token_revocation(
@@ -91,7 +91,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
             )
         }
     };
-    http.state.replica.learn_leads().await;
+    http.state.replica.read_leads().await;
     let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
     let note = match &caller {
         Caller::Operator(by) => Note::new(clock::now(), by, ""),
@@ -101,7 +101,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
     let revocations = users.into_iter().map(closing).collect();
     revoke(&http.state, EventSource::GlobalRevocation, revocations).await.map_err(|error| {
         let detail = "the revocation applies in this instance, other instances may not know it: try again";
-        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
     })?;
     match caller {
         Caller::Operator(by) => info!(%by, "a user's tokens revoked"),
@@ -140,7 +140,8 @@ fn unmapped(subject: &Map<String, Value>, error: Unmapped, is_known: impl Fn(&st
     }
     let named = subject.get("iss").and_then(Value::as_str);
     if named.is_some_and(|iss| !is_known(iss)) {
-        return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for it").at("/sub_id/iss");
+        return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for this transmitter")
+            .at("/sub_id/iss");
     }
     let detail = "must be a subject identifier (RFC 9493) in a format that is configured, with all its members";
     Problem::new(Error::InvalidSubject, detail).at("/sub_id")
@@ -160,9 +161,9 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     }
     let realm = http.state.policy().responder.realm().to_owned();
     let refused = |denial: Denial| match denial {
-        Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
-        _ => Problem::new(Error::UnknownCredentials, "the JWT is not of a transmitter that may revoke here")
-            .because(denial.label())
+        Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).with_reason(denial.label()),
+        _ => Problem::new(Error::UnknownCredentials, "the JWT is not from a transmitter that may revoke")
+            .with_reason(denial.label())
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
     let signer = |policy: &Policy, token: &UnverifiedToken<'_>| transmitter(policy, token, None);
@@ -170,7 +171,7 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     let verified = receive(&http.state, EventSource::GlobalRevocation, token, signer, check).await;
     let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
-        return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));
+        return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").with_reason("replayed"));
     }
     Ok(Caller::Transmitter(from, id))
 }

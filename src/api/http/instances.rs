@@ -62,7 +62,7 @@ struct Instance {
 /// An instance that ended without removing its lease is listed until the lease expires.
 #[utoipa::path(
     get, path = "/v1/instances", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The instances.", body = Instances), MayRead)
+    responses((status = 200, description = "The instances of the fleet.", body = Instances), MayRead)
 )]
 pub(super) async fn instances(State(http): State<Http>, _: MayRead) -> axum::Json<Instances> {
     axum::Json(fleet(&http).await)

@@ -43,7 +43,7 @@ pub(super) struct TokenForm {
     post, path = "/oauth2/revoke", tag = "sign-out", security((), ("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "The token, if it was one, is not accepted any more."),
+        (status = 200, description = "The token is no longer accepted, or never was."),
         OAuthError,
         Client,
     )
@@ -136,11 +136,11 @@ const fn passing(denial: Denial) -> Option<&'static str> {
     )
 )]
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
-    let said = introspect(&http, request).await;
-    let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, EventSource::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
-    match said {
-        Ok(said) => Json(said).into_response(),
+    let response = introspect(&http, request).await;
+    let label = |response: &Value| if response["active"] == true { "active" } else { "inactive" };
+    count(&http, EventSource::Introspect, response.as_ref().map(label).map_err(OAuthError::label));
+    match response {
+        Ok(response) => Json(response).into_response(),
         Err(error) => error.answer(&http),
     }
 }
@@ -150,7 +150,7 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
         return Err(OAuthError::UnauthorizedClient("set admin.keys in the configuration"));
     }
     let Client(by) = client(http, request.headers(), Permission::Read)?;
-    by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is needed"))?;
+    by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is required"))?;
     let TokenForm { token, .. } = read(http, request).await?;
     let _permit = admit(http).ok_or(OAuthError::Busy)?;
     let token = &*token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
@@ -176,16 +176,16 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
 
 /// The members of RFC 7662 section 2.2 that the token has.
 fn describe(token: &VerifiedToken) -> Value {
-    let mut said = Map::new();
+    let mut response = Map::new();
     for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time", "cnf", "act"] {
-        said.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
+        response.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
     }
     let scopes = scopes(token.claims()).join(" ");
     let text = [("client_id", token.client_id()), ("username", token.email()), ("scope", Some(&*scopes))];
     let text = text.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
-    said.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
-    said.insert("active".to_owned(), json!(true));
+    response.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
+    response.insert("active".to_owned(), json!(true));
     let is_dpop = token.confirmation().is_some_and(|confirmation| confirmation.key.is_some());
-    said.insert("token_type".to_owned(), json!(if is_dpop { dpop::SCHEME } else { "Bearer" }));
-    Value::Object(said)
+    response.insert("token_type".to_owned(), json!(if is_dpop { dpop::SCHEME } else { "Bearer" }));
+    Value::Object(response)
 }

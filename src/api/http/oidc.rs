@@ -27,7 +27,7 @@ pub(super) struct LogoutForm {
     post, path = "/oidc/backchannel-logout", tag = "sign-out",
     request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "Signed out."),
+        (status = 200, description = "The session or the user is signed out."),
         OAuthError,
     )
 )]
@@ -65,11 +65,11 @@ const fn explain(denial: Denial) -> OAuthError {
         Denial::AlgorithmNotAllowed => "the algorithm of the logout token is not allowed",
         Denial::BadSignature => "the signature of the logout token is not valid",
         Denial::WrongType => "this is not a logout token",
-        Denial::WrongAudience => "the logout token is meant for another audience",
+        Denial::WrongAudience => "the logout token is for another audience",
         Denial::MissingClaim | Denial::InvalidClaim => "`iss` of the logout token is missing or not text",
         Denial::Expired => "the logout token has expired",
         Denial::NotYetValid => "the logout token is dated in the future",
-        Denial::LifetimeTooLong => "the logout token lives too long",
+        Denial::LifetimeTooLong => "the lifetime of the logout token is too long",
         _ => "the logout token is not well-formed",
     })
 }

@@ -40,31 +40,33 @@ impl Error {
             Self::MalformedJson => ("malformed-json", StatusCode::BAD_REQUEST, "The body is not JSON"),
             Self::InvalidParameter => ("invalid-parameter", StatusCode::BAD_REQUEST, "A query parameter is not valid"),
             Self::InvalidToken => ("invalid-token", StatusCode::BAD_REQUEST, "The token is not valid"),
-            Self::MissingCredentials => ("missing-credentials", StatusCode::UNAUTHORIZED, "An admin key is needed"),
+            Self::MissingCredentials => ("missing-credentials", StatusCode::UNAUTHORIZED, "An admin key is required"),
             Self::UnknownCredentials => ("unknown-credentials", StatusCode::UNAUTHORIZED, "The admin key is not known"),
             Self::NoAdminKeys => ("no-admin-keys", StatusCode::FORBIDDEN, "No admin keys are configured"),
-            Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key may not do this"),
-            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such resource"),
+            Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key lacks the permission"),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "The resource does not exist"),
             Self::MethodNotAllowed => {
-                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here")
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed")
             }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not JSON")
             }
             Self::InvalidSubject => ("invalid-subject", StatusCode::BAD_REQUEST, "The subject cannot be used"),
-            Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "There is no such user here"),
-            Self::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this site may not call this"),
+            Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "The user is not known"),
+            Self::ForeignOrigin => {
+                ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this origin may not call this endpoint")
+            }
             Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
-            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too many such requests at once"),
+            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too many requests of this kind at once"),
             Self::KeysUnavailable => {
                 ("keys-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The issuer's keys are not available")
             }
             Self::StoreUnavailable => {
-                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store has not stored it")
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The change is not stored")
             }
-            Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "It could not be applied now"),
-            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
+            Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "The change could not be applied"),
+            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The response took too long"),
         }
     }
 
@@ -116,7 +118,7 @@ impl Problem {
         self
     }
 
-    pub(super) fn because(mut self, reason: &'static str) -> Self {
+    pub(super) fn with_reason(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);
         self
     }

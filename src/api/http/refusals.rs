@@ -80,7 +80,7 @@ pub(super) struct RefusalWithChecks {
 /// Each instance lists only its own refusals; `doorward_checks_total` counts those of all.
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "Counts, and some of the refusals.", body = RefusalList), MayRead)
+    responses((status = 200, description = "The counts by kind, and a sample of the refusals.", body = RefusalList), MayRead)
 )]
 pub(super) async fn list(State(http): State<Http>, _: MayRead) -> axum::Json<RefusalList> {
     axum::Json(all(&http.state))
@@ -102,7 +102,7 @@ pub(super) fn all(state: &Shared) -> RefusalList {
     responses(
         (status = 200, description = "The refusal.", body = RefusalWithChecks),
         MayRead,
-        (status = 404, description = "It is not kept any more, or not here.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "This instance does not have the refusal, or not any more.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn one(
@@ -111,7 +111,8 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Result<axum::Json<RefusalWithChecks>, Problem> {
     let found = http.state.refusals.explained().into_iter().find(|refusal| id.parse() == Ok(refusal.id));
-    let refusal = found.ok_or_else(|| Problem::new(Error::NotFound, "this instance keeps no refusal of this id"))?;
+    let refusal =
+        found.ok_or_else(|| Problem::new(Error::NotFound, "this instance does not have a refusal with this id"))?;
     Ok(axum::Json(RefusalWithChecks { refusal: explained(&refusal), checks: refusal.checks.clone() }))
 }
 

@@ -75,7 +75,7 @@ pub(super) async fn create(
         let position = written.map_err(|error| {
             warn!(%by, %issuer, error = error.label(), "registration not stored");
             let detail = "the registration applies in this instance, other instances may not know it: try again";
-            Problem::new(Error::StoreUnavailable, detail).because(error.label())
+            Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
         })?;
         info!(%by, %issuer, %position, "registered");
         receipt.position = Some(position.to_string());
@@ -93,7 +93,7 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocatio
         (None, Some(token)) => {
             let (issuer, token) = verify(http, token).await?;
             if named.is_some_and(|named| named.name != issuer.name) {
-                return Err(Problem::field("/issuer", "the token is of another issuer"));
+                return Err(Problem::field("/issuer", "the token is from another issuer"));
             }
             let target = token.registration().ok_or_else(|| Problem::field("/token", "the token has no id"))?;
             Ok(Revocation::registering(target.issuer, target.id, token.expires_at().plus(issuer.leeway)))

@@ -19,8 +19,8 @@ use crate::authz::rule::RequestView;
 #[utoipa::path(
     get, path = "/.well-known/oauth-protected-resource", tag = "identity",
     responses(
-        (status = 200, description = "`resource`, and of `authorization_servers`, `scopes_supported`, `bearer_methods_supported`, `dpop_signing_alg_values_supported` and `resource_documentation` what there is.", body = Object),
-        (status = 404, description = "There is no such resource, or `resource` is not configured.", body = super::problem::ProblemDetails, content_type = "application/problem+json"),
+        (status = 200, description = "`resource`, and those of `authorization_servers`, `scopes_supported`, `bearer_methods_supported`, `dpop_signing_alg_values_supported` and `resource_documentation` that apply.", body = Object),
+        (status = 404, description = "The resource does not exist, or `resource` is not configured.", body = super::problem::ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn metadata(State(http): State<Http>, request: Request) -> Response<Body> {

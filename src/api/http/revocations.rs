@@ -178,7 +178,7 @@ pub(super) async fn create(
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
-    http.state.replica.learn_leads().await;
+    http.state.replica.read_leads().await;
     let clocks = http.state.replica.clocks();
     let stamp = Stamp { clocks, whole_leeway: false };
     let mut revocation = resolve(&http, &request, stamp).await?;
@@ -217,7 +217,7 @@ impl Asked {
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
-            replica.learn_leads().await;
+            replica.read_leads().await;
             // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
             let again = resolve(&self.http, &self.request, stamp).await?;
@@ -259,7 +259,7 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Positio
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
         let cure = error.cure().unwrap_or("try again");
         let detail = format!("the revocation applies in this instance, other instances may not know it: {cure}");
-        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");
     Ok(position)
@@ -292,7 +292,7 @@ async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Resu
         (_, Some(token)) => {
             let (issuer, token) = verify(http, token).await?;
             if named.is_some_and(|named| named.name != issuer.name) {
-                return Err(Problem::field("/issuer", "the token is of another issuer"));
+                return Err(Problem::field("/issuer", "the token is from another issuer"));
             }
             by_token(request, kind, &issuer, &token, stamp)
         }
@@ -324,7 +324,7 @@ pub(super) async fn verify(http: &Http, token: &str) -> Result<(Arc<TrustedIssue
             Denial::KeysUnavailable => Error::KeysUnavailable,
             _ => Error::InvalidToken,
         };
-        Problem::new(error, denial.message()).at("/token").because(denial.label())
+        Problem::new(error, denial.message()).at("/token").with_reason(denial.label())
     })
 }
 
@@ -389,7 +389,7 @@ fn by_id(
 pub(super) fn clock_skew(denial: Denial) -> Problem {
     let detail = "this instance's clock and the store's differ by more than the issuer's leeway, or the store's has not \
         been read yet: name the instant (`at`), or try again";
-    Problem::new(Error::StoreUnavailable, detail).because(denial.label())
+    Problem::new(Error::StoreUnavailable, detail).with_reason(denial.label())
 }
 
 /// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of the same second is

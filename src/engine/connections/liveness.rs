@@ -123,7 +123,7 @@ pub(super) struct ResponseBody {
     #[expect(dead_code, reason = "dropped with the response")]
     pub(super) open: Option<Open>,
     /// A body that goes on for as long as its peer takes it: each part that is taken is a sign of life.
-    pub(super) goes_on: Option<Arc<Liveness>>,
+    pub(super) open_ended: Option<Arc<Liveness>>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -136,7 +136,7 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         self.unread = None;
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Some(liveness), Poll::Ready(_)) = (&self.goes_on, &frame) {
+        if let (Some(liveness), Poll::Ready(_)) = (&self.open_ended, &frame) {
             liveness.mark_active(Instant::now());
         }
         frame

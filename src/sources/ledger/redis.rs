@@ -4,8 +4,8 @@ mod adopt;
 mod anew;
 mod answer;
 mod clock;
+mod clock_note;
 mod config;
-mod even;
 mod feed;
 mod foreign;
 mod lease;
@@ -56,7 +56,7 @@ pub struct RedisLedger {
     shared: lookup::Shared,
     keeping: retention::Keeping,
     clock: clock::StoreClock,
-    odd: members::Odd,
+    reported: members::ReportedFaults,
 }
 
 impl RedisLedger {
@@ -74,7 +74,7 @@ impl RedisLedger {
             shared,
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
-            odd: members::Odd::default(),
+            reported: members::ReportedFaults::default(),
             config,
         };
         ledger.retain_for(ledger.config.retention, ledger.config.leeway);

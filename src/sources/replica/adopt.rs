@@ -112,7 +112,7 @@ impl Replica {
         let now = crate::clock::now();
         for (issuer, leeway) in issuers {
             let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
-            self.learn(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
+            self.apply_here(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
         }
     }
 
@@ -127,7 +127,7 @@ impl Replica {
         let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let within = self.adopted.issuers().within;
         let is_scanned = self.freshness.adopted.age(Steady::now()).is_some_and(|age| age <= within);
-        let is_odd = |target: &Target| target.kind == Kind::Token && adopt.cannot_ask(&target.id);
+        let is_odd = |target: &Target| target.kind == Kind::Token && adopt.cannot_look_up(&target.id);
         if targets.iter().any(is_odd) && !is_scanned {
             return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });
         }

@@ -24,8 +24,8 @@ use crate::clock::Steady;
 const SHARE_EVERY: Duration = Duration::from_millis(50);
 /// The interval of reading the notes of other instances.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
-/// The time for which the store's clock must have gone evenly before a lead is measured by it.
-const EVEN: Duration = Duration::from_secs(30);
+/// The time for which the store's clock must have been stable before a lead is measured by it.
+const STABLE: Duration = Duration::from_secs(30);
 /// The interval of checks of the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A smaller jump is an adjustment, which the smallest leeway of a watermark covers.
@@ -78,7 +78,7 @@ impl Clocks {
     }
 
     /// Requests that the log is read again.
-    pub(super) fn ask_to_read_again(&self) {
+    pub(super) fn request_reread(&self) {
         self.read_again.store(true, Ordering::Release);
     }
 
@@ -160,7 +160,7 @@ impl Replica {
         let has_forgotten = !self.index.forgotten().is_empty() || self.clocks.passed_over.load(Ordering::Acquire);
         if is_raised && before != 0 {
             self.clocks.must_read_again.store(has_forgotten, Ordering::Release);
-            self.clocks.ask_to_read_again();
+            self.clocks.request_reread();
             if has_forgotten {
                 self.freshness.suspend();
             }
@@ -198,7 +198,7 @@ impl Replica {
 
     /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
     /// read.
-    pub async fn learn_leads(&self) {
+    pub async fn read_leads(&self) {
         if let RevocationLedger::Redis(ledger) = &self.ledger
             && let Err(error) = ledger.read_margins(&self.leads()).await
         {
@@ -216,10 +216,11 @@ impl Replica {
             // leeway, no lead is measured. The dates themselves need no clock, and cover the tokens that were verified
             // meanwhile.
             let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
-            let ahead = if ledger.even_for() >= EVEN { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
+            let ahead =
+                if ledger.stable_for() >= STABLE { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             let local_ahead = agree.then_some(ahead);
             for (_, lead) in &leads {
-                lead.note_local_ahead(local_ahead);
+                lead.set_local_lead(local_ahead);
             }
             let seen =
                 || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();
@@ -231,7 +232,7 @@ impl Replica {
             } else if looks
                 .is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
             {
-                self.learn_leads().await;
+                self.read_leads().await;
             }
             looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
@@ -262,7 +263,7 @@ impl Replica {
             if ahead.max(behind) > JUMP {
                 let (ahead_seconds, behind_seconds) = (ahead.as_secs_f64(), behind.as_secs_f64());
                 tracing::warn!(ahead_seconds, behind_seconds, "this machine's clock jumped; the log is read again");
-                self.clocks.ask_to_read_again();
+                self.clocks.request_reread();
             }
             anchor = (wall, steady);
         }

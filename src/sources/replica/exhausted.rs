@@ -42,10 +42,10 @@ impl Replica {
         match renewed {
             Ok(true) => {
                 *self.exhausted() = None;
-                tracing::warn!("an entry of the log had the last possible id; the log was written anew");
+                tracing::warn!("an entry of the log had the last possible id; the log was rewritten");
             }
             Ok(false) => {} // Another instance does it, or has done it.
-            Err(error) => *self.exhausted() = Some(format!(" (it was not written anew: {error})").into()),
+            Err(error) => *self.exhausted() = Some(format!(" (it was not rewritten: {error})").into()),
         }
     }
 

@@ -37,7 +37,7 @@ impl Replica {
         let mut foreign = issuers.filter(|issuer| !configured.contains(issuer)).peekable();
         let Some(issuer) = foreign.peek() else { return };
         if !self.configured.is_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%issuer, "log entries name an issuer that is not configured: they refuse nothing here");
+            tracing::warn!(%issuer, "log entries name an issuer that is not configured: they have no effect here");
         }
         self.stats.foreign.inc_by(foreign.count() as u64);
     }
@@ -75,8 +75,8 @@ impl Replica {
         if found > 0 && !self.configured.is_warned_of_keys.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 keys = found,
-                "keys of revocations have no entry in the log, or are written in quotes or serialised: instances do not \
-                 learn of them; write key and entry in one transaction, as plain text"
+                "keys of revocations have no entry in the log, or are written in quotes or serialised: instances do \
+                 not apply them; write key and entry in one transaction, as plain text"
             );
         }
     }

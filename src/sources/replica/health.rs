@@ -88,7 +88,7 @@ pub(super) enum Obstacle {
          name the server behind it"
     )]
     NoRole,
-    #[error("the server began to be the primary anew")]
+    #[error("the server became the primary again")]
     Changed,
     #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
     MayEvict { policy: Box<str> },

@@ -19,7 +19,7 @@
 //!
 //! The argument assumes steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease, and a
 //! store that keeps the leases. A lease counts as expired by the server's clock only if this instance has seen that
-//! clock go as evenly as its own for the length of a lease; the length includes the time that such a clock may gain
+//! clock be as stable as its own for the length of a lease; the length includes the time that such a clock may gain
 //! meanwhile ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list
 //! confirms nothing until it has been the same store for the length of a lease: by then, an instance whose lease was
 //! lost has a new lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest
@@ -213,7 +213,7 @@ impl Replica {
     }
 
     /// Names the kind of this process to its peers, once.
-    pub fn be(&self, role: &'static str) {
+    pub fn set_role(&self, role: &'static str) {
         let _ = self.lease_state.role.set(role); // The kind never changes.
     }
 
@@ -339,7 +339,7 @@ impl Replica {
         };
         let deadline = Steady::now() + patience;
         // Without the request it takes until the next renewals.
-        let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
+        let wanted = ledger.request_progress(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
         let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0, lapsed: false };
         let mut since = None;
@@ -349,8 +349,8 @@ impl Replica {
                 let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
                 // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
-                // gone evenly for this long.
-                let is_known = leases.even_for >= ledger.longest_lease() + self.clocks.leeway();
+                // been stable for this long.
+                let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
                 receipt.lapsed = leases.lapsed.iter().any(|(_, ended)| !is_known || *ended > since);
                 if receipt.is_confirmed() {
                     return receipt;
@@ -382,7 +382,7 @@ impl Replica {
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
         // By a clock that may have jumped, a running lease looks expired.
-        let doubtful = if listed.even_for < longest { &*listed.lapsed } else { &[] };
+        let doubtful = if listed.stable_for < longest { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(|(name, _)| name.to_string()));
         let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
         let ended = reports.flat_map(|report| &report.ended).filter(|(entry, _)| *entry == wanted);
@@ -397,8 +397,8 @@ impl Replica {
     }
 
     /// The time until the store has certainly kept every lease that may still run: until it has been this instance's
-    /// primary, with the same data, for the length of the longest lease, by a clock that this instance has seen go
-    /// evenly all the time. A note of when that began may come from a clock that was ahead; the time that this instance
+    /// primary, with the same data, for the length of the longest lease, by a clock that was stable all the
+    /// time. A note of when that began may come from a clock that was ahead; the time that this instance
     /// has observed counts as well.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
@@ -406,7 +406,7 @@ impl Replica {
         let noted = listed.whole_since.map(|since| listed.now.since(since));
         let seen = follows.since.filter(|_| follows.epoch == listed.epoch).map(Steady::elapsed);
         let whole_for = noted.max(seen).filter(|_| is_same);
-        let sure_for = whole_for.unwrap_or_default().min(listed.even_for);
+        let sure_for = whole_for.unwrap_or_default().min(listed.stable_for);
         Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
     }
 }

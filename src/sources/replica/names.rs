@@ -169,7 +169,7 @@ impl Replica {
             if self.health.is_ready()
                 && let Err(error) = self.note_names(is_known).await
             {
-                tracing::debug!(%error, "the meaning of issuers' names is not noted");
+                tracing::debug!(%error, "the meaning of issuers' names is not stored");
                 if !is_known && matches!(error, LedgerError::Refused { .. }) {
                     self.log(Some((ReplicaState::Refusing, error.to_string().into()))); // Needs the operator.
                 }
@@ -222,17 +222,20 @@ impl Replica {
 
     /// Logs an obstacle once.
     fn log(&self, obstacle: Option<(ReplicaState, Box<str>)>) {
-        let mut said = lock(&self.standing.conflict);
-        if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| said.as_ref() != Some(*obstacle)) {
+        let mut reported = lock(&self.standing.conflict);
+        if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| reported.as_ref() != Some(*obstacle)) {
             if *state != ReplicaState::NamesDiffer {
-                tracing::error!(error = %conflict, "no decision is made: the meaning of issuers' names cannot be read");
+                tracing::error!(
+                    error = %conflict,
+                    "decisions are refused: the meaning of issuers' names cannot be read"
+                );
             } else if self.freshness.is_named() {
                 tracing::error!(%conflict, "another deployment or configuration uses issuers' names with another meaning");
             } else {
-                tracing::error!(%conflict, "no decisions: issuers' names have another meaning in the store");
+                tracing::error!(%conflict, "decisions are refused: issuers' names have another meaning in the store");
             }
         }
-        *said = obstacle;
+        *reported = obstacle;
     }
 
     /// For `/readyz`: whether the log has been read to its end, and the obstacle.

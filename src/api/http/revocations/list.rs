@@ -87,10 +87,10 @@ struct RevocationItem {
 #[utoipa::path(
     get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
     responses(
-        (status = 200, description = "A page.", body = RevocationPage),
+        (status = 200, description = "A page of the list.", body = RevocationPage),
         (status = 400, description = "A parameter is not valid.", body = ProblemDetails, content_type = "application/problem+json"),
         MayRead,
-        (status = 429, description = "Other lists are being made.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 429, description = "Too many other lists are in progress.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(in crate::api::http) async fn list(
@@ -105,7 +105,7 @@ pub(in crate::api::http) async fn list(
         return Err(parameter("limit", format!("must be 1 to {page}")));
     }
     let Ok(_permit) = http.listing.try_acquire() else {
-        return Err(Problem::new(Error::Busy, "other lists are being made: each goes through all revocations"));
+        return Err(Problem::new(Error::Busy, "too many lists are in progress: each scans all revocations"));
     };
     let index = http.state.replica.index().clone();
     // Going through a million entries must not block a thread that makes decisions.

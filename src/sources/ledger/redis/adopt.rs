@@ -113,7 +113,7 @@ const SHA256: &str = "sha256:";
 impl Adopt {
     /// Whether a lookup cannot name the key of the token with this id, so that only the scan finds it: the id is a
     /// digest, from which the claim cannot be restored, or the key contains the whole token.
-    pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
+    pub(in crate::sources) fn cannot_look_up(&self, id: &TargetId) -> bool {
         match &self.keys {
             AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
             AdoptedKeys::Each { names, .. } => names.name(id).is_none(),
@@ -122,7 +122,7 @@ impl Adopt {
     }
 
     /// The command to send for the token with this id; a reply above 0 revokes the token.
-    pub(super) fn asks(&self, id: &TargetId) -> Vec<Command> {
+    pub(super) fn lookup_commands(&self, id: &TargetId) -> Vec<Command> {
         let forms = |text: String| [foreign::as_java(&text), Some(text.into_bytes())].into_iter().flatten();
         match &self.keys {
             AdoptedKeys::Each { before, after, names } => {
@@ -293,8 +293,14 @@ mod tests {
         for other in ["blacklist:", "blacklist", "x:blacklist:j", ""] {
             assert_eq!(id(&plain, other), None, "{other:?}");
         }
-        assert_eq!((plain.asks(&TargetId::new("j-1")).len(), plain.cannot_ask(&TargetId::new("j-1"))), (2, false));
-        assert_eq!((plain.asks(&TargetId::new("a b")).len(), plain.cannot_ask(&TargetId::new("a b"))), (0, true));
+        assert_eq!(
+            (plain.lookup_commands(&TargetId::new("j-1")).len(), plain.cannot_look_up(&TargetId::new("j-1"))),
+            (2, false)
+        );
+        assert_eq!(
+            (plain.lookup_commands(&TargetId::new("a b")).len(), plain.cannot_look_up(&TargetId::new("a b"))),
+            (0, true)
+        );
         let odd = adopt("a*[b]?:", "\\:dead", Names::TokenId);
         assert_eq!(odd.pattern(), "*a\\*\\[b\\]\\?:*\\\\:dead*");
         assert_eq!(id(&odd, "a*[b]?:j\\:dead"), Some(TargetId::new("j")));
@@ -312,6 +318,9 @@ mod tests {
         let digest = adopt("bl:", "", Names::TokenSha256);
         let named = TargetId::from_stored(&format!("sha256:{hex}"));
         assert_eq!(id(&digest, &format!("bl:{}", hex.to_uppercase())), Some(named.clone()));
-        assert_eq!((id(&digest, "bl:0d"), digest.asks(&named).len(), digest.cannot_ask(&named)), (None, 2, false));
+        assert_eq!(
+            (id(&digest, "bl:0d"), digest.lookup_commands(&named).len(), digest.cannot_look_up(&named)),
+            (None, 2, false)
+        );
     }
 }

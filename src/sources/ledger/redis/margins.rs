@@ -63,9 +63,9 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// The time for which this process has seen the store's clock go evenly.
-    pub(in crate::sources) fn even_for(&self) -> Duration {
-        self.clock.steady_for()
+    /// The time for which this process has seen the store's clock stable.
+    pub(in crate::sources) fn stable_for(&self) -> Duration {
+        self.clock.stable_at_last_reading()
     }
 
     /// Applies the note about each issuer; several issuers may share a name.

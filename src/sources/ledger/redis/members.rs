@@ -15,20 +15,20 @@ use crate::authz::claims::Timestamp;
 
 /// The reported faults: the keys with unexpected members, and a short text for each other fault.
 #[derive(Default)]
-pub(super) struct Odd(Mutex<Vec<Box<str>>>);
+pub(super) struct ReportedFaults(Mutex<Vec<Box<str>>>);
 
-impl Odd {
+impl ReportedFaults {
     /// Whether this fault was not reported yet.
     fn is_new(&self, key: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = told.iter().all(|known| **known != *key);
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = reported.iter().all(|known| **known != *key);
         if is_new {
-            told.push(key.into());
+            reported.push(key.into());
         }
         is_new
     }
 
-    fn is_over(&self, key: &str) {
+    fn clear(&self, key: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| **known != *key);
     }
 }
@@ -42,20 +42,20 @@ impl RedisLedger {
         answer: &Value,
         read: impl Fn(&str, Timestamp) -> Option<T>,
     ) -> Result<Vec<T>, LedgerError> {
-        let (mut known, mut odd) = (Vec::new(), Vec::new());
+        let (mut known, mut unreadable) = (Vec::new(), Vec::new());
         for pair in answer.parts().unwrap_or_default().chunks_exact(2) {
             let member = pair[0].bytes().ok_or_else(short)?;
             #[expect(clippy::cast_possible_truncation, reason = "it saturates; milliseconds of this age are exact")]
             let score = Timestamp::from_millis(pair[1].as_f64().ok_or_else(short)? as i64);
             match std::str::from_utf8(member).ok().and_then(|text| read(text, score)) {
                 Some(member) => known.push(member),
-                None => odd.push(member.len()),
+                None => unreadable.push(member.len()),
             }
         }
-        if odd.is_empty() {
-            self.odd.is_over(key);
-        } else if self.odd.is_new(key) {
-            let (members, longest_bytes) = (odd.len(), odd.into_iter().max());
+        if unreadable.is_empty() {
+            self.reported.clear(key);
+        } else if self.reported.is_new(key) {
+            let (members, longest_bytes) = (unreadable.len(), unreadable.into_iter().max());
             tracing::warn!(
                 key,
                 members,
@@ -67,24 +67,24 @@ impl RedisLedger {
     }
 
     /// Logs once that a key has another type than Doorward's.
-    pub(super) fn tell_of_type(&self, error: &LedgerError) {
+    pub(super) fn warn_of_wrong_type(&self, error: &LedgerError) {
         if let LedgerError::Refused { message, .. } = error
             && message.starts_with("WRONGTYPE")
-            && self.odd.is_new(message)
+            && self.reported.is_new(message)
         {
-            tracing::warn!(%error, "a note in the store cannot be used");
+            tracing::warn!(%error, "a key in the store cannot be used");
         }
     }
 
     /// Logs once that an instance's lease ends later than any lease can, and that receipts do not wait for it.
-    pub(super) fn tell_of_ghost(&self, name: &str) {
+    pub(super) fn warn_of_endless_lease(&self, name: &str) {
         let key = &*self.keys.instances;
-        if self.odd.is_new(&format!("{key} {}", name.len())) {
+        if self.reported.is_new(&format!("{key} {}", name.len())) {
             tracing::warn!(
                 key,
                 member_bytes = name.len(),
-                "an instance would run for longer than any lease: it is not believed; the store's clock was set, or \
-                 another program wrote it (ZREM)"
+                "a lease that ends later than any lease can is ignored: the store's clock was set, or another \
+                 program wrote it (remove it: ZREM)"
             );
         }
     }
@@ -128,7 +128,7 @@ mod tests {
     fn a_text_is_told_from_no_key_and_from_bytes() {
         assert_eq!(text("k", &Value::Null).unwrap(), None);
         assert_eq!(text("k", &Value::from("e 1")).unwrap(), Some("e 1"));
-        let told = text("k", &Value::Bytes(vec![0xff, 0xfe].into())).unwrap_err().to_string();
-        assert!(told.contains("`k` holds 2 bytes"), "{told}");
+        let error = text("k", &Value::Bytes(vec![0xff, 0xfe].into())).unwrap_err().to_string();
+        assert!(error.contains("`k` holds 2 bytes"), "{error}");
     }
 }

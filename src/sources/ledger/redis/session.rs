@@ -258,7 +258,7 @@ fn refusal(message: &str, key: Option<&Value>) -> LedgerError {
     let key = key.and_then(Value::as_str).filter(|_| message.starts_with("WRONGTYPE"));
     let message = key.map_or_else(
         || message.into(),
-        |key| format!("{message}: `{key}` is not what Doorward keeps there; rename or delete that key").into(),
+        |key| format!("{message}: `{key}` has another type than Doorward's; rename or delete that key").into(),
     );
     LedgerError::Refused { kind, message }
 }

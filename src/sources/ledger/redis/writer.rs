@@ -17,7 +17,7 @@ use super::clock::ServerClock;
 use super::retention::Kept;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
-use super::{RedisLedger, even, retention};
+use super::{RedisLedger, clock_note, retention};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
 use crate::clock::Steady;
@@ -221,8 +221,8 @@ impl<'a> Records<'a> {
         targets.dedup();
         let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
         let (watch, get) = (Command::new("WATCH").args(&keys), Command::new("MGET").args(&keys));
-        let (time, clock) = (Command::new("TIME"), even::Note::ask(&ledger.keys));
-        let mut commands = vec![watch, time, clock, retention::ask(&ledger.keys), get];
+        let (time, clock) = (Command::new("TIME"), clock_note::Note::command(&ledger.keys));
+        let mut commands = vec![watch, time, clock, retention::notes_command(&ledger.keys), get];
         commands.extend(keys.iter().map(|key| Command::new("PEXPIRETIME").arg(key)));
         let asked = Steady::now();
         let mut answers = session.pipeline(commands, ledger.deadline()).await?.into_iter().skip(1);
@@ -242,9 +242,9 @@ impl<'a> Records<'a> {
         let now = answer::time(&time)?; // The server's clock, which also names the log's entries.
         let read = ServerClock::read(asked, now);
         ledger.clock.begin(read);
-        let even_for = ledger.clock.even_for_all(ledger.clock_note(&clock)?, read);
+        let stable_for = ledger.clock.stable_for_all(ledger.clock_note(&clock)?, read);
         let noted = ledger.retentions(&noted)?;
-        let kept = Kept::judge(&noted, ledger.retention(), now.min(crate::clock::now()), even_for);
+        let kept = Kept::from_notes(&noted, ledger.retention(), now.min(crate::clock::now()), stable_for);
         let longer = Some(kept.longest).filter(|longest| *longest > ledger.retention());
         Ok(Self { by_target, kept, longer, now })
     }
