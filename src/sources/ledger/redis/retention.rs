@@ -136,7 +136,12 @@ pub(super) struct Kept {
 impl Kept {
     /// `noted` is what [`RedisLedger::retentions`] read, `own` the retention of the writer, `now` the earlier of both
     /// clocks, and `stable_for` how long the server's has been stable.
-    pub(super) fn from_notes(noted: &[(Duration, Timestamp)], own: Duration, now: Timestamp, stable_for: Duration) -> Self {
+    pub(super) fn from_notes(
+        noted: &[(Duration, Timestamp)],
+        own: Duration,
+        now: Timestamp,
+        stable_for: Duration,
+    ) -> Self {
         let longest = |holds: &dyn Fn(Timestamp) -> bool| {
             let held = noted.iter().filter(|(_, until)| holds(*until));
             held.map(|(retention, _)| *retention).fold(own, Duration::max)
