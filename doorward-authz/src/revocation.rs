@@ -221,6 +221,19 @@ impl Clocks {
         self.latest().since(self.earliest())
     }
 
+    /// Whether an instant may be stamped by them: they differ by the leeway at most, or by [`Lead::LEAST`].
+    #[must_use]
+    pub fn agree_within(self, leeway: Duration) -> bool {
+        self.skew() <= leeway.max(Lead::LEAST)
+    }
+
+    /// The latest `iat` that an instance can have verified, if one of the clocks is not behind: no issuer's clock leads by
+    /// more than the longest leeway. [`Lead::LEAST`] is for a store's clock that is extrapolated.
+    #[must_use]
+    pub fn latest_date(self) -> Timestamp {
+        self.latest().plus(LONGEST_LEEWAY + Lead::LEAST)
+    }
+
     /// Milliseconds by which this machine's is ahead of the store's, negative if it is behind.
     #[must_use]
     pub fn ahead_ms(self) -> Option<i64> {
@@ -250,6 +263,8 @@ struct Seen {
     lead: AtomicU64,
     /// The latest `iat`, in milliseconds since 1970.
     dated: AtomicI64,
+    /// The latest `iat` that was verified while no lead was measured, in milliseconds since 1970.
+    unmeasured: AtomicI64,
     /// Milliseconds by which this machine's clock is ahead of the store's.
     local_ahead: AtomicU64,
 }
@@ -267,6 +282,7 @@ impl Lead {
         self.note_dated(issued_at);
         let local_ahead = self.0.local_ahead.load(Ordering::Relaxed);
         if local_ahead == UNKNOWN {
+            self.0.unmeasured.fetch_max(issued_at.as_millis(), Ordering::Relaxed);
             return;
         }
         let earliest = now.minus(Duration::from_millis(local_ahead));
@@ -291,14 +307,17 @@ impl Lead {
     }
 
     /// The latest `iat` that was verified, unless every instant covers it that is stamped now or later by an instance
-    /// that knows this lead. `earliest`: the earlier of the wall clocks.
+    /// that knows this lead; else the latest that was verified while no lead was measured, if there is one. `earliest`:
+    /// the earlier of the wall clocks.
     #[must_use]
     pub fn beyond(&self, earliest: Timestamp) -> Option<Timestamp> {
-        Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))
+        let unmeasured = Timestamp::from_millis(self.0.unmeasured.load(Ordering::Relaxed));
+        let dated = Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)));
+        dated.or(Some(unmeasured).filter(|unmeasured| *unmeasured > Timestamp::default()))
     }
 
     /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the
-    /// two is wrong, and no lead is measured.
+    /// two may be wrong, and no lead is measured.
     pub fn note_local_ahead(&self, ahead: Option<Duration>) {
         let millis = ahead.map_or(UNKNOWN, |ahead| u64::try_from(ahead.as_millis()).unwrap_or(UNKNOWN));
         self.0.local_ahead.store(millis, Ordering::Relaxed);

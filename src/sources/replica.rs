@@ -184,8 +184,14 @@ impl Replica {
     ///
     /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
     /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
-    /// is known to be stored is not written again.
+    /// is known to be stored is not written again. What is written under names that conflict with the store's notes is
+    /// not acknowledged: instances that decide have other names.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let position = self.write(revocations).await?;
+        if self.names_differ() { Err(LedgerError::NamesDiffer) } else { Ok(position) }
+    }
+
+    async fn write(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,6 +12,8 @@ const INSTANCES: usize = 2;
 const END: i8 = 9;
 /// Beyond the retention, in which entries stay in the log (60 s in the code).
 const GRACE: i8 = 1;
+/// In the place of a lead: by clocks that differ by more than the leeway none is measured.
+const UNMEASURED: i8 = i8::MIN;
 /// Longer than any log is kept here.
 const EVEN: i8 = 2 * END;
 
@@ -41,13 +43,15 @@ pub struct Clocks {
     pub leads: &'static [i8],
     /// The life of the issuer's tokens.
     pub life: i8,
+    /// How long before the revocation the token may have been issued.
+    pub ages: &'static [i8],
     /// It revokes the token by its id, not its user.
     pub by_id: bool,
     pub left: Left,
     /// Assumption: of an instance's clock and the store's, one is right.
     pub one_is_right: bool,
-    /// Assumption: an instance has verified a token that was dated as far ahead as this one is.
-    pub lead_is_seen: bool,
+    /// Where the dates of tokens are known from.
+    pub dates: Dates,
     pub bug: Option<Fault>,
 }
 
@@ -60,6 +64,19 @@ pub struct Left {
     pub renames: u8,
     /// Entries that another service adds under an id of the far future.
     pub far_ids: u8,
+    /// Instances that are cut off from the store, and reach it again.
+    pub cuts: u8,
+}
+
+/// Where it is known from how far the issuer's tokens are dated ahead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dates {
+    /// Nobody knows it.
+    Unseen,
+    /// Assumption: an instance has verified a token that was dated as far ahead as this one is.
+    Seen,
+    /// From the instances that verify a token: promises are of what was verified by then. A receipt stamps again.
+    Verified,
 }
 
 /// Deliberate mistakes, all of them what `src` once did.
@@ -103,6 +120,22 @@ pub enum Fault {
     RenamesBesideOthers,
     /// Bug: a change of names considers known revocations, though the log has more.
     RenamesUnread,
+    /// Bug: a configuration that was held against no notes takes the names of before out of the notes.
+    UncheckedSupersedes,
+    /// Bug: a token that has expired by the writer's clocks and leeway is not written, and confirmed.
+    ExpiredIsNotWritten,
+    /// Bug: leads alone are shared, which a clock measures.
+    DatesNotShared,
+    /// Bug: of what no lead was measured, a date is noted only if the clocks of the note do not cover it.
+    DatesNotedByLateClocks,
+    /// Bug: a receipt is given for the instant of the first stamp.
+    StampsOnce,
+    /// Bug: a receipt stamps again by the lead alone, which was measured later than the first stamp.
+    StampsAgainByTheLead,
+    /// Bug: a receipt that does without an instance does not cover what that may have verified.
+    LapseIsNotCovered,
+    /// Bug: a lease by a clock of the store that was set since does not count as one that lapsed.
+    LapseOfAnotherEraIsNotCovered,
 }
 
 /// The names under which a configuration has the issuer, or the one of its `iss` that the token has: a rename and an
@@ -138,8 +171,14 @@ pub struct Fleet {
     store: Store,
     /// The token's `iat`, and its revocation.
     revoked: Option<(i8, Entry)>,
-    /// Every instance has read it at some time.
+    /// No later than now and the skew: the instant before a lead is added.
+    stamped: i8,
+    /// The dates of such tokens were known when it was stamped.
+    is_bound: bool,
+    /// Every instance has read it at some time, or a receipt says so.
     confirmed: bool,
+    /// A token that is dated as late as any was verified before the receipt.
+    is_verified: bool,
     instances: [Instance; INSTANCES],
     left: Left,
 }
@@ -154,6 +193,10 @@ struct Store {
     even: i8,
     /// The next id is of the far future.
     is_far: bool,
+    /// What its notes say: the lead and the latest date of the issuer's tokens, and the names of the issuer.
+    lead: i8,
+    dated: i8,
+    names: u8,
 }
 
 impl Store {
@@ -186,6 +229,16 @@ struct Instance {
     standing: Standing,
     /// It has read the log since the last entry, and may serve.
     is_current: bool,
+    /// Its configuration was held against the notes of names; without that it does not serve.
+    is_named: bool,
+    /// It does not reach the store.
+    is_cut: bool,
+    /// Its lease has run out, and a receipt is given without it.
+    has_lapsed: bool,
+    /// It may serve by the view of before the revocation.
+    may_serve: bool,
+    /// It verified the token, and has not told the others; the lead that it measured then.
+    untold: Option<i8>,
     known: Option<Known>,
     /// Since the earlier clock was last set, it accepts no token that is as old as this one.
     is_later: bool,
@@ -241,6 +294,27 @@ pub enum Act {
         instance: usize,
         to: Standing,
     },
+    /// A configuration is held against the notes of names.
+    Name {
+        instance: usize,
+    },
+    /// It verifies a token of the issuer that is dated as late as any.
+    Verify {
+        instance: usize,
+    },
+    Cut {
+        instance: usize,
+    },
+    Heal {
+        instance: usize,
+    },
+    Lapse {
+        instance: usize,
+    },
+    /// A receipt is given, or the revocation is stamped again.
+    Confirm {
+        by: usize,
+    },
     FarId,
 }
 
@@ -254,16 +328,33 @@ impl Model for Clocks {
             limits: self.limits[at],
             standing: Standing::Old,
             is_current: true,
+            is_named: true,
+            is_cut: false,
+            has_lapsed: false,
+            may_serve: true,
+            untold: None,
             known: None,
             is_later: false,
-            forgotten: 0,
+            forgotten: i8::MIN,
             has_refused: false,
         };
         let instances = std::array::from_fn(instance);
         let noted = instances.iter().map(|instance| instance.limits.retention()).max().unwrap_or_default();
-        let store = Store { offset: 0, log: None, noted, even: EVEN, is_far: false };
-        let fleet =
-            |issuer| Fleet { now: 0, issuer, store, revoked: None, confirmed: false, instances, left: self.left };
+        let (lead, dated, names) = (0, i8::MIN, Standing::Both.names());
+        let store = Store { offset: 0, log: None, noted, even: EVEN, is_far: false, lead, dated, names };
+        let is_known = self.dates != Dates::Verified;
+        let fleet = |issuer| Fleet {
+            now: 0,
+            issuer,
+            store,
+            revoked: None,
+            stamped: 0,
+            is_bound: is_known,
+            confirmed: false,
+            is_verified: is_known,
+            instances,
+            left: self.left,
+        };
         self.leads.iter().copied().map(fleet).collect()
     }
 
@@ -271,10 +362,14 @@ impl Model for Clocks {
         acts.extend([Act::Tick, Act::FarId]);
         acts.extend(self.store_offsets.iter().map(|&offset| Act::SetStore { offset }));
         for instance in 0..INSTANCES {
-            acts.extend([0, 1].map(|age| Act::Revoke { by: instance, age }));
+            acts.extend(self.ages.iter().map(|&age| Act::Revoke { by: instance, age }));
             acts.push(Act::Trim { by: instance });
             acts.extend([Act::Read { instance }, Act::Purge { instance }]);
-            acts.push(Act::Restart { instance });
+            acts.extend([Act::Restart { instance }, Act::Name { instance }]);
+            if self.dates == Dates::Verified {
+                acts.extend([Act::Verify { instance }, Act::Lapse { instance }, Act::Confirm { by: instance }]);
+                acts.extend([Act::Cut { instance }, Act::Heal { instance }]);
+            }
             acts.extend(Standing::ALL.map(|to| Act::Rename { instance, to }));
             acts.extend(self.offsets.iter().map(|&offset| Act::SetInstance { instance, offset }));
             acts.extend(self.reloads.iter().map(|&limits| Act::Reload { instance, limits }));
@@ -287,15 +382,18 @@ impl Model for Clocks {
         for at in 0..INSTANCES {
             next.instances[at].has_refused |= self.refuses(&next, &next.instances[at]);
         }
-        next.confirmed |= next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
+        let is_read = next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
+        next.confirmed |= is_read && self.dates != Dates::Verified;
         next.instances.sort_unstable(); // They differ in nothing but their place.
         Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("bound", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| true)),
-            Property::always("receipt", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| fleet.confirmed)),
+            Property::always("bound", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| fleet.is_bound)),
+            Property::always("receipt", |model: &Self, fleet: &Fleet| {
+                !fleet.is_allowed(model, |_| fleet.confirmed && fleet.is_verified)
+            }),
             Property::always("kept", |model: &Self, fleet: &Fleet| {
                 !fleet.is_allowed(model, |instance| instance.has_refused)
             }),
@@ -335,15 +433,17 @@ impl Clocks {
 
     /// Whether it would accept the token if nothing were revoked (`authz/token.rs`).
     fn accepts(&self, fleet: &Fleet, instance: &Instance) -> bool {
+        fleet.revoked.is_some_and(|(issued, _)| self.is_valid(fleet, instance, issued))
+    }
+
+    fn is_valid(&self, fleet: &Fleet, instance: &Instance, issued: i8) -> bool {
         let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
-        fleet.revoked.is_some_and(|(issued, _)| {
-            let expires = issued + self.life;
-            instance.standing != Standing::Nowhere
-                && issued <= wall + leeway
-                && wall < expires + leeway
-                && self.life <= life
-                && expires - wall <= life + leeway
-        })
+        let expires = issued + self.life;
+        instance.standing != Standing::Nowhere
+            && issued <= wall + leeway
+            && wall < expires + leeway
+            && self.life <= life
+            && expires - wall <= life + leeway
     }
 
     fn refuses(&self, fleet: &Fleet, instance: &Instance) -> bool {
@@ -356,7 +456,8 @@ impl Clocks {
         let is_forgotten =
             fleet.revoked.is_some_and(|(issued, _)| issued + self.life + instance.limits.leeway <= instance.forgotten);
         let is_expired = is_forgotten && !self.has(Fault::NoFloor);
-        instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
+        let serves = instance.is_current && instance.is_named;
+        serves && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
 
     /// A user who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
@@ -375,13 +476,45 @@ impl Clocks {
                 (fleet.now <= END).then_some(())?;
             }
             Act::Revoke { by, age } => self.revoke(fleet, by, age)?,
-            Act::Read { instance } => self.read(fleet, instance),
+            Act::Read { instance } => {
+                (!fleet.instances[instance].is_cut).then_some(())?;
+                self.read(fleet, instance);
+            }
+            Act::Verify { instance } => self.verify(fleet, instance)?,
+            Act::Cut { instance } => {
+                spend(&mut fleet.left.cuts)?;
+                fleet.instances[instance].is_cut = true;
+            }
+            Act::Heal { instance } => {
+                let at = &mut fleet.instances[instance];
+                at.is_cut.then_some(())?;
+                (at.is_cut, at.has_lapsed) = (false, false);
+                if let Some(lead) = at.untold.take() {
+                    self.tell(fleet, instance, lead);
+                }
+            }
+            Act::Lapse { instance } => {
+                let is_even = fleet.left.clocks == self.left.clocks;
+                let at = &mut fleet.instances[instance];
+                (at.is_cut && at.may_serve).then_some(())?;
+                at.has_lapsed = is_even || !self.has(Fault::LapseOfAnotherEraIsNotCovered);
+                (at.may_serve, at.is_current) = (false, false);
+            }
+            Act::Confirm { by } => self.confirm(fleet, by)?,
+            Act::Name { instance } => {
+                let at = fleet.instances[instance];
+                let is_due = (at.is_current || self.has(Fault::RenamesUnread)) && !at.is_named && !at.is_cut;
+                (is_due && self.may_stand(fleet, instance, at.standing)).then_some(())?;
+                fleet.instances[instance].is_named = true;
+            }
             Act::Purge { instance } => self.purge(fleet, instance)?,
             Act::Trim { by } => self.trim(fleet, by)?,
             Act::Restart { instance } => {
                 spend(&mut fleet.left.restarts)?;
                 let at = &mut fleet.instances[instance];
-                *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
+                // Where names never change, the check of them is left out.
+                let is_named = self.left.renames == 0;
+                *at = Instance { is_current: false, is_named, known: None, forgotten: i8::MIN, has_refused: false, ..*at };
                 fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
@@ -406,7 +539,12 @@ impl Clocks {
             }
             Act::Rename { instance, to } => {
                 spend(&mut fleet.left.renames)?;
-                self.may_stand(fleet, instance, to).then_some(())?;
+                let at = fleet.instances[instance];
+                if at.is_named {
+                    self.may_stand(fleet, instance, to).then_some(())?;
+                } else if self.has(Fault::UncheckedSupersedes) && to != Standing::Nowhere {
+                    fleet.store.names = to.names();
+                }
                 fleet.instances[instance].standing = to;
             }
             Act::FarId => {
@@ -420,11 +558,12 @@ impl Clocks {
     /// Whether a configuration is put in force (`sources/names.rs`).
     fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
         let (instance, names) = (fleet.instances[at], to.names());
-        let noted = if self.has(Fault::RenamesByTheLastStep) { instance.standing } else { Standing::Both };
-        if to == Standing::Nowhere || noted.names() & !names == 0 || self.has(Fault::RenamesInSilence) {
+        let by_last_step = self.has(Fault::RenamesByTheLastStep);
+        let noted = if by_last_step { instance.standing.names() } else { fleet.store.names };
+        if to == Standing::Nowhere || noted & !names == 0 || self.has(Fault::RenamesInSilence) {
             return true;
         }
-        let is_lost = |written: u8| written & noted.names() != 0 && written & names == 0;
+        let is_lost = |written: u8| written & noted != 0 && written & names == 0;
         let mut others = fleet.instances.iter().enumerate().filter(|(other, _)| *other != at);
         let in_use = others.any(|(_, other)| is_lost(other.standing.names()));
         let is_read = instance.is_current || self.has(Fault::RenamesUnread);
@@ -440,32 +579,112 @@ impl Clocks {
 
     fn revoke(&self, fleet: &mut Fleet, by: usize, age: i8) -> Option<()> {
         let (issued, writer) = (fleet.issuer - age, fleet.instances[by]);
-        (fleet.revoked.is_none() && writer.is_current && writer.standing != Standing::Nowhere).then_some(())?;
+        let may_write = writer.is_current && writer.is_named && !writer.is_cut && writer.standing != Standing::Nowhere;
+        (fleet.revoked.is_none() && may_write).then_some(())?;
         let (local, store) = (fleet.wall(&writer), fleet.store_wall());
         let most = writer.limits.leeway.max(1);
-        let seen = if self.lead_is_seen { fleet.issuer } else { 0 };
-        let lead = if self.has(Fault::StampsWithoutLead) { 0 } else { seen.clamp(1, most) };
         let (at, expires) = if self.by_id {
             (None, issued + self.life + writer.limits.leeway)
         } else {
             let differ = (local - store).abs() > most;
             (!differ || self.has(Fault::StampsDespiteSkew)).then_some(())?;
-            let latest = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
-            (Some(latest + lead), latest + lead + writer.limits.retention())
+            fleet.stamped = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
+            let at = self.instant(fleet, writer.limits.leeway, false);
+            (Some(at), at + writer.limits.retention())
         };
+        if self.dates == Dates::Verified {
+            fleet.is_bound = fleet.is_verified && fleet.instances.iter().all(|instance| instance.untold.is_none());
+        }
         let entry = Entry { id: (!fleet.store.is_far).then_some(store), at, expires, names: writer.standing.names() };
-        fleet.store.log = Some(entry);
         fleet.revoked = Some((issued, entry));
+        if self.has(Fault::ExpiredIsNotWritten) && self.by_id && fleet.earliest(&writer) >= expires {
+            return Some(());
+        }
+        self.write(fleet, by, entry);
+        Some(())
+    }
+
+    /// An instant that covers what is known to be verified; with `whole`, what an instance may have verified that lapsed.
+    fn instant(&self, fleet: &Fleet, leeway: i8, whole: bool) -> i8 {
+        let most = leeway.max(1);
+        let Store { lead, dated, .. } = fleet.store;
+        let lead = match self.dates {
+            _ if self.has(Fault::StampsWithoutLead) => 0,
+            Dates::Unseen => 1,
+            Dates::Seen => fleet.issuer.clamp(1, most),
+            Dates::Verified if whole => lead.max(most),
+            Dates::Verified => lead.max(1),
+        };
+        (fleet.stamped + lead).max(dated)
+    }
+
+    fn verify(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
+        let instance = fleet.instances[at];
+        let serves = instance.may_serve && instance.is_named && !fleet.confirmed;
+        // One that was cut off after its report tells nothing more before the receipt.
+        let has_reported = instance.is_cut && instance.is_current && fleet.revoked.is_some();
+        (serves && !has_reported && self.is_valid(fleet, &instance, fleet.issuer)).then_some(())?;
+        let earliest = fleet.earliest(&instance);
+        let differ = (fleet.wall(&instance) - fleet.store_wall()).abs() > instance.limits.leeway.max(1);
+        let lead = if differ { UNMEASURED } else { fleet.issuer - earliest };
+        if instance.is_cut {
+            fleet.instances[at].untold = Some(lead);
+            fleet.is_verified = true;
+        } else {
+            let is_new = self.tell(fleet, at, lead);
+            // A token that leads by no more than others is not told from one that was issued since.
+            fleet.is_verified |= is_new || fleet.revoked.is_none();
+        }
+        Some(())
+    }
+
+    /// Notes a lead, and a date that it does not cover; true if others did not know of it.
+    fn tell(&self, fleet: &mut Fleet, at: usize, lead: i8) -> bool {
+        let (date, earliest, known) = (fleet.issuer, fleet.earliest(&fleet.instances[at]), fleet.store);
+        let store = &mut fleet.store;
+        store.lead = store.lead.max(lead);
+        let is_beyond = date > earliest + store.lead.max(1);
+        let is_unmeasured = lead == UNMEASURED && !self.has(Fault::DatesNotedByLateClocks);
+        if (is_beyond || is_unmeasured) && !self.has(Fault::DatesNotShared) {
+            store.dated = store.dated.max(date);
+        }
+        (store.lead, store.dated) != (known.lead, known.dated)
+    }
+
+    /// The receipt: everybody has applied it and told what it verified, or has lapsed; and nothing that is known since
+    /// needs a later instant.
+    fn confirm(&self, fleet: &mut Fleet, by: usize) -> Option<()> {
+        let (issuer, (issued, entry)) = (fleet.instances[by], fleet.revoked?);
+        let is_over = |instance: &Instance| instance.is_current || !instance.may_serve && instance.is_cut;
+        (issuer.is_current && !issuer.is_cut && !fleet.confirmed && fleet.instances.iter().all(is_over))
+            .then_some(())?;
+        let lapsed = fleet.instances.iter().any(|instance| instance.has_lapsed) && !self.has(Fault::LapseIsNotCovered);
+        let leeway = issuer.limits.leeway;
+        let is_more = entry.at.is_some_and(|at| at < self.instant(fleet, leeway, lapsed));
+        let whole = lapsed || is_more && !self.has(Fault::StampsAgainByTheLead);
+        let at = entry.at.map(|at| at.max(self.instant(fleet, leeway, whole)));
+        if at == entry.at || self.has(Fault::StampsOnce) {
+            fleet.confirmed = true;
+            return Some(());
+        }
+        let expires = at.map_or(entry.expires, |at| entry.expires.max(at + issuer.limits.retention()));
+        let again = Entry { at, expires, ..entry };
+        fleet.revoked = Some((issued, again));
+        self.write(fleet, by, again);
+        Some(())
+    }
+
+    fn write(&self, fleet: &mut Fleet, by: usize, entry: Entry) {
+        fleet.store.log = Some(entry);
         for instance in &mut fleet.instances {
             instance.is_current = false;
         }
         self.read(fleet, by);
-        Some(())
     }
 
     fn read(&self, fleet: &mut Fleet, at: usize) {
         let instance = fleet.instances[at];
-        fleet.instances[at].is_current = true;
+        (fleet.instances[at].is_current, fleet.instances[at].may_serve) = (true, true);
         let Some(entry) = fleet.store.log else { return };
         if entry.id.is_none() && self.has(Fault::FarIdIsPassedOver) {
             return;

@@ -208,15 +208,16 @@ impl Replica {
 
     /// Tells others at once how far tokens are dated ahead that were verified here; for ever.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
-        let mut shared = Vec::new();
+        let (mut shared, mut agreed) = (Vec::new(), false);
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // A lead that was measured wrongly would stay: by a clock that jumped lately, or that is further apart than
-            // the leeway, none is measured. The dates themselves need no clock, and cover what was verified meanwhile.
-            let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
-            let ahead = if ledger.even_for() >= EVEN { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
-            let local_ahead = agree.then_some(ahead);
+            // A lead that was measured wrongly would stay: by clocks that are further apart than the leeway none is
+            // measured, nor, if the store's was set lately, by clocks that differ at all. Dates need no clock, and cover
+            // what is verified meanwhile.
+            let agree = clocks.agree_within(self.clocks.leeway());
+            let apart = if ledger.even_for() >= EVEN { self.clocks.leeway() } else { Duration::ZERO };
+            let local_ahead = clocks.agree_within(apart).then(|| clocks.local.since(clocks.earliest()));
             for (_, lead) in &leads {
                 lead.note_local_ahead(local_ahead);
             }
@@ -227,11 +228,12 @@ impl Replica {
                 if ledger.share_margins(&leads).await.is_ok() {
                     shared = now;
                 }
-            } else if looks
-                .is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
+            } else if agree && !agreed
+                || looks.is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
             {
                 self.learn_leads().await;
             }
+            agreed = agree;
             looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
         }

@@ -24,7 +24,7 @@ use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, even, margins, members, retention};
+use super::{RedisLedger, even, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -103,22 +103,23 @@ impl Feed<'_> {
             retention::note_lease(keys, length, report.at.plus(length)),
         );
         self.ledger.note_lease(length);
-        let mut commands = vec![lease, says, note, note_length];
+        // Before the report: an instance that confirms has then also published the leads of the tokens that it verified
+        // before.
+        let mut commands = self.ledger.note_margins(leads);
+        commands.extend([lease, says, note, note_length]);
         if self.ledger.clock.even_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
             commands.push(over.arg(report.at.as_millis())); // After a change of the clock, a running lease may look expired.
         }
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
-        // Together with the report: an instance that confirms has then also published the leads of the tokens that it
-        // verified before.
-        commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
         let noted = [even::Note::ask(keys), retention::ask_leases(keys), retention::ask(keys), Command::new("TIME")];
         commands.extend(noted);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
                 let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                self.ledger.tell_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
                 let clock = ServerClock::read(asked, answer::time(time)?);

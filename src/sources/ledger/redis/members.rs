@@ -60,10 +60,20 @@ impl RedisLedger {
                 key,
                 members,
                 longest_bytes,
-                "members of a sorted set that Doorward cannot have written are skipped: remove them (ZREM)"
+                "members of a sorted set that Doorward cannot have written, by their text or score, are skipped: remove \
+                 them (ZREM)"
             );
         }
         Ok(known)
+    }
+
+    /// Says once that members were removed from a sorted set; `answer` is their number.
+    pub(super) fn tell_of_removed(&self, key: &str, answer: &Value) {
+        if let Some(members @ 1..) = answer.as_i64()
+            && self.odd.is_new(key)
+        {
+            tracing::warn!(key, members, "members of a sorted set that Doorward cannot have written were removed");
+        }
     }
 
     /// Says once that a key is not of the type that belongs there.
