@@ -200,6 +200,14 @@ struct Store {
 }
 
 impl Store {
+    /// A configuration that was held against the notes replaces names that it does not have; removing an issuer changes no
+    /// note.
+    fn note(&mut self, standing: Standing) {
+        if standing != Standing::Nowhere {
+            self.names = standing.names();
+        }
+    }
+
     /// A tick. A clock that cannot become even for long enough before the end of time need not be counted.
     fn go_on(&mut self, now: i8) {
         let even = (self.even + 1).min(EVEN);
@@ -506,6 +514,7 @@ impl Clocks {
                 let is_due = (at.is_current || self.has(Fault::RenamesUnread)) && !at.is_named && !at.is_cut;
                 (is_due && self.may_stand(fleet, instance, at.standing)).then_some(())?;
                 fleet.instances[instance].is_named = true;
+                fleet.store.note(at.standing);
             }
             Act::Purge { instance } => self.purge(fleet, instance)?,
             Act::Trim { by } => self.trim(fleet, by)?,
@@ -542,6 +551,7 @@ impl Clocks {
                 let at = fleet.instances[instance];
                 if at.is_named {
                     self.may_stand(fleet, instance, to).then_some(())?;
+                    fleet.store.note(to);
                 } else if self.has(Fault::UncheckedSupersedes) && to != Standing::Nowhere {
                     fleet.store.names = to.names();
                 }

@@ -129,7 +129,7 @@ fn it_holds_with_instances_that_differ() {
 
 #[test]
 fn it_holds_for_tokens_that_have_expired() {
-    holds("expired at the writer", set(2, FAR, expired(MORE, alike())));
+    holds("expired at the writer", set(1, FAR, expired(MORE, alike())));
     holds("expired at the writer, a leeway is raised", expired(STRICT, raised(STRICT)));
 }
 

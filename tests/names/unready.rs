@@ -111,3 +111,24 @@ async fn issuers_that_were_merged_are_parted_with_both_names() {
     all_are_refused(&older, &dead).await;
     changes(&merging, &next(&merging, &tokens, &store, &[&parted[0], &parted[1]]), &[], &dead).await;
 }
+
+/// A revocation may name its target by the appended claim, which the configuration of before does not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_appended_claim_stays_on_the_way_back() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = in_redis(&redis);
+    let [before, appended] = ["[sid]", "[sid, sess]"].map(|claims| named("main", &format!(", claims: {{session_id: {claims}}}")));
+    let older = config(&tokens, &store, &[&before]);
+    let (newer, mut restarts) = (Doorward::start(&older).await, Doorward::start(&older).await);
+    changes(&newer, &next(&newer, &tokens, &store, &[&appended]), &[], &[]).await;
+    let dead = vec![tokens.with(json!({"sid": null, "sess": "s-1"})), tokens.with(json!({"sid": "s-2"}))];
+    for id in ["s-1", "s-2"] {
+        assert_eq!(revoke(&newer, &json!({"kind": "session", "issuer": "main", "id": id})).await.status, 201);
+    }
+    all_are_refused(&newer, &dead).await;
+    changes(&newer, &next(&newer, &tokens, &store, &[&before]), &["issuers[0].claims.session_id", "accept_loss"], &dead).await;
+    restarted(&mut restarts, &older).await;
+    is_held(&restarts, "issuers[0].claims.session_id", &tokens.of("alice")).await;
+    changes(&restarts, &next(&restarts, &tokens, &store, &[&appended]), &[], &[]).await;
+    all_are_refused(&restarts, &dead).await;
+}
