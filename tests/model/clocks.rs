@@ -4,16 +4,21 @@
 //! Time begins with the revocation and ends when every token has expired. A read of the log is one step: interleavings
 //! of its parts, and the age of a view, belong to the other model.
 
+mod dates;
+mod fault;
+mod names;
+
 use stateright::{Model, Property};
 
 use super::steps::spend;
+pub use dates::Dates;
+pub use fault::Fault;
+pub use names::Standing;
 
 const INSTANCES: usize = 2;
 const END: i8 = 9;
 /// Beyond the retention, in which entries stay in the log (60 s in the code).
 const GRACE: i8 = 1;
-/// In the place of a lead: by clocks that differ by more than the leeway none is measured.
-const UNMEASURED: i8 = i8::MIN;
 /// Longer than any log is kept here.
 const EVEN: i8 = 2 * END;
 
@@ -68,102 +73,6 @@ pub struct Left {
     pub cuts: u8,
 }
 
-/// Where it is known from how far the issuer's tokens are dated ahead.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Dates {
-    /// Nobody knows it.
-    Unseen,
-    /// Assumption: an instance has verified a token that was dated as far ahead as this one is.
-    Seen,
-    /// From the instances that verify a token: promises are of what was verified by then. A receipt stamps again.
-    Verified,
-}
-
-/// Deliberate mistakes, all of them what `src` once did.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Fault {
-    /// Bug: a revocation that has expired by the local wall clock is forgotten.
-    ForgetsByOneClock,
-    /// Bug: tokens that had expired when their revocation was forgotten are live again when the clock is set back.
-    NoFloor,
-    /// Bug: a forgotten revocation ends tokens of every era of the clock.
-    FloorOfAnotherEra,
-    /// Bug: an expired revocation is forgotten, no matter how short it was held.
-    NoHold,
-    /// An entry that has expired by the local wall clock is passed over, and counts as read.
-    PassesOverByOneClock,
-    /// Bug: the log is trimmed by the wall clock of the trimming instance.
-    TrimsByOneClock,
-    /// Bug: the log is trimmed by the retention of the trimming instance.
-    TrimsByOwnRetention,
-    /// The log is kept for one retention.
-    TrimsAfterOneRetention,
-    /// Bug: the age of an entry is taken from its id, also when the clock was set since.
-    TrimsAfterAStep,
-    /// An instant is that of the local wall clock.
-    StampsByOneClock,
-    /// An instant is not later than now.
-    StampsWithoutLead,
-    /// An instant is stamped though the clocks differ by more than the leeway.
-    StampsDespiteSkew,
-    /// Bug: an entry is kept only as long as its writer requested.
-    WritersBound,
-    /// A larger bound takes effect without the log being read again.
-    RaisesWithoutReading,
-    /// Entries of the far future are not understood, and count as read.
-    FarIdIsPassedOver,
-    /// Bug: the configuration gives the issuer another name, and known revocations stay under the old one.
-    RenamesInSilence,
-    /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
-    RenamesByTheLastStep,
-    /// Bug: a change of names considers known revocations, not those that others may still make.
-    RenamesBesideOthers,
-    /// Bug: a change of names considers known revocations, though the log has more.
-    RenamesUnread,
-    /// Bug: a configuration that was held against no notes takes the names of before out of the notes.
-    UncheckedSupersedes,
-    /// Bug: a token that has expired by the writer's clocks and leeway is not written, and confirmed.
-    ExpiredIsNotWritten,
-    /// Bug: leads alone are shared, which a clock measures.
-    DatesNotShared,
-    /// Bug: of what no lead was measured, a date is noted only if the clocks of the note do not cover it.
-    DatesNotedByLateClocks,
-    /// Bug: a receipt is given for the instant of the first stamp.
-    StampsOnce,
-    /// Bug: a receipt stamps again by the lead alone, which was measured later than the first stamp.
-    StampsAgainByTheLead,
-    /// Bug: a receipt that does without an instance does not cover what that may have verified.
-    LapseIsNotCovered,
-    /// Bug: a lease by a clock of the store that was set since does not count as one that lapsed.
-    LapseOfAnotherEraIsNotCovered,
-}
-
-/// The names under which a configuration has the issuer, or the one of its `iss` that the token has: a rename and an
-/// issuer that is split are the same to the token.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Standing {
-    Old,
-    New,
-    /// Under the new name, with the old one in `formerly`.
-    Both,
-    /// Its tokens are accepted by nobody.
-    Nowhere,
-}
-
-impl Standing {
-    const ALL: [Self; 4] = [Self::Old, Self::New, Self::Both, Self::Nowhere];
-
-    /// Revocations under these names apply, and new ones are written under them.
-    const fn names(self) -> u8 {
-        match self {
-            Self::Old => 1,
-            Self::New => 2,
-            Self::Both => 3,
-            Self::Nowhere => 0,
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Fleet {
     now: i8,
@@ -200,14 +109,6 @@ struct Store {
 }
 
 impl Store {
-    /// A configuration that was held against the notes replaces names that it does not have; removing an issuer changes no
-    /// note.
-    fn note(&mut self, standing: Standing) {
-        if standing != Standing::Nowhere {
-            self.names = standing.names();
-        }
-    }
-
     /// A tick. A clock that cannot become even for long enough before the end of time need not be counted.
     fn go_on(&mut self, now: i8) {
         let even = (self.even + 1).min(EVEN);
@@ -523,7 +424,14 @@ impl Clocks {
                 let at = &mut fleet.instances[instance];
                 // Where names never change, the check of them is left out.
                 let is_named = self.left.renames == 0;
-                *at = Instance { is_current: false, is_named, known: None, forgotten: i8::MIN, has_refused: false, ..*at };
+                *at = Instance {
+                    is_current: false,
+                    is_named,
+                    known: None,
+                    forgotten: i8::MIN,
+                    has_refused: false,
+                    ..*at
+                };
                 fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
@@ -565,23 +473,6 @@ impl Clocks {
         Some(())
     }
 
-    /// Whether a configuration is put in force (`sources/names.rs`).
-    fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
-        let (instance, names) = (fleet.instances[at], to.names());
-        let by_last_step = self.has(Fault::RenamesByTheLastStep);
-        let noted = if by_last_step { instance.standing.names() } else { fleet.store.names };
-        if to == Standing::Nowhere || noted & !names == 0 || self.has(Fault::RenamesInSilence) {
-            return true;
-        }
-        let is_lost = |written: u8| written & noted != 0 && written & names == 0;
-        let mut others = fleet.instances.iter().enumerate().filter(|(other, _)| *other != at);
-        let in_use = others.any(|(_, other)| is_lost(other.standing.names()));
-        let is_read = instance.is_current || self.has(Fault::RenamesUnread);
-        is_read
-            && !instance.known.is_some_and(|known| is_lost(known.names))
-            && (!in_use || self.has(Fault::RenamesBesideOthers))
-    }
-
     fn is_assumed(&self, fleet: &Fleet) -> bool {
         let all_right = fleet.instances.iter().all(|instance| instance.offset == 0);
         !self.one_is_right || fleet.store.offset == 0 || all_right
@@ -611,76 +502,6 @@ impl Clocks {
             return Some(());
         }
         self.write(fleet, by, entry);
-        Some(())
-    }
-
-    /// An instant that covers what is known to be verified; with `whole`, what an instance may have verified that lapsed.
-    fn instant(&self, fleet: &Fleet, leeway: i8, whole: bool) -> i8 {
-        let most = leeway.max(1);
-        let Store { lead, dated, .. } = fleet.store;
-        let lead = match self.dates {
-            _ if self.has(Fault::StampsWithoutLead) => 0,
-            Dates::Unseen => 1,
-            Dates::Seen => fleet.issuer.clamp(1, most),
-            Dates::Verified if whole => lead.max(most),
-            Dates::Verified => lead.max(1),
-        };
-        (fleet.stamped + lead).max(dated)
-    }
-
-    fn verify(&self, fleet: &mut Fleet, at: usize) -> Option<()> {
-        let instance = fleet.instances[at];
-        let serves = instance.may_serve && instance.is_named && !fleet.confirmed;
-        // One that was cut off after its report tells nothing more before the receipt.
-        let has_reported = instance.is_cut && instance.is_current && fleet.revoked.is_some();
-        (serves && !has_reported && self.is_valid(fleet, &instance, fleet.issuer)).then_some(())?;
-        let earliest = fleet.earliest(&instance);
-        let differ = (fleet.wall(&instance) - fleet.store_wall()).abs() > instance.limits.leeway.max(1);
-        let lead = if differ { UNMEASURED } else { fleet.issuer - earliest };
-        if instance.is_cut {
-            fleet.instances[at].untold = Some(lead);
-            fleet.is_verified = true;
-        } else {
-            let is_new = self.tell(fleet, at, lead);
-            // A token that leads by no more than others is not told from one that was issued since.
-            fleet.is_verified |= is_new || fleet.revoked.is_none();
-        }
-        Some(())
-    }
-
-    /// Notes a lead, and a date that it does not cover; true if others did not know of it.
-    fn tell(&self, fleet: &mut Fleet, at: usize, lead: i8) -> bool {
-        let (date, earliest, known) = (fleet.issuer, fleet.earliest(&fleet.instances[at]), fleet.store);
-        let store = &mut fleet.store;
-        store.lead = store.lead.max(lead);
-        let is_beyond = date > earliest + store.lead.max(1);
-        let is_unmeasured = lead == UNMEASURED && !self.has(Fault::DatesNotedByLateClocks);
-        if (is_beyond || is_unmeasured) && !self.has(Fault::DatesNotShared) {
-            store.dated = store.dated.max(date);
-        }
-        (store.lead, store.dated) != (known.lead, known.dated)
-    }
-
-    /// The receipt: everybody has applied it and told what it verified, or has lapsed; and nothing that is known since
-    /// needs a later instant.
-    fn confirm(&self, fleet: &mut Fleet, by: usize) -> Option<()> {
-        let (issuer, (issued, entry)) = (fleet.instances[by], fleet.revoked?);
-        let is_over = |instance: &Instance| instance.is_current || !instance.may_serve && instance.is_cut;
-        (issuer.is_current && !issuer.is_cut && !fleet.confirmed && fleet.instances.iter().all(is_over))
-            .then_some(())?;
-        let lapsed = fleet.instances.iter().any(|instance| instance.has_lapsed) && !self.has(Fault::LapseIsNotCovered);
-        let leeway = issuer.limits.leeway;
-        let is_more = entry.at.is_some_and(|at| at < self.instant(fleet, leeway, lapsed));
-        let whole = lapsed || is_more && !self.has(Fault::StampsAgainByTheLead);
-        let at = entry.at.map(|at| at.max(self.instant(fleet, leeway, whole)));
-        if at == entry.at || self.has(Fault::StampsOnce) {
-            fleet.confirmed = true;
-            return Some(());
-        }
-        let expires = at.map_or(entry.expires, |at| entry.expires.max(at + issuer.limits.retention()));
-        let again = Entry { at, expires, ..entry };
-        fleet.revoked = Some((issued, again));
-        self.write(fleet, by, again);
         Some(())
     }
 

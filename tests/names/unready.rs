@@ -117,7 +117,8 @@ async fn issuers_that_were_merged_are_parted_with_both_names() {
 async fn an_appended_claim_stays_on_the_way_back() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let store = in_redis(&redis);
-    let [before, appended] = ["[sid]", "[sid, sess]"].map(|claims| named("main", &format!(", claims: {{session_id: {claims}}}")));
+    let [before, appended] =
+        ["[sid]", "[sid, sess]"].map(|claims| named("main", &format!(", claims: {{session_id: {claims}}}")));
     let older = config(&tokens, &store, &[&before]);
     let (newer, mut restarts) = (Doorward::start(&older).await, Doorward::start(&older).await);
     changes(&newer, &next(&newer, &tokens, &store, &[&appended]), &[], &[]).await;
@@ -126,7 +127,13 @@ async fn an_appended_claim_stays_on_the_way_back() {
         assert_eq!(revoke(&newer, &json!({"kind": "session", "issuer": "main", "id": id})).await.status, 201);
     }
     all_are_refused(&newer, &dead).await;
-    changes(&newer, &next(&newer, &tokens, &store, &[&before]), &["issuers[0].claims.session_id", "accept_loss"], &dead).await;
+    changes(
+        &newer,
+        &next(&newer, &tokens, &store, &[&before]),
+        &["issuers[0].claims.session_id", "accept_loss"],
+        &dead,
+    )
+    .await;
     restarted(&mut restarts, &older).await;
     is_held(&restarts, "issuers[0].claims.session_id", &tokens.of("alice")).await;
     changes(&restarts, &next(&restarts, &tokens, &store, &[&appended]), &[], &[]).await;
