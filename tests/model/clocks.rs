@@ -131,6 +131,7 @@ struct Entry {
     names: u8,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Instance {
     offset: i8,

@@ -79,6 +79,11 @@ fn verified(cuts: u8) -> Clocks {
     Clocks { limits, leads: &[2], dates: Dates::Verified, left: Left { cuts, ..NONE }, ..alike() }
 }
 
+/// The same of a lead that is more than a tick also a tick later.
+fn leading(cuts: u8) -> Clocks {
+    Clocks { limits: [Limits { life: 2, leeway: 3 }; 2], leads: &[3], ..verified(cuts) }
+}
+
 /// Ahead by more than the leeway of [`verified`], and right.
 const AHEAD: &[i8] = &[0, 3];
 
@@ -136,6 +141,7 @@ fn it_holds_for_tokens_that_have_expired() {
 #[test]
 fn it_holds_with_dates_that_instances_tell() {
     holds("verified, one is cut off", verified(1));
+    holds("verified, a lead of three ticks", leading(1));
     holds("verified, clocks drift", set(2, NEAR, verified(1)));
     holds("verified, clocks far ahead", set(2, AHEAD, verified(1)));
 }
@@ -189,7 +195,7 @@ fn each_deliberate_fault_is_caught() {
         (Fault::DatesNotShared, set(1, AHEAD, verified(0)), "bound"),
         (Fault::DatesNotedByLateClocks, set(1, AHEAD, verified(1)), "receipt"),
         (Fault::StampsOnce, verified(0), "receipt"),
-        (Fault::StampsAgainByTheLead, verified(0), "receipt"),
+        (Fault::StampsAgainByTheLead, leading(0), "receipt"),
         (Fault::LapseIsNotCovered, verified(1), "receipt"),
         (Fault::LapseOfAnotherEraIsNotCovered, set(1, NEAR, verified(1)), "receipt"),
     ] {

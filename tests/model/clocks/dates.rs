@@ -40,19 +40,18 @@ impl Clocks {
         let earliest = fleet.earliest(&instance);
         let differ = (fleet.wall(&instance) - fleet.store_wall()).abs() > instance.limits.leeway.max(1);
         let lead = if differ { UNMEASURED } else { fleet.issuer - earliest };
+        fleet.is_verified |= fleet.revoked.is_none();
         if instance.is_cut {
-            fleet.instances[at].untold = Some(lead);
-            fleet.is_verified = true;
+            // The first time it led by the most.
+            fleet.instances[at].untold = instance.untold.or(Some(lead));
         } else {
-            let is_new = self.tell(fleet, at, lead);
-            // A token that leads by no more than others is not told from one that was issued since.
-            fleet.is_verified |= is_new || fleet.revoked.is_none();
+            self.tell(fleet, at, lead);
         }
         Some(())
     }
 
-    /// Notes a lead, and a date that it does not cover; true if that makes an instant later.
-    pub(super) fn tell(&self, fleet: &mut Fleet, at: usize, lead: i8) -> bool {
+    /// Notes a lead, and a date that it does not cover.
+    pub(super) fn tell(&self, fleet: &mut Fleet, at: usize, lead: i8) {
         let (date, earliest, known) = (fleet.issuer, fleet.earliest(&fleet.instances[at]), fleet.store);
         let store = &mut fleet.store;
         store.lead = store.lead.max(lead);
@@ -61,7 +60,8 @@ impl Clocks {
         if (is_beyond || is_unmeasured) && !self.has(Fault::DatesNotShared) {
             store.dated = store.dated.max(date);
         }
-        (store.lead.max(1), store.dated) != (known.lead.max(1), known.dated)
+        // What makes no instant later is not told from a token that was issued since.
+        fleet.is_verified |= (store.lead.max(1), store.dated) != (known.lead.max(1), known.dated);
     }
 
     /// The receipt: everybody has applied it and told what it verified, or has lapsed; and nothing that is known since
@@ -71,6 +71,8 @@ impl Clocks {
         let is_over = |instance: &Instance| instance.is_current || !instance.may_serve && instance.is_cut;
         (issuer.is_current && !issuer.is_cut && !fleet.confirmed && fleet.instances.iter().all(is_over))
             .then_some(())?;
+        let is_left_out = |instance: &Instance| instance.is_cut && !instance.may_serve && instance.untold.is_some();
+        fleet.is_verified |= fleet.instances.iter().any(is_left_out);
         let lapsed = fleet.instances.iter().any(|instance| instance.has_lapsed) && !self.has(Fault::LapseIsNotCovered);
         let leeway = issuer.limits.leeway;
         let is_more = entry.at.is_some_and(|at| at < self.instant(fleet, leeway, lapsed));
