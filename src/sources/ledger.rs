@@ -236,6 +236,10 @@ pub enum LedgerError {
     /// Not sent: the store has just failed several times in a row.
     #[error("not sent: the store failed several times in a row")]
     BreakerOpen,
+    /// Written under names of issuers that have another meaning in the store, or whose meaning is not known yet: other
+    /// instances may accept the token.
+    #[error("issuers' names have another meaning in the store")]
+    NamesDiffer,
     /// The file of the embedded ledger could not be opened, read or written.
     #[error("embedded ledger: {cause}")]
     File { cause: Box<str> },
@@ -243,7 +247,7 @@ pub enum LedgerError {
 
 impl LedgerError {
     /// Every label, for metrics that list a closed set.
-    pub const LABELS: [&'static str; 11] = [
+    pub const LABELS: [&'static str; 12] = [
         "unavailable",
         "timeout",
         "out_of_memory",
@@ -254,6 +258,7 @@ impl LedgerError {
         "log_exhausted",
         "refused",
         "breaker_open",
+        "names_differ",
         "file",
     ];
 
@@ -265,6 +270,7 @@ impl LedgerError {
             Self::Timeout { .. } => "timeout",
             Self::NotReplicated { .. } => "not_replicated",
             Self::BreakerOpen => "breaker_open",
+            Self::NamesDiffer => "names_differ",
             Self::File { .. } => "file",
             Self::Refused { kind, .. } => match kind {
                 RefusalKind::OutOfMemory => "out_of_memory",
@@ -283,6 +289,7 @@ impl LedgerError {
     pub fn cure(&self) -> Option<&'static str> {
         match self {
             Self::Refused { kind: RefusalKind::LogExhausted, .. } => Some(LOG_EXHAUSTED),
+            Self::NamesDiffer => Some("/readyz names the issuer and the cure"),
             _ => None,
         }
     }
@@ -297,7 +304,7 @@ impl LedgerError {
         match self {
             Self::Unavailable { .. } | Self::Timeout { .. } => true,
             Self::Refused { kind, .. } => matches!(kind, RefusalKind::ReadOnly | RefusalKind::Loading),
-            Self::NotReplicated { .. } | Self::BreakerOpen | Self::File { .. } => false,
+            Self::NotReplicated { .. } | Self::BreakerOpen | Self::NamesDiffer | Self::File { .. } => false,
         }
     }
 }

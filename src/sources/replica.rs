@@ -182,10 +182,16 @@ impl Replica {
 
     /// Revokes: in this process at once, then durably.
     ///
-    /// `Ok` means that the revocations are in the store. After an error they still apply in this process, and are
-    /// retried at the store or the file; other instances may not have read them, so the caller must not report
-    /// success. A revocation that is surely stored is not written again.
+    /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
+    /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
+    /// is known to be stored is not written again. What is written under names that conflict with the store's notes is
+    /// not acknowledged: instances that decide have other names.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        let position = self.write(revocations).await?;
+        if self.names_differ() { Err(LedgerError::NamesDiffer) } else { Ok(position) }
+    }
+
+    async fn write(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);

@@ -361,3 +361,46 @@ async fn a_clock_of_the_store_that_is_wrong_for_a_moment_leaves_no_lead() {
     let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
     assert!(at.as_secs() < now() + 15, "{reply:?}");
 }
+
+/// The instance whose clock is behind by more than the leeway would see a lead of an issuer that is right; and for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lead_is_measured_by_a_clock_that_is_behind_by_more_than_the_leeway() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = redis_config(&tokens, &redis);
+    let writer = Doorward::start(&config).await;
+    let (reader, clock) = Doorward::start_with_clock(&config).await;
+    clock.step("-40s");
+    reader.logs("differs from the store's").await; // It is looked at once a second, and for leads many times.
+    let checks = Checks::connect(&reader.check).await;
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", -12)).await, "ok", "28 s ahead by its clock");
+    let lead = reader.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.unwrap_or_default();
+    assert!(lead < 2.0, "{lead}");
+    let reply = revoke(&writer, &json!({"kind": "user", "id": "alice"})).await;
+    let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
+    assert!(at.as_secs() < now() + 15, "{reply:?}");
+}
+
+/// An instance whose clock is wrong measures no lead; when it reaches the store again, the date lies in the past.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_covers_what_a_wrong_clock_verified_while_it_was_cut_off() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 2s", "max_staleness: 20s");
+    let writer = Doorward::start(&config).await;
+    let (away, clock) =
+        Doorward::start_with_clock(&config.replace(&redis.port.to_string(), &proxy.port.to_string())).await;
+    clock.step("+35s");
+    away.logs("differs from the store's").await;
+    let checks = Checks::connect(&away.check).await;
+    confirmed(&writer, json!({"kind": "session", "id": "first"})).await;
+    proxy.refuse(); // Nothing is on the way to the store.
+    let issued_at = now() + 6;
+    let token = tokens.with(json!({"sub": "alice", "sid": null, "iat": issued_at, "exp": now() + 7_200}));
+    assert_eq!(reason(&checks, &token).await, "ok");
+    let heal = async {
+        eventually("the date has passed", async || now() > issued_at + 2).await;
+        proxy.heal();
+    };
+    tokio::join!(confirmed(&writer, json!({"kind": "user", "id": "alice"})), heal);
+    assert_eq!(reason(&checks, &token).await, "revoked");
+}

@@ -8,7 +8,7 @@ use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::proxy::Proxy;
-use crate::support::tokens::Tokens;
+use crate::support::tokens::{Tokens, now};
 
 fn config(tokens: &Tokens, port: u16, max_staleness: &str) -> String {
     tokens.config(&format!(
@@ -143,4 +143,65 @@ async fn a_store_that_began_a_day_ahead_is_certain_after_the_time_that_it_says()
     let later = Doorward::start(&config).await;
     let (status, body) = confirm(&later, "later", "45s").await;
     assert_eq!((status, &body["instances"]), (201, &json!(2)), "{body}");
+}
+
+/// What an instance verified after it was cut off is covered by the receipt that waits for its lease, whether that was taken
+/// by a clock of the store that was ahead or behind, and set since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_by_a_clock_that_was_set_counts_as_one_that_lapsed() {
+    for offset in ["+1d", "-1h"] {
+        let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+        redis.step_clock(offset);
+        let proxy = Proxy::start(redis.port);
+        let one = Doorward::start(&config(&tokens, redis.port, "5s")).await;
+        let away = Doorward::start(&config(&tokens, proxy.port, "5s")).await;
+        let checks = Checks::connect(&away.check).await;
+        assert_eq!(confirm(&one, "nobody", "50s").await.0, 201, "its lease is of this clock");
+        let dated = |user: &str| tokens.with(json!({"sub": user, "sid": null, "iat": now() + 28, "exp": now() + 600}));
+        proxy.stall();
+        redis.step_clock("+0");
+        let token = dated("alice");
+        assert_eq!(reason(&checks, &token).await, "ok", "its view is not too old yet");
+        // An instant is stamped once the step was noticed.
+        let receipt = async || {
+            let body = json!({"kind": "user", "id": "alice"});
+            let reply = post(&one, "/v1/revocations?wait=all&timeout=45s", &body).await;
+            assert!([201, 503].contains(&reply.status), "{reply:?}");
+            reply.status == 201
+        };
+        eventually("it is confirmed", receipt).await;
+        proxy.heal();
+        eventually("it has read on", || async { reason(&checks, &tokens.of("bob")).await == "ok" }).await;
+        let others = Checks::connect(&one.check).await;
+        for checks in [&checks, &others] {
+            assert_eq!(reason(checks, &token).await, "revoked", "{offset}");
+        }
+    }
+}
+
+/// The lease of an instance that ended while the store's clock was a day ahead lies in the future for a day. Receipts do
+/// without the instance, and need not cover what it verified once the longest lease and the leeway are over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_lies_ahead_costs_no_lockout_for_good() {
+    const LEEWAY: i64 = 8;
+    let (tokens, redis) = (Tokens::new(), RedisServer::start_with_clock(&[]).await);
+    let config = config(&tokens, redis.port, "2s").replace("audiences:", &format!("leeway: {LEEWAY}s, audiences:"));
+    redis.step_clock("+1d");
+    let (one, gone) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    assert_eq!(confirm(&one, "nobody", "45s").await.1["instances"], json!(2));
+    gone.process.signal("KILL");
+    let reports = || redis.cli(&["--scan", "--pattern", "doorward:{r}:instance:*"]).lines().count();
+    eventually("its report has expired", || async { reports() == 1 }).await;
+    redis.step_clock("+0");
+    one.logs("the store's clock jumped").await;
+    assert_eq!(redis.cli(&["ZCARD", "doorward:{r}:instances"]), "2", "its lease is there");
+    let stamped = async || {
+        let before = now();
+        let reply = post(&one, "/v1/revocations?wait=all&timeout=45s", &json!({"kind": "user", "id": "alice"})).await;
+        let at = reply.body["at"].as_str().and_then(doorward::clock::parse_rfc3339);
+        (reply.status == 201).then(|| at.unwrap().as_secs() - before)
+    };
+    let after = async || stamped().await.is_some_and(|after| after < LEEWAY);
+    eventually("an instant does not cover the leeway", after).await;
+    assert_eq!(redis.cli(&["ZCARD", "doorward:{r}:instances"]), "2", "its lease is still there");
 }

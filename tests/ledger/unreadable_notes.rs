@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::RedisServer;
-use crate::api::{admin_keys, post, reason, revoke};
+use crate::api::{Reply, admin_keys, post, reason, revoke};
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
 use crate::support::grpc::Checks;
@@ -123,4 +123,113 @@ async fn a_key_of_another_type_is_named() {
         })
         .await;
     }
+}
+
+/// Scores that no instance can have noted with the issuer's name.
+fn absurd() -> [String; 6] {
+    let in_a_year = (now() + 365 * 24 * 3600) * 1000;
+    ["9e15", "inf", "-inf", "-1", "0.5", &in_a_year.to_string()].map(str::to_owned)
+}
+
+/// How far ahead of now the instant is that was stamped, in seconds.
+fn ahead(stamped: &Reply) -> i64 {
+    assert_eq!(stamped.status, 201, "{stamped:?}");
+    doorward::clock::parse_rfc3339(stamped.body["at"].as_str().unwrap()).unwrap().as_secs() - now()
+}
+
+/// Each note of the store that holds a score or a text, with a member that an instance may write.
+const NOTES: [(&str, &str); 12] = [
+    ("leads", "dev"),
+    ("leads", "No Name"),
+    ("dated", "dev"),
+    ("dated", "No Name"),
+    ("leases", "2000"),
+    ("leases", "soon"),
+    ("retentions", "2000"),
+    ("clock", "since"),
+    ("clock", "last"),
+    ("clock", "wall"),
+    ("issuers", "{}"),
+    ("instances", "ghost.00000000"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_score_that_cannot_be_ours_locks_nobody_out() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = config(&tokens, &redis);
+    let one = Doorward::start(&config).await;
+    assert_eq!(confirm(&one, "first").await.0, 201);
+    let checks = Checks::connect(&one.check).await;
+    for (round, score) in absurd().iter().enumerate() {
+        for (note, member) in NOTES {
+            redis.cli(&["ZADD", &format!("doorward:{{r}}:{note}"), score, member]);
+        }
+        redis.cli(&["ZADD", "doorward:{r}:repairing", score, "gone.00000000"]);
+        let mut two = Doorward::start(&config).await;
+        for (at, user) in [(&one, format!("alice-{round}")), (&two, format!("bob-{round}"))] {
+            let body = json!({"kind": "user", "id": user});
+            // A second is the least, and more than a minute what any of these would make of it.
+            assert!(ahead(&revoke(at, &body).await) < 30, "{score}");
+            let again = async || {
+                let token = tokens.with(json!({"sub": user, "sid": null, "iat": now(), "exp": now() + 600}));
+                reason(&checks, &token).await == "ok"
+            };
+            eventually("the user signs in again", again).await;
+        }
+        // An entry that names no instant is not of the time of these notes either.
+        let user = format!("carol-{round}");
+        redis.cli(&["XADD", "doorward:{r}:log", "*", "issuer", "dev", "kind", "user", "id", &user]);
+        eventually("the user signs in again", async || {
+            let token = tokens.with(json!({"sub": user, "sid": null, "iat": now(), "exp": now() + 600}));
+            reason(&checks, &token).await == "ok"
+        })
+        .await;
+        let (status, body) = confirm(&one, &format!("dave-{round}")).await;
+        assert_eq!((status, &body["instances"]), (201, &json!(2)), "{score}: {body}");
+        for note in ["leads", "dated"] {
+            let key = format!("\"key\":\"doorward:{{r}}:{note}\"");
+            eventually(&key, || async { one.logged(&key) || two.logged(&key) }).await;
+        }
+        two.stop().await; // Its lease is withdrawn: receipts do not wait for it.
+    }
+}
+
+/// A value that is greater than all others would hide them: the notes of a sorted set are raised only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_score_that_cannot_be_ours_hides_no_lead_and_no_date() {
+    // By a clock that is ahead by more than the leeway no lead is measured: the date alone tells.
+    for (note, offset) in [("leads", "+0"), ("dated", "+35s")] {
+        let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+        let config = config(&tokens, &redis);
+        let one = Doorward::start(&config).await;
+        let (two, clock) = Doorward::start_with_clock(&config).await;
+        clock.step(offset);
+        assert_eq!(confirm(&one, "first").await.0, 201);
+        let checks = Checks::connect(&two.check).await;
+        let key = format!("doorward:{{r}}:{note}");
+        for (lead, score) in (4..).step_by(4).zip(absurd()) {
+            redis.cli(&["ZADD", &key, &score, "dev"]);
+            let user = format!("user-{lead}");
+            // Later than any that was verified before.
+            let token = tokens.with(json!({"sub": user, "sid": null, "iat": now() + lead, "exp": now() + 600}));
+            assert_eq!(reason(&checks, &token).await, "ok");
+            let (status, body) = confirm(&one, &user).await;
+            assert_eq!((status, &body["confirmed"]), (201, &json!(true)), "{body}");
+            assert_eq!(reason(&checks, &token).await, "revoked", "{note} {score}");
+            let noted = async || redis.cli(&["ZSCORE", &key, "dev"]).parse::<f64>().is_ok_and(|noted| noted < 9e12);
+            eventually("it is removed", noted).await;
+        }
+        assert!([&one, &two].iter().any(|instance| instance.logged(&format!("\"key\":\"{key}\""))), "it is named");
+    }
+}
+
+/// The one that writes lost entries back is named in a key that expires; another program's does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repairer_that_never_ends_does_not_keep_entries_lost() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let one = Doorward::start(&config(&tokens, &redis)).await;
+    assert_eq!(revoke(&one, &json!({"kind": "session", "id": "session-of-alice"})).await.status, 201);
+    redis.script("MULTI\nFLUSHALL\nSET doorward:{r}:repairer somebody\nEXEC\n");
+    let written = async || redis.cli(&["XLEN", "doorward:{r}:log"]).parse().is_ok_and(|entries: u32| entries > 0);
+    eventually("it is written back", written).await;
 }

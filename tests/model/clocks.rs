@@ -4,9 +4,16 @@
 //! Time begins with the revocation and ends when every token has expired. A read of the log is one step: interleavings
 //! of its parts, and the age of a view, belong to the other model.
 
+mod dates;
+mod fault;
+mod names;
+
 use stateright::{Model, Property};
 
 use super::steps::spend;
+pub use dates::Dates;
+pub use fault::Fault;
+pub use names::Standing;
 
 const INSTANCES: usize = 2;
 const END: i8 = 9;
@@ -41,13 +48,15 @@ pub struct Clocks {
     pub leads: &'static [i8],
     /// The life of the issuer's tokens.
     pub life: i8,
-    /// The revocation names the token's id, not its user.
+    /// How long before the revocation the token may have been issued.
+    pub ages: &'static [i8],
+    /// It revokes the token by its id, not its user.
     pub by_id: bool,
     pub left: Left,
     /// Assumption: of an instance's clock and the store's, one is right.
     pub one_is_right: bool,
-    /// Assumption: an instance has verified a token that was dated as far ahead as this one is.
-    pub lead_is_seen: bool,
+    /// Where the dates of tokens are known from.
+    pub dates: Dates,
     pub bug: Option<Fault>,
 }
 
@@ -60,75 +69,8 @@ pub struct Left {
     pub renames: u8,
     /// Entries that another service adds under an id of the far future.
     pub far_ids: u8,
-}
-
-/// Deliberate mistakes, all of which `src` once contained.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Fault {
-    /// Bug: a revocation that has expired by the local wall clock is forgotten.
-    ForgetsByOneClock,
-    /// Bug: tokens that had expired when their revocation was forgotten are live again when the clock is set back.
-    NoFloor,
-    /// Bug: a forgotten revocation ends tokens of every era of the clock.
-    FloorOfAnotherEra,
-    /// Bug: an expired revocation is forgotten, no matter how short it was held.
-    NoHold,
-    /// An entry that has expired by the local wall clock is passed over, and counts as read.
-    PassesOverByOneClock,
-    /// Bug: the log is trimmed by the wall clock of the trimming instance.
-    TrimsByOneClock,
-    /// Bug: the log is trimmed by the retention of the trimming instance.
-    TrimsByOwnRetention,
-    /// The log is kept for one retention.
-    TrimsAfterOneRetention,
-    /// Bug: the age of an entry is taken from its id, also when the clock was set since.
-    TrimsAfterAStep,
-    /// An instant is that of the local wall clock.
-    StampsByOneClock,
-    /// An instant is not later than now.
-    StampsWithoutLead,
-    /// An instant is stamped though the clocks differ by more than the leeway.
-    StampsDespiteSkew,
-    /// Bug: an entry is kept only as long as its writer requested.
-    WritersBound,
-    /// A larger bound takes effect without the log being read again.
-    RaisesWithoutReading,
-    /// Entries of the far future are not understood, and count as read.
-    FarIdIsPassedOver,
-    /// Bug: the configuration gives the issuer another name, and applied revocations stay under the old one.
-    RenamesInSilence,
-    /// A change of names is compared only with the configuration before it, not with all names that the issuer had.
-    RenamesByTheLastStep,
-    /// Bug: a change of names considers applied revocations, but not those that other instances may still make.
-    RenamesBesideOthers,
-    /// Bug: a change of names considers applied revocations, although the log has more.
-    RenamesUnread,
-}
-
-/// The names under which a configuration has the issuer, or the one of its `iss` that the token has: a rename and an
-/// issuer that is split are the same to the token.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Standing {
-    Old,
-    New,
-    /// Under the new name, with the old one in `formerly`.
-    Both,
-    /// No instance accepts its tokens.
-    Nowhere,
-}
-
-impl Standing {
-    const ALL: [Self; 4] = [Self::Old, Self::New, Self::Both, Self::Nowhere];
-
-    /// Revocations under these names apply, and new ones are written under them.
-    const fn names(self) -> u8 {
-        match self {
-            Self::Old => 1,
-            Self::New => 2,
-            Self::Both => 3,
-            Self::Nowhere => 0,
-        }
-    }
+    /// Instances that are cut off from the store, and reach it again.
+    pub cuts: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -138,8 +80,14 @@ pub struct Fleet {
     store: Store,
     /// The token's `iat`, and its revocation.
     revoked: Option<(i8, Entry)>,
-    /// Every instance has read it at some time.
+    /// No later than now and the skew: the instant before a lead is added.
+    stamped: i8,
+    /// The dates of such tokens were known when it was stamped.
+    is_bound: bool,
+    /// Every instance has read it at some time, or a receipt says so.
     confirmed: bool,
+    /// A token that is dated as late as any was verified before the receipt.
+    is_verified: bool,
     instances: [Instance; INSTANCES],
     left: Left,
 }
@@ -154,6 +102,10 @@ struct Store {
     even: i8,
     /// The next id is of the far future.
     is_far: bool,
+    /// What its notes say: the lead and the latest date of the issuer's tokens, and the names of the issuer.
+    lead: i8,
+    dated: i8,
+    names: u8,
 }
 
 impl Store {
@@ -179,6 +131,7 @@ struct Entry {
     names: u8,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not whatever the others do")]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Instance {
     offset: i8,
@@ -186,6 +139,16 @@ struct Instance {
     standing: Standing,
     /// The instance has read the log since the last entry, and may serve.
     is_current: bool,
+    /// Its configuration was held against the notes of names; without that it does not serve.
+    is_named: bool,
+    /// It does not reach the store.
+    is_cut: bool,
+    /// Its lease has run out, and a receipt is given without it.
+    has_lapsed: bool,
+    /// It may serve by the view of before the revocation.
+    may_serve: bool,
+    /// It verified the token, and has not told the others; the lead that it measured then.
+    untold: Option<i8>,
     known: Option<Known>,
     /// Since the earlier clock was last set, it accepts no token that is as old as this one.
     is_later: bool,
@@ -241,6 +204,27 @@ pub enum Act {
         instance: usize,
         to: Standing,
     },
+    /// A configuration is held against the notes of names.
+    Name {
+        instance: usize,
+    },
+    /// It verifies a token of the issuer that is dated as late as any.
+    Verify {
+        instance: usize,
+    },
+    Cut {
+        instance: usize,
+    },
+    Heal {
+        instance: usize,
+    },
+    Lapse {
+        instance: usize,
+    },
+    /// A receipt is given, or the revocation is stamped again.
+    Confirm {
+        by: usize,
+    },
     FarId,
 }
 
@@ -254,16 +238,33 @@ impl Model for Clocks {
             limits: self.limits[at],
             standing: Standing::Old,
             is_current: true,
+            is_named: true,
+            is_cut: false,
+            has_lapsed: false,
+            may_serve: true,
+            untold: None,
             known: None,
             is_later: false,
-            forgotten: 0,
+            forgotten: i8::MIN,
             has_refused: false,
         };
         let instances = std::array::from_fn(instance);
         let noted = instances.iter().map(|instance| instance.limits.retention()).max().unwrap_or_default();
-        let store = Store { offset: 0, log: None, noted, even: EVEN, is_far: false };
-        let fleet =
-            |issuer| Fleet { now: 0, issuer, store, revoked: None, confirmed: false, instances, left: self.left };
+        let (lead, dated, names) = (0, i8::MIN, Standing::Both.names());
+        let store = Store { offset: 0, log: None, noted, even: EVEN, is_far: false, lead, dated, names };
+        let is_known = self.dates != Dates::Verified;
+        let fleet = |issuer| Fleet {
+            now: 0,
+            issuer,
+            store,
+            revoked: None,
+            stamped: 0,
+            is_bound: is_known,
+            confirmed: false,
+            is_verified: is_known,
+            instances,
+            left: self.left,
+        };
         self.leads.iter().copied().map(fleet).collect()
     }
 
@@ -271,10 +272,14 @@ impl Model for Clocks {
         acts.extend([Act::Tick, Act::FarId]);
         acts.extend(self.store_offsets.iter().map(|&offset| Act::SetStore { offset }));
         for instance in 0..INSTANCES {
-            acts.extend([0, 1].map(|age| Act::Revoke { by: instance, age }));
+            acts.extend(self.ages.iter().map(|&age| Act::Revoke { by: instance, age }));
             acts.push(Act::Trim { by: instance });
             acts.extend([Act::Read { instance }, Act::Purge { instance }]);
-            acts.push(Act::Restart { instance });
+            acts.extend([Act::Restart { instance }, Act::Name { instance }]);
+            if self.dates == Dates::Verified {
+                acts.extend([Act::Verify { instance }, Act::Lapse { instance }, Act::Confirm { by: instance }]);
+                acts.extend([Act::Cut { instance }, Act::Heal { instance }]);
+            }
             acts.extend(Standing::ALL.map(|to| Act::Rename { instance, to }));
             acts.extend(self.offsets.iter().map(|&offset| Act::SetInstance { instance, offset }));
             acts.extend(self.reloads.iter().map(|&limits| Act::Reload { instance, limits }));
@@ -287,15 +292,18 @@ impl Model for Clocks {
         for at in 0..INSTANCES {
             next.instances[at].has_refused |= self.refuses(&next, &next.instances[at]);
         }
-        next.confirmed |= next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
-        next.instances.sort_unstable(); // They differ only in their place.
+        let is_read = next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
+        next.confirmed |= is_read && self.dates != Dates::Verified;
+        next.instances.sort_unstable(); // They differ in nothing but their place.
         Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("bound", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| true)),
-            Property::always("receipt", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| fleet.confirmed)),
+            Property::always("bound", |model: &Self, fleet: &Fleet| !fleet.is_allowed(model, |_| fleet.is_bound)),
+            Property::always("receipt", |model: &Self, fleet: &Fleet| {
+                !fleet.is_allowed(model, |_| fleet.confirmed && fleet.is_verified)
+            }),
             Property::always("kept", |model: &Self, fleet: &Fleet| {
                 !fleet.is_allowed(model, |instance| instance.has_refused)
             }),
@@ -335,15 +343,17 @@ impl Clocks {
 
     /// Whether the instance would accept the token without any revocation (`authz/token.rs`).
     fn accepts(&self, fleet: &Fleet, instance: &Instance) -> bool {
+        fleet.revoked.is_some_and(|(issued, _)| self.is_valid(fleet, instance, issued))
+    }
+
+    fn is_valid(&self, fleet: &Fleet, instance: &Instance, issued: i8) -> bool {
         let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
-        fleet.revoked.is_some_and(|(issued, _)| {
-            let expires = issued + self.life;
-            instance.standing != Standing::Nowhere
-                && issued <= wall + leeway
-                && wall < expires + leeway
-                && self.life <= life
-                && expires - wall <= life + leeway
-        })
+        let expires = issued + self.life;
+        instance.standing != Standing::Nowhere
+            && issued <= wall + leeway
+            && wall < expires + leeway
+            && self.life <= life
+            && expires - wall <= life + leeway
     }
 
     fn refuses(&self, fleet: &Fleet, instance: &Instance) -> bool {
@@ -356,7 +366,8 @@ impl Clocks {
         let is_forgotten =
             fleet.revoked.is_some_and(|(issued, _)| issued + self.life + instance.limits.leeway <= instance.forgotten);
         let is_expired = is_forgotten && !self.has(Fault::NoFloor);
-        instance.is_current && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
+        let serves = instance.is_current && instance.is_named;
+        serves && self.accepts(fleet, instance) && !is_expired && !self.refuses(fleet, instance)
     }
 
     /// A user who signs in again may be locked out for the lead and the skew, each of them at most the leeway.
@@ -375,13 +386,53 @@ impl Clocks {
                 (fleet.now <= END).then_some(())?;
             }
             Act::Revoke { by, age } => self.revoke(fleet, by, age)?,
-            Act::Read { instance } => self.read(fleet, instance),
+            Act::Read { instance } => {
+                (!fleet.instances[instance].is_cut).then_some(())?;
+                self.read(fleet, instance);
+            }
+            Act::Verify { instance } => self.verify(fleet, instance)?,
+            Act::Cut { instance } => {
+                spend(&mut fleet.left.cuts)?;
+                fleet.instances[instance].is_cut = true;
+            }
+            Act::Heal { instance } => {
+                let at = &mut fleet.instances[instance];
+                at.is_cut.then_some(())?;
+                (at.is_cut, at.has_lapsed) = (false, false);
+                if let Some(lead) = at.untold.take() {
+                    self.tell(fleet, instance, lead);
+                }
+            }
+            Act::Lapse { instance } => {
+                let is_even = fleet.left.clocks == self.left.clocks;
+                let at = &mut fleet.instances[instance];
+                (at.is_cut && at.may_serve).then_some(())?;
+                at.has_lapsed = is_even || !self.has(Fault::LapseOfAnotherEraIsNotCovered);
+                (at.may_serve, at.is_current) = (false, false);
+            }
+            Act::Confirm { by } => self.confirm(fleet, by)?,
+            Act::Name { instance } => {
+                let at = fleet.instances[instance];
+                let is_due = (at.is_current || self.has(Fault::RenamesUnread)) && !at.is_named && !at.is_cut;
+                (is_due && self.may_stand(fleet, instance, at.standing)).then_some(())?;
+                fleet.instances[instance].is_named = true;
+                fleet.store.note(at.standing);
+            }
             Act::Purge { instance } => self.purge(fleet, instance)?,
             Act::Trim { by } => self.trim(fleet, by)?,
             Act::Restart { instance } => {
                 spend(&mut fleet.left.restarts)?;
                 let at = &mut fleet.instances[instance];
-                *at = Instance { is_current: false, known: None, forgotten: 0, has_refused: false, ..*at };
+                // Where names never change, the check of them is left out.
+                let is_named = self.left.renames == 0;
+                *at = Instance {
+                    is_current: false,
+                    is_named,
+                    known: None,
+                    forgotten: i8::MIN,
+                    has_refused: false,
+                    ..*at
+                };
                 fleet.begin_era(instance);
             }
             Act::SetStore { offset } => {
@@ -406,7 +457,13 @@ impl Clocks {
             }
             Act::Rename { instance, to } => {
                 spend(&mut fleet.left.renames)?;
-                self.may_stand(fleet, instance, to).then_some(())?;
+                let at = fleet.instances[instance];
+                if at.is_named {
+                    self.may_stand(fleet, instance, to).then_some(())?;
+                    fleet.store.note(to);
+                } else if self.has(Fault::UncheckedSupersedes) && to != Standing::Nowhere {
+                    fleet.store.names = to.names();
+                }
                 fleet.instances[instance].standing = to;
             }
             Act::FarId => {
@@ -417,22 +474,6 @@ impl Clocks {
         Some(())
     }
 
-    /// Whether a configuration is put in force (`sources/names.rs`).
-    fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
-        let (instance, names) = (fleet.instances[at], to.names());
-        let noted = if self.has(Fault::RenamesByTheLastStep) { instance.standing } else { Standing::Both };
-        if to == Standing::Nowhere || noted.names() & !names == 0 || self.has(Fault::RenamesInSilence) {
-            return true;
-        }
-        let is_lost = |written: u8| written & noted.names() != 0 && written & names == 0;
-        let mut others = fleet.instances.iter().enumerate().filter(|(other, _)| *other != at);
-        let in_use = others.any(|(_, other)| is_lost(other.standing.names()));
-        let is_read = instance.is_current || self.has(Fault::RenamesUnread);
-        is_read
-            && !instance.known.is_some_and(|known| is_lost(known.names))
-            && (!in_use || self.has(Fault::RenamesBesideOthers))
-    }
-
     fn is_assumed(&self, fleet: &Fleet) -> bool {
         let all_right = fleet.instances.iter().all(|instance| instance.offset == 0);
         !self.one_is_right || fleet.store.offset == 0 || all_right
@@ -440,32 +481,42 @@ impl Clocks {
 
     fn revoke(&self, fleet: &mut Fleet, by: usize, age: i8) -> Option<()> {
         let (issued, writer) = (fleet.issuer - age, fleet.instances[by]);
-        (fleet.revoked.is_none() && writer.is_current && writer.standing != Standing::Nowhere).then_some(())?;
+        let may_write = writer.is_current && writer.is_named && !writer.is_cut && writer.standing != Standing::Nowhere;
+        (fleet.revoked.is_none() && may_write).then_some(())?;
         let (local, store) = (fleet.wall(&writer), fleet.store_wall());
         let most = writer.limits.leeway.max(1);
-        let seen = if self.lead_is_seen { fleet.issuer } else { 0 };
-        let lead = if self.has(Fault::StampsWithoutLead) { 0 } else { seen.clamp(1, most) };
         let (at, expires) = if self.by_id {
             (None, issued + self.life + writer.limits.leeway)
         } else {
             let differ = (local - store).abs() > most;
             (!differ || self.has(Fault::StampsDespiteSkew)).then_some(())?;
-            let latest = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
-            (Some(latest + lead), latest + lead + writer.limits.retention())
+            fleet.stamped = if self.has(Fault::StampsByOneClock) { local } else { local.max(store) };
+            let at = self.instant(fleet, writer.limits.leeway, false);
+            (Some(at), at + writer.limits.retention())
         };
+        if self.dates == Dates::Verified {
+            fleet.is_bound = fleet.is_verified && fleet.instances.iter().all(|instance| instance.untold.is_none());
+        }
         let entry = Entry { id: (!fleet.store.is_far).then_some(store), at, expires, names: writer.standing.names() };
-        fleet.store.log = Some(entry);
         fleet.revoked = Some((issued, entry));
+        if self.has(Fault::ExpiredIsNotWritten) && self.by_id && fleet.earliest(&writer) >= expires {
+            return Some(());
+        }
+        self.write(fleet, by, entry);
+        Some(())
+    }
+
+    fn write(&self, fleet: &mut Fleet, by: usize, entry: Entry) {
+        fleet.store.log = Some(entry);
         for instance in &mut fleet.instances {
             instance.is_current = false;
         }
         self.read(fleet, by);
-        Some(())
     }
 
     fn read(&self, fleet: &mut Fleet, at: usize) {
         let instance = fleet.instances[at];
-        fleet.instances[at].is_current = true;
+        (fleet.instances[at].is_current, fleet.instances[at].may_serve) = (true, true);
         let Some(entry) = fleet.store.log else { return };
         if entry.id.is_none() && self.has(Fault::FarIdIsPassedOver) {
             return;

@@ -2,13 +2,13 @@
 
 use stateright::HasDiscoveries;
 
-use super::clocks::{Clocks, Fault, Left, Limits};
+use super::clocks::{Clocks, Dates, Fault, Left, Limits};
 use super::explore;
 
 const FEW: Limits = Limits { life: 1, leeway: 1 };
 const MORE: Limits = Limits { life: 2, leeway: 1 };
 const STRICT: Limits = Limits { life: 2, leeway: 0 };
-const NONE: Left = Left { clocks: 0, restarts: 0, reloads: 0, renames: 0, far_ids: 0 };
+const NONE: Left = Left { clocks: 0, restarts: 0, reloads: 0, renames: 0, far_ids: 0, cuts: 0 };
 
 /// Clocks that are far ahead, or behind by one retention of `MORE`.
 const FAR: &[i8] = &[-3, 0, 8];
@@ -26,10 +26,11 @@ fn alike() -> Clocks {
         store_offsets: &[],
         leads: &[0, 1],
         life: 2,
+        ages: &[0, 1],
         by_id: false,
         left: Left { restarts: 1, ..NONE },
         one_is_right: true,
-        lead_is_seen: true,
+        dates: Dates::Seen,
         bug: None,
     }
 }
@@ -66,6 +67,25 @@ fn named() -> Clocks {
 fn renamed(renames: u8) -> Clocks {
     Clocks { left: Left { renames, ..alike().left }, ..alike() }
 }
+
+/// A token that has expired when it is revoked, at a writer with these limits.
+fn expired(writer: Limits, model: Clocks) -> Clocks {
+    Clocks { ages: if writer.leeway == 0 { &[2] } else { &[4] }, ..by_id(model) }
+}
+
+/// A token that leads by the leeway is verified, or not; an instance may be cut off.
+fn verified(cuts: u8) -> Clocks {
+    let limits = [Limits { life: 2, leeway: 2 }; 2];
+    Clocks { limits, leads: &[2], dates: Dates::Verified, left: Left { cuts, ..NONE }, ..alike() }
+}
+
+/// The same of a lead that is more than a tick also a tick later.
+fn leading(cuts: u8) -> Clocks {
+    Clocks { limits: [Limits { life: 2, leeway: 3 }; 2], leads: &[3], ..verified(cuts) }
+}
+
+/// Ahead by more than the leeway of [`verified`], and right.
+const AHEAD: &[i8] = &[0, 3];
 
 fn both_wrong(model: Clocks) -> Clocks {
     Clocks { one_is_right: false, ..model }
@@ -113,6 +133,18 @@ fn it_holds_with_instances_that_differ() {
 }
 
 #[test]
+fn it_holds_for_tokens_that_have_expired() {
+    holds("expired at the writer", set(1, FAR, expired(MORE, alike())));
+    holds("expired at the writer, a leeway is raised", expired(STRICT, raised(STRICT)));
+}
+
+#[test]
+fn it_holds_with_dates_that_instances_tell() {
+    holds("verified, one is cut off", verified(1));
+    holds("verified, a lead of three ticks", leading(1));
+}
+
+#[test]
 fn it_holds_with_names_that_change() {
     holds("renamed in three steps", renamed(3));
     holds("renamed in three steps, by id", by_id(renamed(3)));
@@ -124,7 +156,7 @@ fn it_holds_with_names_that_change() {
 fn each_assumption_about_clocks_is_needed() {
     fails("both clocks wrong", both_wrong(set(2, NEAR, alike())), "bound");
     let patient = Limits { leeway: 2, ..MORE };
-    fails("a lead not seen", Clocks { limits: [patient; 2], leads: &[2], lead_is_seen: false, ..alike() }, "bound");
+    fails("a lead not seen", Clocks { limits: [patient; 2], leads: &[2], dates: Dates::Unseen, ..alike() }, "bound");
     fails("a lead beyond the leeway", Clocks { leads: &[2], ..alike() }, "bound");
     let behind = Clocks { store_offsets: &[], ..set(1, &[-9], alike()) };
     fails("an instance's clock behind by more than the log is kept", behind, "bound");
@@ -155,6 +187,15 @@ fn each_deliberate_fault_is_caught() {
         (Fault::RenamesByTheLastStep, renamed(2), "kept"),
         (Fault::RenamesBesideOthers, renamed(1), "receipt"),
         (Fault::RenamesUnread, renamed(2), "receipt"),
+        (Fault::UncheckedSupersedes, renamed(1), "receipt"),
+        (Fault::ExpiredIsNotWritten, set(1, FAR, expired(MORE, alike())), "receipt"),
+        (Fault::ExpiredIsNotWritten, expired(STRICT, raised(STRICT)), "receipt"),
+        (Fault::DatesNotShared, set(1, AHEAD, verified(0)), "bound"),
+        (Fault::DatesNotedByLateClocks, set(1, AHEAD, verified(1)), "receipt"),
+        (Fault::StampsOnce, verified(0), "receipt"),
+        (Fault::StampsAgainByTheLead, leading(0), "receipt"),
+        (Fault::LapseIsNotCovered, verified(1), "receipt"),
+        (Fault::LapseOfAnotherEraIsNotCovered, set(1, NEAR, verified(1)), "receipt"),
     ] {
         fails(&format!("{bug:?}"), Clocks { bug: Some(bug), ..model }, property);
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::issuers::{IN_A_FILE, X, Y, all_are_refused, changes, config, in_redis, next, restarted};
 use super::{is_held, revoked_of};
-use crate::api::{reason, revoke};
+use crate::api::{post, reason, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::Checks;
@@ -64,6 +64,30 @@ async fn an_instance_that_has_not_reached_the_store_takes_the_next_configuration
     assert!(!first.logged("issuers' names"));
 }
 
+/// Other instances do not refuse what it revokes, and none does when its name is put right.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_not_ready_for_its_names_acknowledges_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let first = Doorward::start(&config(&tokens, &in_redis(&redis), &[&named("main", "")])).await;
+    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "main", "id": "bob"})).await.status, 201);
+    let second = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("nwe", "")])).await;
+    let alice = tokens.of("alice");
+    is_held(&second, "under `nwe`", &alice).await;
+    // A repetition is not acknowledged either.
+    for _ in 0..2 {
+        let body = json!({"kind": "user", "issuer": "nwe", "id": "alice"});
+        let reply = post(&second, "/v1/revocations?wait=all&timeout=1s", &body).await;
+        assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("names_differ")), "{reply:?}");
+        let (status, body) = second.post("/logout", &alice).await;
+        assert_eq!(status, 503, "{body}");
+    }
+    assert_eq!(reason(&Checks::connect(&first.check).await, &alice).await, "ok", "it was not promised");
+    let text = next(&second, &tokens, &in_redis(&redis), &[&named("main", "")]);
+    changes(&second, &text, &[], &[]).await;
+    second.ready().await;
+    assert_eq!(second.post("/logout", &alice).await.0, 204);
+}
+
 /// Under the names of before, revocations of either part would apply no longer to the tokens of the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn issuers_that_were_merged_are_parted_with_both_names() {
@@ -86,4 +110,32 @@ async fn issuers_that_were_merged_are_parted_with_both_names() {
     changes(&older, &next(&older, &tokens, &store, &[&parted[0], &parted[1]]), &[], &[]).await;
     all_are_refused(&older, &dead).await;
     changes(&merging, &next(&merging, &tokens, &store, &[&parted[0], &parted[1]]), &[], &dead).await;
+}
+
+/// A revocation may name its target by the appended claim, which the configuration of before does not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_appended_claim_stays_on_the_way_back() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = in_redis(&redis);
+    let [before, appended] =
+        ["[sid]", "[sid, sess]"].map(|claims| named("main", &format!(", claims: {{session_id: {claims}}}")));
+    let older = config(&tokens, &store, &[&before]);
+    let (newer, mut restarts) = (Doorward::start(&older).await, Doorward::start(&older).await);
+    changes(&newer, &next(&newer, &tokens, &store, &[&appended]), &[], &[]).await;
+    let dead = vec![tokens.with(json!({"sid": null, "sess": "s-1"})), tokens.with(json!({"sid": "s-2"}))];
+    for id in ["s-1", "s-2"] {
+        assert_eq!(revoke(&newer, &json!({"kind": "session", "issuer": "main", "id": id})).await.status, 201);
+    }
+    all_are_refused(&newer, &dead).await;
+    changes(
+        &newer,
+        &next(&newer, &tokens, &store, &[&before]),
+        &["issuers[0].claims.session_id", "accept_loss"],
+        &dead,
+    )
+    .await;
+    restarted(&mut restarts, &older).await;
+    is_held(&restarts, "issuers[0].claims.session_id", &tokens.of("alice")).await;
+    changes(&restarts, &next(&restarts, &tokens, &store, &[&appended]), &[], &[]).await;
+    all_are_refused(&restarts, &dead).await;
 }

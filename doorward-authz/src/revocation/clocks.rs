@@ -41,6 +41,19 @@ impl Clocks {
         self.latest().since(self.earliest())
     }
 
+    /// Whether an instant may be stamped by them: they differ by the leeway at most, or by [`Lead::LEAST`].
+    #[must_use]
+    pub fn agree_within(self, leeway: Duration) -> bool {
+        self.skew() <= leeway.max(Lead::LEAST)
+    }
+
+    /// The latest `iat` that an instance can have verified, if one of the clocks is not behind: no issuer's clock leads by
+    /// more than the longest leeway. [`Lead::LEAST`] is for a store's clock that is extrapolated.
+    #[must_use]
+    pub fn latest_date(self) -> Timestamp {
+        self.latest().plus(LONGEST_LEEWAY + Lead::LEAST)
+    }
+
     /// Milliseconds by which this machine's is ahead of the store's, negative if it is behind.
     #[must_use]
     pub fn ahead_ms(self) -> Option<i64> {
@@ -61,6 +74,8 @@ struct Seen {
     lead: AtomicU64,
     /// The latest `iat`, in milliseconds since 1970.
     dated: AtomicI64,
+    /// The latest `iat` that was verified while no lead was measured, in milliseconds since 1970.
+    unmeasured: AtomicI64,
     /// Milliseconds by which this machine's clock is ahead of the store's.
     local_ahead: AtomicU64,
 }
@@ -78,6 +93,7 @@ impl Lead {
         self.note_dated(issued_at);
         let local_ahead = self.0.local_ahead.load(Ordering::Relaxed);
         if local_ahead == UNKNOWN {
+            self.0.unmeasured.fetch_max(issued_at.as_millis(), Ordering::Relaxed);
             return;
         }
         let earliest = now.minus(Duration::from_millis(local_ahead));
@@ -102,10 +118,13 @@ impl Lead {
     }
 
     /// The latest verified `iat`, unless it is covered by every watermark that an instance with this lead makes now or
-    /// later. `earliest`: the earlier of the wall clocks.
+    /// later; else the latest that was verified while no lead was measured, if there is one. `earliest`: the earlier of
+    /// the wall clocks.
     #[must_use]
     pub fn beyond(&self, earliest: Timestamp) -> Option<Timestamp> {
-        Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))
+        let unmeasured = Timestamp::from_millis(self.0.unmeasured.load(Ordering::Relaxed));
+        let dated = Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)));
+        dated.or(Some(unmeasured).filter(|unmeasured| *unmeasured > Timestamp::default()))
     }
 
     /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the

@@ -14,9 +14,7 @@ use crate::dpop::{DpopPolicy, ProofUse};
 use crate::issuer_id::IssuerId;
 use crate::jwks::{Algorithm, Jwks};
 use crate::refusal::{Refusal, Shown};
-use crate::revocation::{
-    Clocks, Hit, Kind, LONGEST_LEEWAY, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark,
-};
+use crate::revocation::{Clocks, Hit, Kind, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark};
 use crate::token_use::TokenUse;
 
 /// A trusted issuer, and the required form of its tokens.
@@ -218,17 +216,17 @@ impl TrustedIssuer {
     /// client or the whole issuer, where no user signs in again a moment later, it is at least the leeway. Clocks that
     /// differ by more than the leeway are refused: one of them would give an instant that covers too little.
     pub fn instant(&self, kind: Kind, clocks: Clocks) -> Result<Timestamp, Denial> {
-        let most = self.leeway.max(Lead::LEAST);
-        if clocks.skew() > most {
+        if !clocks.agree_within(self.leeway) {
             return Err(Denial::ClockSkew);
         }
         let lead = match kind {
             Kind::User => self.least_lead(),
-            _ => most.max(self.lead.seen()),
+            _ => self.leeway.max(self.least_lead()),
         };
-        // A token that an instance has verified was issued, even if every clock is behind its date.
-        let dated = self.lead.dated().min(clocks.latest().plus(LONGEST_LEEWAY));
-        Ok(clocks.latest().plus(lead).max(dated))
+        let covered = clocks.latest().plus(lead);
+        // A token that an instance has verified was issued, whatever any clock shows.
+        let dated = Some(self.lead.dated()).filter(|dated| *dated <= clocks.latest_date());
+        Ok(dated.map_or(covered, |dated| dated.max(covered)))
     }
 
     /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.

@@ -105,6 +105,12 @@ fn an_instant_covers_what_the_issuer_dates_ahead() {
     measured.observe(Some(Timestamp::from_secs(1_030)), local);
     assert_eq!(measured.seen(), seconds(20), "one of the clocks is wrong");
     assert_eq!(measured.dated(), Timestamp::from_secs(1_030));
+    // An instance that was cut off notes it when it is back, by whatever clocks.
+    assert_eq!(measured.beyond(Timestamp::from_secs(2_000)), Some(Timestamp::from_secs(1_030)));
+    measured.set_local_lead(Some(Duration::ZERO));
+    measured.observe(Some(Timestamp::from_secs(1_040)), Timestamp::from_secs(1_040));
+    assert_eq!(measured.beyond(Timestamp::from_secs(2_000)), Some(Timestamp::from_secs(1_030)));
+    assert_eq!(measured.beyond(Timestamp::from_secs(1_019)), Some(Timestamp::from_secs(1_040)));
 }
 
 /// An instance whose clock is so far ahead that it sees no lead.
@@ -117,6 +123,8 @@ fn an_instant_covers_every_token_that_was_verified() {
     assert_eq!(issuer.lead.beyond(Timestamp::from_secs(1_000)), Some(Timestamp::from_secs(1_020)));
     assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(1_020)));
     assert_eq!(issuer.instant(Kind::User, at(1_030)), Ok(Timestamp::from_secs(1_031)), "the date has passed");
-    issuer.lead.note_dated(Timestamp::MAX);
-    assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(4_600)), "no leeway is longer");
+    issuer.lead.note_dated(Timestamp::from_secs(4_601));
+    assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(4_601)));
+    issuer.lead.note_dated(Timestamp::from_millis(4_601_001));
+    assert_eq!(issuer.instant(Kind::User, at(1_000)), Ok(Timestamp::from_secs(1_001)), "no leeway is longer");
 }

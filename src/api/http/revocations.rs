@@ -220,9 +220,14 @@ impl Asked {
             replica.read_leads().await;
             // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
-            let again = resolve(&self.http, &self.request, stamp).await?;
+            let mut again = resolve(&self.http, &self.request, stamp).await?;
             if again.watermark <= revocation.watermark {
                 return Ok(self.receipt(&revocation, position, confirmation));
+            }
+            if !stamp.whole_leeway {
+                // What was verified since the stamp leads by less than it did then: by how much is not known.
+                stamp.whole_leeway = true;
+                again = resolve(&self.http, &self.request, stamp).await?;
             }
             revocation = Revocation { note: revocation.note, ..again };
             position = store(&self.http, &self.by, &revocation).await?;

@@ -29,7 +29,7 @@ use fred::types::config::Config;
 
 use super::{LedgerError, Position};
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Hit, Revocation, Target};
+use crate::authz::revocation::{Clocks, Hit, Revocation, Target};
 use crate::clock::Steady;
 use session::Session;
 use wire::Keys;
@@ -126,10 +126,15 @@ impl RedisLedger {
         self.earliest().minus(Self::keeps_for(self.retention()))
     }
 
+    /// This machine's clock and the store's, which is 1970 before it was read.
+    fn clocks(&self) -> Clocks {
+        Clocks { local: crate::clock::now(), store: Some(self.store_clock().unwrap_or_default()) }
+    }
+
     /// The earlier of this machine's clock and the store's: a token that has expired by it has expired by both.
     /// Before the store's clock was read, none has.
     pub(in crate::sources) fn earliest(&self) -> Timestamp {
-        self.store_clock().unwrap_or_default().min(crate::clock::now())
+        self.clocks().earliest()
     }
 
     async fn session(&self) -> Result<Session, LedgerError> {

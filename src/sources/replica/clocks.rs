@@ -208,17 +208,16 @@ impl Replica {
 
     /// Shares at once, with other instances, how far verified tokens are dated ahead; never returns.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
-        let mut shared = Vec::new();
+        let (mut shared, mut agreed) = (Vec::new(), false);
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // A wrongly measured lead would stay: by a clock that jumped lately, or that differs by more than the
-            // leeway, no lead is measured. The dates themselves need no clock, and cover the tokens that were verified
-            // meanwhile.
-            let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
-            let ahead =
-                if ledger.stable_for() >= STABLE { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
-            let local_ahead = agree.then_some(ahead);
+            // A lead that was measured wrongly would stay: by clocks that are further apart than the leeway none is
+            // measured, nor, if the store's was set lately, by clocks that differ at all. Dates need no clock, and cover
+            // what is verified meanwhile.
+            let agree = clocks.agree_within(self.clocks.leeway());
+            let apart = if ledger.stable_for() >= STABLE { self.clocks.leeway() } else { Duration::ZERO };
+            let local_ahead = clocks.agree_within(apart).then(|| clocks.local.since(clocks.earliest()));
             for (_, lead) in &leads {
                 lead.set_local_lead(local_ahead);
             }
@@ -229,11 +228,12 @@ impl Replica {
                 if ledger.share_margins(&leads).await.is_ok() {
                     shared = now;
                 }
-            } else if looks
-                .is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
+            } else if agree && !agreed
+                || looks.is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
             {
                 self.read_leads().await;
             }
+            agreed = agree;
             looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
         }

@@ -109,6 +109,7 @@ impl Obstacle {
                 }
                 LedgerError::Refused { kind: RefusalKind::NotPermitted, .. } => ReplicaState::AccessDenied,
                 LedgerError::Refused { kind: RefusalKind::LogExhausted, .. } => ReplicaState::LogExhausted,
+                LedgerError::NamesDiffer => ReplicaState::NamesDiffer,
                 LedgerError::Refused { .. } | LedgerError::NotReplicated { .. } | LedgerError::File { .. } => {
                     ReplicaState::Refusing
                 }

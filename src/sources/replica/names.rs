@@ -250,6 +250,11 @@ impl Replica {
         }
     }
 
+    /// Whether issuers' names have another meaning in the store that this process reads, or that is not known yet.
+    pub(super) fn names_differ(&self) -> bool {
+        !self.freshness.is_named() && self.health.is_ready()
+    }
+
     /// No lookup is made by names that may have another meaning.
     pub(super) fn is_named(&self) -> Result<(), LedgerError> {
         if self.freshness.is_named() {

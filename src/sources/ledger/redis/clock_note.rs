@@ -62,7 +62,10 @@ impl RedisLedger {
     /// The note in an answer to [`Note::command`].
     pub(super) fn clock_note(&self, answer: &Value) -> Result<Note, LedgerError> {
         const NAMES: [&str; 3] = ["since", "last", "wall"];
-        let read = |name: &str, at| NAMES.into_iter().find(|known| *known == name).map(|known| (known, at));
+        let read = |name: &str, at| {
+            let known = NAMES.into_iter().find(|known| *known == name && at > Timestamp::default());
+            known.map(|known| (known, at))
+        };
         let noted = self.members(&self.keys.clock, answer, read)?;
         let [since, last, wall] = NAMES.map(|name| noted.iter().find(|(noted, _)| *noted == name).map(|(_, at)| *at));
         Ok(Note { since, last, wall })

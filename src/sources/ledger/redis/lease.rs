@@ -24,7 +24,7 @@ use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, clock_note, margins, members, retention};
+use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -103,16 +103,16 @@ impl Feed<'_> {
             retention::note_lease(keys, length, report.at.plus(length)),
         );
         self.ledger.note_lease(length);
-        let mut commands = vec![lease, description, note, note_length];
+        // Before the report: an instance that confirms has then also published the leads of the tokens that it verified
+        // before.
+        let mut commands = self.ledger.note_margins(leads);
+        commands.extend([lease, description, note, note_length]);
         if self.ledger.clock.stable_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
             commands.push(over.arg(report.at.as_millis())); // After a change of the clock, a running lease may look expired.
         }
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
-        // Together with the report: an instance that confirms has then also published the leads of the tokens that it
-        // verified before.
-        commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
         let noted = [
             clock_note::Note::command(keys),
             retention::lease_notes_command(keys),
@@ -124,6 +124,7 @@ impl Feed<'_> {
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
                 let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                self.ledger.warn_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
                 let clock = ServerClock::read(asked, answer::time(time)?);

@@ -6,9 +6,11 @@
 //!                     surely covered by a clock and the lead
 //! ```
 //!
-//! A lead is measured by a clock, and also covers tokens that are not issued yet; a date needs no clock. An instance
-//! whose own clock is ahead of the issuer's sees no lead, and an instance that cannot decide which of two clocks is
-//! wrong does not measure any.
+//! A lead is measured by a clock, and foretells; a date needs no clock. An instance whose own is ahead of the issuer's
+//! sees no lead, and one that cannot tell which of two clocks is wrong measures none.
+//!
+//! A value beyond what any instance can have verified would lock users out, and hide smaller ones of instances: it is
+//! not used, and removed. While the clocks disagree it is not known of a date: none is used, and no instant is stamped.
 
 use std::time::Duration;
 
@@ -18,34 +20,52 @@ use super::super::LedgerError;
 use super::RedisLedger;
 use super::answer::short;
 use super::session::Command;
-use super::wire::Keys;
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::Lead;
+use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 
-/// Notes how far tokens are dated ahead that were verified here; `earliest` is the earlier of both clocks.
-pub(super) fn notes(keys: &Keys, leads: &[(IssuerName, Lead)], earliest: Timestamp) -> impl Iterator<Item = Command> {
-    leads.iter().flat_map(move |(issuer, lead)| {
-        let ahead = Some(lead.seen()).filter(|ahead| !ahead.is_zero());
-        let ahead = ahead.map(|ahead| note(&keys.leads, issuer, i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)));
-        let dated = lead.beyond(earliest).map(|dated| note(&keys.dated, issuer, dated.as_millis()));
-        [ahead, dated].into_iter().flatten()
-    })
-}
+/// The greatest lead that an instance notes, in milliseconds since 1970 as scores are read.
+const LONGEST_LEAD: Timestamp = Timestamp::from_secs(LONGEST_LEEWAY.as_secs().cast_signed());
 
 fn note(key: &str, issuer: &IssuerName, millis: i64) -> Command {
     Command::new("ZADD").arg(key).arg("GT").arg(millis).arg(issuer.as_str())
 }
 
+fn remove(key: &str, beyond: Timestamp) -> Command {
+    Command::new("ZREMRANGEBYSCORE").arg(key).arg(format!("({}", beyond.as_millis())).arg("+inf")
+}
+
 impl RedisLedger {
+    /// Notes how far tokens are dated ahead that were verified here, after the removal of values that would hide that.
+    /// [`Self::warn_of_margins`] takes the answers.
+    pub(super) fn note_margins(&self, leads: &[(IssuerName, Lead)]) -> Vec<Command> {
+        let (keys, clocks) = (&self.keys, self.clocks());
+        let latest = self.store_clock().map_or(Timestamp::MAX, |_| clocks.latest_date());
+        let mut commands = vec![remove(&keys.leads, LONGEST_LEAD), remove(&keys.dated, latest)];
+        for (issuer, lead) in leads {
+            let ahead = Some(lead.seen()).filter(|ahead| !ahead.is_zero());
+            let ahead =
+                ahead.map(|ahead| note(&keys.leads, issuer, i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)));
+            let dated = lead.beyond(clocks.earliest()).map(|dated| note(&keys.dated, issuer, dated.as_millis()));
+            commands.extend([ahead, dated].into_iter().flatten());
+        }
+        commands
+    }
+
+    /// Names what [`Self::note_margins`] removed.
+    pub(super) fn warn_of_margins(&self, answers: &[Value]) {
+        for (key, removed) in [&*self.keys.leads, &*self.keys.dated].into_iter().zip(answers) {
+            self.warn_of_removed(key, removed);
+        }
+    }
+
     /// Writes these margins for other instances and takes over theirs; a margin is never lowered.
     pub(in crate::sources) async fn share_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
-        let commands = notes(&self.keys, leads, self.earliest()).collect();
-        self.read_margins_after(commands, leads).await
+        self.read_margins_after(self.note_margins(leads), leads).await
     }
 
     /// Takes over the margins of other instances.
     pub(in crate::sources) async fn read_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
-        self.read_margins_after(Vec::new(), leads).await
+        self.read_margins_after(Vec::new(), leads).await // A server that takes no writes answers this all the same.
     }
 
     async fn read_margins_after(
@@ -56,9 +76,14 @@ impl RedisLedger {
         let ask = |key: &str| Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
         commands.extend([ask(&self.keys.leads), ask(&self.keys.dated)]);
         let answers = self.shared.pipeline(self, commands).await?;
-        let [.., ahead, dated] = answers.as_slice() else { return Err(short()) };
-        self.each(&self.keys.leads, ahead, leads, |lead, margin| lead.raise(margin.since(Timestamp::default())))?;
-        self.each(&self.keys.dated, dated, leads, Lead::note_dated)?;
+        let [written @ .., ahead, dated] = answers.as_slice() else { return Err(short()) };
+        self.warn_of_margins(written);
+        let raise = |lead: &Lead, margin: Timestamp| lead.raise(margin.since(Timestamp::default()));
+        self.each(&self.keys.leads, ahead, LONGEST_LEAD, leads, raise)?;
+        let clocks = self.clocks();
+        if clocks.agree_within(self.leeway()) {
+            self.each(&self.keys.dated, dated, clocks.latest_date(), leads, Lead::note_dated)?;
+        }
         self.note_lead(leads.iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
         Ok(())
     }
@@ -68,15 +93,17 @@ impl RedisLedger {
         self.clock.stable_at_last_reading()
     }
 
-    /// Applies the note about each issuer; several issuers may share a name.
+    /// Takes what is noted about each issuer, up to `greatest`; several may have one name.
     fn each(
         &self,
         key: &str,
         noted: &Value,
+        greatest: Timestamp,
         leads: &[(IssuerName, Lead)],
         take: impl Fn(&Lead, Timestamp),
     ) -> Result<(), LedgerError> {
-        let read = |name: &str, noted| IssuerName::parse(name).map(|name| (name, noted));
+        let can_be = |noted: &Timestamp| *noted > Timestamp::default() && *noted <= greatest;
+        let read = |name: &str, noted| IssuerName::parse(name).zip(Some(noted).filter(can_be));
         for (name, noted) in self.members(key, noted, read)? {
             leads.iter().filter(|(issuer, _)| *issuer == name).for_each(|(_, lead)| take(lead, noted));
         }

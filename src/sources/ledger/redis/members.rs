@@ -60,13 +60,23 @@ impl RedisLedger {
                 key,
                 members,
                 longest_bytes,
-                "members of a sorted set that Doorward cannot have written are skipped: remove them (ZREM)"
+                "members of a sorted set that Doorward cannot have written, by their text or score, are skipped: remove \
+                 them (ZREM)"
             );
         }
         Ok(known)
     }
 
-    /// Logs once that a key has another type than Doorward's.
+    /// Logs once that members were removed from a sorted set; `answer` is their number.
+    pub(super) fn warn_of_removed(&self, key: &str, answer: &Value) {
+        if let Some(members @ 1..) = answer.as_i64()
+            && self.reported.is_new(key)
+        {
+            tracing::warn!(key, members, "members of a sorted set that Doorward cannot have written were removed");
+        }
+    }
+
+    /// Logs once that a key is not of the type that belongs there.
     pub(super) fn warn_of_wrong_type(&self, error: &LedgerError) {
         if let LedgerError::Refused { message, .. } = error
             && message.starts_with("WRONGTYPE")

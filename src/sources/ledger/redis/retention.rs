@@ -68,6 +68,11 @@ impl RedisLedger {
         retention * 2 + MARGIN
     }
 
+    /// The longest time after its end for which this instance accepts a token.
+    pub(super) fn leeway(&self) -> Duration {
+        read(&self.keeping.leeway)
+    }
+
     /// Records the lead of tokens that were seen.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
@@ -97,7 +102,7 @@ impl RedisLedger {
 
     /// The parameters for reading entries now; `is_live`: the entries were added a moment ago.
     pub(super) fn reader(&self, is_live: bool) -> Reader {
-        let (leeway, local) = (read(&self.keeping.leeway), crate::clock::now());
+        let (leeway, local) = (self.leeway(), crate::clock::now());
         let now = self.store_clock().unwrap_or(Timestamp::MAX);
         Reader {
             retention: self.retention(),

@@ -213,11 +213,12 @@ impl RedisLedger {
         let answers = self.shared.pipeline(self, commands).await?;
         let [_, holder, ends, time] = answers.as_slice() else { return Err(short()) };
         let is_ours = holder.text() == Some(name);
-        // A claim that ends later was made before the server's clock was set back.
+        // One that lies further ahead was claimed before the server's clock was set back; one without an end (-1), by
+        // another program.
         let latest = answer::time(time)?.plus(REPAIR + MARK_SLACK).as_millis();
         if is_ours {
             self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;
-        } else if ends.as_i64().is_some_and(|ends| ends > latest) {
+        } else if ends.as_i64().is_some_and(|ends| ends > latest || ends == -1) {
             self.shared.call(self, Command::new("DEL").arg(key), self.deadline()).await?;
         }
         Ok(is_ours)
