@@ -116,7 +116,7 @@ async fn the_list_has_author_and_reason_and_keeps_them_over_a_restart() {
         );
         assert!(ask(&doorward, READER, &["list", "--user", "nobody"]).1.contains("no matching revocation"));
         let (code, _, error) = ask(&doorward, REVOKER, &["list"]);
-        assert!(code == 1 && error.contains("may not"), "{error}");
+        assert!(code == 1 && error.contains("lacks the permission"), "{error}");
         assert_eq!(ask(&doorward, READER, &["list", "--kind", "tokens"]).0, 2);
         assert_eq!(ask(&doorward, READER, &["list", "--kind", "user", "--user", "a"]).0, 2);
         drop(doorward);
@@ -177,7 +177,7 @@ async fn failures_and_wrong_usage_have_their_codes() {
     let (code, _, error) = run(&user, "");
     assert!(code == 2 && error.contains("DOORWARD_ADMIN_KEY"), "{error}");
     let (code, _, error) = run_with(&key(READER), &user, "");
-    assert!(code == 1 && error.contains("may not"), "{error}");
+    assert!(code == 1 && error.contains("lacks the permission"), "{error}");
     let (code, _, error) = run_with(&key("wrong-key-0123456789"), &user, "");
     assert!(code == 1 && error.contains("not known") && !error.contains("wrong-key"), "{error}");
     let nobody = format!("http://127.0.0.1:{}", crate::ledger::support::free_port());

@@ -93,7 +93,7 @@ async fn a_log_that_cannot_be_written_anew_is_named_with_its_cure() {
         status == 200
             && text.contains("warnings")
             && text.contains("log_exhausted")
-            && text.contains("not written anew")
+            && text.contains("not rewritten")
     })
     .await;
     assert!(names_cure(&one.get("/readyz").await.1));
