@@ -18,7 +18,7 @@ const { chromium } = await import(library);
 /** How soon after the answer to a sign-out the stolen token must be dead everywhere, in milliseconds. */
 const BOUND = 100;
 /** How often a busy machine may miss it before that counts. */
-const ATTEMPTS = 8;
+const ATTEMPTS = 20;
 
 const browser = await chromium.launch({ executablePath }).catch((error) => {
   console.error(error.message);
@@ -30,7 +30,7 @@ const faults = [];
 /** A window of its own: nothing is shared with another. Whatever goes wrong in it is kept in `faults`. */
 async function open(options = {}, hash = '#try') {
   const context = await browser.newContext({ viewport: { width: 1100, height: 780 }, ...options });
-  context.setDefaultTimeout(30_000);
+  context.setDefaultTimeout(60_000);
   const page = await context.newPage();
   page.on('pageerror', (error) => faults.push(`${error}`));
   page.on('console', (message) => {
