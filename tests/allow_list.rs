@@ -24,7 +24,7 @@ impl Fixture {
         let (_, other, _) = run(&["hash-key"], "a-key-that-may-only-revoke");
         let other = other.trim().trim_start_matches("sha256: ");
         let config = tokens.config(&format!(
-            "revocation: {{store: redis, list: allow, read: {read}, max_staleness: 5s, redis: {{url: \"{}\"}}}}
+            "revocation: {{store: redis, list: allow, read: {read}, max_staleness: 20s, redis: {{url: \"{}\"}}}}
 admin: {{keys: [{{name: auth, sha256: {digest}, may: [register]}}, {{name: ops, sha256: {other}, may: [revoke]}}]}}
 rules:
   - {{name: public, match: {{path: /public}}, access: public}}
