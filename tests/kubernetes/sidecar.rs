@@ -1,6 +1,7 @@
 //! The pod that the component `sidecar` makes, without Kubernetes: its Redis, Doorward and Envoy run on the
 //! files of the manifests, with only addresses and paths replaced by those of this machine.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -63,12 +64,12 @@ async fn doorward(objects: &[Value], secret: &Value, redis: &RedisServer, tokens
 async fn envoy(binary: &str, objects: &[Value], doorward: &Doorward, upstream: &Upstream) -> (Envoy, String) {
     let socket = doorward.check.strip_prefix("unix:").unwrap();
     // The listener of the probes asks the admin page, so both are configured with its port.
-    let admin = free_port();
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut text = envoy::patient(&config(objects, "envoy", "envoy.yaml"));
     for (inside, here) in [
         ("port_value: 10000", "port_value: 0"),
         ("port_value: 9902", "port_value: 0"),
-        ("port_value: 9901", &format!("port_value: {}", admin)),
+        ("port_value: 9901", &format!("port_value: {}", admin.port())),
         ("port_value: 8080", &format!("port_value: {}", upstream.address.port())),
         ("address: 0.0.0.0", "address: 127.0.0.1"),
         ("/run/doorward/check.sock", socket),
