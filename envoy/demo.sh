@@ -195,13 +195,18 @@ doorward_of() {
 
 # envoy_of NAME PORT CONFIG SED...: beside the Doorward on NAME.sock, if it asks one. Without reuse_port it
 # says so when another program has taken its port in between, instead of sharing it.
+# DOORWARD_DEMO_PATIENT: for a machine that is busy with other work, Envoy waits for Doorward longer than a service
+# should.
+patient=()
+[ -z "${DOORWARD_DEMO_PATIENT:-}" ] || patient=(-e 's/^\( \{24\}\)timeout: 1s$/\1timeout: 5s/'
+  -e 's/message_timeout: 1s/message_timeout: 5s/' -e 's/{interval: 5s, timeout: 1s}/{interval: 5s, timeout: 5s}/')
 envoy_of() {
   sed -e "s/port_value: 10000\$/port_value: $2/" \
     -e "s/port_value: 9901\$/port_value: 0/" \
     -e "s/address: 0\.0\.0\.0\$/address: 127.0.0.1/" \
     -e "s/^\( *\)filter_chains:/\1enable_reuse_port: false\n&/" \
     -e "s|/run/doorward/check.sock|$dir/$1.sock|" \
-    "${@:4}" "$3" >"$dir/$1.yaml"
+    "${patient[@]}" "${@:4}" "$3" >"$dir/$1.yaml"
   start "envoy-$1" "$envoy" -c "$dir/$1.yaml" --use-dynamic-base-id --concurrency 1 \
     --log-level warn --file-flush-interval-msec 100 --admin-address-path "$dir/$1.admin"
   started sh -c "curl -fs http://\$(cat '$dir/$1.admin')/ready"

@@ -122,7 +122,7 @@ async fn services_and_rules_see_the_actor() {
 async fn stopping_an_actor_is_confirmed_when_every_instance_refuses_it() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = tokens.config(&format!(
-        "revocation: {{max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+        "revocation: {{max_staleness: 5s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
         redis.url(),
         admin_keys()
     ));
@@ -132,7 +132,7 @@ async fn stopping_an_actor_is_confirmed_when_every_instance_refuses_it() {
         checks.push(Checks::connect(&instance.check).await);
     }
     // A new store may have lost leases: it confirms no receipt for the length of a lease.
-    let path = "/v1/revocations?wait=all&timeout=20s";
+    let path = "/v1/revocations?wait=all&timeout=28s";
     let first = post(&instances[0], path, &json!({"kind": "user", "id": "nobody"})).await;
     assert_eq!(first.status, 201, "{}", first.body);
     for round in 0..10 {

@@ -386,8 +386,8 @@ fn explain_expects_a_decision_and_not_a_failure() {
     let (code, _, error) = expect("deny", &["--rule", "admn"]);
     assert!(code == 1 && error.contains("bad_request"), "{error}");
     // This port has no listener.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let keys = format!("jwks_url: \"http://{closed}/jwks\"");
+    let closed = crate::ledger::support::free_port();
+    let keys = format!("jwks_url: \"http://127.0.0.1:{closed}/jwks\"");
     std::fs::write(&file, tokens.config("").replace(&format!("jwks: {}", tokens.issuer.jwks()), &keys)).unwrap();
     for decision in ["deny", "allow"] {
         let (code, out, error) = expect(decision, &[]);

@@ -21,7 +21,7 @@ impl Fleet {
     async fn start(size: usize) -> Self {
         let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
         let config = tokens.config(&format!(
-            "revocation: {{store: redis, max_staleness: 3s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\nconsole: {{enabled: true}}\n\
+            "revocation: {{store: redis, max_staleness: 5s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\nconsole: {{enabled: true}}\n\
              rules:\n  - {{name: admin, match: {{path_prefix: /admin}}, require: {{scopes: [admin]}}}}\n{}",
             redis.url(),
             admin_keys()

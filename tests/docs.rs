@@ -2,13 +2,13 @@
 //! effect.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use regex::Regex;
 use serde_json::Value;
 
+use crate::ledger::support::free_port;
 use crate::support::TempDir;
 use crate::support::doorward::{Doorward, run};
 use crate::support::jwks_server::JwksServer;
@@ -110,10 +110,6 @@ fn blocks(text: &str, heading: &str, language: &str) -> Vec<String> {
     let section = section.split("\n## ").next().unwrap();
     let block = Regex::new(&format!(r"(?ms)^```{language}\n(.*?)^```$")).unwrap();
     block.captures_iter(section).map(|found| found[1].to_owned()).collect()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The steps of a reader of the README: its own blocks, on other ports, with a token of a new key.

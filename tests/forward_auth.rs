@@ -285,8 +285,8 @@ async fn behind_caddy() {
     let fixture = Fixture::start("").await;
     let upstream = Upstream::start().await;
     let dir = crate::support::TempDir::new();
-    // Caddy accepts no open socket and does not report its port: a recently free one is used.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Caddy accepts no open socket and does not report its port.
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], crate::ledger::support::free_port()));
     let (doorward, upstream_address) = (fixture.doorward.http, upstream.address);
     let config = format!(
         "{{
@@ -409,7 +409,7 @@ static_resources:
               # Everything, as the careless would: a client's x-forwarded-uri arrives.
               allowed_headers: {{patterns: [{{safe_regex: {{regex: ".*"}}}}]}}
               http_service:
-                server_uri: {{uri: "http://{doorward}", cluster: doorward, timeout: 2s}}
+                server_uri: {{uri: "http://{doorward}", cluster: doorward, timeout: 20s}}
                 path_prefix: /auth
                 authorization_response:
                   allowed_upstream_headers:
@@ -438,7 +438,7 @@ async fn an_answer_is_kept_no_longer_than_a_revocation_may_take() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(rules)).await;
     let now = crate::support::tokens::now();
-    let (alice, short) = (tokens.of("alice"), tokens.with(json!({"exp": now + 8})));
+    let (alice, short) = (tokens.of("alice"), tokens.with(json!({"exp": now + 15})));
     let signed_in = tokens.with(json!({ "auth_time": now - 60 }));
     let client = reqwest::Client::new();
     let ask = async |path: &str, token: Option<&str>| {
@@ -456,7 +456,7 @@ async fn an_answer_is_kept_no_longer_than_a_revocation_may_take() {
     let (_, kept) = ask("/strict", Some(&alice)).await;
     assert!(kept.is_some_and(|kept| (1..=5).contains(&kept)), "{kept:?}");
     let (_, kept) = ask("/", Some(&short)).await;
-    assert!(kept.is_some_and(|kept| (1..=8).contains(&kept)), "{kept:?}");
+    assert!(kept.is_some_and(|kept| (1..=15).contains(&kept)), "{kept:?}");
     assert_eq!(ask("/open", None).await, (200, Some(60)));
     for (path, token) in
         [("/loose", &alice), ("/recent", &signed_in), ("/trial", &alice), ("/refresh", &alice), ("/bye", &short)]

@@ -180,6 +180,7 @@ async fn ten_thousand_made_up_key_ids_cost_one_fetch_per_cooldown_and_delay_no_r
     let server = JwksServer::start(tokens.issuer.jwks()).await;
     let doorward = Doorward::start(&config(&server.url(), &server.url(), ", cooldown: 2s")).await;
     let checks = Checks::connect(&doorward.check).await;
+    eventually("both issuers have their keys", || async { server.fetches() >= 2 }).await;
     let before = server.fetches();
     let started = Instant::now();
     let payload = Tokens::claims("mallory").to_string();

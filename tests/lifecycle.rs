@@ -79,7 +79,7 @@ async fn a_drain_answers_what_is_in_flight_and_exits_with_0() {
     let (old, new) = (Tokens::new(), Tokens::new());
     let provider = JwksServer::start(old.issuer.jwks()).await;
     let issuer = format!(
-        "{{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_url: \"{}\"}}}}",
+        "{{name: dev, issuer: \"{}\", audiences: [demo], keys: {{jwks_url: \"{}\", timeout: 20s}}}}",
         doorward::dev::ISSUER,
         provider.url()
     );
@@ -136,6 +136,7 @@ async fn a_unix_socket_is_made_afresh_with_its_mode() {
     first.exit_code().await;
     assert!(std::fs::metadata(&path).is_ok(), "a killed process leaves its socket behind");
     let second = Doorward::launch_in(std::mem::replace(&mut first.dir, crate::support::TempDir::new()), &config).await;
+    second.ready().await;
     let checks = Checks::connect(&second.check).await;
     assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
 }
@@ -157,7 +158,7 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not() {
     eventually("the new rule is in force", || async { checks.check(get("/open")).await.allowed() }).await;
     replace(&format!("{original}rules:\n  - {{name: open, acces: public}}\n"));
     eventually("the bad file is counted", || async {
-        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await >= Some(1.0)
     })
     .await;
     doorward.logs("acces").await;
@@ -208,7 +209,7 @@ async fn a_stalled_log_ends_nothing() {
     eventually("the lines are counted", || async { doorward.metric(LOST).await >= Some(3.0) }).await;
     doorward.process.signal("HUP");
     eventually("it reloads", || async {
-        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await == Some(1.0)
+        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await >= Some(1.0)
     })
     .await;
     assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
@@ -247,7 +248,7 @@ async fn a_file_that_was_missed_is_taken_when_it_comes() {
     assert_ne!(with_file, original);
     std::fs::write(&file, format!("{with_file}errors: {{realm: later}}\n")).unwrap();
     eventually("it is refused", || async {
-        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await >= Some(1.0)
     })
     .await;
     std::fs::write(&keys, jwks).unwrap();
@@ -270,13 +271,13 @@ async fn a_file_that_cannot_be_read_holds_nothing_up() {
     eventually("it gives up", || async {
         assert_eq!(doorward.get("/livez").await.0, 200);
         assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed());
-        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await == Some(1.0)
+        doorward.metric("doorward_config_reloads_total{result=\"refused\"}").await >= Some(1.0)
     })
     .await;
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, original).unwrap();
     eventually("what can be read is taken", || async {
-        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await == Some(1.0)
+        doorward.metric("doorward_config_reloads_total{result=\"ok\"}").await >= Some(1.0)
     })
     .await;
     assert_eq!(doorward.stop().await, Some(0));

@@ -264,6 +264,7 @@ async fn a_running_instance_reports_another_deployment_with_its_name_and_continu
     }
     let said =
         |line: &String| ["`dev`", "https://other.test", doorward::dev::ISSUER].iter().all(|text| line.contains(text));
+    eventually("it is said", || async { first.log.lock().unwrap().iter().any(said) }).await;
     assert_eq!(first.log.lock().unwrap().iter().filter(|line| said(line)).count(), 1, "once");
     let operator = reqwest::Client::new().get(format!("http://{}/v1/instances", first.http)).bearer_auth(OPERATOR);
     let instances: serde_json::Value = operator.send().await.unwrap().json().await.unwrap();

@@ -285,6 +285,7 @@ async fn no_spelling_reaches_a_protected_resource_behind_envoy() {
     let doorward = Doorward::start(&tokens.config(RULES)).await;
     let upstream = RawUpstream::start().await;
     let text = std::fs::read_to_string(format!("{}/envoy/edge-tcp.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = envoy::patient(&text);
     let (_, port) = doorward.check.rsplit_once(':').unwrap();
     let all = "                        - match: {prefix: /}\n";
     let by_route = r#"                        - match: {prefix: /by-route/}

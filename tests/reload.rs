@@ -202,7 +202,7 @@ fn refused(doorward: &Doorward) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_need_a_restart_are_named_and_unchanged() {
     let tokens = Tokens::new();
-    let doorward = Doorward::start(&tokens.config("")).await;
+    let doorward = Doorward::start(&tokens.config("limits: {decision_timeout: 10s}\n")).await;
     let checks = Checks::connect(&doorward.check).await;
     let (file, alice) = (doorward.dir.path().join("doorward.yaml"), tokens.of("alice"));
     let original = std::fs::read_to_string(&file).unwrap();
@@ -216,12 +216,13 @@ async fn settings_that_need_a_restart_are_named_and_unchanged() {
     assert_ne!(next, original);
     std::fs::write(&file, next).unwrap();
     eventually("it is reloaded", || async { reloads().await == Some(1.0) }).await;
+    eventually("it is named", || async { named().is_some() }).await;
     assert_eq!(named(), Some("[\"revocation.list\"]".into()));
     assert!(checks.check(get("/").token(&alice)).await.allowed(), "it is not registered");
 
     doorward.log.lock().unwrap().clear();
     let lifetimes = original.replace("audiences:", "max_lifetime: 48h, audiences:");
-    std::fs::write(&file, format!("{lifetimes}limits: {{decision_timeout: 2s}}\n")).unwrap();
+    std::fs::write(&file, lifetimes.replace("decision_timeout: 10s", "decision_timeout: 2s")).unwrap();
     eventually("it is reloaded", || async { reloads().await == Some(2.0) }).await;
     assert_eq!(named(), None, "all of it is in force");
     let long = tokens.with(json!({"exp": Tokens::claims("alice")["exp"].as_i64().unwrap() + 36 * 3600}));
@@ -252,7 +253,7 @@ async fn write_in_pieces<F: Future<Output = ()>>(
     let beside = path.with_extension("part");
     let (start, pause) = match pieces {
         Pieces::OneWriter => (path, 4500),
-        Pieces::TwoWriters => (path, 2000),
+        Pieces::TwoWriters => (path, 1000),
         Pieces::Anew => {
             std::fs::remove_file(path).unwrap();
             (path, 4500)

@@ -37,11 +37,12 @@ YAML
 "$doorward" serve --config "$dir/doorward.yaml" 2>"$dir/log" &
 pid=$!
 address=
-for _ in $(seq 100); do
+for _ in $(seq 300); do
   address=$(sed -n 's/.*"http":"\([0-9.:]*\)".*/\1/p' "$dir/log" | head -1)
   [ -z "$address" ] || break
   sleep 0.1
 done
+[ -n "$address" ] || { cat "$dir/log" >&2; exit 1; }
 
 st=$(realpath "$st")
 PYTHONPATH=$PWD/tests SCHEMATHESIS_HOOKS=schemathesis_hooks

@@ -250,8 +250,8 @@ fn memory_is_bounded_however_many_tokens_there_are() {
     eprintln!("{MANY} tokens: {kept} kept in {BOUND} bytes, {counted} of at most 1000; {grown} bytes more");
     assert!((1_000..20_000).contains(&kept), "{kept}");
     assert!((100..=1_000).contains(&counted), "{counted}");
-    // Other tests run in the same process; unbounded, this one would take ten times as much.
-    assert!(grown < 10 * BOUND, "{grown}");
+    // Other tests run in the same process; unbounded, this one would take some thirty times the bound.
+    assert!(grown < 16 * BOUND, "{grown}");
 }
 
 fn resident() -> usize {

@@ -164,7 +164,7 @@ async fn the_proxy_decides_what_is_traced_and_the_last_spans_are_sent_at_the_end
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_collector_is_counted_and_delays_no_decision() {
     let tokens = Tokens::new();
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let closed = crate::ledger::support::free_port();
     let mut doorward = Doorward::start(&config(&tokens, closed)).await;
     let checks = Checks::connect(&doorward.check).await;
     let sampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -176,6 +176,7 @@ async fn a_missing_collector_is_counted_and_delays_no_decision() {
         doorward.metric("doorward_trace_exports_total{result=\"failed\"}").await.is_some_and(|failed| failed > 0.0)
     })
     .await;
+    doorward.logs("traces are not sent").await;
     let said = doorward.log.lock().unwrap().iter().filter(|line| line.contains("traces are not sent")).count();
     assert_eq!(said, 1, "said once");
     doorward.stop().await;

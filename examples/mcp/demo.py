@@ -32,7 +32,12 @@ ADMIN_KEY = secrets.token_urlsafe(32)
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
-        one.bind(("127.0.0.1", 0))
+        while True:  # Below the range of outgoing connections, one of which could take the port before its server does.
+            try:
+                one.bind(("127.0.0.1", secrets.choice(range(20000, 32000))))
+                break
+            except OSError:
+                pass
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
@@ -119,7 +124,7 @@ class Agent:
         if self.is_stopped:
             raise PermissionError("the user does not agree any more")
         self.asked.append(dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))["scope"])
-        async with httpx2.AsyncClient() as browser:
+        async with httpx2.AsyncClient(timeout=60) as browser:
             while not url.startswith(REDIRECT):
                 response = await browser.get(url)
                 if "location" not in response.headers:
@@ -209,7 +214,11 @@ async def main():
         digest = hashlib.sha256(ADMIN_KEY.encode()).hexdigest()
         admin = {"keys": [{"name": "operator", "sha256": digest, "may": ["revoke"]}]}
         (folder / "doorward.yaml").write_text(f"{with_ports(HERE / 'doorward.yaml')}\nadmin: {json.dumps(admin)}\n")
-        (folder / "envoy.yaml").write_text(with_ports(ROOT / "envoy/mcp.yaml"))
+        # Longer than the sample's second: the steps are on trial here, not the speed of this machine.
+        envoy = with_ports(ROOT / "envoy/mcp.yaml").replace("\n" + " " * 24 + "timeout: 1s\n", "\n" + " " * 24 + "timeout: 10s\n")
+        envoy = envoy.replace("message_timeout: 1s", "message_timeout: 10s")
+        envoy = envoy.replace("{interval: 5s, timeout: 1s}", "{interval: 5s, timeout: 5s}")
+        (folder / "envoy.yaml").write_text(envoy)
         provider = [str(PORTS[9000]), RESOURCE, REDIRECT]
         try:
             programs.start("provider", "node", HERE / "provider.mjs", os.environ["OIDC_PROVIDER"], *provider)

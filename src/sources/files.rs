@@ -332,7 +332,7 @@ mod tests {
         let beside = folder.0.join("b.yaml");
         fs::write(&beside, "new").unwrap();
         fs::rename(&beside, &path).unwrap();
-        assert!(until(&mut watch, Look::Settled) < SETTLE / 2);
+        assert!(until(&mut watch, Look::Settled) < SETTLE.mul_f64(0.9));
         watch.go_on(|_| true);
         // Removed and created again, it may be incomplete.
         fs::remove_file(&path).unwrap();
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(watch.look(), Look::Same);
         std::os::unix::fs::symlink("..v2", folder.0.join("..next")).unwrap();
         fs::rename(folder.0.join("..next"), folder.0.join("..data")).unwrap();
-        assert!(until(&mut watch, Look::Settled) < SETTLE / 2);
+        assert!(until(&mut watch, Look::Settled) < SETTLE.mul_f64(0.9));
     }
 
     #[test]

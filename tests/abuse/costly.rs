@@ -132,11 +132,15 @@ async fn nothing_costs_more_than_its_bytes() {
     let mut figures = Vec::new();
     for (what, ask) in tokens_of_every_shape(&tokens).into_iter().chain(requests_of_every_shape(&good)) {
         let mut fastest = Duration::MAX;
-        for _ in 0..3 {
+        // A busy machine is given more tries; work that is not linear fails all of them.
+        for _ in 0..10 {
             let asked = Instant::now();
             let verdict = checks.check(ask.clone()).await;
             fastest = fastest.min(asked.elapsed());
             assert!(!matches!(verdict.reason(), "internal_error" | ""), "{what}: {verdict:?}");
+            if fastest < LONGEST {
+                break;
+            }
         }
         figures.push((fastest, what));
     }

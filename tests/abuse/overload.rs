@@ -38,7 +38,7 @@ async fn wait_by(address: String, timeout: &str, ask: Ask) -> Verdict {
     loop {
         let began = Instant::now();
         let verdict = ask_by(&address, timeout, ask.clone()).await;
-        if began.elapsed() > Duration::from_secs(1) {
+        if began.elapsed() > Duration::from_secs(3) {
             return verdict;
         }
     }
@@ -59,7 +59,7 @@ async fn too_many_that_wait_are_refused_at_once() {
     let mut waiting = JoinSet::new();
     for n in 0..4 {
         let (check, ask) = (doorward.check.clone(), get("/").token(&format!("opaque-{n}")));
-        waiting.spawn(async move { wait_by(check, "5S", ask).await });
+        waiting.spawn(async move { wait_by(check, "10S", ask).await });
     }
     let crowded = "doorward_degraded_total{control=\"concurrency\",fallback=\"refuse\"}";
     eventually("four wait", || async {
@@ -70,7 +70,7 @@ async fn too_many_that_wait_are_refused_at_once() {
     })
     .await;
     let mut quick = Vec::new();
-    // Well within the five seconds for which the four wait, on a busy machine as well.
+    // Well within the ten seconds for which the four wait, on a busy machine as well.
     while quick.is_empty() || quick.len() < 200 && began.elapsed() < Duration::from_secs(3) {
         let asked = Instant::now();
         let verdict = checks.check(get("/").token("opaque")).await;
@@ -86,10 +86,10 @@ async fn too_many_that_wait_are_refused_at_once() {
         assert_eq!((verdict.status, verdict.reason()), (503, "introspection_unavailable"));
     }
     let gave_up = began.elapsed();
-    assert!(gave_up < Duration::from_secs(19), "for the caller's 5 s, not for our 20: {gave_up:?}");
+    assert!(gave_up < Duration::from_secs(19), "for the caller's 10 s, not for our 20: {gave_up:?}");
     quick.sort();
     eprintln!(
-        "overload: {} refusals while 4 wait: p50 {:?}, p99 {:?} with gRPC both ways; the four gave up after {gave_up:.1?}, for the caller's 5 s",
+        "overload: {} refusals while 4 wait: p50 {:?}, p99 {:?} with gRPC both ways; the four gave up after {gave_up:.1?}, for the caller's 10 s",
         quick.len(),
         quick[quick.len() / 2],
         quick[quick.len() * 99 / 100]
@@ -119,7 +119,7 @@ async fn too_many_decisions_waiting_for_keys_are_refused() {
     let mut waiting = JoinSet::new();
     for _ in 0..4 {
         let (check, ask) = (doorward.check.clone(), made_up());
-        waiting.spawn(async move { wait_by(check, "5S", ask).await });
+        waiting.spawn(async move { wait_by(check, "15S", ask).await });
     }
     let refused = async || {
         let series = "doorward_degraded_total{control=\"concurrency\",fallback=\"refuse\"}";
@@ -132,12 +132,12 @@ async fn too_many_decisions_waiting_for_keys_are_refused() {
     })
     .await;
     let before = refused().await;
-    for _ in 0..50 {
+    for _ in 0..20 {
         let verdict = ask_by(&doorward.check, "50m", made_up()).await;
         assert_eq!(verdict.reason(), "keys_unavailable");
         assert!(checks.check(get("/").token(&tokens.of("alice"))).await.allowed(), "known keys");
     }
-    assert!(refused().await - before >= 40.0, "{before}");
+    assert!(refused().await - before >= 15.0, "{before}");
     let ask = crate::support::grpc::ask("POST", "/logout").token(&tokens.of("bob"));
     assert_eq!(checks.check(ask).await.status, 204, "the store is another matter");
     while let Some(done) = waiting.join_next().await {

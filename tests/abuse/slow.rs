@@ -9,7 +9,7 @@ use super::watch::{LASTS, Target};
 use super::wire::{END_HEADERS, HEADERS, PREFACE, Stream, check_head, closes, data, dial, frame, greet};
 use crate::support::eventually;
 
-const QUICK: &str = "handshake_timeout: 1s, request_timeout: 1s, http_timeout: 1s";
+const QUICK: &str = "handshake_timeout: 3s, request_timeout: 3s, http_timeout: 3s";
 
 /// Sends bytes one by one, slowly, until the peer closes.
 async fn trickle(mut stream: Box<dyn Stream>, bytes: Vec<u8>) {
@@ -71,7 +71,7 @@ async fn slow_beginnings_are_cut_off() {
 /// A second request that does not end, and bodies that do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_requests_are_cut_off() {
-    let target = Target::start(&format!("{QUICK}, idle_timeout: 1s")).await;
+    let target = Target::start(&format!("{QUICK}, idle_timeout: 4s")).await;
     let (check, http) = (target.doorward.check.clone(), target.doorward.http.to_string());
     let abuse = move || async move {
         let began = Instant::now();
@@ -121,7 +121,7 @@ async fn five_hundred_idle_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_end_and_working_ones_stay() {
-    let target = Target::start(&format!("{QUICK}, idle_timeout: 1s, keepalive_interval: 200ms")).await;
+    let target = Target::start(&format!("{QUICK}, idle_timeout: 4s, keepalive_interval: 200ms")).await;
     let (check, http) = (target.doorward.check.clone(), target.doorward.http.to_string());
     let abuse = move || async move {
         let mut all = JoinSet::new();

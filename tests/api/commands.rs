@@ -78,8 +78,9 @@ async fn the_list_has_author_and_reason_and_keeps_them_over_a_restart() {
         assert_eq!((&receipt["outcome"], &receipt["unconfirmed"]), (&json!("stored"), &Value::Null));
         assert_eq!(ask(&doorward, REVOKER, &["revoke", "--session", "s1"]).0, 0);
         assert_eq!(doorward.post("/logout", &tokens.with(json!({"jti": "j1"}))).await.0, 204);
-        let audit = |text: &str| doorward.log.lock().unwrap().iter().any(|line| line.contains(text));
-        assert!(audit("\"by\":\"operator\"") && audit("\"reason\":\"stolen�[31m laptop�\""), "the audit line");
+        for audit in ["\"by\":\"operator\"", "\"reason\":\"stolen�[31m laptop�\""] {
+            doorward.logs(audit).await;
+        }
 
         let listed = |doorward: &Doorward, args: &[&str]| {
             let (code, out, error) = ask(doorward, READER, &[&["list", "--json"], args].concat());
@@ -193,7 +194,7 @@ async fn no_proxy_answers_for_a_service_that_is_down() {
     // A Doorward used as a proxy would answer with its own state: ready.
     let other = Doorward::start(&Tokens::new().config(&admin_keys())).await;
     let proxy = format!("http://{}", other.http);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = format!("127.0.0.1:{}", crate::ledger::support::free_port());
     let dir = crate::support::TempDir::new();
     let file = dir.path().join("doorward.yaml");
     let listen = format!("listen: {{check: \"127.0.0.1:0\", http: \"{free}\"}}\n");

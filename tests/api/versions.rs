@@ -14,7 +14,7 @@ use crate::support::tokens::Tokens;
 
 fn config(tokens: &Tokens, redis: &RedisServer, mode: &str) -> String {
     tokens.config(&format!(
-        "revocation: {{store: redis, read: {mode}, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+        "revocation: {{store: redis, read: {mode}, max_staleness: 5s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
         redis.url(),
         admin_keys()
     ))

@@ -55,7 +55,7 @@ async fn a_writer_with_a_short_lifetime_does_not_bound_the_others() {
 async fn an_entry_of_the_far_future_does_not_end_revocation() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = tokens.config(&format!(
-        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+        "revocation: {{store: redis, max_staleness: 5s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
         redis.url(),
         admin_keys()
     ));
@@ -64,7 +64,7 @@ async fn an_entry_of_the_far_future_does_not_end_revocation() {
     redis.cli(&[&["XADD", "doorward:{r}:log", "9223372036854775808-0"][..], &entry[..]].concat());
     let alice = tokens.of("alice");
     let body = json!({"kind": "user", "id": "alice"});
-    let reply = post(&one, "/v1/revocations?wait=all&timeout=20s", &body).await;
+    let reply = post(&one, "/v1/revocations?wait=all&timeout=28s", &body).await;
     assert_eq!((reply.status, &reply.body["instances"]), (201, &json!(2)), "{reply:?}");
     let later = Doorward::start(&config).await;
     for instance in [&one, &two, &later] {

@@ -28,8 +28,8 @@ async fn tokens_dated_ahead_do_not_outlive_their_user_s_revocation() {
     let unseen = dated(&tokens, "early", 1);
     assert_eq!(revoke(&one, &json!({"kind": "user", "id": "early"})).await.status, 201);
     assert_eq!(reason(&checks, &unseen).await, "revoked");
-    // A token that is 20 s ahead reveals the lead of its issuer; the other instance reads it from the store.
-    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 20)).await, "ok");
+    // A token that is 26 s ahead reveals the lead of its issuer; the other instance reads it from the store.
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 26)).await, "ok");
     eventually("the lead is shared", || async {
         two.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.is_some_and(|lead| lead > 15.0)
     })
@@ -52,16 +52,23 @@ async fn a_refusal_names_the_time_to_sign_in_again() {
     let tokens = Tokens::new();
     let doorward = Doorward::start(&tokens.config(&admin_keys())).await;
     let checks = Checks::connect(&doorward.check).await;
-    let reply = revoke(&doorward, &json!({"kind": "user", "id": "alice"})).await;
-    let until = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
-    let fresh = dated(&tokens, "alice", 0);
-    let refused = checks.check(get("/").token(&fresh)).await;
+    // Again if the machine held the test up until the margin had passed.
+    let (user, until, refused) = loop {
+        let user = format!("alice-{:x}", rand::random::<u32>());
+        let reply = revoke(&doorward, &json!({"kind": "user", "id": user})).await;
+        let until = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
+        let refused = checks.check(get("/").token(&dated(&tokens, &user, 0))).await;
+        if refused.headers.contains_key("retry-after") {
+            break (user, until, refused);
+        }
+        assert!(doorward::clock::now() > until, "{refused:?}");
+    };
     assert_eq!((refused.status, refused.reason()), (401, "revoked"));
     let wait: u64 = refused.headers["retry-after"].parse().unwrap();
     assert!((1..=3).contains(&wait), "{wait}");
     let body: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
     assert_eq!(body["until"], until.to_rfc3339());
-    let soon = || async { reason(&checks, &dated(&tokens, "alice", 0)).await == "ok" };
+    let soon = || async { reason(&checks, &dated(&tokens, &user, 0)).await == "ok" };
     eventually("a new token is accepted", soon).await;
     assert!(now() - until.as_secs() <= 20, "a moment after the margin");
     // A permanent refusal has no `Retry-After`.
@@ -79,9 +86,10 @@ async fn clocks_that_disagree_make_no_watermark() {
     let user = json!({"kind": "user", "id": "alice"});
     // Within the leeway the later clock counts.
     clock.step("-20s");
+    let before = now();
     let reply = revoke(&doorward, &user).await;
     let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap();
-    assert!(at.as_secs() >= now() - 1, "not 20 s ago: {reply:?}");
+    assert!(at.as_secs() >= before - 1, "not 20 s ago: {reply:?}");
     let skew = || async { doorward.metric("doorward_clock_skew_seconds{of=\"store\"}").await.unwrap_or_default() };
     assert!((-22.0..-18.0).contains(&skew().await));
     for (offset, expected) in [("-1h", -3600.0), ("+1h", 3600.0)] {
@@ -133,7 +141,7 @@ async fn an_event_of_an_issuer_that_leads_covers_its_tokens() {
 
 /// Instances whose leases are short: the store is soon known to have kept all of them.
 fn certain_config(tokens: &Tokens, redis: &RedisServer) -> String {
-    let config = redis_config(tokens, redis).replace("store: redis,", "store: redis, max_staleness: 2s,");
+    let config = redis_config(tokens, redis).replace("store: redis,", "store: redis, max_staleness: 5s,");
     config + "limits: {http_timeout: 60s, receipt_timeout: 50s}\n"
 }
 
@@ -318,7 +326,7 @@ async fn a_token_that_was_verified_is_covered_whatever_a_clock_shows() {
 async fn a_receipt_covers_what_an_instance_verified_that_was_cut_off() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let proxy = Proxy::start(redis.port);
-    let config = certain_config(&tokens, &redis).replace("max_staleness: 2s", "max_staleness: 6s");
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 6s");
     let one = Doorward::start(&config).await;
     let away = Doorward::start(&config.replace(&redis.port.to_string(), &proxy.port.to_string())).await;
     let (checks, others) = (Checks::connect(&away.check).await, Checks::connect(&one.check).await);

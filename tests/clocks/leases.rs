@@ -43,7 +43,7 @@ async fn a_reload_does_not_lengthen_a_view_that_a_receipt_has_given_up() {
     assert_eq!(confirm(&one, "nobody", "45s").await.0, 201);
     let checks = Checks::connect(&away.check).await;
     let alice = tokens.of("alice");
-    assert_eq!(reason(&checks, &alice).await, "ok");
+    eventually("accepted", || async { reason(&checks, &alice).await == "ok" }).await;
     proxy.stall();
     let (status, body) = confirm(&one, "session-of-alice", "45s").await;
     assert_eq!((status, &body["instances"]), (201, &json!(1)), "{body}");

@@ -191,7 +191,7 @@ async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
             redis.cli(&["DEL", "doorward:{r}:log"]);
             eventually("the other instance notices", || async { one.logged("revocation log lost entries") }).await;
         }
-        let reply = confirm(user, "2s").await;
+        let reply = confirm(user, "4s").await;
         let allowed = reason(&checks, &token).await == "ok";
         assert!(!(allowed && reply.status == 201), "confirmed, and the other instance allows it: {reply:?}");
         assert_eq!((reply.status, &reply.body["instances"], &reply.body["applied"]), (202, &json!(2), &json!(1)));
@@ -211,7 +211,7 @@ async fn a_mark_that_lies_ahead_does_not_keep_a_view_stale() {
     let began = std::time::Instant::now();
     eventually("the connection was lost", || async { instance.replica.stats().disconnects.get() > 0 }).await;
     eventually("the view is fresh", || async { instance.age().is_some_and(|age| age < Duration::from_secs(1)) }).await;
-    assert!(began.elapsed() < PATIENCE, "as long as a mark is good for, and not for the hour");
+    assert!(began.elapsed() < 2 * PATIENCE, "as long as a mark is good for, and not for the hour");
 }
 
 /// Only the store's clock is wrong, by far more than a token's lifetime, in either direction.

@@ -150,11 +150,11 @@ async fn a_drain_ends_the_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_on_which_events_are_taken_is_not_idle() {
     let tokens = Tokens::new();
-    let limits = "limits: {idle_timeout: 1s, http_timeout: 1s, request_timeout: 1s, receipt_timeout: 1s}\n";
+    let limits = "limits: {idle_timeout: 3s, http_timeout: 3s, request_timeout: 3s, receipt_timeout: 3s}\n";
     let doorward = Doorward::start(&tokens.config(&format!("{limits}{}", admin_keys()))).await;
     // Longer than an idle connection, or one with unread answers, stays open.
     let mut watching = watch(doorward.http, READER).await;
-    for _ in 0..6 {
+    for _ in 0..12 {
         event(&mut watching, "instances").await;
     }
 }
@@ -167,7 +167,7 @@ async fn progress_names_who_is_waited_for() {
         let asked = request(fleet.admin(), Method::POST, &path).bearer_auth(OPERATOR);
         asked.header("accept", "text/event-stream").json(&json!({"kind": "user", "id": user})).send()
     };
-    let mut all = ask("alice", "8s").await.unwrap();
+    let mut all = ask("alice", "20s").await.unwrap();
     assert_eq!((all.status().as_u16(), &all.headers()["content-type"]), (200, &"text/event-stream".parse().unwrap()));
     let receipt = event(&mut all, "receipt").await;
     assert_eq!((&receipt["confirmed"], &receipt["instances"]), (&json!(true), &json!(3)), "{receipt}");
@@ -176,7 +176,7 @@ async fn progress_names_who_is_waited_for() {
     let listed = read(frozen, "/v1/instances", READER).await.body;
     let name = listed["instances"][0]["name"].clone();
     frozen.process.signal("STOP");
-    let mut some = ask("bob", "2s").await.unwrap();
+    let mut some = ask("bob", "4s").await.unwrap();
     // The revocation is stored by now, and the others refuse while the receipt waits for the frozen instance.
     let (status, reason) = decide(&fleet.instances[0], "/orders", Some(&fleet.tokens.of("bob"))).await;
     assert_eq!((status, &*reason), (401, "revoked"));

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::{Edge, NodeProcess};
 use crate::api::{OPERATOR, admin_keys, send};
+use crate::support::eventually;
 use crate::support::tokens::Tokens;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_at_the_provider_refuses_the_next_request() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::ledger::support::free_port();
     let doorward = format!("http://127.0.0.1:{port}");
     let Some(provider) = NodeProcess::start("provider.mjs", &[&doorward, OPERATOR]) else { return };
     let issuer = format!("http://127.0.0.1:{}", provider.port);
@@ -38,7 +39,7 @@ async fn a_logout_at_the_provider_refuses_the_next_request() {
         ("signed_out", "signed_out")
     );
     assert_eq!(edge.reason(&bob).await, "ok");
-    assert_eq!(edge.counted("backchannel_logout", "applied").await, 1);
+    eventually("it is counted", || async { edge.counted("backchannel_logout", "applied").await == 1 }).await;
     let (again, _) = login("alice");
     assert_eq!(edge.reason(&again).await, "ok", "who signs in again is welcome");
 

@@ -173,7 +173,8 @@ async fn an_event_counts_from_when_it_happened() {
     let at = |user: &str, when: Value, changes: Value| {
         claims(&uri, json!({"subject": iss_sub(user), "event_timestamp": when}), &changes)
     };
-    let token = |user: &str, ago: i64| edge.tokens.with(json!({"sub": user, "iat": now() - ago, "sid": fresh_id()}));
+    let began = now(); // One moment for events and tokens, however long the rows take.
+    let token = |user: &str, ago: i64| edge.tokens.with(json!({"sub": user, "iat": began - ago, "sid": fresh_id()}));
     for (user, message, older, newer) in [
         ("seconds", at("seconds", json!(now() - 100), json!({})), 101, 90),
         ("millis", at("millis", json!((now() - 100) * 1000), json!({})), 101, 90),

@@ -105,7 +105,7 @@ async fn a_rolling_restart_is_not_noticed() {
     let (fleet, upstream) = (Fleet::new().await, Upstream::start().await);
     let mut doorwards = Vec::new();
     for port in fleet.ports {
-        doorwards.push(Doorward::launch(&fleet.config(port, "3s")).await);
+        doorwards.push(Doorward::launch(&fleet.config(port, "6s")).await);
     }
     let envoy = Envoy::start_text(&binary, &fleet.envoy(&upstream)).await;
     eventually("both are asked", || async { healthy(&envoy).await == 2 }).await;
@@ -133,7 +133,7 @@ async fn a_rolling_restart_is_not_noticed() {
         let done = met.good.load(Ordering::Relaxed);
         assert_eq!(doorwards[at].stop().await, Some(0), "drained");
         eventually("the other one is asked", || async { met.good.load(Ordering::Relaxed) > done + 20 }).await;
-        doorwards[at] = Doorward::launch(&fleet.config(fleet.ports[at], "3s")).await;
+        doorwards[at] = Doorward::launch(&fleet.config(fleet.ports[at], "6s")).await;
         eventually("the next version is asked", || async { healthy(&envoy).await == 2 }).await;
         let done = met.good.load(Ordering::Relaxed);
         eventually("both are asked", || async { met.good.load(Ordering::Relaxed) > done + 20 }).await;

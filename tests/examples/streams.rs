@@ -89,7 +89,7 @@ async fn a_websocket_is_checked_when_it_opens_and_ends_with_its_session() {
         // Independent of the filter, the route has a maximum duration: here a short one.
         let bob = tokens.of("bob");
         let short = envoy::text("envoy/streams.yaml", &doorward.check, upstream);
-        let short = short.replace("max_stream_duration: 900s", "max_stream_duration: 1s");
+        let short = short.replace("max_stream_duration: 900s", "max_stream_duration: 4s");
         let envoy = Envoy::start_text(&binary, &short).await;
         let mut socket = open(&envoy, "/ws", Some(&bob)).await.unwrap();
         assert_eq!(text(&mut socket).await.as_deref(), Some("bob"));

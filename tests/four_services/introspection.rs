@@ -39,7 +39,7 @@ impl Accounts {
     pub fn asked(&self, cache: &str) -> String {
         let url = self.program.url("/oauth2/introspect");
         format!(
-            "introspection: {{url: \"{url}\", client_id: doorward, client_secret: {SECRET}, cache: {cache}, when: always}},"
+            "introspection: {{url: \"{url}\", client_id: doorward, client_secret: {SECRET}, cache: {cache}, timeout: 20s, when: always}},"
         )
     }
 

@@ -16,7 +16,7 @@ const [folder, executablePath, url, variant, picture, recording] = process.argv.
 /** How soon after the answer to a sign-out the stolen token must be dead everywhere, in milliseconds. */
 const BOUND = 100;
 /** How often a busy machine may miss it before that counts. */
-const ATTEMPTS = 8;
+const ATTEMPTS = 20;
 
 const browser = await launch(folder, executablePath);
 const isAsked = /^\/([abc]\/(orders|live)|auth\/\w+|page\/stage(\.json|\/\w+))$/;

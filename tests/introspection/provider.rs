@@ -54,7 +54,7 @@ async fn a_real_provider_vouches_for_its_opaque_tokens() {
     let Some(mut provider) = Provider::start() else { return };
     let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);
     let settings = format!(
-        "introspection: {{url: \"http://127.0.0.1:{}/token/introspection\", client_id: \"{CLIENT_ID}\", client_secret: \"{CLIENT_SECRET}\", cache: 1s}}",
+        "introspection: {{url: \"http://127.0.0.1:{}/token/introspection\", client_id: \"{CLIENT_ID}\", client_secret: \"{CLIENT_SECRET}\", cache: 1s, timeout: 20s}}",
         provider.port
     );
     let config = with_introspection(&tokens.config(RULES), &settings);

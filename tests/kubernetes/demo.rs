@@ -69,7 +69,7 @@ async fn the_demo_of_the_manifests_signs_out_at_once() {
     let cluster = |name: &str, port: &str| format!("address: {name}\n{}port_value: {port}\n", " ".repeat(22));
     let at = |program: &Program| cluster("127.0.0.1", &program.address.port().to_string());
     let text = replaced(
-        &config(&objects, "envoy", "envoy.yaml"),
+        &envoy::patient(&config(&objects, "envoy", "envoy.yaml")),
         &[
             (&cluster("auth", "80"), &at(&accounts)),
             (&cluster("a", "80"), &at(&service)),

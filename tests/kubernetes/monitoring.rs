@@ -2,7 +2,6 @@
 //! a real Prometheus scrapes it.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use regex::Regex;
@@ -281,8 +280,8 @@ fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
             "labels": {"namespace": "shop", "pod": "a", "container": "doorward"}}]}],
     });
     std::fs::write(path("prometheus.yaml"), config.to_string()).unwrap();
-    // Prometheus does not report its port: a recently free one is used.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Prometheus does not report its port.
+    let address = format!("127.0.0.1:{}", crate::ledger::support::free_port());
     let child = Command::new("prometheus")
         .arg(format!("--config.file={}", path("prometheus.yaml").display()))
         .arg(format!("--storage.tsdb.path={}", path("data").display()))

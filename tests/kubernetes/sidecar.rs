@@ -1,13 +1,13 @@
 //! The pod that the component `sidecar` makes, without Kubernetes: its Redis, Doorward and Envoy run on the
 //! files of the manifests, with only addresses and paths replaced by those of this machine.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::{build, config};
-use crate::ledger::support::RedisServer;
+use crate::ledger::support::{RedisServer, free_port};
 use crate::support::doorward::Doorward;
 use crate::support::envoy::{self, Envoy};
 use crate::support::tokens::Tokens;
@@ -64,8 +64,8 @@ async fn doorward(objects: &[Value], secret: &Value, redis: &RedisServer, tokens
 async fn envoy(binary: &str, objects: &[Value], doorward: &Doorward, upstream: &Upstream) -> (Envoy, String) {
     let socket = doorward.check.strip_prefix("unix:").unwrap();
     // The listener of the probes asks the admin page, so both are configured with its port.
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut text = config(objects, "envoy", "envoy.yaml");
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut text = envoy::patient(&config(objects, "envoy", "envoy.yaml"));
     for (inside, here) in [
         ("port_value: 10000", "port_value: 0"),
         ("port_value: 9902", "port_value: 0"),

@@ -59,7 +59,7 @@ async fn keys_of_another_service_are_honoured_for_every_issuer_until_they_end() 
     assert!(expires("later") > now().plus((2 * retention).saturating_sub(LEEWAY)), "as it is now");
     // A longer life is seen before the shorter one ends, and a deleted key stays in force.
     redis.cli(&["EXPIRE", "blacklist:new", "1"]);
-    redis.cli(&["SET", "blacklist:brief", "1", "PX", "1200"]);
+    redis.cli(&["SET", "blacklist:brief", "1", "PX", "15000"]);
     instance.comes_to_refuse(&token("brief")).await;
     redis.cli(&["SET", "blacklist:brief", "1", "EX", "500"]);
     eventually("the longer life", || expires("brief") > now().plus(Duration::from_secs(400))).await;

@@ -13,7 +13,8 @@ use crate::support::proxy::Proxy;
 /// An instance that reaches Redis through its own proxy.
 async fn behind(redis: &RedisServer) -> (Proxy, Instance) {
     let proxy = Proxy::start(redis.port);
-    let instance = Instance::launch(RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port)));
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let instance = Instance::launch(RedisConfig { write_deadline: PATIENCE, ..RedisConfig::new(url) });
     instance.becomes_ready().await;
     (proxy, instance)
 }

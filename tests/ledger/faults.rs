@@ -29,8 +29,8 @@ async fn a_flushed_store_is_given_back_what_it_lost_and_new_instances_learn_it()
     let counts = [&one, &two].map(|instance| instance.replica.stats().reseeded.get());
     // A batch that was not answered in time, on a busy machine, is written again.
     let written: u64 = redis.cli(&["XLEN", "doorward:{r}:log"]).parse().unwrap();
-    assert!((1000..=1512).contains(&written), "one of them does it: {written} entries by {counts:?}");
-    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:repairer"]), "0", "and has ended");
+    assert!((1000..2000).contains(&written), "one of them does it: {written} entries by {counts:?}");
+    eventually("and has ended", || redis.cli(&["EXISTS", "doorward:{r}:repairer"]) == "0").await;
     assert_eq!(redis.cli(&["GET", "doorward:{r}:main:token:t-7"]), "* signed_out");
     eventually("nobody is waited for", || redis.cli(&["ZCOUNT", "doorward:{r}:repairing", "1", "+inf"]) == "0").await;
 }
@@ -246,9 +246,10 @@ async fn a_frozen_redis_ages_the_view_until_it_thaws() {
 #[tokio::test]
 async fn a_lookup_keeps_its_deadline() {
     let redis = RedisServer::start(&[]).await;
-    let instance = Instance::start(&redis).await;
+    let instance = Instance::launch(RedisConfig { lookup_deadline: Duration::from_millis(100), ..redis.config() });
+    instance.becomes_ready().await;
     instance.replica.revoke(vec![sign_out("j")]).await.unwrap();
-    assert!(instance.replica.lookup(&[token("j")], None).await.unwrap().is_some());
+    assert!(answered(&instance).await);
     redis.signal("-STOP");
     for _ in 0..3 {
         let began = Instant::now();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use doorward::authz::claims::{IssuerName, Timestamp};
 use doorward::authz::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use doorward::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisLedger, RevocationLedger};
+use doorward::sources::ledger::{AdoptedKeys, Names, Redis, RedisConfig, RedisLedger, RevocationLedger};
 use doorward::sources::replica::{Replica, ReplicaStats};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -115,8 +115,9 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// With long deadlines; a test of a deadline sets its own.
     pub(crate) fn config(&self) -> RedisConfig {
-        RedisConfig::new(self.url())
+        patient(self.url())
     }
 
     /// The raw output of redis-cli.
@@ -207,8 +208,40 @@ impl Instance {
     }
 }
 
+/// Below the range of ports that the system assigns (from 32768) and that of `envoy/demo.sh` (from 20000): no other
+/// process is given it before it is used, nor while a server restarts.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(61); // Another run on this machine begins elsewhere.
+    loop {
+        let at = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000;
+        let port = 11_000 + u16::try_from(at).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Whether the store's answer to a lookup of the token `j` is a revocation; an answer that is late is asked for again.
+pub(crate) async fn answered(instance: &Instance) -> bool {
+    let began = Instant::now();
+    loop {
+        match instance.replica.lookup(&[token("j")], None).await {
+            Ok(hit) => return hit.is_some(),
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Deadlines that a right answer keeps on a busy machine, too.
+pub(crate) fn patient(server: impl Into<Redis>) -> RedisConfig {
+    RedisConfig {
+        lookup_deadline: PATIENCE / 2,
+        write_deadline: PATIENCE / 4,
+        command_deadline: Duration::from_secs(2),
+        ..RedisConfig::new(server)
+    }
 }
 
 /// Waits until it holds.

@@ -27,7 +27,7 @@ async fn works(config: RedisConfig) {
 #[tokio::test]
 async fn a_unix_socket() {
     let redis = RedisServer::start(&["--unixsocket", "r.sock"]).await;
-    works(RedisConfig::new(format!("redis+unix://{}", redis.directory().join("r.sock").display()))).await;
+    works(patient(format!("redis+unix://{}", redis.directory().join("r.sock").display()))).await;
 }
 
 /// Exactly the permissions of an instance; docs/signing-out.md shows this line.
@@ -41,10 +41,10 @@ async fn a_user_with_the_least_commands() {
     redis.cli(
         &[&["ACL", "SETUSER", "doorward", "on", ">s3cret"], &*LEAST.split_whitespace().collect::<Vec<_>>()].concat(),
     );
-    works(RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port))).await;
+    works(patient(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port))).await;
     // With `adopt: blacklist:{jti}` these two more.
     redis.cli(&["ACL", "SETUSER", "doorward", "+scan", "%R~*blacklist:*"]);
-    let config = RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port));
+    let config = patient(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port));
     let issuers = vec![(token("j").issuer, Duration::ZERO)];
     let adopt = Adopt { keys: blacklist(), within: Duration::from_secs(1), issuers };
     let adopting = Instance::launch(RedisConfig { adopt: Some(adopt), ..config });
@@ -55,7 +55,7 @@ async fn a_user_with_the_least_commands() {
     adopting.end().await;
     redis.cli(&["FLUSHALL"]);
     redis.cli(&["ACL", "SETUSER", "doorward", "-xread"]);
-    let instance = Instance::launch(RedisConfig::new(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port)));
+    let instance = Instance::launch(patient(format!("redis://doorward:s3cret@127.0.0.1:{}/0", redis.port)));
     eventually("named", || instance.replica.status().state.as_str() == "access_denied").await;
     let detail = instance.replica.status().detail.unwrap();
     assert!(detail.contains("xread"), "says which command is missing: {detail}");
@@ -80,8 +80,8 @@ async fn tls_with_a_private_authority() {
     redis.options(&["--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no"]);
     redis.run().await;
     let config = |ca: &str| {
-        let server = Redis::from(format!("rediss://127.0.0.1:{tls_port}"));
-        RedisConfig::new(Redis { ca_file: Some(directory.join(ca)), ..server })
+        let patient = patient(format!("rediss://127.0.0.1:{tls_port}"));
+        RedisConfig { server: Redis { ca_file: Some(directory.join(ca)), ..patient.server }, ..patient }
     };
     works(config("ca.pem")).await;
     openssl(&format!("req -x509 {key} -keyout other.key -out other.pem -days 2 -subj /CN=other-ca"));
@@ -156,7 +156,7 @@ async fn a_sentinel_failover() {
     sentinel.run_from(&file, &["--sentinel"]).await;
     eventually("the sentinel knows both", || sentinel.cli(&["SENTINEL", "REPLICAS", "doors"]).contains("flags")).await;
     let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=doors", sentinel.port);
-    survives_a_failover(RedisConfig::new(url), async || {
+    survives_a_failover(patient(url), async || {
         primary.kill();
         eventually("promoted", || replica.cli(&["ROLE"]).starts_with("master")).await;
     })
@@ -169,7 +169,7 @@ async fn a_cluster_failover() {
     for _ in 0..4 {
         // The bus port is chosen too: port + 10000 may be taken or out of range.
         let bus = free_port().to_string();
-        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-port", &bus];
         nodes.push(RedisServer::start(&options).await);
     }
     let (replica, primaries) = nodes.split_last_mut().unwrap();
@@ -199,7 +199,7 @@ async fn a_cluster_failover() {
     eventually("in step", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up")).await;
     let url = format!("redis-cluster://{}?node={}&node={}", addresses[0], addresses[1], addresses[2]);
     adopts_from_every_node(&url, owner.port).await;
-    survives_a_failover(RedisConfig::new(url), async || {
+    survives_a_failover(patient(url), async || {
         owner.kill();
         eventually("promoted", || replica.cli(&["ROLE"]).starts_with("master")).await;
     })
@@ -215,7 +215,7 @@ async fn adopts_from_every_node(url: &str, port: u16) {
     }
     let issuers = vec![(token("j").issuer, Duration::ZERO)];
     let adopt = Adopt { keys: blacklist(), within: Duration::from_secs(2), issuers };
-    let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..RedisConfig::new(url) });
+    let instance = Instance::launch(RedisConfig { adopt: Some(adopt), ..patient(url) });
     instance.becomes_ready().await;
     for id in &ids {
         assert!(instance.refuses(&token(id)), "{id}");
@@ -246,7 +246,7 @@ async fn a_cluster_of_one() {
     let redis = RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
     redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     eventually("the cluster is up", || redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")).await;
-    works(RedisConfig::new(format!("redis-cluster://127.0.0.1:{}", redis.port))).await;
+    works(patient(format!("redis-cluster://127.0.0.1:{}", redis.port))).await;
 }
 
 #[tokio::test]

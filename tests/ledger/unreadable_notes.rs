@@ -11,7 +11,7 @@ use crate::support::tokens::{Tokens, now};
 
 fn config(tokens: &Tokens, redis: &RedisServer) -> String {
     tokens.config(&format!(
-        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\n\
+        "revocation: {{store: redis, max_staleness: 5s, redis: {{url: \"{}\"}}}}\n\
          limits: {{http_timeout: 60s, receipt_timeout: 50s}}\n{}",
         redis.url(),
         admin_keys()
@@ -65,8 +65,8 @@ async fn members_that_are_not_ours_stop_nobody() {
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "9999999999999999999"]);
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "99999999999"]);
     redis.cli(&["ZADD", "doorward:{r}:instances", "9e15", "ghost"]);
-    // Views are not used for longer than two seconds.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    // Views are not used for longer than five seconds.
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
     let two = Doorward::start(&config).await;
     for (at, user, instances) in [(&one, "alice", 2), (&two, "bob", 2)] {
         let checks = Checks::connect(&at.check).await;

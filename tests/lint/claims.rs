@@ -28,7 +28,7 @@ impl Stage {
     /// Envoy on a file of this folder, edited.
     async fn envoy(&self, file: &str, edit: impl Fn(String) -> String) -> Envoy {
         let text = envoy::text(&format!("tests/lint/{file}.yaml"), &self.doorward.check, self.upstream.address);
-        Envoy::start_text(&self.binary, &edit(text)).await
+        Envoy::start_text(&self.binary, &edit(envoy::patient(&text))).await
     }
 
     /// The status, and the upstream's request.
@@ -183,7 +183,7 @@ async fn an_outage() {
     let envoy = stage.envoy("timeout-unbounded.zero", |text| text).await;
     let client = reqwest::Client::new();
     let patient = client.get(envoy.url("/")).timeout(std::time::Duration::from_secs(3));
-    assert_eq!(stage.ask("clean", "GET", "/", &[]).await.0, 503, "after its second");
+    assert_eq!(stage.ask("clean", "GET", "/", &[]).await.0, 503, "after its ten seconds");
     assert!(patient.send().await.unwrap_err().is_timeout(), "zero is no limit");
     stage.doorward.process.signal("KILL");
     stage.doorward.exit_code().await;
@@ -208,7 +208,7 @@ async fn a_cache_before_the_check_answers_everyone() {
     server.spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap() });
     let cookie = format!("token={}", tokens.of("alice"));
     let with_cookies = |file: &str| {
-        envoy::text(&format!("tests/lint/{file}.yaml"), &doorward.check, address)
+        envoy::patient(&envoy::text(&format!("tests/lint/{file}.yaml"), &doorward.check, address))
             .replace("exact: authorization", "exact: cookie")
     };
     for binary in envoy::binaries() {

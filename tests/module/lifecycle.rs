@@ -271,7 +271,7 @@ fn size(envoy: &Envoy) -> (usize, usize) {
 async fn update_under_load(binary: &str, delivery: Delivery) {
     let (tokens, dir, upstream) = (Tokens::new(), TempDir::new(), Upstream::start().await);
     let mut config: Value = serde_json::from_str(&inline(&tokens)).unwrap();
-    let at = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], crate::ledger::support::free_port()));
     delivery.publish(&dir, 0, &config, at);
     let mut four = command(binary);
     four.args(["--concurrency", "4", "--drain-time-s", "1"]);
@@ -384,14 +384,14 @@ fn validation_starts_nothing_and_reports_every_fault() {
 async fn a_taken_port_is_tried_again() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = SocketAddr::from(([127, 0, 0, 1], crate::ledger::support::free_port()));
     let mut config: Value = serde_json::from_str(&inline(&tokens)).unwrap();
     config["listen"]["http"] = json!(port.to_string());
     let listeners = [listener("module", &[filter(&json!({"inline": config}))], "DONE")];
     let text = bootstrap(&listeners, upstream.address, None);
     let first = Envoy::start_by(command(&binary), &text).await;
     let second = Envoy::start_by(command(&binary), &text).await;
-    assert!(second.log().contains("the HTTP listener is not started"), "{}", second.log());
+    eventually("it says so", || async { second.log().contains("the HTTP listener is not started") }).await;
     let at = address(&second, "module").await;
     assert_eq!(status(at, "/", Some(&tokens.of("alice"))).await, 200, "decisions need no HTTP API");
     drop(first);

@@ -18,7 +18,7 @@ async fn open_at(doorward: &Doorward) -> Option<f64> {
 async fn streams_without_an_end_count_towards_the_limit_and_end_with_the_process() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
-    let limits = "limits: {streams: 2, drain: 4s}\n";
+    let limits = "limits: {streams: 2, drain: 10s}\n";
     let mut doorward = Doorward::start(&tokens.config(&format!("{RULES}{limits}"))).await;
     let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
     let mut clients = Clients::new(&envoy).await;
@@ -78,8 +78,8 @@ async fn a_stream_that_cannot_ask_is_answered_503() {
         let text = upstream.config(&doorward.check);
         let (checks, streams) = text.split_once("    - name: doorward_streams").unwrap();
         let port = doorward.check.rsplit_once(':').unwrap().1;
-        // The address of a listener that is closed again.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // This port has no listener.
+        let closed = crate::ledger::support::free_port();
         let streams = streams.replace(&format!("port_value: {port}"), &format!("port_value: {closed}"));
         let envoy = Envoy::start_text(&binary, &format!("{checks}    - name: doorward_streams{streams}")).await;
         let alice = tokens.of("alice");

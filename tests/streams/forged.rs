@@ -140,7 +140,7 @@ async fn a_stream_without_the_proof_of_a_decision_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_has_bounds() {
     let tokens = Tokens::new();
-    let doorward = Doorward::start(&tokens.config("limits: {streams: 2, request_timeout: 1s}\n")).await;
+    let doorward = Doorward::start(&tokens.config("limits: {streams: 2, request_timeout: 3s}\n")).await;
     let checks = Checks::connect(&doorward.check).await;
     let alice = facts(&checks, &tokens.of("alice")).await;
     // A second opening message has no effect; the subject of the stream stays.
@@ -179,7 +179,7 @@ async fn a_call_has_bounds() {
     })
     .await;
     // Longer than a request may take to arrive, and than a connection may be idle otherwise.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     assert_eq!(doorward.metric("doorward_streams{state=\"open\"}").await, Some(1.0));
     assert_eq!(doorward.post("/logout?all=true", &tokens.of("alice")).await.0, 204);
     open[0].is_ended(Code::Unauthenticated).await;

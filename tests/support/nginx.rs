@@ -1,6 +1,6 @@
 //! Real nginx in front of an upstream, asking Doorward by auth_request.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use super::{Process, TempDir, eventually};
@@ -48,8 +48,8 @@ impl Nginx {
 
     async fn listening(binary: &str, how: &str, http: &str, server: &str) -> Self {
         let dir = TempDir::new();
-        // nginx accepts no open socket and does not report its port: a recently free one is used.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // nginx accepts no open socket and does not report its port.
+        let port = crate::ledger::support::free_port();
         let path = dir.path().display();
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("  {kind}_temp_path {path}/{kind};\n"))

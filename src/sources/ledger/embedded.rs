@@ -364,6 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_forgets_nothing_over_a_restart_that_may_matter() {
         let directory = std::env::temp_dir().join(format!("doorward-embedded-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory); // Of a run that failed.
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("revocations.redb");
         let now = Timestamp::from_secs(crate::clock::now().as_secs()); // The index keeps whole seconds.
