@@ -91,10 +91,7 @@ async fn a_log_that_cannot_be_written_anew_is_named_with_its_cure() {
     assert!(names_cure(reply.body["detail"].as_str().unwrap()), "{reply:?}");
     eventually("/readyz says why", async || {
         let (status, text) = one.get("/readyz").await;
-        status == 200
-            && text.contains("warnings")
-            && text.contains("log_exhausted")
-            && text.contains("not rewritten")
+        status == 200 && text.contains("warnings") && text.contains("log_exhausted") && text.contains("not rewritten")
     })
     .await;
     assert!(names_cure(&one.get("/readyz").await.1));
