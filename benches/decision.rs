@@ -143,7 +143,7 @@ fn main() {
         let mut bytes = Vec::new();
         black_box(forward.identity());
         check::write_struct(&mut bytes, facts_of_token(token));
-        check::write_struct(&mut bytes, forward.subject().iter().map(|(name, subject)| (*name, Fact::Text(subject))));
+        check::write_struct(&mut bytes, forward.subject().iter().map(|(name, subject)| (*name, Fact::text(subject))));
         black_box(bytes);
     });
     println!("{:<45} {:>9}", "a token's part, which is encoded once", micros(encoding));

@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::authz::dpop::{self, ProofUse};
+use crate::authz::rule::PathMatch;
 use crate::authz::token_source::TokenSource;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
@@ -87,6 +88,10 @@ pub struct Expected {
     rules: Option<BTreeSet<String>>,
     /// Whether it has a rule that is for some MCP messages; `None` when its configuration was not given.
     rules_for_messages: Option<bool>,
+    /// The paths of these rules, or where they begin; patterns are left out.
+    message_paths: Vec<String>,
+    /// Whether its challenges name the page of the resource.
+    has_resource: bool,
 }
 
 impl Default for Expected {
@@ -99,6 +104,8 @@ impl Default for Expected {
             withholds_token: false,
             rules: None,
             rules_for_messages: None,
+            message_paths: Vec::new(),
+            has_resource: false,
         }
     }
 }
@@ -138,6 +145,13 @@ impl From<&Config> for Expected {
         let sets_cookie = from_cookie && !config.token.forward;
         let withholds_token = !config.token.forward;
         let rules_for_messages = Some(config.rule_for_messages().is_some());
+        let matches = config.rules.iter().filter_map(|rule| rule.matches.as_ref());
+        let message_paths = matches.filter(|matches| matches.mcp.is_some()).filter_map(|matches| match &matches.path {
+            PathMatch::Any => Some("/".to_owned()),
+            PathMatch::Exact(path) | PathMatch::Prefix(path) => Some(path.clone()),
+            PathMatch::Regex(_) => None,
+        });
+        let message_paths = message_paths.collect();
         Self {
             identity: identity.collect(),
             reads,
@@ -145,6 +159,8 @@ impl From<&Config> for Expected {
             withholds_token,
             rules: Some(rules),
             rules_for_messages,
+            message_paths,
+            has_resource: config.resource.is_some(),
         }
     }
 }

@@ -96,6 +96,13 @@ async fn services_and_rules_see_the_actor() {
     }
     assert!(!alone.metadata.contains_key("actor") && !alone.metadata.contains_key("actors"));
 
+    // What no header can hold stands in the metadata all the same: limits and logs go by it.
+    let odd = checks.check(get("/").token(&self::acting(&tokens, &["agent-é", "z "]))).await;
+    assert_eq!((odd.metadata["actor"].as_str(), odd.metadata["actors"].as_str()), ("agent-é", "agent-é z "));
+    assert!(odd.removed.contains(&"x-actor".to_owned()) && odd.removed.contains(&"x-actors".to_owned()), "{odd:?}");
+    let lines = checks.check(get("/").token(&tokens.with(json!({"sid": "a\nb", "scope": "é"})))).await;
+    assert_eq!((lines.metadata["session_id"].as_str(), lines.metadata["scopes"].as_str()), ("a\\u{a}b", "é"));
+
     let behind = self::acting(&tokens, &["planner", "agent-7"]);
     for (path, token, reason) in [
         ("/own", &plain, "ok"),

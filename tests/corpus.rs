@@ -224,11 +224,11 @@ revocation: {{store: embedded}}
 
 /// The fault of a verdict, including the rules for all rows.
 fn fault(verdict: &Verdict, expected: &Expected) -> Option<String> {
-    let readable = |text: &str| text.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
-    for (name, value) in verdict.headers.iter().chain(&verdict.metadata) {
-        if !readable(value) {
-            return Some(format!("{name} holds {value:?}"));
-        }
+    let in_a_header = |text: &str| text.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
+    let on_a_line = |text: &str| !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}'));
+    let unfit = verdict.headers.iter().find(|(_, value)| !in_a_header(value));
+    if let Some((name, value)) = unfit.or_else(|| verdict.metadata.iter().find(|(_, value)| !on_a_line(value))) {
+        return Some(format!("{name} holds {value:?}"));
     }
     match expected {
         Expected::Allowed if verdict.allowed() => None,

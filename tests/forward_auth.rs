@@ -472,6 +472,36 @@ async fn an_answer_is_kept_no_longer_than_a_revocation_may_take() {
     assert_eq!((response.status().as_u16(), header(&response, "cache-control")), (200, Some("no-store")));
 }
 
+/// A payload that has expired, or is another request's, is of no use.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_kept_no_longer_than_its_payload_lives() {
+    let tokens = Tokens::new();
+    let key = format!("{}/src/config/testdata/sign-p256.pem", env!("CARGO_MANIFEST_DIR"));
+    let sign = |ttl: &str| format!("sign: {{key_file: {key}, ttl: {ttl}}}");
+    for (payload, longest) in [
+        ("header: x-identity".to_owned(), Some(60)),
+        (format!("header: x-identity, {}", sign("5s")), Some(4)),
+        (format!("header: x-identity, {}", sign("1s")), None),
+        (format!("header: txn, profile: txn-token, audience: a, {}", sign("5m")), None),
+    ] {
+        let more = format!(
+            "forward_auth: {{cache: 60s}}\nrevocation: {{store: embedded, max_staleness: 10m}}\nidentity: {{payload: {{{payload}}}}}\n\
+             rules: [{{name: open, match: {{path: /open}}, access: public}}]\n"
+        );
+        let doorward = Doorward::start(&tokens.config(&more)).await;
+        let ask = async |path: &str| {
+            let request = Client::new().get(format!("http://{}/auth{path}", doorward.http));
+            let response = request.bearer_auth(tokens.of("alice")).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            let kept =
+                header(&response, "cache-control").unwrap_or_default().strip_prefix("max-age=").map(str::to_owned);
+            kept.map(|seconds| seconds.parse::<u64>().unwrap())
+        };
+        assert_eq!(ask("/orders").await, longest, "{payload}");
+        assert_eq!(ask("/open").await, Some(60), "without an identity there is no payload: {payload}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_keeps_an_answer_and_gives_it_up_in_time() {
     let Some(binary) = nginx::binary() else { return };
@@ -480,21 +510,11 @@ async fn nginx_keeps_an_answer_and_gives_it_up_in_time() {
     let doorward = Doorward::start(&tokens.config(config)).await;
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/forward-auth.md")).unwrap();
     let key = page.lines().map(str::trim).find(|line| line.starts_with("proxy_cache_key")).unwrap();
-    let server = format!(
-        "location / {{ auth_request /_doorward; proxy_pass http://{}; }}
-    location = /_doorward {{
-      internal;
-      proxy_pass http://{}/auth;
-      proxy_pass_request_body off;
-      proxy_set_header Content-Length \"\";
-      proxy_set_header Host $http_host;
-      proxy_set_header X-Original-URI $request_uri;
-      proxy_set_header X-Original-Method $request_method;
-      proxy_cache auth;
-      {key}
-    }}",
-        upstream.address, doorward.http
-    );
+    let server = page.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let server = server
+        .replace("127.0.0.1:8080", &upstream.address.to_string())
+        .replace("127.0.0.1:9192", &doorward.http.to_string())
+        .replace("  internal;\n", &format!("  internal;\n  proxy_cache auth;\n  {key}\n"));
     let nginx = Nginx::start_with(binary, "proxy_cache_path DIR/auth keys_zone=auth:1m;\n", &server).await;
     let client = reqwest::Client::new();
     let ask = async |path: &str, token: &str| {

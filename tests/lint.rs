@@ -29,6 +29,9 @@ const MESSAGES: &str = r#"
   - {name: pay, match: {path: /mcp, mcp: {tools: ["pay_*"]}}, require: {scopes: [pay]}}
 "#;
 
+/// A description of the resource, to which challenges lead.
+const RESOURCE: &str = "resource: {identifier: https://shop.example.com}\n";
+
 /// The YAML files of a folder and below, sorted.
 fn files(folder: &str) -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -76,8 +79,12 @@ fn each_bad_file_has_exactly_its_finding_on_the_marked_line() {
     let config = dir.path().join("doorward.yaml");
     let mut wrong = Vec::new();
     for (rule, path) in bad_files() {
-        let messages = if rule.starts_with("mcp-") { MESSAGES } else { "" };
-        std::fs::write(&config, format!("{CONFIG}{messages}")).unwrap();
+        let more = match rule.split('-').next() {
+            Some("mcp") => MESSAGES,
+            Some("resource") => RESOURCE,
+            _ => "",
+        };
+        std::fs::write(&config, format!("{CONFIG}{more}")).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let marked = text.lines().position(|line| line.ends_with("# <-")).unwrap() + 1;
         let file = path.to_str().unwrap();
@@ -139,10 +146,27 @@ fn the_mcp_filter_is_looked_at_where_a_rule_needs_it() {
         let (_, findings) = lint(&["--config", config.to_str().unwrap(), &file(name)], "");
         assert_eq!(rules(&findings), expected.into_iter().collect::<Vec<_>>(), "{name} {messages}: {findings:#?}");
     }
-    for name in ["mcp-after-check", "mcp-not-sent", "mcp-ambiguous"] {
+    for name in ["mcp-after-check", "mcp-not-sent", "mcp-ambiguous", "mcp-body-unread", "mcp-forged"] {
         let (_, findings) = lint(&[&file(name)], "");
         assert_eq!(rules(&findings), [name], "the filter is there for something");
     }
+}
+
+/// The gateway and the configuration that belong together.
+#[test]
+fn the_mcp_example_is_clean() {
+    let file = |name: &str| format!("{ROOT}/{name}");
+    let (code, findings) = lint(&[&file("envoy/mcp.yaml"), "--config", &file("examples/mcp/doorward.yaml")], "");
+    assert_eq!((code, findings.len()), (0, 0), "{findings:#?}");
+    // On other routes the filters may be off; not on that of the rule.
+    let text = std::fs::read_to_string(file("envoy/mcp.yaml")).unwrap();
+    let route = "                        - match: {path_separated_prefix: /mcp}\n";
+    assert_eq!(text.matches(route).count(), 1);
+    let (_, findings) = lint(
+        &["-", "--config", &file("examples/mcp/doorward.yaml")],
+        &text.replace(route, "                        - match: {path_separated_prefix: /other}\n"),
+    );
+    assert_eq!(rules(&findings), ["mcp-not-sent"], "{findings:#?}");
 }
 
 #[test]
@@ -263,7 +287,7 @@ fn json_and_camel_case_are_read_alike() {
         let first = words.next().unwrap().to_owned();
         words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
     }
-    let configured = ["unknown-rule", "internal-redirect"]; // Only with Doorward's configuration.
+    let configured = ["unknown-rule", "internal-redirect", "resource-not-routed"]; // Only with Doorward's configuration.
     for (rule, path) in bad_files().into_iter().filter(|(rule, _)| !configured.contains(&rule.as_str())) {
         let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let text = camel(value).to_string();

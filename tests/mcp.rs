@@ -1,5 +1,6 @@
 //! MCP servers behind Doorward: rules for their tools, and clients that find out where to get a token.
 
+mod bodies;
 mod resource;
 mod rules;
 mod sdk;

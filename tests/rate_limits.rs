@@ -74,7 +74,9 @@ async fn each_user_has_a_limit_of_its_own_in_one_envoy() {
         // Another token of the same user shares its limit, another user does not.
         assert_eq!(ask(&envoy, Some(&tokens.of("alice")), 3).await, [200, 429, 429]);
         assert_eq!(ask(&envoy, Some(&bob), 4).await, [200, 200, 200, 429]);
-        assert_eq!(upstream.seen(), 6);
+        // A name that no header can hold has a limit as well.
+        assert_eq!(ask(&envoy, Some(&tokens.of("José")), 4).await, [200, 200, 200, 429]);
+        assert_eq!(upstream.seen(), 9);
     }
 }
 

@@ -10,6 +10,7 @@ mod rewrite;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -235,6 +236,12 @@ impl Responder {
             self.payload = Some(payload.replacing(old, now));
         }
         self
+    }
+
+    /// How long the identity payload of one answer may be sent with other requests; `None` without a payload.
+    #[must_use]
+    pub fn payload_reusable_for(&self) -> Option<Duration> {
+        self.payload.as_ref().map(PayloadHeader::reusable_for)
     }
 
     /// The same without signatures: output for people must be useless to services.

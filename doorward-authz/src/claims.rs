@@ -1,5 +1,6 @@
 //! The vocabulary of a token: instants, names and scopes (RFC 7519, RFC 9068, OpenID Connect).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -184,6 +185,24 @@ pub fn names_someone(value: &str) -> bool {
         && !is_b2c_nobody(value)
 }
 
+/// A text as one line of a log shows it: each character that cannot be seen is written as `\u{a}`, and with it `\` as
+/// `\\`. Two texts never become one.
+#[must_use]
+pub fn on_one_line(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unseen) && !text.contains("\\u{") {
+        return Cow::Borrowed(text);
+    }
+    let mut written = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => written.push_str("\\\\"),
+            c if is_unseen(c) => written.extend(c.escape_unicode()),
+            c => written.push(c),
+        }
+    }
+    Cow::Owned(written)
+}
+
 /// Control characters, line ends, and characters that are invisible or change the writing direction: two users must
 /// not look alike.
 fn is_unseen(c: char) -> bool {
@@ -288,6 +307,22 @@ mod tests {
         let long = "é".repeat(MAX_HEADER_VALUE / 2 + 1);
         for bad in ["", " u", "u\u{a0}", "a\r\nb", "a\0", "\u{202e}u", "a\u{2028}", "\u{feff}a", &long, B2C_NOBODY] {
             assert!(!names_someone(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_escaped_and_two_texts_stay_two() {
+        for (text, expected) in [
+            ("José", "José"),
+            ("agent ", "agent "),
+            ("DOMAIN\\user", "DOMAIN\\user"),
+            ("", ""),
+            ("a\nb", "a\\u{a}b"),
+            ("a\\u{a}b", "a\\\\u{a}b"),
+            ("a\n\\b", "a\\u{a}\\\\b"),
+            ("\u{202e}a", "\\u{202e}a"),
+        ] {
+            assert_eq!(on_one_line(text), expected, "{text:?}");
         }
     }
 

@@ -1,13 +1,15 @@
 //! The caller's identity for upstreams: single headers and a signed payload.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use super::authorizer::Principal;
-use super::claims::{ClaimPath, Timestamp, fits_header, scopes};
+use super::claims::{ClaimPath, Timestamp, on_one_line, scopes};
 use super::rule::RequestView;
 use super::signing::{PAYLOAD_TYPE, PayloadSigner};
 use super::token::VerifiedToken;
@@ -15,13 +17,18 @@ use super::token::VerifiedToken;
 /// A fact in the form for metadata and payloads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact<'a> {
-    Text(&'a str),
+    Text(Cow<'a, str>),
     /// Since the Unix epoch.
     Seconds(i64),
     Texts(Vec<String>),
 }
 
-impl Fact<'_> {
+impl<'a> Fact<'a> {
+    #[must_use]
+    pub const fn text(text: &'a str) -> Self {
+        Self::Text(Cow::Borrowed(text))
+    }
+
     /// As JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -84,19 +91,19 @@ macro_rules! token_fields {
 }
 
 token_fields! {
-    UserId = "user_id", [Header Payload Metadata Explanation], |token| token.user_id().map(Fact::Text);
-    Email = "email", [Header Payload], |token| token.email().map(Fact::Text);
-    SessionId = "session_id", [Header Payload Metadata Explanation], |token| token.session_id().map(Fact::Text);
-    ClientId = "client_id", [Header Payload Metadata Explanation], |token| token.client_id().map(Fact::Text);
+    UserId = "user_id", [Header Payload Metadata Explanation], |token| token.user_id().map(Fact::text);
+    Email = "email", [Header Payload], |token| token.email().map(Fact::text);
+    SessionId = "session_id", [Header Payload Metadata Explanation], |token| token.session_id().map(Fact::text);
+    ClientId = "client_id", [Header Payload Metadata Explanation], |token| token.client_id().map(Fact::text);
     /// The party that acts for the user now.
-    Actor = "actor", [Header Payload Metadata], |token| token.actor().map(Fact::Text);
+    Actor = "actor", [Header Payload Metadata], |token| token.actor().map(Fact::text);
     /// All parties that act or acted, the current one first.
     Actors = "actors" joined by ",", [Header Payload Metadata Explanation], |token| {
         Some(Fact::Texts(token.actors().map(str::to_owned).collect())).filter(|_| token.actor().is_some())
     };
-    TokenId = "token_id", [Header Payload Metadata Explanation], |token| Some(Fact::Text(token.token_id()));
+    TokenId = "token_id", [Header Payload Metadata Explanation], |token| Some(Fact::text(token.token_id()));
     /// The issuer's configured name; metadata has it of the decision, also without a token.
-    Issuer = "issuer", [Header Payload Explanation], |token| Some(Fact::Text(token.issuer().as_str()));
+    Issuer = "issuer", [Header Payload Explanation], |token| Some(Fact::text(token.issuer().as_str()));
     Scopes = "scopes" joined by " ", [Header Payload Metadata], |token| Some(Fact::Texts(scopes(token.claims())));
     /// Whole seconds since the Unix epoch.
     IssuedAt = "issued_at", [Payload], |token| token.issued_at().map(|at| Fact::Seconds(at.as_secs()));
@@ -136,7 +143,7 @@ impl TokenField {
     /// The value of its header.
     fn header_value(self, token: &VerifiedToken) -> Option<String> {
         match self.read(token)? {
-            Fact::Text(text) => Some(text.to_owned()),
+            Fact::Text(text) => Some(text.into_owned()),
             Fact::Seconds(seconds) => Some(seconds.to_string()),
             Fact::Texts(texts) => {
                 let joiner = self.row().joiner.unwrap_or(",");
@@ -148,17 +155,21 @@ impl TokenField {
 
 /// The facts of a verified token for metadata, allowed or refused.
 ///
-/// Values that could not stand in a header are left out here as well: a line break in a `sid` would forge lines of a
-/// text access log.
+/// Metadata is text of any characters, and limits are counted by it: who could take a name that is left out would have
+/// no limit. What cannot be seen is escaped: a line break in a `sid` would write lines of its own into a text access log.
 pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
     TokenField::in_place(Place::Metadata).filter_map(|field| {
         let fact = match field.read(token)? {
-            Fact::Text(text) => Some(text).filter(|text| fits_header(text)).map(Fact::Text)?,
+            Fact::Text(Cow::Borrowed(text)) => Fact::Text(on_one_line(text)),
             Fact::Texts(mut texts) => {
-                texts.retain(|text| fits_header(text));
+                for text in &mut texts {
+                    if let Cow::Owned(escaped) = on_one_line(text) {
+                        *text = escaped;
+                    }
+                }
                 Fact::Texts(texts)
             }
-            seconds @ Fact::Seconds(_) => seconds,
+            other => other,
         };
         Some((field.name(), fact))
     })
@@ -287,6 +298,17 @@ impl PayloadHeader {
         Self { profile, ..self }
     }
 
+    /// How long a written payload may be sent again with other requests: less than it is valid, because its `exp` is in
+    /// whole seconds. Zero: it is written for one request.
+    #[must_use]
+    pub fn reusable_for(&self) -> Duration {
+        match (&self.profile, &self.signer) {
+            (PayloadProfile::Transaction { .. }, _) => Duration::ZERO,
+            (PayloadProfile::Identity, Some(signer)) => signer.ttl().saturating_sub(Duration::from_secs(1)),
+            (PayloadProfile::Identity, None) => Duration::MAX,
+        }
+    }
+
     /// The same for people to look at: without a signature it is of no use to services.
     #[must_use]
     pub fn unsigned(&self) -> Self {
@@ -336,7 +358,6 @@ const MAX_RETIRED: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_replaced_key_is_published_while_what_it_signed_holds() {

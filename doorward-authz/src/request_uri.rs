@@ -3,6 +3,8 @@
 //! A DPoP proof names its URI (`htu`). Two spellings of one URI are compared after the syntax-based and scheme-based
 //! normalization of RFC 3986 sections 6.2.2 and 6.2.3 (RFC 9449 section 4.3).
 
+use std::net::Ipv6Addr;
+
 use super::certificate::{CertificateSource, FORWARDED};
 use super::rule::RequestView;
 
@@ -112,23 +114,29 @@ fn normal_scheme(scheme: &str) -> Option<&'static str> {
     ["https", "http"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// Host and port: letters in lower case, without the scheme's own port (RFC 3986 sections 6.2.2.1 and 6.2.3).
+/// Host and port: letters in lower case, a port in its shortest form and without the scheme's own (RFC 3986 sections
+/// 6.2.2.1 and 6.2.3).
 fn normal_authority(scheme: &str, authority: &str) -> Option<String> {
-    let end = if authority.starts_with('[') {
-        authority.find(']')? + 1
+    let (host, port) = if let Some(literal) = authority.strip_prefix('[') {
+        let (address, port) = literal.split_once(']')?;
+        (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
     } else {
-        authority.find(':').unwrap_or(authority.len())
+        let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+        // Userinfo and escapes are refused: clients do not write a host with them.
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        let is_host = host.bytes().all(is_name) && host.bytes().any(|b| b.is_ascii_alphanumeric());
+        (is_host.then(|| host.to_ascii_lowercase())?, port)
     };
-    let (host, port) = authority.split_at(end);
-    let port = if port.is_empty() { port } else { port.strip_prefix(':')? };
-    // Userinfo and escapes are refused: clients do not write a host with them.
-    let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']');
-    if host.is_empty() || !host.bytes().all(is_host) || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let own = if scheme == "https" { "443" } else { "80" };
-    let host = host.to_ascii_lowercase();
-    Some(if port.is_empty() || port == own { host } else { format!("{host}:{port}") })
+    let port = match (port, port.strip_prefix(':')) {
+        ("" | ":", _) => None,
+        (_, Some(digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse::<u16>().ok()?),
+        _ => return None,
+    };
+    let own = if scheme == "https" { 443 } else { 80 };
+    Some(match port.filter(|port| *port != own) {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
 }
 
 /// A path whose escapes are written in one way and whose segments of dots are resolved (RFC 3986 sections 6.2.2.2 and
@@ -203,6 +211,9 @@ mod tests {
             ("http://shop.test:443/", "http://shop.test:443/"),
             ("https://shop.test:/a#b?c", "https://shop.test/a"),
             ("https://[2001:DB8::1]:8443/", "https://[2001:db8::1]:8443/"),
+            ("https://[2001:db8:0::1]/", "https://[2001:db8::1]/"),
+            ("http://shop.test:080/a", "http://shop.test/a"),
+            ("https://shop.test:08443/", "https://shop.test:8443/"),
             ("https://a/%7euser/%2f%e2%82%ac/x", "https://a/~user/%2F%E2%82%AC/x"),
             ("https://a/€", "https://a/%E2%82%AC"),
             ("https://a/b/./c/../d", "https://a/b/d"),
@@ -230,6 +241,14 @@ mod tests {
             "https://%61/",
             "https://[::1/",
             "https://[::1]x/",
+            "https://[x]/",
+            "https://[fe80::1%25eth0]/",
+            "https://a[b/",
+            "https://a]b/",
+            "https://-/",
+            "https://~/",
+            "https://a:99999/",
+            "https://a:+80/",
             "https://a/%",
             "https://a/%4",
             "https://a/%zz",

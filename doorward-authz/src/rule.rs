@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::claims::{ClaimPath, IssuerName, Timestamp, scopes};
 use super::denial::Denial;
-use super::mcp::{Fit, McpMatch, McpMessage};
+use super::mcp::{Fit, McpMatch, McpMessage, Unread, check_body};
 use super::readings::loosest;
 use super::refusal::Refusal;
 use super::revocation::Kind;
@@ -35,8 +35,8 @@ pub struct RequestView<'a> {
     /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
     /// one.
     pub certificate: &'a str,
-    /// The one MCP message of the request, as the proxy read it; `None` if the proxy read no message, or more than
-    /// one.
+    /// The one MCP message of the request, as the proxy read it; `None` if it read none, or more than one. Decisions go
+    /// by [`Self::message`].
     pub mcp: Option<McpMessage<'a>>,
 }
 
@@ -53,6 +53,12 @@ impl<'a> RequestView<'a> {
         certificate: "",
         mcp: None,
     };
+
+    /// The one MCP message of the request, if servers read its body as the proxy did.
+    pub fn message(&self) -> Result<McpMessage<'a>, Unread> {
+        let message = self.mcp.ok_or(Unread::Message)?;
+        check_body(self.header("content-type"), self.header("content-encoding")).map(|()| message)
+    }
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
@@ -203,11 +209,11 @@ impl Match {
 
     /// Whether it is undecided that the rule applies to this request, because the request's MCP message is unknown.
     pub(super) fn lacks_message(&self, request: &RequestView<'_>) -> bool {
-        self.mcp.as_ref().is_some_and(|mcp| mcp.fit(request.mcp) == Fit::Unknown)
+        self.mcp.as_ref().is_some_and(|mcp| mcp.fit(request.message().ok()) == Fit::Unknown)
     }
 
     fn message(&self, request: &RequestView<'_>) -> bool {
-        self.mcp.as_ref().is_none_or(|mcp| mcp.fit(request.mcp) != Fit::No)
+        self.mcp.as_ref().is_none_or(|mcp| mcp.fit(request.message().ok()) != Fit::No)
     }
 
     /// [`Self::beside_path`] in the reading of the loosest server: methods in any case, the host behind userinfo and

@@ -9,6 +9,7 @@ mod index;
 use std::ops::Deref;
 
 use super::denial::Denial;
+use super::mcp::Unread;
 use super::path::Path;
 use super::refusal::Refusal;
 use super::rule::{Match, PathMatch, RequestView, Rule};
@@ -101,7 +102,9 @@ impl Rules {
             first.iter().chain(&others).filter(|rule| !named.is_some_and(|named| std::ptr::eq(named, **rule)));
         let lacks = |rule: &&&Rule| rule.matches.as_ref().is_some_and(|matches| matches.lacks_message(request));
         if let Some(rule) = by_match.find(lacks) {
-            return Err(Refusal::new(Denial::BadRequest, format_args!("the rule `{}` {LACKS_MESSAGE}", rule.name)));
+            let why = request.message().map_or_else(Unread::detail, |_| UNNAMED);
+            let detail = format_args!("the rule `{}` needs to know the MCP message: {why}", rule.name);
+            return Err(Refusal::new(Denial::BadRequest, detail));
         }
         Ok(Selected { first: first.unwrap_or(default), others })
     }
@@ -112,8 +115,11 @@ impl Rules {
     }
 
     fn is_literal(&self, at: usize, path: &str, request: &RequestView<'_>) -> bool {
-        let matches = |matches: &Match| matches.path.matches(path) && matches.beside_path(request);
-        self.all[at].matches.as_ref().is_some_and(matches)
+        let rule = &self.all[at];
+        // A rule on trial refuses nothing, and must not hide the rules behind it from a message that it may not be for.
+        let can_tell = |matches: &Match| rule.enforce || !matches.lacks_message(request);
+        let matches = |matches: &Match| matches.path.matches(path) && matches.beside_path(request) && can_tell(matches);
+        rule.matches.as_ref().is_some_and(matches)
     }
 
     /// The first protecting rule before `end` for a reading of the path.
@@ -135,10 +141,8 @@ impl Rules {
 /// Why a route's choice cannot be followed. The name that it gives is shown by explaining.
 const UNKNOWN_RULE: &str = "context_extensions of the route names a rule which the configuration does not have";
 
-/// Why a request with a rule for MCP messages is refused.
-const LACKS_MESSAGE: &str = "needs to know the MCP message, and the proxy names none: the request has another method \
-    than POST, or a body that is not one JSON-RPC request; a call without the name of its tool; a response; or \
-    Envoy's MCP filter or its metadata is missing";
+/// Why a message that is known does not say whether a rule is for it.
+const UNNAMED: &str = "it is a call without the name of its tool, or a response to the server";
 
 /// The rules selected so far, each once; a single rule needs no allocation.
 #[derive(Default)]
@@ -359,7 +363,8 @@ mod tests {
             ("DELETE", "/mcp", None, "mcp"),
             ("POST", "/other", None, "default"),
         ] {
-            let request = RequestView { method, target, mcp, host: "a", ..RequestView::NOTHING };
+            let headers: &[(&str, &[u8])] = &[("content-type", b"application/json")];
+            let request = RequestView { method, target, mcp, headers, host: "a", ..RequestView::NOTHING };
             let selected = match rules.select(&request, &default) {
                 Ok(selected) => {
                     let rules = [selected.first].into_iter().chain(selected.others);
@@ -368,6 +373,22 @@ mod tests {
                 Err(refusal) => refusal.denial.label().to_owned(),
             };
             assert_eq!(selected, expected, "{method} {target} {mcp:?}");
+        }
+        // On trial a rule is for the messages that it can tell, and the rules behind it decide the others.
+        let mut on_trial = rules.to_vec();
+        on_trial[0].enforce = false;
+        on_trial.remove(1);
+        let on_trial = Rules::new(on_trial);
+        let headers: &[(&str, &[u8])] = &[("content-type", b"application/json")];
+        for (mcp, headers, expected) in [
+            (message("tools/call", Some("pay_rent")), headers, "pay"),
+            (message("tools/call", Some("pay_rent")), &[], "mcp"),
+            (message("tools/call", None), headers, "mcp"),
+            (None, headers, "mcp"),
+        ] {
+            let request =
+                RequestView { method: "POST", target: "/mcp", mcp, headers, host: "a", ..RequestView::NOTHING };
+            assert_eq!(&*on_trial.select(&request, &default).unwrap().first.name, expected, "{mcp:?} {headers:?}");
         }
         // A route that names the rule has identified the request.
         let request = RequestView { method: "GET", target: "/mcp", rule: Some("pay"), ..RequestView::NOTHING };

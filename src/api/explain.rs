@@ -93,6 +93,13 @@ pub fn checks(
     checks::checks(policy, request, decision, refused, true, now)
 }
 
+/// Adds the `content-type` that a request with an MCP message has, unless it is described.
+pub fn describe_body(fields: &mut Vec<(String, String)>) {
+    if !fields.iter().any(|(name, _)| name == "content-type") {
+        fields.push(("content-type".to_owned(), "application/json".to_owned()));
+    }
+}
+
 const fn access(access: Access) -> &'static str {
     match access {
         Access::Public => "public",

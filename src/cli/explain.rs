@@ -137,6 +137,9 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     if let Some(token) = &token {
         policy.authorizer.tokens.put(token, &mut fields, &mut path);
     }
+    if args.mcp_method.is_some() {
+        explain::describe_body(&mut fields);
+    }
     let headers: Vec<(&str, &[u8])> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView {
         method: &args.method,

@@ -109,8 +109,24 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// An absolute URL: https, or http to this host or with permission.
+    /// An absolute URL: https, or http to this host or with permission, which `insecure: true` beside it gives.
     pub(super) fn url(&mut self, at: &KeyPath, text: &str, insecure: bool) {
+        let cure = "must be https (or set `insecure: true`, with which an attacker on the network can forge it)";
+        self.url_or(at, text, insecure, cure);
+    }
+
+    /// An absolute URL: https, or http to this host.
+    pub(super) fn https_url(&mut self, at: &KeyPath, text: &str) {
+        self.url_or(
+            at,
+            text,
+            false,
+            "must be https; http is for this host alone, such as `http://127.0.0.1:10000/mcp`",
+        );
+    }
+
+    /// `cure`: the fault of http.
+    fn url_or(&mut self, at: &KeyPath, text: &str, insecure: bool, cure: &str) {
         let Ok(url) = Url::parse(text) else {
             return self.fault(at, "must be a URL such as `https://auth.example.com/jwks`");
         };
@@ -129,10 +145,7 @@ impl<'a> Check<'a> {
         match url.scheme() {
             "https" => {}
             "http" if loopback || insecure => {}
-            "http" => self.fault(
-                at,
-                "must be https (or set `insecure: true`, with which an attacker on the network can forge it)",
-            ),
+            "http" => self.fault(at, cure),
             _ => self.fault(at, "must be a https URL"),
         }
     }

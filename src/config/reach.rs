@@ -5,6 +5,7 @@
 
 use super::check::Check;
 use super::fault::KeyPath;
+use crate::authz::mcp::{McpMatch, NamePattern};
 use crate::authz::rule::{HostPattern, Match, PathMatch, Rule};
 
 /// Faults for rules that no request reaches, and for protection that a looser rule takes away.
@@ -17,7 +18,9 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
         let hides = |earlier: &&Rule| {
             // Protecting rules apply in any case.
             let any_case = later.loosens() && !earlier.loosens();
-            earlier.matches.as_ref().is_some_and(|matches| covers(matches, wanted, any_case))
+            earlier.matches.as_ref().is_some_and(|matches| {
+                covers(matches, wanted, any_case) && messages_covered(matches, wanted, earlier.enforce)
+            })
         };
         let hidden_by = rules[..index].iter().find(hides);
         let Some(earlier) = hidden_by else { continue };
@@ -34,7 +37,18 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
     }
 }
 
-/// Whether `outer` matches every request of `inner`.
+/// Whether a rule for `outer`'s messages is for all of `inner`'s, or refuses them, which one on trial does not. A rule
+/// for every message refuses requests without one.
+fn messages_covered(outer: &Match, inner: &Match, enforced: bool) -> bool {
+    let every_message = McpMatch { methods: vec![NamePattern::new("*")], tools: Vec::new() };
+    match (&outer.mcp, &inner.mcp) {
+        (None, _) => true,
+        (Some(outer), Some(inner)) => outer.covers(inner),
+        (Some(outer), None) => enforced && outer.covers(&every_message),
+    }
+}
+
+/// Whether `outer` matches every request of `inner`, whatever message it carries.
 fn covers(outer: &Match, inner: &Match, any_case: bool) -> bool {
     // `GET` includes `HEAD`.
     let method =
@@ -44,7 +58,7 @@ fn covers(outer: &Match, inner: &Match, any_case: bool) -> bool {
     let hosts = outer.hosts.is_empty() || !inner.hosts.is_empty() && inner.hosts.iter().all(host);
     let paths =
         path_covers(&outer.path, &inner.path) || any_case && path_covers(&outer.path.folded(), &inner.path.folded());
-    methods && hosts && paths && (outer.mcp.is_none() || outer.mcp == inner.mcp)
+    methods && hosts && paths
 }
 
 fn host_covers(outer: &HostPattern, inner: &HostPattern) -> bool {

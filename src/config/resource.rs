@@ -25,7 +25,7 @@ pub(super) fn resource(
     let identifier = match file.identifier.as_str() {
         "request" => ResourceIdentifier::Request,
         url => {
-            check.url(&at.key("identifier"), url, false);
+            check.https_url(&at.key("identifier"), url);
             let fixed = ResourceIdentifier::fixed(url).filter(|_| !url.contains('?'));
             if fixed.is_none() {
                 check.fault(

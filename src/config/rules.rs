@@ -153,6 +153,8 @@ fn mcp(check: &mut Check<'_>, at: &KeyPath, file: &McpMatchFile) -> McpMatch {
 fn names(check: &mut Check<'_>, at: &KeyPath, names: Option<&[String]>, what: &str) -> Vec<NamePattern> {
     /// Each costs a search in the name.
     const MOST_STARS: usize = 8;
+    /// Characters of globs and regular expressions, which names of MCP do not have (Server Features, Tools).
+    const FOREIGN: [char; 11] = ['?', '[', ']', '{', '}', '(', ')', '|', '+', '^', '\\'];
     let Some(names) = names else { return Vec::new() };
     check.list(at, names, &format!("; leave it out for any {what}"));
     for (index, name) in names.iter().enumerate() {
@@ -161,6 +163,13 @@ fn names(check: &mut Check<'_>, at: &KeyPath, names: Option<&[String]>, what: &s
                 &at.index(index),
                 format!("must be the name of a {what}, in which `*` stands for any characters"),
             );
+        } else if name.contains(FOREIGN) || name.ends_with('$') {
+            check.fault(
+                &at.index(index),
+                format!("is compared literally, except for `*`: write `*` for any characters, or each {what}"),
+            );
+        } else if name.contains(".*") {
+            check.warn(&at.index(index), "`.*` is a dot and any characters; write `*` for any characters");
         } else if name.matches('*').count() > MOST_STARS {
             check.fault(&at.index(index), format!("must have at most {MOST_STARS} `*`"));
         }
@@ -297,29 +306,41 @@ fn require(check: &mut Check<'_>, at: &KeyPath, file: &RequireFile, whole: &Conf
         actors: actors(check, &at.key("actors"), file),
         delegated: file.delegated,
         max_age: file.max_age.map(|span| *span),
-        acr: match &file.acr {
-            None => Vec::new(),
-            Some(OneOrMany::One(value)) => {
-                check.text(&at.key("acr"), value);
-                vec![value.clone()]
-            }
-            Some(OneOrMany::Many(values)) => {
-                check.list(&at.key("acr"), values, "; leave it out for any");
-                for (index, value) in values.iter().enumerate() {
-                    check.text(&at.key("acr").index(index), value);
-                }
-                values.clone()
-            }
-        },
+        acr: acr(check, &at.key("acr"), file.acr.as_ref()),
     }
 }
 
 /// Faults for texts without the characters of `scope`, and of the challenge that names it (RFC 6749 section 3.3).
 pub(super) fn scopes(check: &mut Check<'_>, at: &KeyPath, scopes: &[String]) {
     for (index, scope) in scopes.iter().enumerate() {
-        let fits = !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-        if !fits {
+        if !is_listable(scope) {
             check.fault(&at.index(index), "must be one scope, without spaces and quotes");
+        }
+    }
+}
+
+/// Whether a text can stand in a list with spaces within the quotes of a challenge.
+fn is_listable(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+/// The accepted classes, which a challenge names as `acr_values` (RFC 9470 section 3).
+fn acr(check: &mut Check<'_>, at: &KeyPath, file: Option<&OneOrMany>) -> Vec<String> {
+    let mut class = |at: &KeyPath, value: &String| {
+        if !is_listable(value) {
+            check.fault(at, "must be one class of ASCII characters, without spaces, quotes and backslashes");
+        }
+    };
+    match file {
+        None => Vec::new(),
+        Some(OneOrMany::One(value)) => {
+            class(at, value);
+            vec![value.clone()]
+        }
+        Some(OneOrMany::Many(values)) => {
+            values.iter().enumerate().for_each(|(index, value)| class(&at.index(index), value));
+            check.list(at, values, "; leave it out for any");
+            values.clone()
         }
     }
 }

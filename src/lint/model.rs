@@ -334,6 +334,18 @@ impl<'a> Manager<'a> {
             || name.contains('_') && self.drops_underscores()
     }
 
+    /// The routes that a path takes, one of each virtual host; those that ask for more than a path are passed over.
+    pub(super) fn routes_of(&self, path: &str) -> Vec<&Route<'a>> {
+        let mut found: Vec<&Route<'a>> = Vec::new();
+        for route in self.routes.iter().filter(|route| route.takes(path)) {
+            let is_later = |known: &&Route<'a>| known.host() == route.host() && known.node.path != route.node.path;
+            if !found.iter().any(is_later) {
+                found.push(route); // The parts of a weighted route are routes, too.
+            }
+        }
+        found
+    }
+
     fn drops_underscores(&self) -> bool {
         let action = self.node.at("common_http_protocol_options.headers_with_underscores_action");
         let action = action.and_then(|action| action.choice(&["ALLOW", "REJECT_REQUEST", "DROP_HEADER"]));
@@ -371,6 +383,24 @@ fn routes<'a>(config: &Node<'a>) -> Vec<Route<'a>> {
 }
 
 impl<'a> Route<'a> {
+    /// The virtual host.
+    fn host(&self) -> Option<&KeyPath> {
+        self.levels.iter().rev().nth(1).map(|host| &host.path)
+    }
+
+    /// Whether it takes every request for a path.
+    fn takes(&self, path: &str) -> bool {
+        let Some(wanted) = self.node.get("match") else { return false };
+        let prefix = |text: &str| path.starts_with(text);
+        let segments =
+            |text: &str| path.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let asks_for_more = wanted.entries().count() > 1;
+        !asks_for_more
+            && (wanted.text("prefix").is_some_and(prefix)
+                || wanted.text("path_separated_prefix").is_some_and(segments)
+                || wanted.text("path") == Some(path))
+    }
+
     /// The per-route configurations of a filter, the most specific first.
     pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
         let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));

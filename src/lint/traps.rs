@@ -17,7 +17,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// All rules of lint. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 56] = [
+pub const TRAPS: [Trap; 59] = [
     trap(
         "no-ext-authz",
         Error,
@@ -273,11 +273,25 @@ pub const TRAPS: [Trap; 56] = [
         "put envoy.filters.http.mcp before ext_authz",
     ),
     trap(
+        "mcp-body-unread",
+        Error,
+        mcp::mcp_body_unread,
+        "JsonToMetadata.request_rules; measured on Envoy 1.40",
+        "envoy.filters.http.json_to_metadata before ext_authz, with the rules of envoy/mcp.yaml",
+    ),
+    trap(
+        "mcp-forged",
+        Error,
+        mcp::mcp_forged,
+        "docs/mcp.md of Doorward; measured on Envoy 1.40",
+        "no filter before ext_authz but mcp and json_to_metadata writes into their namespaces, and these only what the body has",
+    ),
+    trap(
         "mcp-not-sent",
         Error,
         mcp::mcp_not_sent,
-        "ExtAuthz.metadata_context_namespaces",
-        "envoy.filters.http.mcp before ext_authz, which has metadata_context_namespaces: [envoy.filters.http.mcp]",
+        "ExtAuthz.metadata_context_namespaces, ExtAuthz.allowed_headers",
+        "envoy.filters.http.mcp before ext_authz, which has metadata_context_namespaces: [envoy.filters.http.json_to_metadata, envoy.filters.http.mcp], and content-type and content-encoding among allowed_headers",
     ),
     trap(
         "mcp-ambiguous",
@@ -285,6 +299,13 @@ pub const TRAPS: [Trap; 56] = [
         mcp::mcp_ambiguous,
         "Mcp.reject_duplicate_keys, Mcp.attribute_source, Mcp.request_storage_mode; measured on Envoy 1.40",
         "reject_duplicate_keys: true, and the other two left out",
+    ),
+    trap(
+        "resource-not-routed",
+        Warning,
+        mcp::resource_not_routed,
+        "RFC 9728 section 3",
+        "a route to Doorward's `listen.http` without a check, as envoy/routes.yaml has it",
     ),
     trap("module-closed", Error, module::module_closed, "DynamicModuleConfig.do_not_close", "do_not_close: true"),
     trap(

@@ -19,19 +19,23 @@ rules:
 
 const JSON: &str = "application/json";
 
-struct Fixture {
-    envoy: Envoy,
-    doorward: Doorward,
-    upstream: Upstream,
-    tokens: Tokens,
+pub struct Fixture {
+    pub envoy: Envoy,
+    pub doorward: Doorward,
+    pub upstream: Upstream,
+    pub tokens: Tokens,
 }
 
 impl Fixture {
     /// `edit` changes Envoy's configuration.
     async fn start(edit: impl Fn(String) -> String) -> Option<Self> {
+        Self::with(RULES, edit).await
+    }
+
+    pub async fn with(rules: &str, edit: impl Fn(String) -> String) -> Option<Self> {
         let binary = envoy::binary()?;
         let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
-        let doorward = Doorward::start(&tokens.config(RULES)).await;
+        let doorward = Doorward::start(&tokens.config(rules)).await;
         let text = envoy::text("envoy/mcp.yaml", &doorward.check, upstream.address);
         let text = text.replace("port_value: 9192", &format!("port_value: {}", doorward.http.port()));
         let envoy = Envoy::start_text(&binary, &edit(text)).await;
@@ -39,7 +43,7 @@ impl Fixture {
     }
 
     /// The status and, if it was refused, the reason; else the rule.
-    async fn ask(&self, method: Method, path: &str, kind: &str, body: &str, token: Option<&str>) -> (u16, String) {
+    pub async fn ask(&self, method: Method, path: &str, kind: &str, body: &str, token: Option<&str>) -> (u16, String) {
         let before = self.upstream.seen();
         let request = reqwest::Client::new().request(method, self.envoy.url(path));
         let request = request.header("content-type", kind).header("accept", "application/json, text/event-stream");
@@ -51,12 +55,12 @@ impl Fixture {
         (status, body["reason"].as_str().unwrap_or("ok").to_owned())
     }
 
-    async fn post(&self, path: &str, body: &str, token: &str) -> String {
+    pub async fn post(&self, path: &str, body: &str, token: &str) -> String {
         self.ask(Method::POST, path, JSON, body, Some(token)).await.1
     }
 }
 
-fn message(method: &str, params: &Value) -> String {
+pub fn message(method: &str, params: &Value) -> String {
     let mut message = json!({"jsonrpc": "2.0", "id": 1, "method": method});
     if !params.is_null() {
         message["params"] = params.clone();
@@ -64,7 +68,7 @@ fn message(method: &str, params: &Value) -> String {
     message.to_string()
 }
 
-fn call(tool: &str) -> String {
+pub fn call(tool: &str) -> String {
     message("tools/call", &json!({"name": tool, "arguments": {"to": "bob"}}))
 }
 
@@ -137,7 +141,6 @@ async fn what_cannot_be_told_is_refused_where_a_rule_needs_to_know() {
             "a response that is a call, too",
             r#"{"jsonrpc":"2.0","id":1,"result":{},"method":"tools/call","params":{"name":"pay_rent"}}"#.to_owned(),
         ),
-        ("more than Envoy reads", message("tools/call", &large)),
         ("not MCP", r#"{"name": "look"}"#.to_owned()),
         ("not JSON", "look".to_owned()),
         ("nothing", String::new()),
@@ -148,6 +151,8 @@ async fn what_cannot_be_told_is_refused_where_a_rule_needs_to_know() {
             assert_eq!((status, reason.as_str()), (400, "bad_request"), "{what} {path}");
         }
     }
+    let large = message("tools/call", &large);
+    assert_eq!(fixture.ask(Method::POST, "/mcp", JSON, &large, Some(&all)).await.0, 413, "Envoy reads no more");
     for kind in ["text/plain", "Application/JSON", "application/x-www-form-urlencoded", ""] {
         let (status, reason) = fixture.ask(Method::POST, "/mcp", kind, &call("look"), Some(&all)).await;
         assert_eq!((status, reason.as_str()), (400, "bad_request"), "{kind}");
@@ -168,18 +173,12 @@ async fn what_cannot_be_told_is_refused_where_a_rule_needs_to_know() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_names_responses_takes_them() {
-    let tokens = Tokens::new();
-    let Some(binary) = envoy::binary() else { return };
-    let upstream = Upstream::start().await;
     let rules = r#"
 rules:
   - {name: responses, match: {path: /mcp, methods: [POST], mcp: {methods: [__jsonrpc_response]}}, require: {scopes: [answer]}}
   - {name: pay, match: {path: /mcp, methods: [POST], mcp: {tools: ["pay_*"]}}, require: {scopes: [pay]}}
 "#;
-    let doorward = Doorward::start(&tokens.config(rules)).await;
-    let text = envoy::text("envoy/mcp.yaml", &doorward.check, upstream.address);
-    let envoy = Envoy::start_text(&binary, &text).await;
-    let fixture = Fixture { envoy, doorward, upstream, tokens };
+    let Some(fixture) = Fixture::with(rules, |text| text).await else { return };
     let (plain, answers) = (fixture.tokens.of("alice"), fixture.tokens.with(json!({"scope": "answer"})));
     let response = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
     assert_eq!(fixture.post("/mcp", response, &answers).await, "ok");
@@ -188,10 +187,15 @@ rules:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_filter_or_its_metadata_nobody_calls_a_tool() {
+async fn without_the_filters_or_what_they_say_nobody_calls_a_tool() {
+    let namespaces = "metadata_context_namespaces: [envoy.filters.http.json_to_metadata, envoy.filters.http.mcp]";
     for (line, instead) in [
-        ("metadata_context_namespaces: [envoy.filters.http.mcp]", ""),
+        (namespaces, ""),
+        (namespaces, "metadata_context_namespaces: [envoy.filters.http.mcp]"),
+        (namespaces, "metadata_context_namespaces: [envoy.filters.http.json_to_metadata]"),
         ("traffic_mode: PASS_THROUGH", "request_storage_mode: FILTER_STATE"),
+        ("on_present: {key: name}", "on_present: {key: tool}"),
+        ("- exact: content-type ", "- exact: content-type-of-others "),
     ] {
         let edit = |text: String| {
             assert_eq!(text.matches(line).count(), 1);
@@ -202,6 +206,9 @@ async fn without_the_filter_or_its_metadata_nobody_calls_a_tool() {
         assert_eq!(fixture.post("/mcp", &call("pay_rent"), &all).await, "bad_request", "{line}");
         assert_eq!(fixture.post("/mcp", &call("look"), &all).await, "bad_request");
         assert_eq!(fixture.ask(Method::GET, "/mcp", JSON, "", Some(&all)).await.0, 200);
+        if line.contains("content-type") {
+            fixture.doorward.logs("or `allowed_headers` of ext_authz lacks it").await;
+        }
     }
 }
 
@@ -225,6 +232,11 @@ fn explain_takes_a_message() {
         told("pay", "insufficient_scope")
     );
     assert_eq!(explain(&["--mcp-method", "tools/list"]), told("listing", "ok"));
+    let utf7 = ["--mcp-method", "tools/list", "--header", "content-type: application/json; charset=utf-7"];
+    assert_eq!(explain(&utf7), told("default", "bad_request"));
+    let (_, out, _) = run(&["explain", "--config", config, "--method", "POST", "--path", "/mcp"], "");
+    let first = out.lines().next().unwrap();
+    assert!(first.contains("the rule `pay` needs to know the MCP message"), "{out}");
     assert_eq!(explain(&[&token]), told("default", "bad_request"));
 }
 
@@ -238,6 +250,11 @@ fn a_match_that_fits_nothing_is_a_fault() {
         ("{tools: [\"a*b*c*d*e*f*g*h*i*j\"]}", "must have at most 8 `*`"),
         ("{methods: [tools/list], tools: [a]}", "only `tools/call` names a tool"),
         ("{methods: [\"*\"], tools: [a]}", "only `tools/call` names a tool"),
+        ("{tools: [\"pay?\"]}", "is compared literally, except for `*`"),
+        ("{tools: [\"pay_[ab]\"]}", "is compared literally, except for `*`"),
+        ("{tools: [\"{x}\"]}", "is compared literally, except for `*`"),
+        ("{tools: [\"^pay\"]}", "is compared literally, except for `*`"),
+        ("{methods: [\"tools/(call|list)\"]}", "is compared literally, except for `*`"),
     ] {
         let config = Tokens::new().config(&format!("rules: [{{name: a, match: {{mcp: {mcp}}}}}]\n"));
         let (code, said) = validate(&config);
@@ -246,6 +263,34 @@ fn a_match_that_fits_nothing_is_a_fault() {
     let hidden = "rules: [{name: a, match: {path: /mcp}}, {name: b, match: {path: /mcp, mcp: {tools: [x]}}}]\n";
     let (code, said) = validate(&Tokens::new().config(hidden));
     assert!(code == 2 && said.contains("is never reached"), "{said}");
+    // An earlier rule that takes everything of a later one, or its protection.
+    let pay = "{methods: [tools/call], tools: [pay]}";
+    for (first, more, then, fault) in [
+        ("{methods: [\"tools/*\"]}", "access: public", pay, "is unprotected"),
+        ("{tools: [\"*\"]}", "access: public", pay, "is unprotected"),
+        ("{tools: [\"p*\", q]}", "require: {scopes: [s]}", "{tools: [q]}", "is never reached"),
+        ("{methods: [tools/call]}", "enforce: false", pay, "is unprotected"),
+        ("{methods: [\"*\"]}", "require: {scopes: [s]}", pay, "is never reached"),
+        ("{tools: [pay]}", "access: public", "{tools: [\"p*\"]}", ""),
+        ("{methods: [tools/list]}", "access: public", pay, ""),
+    ] {
+        let rules = format!(
+            "rules: [{{name: a, match: {{path: /mcp, mcp: {first}}}, {more}}}, {{name: b, match: {{path: /mcp, mcp: {then}}}}}]\n"
+        );
+        let (code, said) = validate(&Tokens::new().config(&rules));
+        assert!(said.contains(fault) && code == if fault.is_empty() { 0 } else { 2 }, "{first} {then}: {code} {said}");
+    }
+    let warned = "rules: [{name: a, match: {mcp: {tools: [\"pay.*\"]}}}]\n";
+    let (code, said) = validate(&Tokens::new().config(warned));
+    assert!(code == 0 && said.contains("`.*` is a dot and any characters"), "{code} {said}");
+    for acr in ["'a\"b'", "'c\\d'", "é", "'a b'", "[ok, 'a\"b']"] {
+        let (code, said) = validate(
+            &Tokens::new().config(&format!("rules: [{{name: a, match: {{path: /a}}, require: {{acr: {acr}}}}}]\n")),
+        );
+        assert!(code == 2 && said.contains("must be one class"), "{acr}: {code} {said}");
+    }
+    let (code, said) = validate(&Tokens::new().config("resource: {identifier: \"http://gw.test/mcp\"}\n"));
+    assert!(code == 2 && said.contains("http is for this host alone") && !said.contains("insecure"), "{said}");
     let audience = "rules: [{name: a, match: {path: /a}, require: {audience: [nobody]}}]\n";
     let (code, said) = validate(&Tokens::new().config(audience));
     assert!(code == 2 && said.contains("must be one of the `audiences`"), "{said}");

@@ -87,7 +87,8 @@ impl Client {
     }
 }
 
-async fn read_answer(stream: &mut TcpStream, is_bare: bool) -> Answer {
+/// Reads the answer to a request; `is_bare`: it has no body, whatever its length.
+pub async fn read_answer(stream: &mut TcpStream, is_bare: bool) -> Answer {
     let mut read = Vec::new();
     let end = loop {
         if let Some(at) = read.windows(4).position(|window| window == b"\r\n\r\n") {

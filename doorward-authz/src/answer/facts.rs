@@ -18,5 +18,5 @@ pub fn facts_of<'a>(decision: &'a Decision<'_>) -> impl Iterator<Item = (&'stati
         ("issuer", decision.evidence.issuer.as_ref().map(IssuerName::as_str)),
         ("api_client", decision.evidence.api_client.as_deref()),
     ];
-    facts.into_iter().filter_map(|(name, text)| Some((name, Fact::Text(text?))))
+    facts.into_iter().filter_map(|(name, text)| Some((name, Fact::text(text?))))
 }

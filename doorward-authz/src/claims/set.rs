@@ -50,7 +50,7 @@ impl ClaimSet {
     pub const MAX_DEPTH: usize = 32;
 
     /// Reads a JSON object that has only one reading. `MalformedToken` if it is not an object, a value cannot be
-    /// read, or a member is repeated (RFC 7519 section 4 allows refusing that): with duplicates, two parsers of
+    /// read, or a member is repeated at any depth (RFC 7519 section 4 allows refusing that): with duplicates, two parsers of
     /// one token see two users.
     pub fn parse(json: Vec<u8>) -> Result<Self, Denial> {
         let text = String::from_utf8(json).map_err(|_| Denial::MalformedToken)?;
@@ -181,7 +181,8 @@ const USUAL_MEMBERS: usize = 16;
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads a value with a bounded depth.
+/// Reads a value with a bounded depth, in which no object repeats a member: who acts (`act`), or for what (`cnf`,
+/// `authorization_details`), would be two things to two parsers.
 ///
 /// Not `Value`'s own reader: if a crate enables raw values in `serde_json`, that reader replaces an object with
 /// a certain member by the JSON in that member's text, so an attacker who chooses a name in a claim could
@@ -248,7 +249,9 @@ impl<'de> Visitor<'de> for Nested {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let (inner, mut members) = (self.inner()?, Map::new());
         while let Some(name) = access.next_key()? {
-            members.insert(name, access.next_value_seed(inner)?);
+            if members.insert(name, access.next_value_seed(inner)?).is_some() {
+                return Err(de::Error::custom("a member is repeated"));
+            }
         }
         Ok(Value::Object(members))
     }
@@ -299,6 +302,10 @@ mod tests {
             r#"{"a":1,}"#,
             r#"{"a":1,"a":2}"#,
             r#"{"a":1,"\u0061":2}"#,
+            r#"{"act":{"sub":"a","sub":"b"}}"#,
+            r#"{"act":{"sub":"a","act":{"sub":"b"},"\u0061ct":null}}"#,
+            r#"{"cnf":{"jkt":"a","jkt":"a"}}"#,
+            r#"{"a":[[{"b":1,"b":1}]]}"#,
             r#"{"a":"\ud800"}"#,
             r#"{"a":["\ud800"]}"#,
             r#"{"a":1e999}"#,

@@ -222,7 +222,7 @@ fn members<'a>(text: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str
 impl Value {
     fn of(fact: Fact<'_>) -> Self {
         match fact {
-            Fact::Text(text) => Self::Text(text.to_owned()),
+            Fact::Text(text) => Self::Text(text.into_owned()),
             #[expect(clippy::cast_precision_loss, reason = "no date before the year 9999 has 53 bits")]
             Fact::Seconds(seconds) => Self::Number(seconds as f64),
             Fact::Texts(texts) => Self::Texts(texts),
@@ -352,7 +352,7 @@ mod tests {
             edits.remove_from(&request, "x_user_id");
             edits.remove_from(&request, "x-absent");
             let mut text = Vec::new();
-            members(&mut text, [("rule", Fact::Text(headers[0].0))]);
+            members(&mut text, [("rule", Fact::text(headers[0].0))]);
             let then = Then::Continue { response: Vec::new(), subject: None };
             Plan { edits, facts: PublishedFacts::FilterState(text), then }
         };
@@ -368,7 +368,7 @@ mod tests {
         let scopes = vec!["a".to_owned(), "\"".to_owned()];
         members(
             &mut text,
-            [("rule", Fact::Text("a\"b\\\n")), ("expires_at", Fact::Seconds(7)), ("scopes", Fact::Texts(scopes))],
+            [("rule", Fact::text("a\"b\\\n")), ("expires_at", Fact::Seconds(7)), ("scopes", Fact::Texts(scopes))],
         );
         text[0] = b'{';
         text.push(b'}');

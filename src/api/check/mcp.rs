@@ -1,15 +1,20 @@
-//! The findings of Envoy's MCP filter about a request, from the metadata of a `CheckRequest`.
+//! The findings of Envoy's filters about a request's MCP message, from the metadata of a `CheckRequest`.
 //!
-//! The filter parses the body and writes its findings to the dynamic metadata of its namespace, which ext_authz sends
-//! with `metadata_context_namespaces` (Envoy 1.40). It also passes on bodies that it did not parse to the end, or that
-//! are not an MCP message. A field that is not plainly that of one message, or that occurs twice, is `None` here: a
-//! rule that depends on it then refuses the request.
+//! Two filters read the body, and leave what they found in the dynamic metadata of their namespaces, which ext_authz sends
+//! with `metadata_context_namespaces`. The MCP filter (Envoy 1.40) names method and tool and refuses members that stand
+//! twice; it does not look behind the end of the message where that is in another part of the body, takes what is not JSON
+//! and passes over lists. `json_to_metadata` reads the body as one JSON text to its end; of two members it takes one.
+//! What is not plainly one message to both is `None` here, as is everything that stands twice: a rule that needs to know
+//! then refuses the request.
 
 use super::fields::{Fields, Value};
-use crate::authz::mcp::{CALL, McpMessage};
+use crate::authz::mcp::{CALL, McpMessage, RESPONSE};
 
 /// The namespace of `envoy.filters.http.mcp`.
 const NAMESPACE: &str = "envoy.filters.http.mcp";
+
+/// The namespace of `envoy.filters.http.json_to_metadata`.
+const WHOLE: &str = "envoy.filters.http.json_to_metadata";
 
 /// `google.protobuf.Value` with `bool_value: true`, on the wire.
 const TRUE: &[u8] = &[0x20, 1];
@@ -18,10 +23,47 @@ const FALSE: &[u8] = &[0x20, 0];
 
 /// The message that an `envoy.config.core.v3.Metadata` names.
 pub(super) fn message(metadata: Value<'_>) -> Option<McpMessage<'_>> {
-    let mut found = None;
-    each_entry(metadata.bytes().ok()?, |namespace, fields| namespace != NAMESPACE || found.replace(fields).is_none())?;
+    let (mut found, mut whole) = (None, None);
+    each_entry(metadata.bytes().ok()?, |namespace, fields| match namespace {
+        NAMESPACE => found.replace(fields).is_none(),
+        WHOLE => whole.replace(fields).is_none(),
+        _ => true,
+    })?;
     let Filtered { is_mcp, method, tool } = Filtered::read(found?)?;
-    is_mcp.then_some(McpMessage { method: method?, tool: tool.filter(|_| method == Some(CALL)) })
+    let message = McpMessage { method: method?, tool: tool.filter(|_| method == Some(CALL)) };
+    (is_mcp && Whole::read(whole?)?.confirms(message)).then_some(message)
+}
+
+/// The same message in the body as a whole.
+#[derive(Default)]
+struct Whole<'a> {
+    version: Option<&'a str>,
+    method: Option<&'a str>,
+    name: Option<&'a str>,
+}
+
+impl<'a> Whole<'a> {
+    /// Reads a `google.protobuf.Struct`; `None` if a field stands twice. A field that is not text is absent.
+    fn read(fields: &'a [u8]) -> Option<Self> {
+        let (mut read, mut seen) = (Self::default(), [false; 3]);
+        each_entry(fields, |name, value| {
+            let (at, field) = match name {
+                "jsonrpc" => (0, &mut read.version),
+                "method" => (1, &mut read.method),
+                "name" => (2, &mut read.name),
+                _ => return true,
+            };
+            *field = text(value).filter(|text| !text.is_empty());
+            !std::mem::replace(&mut seen[at], true)
+        })?;
+        Some(read)
+    }
+
+    fn confirms(&self, message: McpMessage<'_>) -> bool {
+        self.version == Some("2.0")
+            && (message.method == RESPONSE || self.method == Some(message.method))
+            && (message.method != CALL || self.name == message.tool)
+    }
 }
 
 /// The filter's findings.
@@ -139,10 +181,20 @@ mod tests {
         Struct { fields: fields.collect() }
     }
 
+    /// What `json_to_metadata` finds in the same message.
+    fn whole_of(fields: &Json) -> Json {
+        json!({"jsonrpc": "2.0", "method": fields["method"], "name": fields["params"]["name"]})
+    }
+
     fn metadata(fields: &Json) -> Vec<u8> {
+        metadata_with(fields, &whole_of(fields))
+    }
+
+    fn metadata_with(fields: &Json, whole: &Json) -> Vec<u8> {
         let filter_metadata = BTreeMap::from([
             ("envoy.filters.http.other".to_owned(), structure(&json!({"method": "ping"}))),
             (NAMESPACE.to_owned(), structure(fields)),
+            (WHOLE.to_owned(), structure(whole)),
         ]);
         Metadata { filter_metadata: filter_metadata.into_iter().collect(), ..Metadata::default() }.encode_to_vec()
     }
@@ -170,7 +222,7 @@ mod tests {
         check(&with("tools/call", "params", json!({"name": "pay"})), Some("tools/call pay"));
         check(&with("prompts/get", "params", json!({"name": "pay"})), Some("prompts/get -"));
         check(&message("tools/call"), Some("tools/call -"));
-        for name in [json!(7), json!({"name": "x"}), json!(""), json!(null)] {
+        for name in [json!(7), json!({"a": "x"}), json!(""), json!(null)] {
             check(&with("tools/call", "params", json!({ "name": name })), Some("tools/call -"));
         }
         check(&with("tools/call", "params", json!("pay")), None);
@@ -192,11 +244,49 @@ mod tests {
     }
 
     #[test]
+    fn what_the_whole_body_does_not_confirm_is_no_message() {
+        let call = json!({"is_mcp_request": true, "method": "tools/call", "params": {"name": "look"}});
+        let with = |name: &str, value: Json| {
+            let mut whole = whole_of(&call);
+            whole[name] = value;
+            whole
+        };
+        let told = |fields: &Json, whole: &Json| message(Value::Bytes(&metadata_with(fields, whole))).is_some();
+        assert!(told(&call, &whole_of(&call)));
+        for (name, value) in [
+            ("jsonrpc", json!(null)),
+            ("jsonrpc", json!("1.0")),
+            ("jsonrpc", json!(2.0)),
+            ("method", json!("ping")),
+            ("method", json!(null)),
+            ("name", json!("pay")),
+            ("name", json!(null)),
+            ("name", json!({"name": "look"})),
+        ] {
+            assert!(!told(&call, &with(name, value.clone())), "{name} {value}");
+        }
+        assert!(!told(&call, &json!({})), "a body that is not JSON");
+        let response = json!({"is_mcp_request": true, "method": "__jsonrpc_response"});
+        assert!(told(&response, &json!({"jsonrpc": "2.0"})));
+        assert!(!told(&response, &json!({})));
+        let whole = structure(&whole_of(&call)).encode_to_vec();
+        let again = structure(&json!({"name": "pay"})).encode_to_vec();
+        assert!(Whole::read(&whole).is_some() && Whole::read(&[whole, again].concat()).is_none());
+        let alone = BTreeMap::from([(NAMESPACE.to_owned(), structure(&call))]);
+        let alone = Metadata { filter_metadata: alone.into_iter().collect(), ..Metadata::default() }.encode_to_vec();
+        assert_eq!(message(Value::Bytes(&alone)), None);
+    }
+
+    #[test]
     fn what_stands_twice_is_no_message() {
-        let [one, two] = ["look", "pay"]
-            .map(|tool| metadata(&json!({"is_mcp_request": true, "method": "tools/call", "params": {"name": tool}})));
+        let call = json!({"is_mcp_request": true, "method": "tools/call", "params": {"name": "look"}});
+        let one = metadata(&call);
         assert!(message(Value::Bytes(&one)).is_some());
-        assert_eq!(message(Value::Bytes(&[one.clone(), two].concat())), None, "the namespace");
+        for namespace in [NAMESPACE, WHOLE] {
+            let more = BTreeMap::from([(namespace.to_owned(), structure(&call))]);
+            let more = Metadata { filter_metadata: more.into_iter().collect(), ..Metadata::default() }.encode_to_vec();
+            assert_eq!(message(Value::Bytes(&[one.clone(), more].concat())), None, "{namespace}");
+        }
         let call = structure(&json!({"is_mcp_request": true, "method": "tools/call"})).encode_to_vec();
         for (name, twice) in [("method", "ping"), ("is_mcp_request", "x")] {
             let again = structure(&json!({name: twice})).encode_to_vec();

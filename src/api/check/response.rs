@@ -41,7 +41,7 @@ pub(super) fn respond(responder: &Responder, decision: &Decision<'_>, request: &
             response.message(STATUS, |_| {}); // 0 is OK.
             forwarded(&mut response, decision, &forward);
             let proof = forward.rule_proof(&decision.rule.name);
-            facts(&mut response, proof.map(|(name, proof)| (name, Fact::Text(proof))));
+            facts(&mut response, proof.map(|(name, proof)| (name, Fact::text(proof))));
         }
         Answer::Respond(respond) => {
             let code = if respond.status == 401 { UNAUTHENTICATED } else { PERMISSION_DENIED };
@@ -84,7 +84,7 @@ fn forwarded(response: &mut Message<'_>, decision: &Decision<'_>, forward: &Forw
             facts(part, facts_of_token(token));
         }
         if let Some((name, subject)) = forward.subject() {
-            facts(part, [(name, Fact::Text(&subject))]);
+            facts(part, [(name, Fact::text(&subject))]);
         }
     };
     match forward.kept(|| written(of_token)) {
@@ -142,7 +142,7 @@ fn fields<'a>(metadata: &mut Message<'_>, facts: impl IntoIterator<Item = (&'sta
         metadata.message(1, |field| {
             field.text(1, name);
             field.message(2, |value| match fact {
-                Fact::Text(text) => value.text(3, text),
+                Fact::Text(text) => value.text(3, &text),
                 Fact::Seconds(seconds) => {
                     #[expect(clippy::cast_precision_loss, reason = "no date before the year 9999 has 53 bits")]
                     value.double(2, seconds as f64);

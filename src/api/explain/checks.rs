@@ -101,7 +101,11 @@ impl CheckContext<'_> {
                 Some(named) => {
                     (self.policy.authorizer.rules.iter().map(|rule| rule.name.to_string()).collect(), json!(named))
                 }
-                None => (Value::Null, json!(&*self.decision.rule.name)),
+                None => {
+                    let refused = self.refused.and_then(Denial::check) == Some(Check::Rule);
+                    let detail = self.decision.evidence.detail.as_deref().filter(|_| refused);
+                    (Value::Null, json!(detail.unwrap_or(&self.decision.rule.name)))
+                }
             },
             Check::ApiKey => self.api_key(),
             Check::Token => (

@@ -104,6 +104,9 @@ pub(super) async fn explain(
     if let Some(token) = &asked.token {
         policy.authorizer.tokens.put(token, &mut fields, &mut asked.path);
     }
+    if asked.mcp.is_some() {
+        explain::describe_body(&mut fields);
+    }
     let headers: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = RequestView {
         method: &asked.method,

@@ -1,11 +1,21 @@
-//! Envoy's MCP filter, which sends Doorward the message of a request.
+//! Envoy's filters that send Doorward the MCP message of a request: `mcp`, and `json_to_metadata` for the body as a whole.
 
 use super::super::Found;
-use super::super::model::{Check, Filter, Manager, Model};
+use super::super::matching::any_matches;
+use super::super::model::{Check, Filter, Manager, Model, Route};
 use super::super::node::Node;
 
-/// The name of the filter's metadata.
-const NAMESPACE: &str = "envoy.filters.http.mcp";
+/// The namespace of the MCP filter's metadata.
+const MESSAGE: &str = "envoy.filters.http.mcp";
+/// That of the other filter, unless a rule of it has another.
+const WHOLE: &str = "envoy.filters.http.json_to_metadata";
+
+/// The fields of the body that `json_to_metadata` must tell: key and selectors.
+const FIELDS: [(&str, &[&str]); 3] =
+    [("jsonrpc", &["jsonrpc"]), ("method", &["method"]), ("name", &["params", "name"])];
+
+/// The request headers by which a server may read another text in the body than Envoy.
+const HEADERS: [&str; 2] = ["content-type", "content-encoding"];
 
 /// The ext_authz filters that must decide rules for messages: those beside an MCP filter. If Doorward's rules are
 /// given, the result is empty when no rule is for messages, and has all filters when a rule is but no MCP filter
@@ -21,9 +31,19 @@ fn checks<'m, 'a>(model: &'m Model<'a>) -> impl Iterator<Item = Check<'m, 'a>> {
     model.configured().filter(concerned)
 }
 
-/// The MCP filters of a connection manager, by their places.
+/// The filters of a kind in a connection manager, by their places.
+fn of_kind<'m, 'a>(manager: &'m Manager<'a>, kind: &'static str) -> impl Iterator<Item = (usize, &'m Filter<'a>)> {
+    manager.filters.iter().enumerate().filter(move |(_, filter)| filter.config.kind == kind)
+}
+
+/// The MCP filters.
 fn readers<'m, 'a>(manager: &'m Manager<'a>) -> impl Iterator<Item = (usize, &'m Filter<'a>)> {
-    manager.filters.iter().enumerate().filter(|(_, filter)| filter.config.kind == "Mcp")
+    of_kind(manager, "Mcp")
+}
+
+/// The `json_to_metadata` filters.
+fn whole<'m, 'a>(manager: &'m Manager<'a>) -> impl Iterator<Item = (usize, &'m Filter<'a>)> {
+    of_kind(manager, "JsonToMetadata")
 }
 
 pub(super) fn mcp_after_check(model: &Model<'_>, found: &mut Found) {
@@ -39,17 +59,131 @@ pub(super) fn mcp_after_check(model: &Model<'_>, found: &mut Found) {
 pub(super) fn mcp_not_sent(model: &Model<'_>, found: &mut Found) {
     for check in checks(model) {
         let config = &check.filter.config;
-        let is_sent = config.list("metadata_context_namespaces").any(|name| name.value.as_str() == Some(NAMESPACE));
         if readers(check.manager).next().is_none() {
             found
                 .at(config, "there is no MCP filter: every request that a rule with `match.mcp` may be for is refused");
-        } else if let Some(service) = config.get("http_service") {
+            continue;
+        }
+        if let Some(service) = config.get("http_service") {
             found.at(
                 &service,
                 "over HTTP Envoy sends no metadata: every request that a rule with `match.mcp` may be for is refused",
             );
-        } else if !is_sent {
-            found.at(config, format!("`{NAMESPACE}` is not among metadata_context_namespaces: every request that a rule with `match.mcp` may be for is refused"));
+            continue;
+        }
+        let sent: Vec<_> = config.list("metadata_context_namespaces").filter_map(|name| name.value.as_str()).collect();
+        let missing: Vec<_> = [WHOLE, MESSAGE].into_iter().filter(|name| !sent.contains(name)).collect();
+        if !missing.is_empty() {
+            let missing = missing.join("` and `");
+            found.at(config, format!("metadata_context_namespaces lacks `{missing}`: every request that a rule with `match.mcp` may be for is refused"));
+        }
+        let (allowed, withheld) = (config.get("allowed_headers"), config.get("disallowed_headers"));
+        let is_sent = |name: &&str| {
+            allowed.as_ref().is_none_or(|list| any_matches(list, name))
+                && !withheld.as_ref().is_some_and(|list| any_matches(list, name))
+        };
+        let missing: Vec<_> = HEADERS.into_iter().filter(|name| !is_sent(name)).collect();
+        if !missing.is_empty() {
+            let place = allowed.as_ref().or(withheld.as_ref()).unwrap_or(config);
+            found.at(place, format!("`{}` is not sent, by which a server may read another message than Envoy: without content-type every request that a rule with `match.mcp` may be for is refused", missing.join("` and `")));
+        }
+        for (_, filter) in readers(check.manager).chain(whole(check.manager)) {
+            for node in disabled(model, check.manager, filter) {
+                found.at(&node, format!("`{}` is off where a rule with `match.mcp` needs it: every request that the rule may be for is refused", filter.name));
+            }
+        }
+    }
+}
+
+/// Where a filter is off for the paths of rules for messages; without the rules, where it is off on every route.
+fn disabled<'a>(model: &Model<'a>, manager: &Manager<'a>, filter: &Filter<'a>) -> Vec<Node<'a>> {
+    if model.expected.rules_for_messages.is_none() {
+        let everywhere: Option<Vec<_>> = manager.routes.iter().map(|route| route.disables(filter)).collect();
+        return everywhere.unwrap_or_default();
+    }
+    let paths = model.expected.message_paths.iter();
+    paths.flat_map(|path| manager.routes_of(path)).filter_map(|route| route.disables(filter)).collect()
+}
+
+pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {
+    for check in checks(model) {
+        let mut before = whole(check.manager).filter(|(at, _)| *at < check.at).peekable();
+        if before.peek().is_none() {
+            for (_, filter) in readers(check.manager) {
+                found.at(&filter.node, "no json_to_metadata filter before ext_authz reads the body to its end, behind which the MCP filter does not look: every request that a rule with `match.mcp` may be for is refused");
+            }
+        }
+        for (_, filter) in before {
+            let rules: Vec<_> = filter.config.list("request_rules.rules").collect();
+            let told = |key: &str, selectors: &[&str]| rules.iter().any(|rule| tells(rule, key, selectors));
+            let missing: Vec<_> = FIELDS.iter().filter(|(key, of)| !told(key, of)).map(|(key, _)| *key).collect();
+            if !missing.is_empty() {
+                found.at(&filter.config, format!("no rule says what the body has for `{}`: every request that a rule with `match.mcp` may be for is refused", missing.join("`, `")));
+            }
+        }
+    }
+}
+
+/// Whether a rule of `json_to_metadata` writes the selected value under this key.
+fn tells(rule: &Node<'_>, key: &str, selectors: &[&str]) -> bool {
+    let selected: Vec<_> = rule.list("selectors").map(|selector| selector.text("key").unwrap_or_default()).collect();
+    let written =
+        |target: &Node<'_>| target.text("key") == Some(key) && is_of(target, WHOLE) && target.get("value").is_none();
+    selected == selectors && rule.get("on_present").is_some_and(|target| written(&target))
+}
+
+/// Whether a `KeyValuePair` of `json_to_metadata` is written into a namespace.
+fn is_of(target: &Node<'_>, namespace: &str) -> bool {
+    target.text("metadata_namespace").filter(|name| !name.is_empty()).unwrap_or(WHOLE) == namespace
+}
+
+pub(super) fn mcp_forged(model: &Model<'_>, found: &mut Found) {
+    const SAYS: &str = "what this writes counts as the message of the request: a client that chooses it is judged by another call than it makes";
+    for check in checks(model) {
+        for filter in &check.manager.filters[..check.at] {
+            let routes = check.manager.routes.iter().flat_map(|route| route.per_filter(filter.name));
+            for config in std::iter::once(filter.config.clone()).chain(routes) {
+                if filter.config.kind == "JsonToMetadata" {
+                    for rule in config.list("request_rules.rules") {
+                        let targets = ["on_present", "on_missing", "on_error"].map(|field| rule.get(field));
+                        let is_plain = FIELDS.iter().any(|(key, selectors)| tells(&rule, key, selectors));
+                        for (at, target) in targets.into_iter().enumerate() {
+                            let Some(target) = target else { continue };
+                            let key = target.text("key").unwrap_or_default();
+                            let is_field = is_of(&target, WHOLE) && FIELDS.iter().any(|(field, _)| *field == key);
+                            if is_of(&target, MESSAGE) || is_field && !(at == 0 && is_plain) {
+                                found.at(&target, SAYS);
+                            }
+                        }
+                    }
+                } else if filter.config.kind != "Mcp" {
+                    config.any(&mut |node| {
+                        let into = node.text("metadata_namespace").into_iter();
+                        let received = node.list("receiving_namespaces.untyped").filter_map(|name| name.value.as_str());
+                        if into.chain(received).any(|name| [MESSAGE, WHOLE].contains(&name)) {
+                            found.at(node, SAYS);
+                        }
+                        false
+                    });
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn resource_not_routed(model: &Model<'_>, found: &mut Found) {
+    let leads = |route: &Route<'_>| {
+        let of = |field: &str| route.node.text(field).is_some_and(|text| text.contains("oauth-protected-resource"));
+        ["match.prefix", "match.path_separated_prefix", "match.path", "match.safe_regex.regex"].into_iter().any(of)
+    };
+    // Where the routes are in another document, nothing is known of them.
+    let is_known = |manager: &Manager<'_>| !manager.routes.is_empty();
+    let is_missing = model.expected.has_resource
+        && model.managers.iter().all(is_known)
+        && !model.managers.iter().flat_map(|manager| &manager.routes).any(leads);
+    for manager in model.checked().filter(|_| is_missing) {
+        for config in manager.route_configs.iter().take(1) {
+            found.at(config, "no route leads to /.well-known/oauth-protected-resource, which every challenge names: clients do not find out where to get a token");
         }
     }
 }

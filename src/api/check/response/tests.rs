@@ -210,13 +210,19 @@ fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payl
         "decision": outcome, "rule": &*decision.rule.name, "reason": shadowed.map_or("ok", |denial| denial.label()),
     });
     if decision.evidence.token.is_some() {
-        let scopes = claims["scope"].as_str().unwrap_or_default().split(' ').filter(|scope| fits_header(scope));
+        // On one line, and never two texts as one.
+        let line = |text: &str| {
+            let is_plain = !text.contains('\n') && !text.contains("\\u{");
+            if is_plain { text.to_owned() } else { text.replace('\\', r"\\").replace('\n', r"\u{a}") }
+        };
+        let scopes =
+            claims["scope"].as_str().unwrap_or_default().split(' ').filter(|scope| !scope.is_empty()).map(line);
         facts["issuer"] = json!("dev");
         facts["scopes"] = scopes.collect();
         facts["expires_at"] = json!(2_000);
         for (name, claim) in [("user_id", "sub"), ("token_id", "jti"), ("session_id", "sid"), ("client_id", "azp")] {
-            if let Some(text) = text(claim) {
-                facts[name] = json!(text);
+            if let Some(text) = claims[claim].as_str().filter(|text| !text.is_empty()) {
+                facts[name] = json!(line(text));
             }
         }
     }

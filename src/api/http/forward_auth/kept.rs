@@ -43,7 +43,8 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
             .is_some_and(|name| asked.always.contains(name) || asked.opaque.as_ref() == Some(name));
     let left = |principal: &Principal| principal.token().expires_at().since(clock::now());
     let life = principal.as_ref().map_or(Duration::MAX, left);
-    let kept = policy.kept_answers.min(by_revocation).min(life);
+    let payload = principal.as_ref().and(policy.responder.payload_reusable_for()).unwrap_or(Duration::MAX);
+    let kept = policy.kept_answers.min(by_revocation).min(life).min(payload);
     (!may_change && kept >= Duration::from_secs(1)).then_some(kept)
 }
 
