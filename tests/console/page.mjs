@@ -8,6 +8,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 
 import { contrasts, focused } from '../four_services/page_checks.mjs';
+import * as faultChecks from './faults.mjs';
 
 const [folder, executablePath, told] = process.argv.slice(2);
 const facts = JSON.parse(told);
@@ -403,6 +404,7 @@ try {
   await inWindow(checkScroll);
   await inWindow(checkLargeFleet);
   await inWindow(checkProgress);
+  for (const check of Object.values(faultChecks)) await inWindow((page) => check(page, { facts, signIn, go, revoke }));
   if (facts.picture) await inWindow(takePicture);
   await inWindow(checkEnd); // Last: it leaves no operator.
   assert.deepEqual(faults, []);
