@@ -57,15 +57,14 @@ export function copied() {
 /** What holds the sign-outs: Redis, or a file beside the one Doorward; and how many Doorwards there are. */
 export function nameStore({ store, doorwards }) {
   picture.dataset.doorwards = doorwards.length > 1 ? "several" : "one";
-  if (doorwards.length > 1) node("doorward").querySelector("text").textContent = `${doorwards.length} Doorwards`;
   node("store").querySelector("text").textContent = store === "redis" ? "Redis" : "Log";
   node("store").querySelector(".sub").textContent = store === "redis" ? "the sign-outs" : "a file";
 }
 
 /** What is broken. One Doorward of several is named: the others go on. */
-export function broken({ pulled: { redis, doorward, clock }, frozen, clock: stepped }) {
+export function broken({ pulled: { redis, doorward, clock }, frozen, clock: stepped, doorwards }) {
   node("store").dataset.state = redis ? "unavailable" : "";
   node("doorward").dataset.state = doorward || clock ? "unavailable" : "";
   const which = [doorward && `${frozen}’s is frozen`, clock && `${stepped}’s clock is off`].filter(Boolean);
-  node("doorward").querySelector(".sub").textContent = which.join(", ") || "list in memory";
+  node("doorward").querySelector(".sub").textContent = which.length > 1 ? "two of them are off" : (which[0] ?? (doorwards.length > 1 ? `${doorwards.length} instances` : "list in memory"));
 }

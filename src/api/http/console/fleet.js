@@ -39,7 +39,7 @@ export class Fleet {
       columns: [
         { title: 'Instance', class: 'wide', cell: (one) => [h('span', { class: 'name' }, one.name), one.this && h('span', { class: 'tag' }, 'answers')] },
         { title: 'State', cell: (one) => sign(this.problems(one), one.state) },
-        { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? 'no view' : span(one.view_age_ms) },
+        { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? 'no view' : `${one.this ? '' : '≤ '}${span(one.view_age_ms)}` },
         { title: 'Last minute', class: 'chart', cell: (one) => this.line(one, most()) },
         { title: 'Behind', class: 'figure', cell: (one) => this.about.store === 'embedded' ? '–' : span(this.behind(one)) },
         { title: 'Streams', class: 'figure', cell: (one) => count(one.streams) },
