@@ -170,10 +170,10 @@ async fn a_store_that_hangs_does_not_silence_the_events() {
     let (_tokens, doorward) = embedded(&store).await;
     let mut watching = watch(doorward.http, READER).await;
     event(&mut watching, "instances").await;
-    redis.signal("STOP");
+    redis.signal("-STOP");
     let heartbeat = async { while watching.chunk().await.unwrap().is_some_and(|chunk| chunk != ":\n\n") {} };
     let came = tokio::time::timeout(PATIENCE, heartbeat).await;
-    redis.signal("CONT");
+    redis.signal("-CONT");
     came.expect("a comment while the store is asked");
     assert!(watching.chunk().await.unwrap().is_some(), "the events go on");
 }

@@ -371,7 +371,7 @@ async function takePicture(page) {
   await page.locator('#revoke-reason').fill('laptop stolen');
   await revoke(page, 'user', 'alice\nalice@old');
   await page.locator('#progress').getByText('waiting for').first().waitFor();
-  await page.screenshot({ path: facts.picture.replace('.png', '-revoke.png') });
+  await page.screenshot({ path: facts.picture.replace('.png', '-revoke.png'), animations: 'disabled' });
   await go(page, 'Fleet');
   await page.locator('#advice [data-state="bad"], #advice [data-state="warning"]').first().waitFor();
   await page.screenshot({ path: facts.picture, clip: { x: 0, y: 0, width: 1320, height: 660 } });
