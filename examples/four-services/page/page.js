@@ -70,12 +70,13 @@ async function look(service) {
 }
 
 /**
- * As every client does on a 401: new tokens, once. If these are refused in their turn, the session is over when the
- * reason says so; otherwise newer ones would not help.
+ * As every client does on a 401: new tokens, once. If these are refused in their turn, newer ones would not help; the
+ * session is over when the reason says so, and nobody has accepted them meanwhile.
  */
 async function refused(asking, why) {
-  if (!asking.isUntried) return renew(asking, true);
-  if (OVER.includes(why)) await over(asking);
+  const isOver = OVER.includes(why);
+  if (!asking.isSecond || (isOver && asking.wasAccepted)) return renew(asking, true);
+  if (isOver) await over(asking);
 }
 
 async function renew(renewing, wasRefused = false) {

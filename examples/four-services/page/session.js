@@ -10,8 +10,9 @@ const PAUSE = 1000;
 export class Session {
   #refreshToken;
   #renewed = 0;
-  /** The tokens were renewed because the last ones were refused, and no service has accepted them yet. */
-  isUntried = false;
+  /** Whether the tokens were renewed because the last ones were refused, and whether a service has accepted them. */
+  isSecond = false;
+  wasAccepted = false;
   #renewing = null;
 
   constructor(login, answer) {
@@ -37,7 +38,7 @@ export class Session {
 
   /** A service let this token in. */
   accepted(token) {
-    if (token === this.token) this.isUntried = false;
+    if (token === this.token) this.wasAccepted = true;
   }
 
   /** Gets new tokens, at most one at a time; `false` when the session has ended at Accounts. */
@@ -54,7 +55,7 @@ export class Session {
     const answer = await post("/auth/refresh", { body: { refresh_token: this.#refreshToken } });
     if (answer.status === 200) {
       this.#take(answer);
-      this.isUntried = wasRefused;
+      [this.isSecond, this.wasAccepted] = [wasRefused, false];
     }
     return answer.status !== 400; // An outage ends nothing.
   }
