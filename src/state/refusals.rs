@@ -150,10 +150,16 @@ impl Refusals {
         self.changes.load(Ordering::Relaxed)
     }
 
+    /// The number of the running slot.
+    #[must_use]
+    pub fn slot(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs() / Self::SLOT.as_secs()
+    }
+
     /// The counts in the window, the most frequent kind first.
     #[must_use]
     pub fn counts(&self, now: Instant) -> Vec<RefusalCount> {
-        let slot = now.saturating_duration_since(self.started).as_secs() / Self::SLOT.as_secs();
+        let slot = self.slot(now);
         let mut inner = self.inner();
         let counted = inner.groups.iter_mut().map(|(kind, group)| {
             group.advance(slot);

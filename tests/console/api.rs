@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Fleet, decide, event, revoke, watch};
 use crate::api::{OPERATOR, READER, REVOKER, admin_keys, read, request, send};
+use crate::ledger::support::RedisServer;
+use crate::support::PATIENCE;
 use crate::support::doorward::{Doorward, run_with};
 use crate::support::eventually;
 use crate::support::tokens::Tokens;
@@ -135,6 +137,45 @@ async fn events_tell_what_changes_and_end_with_the_key() {
     doorward.process.signal("HUP");
     assert_eq!(event(&mut watching, "end").await["reason"], "credentials");
     assert!(watching.chunk().await.unwrap().is_none(), "nothing follows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_follow_time_and_replaced_revocations() {
+    let (_, doorward) = embedded("").await;
+    let mut watching = watch(doorward.http, READER).await;
+    revoke(&doorward, &json!({"kind": "user", "id": "late", "reason": "first"})).await;
+    while event(&mut watching, "revocations").await["user"] != 1 {}
+    // The number of revocations stays the same.
+    revoke(&doorward, &json!({"kind": "user", "id": "late", "reason": "second"})).await;
+    let replaced = tokio::time::timeout(PATIENCE, event(&mut watching, "revocations")).await;
+    assert_eq!(replaced.expect("an event")["user"], 1);
+    // Nothing more is refused, and the rate sinks.
+    decide(&doorward, "/x", None).await;
+    let passed = async {
+        loop {
+            let list = event(&mut watching, "refusals").await;
+            let counts = list["kinds"][0]["counts"].as_array().cloned().unwrap_or_default();
+            if counts.last() == Some(&json!(0)) && counts.contains(&json!(1)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, passed).await.expect("an event once the slot has passed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_does_not_silence_the_events() {
+    let redis = RedisServer::start(&[]).await;
+    let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n", redis.url());
+    let (_tokens, doorward) = embedded(&store).await;
+    let mut watching = watch(doorward.http, READER).await;
+    event(&mut watching, "instances").await;
+    redis.signal("-STOP");
+    let heartbeat = async { while watching.chunk().await.unwrap().is_some_and(|chunk| chunk != ":\n\n") {} };
+    let came = tokio::time::timeout(PATIENCE, heartbeat).await;
+    redis.signal("-CONT");
+    came.expect("a comment while the store is asked");
+    assert!(watching.chunk().await.unwrap().is_some(), "the events go on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

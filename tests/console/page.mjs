@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 
 import { checkContrast, closing, focused, launch, windows } from '../support/browser.mjs';
+import * as faultChecks from './faults.mjs';
 
 const [folder, executablePath, told] = process.argv.slice(2);
 const facts = JSON.parse(told);
@@ -341,7 +342,7 @@ async function takePicture(page) {
   await page.locator('#revoke-reason').fill('laptop stolen');
   await revoke(page, 'user', 'alice\nalice@old');
   await page.locator('#progress').getByText('waiting for').first().waitFor();
-  await page.screenshot({ path: facts.picture.replace('.png', '-revoke.png') });
+  await page.screenshot({ path: facts.picture.replace('.png', '-revoke.png'), animations: 'disabled' });
   await go(page, 'Fleet');
   await page.locator('#advice [data-state="bad"], #advice [data-state="warning"]').first().waitFor();
   await page.screenshot({ path: facts.picture, clip: { x: 0, y: 0, width: 1320, height: 660 } });
@@ -374,6 +375,7 @@ try {
   await inWindow(checkScroll);
   await inWindow(checkLargeFleet);
   await inWindow(checkProgress);
+  for (const check of Object.values(faultChecks)) await inWindow((page) => check(page, { facts, signIn, go, revoke }));
   if (facts.picture) await inWindow(takePicture);
   await inWindow(checkEnd); // Last: it leaves no operator.
   assert.deepEqual(faults, []);

@@ -87,6 +87,7 @@ async function story() {
   const [alice, bob, stranger] = [await open(), await open(), await browser.newContext()];
   const thief = stranger.request;
   await tiles(alice, 'refused', 'none');
+  assert.equal(await alice.locator('#play').textContent(), 'Tell the story');
   assert.deepEqual(await words(alice, '.reason'), thrice('401 missing_token'));
 
   await signIn(bob, 'Bob');

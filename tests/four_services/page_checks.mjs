@@ -59,7 +59,7 @@ export async function checkKeyboard(page) {
   await press('Enter', 'submit-sign-in');
   await page.locator('[data-event="dead"]').waitFor();
   // Events are announced.
-  await page.getByRole('log').getByText('Dead everywhere').waitFor();
+  await page.getByRole('log').getByText('Refused by A, B and C').waitFor();
   assert.equal(await page.getByRole('log').getAttribute('aria-live'), 'polite');
   console.log('keyboard: signed in, opened and closed the dialog, tried, signed out');
 }
@@ -168,6 +168,7 @@ export async function checkLevers(page) {
   await page.locator('.views li[data-state="refused"]').nth(3).waitFor();
   await tiles(page, 'unavailable', 'own');
   await reasonAt('A', '503 revocations_stale');
+  await page.locator('.views .figure').getByText('too old').nth(3).waitFor();
   await pull('redis', 'Unplug Redis');
   await tiles(page, 'allowed', 'own');
   console.log('Redis unplugged: decided by memory, then refused; and decided again');
@@ -177,6 +178,7 @@ export async function checkLevers(page) {
   await page.locator('.tile[data-service="A"][data-state="allowed"]').waitFor();
   await pull('doorward', 'Freeze a Doorward');
   await tiles(page, 'allowed', 'own');
+  await page.locator('#live[data-state="open"]').waitFor();
   console.log('a Doorward frozen: nobody in at its service');
 
   await button(page, 'Sign out').click();
@@ -191,6 +193,62 @@ export async function checkLevers(page) {
     await reasonAt('B', '401 signed_out');
     await stolen('a clock stepped to and fro');
   }
+  await checkHonest(page, lever, pull);
   // No other site can trigger this: its requests lack the header.
   assert.equal((await page.request.post(new URL('/page/stage/flush', page.url()).href)).status(), 404);
+}
+
+/** What the page says while something is broken is so, and it recovers by itself. */
+async function checkHonest(page, lever, pull) {
+  // A sign-out that cannot be written is told, and written as soon as it can be.
+  await signIn(page, 'Alice');
+  const told = page.locator('#timeline [data-event="lever"][data-lever="redis"]');
+  const before = await told.count();
+  await lever('redis').dblclick();
+  await lever('redis').getByText('Plug Redis in again').waitFor();
+  assert.equal(await told.count(), before + 1, 'a double click pulls once');
+  await button(page, 'Sign out').click();
+  await page.locator('#timeline [data-event="not-written"]').getByText('Redis is unplugged').waitFor();
+  assert.equal(await page.locator('#figure-browser').textContent(), '–', 'no figure of an earlier sign-out');
+
+  // The story is not told on a broken stage.
+  await page.locator('#play').click();
+  await page.locator('.halt').getByText('The story waits: Redis is unplugged.').waitFor();
+  assert.equal(await page.locator('#stage [data-step][data-state]').count(), 0);
+  await button(page, 'Stop, and try it yourself').click();
+  await pull('redis', 'Unplug Redis');
+  await page.locator('#timeline').locator('[data-event="written"], [data-event="over"]').first().waitFor();
+  await page.locator('#sign-in').waitFor();
+  await tiles(page, 'refused', 'stolen');
+  console.log('a sign-out while Redis is unplugged: told, and written when it is back');
+
+  // One service that refuses every token ends no session, and the stream at another one goes on.
+  if (await lever('clock').count()) {
+    await signIn(page, 'Alice');
+    let renewals = 0;
+    page.on('request', (request) => (renewals += Number(request.url().endsWith('/auth/refresh'))));
+    await pull('clock', 'Set the clock right');
+    await page.locator('.tile[data-service="B"] .reason').getByText('401 expired').waitFor();
+    await page.locator('#live[data-state="open"] .detail').getByText(/^(2[4-9]|[3-9]\d|\d{3,}) events$/).waitFor();
+    assert.ok(renewals <= 2, `${renewals} renewals`);
+    await pull('clock', 'Step a clock');
+    await tiles(page, 'allowed', 'own');
+    await button(page, 'Sign out').click();
+    await page.locator('#timeline [data-event="dead"]').first().waitFor();
+    await tiles(page, 'refused', 'stolen');
+    console.log('a clock stepped: new tokens once, and the live stream goes on');
+  }
+
+  // A service that lets nobody in is not one that the stolen token opens.
+  await signIn(page, 'Alice');
+  await pull('doorward', 'Let it go on');
+  await page.locator('.tile[data-service="C"]:not([data-state="allowed"])').waitFor();
+  await page.locator('#timeline').evaluate((list) => list.replaceChildren());
+  await button(page, 'Sign out').click();
+  await page.locator('#timeline [data-event="closed"][data-service="C"]').waitFor();
+  assert.equal(await page.locator('#timeline [data-event="alive"]').count(), 0);
+  assert.equal(await page.locator('#timeline [data-event="refused"]').count(), 2);
+  await pull('doorward', 'Freeze a Doorward');
+  await tiles(page, 'refused', 'stolen');
+  console.log('signed out while a Doorward is frozen: its service lets nobody in, and the page says so');
 }

@@ -104,8 +104,8 @@ ${styles.join('\n')}
 </style>
 <rect class="card" width="640" height="330" rx="14"/>
 <path d="M118 58 265 127M118 196 265 127M265 127V214M325 214H400M265 127 522 35M265 127 522 93M265 127 522 151"/>
-${Object.entries(BOXES).map(box).join('\n')}
 ${used.map((is, place) => (is ? `<circle id="d${place}" r="7"/>` : '')).join('')}
+${Object.entries(BOXES).map(box).join('\n')}
 ${steps.map((step, at) => `<g class="s" id="s${at}"><text x="320" y="280">${step}</text></g>`).join('\n')}
 <g id="f"><text x="320" y="308">written, and refused by every Doorward: <tspan class="n">${figures[0]}</tspan> · the browser’s round trip: <tspan class="n">${figures[1]}</tspan></text></g>
 </svg>

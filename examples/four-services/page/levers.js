@@ -35,6 +35,7 @@ const LEVERS = {
 export class Levers {
   #root;
   #seen = null;
+  #pulling = false;
 
   constructor(root) {
     this.#root = root;
@@ -44,11 +45,28 @@ export class Levers {
     });
   }
 
+  /** What was seen last; null before, and where nothing can be pulled. */
+  get seen() {
+    return this.#seen?.levers.length ? this.#seen : null;
+  }
+
+  /** What keeps the services from answering as they should, looked up now; null when nothing does. */
+  async trouble() {
+    await this.#look();
+    if (!this.seen) return null;
+    const { pulled, frozen, clock, doorwards, max_staleness_ms: most } = this.seen;
+    if (pulled.redis) return "Redis is unplugged";
+    if (pulled.doorward) return `the Doorward of ${frozen} is frozen`;
+    if (pulled.clock) return `the clock of ${clock}’s Doorward is ten minutes ahead`;
+    const late = doorwards.find(({ view_age_ms: age }) => age === null || age > most);
+    return late ? `the view of ${late.name}’s Doorward is too old` : null;
+  }
+
   /** Looks once; and again and again where there is something to pull. */
   async start() {
     await this.#look();
     if (!this.#seen) return;
-    nameStore(this.#seen.store);
+    nameStore(this.#seen);
     const links = this.#seen.links.map(([title, url]) => {
       const link = document.createElement("a");
       link.href = url;
@@ -79,6 +97,16 @@ export class Levers {
   }
 
   async #pull(lever) {
+    if (this.#pulling) return; // A second click would let go at once of what the first one pulled.
+    this.#pulling = true;
+    try {
+      await this.#pullOnce(lever);
+    } finally {
+      this.#pulling = false;
+    }
+  }
+
+  async #pullOnce(lever) {
     const button = this.#root.querySelector(`[data-lever="${lever}"]`);
     button.setAttribute("aria-disabled", "true");
     const answer = await fetch(`/page/stage/${lever}`, { method: "POST", headers: { "x-demo": "stage" } }).catch(() => null);
@@ -92,7 +120,7 @@ export class Levers {
 
   #show() {
     const { pulled, doorwards, max_staleness_ms: most } = this.#seen;
-    broken(pulled);
+    broken(this.#seen);
     for (const button of this.#root.querySelectorAll("[data-lever]")) {
       const isPulled = pulled[button.dataset.lever] ?? false;
       const text = LEVERS[button.dataset.lever][0][Number(isPulled)];
@@ -101,12 +129,12 @@ export class Levers {
     }
     const list = this.#root.querySelector(".views");
     while (list.childElementCount < doorwards.length) list.append(document.getElementById("view").content.cloneNode(true));
-    doorwards.forEach(({ name, view_age_ms: age }, at) => {
+    doorwards.forEach(({ name, answers, view_age_ms: age }, at) => {
       const item = list.children[at];
-      const share = age === null ? 0 : Math.min(age / most, 1);
-      item.dataset.state = age === null ? "unavailable" : share >= 1 ? "refused" : share > 0.5 ? "unavailable" : "allowed";
+      const share = !answers ? 0 : age === null ? 1 : Math.min(age / most, 1);
+      item.dataset.state = !answers ? "unavailable" : share >= 1 ? "refused" : share > 0.5 ? "unavailable" : "allowed";
       item.querySelector(".name").textContent = name;
-      item.querySelector(".figure").textContent = age === null ? "frozen" : `${(Math.min(age, 99_900) / 1000).toFixed(1)} s`;
+      item.querySelector(".figure").textContent = !answers ? "frozen" : age === null ? "too old" : `${(age / 1000).toFixed(1)} s`;
       item.querySelector(".fill").style.inlineSize = `${share * 100}%`;
     });
   }

@@ -5,6 +5,7 @@ export class Live {
   #root;
   #ended;
   #stream = null;
+  #endedAt = 0;
 
   /** @param ended is told when a stream was ended from outside, with performance.now() of that moment. */
   constructor(root, ended) {
@@ -14,11 +15,21 @@ export class Live {
 
   /** Opens the stream with this token, in place of another. */
   open(token) {
+    this.#show("opening", "…", "");
+    this.openAgain(token);
+  }
+
+  /** Opens it after it has ended; until it is open, the page says that it is not. */
+  openAgain(token) {
     this.close();
     const stream = { controller: new AbortController(), seen: 0 };
     this.#stream = stream;
-    this.#show("opening", "…", "");
     this.#follow(stream, token);
+  }
+
+  /** Whether it has been over for this time, in milliseconds. */
+  hasEndedFor(ms) {
+    return this.#stream === null && performance.now() - this.#endedAt >= ms;
   }
 
   /** Closes it from here: there is nothing to measure. */
@@ -48,6 +59,7 @@ export class Live {
     const at = performance.now();
     if (this.#stream !== stream) return; // Closed from here, or replaced.
     this.#stream = null;
+    this.#endedAt = at;
     this.#show("ended", "✕ Ended", was === "open" ? `after ${stream.seen} events` : "not opened");
     if (was === "open") this.#ended(at);
   }

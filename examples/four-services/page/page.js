@@ -14,6 +14,14 @@ const SERVICES = ["A", "B", "C"];
 /** How often each service is asked, and how long a revocation may take before the page gives up, in milliseconds. */
 const EVERY = 1000;
 const LIMIT = 10_000;
+/** How long the thief's own try stays in sight, in milliseconds. */
+const HELD = 4000;
+/** After this number of answers in a row that let nobody in, a service counts as shut, though it refuses nobody. */
+const SHUT = 2;
+/** How often a sign-out that was not written is tried again, and an ended stream is opened again, in milliseconds. */
+const AGAIN = 2000;
+/** Why a token is refused whose session is over. */
+const OVER = ["signed_out", "revoked"];
 
 const find = (id) => document.getElementById(id);
 const tiles = new Map(SERVICES.map((service) => [service, new Tile(service, find("tiles"))]));
@@ -31,6 +39,8 @@ const live = new Live(find("live"), (at) => {
 
 let session = null; // who is signed in here
 let stolen = null; // {token, login, endsAt}: the thief's copy
+let pending = null; // {session, what, call, at}: a sign-out that was not written yet
+let heldUntil = 0; // until then the tiles show the thief's own try (performance.now())
 let measuring = false; // while a revocation is measured, nothing else is asked
 const looking = new Map(); // whose answer is awaited, and with which token
 const named = (login) => login.charAt(0).toUpperCase() + login.slice(1);
@@ -45,25 +55,43 @@ function credential() {
 
 async function look(service) {
   const { which, token } = credential();
-  if (measuring || looking.get(service) === which) return;
+  const isHeld = () => measuring || performance.now() < heldUntil;
+  if (isHeld() || looking.get(service) === which) return;
   const asking = session;
   looking.set(service, which);
   const answer = await ask(service, token);
   if (looking.get(service) === which) looking.delete(service);
-  if (measuring || credential().token !== token) return; // Another token is in use by now.
+  if (isHeld() || credential().token !== token) return; // Another token is in use by now.
   tiles.get(service).show(answer, which);
-  stage.request(which === "stolen" ? "thief" : "you", service, verdict(answer));
+  if (which !== "none") stage.request(which === "stolen" ? "thief" : "you", service, verdict(answer));
   if (which === "own" && typeof answer.body.email === "string") find("email").textContent = answer.body.email;
-  if (which === "own" && answer.status === 401) await renew(asking);
+  if (which === "own" && verdict(answer) === "allowed") asking.accepted(token);
+  if (which === "own" && answer.status === 401) await refused(asking, answer.body.reason);
 }
 
-/** As every client does on a 401: new tokens, or the end of the session. */
-async function renew(renewing) {
-  const alive = await renewing.renew();
+/**
+ * As every client does on a 401: new tokens, once. If these are refused in their turn, newer ones would not help; the
+ * session is over when the reason says so, and nobody has accepted them meanwhile.
+ */
+async function refused(asking, why) {
+  const isOver = OVER.includes(why);
+  if (!asking.isSecond || (isOver && asking.wasAccepted)) return renew(asking, true);
+  if (isOver) await over(asking);
+}
+
+async function renew(renewing, wasRefused = false) {
+  const before = renewing.token;
+  const alive = await renewing.renew(wasRefused);
   if (session !== renewing) return;
-  if (alive) return steal();
+  if (!alive) await over(renewing);
+  else if (renewing.token !== before && stolen?.token !== renewing.token) steal();
+}
+
+/** The session was ended, and not from here. */
+async function over(ended) {
+  if (session !== ended) return;
   leave();
-  tell({ kind: "warning", text: `${named(renewing.login)}’s session was ended elsewhere.` });
+  tell({ kind: "warning", text: `${named(ended.login)}’s session was ended elsewhere.`, data: { event: "over" } });
   await lookAtAll();
 }
 
@@ -90,6 +118,8 @@ async function signInAs(login, password) {
 /** The session is over here; the thief keeps the copy. */
 function leave() {
   session = null;
+  pending = null;
+  complain("");
   find("password-dialog").close();
   show();
 }
@@ -97,12 +127,15 @@ function leave() {
 const signOut = (token) => post("/auth/logout", { token });
 const signOutEverywhere = (token) => post("/auth/logout-everywhere", { token });
 
+/** The last one that was asked for. It is not repeated by itself: the old password may be an old one by then. */
+let passwordChange = null;
+
 async function changePassword(event) {
   if (!session || event.submitter?.value !== "change") return;
   const [old, next] = [find("old-password").value, find("new-password").value];
   const { login } = session;
-  const done = await end("changed the password", (token) => post("/auth/password", { token, body: { old, new: next } }));
-  if (!done) return;
+  passwordChange = (token) => post("/auth/password", { token, body: { old, new: next } });
+  if (!(await end("changed the password", passwordChange))) return;
   passwords[login] = next;
   suggest();
 }
@@ -118,38 +151,73 @@ async function end(what, call) {
   ending = performance.now();
   stage.signedOut();
   complain("");
-  const attempt = { token, failed: false, began: performance.now() };
+  for (const figure of ["doorward", "browser"]) find(`figure-${figure}`).textContent = "–";
+  const attempt = { token, failed: false, answered: false, began: performance.now() };
   const trying = SERVICES.map((service) => tryUntilRefused(service, attempt));
   const answer = await call(token);
   attempt.failed = answer.status !== 204;
+  attempt.answered = true;
   if (!attempt.failed) leave();
   const tried = await Promise.all(trying);
   measuring = false;
   if (attempt.failed) {
     ending = null;
-    complain(answer.status === 403 ? "The old password is wrong." : `Accounts answered ${reason(answer)}.`);
+    if (answer.status === 403) complain("The old password is wrong.");
+    else await notWritten({ session, what, call, at: performance.now() }, answer);
     return false;
   }
   report(`${named(login)} ${what}.`, attempt.began, answer, tried);
   return true;
 }
 
-/** The first answer that refuses the token; `null` when none came, or when the revocation failed. */
+/** A sign-out that the store did not take is not over: it is tried again until it is written. */
+async function notWritten(ended, answer) {
+  const trouble = await levers.trouble();
+  const because = trouble ? `: ${trouble}` : "";
+  const isRetried = ended.call !== passwordChange;
+  if (isRetried && session === ended.session) pending = ended;
+  complain(`Accounts answered ${reason(answer)}${because}. ${isRetried ? "The sign-out is tried again until it is written." : ""}`);
+  tell({ kind: "bad", text: `Not written yet: ${named(ended.session.login)} ${ended.what}. Accounts answered ${reason(answer)}${because}.`, data: { event: "not-written" } });
+}
+
+async function tryPendingAgain() {
+  if (!pending || measuring || performance.now() - pending.at < AGAIN) return;
+  const trying = pending;
+  trying.at = Infinity;
+  const answer = await trying.call(trying.session.token);
+  trying.at = performance.now();
+  if (pending !== trying || session !== trying.session) return;
+  // The services may refuse the token by now: Doorward wrote what it was told before the store failed.
+  if (answer.status !== 204 && !OVER.includes(answer.body.reason)) return;
+  leave();
+  tell({ kind: "good", text: `Written at last: ${named(trying.session.login)} ${trying.what}.`, data: { event: "written" } });
+  await lookAtAll();
+}
+
+/** The first answer that refuses the token, or that of a service which lets nobody in; `null` when none came, or when the revocation failed. */
 async function tryUntilRefused(service, attempt) {
+  let [shut, last] = [0, null];
   while (!attempt.failed && performance.now() - attempt.began < LIMIT) {
     const answer = await ask(service, attempt.token);
     if (attempt.failed) return null;
     tiles.get(service).show(answer, "stolen");
     stage.request("thief", service, verdict(answer));
     if (answer.status === 401) return answer;
+    shut = verdict(answer) === "unavailable" ? shut + 1 : 0;
+    last = answer;
+    if (shut >= SHUT && attempt.answered) return answer;
   }
-  return null;
+  return shut >= SHUT && !attempt.failed ? last : null;
 }
 
 function report(what, began, answer, tried) {
   const after = (from, to) => Math.max(0, to - from).toFixed(1);
   tell({ kind: "info", text: what, figure: `answered in ${answer.ms.toFixed(1)} ms` });
-  const refusals = SERVICES.map((service, index) => ({ service, refused: tried[index] }));
+  const answers = SERVICES.map((service, index) => ({ service, refused: tried[index] }));
+  const refusals = answers.filter(({ refused }) => refused === null || refused.status === 401);
+  for (const { service, refused } of answers.filter((one) => !refusals.includes(one))) {
+    tell({ kind: "warning", text: `${service} lets nobody in: ${reason(refused)}`, data: { event: "closed", service } });
+  }
   for (const { service } of refusals.filter(({ refused }) => !refused)) {
     tell({ kind: "bad", text: `${service} did not refuse the stolen token within ${LIMIT / 1000} s.`, data: { event: "alive" } });
   }
@@ -160,14 +228,21 @@ function report(what, began, answer, tried) {
   }
   find("figure-doorward").textContent = answer.doorward ? `${answer.doorward.ms} ms` : "–";
   if (answer.doorward) {
-    const text = `Doorward: written, and refused by every instance (${answer.doorward.instances})`;
+    const text = `Doorward: written, and refused by every instance (${instances(answer.doorward.instances)})`;
     tell({ kind: "good", text, figure: `${answer.doorward.ms} ms`, data: { event: "doorward", ms: answer.doorward.ms } });
   }
   if (dead.length < SERVICES.length) return;
   const last = dead.at(-1).refused.at;
   const data = { event: "dead", sinceAnswer: after(answer.at, last), sinceClick: after(began, last) };
   find("figure-browser").textContent = `${after(began, last)} ms`;
-  tell({ kind: "good", text: "Dead everywhere: click to last refusal", figure: `${after(began, last)} ms`, data });
+  tell({ kind: "good", text: "Refused by A, B and C: click to last refusal", figure: `${after(began, last)} ms`, data });
+}
+
+/** How many confirmed; and what of the others, where the stage has more. */
+function instances(confirmed) {
+  const { doorwards = [], frozen, pulled } = levers.seen ?? {};
+  if (doorwards.length <= confirmed) return confirmed;
+  return `${confirmed} of ${doorwards.length}; ${pulled?.doorward ? `the frozen one of ${frozen}` : "one without a lease"} lets nobody in`;
 }
 
 // --- the thief ------------------------------------------------------------------------
@@ -175,6 +250,7 @@ function report(what, began, answer, tried) {
 function steal() {
   stolen = { token: session.token, login: session.login, endsAt: session.endsAt };
   ending = null;
+  heldUntil = 0;
   live.open(session.token); // The token of a stream is the one that opened it.
   const { token } = stolen;
   stage.copied();
@@ -191,12 +267,14 @@ async function tryStolen() {
     tiles.get(SERVICES[index]).show(answer, "stolen");
     stage.request("thief", SERVICES[index], verdict(answer));
   }
+  heldUntil = performance.now() + HELD;
   const inside = SERVICES.filter((_, index) => verdict(answers[index]) === "allowed");
   const reasons = [...new Set(answers.map(reason))];
   const said = reasons.length === 1 ? `${reasons[0]} at ${SERVICES.join(", ")}` : reasons.join(", ");
   const data = { event: "tried", inside: inside.length };
   const text = inside.length ? `The thief came in as ${named(login)}: ${said}` : `The thief stays outside: ${said}`;
   tell({ kind: inside.length ? "warning" : "good", text, data });
+  return inside.length;
 }
 
 // --- what is shown --------------------------------------------------------------------
@@ -252,27 +330,50 @@ find("try-stolen").addEventListener("click", tryStolen);
 setInterval(() => {
   tick();
   if (session?.isDue) renew(session);
+  if (session && !measuring && live.hasEndedFor(AGAIN)) live.openAgain(session.token);
+  tryPendingAgain();
   lookAtAll();
 }, EVERY);
 
 // --- the story, until its reader takes over -------------------------------------------
 
-const story = new Story(find("stage"), {
+const levers = new Levers(find("broken"));
+/** Each says what is so, and checks it: null, or what is not so. */
+const story = new Story(find("stage"), () => levers.trouble(), {
   "signed-in": async () => {
     if (session) await end("signed out", signOut);
-    await signInAs("alice", passwords.alice);
-    return session !== null;
+    if (!session) await signInAs("alice", passwords.alice);
+    const isIn = await until(() => SERVICES.every((service) => tiles.get(service).shows("allowed", "own")));
+    return isIn ? null : "not every service lets Alice in";
   },
-  copied: async () => stage.copied(),
-  inside: tryStolen,
-  "signed-out": () => end("signed out", signOut),
-  shut: tryStolen,
+  copied: async () => {
+    stage.copied();
+    return stolen ? null : "there is no token to copy";
+  },
+  inside: async () => {
+    const inside = await tryStolen();
+    return inside === SERVICES.length ? null : `the copy opens ${inside} of ${SERVICES.length} doors`;
+  },
+  "signed-out": async () => ((await end("signed out", signOut)) ? null : "the sign-out was not written"),
+  shut: async () => {
+    const inside = await tryStolen();
+    return inside === 0 ? null : `the copy opens ${inside} of ${SERVICES.length} doors`;
+  },
 });
+
+/** Waits for a condition, as long as a request may take. */
+async function until(holds) {
+  for (const began = performance.now(); performance.now() - began < LIMIT / 2; ) {
+    if (holds()) return true;
+    await new Promise((wake) => setTimeout(wake, 50));
+  }
+  return holds();
+}
 for (const action of ["pointerdown", "keydown"]) {
   document.querySelector("main").addEventListener(action, () => story.stop());
 }
 
-new Levers(find("broken")).start();
+levers.start();
 show();
 lookAtAll();
 // With #try there is no story: it goes on from a window in which it was told. Nor does anything move by itself for those

@@ -10,6 +10,9 @@ const PAUSE = 1000;
 export class Session {
   #refreshToken;
   #renewed = 0;
+  /** Whether the tokens were renewed because the last ones were refused, and whether a service has accepted them. */
+  isSecond = false;
+  wasAccepted = false;
   #renewing = null;
 
   constructor(login, answer) {
@@ -33,19 +36,27 @@ export class Session {
     return Date.now() > this.endsAt - AHEAD;
   }
 
+  /** A service let this token in. */
+  accepted(token) {
+    if (token === this.token) this.wasAccepted = true;
+  }
+
   /** Gets new tokens, at most one at a time; `false` when the session has ended at Accounts. */
-  renew() {
+  renew(wasRefused = false) {
     if (!this.#renewing && Date.now() - this.#renewed < PAUSE) return Promise.resolve(true);
-    this.#renewing ??= this.#renew().finally(() => {
+    this.#renewing ??= this.#renew(wasRefused).finally(() => {
       this.#renewing = null;
     });
     return this.#renewing;
   }
 
-  async #renew() {
+  async #renew(wasRefused) {
     this.#renewed = Date.now();
     const answer = await post("/auth/refresh", { body: { refresh_token: this.#refreshToken } });
-    if (answer.status === 200) this.#take(answer);
+    if (answer.status === 200) {
+      this.#take(answer);
+      [this.isSecond, this.wasAccepted] = [wasRefused, false];
+    }
     return answer.status !== 400; // An outage ends nothing.
   }
 }

@@ -21,7 +21,8 @@ async function run(legs) {
   const dot = document.createElementNS(SVG, "circle");
   dot.setAttribute("r", "7");
   dot.setAttribute("class", "dot");
-  picture.append(dot);
+  dot.dataset.of = legs[0][0];
+  picture.querySelector("[data-node]").before(dot); // Under the boxes: their names stay readable.
   for (const [from, to, state] of legs) {
     dot.dataset.state = state;
     const at = ([x, y]) => `translate(${x}px, ${y}px)`;
@@ -53,14 +54,17 @@ export function copied() {
   run([["you", "thief", "asks"]]);
 }
 
-/** What holds the sign-outs: Redis, or a file beside the one Doorward. */
-export function nameStore(store) {
+/** What holds the sign-outs: Redis, or a file beside the one Doorward; and how many Doorwards there are. */
+export function nameStore({ store, doorwards }) {
+  picture.dataset.doorwards = doorwards.length > 1 ? "several" : "one";
   node("store").querySelector("text").textContent = store === "redis" ? "Redis" : "Log";
   node("store").querySelector(".sub").textContent = store === "redis" ? "the sign-outs" : "a file";
 }
 
-/** What is broken. */
-export function broken({ redis, doorward, clock }) {
+/** What is broken. One Doorward of several is named: the others go on. */
+export function broken({ pulled: { redis, doorward, clock }, frozen, clock: stepped, doorwards }) {
   node("store").dataset.state = redis ? "unavailable" : "";
   node("doorward").dataset.state = doorward || clock ? "unavailable" : "";
+  const which = [doorward && `${frozen}’s is frozen`, clock && `${stepped}’s clock is off`].filter(Boolean);
+  node("doorward").querySelector(".sub").textContent = which.length > 1 ? "two of them are off" : (which[0] ?? (doorwards.length > 1 ? `${doorwards.length} instances` : "list in memory"));
 }

@@ -40,7 +40,12 @@ export class Tile {
     this.#text(".reason", reason(answer));
     this.#text(".with", TOKENS[which]);
     this.#text(".saw", saw(answer, state));
-    this.#mark(answer.ms, state);
+    if (which !== "none") this.#mark(answer.ms, state);
+  }
+
+  /** Whether the last answer was this one, to this token. */
+  shows(state, which) {
+    return this.#root.dataset.state === state && this.#root.dataset.with === which;
   }
 
   #text(selector, text) {

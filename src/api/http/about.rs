@@ -44,6 +44,9 @@ struct AboutIssuer {
     issuer: Vec<String>,
     /// Added to `exp`, in milliseconds.
     leeway_ms: u64,
+    /// The time for which a revocation is kept, in milliseconds: `max_lifetime` and `leeway`. A token by its id is an
+    /// exception.
+    retention_ms: u64,
     claims: AboutClaims,
 }
 
@@ -70,6 +73,7 @@ pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum
         name: issuer.name.to_string(),
         issuer: issuer.issuer.texts().collect(),
         leeway_ms: millis(issuer.leeway),
+        retention_ms: millis(issuer.retention()),
         claims: AboutClaims {
             user_id: written(&issuer.claim_names.user_id),
             session_id: written(&issuer.claim_names.session_id),

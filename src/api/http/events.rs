@@ -1,6 +1,7 @@
 //! `GET /v1/events`: changes, as server-sent events (WHATWG HTML section 9.2).
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::{Http, instances, refusals};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
 use crate::state::admin_key::Permission;
+use crate::state::Position;
 
 /// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +30,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The listing interval grows by this for each instance of the fleet: a thousand instances are listed every ten
 /// seconds.
 const PER_INSTANCE: Duration = Duration::from_millis(10);
-/// After this number of checks without news a comment is sent, so that proxies keep the connection.
-const QUIET: u32 = 15;
+/// After this time without an event a comment is sent: proxies keep the connection, and a client knows that a longer
+/// silence is a fault. A check that the store delays does not delay the comment.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// The state that all watchers share.
 pub(super) struct Watching {
@@ -52,7 +55,9 @@ impl Default for Watching {
 /// Sends changes, as server-sent events.
 ///
 /// `instances` has the body of `/v1/instances`, every second, less often in a fleet of more than a hundred; `refusals`
-/// has that of `/v1/refusals`, and `revocations` the number of each kind, at most once in a second after a change.
+/// has that of `/v1/refusals`, at most once in a second after a change, and in each slot while there are any; and
+/// `revocations` the number of each kind, at most once in a second after any revocation was stored or has expired.
+/// A comment is sent after two seconds without an event: a stream that is silent for longer has a fault.
 /// `end` is the last event: its `reason` is `draining`, or `credentials` when the key is not configured any more or
 /// may not read any more. At most 8 clients watch an instance at once.
 #[utoipa::path(
@@ -76,13 +81,18 @@ pub(super) async fn events(
         )
     })?;
     let key = digest_of(bearer(&headers).unwrap_or_default());
-    let watch =
-        Watch { http, key, _permit: permit, due: VecDeque::new(), seen: Seen::default(), quiet: 0, over: false };
-    Ok(respond(Body::from_stream(stream::unfold(watch, |mut watch| async move {
-        let event = watch.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(event)), watch))
+    let watch = Watch { http, key, _permit: permit, due: VecDeque::new(), seen: Seen::default(), over: false };
+    Ok(respond(Body::from_stream(stream::unfold(watch.step(), |mut step| async move {
+        let (text, step) = match tokio::time::timeout(HEARTBEAT, &mut step).await {
+            Ok((event, watch)) => (event?, watch.step()),
+            Err(_) => (":\n\n".to_owned(), step),
+        };
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), step))
     }))))
 }
+
+/// The way to a watcher's next event; it goes on after a heartbeat.
+type Step = Pin<Box<dyn Future<Output = (Option<String>, Watch)> + Send>>;
 
 /// An open-ended response.
 pub(super) fn respond(body: Body) -> Response<Body> {
@@ -106,7 +116,6 @@ struct Watch {
     _permit: OwnedSemaphorePermit,
     due: VecDeque<String>,
     seen: Seen,
-    quiet: u32,
     over: bool,
 }
 
@@ -114,11 +123,17 @@ struct Watch {
 #[derive(Default)]
 struct Seen {
     fleet: Option<Arc<str>>,
-    refusals: Option<u64>,
-    revocations: Option<Vec<usize>>,
+    /// The number of changes, and the slot; no slot while there are no refusals.
+    refusals: Option<(u64, Option<u64>)>,
+    /// The number of each kind, and the place in the log: a revocation that replaces another one changes no number.
+    revocations: Option<(Vec<usize>, Position)>,
 }
 
 impl Watch {
+    fn step(mut self) -> Step {
+        Box::pin(async move { (self.next().await, self) })
+    }
+
     /// The next event; `None` after the last.
     async fn next(&mut self) -> Option<String> {
         loop {
@@ -149,23 +164,21 @@ impl Watch {
             self.due.push_back(fleet.to_string());
             self.seen.fleet = Some(fleet);
         }
-        let changes = state.refusals.changes();
-        if self.seen.refusals != Some(changes) {
-            self.due.push_back(event("refusals", &refusals::all(&state)));
-            self.seen.refusals = Some(changes);
+        let (changes, slot) = (state.refusals.changes(), state.refusals.slot(Instant::now()));
+        // Time alone changes the counts: without this the last rate would stand for ever.
+        if self.seen.refusals.is_none_or(|(seen, at)| seen != changes || at.is_some_and(|at| at != slot)) {
+            let list = refusals::all(&state);
+            self.seen.refusals = Some((changes, (!list.is_empty()).then_some(slot)));
+            self.due.push_back(event("refusals", &list));
         }
+        let applied = *state.replica.applied().borrow(); // Before the counts: what comes between is sent once more.
         let counts = state.replica.index().counts();
         let counts: Vec<usize> = Kind::ALL.iter().zip(counts).map(|(_, count)| count).collect();
-        if self.seen.revocations.as_ref() != Some(&counts) {
+        if self.seen.revocations.as_ref().is_none_or(|(seen, at)| *seen != counts || *at != applied) {
             let named: serde_json::Map<_, _> =
                 Kind::ALL.iter().zip(&counts).map(|(kind, count)| (kind.to_string(), json!(count))).collect();
             self.due.push_back(event("revocations", &named));
-            self.seen.revocations = Some(counts);
-        }
-        self.quiet = if self.due.is_empty() { self.quiet + 1 } else { 0 };
-        if self.quiet == QUIET {
-            self.quiet = 0;
-            self.due.push_back(":\n\n".to_owned());
+            self.seen.revocations = Some((counts, applied));
         }
     }
 

@@ -118,7 +118,8 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
         ("/v1/about", _) => {
             let claims = json!({"user_id": ["sub"], "session_id": ["sid"], "client_id": ["client_id", "azp"]});
             let issuer = json!({
-                "name": "main", "issuer": ["https://auth.example.com"], "leeway_ms": 30000, "claims": claims,
+                "name": "main", "issuer": ["https://auth.example.com"], "leeway_ms": 30000,
+                "retention_ms": 86_430_000, "claims": claims,
             });
             let about = json!({
                 "version": env!("CARGO_PKG_VERSION"), "key": "on-call", "may": ["read", "revoke"], "issuers": [issuer],

@@ -26,6 +26,13 @@ pub(super) struct RefusalList {
     explained: Vec<ExplainedRefusal>,
 }
 
+impl RefusalList {
+    /// Whether nothing was refused in the window.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 struct CountedKind {
     #[serde(flatten)]

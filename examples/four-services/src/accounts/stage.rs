@@ -96,19 +96,20 @@ impl Stage {
         *self.pulled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The age of a Doorward's view in milliseconds; `None`: it does not answer.
+    /// The age of a Doorward's view in milliseconds, infinite when it has none; `None`: it does not answer.
     async fn view_age(&self, doorward: &Doorward) -> Option<f64> {
         let text = self.http.get(format!("{}/metrics", doorward.http)).send().await.ok()?.text().await.ok()?;
         let seconds: f64 = text.lines().find_map(|line| line.strip_prefix(VIEW_AGE)?.parse().ok())?;
-        Some((seconds * 1000.0).min(1e9))
+        Some(seconds * 1000.0)
     }
 
     async fn seen(&self) -> anyhow::Result<Value> {
         let cast = self.cast()?;
         let mut doorwards = Vec::new();
         for doorward in &cast.doorwards {
-            let view_age_ms = self.view_age(doorward).await;
-            doorwards.push(json!({"name": doorward.name, "view_age_ms": view_age_ms}));
+            let age = self.view_age(doorward).await;
+            let view_age_ms = age.filter(|age| age.is_finite()); // Too old to be kept: JSON has no infinity.
+            doorwards.push(json!({"name": doorward.name, "answers": age.is_some(), "view_age_ms": view_age_ms}));
         }
         let mut levers = Vec::new();
         levers.extend(cast.redis.as_ref().map(|_| "redis"));

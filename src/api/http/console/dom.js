@@ -18,9 +18,12 @@ function fill(element, attributes, children) {
     if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? '' : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false).map((child) => (typeof child === 'string' ? visible(child) : child)));
   return element;
 }
+
+/** A text in which no character changes the direction of the others (Unicode Standard Annex 9): their names instead. */
+export const visible = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (char) => `⟨U+${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`);
 
 export const $ = (id) => document.getElementById(id);
 
@@ -51,7 +54,8 @@ export function instant(text) {
   if (Number.isNaN(at.getTime())) return text;
   const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
   const day = (date) => [date.getFullYear(), date.getMonth(), date.getDate()].join();
-  return day(at) === day(now) ? clock : `${at.getDate()} ${MONTHS[at.getMonth()]}, ${clock}`;
+  const year = at.getFullYear() === now.getFullYear() ? '' : ` ${at.getFullYear()}`;
+  return day(at) === day(now) ? clock : `${at.getDate()} ${MONTHS[at.getMonth()]}${year}, ${clock}`;
 }
 
 /** A `time` element: what is read in the reader's zone, what is meant in its title. */

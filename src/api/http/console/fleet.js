@@ -9,7 +9,7 @@ const STATES = {
   adopting: ['is reading the keys of another service', 'Wait; if the state lasts, check revocation.redis.adopt.'],
   settling: ['waits until the store is certainly complete', 'Wait: other instances may be writing lost revocations back.'],
   repairing: ['is reading the log again, because it lost entries', 'Wait; then find out why the store lost data: a failover, a flush, an eviction.'],
-  unreachable: ['cannot reach the store', 'Check that Redis runs and that this host reaches it. Requests are decided by the last view until it is too old.'],
+  unreachable: ['cannot reach the store', 'Check that Redis runs and that this host reaches it.'],
   access_denied: ['is denied by the store', 'Check the user, the password and the ACL of Redis (docs/operations.md lists the commands).'],
   not_primary: ['is connected to a replica', 'Point revocation.redis.url to the primary, or use Sentinel.'],
   may_evict: ['uses a store that may evict revocations', 'Set maxmemory-policy noeviction.'],
@@ -38,8 +38,8 @@ export class Fleet {
       state: (instance) => gravest(this.problems(instance)),
       columns: [
         { title: 'Instance', class: 'wide', cell: (one) => [h('span', { class: 'name' }, one.name), one.this && h('span', { class: 'tag' }, 'answers')] },
-        { title: 'State', cell: (one) => sign(this.problems(one), one.state.replaceAll('_', ' ')) },
-        { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? '–' : span(one.view_age_ms) },
+        { title: 'State', cell: (one) => sign(this.problems(one), one.state) },
+        { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? 'no view' : `${one.this ? '' : '≤ '}${span(one.view_age_ms)}` },
         { title: 'Last minute', class: 'chart', cell: (one) => this.line(one, most()) },
         { title: 'Behind', class: 'figure', cell: (one) => this.about.store === 'embedded' ? '–' : span(this.behind(one)) },
         { title: 'Streams', class: 'figure', cell: (one) => count(one.streams) },
@@ -55,6 +55,17 @@ export class Fleet {
     const ages = this.ages.get(one.name) ?? [];
     const label = `view age in the last minute, at most ${span(Math.max(...ages, 0))}`;
     return spark(ages, Math.max(...ages, most / 20), label, gravest(this.problems(one)), SAMPLES);
+  }
+
+  /** The age that a view has at least, in milliseconds: others report theirs from time to time. Null: there is no view. */
+  age(one) {
+    return one.view_age_ms === null || one.this ? one.view_age_ms : Math.max(one.view_age_ms - REPORTED, 0);
+  }
+
+  /** Whether an instance relies on no view. The answering one says so itself. */
+  isStale(one) {
+    const age = this.age(one);
+    return age === null || age > this.last.max_staleness_ms || (one.this && this.last.missing.some(({ part }) => part === 'freshness'));
   }
 
   /** How far an instance is behind the newest entry that any of them has applied, in milliseconds of the log. */
@@ -85,24 +96,26 @@ export class Fleet {
   problems(one) {
     const found = [];
     const most = this.last.max_staleness_ms;
-    const add = (grade, what, todo) => found.push({ grade, what, todo });
+    const add = (grade, what, todo, short = null) => found.push({ grade, what, todo, short });
+    const isStale = this.isStale(one);
+    const then = { deny: 'It refuses every protected request (503).', allow: 'It accepts revoked tokens: on_stale is allow.', lookup: 'It asks the store for every request.' }[this.about.on_stale];
     if (one.state !== 'following') {
       const [what, todo] = STATES[one.state] ?? [`is in the state ${one.state}`, 'Check its log.'];
-      add(['catching_up', 'starting', 'adopting', 'settling', 'may_evict'].includes(one.state) ? 'warning' : 'bad', what, todo);
+      const effect = isStale ? then : one.state === 'unreachable' ? `Requests are decided by the last view until it is ${span(most)} old.` : '';
+      add(['catching_up', 'starting', 'adopting', 'settling', 'may_evict'].includes(one.state) ? 'warning' : 'bad', what, `${todo} ${effect}`.trim());
     }
     const silent = 'It is frozen or cut off, or its host is too busy. It does not decide by a view that is too old.';
-    const age = one.view_age_ms === null || one.this ? one.view_age_ms : Math.max(one.view_age_ms - REPORTED, 0);
+    const age = this.age(one);
     if (!one.this && age > most / 2) {
-      add(age > most ? 'bad' : 'warning', 'has not reported lately', silent);
-    } else if (age !== null && age > most) {
-      const then = { deny: 'It refuses every protected request (503).', allow: 'It accepts revoked tokens: on_stale is allow.', lookup: 'It asks the store for every request.' };
-      add('bad', `has a view older than ${span(most)}`, `${then[this.about.on_stale]} Check its connection to the store.`);
+      add(age > most ? 'bad' : 'warning', 'has not reported lately', silent, 'silent');
+    } else if (isStale && one.state !== 'starting') {
+      add('bad', age === null ? 'has no view that it relies on' : `has a view older than ${span(most)}`, `${then} Check its connection to the store.`, 'view too old');
     } else if (age > most / 2) {
-      add('warning', 'has a view that is getting old', `At ${span(most)} it is no longer used. Check its connection to the store.`);
+      add('warning', 'has a view that is getting old', `At ${span(most)} it is no longer used. Check its connection to the store.`, 'view getting old');
     }
     const off = Math.abs(one.clock_skew_seconds ?? 0);
     if (off > SKEW) {
-      add(off > 30 ? 'bad' : 'warning', `has a clock that is off by ${skew(one.clock_skew_seconds)}`, 'Set up NTP on its host: tokens are accepted and refused by this clock.');
+      add(off > 30 ? 'bad' : 'warning', `has a clock that is off by ${skew(one.clock_skew_seconds)}`, 'Set up NTP on its host: tokens are accepted and refused by this clock.', 'clock off');
     }
     return found;
   }
@@ -136,15 +149,15 @@ export class Fleet {
   }
 
   figures(fleet) {
-    const ages = fleet.instances.map((one) => one.view_age_ms).filter((age) => age !== null);
-    const oldest = ages.length ? Math.max(...ages) : null;
+    const ages = fleet.instances.map((one) => this.age(one));
+    const oldest = ages.includes(null) ? null : Math.max(...ages);
     const most = fleet.max_staleness_ms;
     const share = oldest === null ? 1 : Math.min(oldest / most, 1);
     $('figure-instances').textContent = count(fleet.instances.length);
-    $('figure-view').textContent = this.about.store === 'embedded' ? '0 ms' : span(oldest);
+    $('figure-view').textContent = this.about.store === 'embedded' ? '0 ms' : oldest === null ? 'none' : span(oldest);
     $('figure-view-of').textContent = this.about.store === 'embedded' ? 'one instance, its own store' : `of ${span(most)} at most`;
     $('view-meter').style.inlineSize = `${(this.about.store === 'embedded' ? 0 : share) * 100}%`;
-    $('view-meter').dataset.state = share >= 1 ? 'bad' : share > 0.5 ? 'warning' : 'good';
+    $('view-meter').dataset.state = share >= 1 || fleet.instances.some((one) => this.isStale(one)) ? 'bad' : share > 0.5 ? 'warning' : 'good';
     $('figure-streams').textContent = count(fleet.instances.reduce((sum, one) => sum + one.streams, 0));
   }
 }
@@ -154,8 +167,10 @@ function gravest(problems) {
   return problems.length ? 'warning' : 'good';
 }
 
-function sign(problems, text) {
+/** An instance's state, or what is not well although it follows. */
+function sign(problems, state) {
   const grade = gravest(problems);
+  const text = (state === 'following' && problems.find(({ short }) => short)?.short) || state.replaceAll('_', ' ');
   return h('span', { class: 'status', 'data-state': grade }, text);
 }
 

@@ -2,7 +2,7 @@
 //
 // Every row has the height that the style sheet gives to `--row`, so that a row's place is known without laying out
 // those before it. To a screen reader it is a table with all its rows (ARIA 1.2, aria-rowcount).
-import { h } from './dom.js';
+import { h, visible } from './dom.js';
 
 /** Rows above and below the sight, so that a turn of the wheel finds them there. */
 const BEYOND = 10;
@@ -18,8 +18,9 @@ export class List {
     this.rows = new Map();
     const head = columns.map(({ title, class: name }) => h('div', { role: 'columnheader', class: name }, title));
     this.head = h('div', { role: 'row', class: 'row head', 'aria-rowindex': 1 }, ...head);
-    this.body = h('div', { role: 'rowgroup', class: 'rows' });
-    this.sight = h('div', { class: 'sight', tabindex: 0, role: 'group', 'aria-label': `${label}, scrollable` }, this.body);
+    this.body = h('div', { role: 'presentation', class: 'rows' });
+    // The rows' group itself scrolls: between a table and its groups of rows no other role may stand (ARIA 1.2).
+    this.sight = h('div', { class: 'sight', tabindex: 0, role: 'rowgroup', 'aria-label': `${label}, scrollable` }, this.body);
     element.classList.add('list');
     element.setAttribute('role', 'table');
     element.setAttribute('aria-label', label);
@@ -100,8 +101,9 @@ export class List {
     row.element.dataset.state = this.state?.(item) ?? '';
     this.columns.forEach(({ cell }, at) => {
       const place = at === 0 && row.button ? row.button : row.cells[at];
-      const content = cell(item);
+      let content = cell(item);
       if (typeof content === 'string') {
+        content = visible(content);
         // The text of the row that was here before is changed in place: no node is created while the user scrolls.
         if (place.firstChild?.nodeType === Node.TEXT_NODE && !place.firstChild.nextSibling) place.firstChild.data = content;
         else place.textContent = content;

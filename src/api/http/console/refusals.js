@@ -61,7 +61,8 @@ export class Refusals {
   draw() {
     const { kinds, explained, slot_ms: slot } = this.list;
     const minute = Math.round(60_000 / slot);
-    const recent = (counts) => counts.slice(-minute - 1, -1).reduce((sum, one) => sum + one, 0);
+    // With the running slot, 50 to 60 seconds: what begins is seen at once.
+    const recent = (counts) => counts.slice(-minute).reduce((sum, one) => sum + one, 0);
     const slots = kinds[0]?.counts.map((_, at) => kinds.reduce((sum, { counts }) => sum + counts[at], 0)) ?? [];
     const total = kinds.reduce((sum, kind) => sum + kind.total, 0);
     const perMinute = kinds.reduce((sum, { counts }) => sum + recent(counts), 0);
@@ -70,7 +71,7 @@ export class Refusals {
     $('refusals-none').hidden = kinds.length > 0;
     $('refusals-some').hidden = kinds.length === 0;
     show($('refusals-chart'), slots.length ? bars(slots, `${some(total, 'refusal')} in the last ten minutes, ${count(perMinute)} in the last minute`) : '');
-    show($('refusals-total'), h('strong', {}, count(total)), ' in ten minutes, ', h('strong', {}, count(perMinute)), ' in the last full minute');
+    show($('refusals-total'), h('strong', {}, count(total)), ' in ten minutes, ', h('strong', {}, count(perMinute)), ' in the last minute');
 
     const nameOf = (kind) => [kind.reason, kind.rule, kind.issuer ?? '', kind.enforced].join(' ');
     if (this.only && !kinds.some((kind) => nameOf(kind) === this.only)) this.only = null;
@@ -102,7 +103,7 @@ export class Refusals {
       refusal = await get(`/v1/refusals/${encodeURIComponent(id)}`);
     } catch (error) {
       if (error.status === 401) return;
-      refusal = { reason: 'No longer available', checks: [], detail: error.message };
+      refusal = { reason: error.status === 404 ? 'No longer available' : 'Not loaded', checks: [], detail: error.message };
     }
     const known = [['When', refusal.at && time(refusal.at)], ['Rule', refusal.rule], ['Issuer', refusal.issuer], ['Request', refusal.request_id], ['From', refusal.source], ['Detail', refusal.detail && sentence(refusal.detail)]];
     show($('explain-facts'), ...known.filter(([, value]) => value).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, ...[value].flat()))));

@@ -1,23 +1,31 @@
 // Revocations: the list, and revoking, with the instances' confirmations.
-import { get, revoke } from './api.js';
-import { $, count, h, instant, show, some, span, time } from './dom.js';
+import { get, revoke, store } from './api.js';
+import { $, count, h, instant, show, some, span, time, visible } from './dom.js';
 import { List } from './list.js';
-import { issuerOf, read, targets } from './token.js';
+import { expiry, holdsToken, issuerOf, read, targets } from './token.js';
 
 /** Rows that are loaded at most: a search finds the others. */
 const MOST = 100_000;
 /** Targets of one go. */
 const TOGETHER = 100;
-/** Asked at once, so that a long list does not keep the API from others. */
+/** Stored at once, so that a long list does not keep the API from others. */
 const AT_ONCE = 4;
+/** The patience with each of the others after one of them was not confirmed in time, in milliseconds. */
+const BRIEFLY = 1000;
+
+/** The revocations that were asked for and are not known to be stored yet, or to have failed. */
+const unstored = new Set();
+export const notStored = () => unstored.size;
+
+const TOKEN_FOUND = 'That is a token: paste it into the field for tokens, so that it is not sent.';
 
 const NAMED = {
   user: ['User id', 'Every token of the user that was issued until now is refused. The user can sign in again.'],
-  session: ['Session id (sid)', 'Every token of this session is refused, for ever.'],
+  session: ['Session id (sid)', 'Every token of this session is refused for {kept}: longer than any of its tokens of today lives. End the session at the issuer, too.'],
   token: ['Token id (jti)', 'This one token is refused.'],
   client: ['Client id', 'Every token that was issued to this client until now is refused, for every user.'],
   actor: ['Actor (act.sub)', 'Every token with this actor that was issued until now is refused.'],
-  key: ['Key id (kid)', 'Every token that this key signed is refused, for ever.'],
+  key: ['Key id (kid)', 'Every token that this key signed is refused for {kept}. Remove the key from the issuer’s key set (JWKS) before: after that, what it signs is accepted again.'],
   issuer: ['Issuer', 'Every token of the issuer that was issued until now is refused: every user must sign in again.'],
 };
 
@@ -61,16 +69,38 @@ export class Revocations {
       this.search();
     };
     $('search').onreset = () => setTimeout(() => this.search());
+    $('search-id').oninput = () => this.searchForToken();
     $('search-kind').onchange = () => this.search();
     $('search-origin').onchange = () => this.search();
     $('search-issuer').onchange = () => this.search();
-    $('refresh').onclick = () => this.search();
+    $('refresh').onclick = () => this.load();
     this.search();
   }
 
-  async search() {
+  /** A token in the search field: its id stands there instead, at once. */
+  searchForToken() {
+    const text = $('search-id').value;
+    if (!holdsToken(text)) return;
+    $('search-id').value = '';
+    const token = read(text);
+    const issuer = token && issuerOf(token.claims, this.about.issuers);
+    const found = issuer && targets(token, issuer).find(({ kind }) => kind === 'token');
+    $('search-problem').textContent = found ? 'That was a token. It was not sent: its id stands here instead.' : 'That is a token, and none that can be read here. It was not sent.';
+    if (!found) return;
+    $('search-id').value = found.id;
+    $('search-kind').value = 'token';
+  }
+
+  /** Searches for what was entered. */
+  search() {
+    this.searchForToken();
     const asked = { kind: $('search-kind').value, id: $('search-id').value.trim(), issuer: $('search-issuer').value, origin: $('search-origin').value };
     this.query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+    return this.load();
+  }
+
+  /** Loads the list again, of what was searched for last: not of what is being typed. */
+  async load() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
     this.loading = false;
     this.cursor = undefined;
@@ -100,8 +130,8 @@ export class Revocations {
       if (turn === this.turn) this.loading = false;
     }
     const isAll = this.cursor === null;
-    const nothing = this.items.length === 0 ? ($('search-id').value ? 'No revocation has this id' : 'No revocations') : null;
-    $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The first ${count(this.items.length)}; scroll for more`);
+    const nothing = this.items.length === 0 ? (this.query.has('id') ? 'No revocation has this id' : 'No revocations') : null;
+    $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The first ${count(this.items.length)}${this.query.size || this.total === undefined ? '' : ` of ${count(this.total)}`}; scroll for more`);
     this.list.set(this.items, isAll);
   }
 
@@ -110,15 +140,16 @@ export class Revocations {
     this.more(turn, before);
   }
 
-  /** How many there are of each kind changed. */
+  /** A revocation was made, or ended: how many there are of each kind. */
   changed(counts) {
     const total = Object.entries(counts).reduce((sum, [kind, one]) => sum + (kind === 'registration' ? 0 : one), 0);
     $('figure-revoked').textContent = count(total);
+    this.total = total;
     const isFirst = this.counts === undefined;
     this.counts = counts;
     if (isFirst || !this.list) return;
     // Text that the user is reading does not move away.
-    if (this.list.isAtTop && !this.list.element.contains(document.activeElement)) this.search();
+    if (this.list.isAtTop && !this.list.element.contains(document.activeElement)) this.load();
     else $('refresh').hidden = false;
   }
 
@@ -137,7 +168,8 @@ export class Revocations {
       this.named();
     };
     $('revoke-ids').oninput = () => this.unchoose();
-    $('revoke-token').oninput = () => this.paste();
+    $('revoke-token').oninput = (event) => this.paste(event.inputType === 'insertFromPaste');
+    $('revoke-issuer').onchange = () => this.named();
     $('revoke-form').onsubmit = (event) => {
       event.preventDefault();
       this.confirm();
@@ -152,71 +184,83 @@ export class Revocations {
     const kind = $('revoke-kind').value;
     const [label, meaning] = NAMED[kind];
     $('revoke-ids-label').textContent = `${label}${kind === 'issuer' ? '' : ', one per line'}`;
-    $('revoke-meaning').textContent = meaning;
+    $('revoke-meaning').textContent = this.meaning(kind, meaning);
     $('revoke-ids').closest('.field').hidden = kind === 'issuer';
     $('revoke-ids').required = kind !== 'issuer';
     $('revoke-expires').closest('.field').hidden = kind !== 'token';
   }
 
+  /** What a revocation of this kind does, with the time for which the issuer's are kept. */
+  meaning(kind, meaning = NAMED[kind][1]) {
+    const issuer = this.about.issuers.find(({ name }) => name === $('revoke-issuer').value);
+    return meaning.replace('{kept}', issuer ? span(issuer.retention_ms) : 'max_lifetime');
+  }
+
   /** Reads the pasted token, and lets go of it at once. */
-  paste() {
+  paste(wasPasted) {
     const text = $('revoke-token').value;
     if (text.trim() === '') return;
+    const isToken = holdsToken(text);
+    if (isToken || wasPasted) $('revoke-token').value = '';
+    // What an earlier token named does not stand under what is said of this one.
+    if (this.chosen) for (const id of ['revoke-ids', 'revoke-expires']) $(id).value = '';
+    this.chosen = null;
+    show($('token-targets'));
     const token = read(text);
     if (!token) {
-      $('token-read').textContent = 'This is not a JWT. An opaque token cannot be read here.';
-      show($('token-targets'));
+      $('token-read').textContent = isToken ? 'This is a token that cannot be read here: it is cut off, or encrypted. It was let go.' : 'This is not a JWT. An opaque token cannot be read here.';
       return;
     }
-    $('revoke-token').value = '';
     const issuer = issuerOf(token.claims, this.about.issuers);
     if (!issuer) {
-      $('token-read').textContent = `Its issuer is not configured: ${String(token.claims.iss).slice(0, 120)}`;
-      show($('token-targets'));
+      $('token-read').textContent = visible(`Its issuer is not configured: ${String(token.claims.iss).slice(0, 120)}`);
       return;
     }
     const found = targets(token, issuer);
-    const left = token.claims.exp * 1000 - Date.now();
-    const life = left > 0 ? `expires in ${span(left)}` : 'has expired';
+    const expires = expiry(token.claims);
+    const left = expires - Date.now();
+    const life = expires === null ? 'has no expiry' : left > 0 ? `expires in ${span(left)}` : 'has expired';
     $('token-read').textContent = `A token of ${issuer.name} that ${life}. The page has discarded it and sends only an id. Choose what to revoke:`;
     show($('token-targets'), ...found.map(({ kind, id }) => h('button', { type: 'button', 'data-kind': kind }, h('span', {}, kind), h('code', {}, id))));
     $('token-targets').onclick = (event) => {
       const kind = event.target.closest('button')?.dataset.kind;
-      if (kind) this.choose(found.find((one) => one.kind === kind), issuer, token.claims.exp);
+      if (kind) this.choose(found.find((one) => one.kind === kind), issuer, expires);
     };
-    this.choose(found.find(({ kind }) => kind === 'token'), issuer, token.claims.exp);
+    if (found.length) this.choose(found[0], issuer, expires);
   }
 
   /** What is typed is not of the token any more. */
   unchoose() {
+    this.chosen = null;
     for (const button of $('token-targets').children) button.setAttribute('aria-pressed', 'false');
   }
 
-  choose({ kind, id }, issuer, exp) {
+  choose({ kind, id }, issuer, expires) {
+    this.chosen = { kind, id };
     for (const button of $('token-targets').children) button.setAttribute('aria-pressed', `${button.dataset.kind === kind}`);
     $('revoke-kind').value = kind;
     $('revoke-issuer').value = issuer.name;
     $('revoke-ids').value = id;
-    $('revoke-expires').value = Number.isFinite(exp) ? new Date(exp * 1000).toISOString() : '';
+    $('revoke-expires').value = expires?.toISOString() ?? '';
     this.named();
   }
 
-  /** Says what will happen, before it does: a revocation cannot be taken back. */
+  /** Says what will happen, before it does: a revocation cannot be undone. */
   confirm() {
     const kind = $('revoke-kind').value;
     const issuer = $('revoke-issuer').value;
     const reason = $('revoke-reason').value.trim();
     const ids = kind === 'issuer' ? [issuer] : [...new Set($('revoke-ids').value.split('\n').map((id) => id.trim()).filter(Boolean))];
     $('revoke-problem').textContent = '';
+    if (['revoke-ids', 'revoke-reason', 'revoke-expires'].some((id) => holdsToken($(id).value))) return void ($('revoke-problem').textContent = TOKEN_FOUND);
     if (ids.length === 0) return void ($('revoke-problem').textContent = 'Enter at least one id.');
     if (ids.length > TOGETHER) return void ($('revoke-problem').textContent = `At most ${TOGETHER} at once; these are ${count(ids.length)}.`);
-    if (ids.some((id) => read(id))) return void ($('revoke-problem').textContent = 'That is a token: paste it into the field for tokens, so that it is not sent.');
     const expires = kind === 'token' && $('revoke-expires').value.trim();
     if (kind === 'token' && !expires) return void ($('revoke-problem').textContent = 'Enter the time at which the token expires.');
     this.bodies = ids.map((id) => ({ kind, issuer, id, ...(reason && { reason }), ...(expires && { expires_at: expires }) }));
     $('confirm-title').textContent = ids.length === 1 ? `Revoke this ${kind}?` : `Revoke ${count(ids.length)} ${kind}s?`;
     show($('confirm-ids'), ...ids.slice(0, 8).map((id) => h('li', {}, h('code', {}, id))), ids.length > 8 && h('li', {}, `and ${count(ids.length - 8)} more`));
-    $('confirm-meaning').textContent = `${NAMED[kind][1]} A revocation cannot be undone.`;
+    $('confirm-meaning').textContent = `${this.meaning(kind)} A revocation cannot be undone.`;
     $('confirm').showModal();
   }
 
@@ -225,29 +269,50 @@ export class Revocations {
     show($('token-targets'));
     $('token-read').textContent = '';
     $('progress-panel').hidden = false;
-    const rows = bodies.map((body) => new Row(body));
+    const patience = this.about.receipt_timeout_ms;
+    const rows = bodies.map((body) => new Row(body, patience));
     $('progress').prepend(...rows.map(({ element }) => element));
     while ($('progress').children.length > TOGETHER) $('progress').lastChild.remove();
-    const waiting = [...rows];
-    const work = async () => {
-      for (let row = waiting.shift(); row; row = waiting.shift()) await row.run(this.about.receipt_timeout_ms);
+    const said = (isOver) => {
+      const [stored, good] = [rows.filter((row) => row.isStored).length, rows.filter(({ state }) => state === 'good').length];
+      $('progress-said').textContent = `${isOver ? '' : `${stored} stored, `}${good} of ${some(rows.length, 'revocation')} confirmed by every instance`;
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
-    const done = rows.filter(({ state }) => state === 'good').length;
-    $('progress-said').textContent = `${done} of ${some(rows.length, 'revocation')} confirmed by every instance`;
-    if (this.list) this.search();
+    if (rows.length === 1) {
+      await rows[0].run();
+    } else {
+      // All of them are stored before any of them is waited for: an instance that hangs delays no other revocation.
+      const next = [...rows];
+      const work = async () => {
+        for (let row = next.shift(); row; row = next.shift()) {
+          await row.store();
+          said(false);
+        }
+      };
+      await Promise.all(Array.from({ length: AT_ONCE }, work));
+      let isLate = false;
+      for (const row of rows.filter((one) => one.isStored)) {
+        await row.run(isLate ? Math.min(BRIEFLY, patience) : patience);
+        isLate ||= row.state !== 'good';
+        said(false);
+      }
+    }
+    said(true);
+    if (this.list) this.load();
   }
 }
 
 /** One revocation under way. */
 class Row {
-  constructor(body) {
+  constructor(body, patience) {
     this.body = body;
+    this.patience = patience;
+    this.isStored = false;
+    unstored.add(this);
     this.bar = h('span', { class: 'fill' });
     this.text = h('p', { class: 'what' }, 'queued');
     this.more = h('p', { class: 'todo' });
     this.sign = h('span', { class: 'sign', 'aria-hidden': 'true' }, '…');
-    this.again = h('button', { type: 'button', hidden: true, onclick: () => this.run(this.patience) }, 'Wait again');
+    this.again = h('button', { type: 'button', hidden: true, onclick: () => this.run() }, 'Wait again');
     this.meter = h('span', { class: 'meter', role: 'progressbar', 'aria-label': 'instances that refuse', 'aria-valuemin': 0 }, this.bar);
     this.element = h('li', {}, this.sign,
       h('div', {}, h('p', { class: 'target' }, `${body.kind} `, h('code', {}, body.id)), this.text, this.meter, this.more), this.again);
@@ -266,31 +331,58 @@ class Row {
     this.bar.style.inlineSize = `${(applied / Math.max(instances, 1)) * 100}%`;
   }
 
-  async run(patience) {
-    this.patience = patience;
-    this.again.hidden = true;
+  /** Stores it without waiting for instances. */
+  async store() {
     this.set('info', '…', 'storing');
+    try {
+      this.wasStored(await store(this.body));
+      this.set('info', '…', 'stored; waits for its turn to be confirmed');
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  wasStored({ at }) {
+    this.isStored = true;
+    unstored.delete(this);
+    // Asked again, it must not reach further than it did at first.
+    if (at && at !== '*') this.body = { ...this.body, at };
+  }
+
+  failed(error) {
+    unstored.delete(this);
+    this.set('bad', '✕', this.isStored ? 'stored, not confirmed' : 'not confirmed', error.message);
+    this.again.hidden = error.status >= 400 && error.status < 500;
+  }
+
+  /** Stores it if it is not, and waits until every instance refuses. */
+  async run(patience = this.patience) {
+    this.again.hidden = true;
+    if (!this.isStored) unstored.add(this);
+    const [wasStored, began] = [this.isStored, this.isStored ? 'stored; its confirmation is asked for' : 'storing'];
+    this.set('info', '…', began);
+    let isOver = false;
     try {
       for await (const { name, data } of revoke(this.body, patience)) {
         if (name === 'problem') throw new Error(data.detail);
-        // Asked again, it must not reach further than it did at first.
-        if (name === 'receipt' && data.at !== '*') this.body = { ...this.body, at: data.at };
+        if (name !== 'progress' && name !== 'receipt') continue;
+        this.wasStored(data);
+        isOver = name === 'receipt';
         this.progress(data.confirmed ? data.instances : data.applied, data.instances);
         if (data.confirmed) {
           const streams = data.streams ? `, ${some(data.streams, 'stream')} ended` : '';
-          this.set('good', '✓', `refused everywhere after ${data.took_ms} ms: ${data.instances} of ${some(data.instances, 'instance')}${streams}`,
+          this.set('good', '✓', `refused everywhere${wasStored ? '' : ` after ${data.took_ms} ms`}: ${data.instances} of ${some(data.instances, 'instance')}${streams}`,
             data.seen === false ? 'This instance has verified no token of the issuer that names this kind: check the id.' : '');
         } else {
           const waits = data.waiting.length ? `waiting for ${data.waiting.slice(0, 4).join(', ')}${data.waiting.length > 4 ? ` and ${data.waiting.length - 4} more` : ''}` : '';
           const until = data.uncertain_until ? `certain by ${new Date(data.uncertain_until).toLocaleTimeString('en-GB')} at the latest: until then the store may not list every instance` : '';
-          const isOver = name === 'receipt';
           this.set(isOver ? 'warning' : 'info', isOver ? '!' : '…', `stored; ${data.applied} of ${some(data.instances, 'instance')} ${data.instances === 1 ? 'refuses' : 'refuse'}`, [waits, until].filter(Boolean).join('; '));
           this.again.hidden = !isOver;
         }
       }
+      if (!isOver) throw new Error('The service ended the connection before it confirmed.');
     } catch (error) {
-      this.set('bad', '✕', 'not confirmed', error.message);
-      this.again.hidden = error.status !== 0 && error.status < 500;
+      this.failed(error);
     }
   }
 }

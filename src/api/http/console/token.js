@@ -1,17 +1,34 @@
 // A pasted token, parsed in this page: only its identifiers are ever sent.
 
-/** What a token says of itself; null if it is none. Nothing is verified here: a revocation of what it names is safe. */
+/** Where a JSON object may begin in Base64url (`{"`, `{ `, `{` and a line break): with some of what follows. */
+const BEGINNING = /(?=(e[yw][\w-]{10,30}))/g;
+
+/** The places in a text at which a JWT's header or claims begin. Line breaks, quotes and escapes do not hide one. */
+function beginnings(text) {
+  const compact = text.replace(/[\s"'`\\]+/g, '');
+  const isJson = (part) => /^\{\s*"[\x20-\x7e]{4,}/.test(atob(part.slice(0, part.length & ~3).replaceAll('-', '+').replaceAll('_', '/')));
+  return { compact, places: [...compact.matchAll(BEGINNING)].filter(([, part]) => isJson(part)).map(({ index }) => index) };
+}
+
+/** Whether a token, or a part of one with its beginning, is anywhere in a text: such a text is not sent. */
+export const holdsToken = (text) => beginnings(text).places.length > 0;
+
+/**
+ * What the first token in a text says of itself; null if none can be read. Nothing is verified here: a revocation of
+ * what it names is safe.
+ */
 export function read(text) {
-  const token = text.trim().replace(/^Bearer\s+/i, '');
-  const parts = token.split('.');
-  if (parts.length !== 3 || parts.some((part) => !/^[\w-]+$/.test(part))) return null;
-  try {
-    const [header, claims] = parts.slice(0, 2).map((part) => JSON.parse(fromBase64Url(part)));
-    if (typeof header.alg !== 'string' || typeof claims !== 'object' || claims === null) return null;
-    return { claims, header, signed: `${parts[0]}.${parts[1]}` };
-  } catch {
-    return null;
+  const { compact, places } = beginnings(text);
+  for (const place of places) {
+    const [, ...parts] = /^([\w-]+)\.([\w-]+)/.exec(compact.slice(place)) ?? [];
+    try {
+      const [header, claims] = parts.map((part) => JSON.parse(fromBase64Url(part)));
+      if (typeof header.alg === 'string' && typeof claims === 'object' && claims !== null) return { claims, header, signed: parts.join('.') };
+    } catch {
+      // The next beginning may be one of a token.
+    }
   }
+  return null;
 }
 
 function fromBase64Url(text) {
@@ -29,7 +46,15 @@ export function issuerOf(claims, issuers) {
   return issuers.find((issuer) => issuer.issuer.some(fits)) ?? null;
 }
 
-/** What of the token can be revoked: `{kind, id}`, the token itself first. */
+/** When a token expires, as a date; null if it does not say, or not with an instant. */
+export function expiry({ exp }) {
+  return typeof exp === 'number' && exp >= 0 && exp <= LAST_SECOND ? new Date(exp * 1000) : null;
+}
+
+/** The last second of the year 9999. */
+const LAST_SECOND = 253_402_300_799;
+
+/** What of the token can be revoked: `{kind, id}`, the token itself first. An id with control characters is refused anyway. */
 export function targets({ claims, signed, header }, issuer) {
   const named = (paths) => paths.map((path) => find(claims, path)).find((value) => value !== undefined);
   const tenant = issuer.issuer.some((template) => template.includes('{tenant}')) && claims.tid ? `${claims.tid}|` : '';
@@ -42,7 +67,7 @@ export function targets({ claims, signed, header }, issuer) {
     { kind: 'actor', id: text(claims.act?.sub) },
     { kind: 'key', id: text(header.kid) },
   ];
-  return found.filter(({ id }) => id);
+  return found.filter(({ id }) => id && !/\p{Cc}/u.test(id));
 }
 
 const text = (value) => (typeof value === 'string' && value !== '' ? value : Number.isSafeInteger(value) ? `${value}` : undefined);
