@@ -245,7 +245,9 @@ impl Transmitter {
         let note = audit::note(&self.name, (uri, event), &token.claims, clocks.latest());
         match self.revocations(effect, &subject, target, instant, clocks.latest()) {
             Ok((mut revocations, by_address)) => {
-                revocations.iter_mut().for_each(|revocation| revocation.note.clone_from(&note));
+                for revocation in &mut revocations {
+                    revocation.note.clone_from(&note);
+                }
                 let unseen = by_address && !target.seen.has_address();
                 Ok(if unseen { EventOutcome::Unseen(revocations) } else { EventOutcome::Revocations(revocations) })
             }

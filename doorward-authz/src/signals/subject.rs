@@ -11,6 +11,7 @@ use crate::token::{TrustedIssuer, name};
 
 /// The supported formats of names; `jwt_id`, and formats that combine other names, are always supported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each format")]
 pub struct SubjectFormats {
     pub iss_sub: bool,
     pub opaque: bool,

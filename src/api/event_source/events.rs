@@ -148,7 +148,11 @@ async fn apply(
     let (from, token, outcomes) = verified(state, source, verify).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
     let receiver = state.receiver(&from.name);
-    let count = |tally| receiver.iter().for_each(|receiver| receiver.count(tally));
+    let count = |tally| {
+        if let Some(receiver) = &receiver {
+            receiver.count(tally);
+        }
+    };
     let outcomes = outcomes.map_err(|refused| match refused {
         EventRefusal::Denied(refusal) => {
             let refused = Refused { refusal, issuer: Some(from.name.clone()) };
