@@ -12,6 +12,7 @@ mod report;
 mod revoke;
 mod serve;
 mod server;
+mod signals;
 mod status;
 mod validate;
 
@@ -41,6 +42,7 @@ enum Command {
     Revoke(revoke::RevokeArgs),
     List(list::ListArgs),
     Status(status::StatusArgs),
+    Signals(signals::SignalsArgs),
     DevToken(dev_token::DevTokenArgs),
     HashKey(hash_key::HashKeyArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -75,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Revoke(args) => revoke::run(&args),
         Command::List(args) => list::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Signals(args) => signals::run(&args),
         Command::DevToken(args) => dev_token::run(&args),
         Command::HashKey(args) => hash_key::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -26,6 +26,7 @@ pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
+use crate::sources::signals::Receiver;
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
 use admin_key::AdminKeys;
@@ -101,6 +102,7 @@ pub struct State {
     policy: ArcSwap<Policy>,
     keys: ArcSwap<KeySources>,
     introspectors: ArcSwap<Introspectors>,
+    receivers: ArcSwap<Vec<Arc<Receiver>>>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
     /// Messages that were applied already.
@@ -146,6 +148,7 @@ impl State {
             policy: ArcSwap::from_pointee(policy.proving(&secrets)),
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
+            receivers: ArcSwap::default(),
             replica,
             metrics,
             replays: Replays::default(),
@@ -192,6 +195,20 @@ impl State {
 
     pub fn set_introspectors(&self, introspectors: Introspectors) {
         self.introspectors.store(Arc::new(introspectors));
+    }
+
+    /// The receivers of security events, one for each transmitter.
+    pub fn receivers(&self) -> Arc<Vec<Arc<Receiver>>> {
+        self.receivers.load_full()
+    }
+
+    /// The receiver of a transmitter.
+    pub fn receiver(&self, name: &IssuerName) -> Option<Arc<Receiver>> {
+        self.receivers.load().iter().find(|receiver| receiver.name() == name).cloned()
+    }
+
+    pub fn set_receivers(&self, receivers: Vec<Arc<Receiver>>) {
+        self.receivers.store(Arc::new(receivers));
     }
 
     pub fn set_policy(&self, policy: Policy) {

@@ -3,6 +3,7 @@
 
 mod alarm;
 mod backchannel;
+mod conformance;
 mod global;
 mod keycloak;
 mod names;
@@ -10,6 +11,7 @@ mod oauth2;
 mod origins;
 mod provider;
 pub mod signals;
+mod streams;
 mod transmitter;
 
 use std::io::{BufRead, BufReader, Lines, Write};

@@ -5,6 +5,7 @@
 //! UnverifiedToken → Transmitter::verify → EventToken → events → revocations of the target issuer
 //! ```
 
+mod audit;
 mod event;
 mod stream;
 mod subject;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use self::event::{Effect, REQUESTED};
-pub use self::stream::StreamKey;
+pub use self::event::{Effect, requested};
+pub use self::stream::{StreamKey, StreamStatus};
 pub use self::subject::SubjectFormats;
 pub use self::subject::{Unmapped, user_targets};
 use super::claims::{ClaimSet, IssuerName, Timestamp};
@@ -62,10 +63,17 @@ pub struct EventToken {
 #[derive(Debug)]
 pub enum EventOutcome {
     Revocations(Vec<Revocation>),
-    /// The stream is verified.
-    Verified,
+    /// It names a user by an email address alone, and no token that was verified in this process names one. Other
+    /// instances may have verified some, so the revocations count.
+    Unseen(Vec<Revocation>),
+    /// The stream is verified; `state` is that of a request, none if nobody requested it.
+    Verified {
+        state: Option<Box<str>>,
+        stream: StreamName,
+    },
     StreamUpdated {
-        enabled: bool,
+        status: StreamStatus,
+        stream: StreamName,
     },
     /// The event does not concern tokens, or is unknown.
     Ignored,
@@ -74,6 +82,9 @@ pub enum EventOutcome {
     /// Too old: every token that the event could concern has expired.
     Stale,
 }
+
+/// The `stream_id` that an event about a stream names (SSF 1.0 section 8.1.4.1); `None` if it names none.
+pub type StreamName = Option<Box<str>>;
 
 /// Why a whole token is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -192,19 +203,25 @@ impl Transmitter {
         retention: Duration,
         clocks: Clocks,
     ) -> Result<EventOutcome, EventRefusal> {
-        let Some(effect) = Effect::of(uri) else { return Ok(EventOutcome::Ignored) };
-        match effect {
-            Effect::Verification => {
+        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each event.
+        let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
+        let stream = || subject.as_ref()?.get("id")?.as_str().map(Into::into);
+        let effect = match Effect::of(uri, event) {
+            None | Some(Effect::Nothing) => return Ok(EventOutcome::Ignored),
+            Some(Effect::Verification) => {
                 let state = event.get("state").map(|state| state.as_str().unwrap_or_default());
                 let expected = state.is_none_or(|state| self.stream_key.as_ref().is_none_or(|key| key.made(state)));
-                return if expected { Ok(EventOutcome::Verified) } else { Err(EventRefusal::InvalidState) };
+                if !expected {
+                    return Err(EventRefusal::InvalidState);
+                }
+                return Ok(EventOutcome::Verified { state: state.map(Into::into), stream: stream() });
             }
-            Effect::StreamUpdated => {
-                let enabled = event.get("status").and_then(Value::as_str) == Some("enabled");
-                return Ok(EventOutcome::StreamUpdated { enabled });
+            Some(Effect::StreamUpdated) => {
+                let status = StreamStatus::parse(event.get("status").and_then(Value::as_str).unwrap_or_default());
+                return Ok(EventOutcome::StreamUpdated { status, stream: stream() });
             }
-            Effect::Session | Effect::User => {}
-        }
+            Some(effect @ (Effect::Session | Effect::User)) => effect,
+        };
         let instant = event::instant(event, &token.claims)?.unwrap_or(token.issued_at);
         // A future time of another sender counts as now. The issuer itself dates its events by the same clock as its
         // tokens, which may be ahead of this one; an event precedes its token.
@@ -216,13 +233,18 @@ impl Transmitter {
         if instant.plus(retention) <= clocks.earliest() {
             return Ok(EventOutcome::Stale);
         }
-        // RFC 9493 and SSF 1.0 put the subject beside the events, earlier drafts put it into each event.
-        let subject = event.get("subject").cloned().or_else(|| token.claims.get("sub_id"));
-        match subject.map(|subject| self.revocations(effect, &subject, target, instant, clocks.latest())) {
-            Some(Ok(revocations)) => Ok(EventOutcome::Revocations(revocations)),
-            Some(Err(Unmapped::Nobody)) => Ok(EventOutcome::Unmapped),
-            Some(Err(Unmapped::NamedOtherwise(refusal))) => Err(refusal.into()),
-            None => Err(missing("sub_id").into()),
+        let Some(subject) = subject else { return Err(missing("sub_id").into()) };
+        let note = audit::note(&self.name, (uri, event), &token.claims, clocks.latest());
+        match self.revocations(effect, &subject, target, instant, clocks.latest()) {
+            Ok((mut revocations, by_address)) => {
+                for revocation in &mut revocations {
+                    revocation.note.clone_from(&note);
+                }
+                let unseen = by_address && !target.seen.has_address();
+                Ok(if unseen { EventOutcome::Unseen(revocations) } else { EventOutcome::Revocations(revocations) })
+            }
+            Err(Unmapped::Nobody) => Ok(EventOutcome::Unmapped),
+            Err(Unmapped::NamedOtherwise(refusal)) => Err(refusal.into()),
         }
     }
 }

@@ -23,6 +23,7 @@ mod registrations;
 mod resource;
 mod revocations;
 mod signals;
+mod transmitters;
 
 use std::sync::Arc;
 
@@ -148,6 +149,8 @@ fn admin() -> OpenApiRouter<Http> {
         .routes(routes!(revocations::create, revocations::list))
         .routes(routes!(registrations::create))
         .routes(routes!(instances::instances))
+        .routes(routes!(transmitters::list))
+        .routes(routes!(transmitters::delete))
         .routes(routes!(about::about))
         .routes(routes!(events::events))
         .routes(routes!(refusals::list))

@@ -111,15 +111,25 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl ServerArgs {
     pub(super) fn get(&self, path: &str) -> Result<Reply, Failure> {
-        self.request(path, None, None)
+        self.request(&reqwest::Method::GET, path, None, None)
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Reply, Failure> {
+        self.request(&reqwest::Method::DELETE, path, None, Some(Duration::from_secs(30)))
     }
 
     /// `patience`: the requested wait of the server; a terminal shows its progress.
     pub(super) fn post(&self, path: &str, body: &Value, patience: Option<Duration>) -> Result<Reply, Failure> {
-        self.request(path, Some(body), patience)
+        self.request(&reqwest::Method::POST, path, Some(body), patience)
     }
 
-    fn request(&self, path: &str, body: Option<&Value>, patience: Option<Duration>) -> Result<Reply, Failure> {
+    fn request(
+        &self,
+        method: &reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+        patience: Option<Duration>,
+    ) -> Result<Reply, Failure> {
         let key = admin_key()?;
         // The error does not show a URL that cannot be used, because it may contain a password.
         let server = url::Url::parse(&self.server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -132,12 +142,10 @@ impl ServerArgs {
         let reply = runtime.block_on(async {
             let client =
                 self.tls.client(patience.unwrap_or_default() + GRACE)?.build().context("build the HTTP client")?;
-            let request = match body {
-                Some(body) => client.post(url.clone()).json(body),
-                None => client.get(url.clone()),
-            };
+            let request = client.request(method.clone(), url.clone());
+            let request = body.into_iter().fold(request, |request, body| request.json(body));
             let request = request.bearer_auth(key.expose_secret());
-            let response = match patience {
+            let response = match patience.filter(|_| body.is_some()) {
                 Some(patience) if std::io::stderr().is_terminal() => while_waiting(request.send(), patience).await,
                 _ => request.send().await,
             };

@@ -60,7 +60,9 @@ pub use resource::ResourceFile;
 pub use revocation::{
     AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
 };
-pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile};
+pub use signals::{
+    ClientAuthFile, ClientCredentialsFile, PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile,
+};
 
 /// The configuration of Doorward.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]

@@ -7,7 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{ConfigFile, PollFile, StreamFile, SubjectFormat, TransmitterFile};
+use super::file::{
+    ClientAuthFile, ClientCredentialsFile, ConfigFile, PollFile, StreamFile, SubjectFormat, TransmitterFile,
+};
 use super::issuers::{KeySource, key_source};
 use super::rules::known_issuer;
 use crate::authz::api_key::digest_of;
@@ -16,7 +18,7 @@ use crate::authz::jwks::ASYMMETRIC;
 use crate::authz::signals::{self, StreamKey, SubjectFormats};
 use crate::sources::http::Authorities;
 use crate::sources::jwks::Location;
-use crate::sources::signals::{PollSettings, StreamSettings};
+use crate::sources::signals::{ClientAuthentication, ClientCredentials, Credential, PollSettings, StreamSettings};
 
 /// A transmitter whose security event tokens are applied, and their delivery.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub struct Transmitter {
     /// Its `keys` are set unless they are fetched over the network.
     pub trusted: signals::Transmitter,
     pub keys: KeySource,
+    /// For the transmitter's API.
+    pub credential: Option<Credential>,
     /// `None`: events are pushed.
     pub poll: Option<PollSettings>,
     pub stream: Option<StreamSettings>,
@@ -86,7 +90,16 @@ fn transmitter(
         }
         token
     });
-    let stream = file.stream.as_ref().map(|file| stream(check, &at.key("stream"), file));
+    let client = file.client_credentials.as_ref();
+    let client = client.map(|client| client_credentials(check, &at.key("client_credentials"), client, &file.issuer));
+    let (stream, token) = match &file.stream {
+        None => (None, None),
+        Some(file) => {
+            let (stream, token) = stream(check, &at.key("stream"), file, client.is_some());
+            (Some(stream), token)
+        }
+    };
+    let credential = client.flatten().map(Credential::Client).or_else(|| token.map(Credential::Token));
     match (&file.poll, &file.stream) {
         (Some(poll), None) if poll.url.is_none() => {
             check.fault(&at.key("poll").key("url"), "is missing; it must be the poll endpoint, or `stream` be set");
@@ -97,7 +110,10 @@ fn transmitter(
         }
         _ => {}
     }
-    let token = stream.as_ref().and_then(|stream| stream.token.as_ref());
+    let secret = credential.as_ref().map(|credential| match credential {
+        Credential::Token(secret) => secret,
+        Credential::Client(client) => &client.client_secret,
+    });
     let formats = |format| file.subjects.contains(&format);
     let trusted = signals::Transmitter {
         name,
@@ -108,14 +124,15 @@ fn transmitter(
             iss_sub: formats(SubjectFormat::IssSub),
             opaque: formats(SubjectFormat::Opaque),
             email: formats(SubjectFormat::Email),
+            scim: formats(SubjectFormat::Scim),
         },
         algorithms: ASYMMETRIC.to_vec(),
         leeway: LEEWAY,
         keys: loaded_keys,
         push_token: push_token.as_ref().map(|token| digest_of(token.expose_secret().as_bytes())),
-        stream_key: token.map(|token| StreamKey::new(token.expose_secret().as_bytes())),
+        stream_key: secret.map(|secret| StreamKey::new(secret.expose_secret().as_bytes())),
     };
-    Some(Transmitter { trusted, keys, poll, stream, push_token, authorities })
+    Some(Transmitter { trusted, keys, credential, poll, stream, push_token, authorities })
 }
 
 fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> PollSettings {
@@ -130,17 +147,82 @@ fn poll(check: &mut Check<'_>, at: &KeyPath, file: &PollFile) -> PollSettings {
     }
 }
 
-fn stream(check: &mut Check<'_>, at: &KeyPath, file: &StreamFile) -> StreamSettings {
+/// The settings of a stream, and its fixed token.
+fn stream(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    file: &StreamFile,
+    has_client: bool,
+) -> (StreamSettings, Option<SecretString>) {
     if let Some(url) = &file.push_url {
         check.url(&at.key("push_url"), url, file.insecure);
     }
-    if file.token.is_none() && file.token_file.is_none() {
-        check.fault(&at.key("token_file"), "is missing; it must be the name of the file with the token");
+    let is_written = file.token.is_some() || file.token_file.is_some();
+    if !is_written && !has_client {
+        check.fault(
+            &at.key("token_file"),
+            "is missing; it must be the name of the file with the token, or `client_credentials` be set",
+        );
+    } else if is_written && has_client {
+        let key = if file.token.is_some() { "token" } else { "token_file" };
+        check.fault(&at.key(key), "must not be written beside `client_credentials`");
     }
-    StreamSettings {
+    let token = check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref());
+    let settings = StreamSettings {
         push_url: file.push_url.clone(),
-        token: check.secret(at, "token", file.token.as_ref(), file.token_file.as_ref()),
         verify: *file.verify,
+        silent_after: *file.silent_after,
         insecure: file.insecure,
+    };
+    (settings, token)
+}
+
+/// `None` after a fault of the secret.
+fn client_credentials(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    file: &ClientCredentialsFile,
+    issuer: &str,
+) -> Option<ClientCredentials> {
+    if let Some(url) = &file.token_url {
+        check.url(&at.key("token_url"), url, file.insecure);
+    } else if let Some(url) = &file.authorization_server {
+        check.url(&at.key("authorization_server"), url, file.insecure);
     }
+    if file.client_id.is_empty() {
+        check.fault(&at.key("client_id"), "must not be empty");
+    }
+    // RFC 6749 section 3.3: printable ASCII without space, `"` and `\`.
+    let is_scope = |scope: &str| {
+        !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+    };
+    for (index, scope) in file.scopes.iter().enumerate() {
+        if !is_scope(scope) {
+            check.fault(
+                &at.key("scopes").index(index),
+                "must be a scope: ASCII text without spaces, quotes and backslashes",
+            );
+        }
+    }
+    if file.client_secret.is_none() && file.client_secret_file.is_none() {
+        check.fault(&at.key("client_secret_file"), "is missing; it must be the name of the file with the secret");
+    }
+    Some(ClientCredentials {
+        token_url: file.token_url.clone(),
+        authorization_server: file.authorization_server.clone().unwrap_or_else(|| issuer.to_owned()),
+        client_id: file.client_id.clone(),
+        client_secret: check.secret(
+            at,
+            "client_secret",
+            file.client_secret.as_ref(),
+            file.client_secret_file.as_ref(),
+        )?,
+        method: match file.auth_method {
+            ClientAuthFile::ClientSecretBasic => ClientAuthentication::Basic,
+            ClientAuthFile::ClientSecretPost => ClientAuthentication::Post,
+        },
+        scope: file.scopes.join(" "),
+        audience: file.audience.clone(),
+        insecure: file.insecure,
+    })
 }

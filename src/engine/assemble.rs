@@ -116,22 +116,25 @@ fn alarm(config: &Config, metrics: &Metrics) -> anyhow::Result<(ReplayAlarm, Opt
 /// The default limit of log lines about presented revoked tokens, per minute.
 const DEFAULT_ALARMS: u32 = 60;
 
-/// The transmitters that are polled and the streams that are set up.
-pub fn receivers(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Receiver>> {
+/// The receivers of all transmitters; each goes on with what one of `known` knows.
+pub fn receivers(config: &Config, metrics: &Metrics, known: &[Arc<Receiver>]) -> anyhow::Result<Vec<Arc<Receiver>>> {
     let receiver = |from: &config::Transmitter| {
         let settings = ReceiverSettings {
             name: from.trusted.name.clone(),
             issuer: from.trusted.issuer.clone(),
+            audience: from.trusted.audience.clone(),
+            credential: from.credential.clone(),
             poll: from.poll.clone(),
             stream: from.stream.clone(),
+            stream_key: from.trusted.stream_key.clone(),
             push_token: from.push_token.clone(),
             authorities: from.authorities.clone(),
         };
-        Receiver::new(settings, metrics.signal_requests.clone(), metrics.signals_stream_up.clone())
+        Receiver::new(settings, known, metrics.signal_requests.clone(), metrics.signals_stream_up.clone())
+            .map(Arc::new)
             .context("build the HTTP client for signals")
     };
-    let active = config.transmitters.iter().filter(|from| from.poll.is_some() || from.stream.is_some());
-    active.map(receiver).collect()
+    config.transmitters.iter().map(receiver).collect()
 }
 
 /// The store of the revocations, opened or about to be connected.

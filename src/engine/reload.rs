@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,9 @@ const POLL: Duration = Duration::from_millis(250);
 /// The longest time for reading its files: one may be a pipe without a writer, or on a mount that hangs.
 const READING: Duration = Duration::from_secs(10);
 
+/// The longest time for giving up the leases on streams at the end.
+const RELEASING: Duration = Duration::from_secs(1);
+
 /// Keeps the configuration and the keys of its issuers in force.
 pub(super) struct Reload {
     source: Source,
@@ -41,6 +45,8 @@ pub(super) struct Reload {
     started_with: Arc<Config>,
     sources: Vec<Arc<KeySource>>,
     receivers: Vec<Arc<Receiver>>,
+    /// The streams of transmitters that are not configured any more are being deleted.
+    farewells: JoinSet<()>,
     state: Arc<State>,
     tls: Option<Arc<Tls>>,
 }
@@ -73,17 +79,23 @@ impl Reload {
         let sources = key_sources(fetched(config)?, &[], &state.metrics);
         state.set_keys(KeySources::new(sources.clone()));
         let watched = config.watched_files().clone();
-        let receivers = receivers(config, &state)?;
+        let receivers = assemble::receivers(config, &state.metrics, &[])?;
+        state.set_receivers(receivers.clone());
         let started_with = Arc::new(config.clone());
-        Ok(Self { source, wanted, watched, started_with, sources, receivers, state, tls })
+        let farewells = JoinSet::new();
+        Ok(Self { source, wanted, watched, started_with, sources, receivers, farewells, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
+        let state = self.state.clone();
         tokio::select! {
             () = self.keep() => {} // A fetcher never ends: the process must.
             () = stop.cancelled() => {}
         }
+        let receivers = state.receivers();
+        let release = receivers.iter().map(|receiver| receiver.release(&state.replica));
+        let _ = tokio::time::timeout(RELEASING, join_all(release)).await; // Leases end by themselves.
     }
 
     /// Until a fetcher ends.
@@ -142,7 +154,7 @@ impl Reload {
         let known = self.state.introspectors();
         self.keeps_revocations(&files.config).await?;
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
-        let receivers = receivers(&files.config, &self.state)?;
+        let receivers = assemble::receivers(&files.config, &self.state.metrics, &self.receivers)?;
         let fetched = fetched(&files.config)?;
         Ok(Next { files, introspectors, receivers, fetched })
     }
@@ -174,6 +186,8 @@ impl Reload {
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
             tls.put_in_force(certificates);
         }
+        self.leave(&receivers);
+        self.state.set_receivers(receivers.clone());
         self.receivers = receivers;
         self.state.metrics.signals_stream_up.reset(); // Each of the receivers sets its own again.
         let sources = key_sources(fetched, &self.sources, &self.state.metrics);
@@ -201,6 +215,18 @@ impl Reload {
         info!("configuration reloaded");
     }
 
+    /// Begins to delete the streams of transmitters that are not among the next ones.
+    fn leave(&mut self, next: &[Arc<Receiver>]) {
+        while self.farewells.try_join_next().is_some() {}
+        for receiver in self.receivers.iter().filter(|receiver| next.iter().all(|next| next.id() != receiver.id())) {
+            // Another entry with the same issuer may have found the same stream.
+            let issuer = receiver.issuer_of_stream();
+            let kept = next.iter().any(|next| next.issuer_of_stream() == issuer);
+            let (receiver, state) = (receiver.clone(), self.state.clone());
+            self.farewells.spawn(async move { receiver.farewell(&state.replica, kept).await });
+        }
+    }
+
     fn start_fetchers(&self, fetchers: &mut JoinSet<()>) {
         for source in &self.sources {
             let (source, state) = (source.clone(), self.state.clone());
@@ -210,7 +236,7 @@ impl Reload {
             let (receiver, state) = (receiver.clone(), self.state.clone());
             let name = receiver.name().clone();
             fetchers.spawn(async move {
-                receiver.run(|id, set| take(state.clone(), name.clone(), id, set)).await;
+                receiver.run(&state.replica, |id, set| take(state.clone(), name.clone(), id, set)).await;
             });
         }
     }
@@ -233,11 +259,6 @@ fn read(source: &Source, tls: Option<&Tls>, started_with: &Config) -> anyhow::Re
 
 fn trusted(config: &Config) -> Vec<Arc<TrustedIssuer>> {
     config.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect()
-}
-
-/// A receiver's state need not outlive a reload: the transmitter repeats every event that was not acknowledged.
-fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
-    Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
 }
 
 /// The outcome of a polled event.

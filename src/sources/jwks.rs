@@ -369,11 +369,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The URL of a transmitter's metadata: the well-known name precedes the issuer's own path (SSF 1.0 section 7.2).
 #[must_use]
 pub fn ssf_configuration(issuer: &str) -> String {
-    const NAME: &str = "/.well-known/ssf-configuration";
+    well_known(issuer, "ssf-configuration")
+}
+
+/// The URL of an issuer's metadata under a well-known name, which precedes the issuer's own path (RFC 8414 section 3.1).
+#[must_use]
+pub fn well_known(issuer: &str, name: &str) -> String {
     let issuer = issuer.trim_end_matches('/');
     let path = issuer.find("://").and_then(|at| issuer[at + 3..].find('/').map(|slash| at + 3 + slash));
     let (host, path) = issuer.split_at(path.unwrap_or(issuer.len()));
-    format!("{host}{NAME}{path}")
+    format!("{host}/.well-known/{name}{path}")
 }
 
 fn jwks_uri(configuration: &[u8], issuer: &str) -> Result<String, String> {

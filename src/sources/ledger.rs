@@ -55,7 +55,7 @@
 //! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
 //! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
 //! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
-//! could be accepted). An entry with a field `receipt` requests that the instances report at once that they have
+//! could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each). An entry with a field `receipt` requests that the instances report at once that they have
 //! applied it; `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written
 //! back) are for operators. A reader of the log ignores unknown fields.
 
@@ -150,6 +150,28 @@ impl RevocationLedger {
             Self::Redis(ledger) => ledger.is_registered(target, issued_at).await,
         }
     }
+}
+
+/// What the instances know about the stream of a transmitter of security events.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SignalNotes {
+    /// The record of its owner.
+    pub stream: Option<String>,
+    /// The state of the latest verification event.
+    pub heard: Option<String>,
+    /// The latest status that the transmitter announced, and a number that differs each time.
+    pub told: Option<String>,
+    /// The instance that owns the stream.
+    pub owner: Option<String>,
+}
+
+/// A part of [`SignalNotes`] that is replaced.
+#[derive(Clone, Debug)]
+pub enum SignalNote {
+    /// `None`: forgets everything but the owner.
+    Stream(Option<String>),
+    Heard(String),
+    Told(String),
 }
 
 impl Position {

@@ -28,6 +28,7 @@ mod names;
 mod outliving;
 mod reseed;
 mod secret;
+mod signals;
 mod stats;
 mod unsaved;
 

@@ -7,10 +7,11 @@ use super::{OPERATOR, READER, REVOKER, admin_keys, read, request, send};
 use crate::support::doorward::Doorward;
 use crate::support::tokens::Tokens;
 
-const ENDPOINTS: [(&str, &str); 5] = [
+const ENDPOINTS: [(&str, &str); 6] = [
     ("POST", "/v1/revocations"),
     ("GET", "/v1/revocations"),
     ("GET", "/v1/instances"),
+    ("GET", "/v1/signals"),
     ("GET", "/v1/refusals"),
     ("POST", "/v1/explain"),
 ];

@@ -1,8 +1,6 @@
 //! Against a real Keycloak, where `KEYCLOAK` names the folder of its distribution (Maven Central has it:
-//! org.keycloak:keycloak-quarkus-dist). Keycloak needs Java, half a gigabyte of memory and two minutes to start, so
-//! this test is not part of the usual run:
-//!
-//!     KEYCLOAK=~/keycloak-26.7.3 cargo test --test main event_sources::keycloak -- --ignored --nocapture
+//! org.keycloak:keycloak-quarkus-dist). It needs Java, half a gigabyte of memory and two minutes to start, so
+//! it is not part of the usual run: `tests/keycloak.sh` fetches it and runs these.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +35,10 @@ impl Keycloak {
         let child = Command::new(format!("{folder}/bin/kc.sh"))
             .args(["start-dev", "--db=dev-mem", "--cache=local", "--http-host=127.0.0.1"])
             .args([format!("--http-port={port}"), format!("--http-management-port={management}")])
+            // Shared Signals are experimental in 26.7; push to plain http on this host, and verification at once.
+            .args(["--features=ssf", "--spi-ssf-transmitter--default--allow-insecure-push-targets=true"])
+            .arg("--spi-ssf-transmitter--default--min-verification-interval-seconds=0")
+            .arg("--spi-ssf-transmitter--default--outbox-drainer-interval=500ms") // 30 s by default
             .envs([("KC_BOOTSTRAP_ADMIN_USERNAME", "admin"), ("KC_BOOTSTRAP_ADMIN_PASSWORD", "admin")])
             .env("JAVA_OPTS_KC_HEAP", "-Xmx512m")
             .env("KC_RUN_IN_CONTAINER", "true") // The script becomes the server, and ends with the test.
@@ -64,7 +66,11 @@ impl Keycloak {
     }
 
     async fn administer(&self, path: &str, body: &Value) {
-        let request = reqwest::Client::new().post(format!("{}/admin/realms{path}", self.url));
+        self.change(reqwest::Method::POST, path, body).await;
+    }
+
+    async fn change(&self, method: reqwest::Method, path: &str, body: &Value) {
+        let request = reqwest::Client::new().request(method, format!("{}/admin/realms{path}", self.url));
         let request = request.bearer_auth(self.administrator().await);
         let response = request.json(body).send().await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.text().await.unwrap());
@@ -90,8 +96,26 @@ impl Keycloak {
                 "backchannel.logout.session.required": "true",
             },
         });
-        let realm = json!({"realm": "shop", "enabled": true, "sslRequired": "none", "clients": [client], "users": [user("alice"), user("bob")]});
+        let realm = json!({
+            "realm": "shop", "enabled": true, "sslRequired": "none", "clients": [client],
+            "users": [user("alice"), user("bob"), user("carol")], "attributes": {"ssf.transmitterEnabled": "true"},
+            "eventsEnabled": true, "adminEventsEnabled": true, "adminEventsDetailsEnabled": true,
+            "eventsListeners": ["jboss-logging", "ssf-events"],
+        });
         self.administer("", &realm).await;
+    }
+
+    /// A client that may manage a stream of security events and receive them.
+    async fn receiver(&self, name: &str, push_url: &str) {
+        let client = json!({
+            "clientId": name, "secret": "secret-of-doorward", "publicClient": false, "serviceAccountsEnabled": true,
+            "standardFlowEnabled": false, "optionalClientScopes": ["ssf.read", "ssf.manage"],
+            "attributes": {
+                "ssf.enabled": "true", "ssf.defaultSubjects": "ALL", "ssf.streamAudience": "doorward",
+                "ssf.validPushUrls": push_url,
+            },
+        });
+        self.administer("/shop/clients", &client).await;
     }
 
     fn openid(&self, endpoint: &str) -> String {
@@ -145,4 +169,69 @@ async fn keycloak_s_logout_reaches_the_next_request() {
     assert_eq!(edge.counted("backchannel_logout", "applied").await, 2);
     let (again, _) = keycloak.login("alice").await;
     assert_eq!(edge.ask(&again).await, (200, true));
+}
+
+/// Keycloak 26.7 as a transmitter of Shared Signals (its feature `ssf`), over push and poll; the stream is set up by the
+/// client credentials grant, with everything by discovery.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KEYCLOAK, and minutes"]
+async fn keycloak_s_security_events_reach_the_next_request() {
+    let Ok(folder) = std::env::var("KEYCLOAK") else {
+        eprintln!("SKIPPED: KEYCLOAK does not name the folder of a Keycloak");
+        return;
+    };
+    let keycloak = Keycloak::start(&folder).await;
+    keycloak.realm("http://127.0.0.1:1").await; // Nobody listens to its logout tokens.
+    for delivery in ["push", "poll"] {
+        let port = free_port();
+        let url = format!("http://127.0.0.1:{port}/signals/events");
+        keycloak.receiver(&format!("doorward-{delivery}"), &url).await;
+        let how = match delivery {
+            "push" => format!("push: {{token: push-secret-0123456789}}, stream: {{push_url: \"{url}\"}}"),
+            _ => "poll: {interval: 1s}, stream: {}".to_owned(),
+        };
+        let config = format!(
+            "listen: {{check: \"127.0.0.1:0\", http: \"127.0.0.1:{port}\"}}\nrevocation: {{store: embedded}}\nissuers:\n  - {{name: keycloak, issuer: \"{issuer}\", audiences: [demo], keys: {{discovery: true}}}}\nsignals:\n  transmitters:\n    - issuer: {issuer}\n      audience: doorward\n      keys: {{discovery: true}}\n      target_issuer: keycloak\n      client_credentials: {{client_id: doorward-{delivery}, client_secret: secret-of-doorward, scopes: [ssf.read, ssf.manage]}}\n      {how}\n{admin}",
+            issuer = format_args!("{}/realms/shop", keycloak.url),
+            how = how.replace(", stream:", "\n      stream:"),
+            admin = admin_keys(),
+        );
+        let edge = Edge::of(Tokens::new(), &config).await;
+        let shown = async || {
+            crate::api::read(&edge.doorward, "/v1/signals", crate::api::READER).await.body["transmitters"][0].clone()
+        };
+        crate::support::eventually("the stream is verified", || async {
+            let shown = shown().await;
+            shown["state"] == "enabled" && shown["verified_at"].is_string()
+        })
+        .await;
+        eprintln!("{delivery}: {}", shown().await);
+        let (alice, refresh) = keycloak.login("alice").await;
+        let ((bob, _), (carol, _)) = (keycloak.login("bob").await, keycloak.login("carol").await);
+        for token in [&alice, &bob, &carol] {
+            assert_eq!(edge.ask(token).await, (200, true));
+        }
+        let path = "/shop/users/id-of-bob/logout";
+        let what = format!("Keycloak, {delivery}: an administrator logs the user out");
+        edge.ends_soon(&what, &bob, keycloak.administer(path, &json!({}))).await;
+        assert_eq!((edge.reason(&alice).await.as_str(), edge.reason(&carol).await.as_str()), ("ok", "ok"));
+        let logout = async {
+            let fields =
+                [("client_id", "shop-web"), ("client_secret", "secret-of-the-shop"), ("refresh_token", &refresh)];
+            form(&keycloak.openid("logout"), &fields).await
+        };
+        edge.ends_soon(&format!("Keycloak, {delivery}: the user logs out"), &alice, logout).await;
+        let password = json!({"type": "password", "value": "password", "temporary": false});
+        let reset = keycloak.change(reqwest::Method::PUT, "/shop/users/id-of-carol/reset-password", &password);
+        edge.ends_soon(&format!("Keycloak, {delivery}: a password is reset"), &carol, reset).await;
+        let listed = crate::api::read(&edge.doorward, "/v1/revocations", crate::api::READER).await;
+        eprintln!("{delivery}: {}", listed.body["revocations"]);
+        // The stream of the other client can be set up beside this one; this one is deleted.
+        let server = format!("http://{}", edge.doorward.http);
+        let env = [("DOORWARD_ADMIN_KEY", crate::api::OPERATOR), ("DOORWARD_SERVER", &*server)];
+        let (code, out, error) = crate::support::doorward::run_with(&env, &["signals", "delete", "signals.1"], "");
+        assert!(code == 0 && out.starts_with("deleted: the stream "), "{out}{error}");
+        // A sign-in in the second of a sign-out would be refused.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }

@@ -16,6 +16,7 @@ const TYPE: &str = "application/secevent+jwt";
 const SIGNALS: &str = "https://signals.test";
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
+const SCIM: &str = "urn:ietf:params:scim:event:";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 
 /// An edge with a transmitter that signs with this key.
@@ -62,7 +63,7 @@ fn is_refused(what: &str, reply: &Reply, status: u16, code: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_that_ends_something_does() {
     let transmitter = Tokens::new();
-    let edge = edge(&transmitter, ", subjects: [iss_sub, opaque, email]", "").await;
+    let edge = edge(&transmitter, "", "").await;
     let of_user = [
         (CAEP, "credential-change"),
         (CAEP, "token-claims-change"),
@@ -74,6 +75,8 @@ async fn every_event_that_ends_something_does() {
         (RISC, "identifier-recycled"),
         (RISC, "sessions-revoked"),
         (CAEP, "session-revoked"),
+        (SCIM, "prov:delete"),
+        (SCIM, "prov:deactivate"),
     ];
     for (base, name) in of_user {
         let user = format!("user-of-{name}");
@@ -82,7 +85,46 @@ async fn every_event_that_ends_something_does() {
         is_taken(&edge.ends(name, &mine, push(&edge, &set(&transmitter, &message))).await);
         assert_eq!((edge.reason(&mine).await.as_str(), edge.reason(&beside).await.as_str()), ("revoked", "ok"));
     }
-    assert_eq!(edge.counted("signals_push", "applied").await, 10);
+    assert_eq!(edge.counted("signals_push", "applied").await, 12);
+}
+
+/// What the event says of its cause is kept beside the revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_s_reason_and_transaction_are_kept() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, "", "").await;
+    let event = json!({
+        "subject": iss_sub("alice"), "initiating_entity": "policy",
+        "reason_admin": {"en": "Policy Violation: C076E822"}, "reason_user": {"en": "not for operators"},
+    });
+    let message = claims(&format!("{CAEP}session-revoked"), event, &json!({"txn": "8675309"}));
+    is_taken(&push(&edge, &set(&transmitter, &message)).await);
+    let listed = crate::api::read(&edge.doorward, "/v1/revocations?kind=user", crate::api::READER).await;
+    let item = &listed.body["revocations"][0];
+    let reason = "session-revoked by policy: Policy Violation: C076E822 (txn 8675309)";
+    assert_eq!((&item["by"], &item["reason"]), (&json!("signals.1"), &json!(reason)));
+}
+
+/// A subject that is mapped, and whose revocation may hit nobody, is not acknowledged in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_no_token_names_is_counted() {
+    let transmitter = Tokens::new();
+    let edge = edge(&transmitter, "", "").await;
+    let uri = format!("{CAEP}credential-change");
+    let by_address = || claims(&uri, json!({"subject": {"format": "email", "email": "alice@example.com"}}), &json!({}));
+    is_taken(&push(&edge, &set(&transmitter, &by_address())).await);
+    assert_eq!((edge.counted("signals_push", "unseen").await, edge.revocations().await), (1, 1));
+    assert!(edge.doorward.logged("no token verified here"));
+    let token = edge.tokens.of("bob");
+    assert_eq!(edge.reason(&token).await, "ok");
+    is_taken(&push(&edge, &set(&transmitter, &by_address())).await);
+    assert_eq!((edge.counted("signals_push", "unseen").await, edge.counted("signals_push", "applied").await), (1, 1));
+    let shown =
+        crate::api::read(&edge.doorward, "/v1/signals", crate::api::READER).await.body["transmitters"][0].clone();
+    assert_eq!(
+        (&shown["events"]["unseen"], &shown["events"]["applied"], &shown["state"]),
+        (&json!(1), &json!(1), &Value::Null)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,10 +149,25 @@ async fn subjects_are_understood_in_each_format() {
             ),
         ),
         ("complex, user", named(&change, json!({"user": iss_sub("alice"), "tenant": {"format": "opaque", "id": "t"}}))),
+        (
+            "scim, by its id",
+            named(&format!("{SCIM}prov:delete"), json!({"format": "scim", "uri": "/scim/v2/Users/alice"})),
+        ),
+        (
+            "scim, by the id of its client",
+            named(
+                &format!("{SCIM}prov:deactivate"),
+                json!({"format": "scim", "uri": "https://scim.test/Users/2b2f", "externalId": "alice"}),
+            ),
+        ),
         ("complex with its format", named(&change, json!({"format": "complex", "user": iss_sub("alice")}))),
         (
             "complex, session",
             named(&session, json!({"session": {"format": "opaque", "id": "session-of-alice"}, "user": iss_sub("x")})),
+        ),
+        (
+            "all sessions, as Keycloak writes them",
+            named(&session, json!({"session": {"format": "opaque", "id": "ALL"}, "user": iss_sub("alice")})),
         ),
         ("opaque session", named(&session, json!({"format": "opaque", "id": "session-of-alice"}))),
     ] {
@@ -118,7 +175,7 @@ async fn subjects_are_understood_in_each_format() {
         let edge = if what.contains("session") {
             self::edge(&transmitter, "", "").await
         } else {
-            self::edge(&transmitter, ", subjects: [iss_sub, opaque, email]", "").await
+            self::edge(&transmitter, ", subjects: [iss_sub, opaque, email, scim]", "").await
         };
         let token = edge.tokens.of("alice");
         is_taken(&edge.ends(what, &token, push(&edge, &set(&transmitter, &message))).await);
@@ -135,13 +192,14 @@ async fn subjects_are_understood_in_each_format() {
     assert_eq!(edge.reason(&beside).await, "ok");
 
     // No supported subject, or none that can be mapped: accepted, counted, without effect.
-    let edge = self::edge(&transmitter, "", "").await;
+    let edge = self::edge(&transmitter, ", subjects: [iss_sub, opaque]", "").await;
     let token = edge.tokens.of("alice");
     let foreign = json!({"format": "iss_sub", "iss": "https://other.test", "sub": "alice"});
     for (number, subject) in [
         foreign,
         json!({"format": "email", "email": "alice@example.com"}),
         json!({"format": "phone_number", "phone_number": "+1"}),
+        json!({"format": "scim", "uri": "/Users/alice"}),
         json!({"format": "iss_sub", "iss": SIGNALS}),
         json!({"format": "opaque", "id": ""}),
         json!({"device": {"format": "opaque", "id": "alice"}}),

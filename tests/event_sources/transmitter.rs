@@ -9,40 +9,54 @@ use super::{Edge, NodeProcess};
 use crate::support::eventually;
 
 /// 1 while the transmitter was reached and its stream is enabled.
-const UP: &str = "doorward_signals_stream_up{transmitter=\"signals.1\"}";
+pub const UP: &str = "doorward_signals_stream_up{transmitter=\"signals.1\"}";
 
-const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
+pub const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 
 /// The transmitter, and its control channel.
-struct Transmitter(NodeProcess);
+pub struct Transmitter(pub NodeProcess);
 
 impl Transmitter {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         NodeProcess::start("transmitter.mjs", &[]).map(Self)
     }
 
-    fn command(&self, command: &Value) -> Value {
+    pub fn command(&self, command: &Value) -> Value {
         self.0.command(command)
     }
 
-    fn state(&self) -> Value {
+    pub fn state(&self) -> Value {
         self.command(&json!({"state": true}))
     }
 
+    /// Sets switches of the transmitter.
+    pub fn set(&self, switches: &Value) {
+        self.command(&json!({"set": switches}));
+    }
+
+    /// Its issuer, as the configuration names it.
+    pub fn issuer(&self) -> String {
+        format!("http://127.0.0.1:{}/tenant", self.0.port)
+    }
+
+    /// The section `signals` for it.
+    pub fn section(&self, how: &str) -> String {
+        let issuer = self.issuer();
+        format!(
+            "signals: {{transmitters: [{{issuer: \"{issuer}\", audience: doorward, target_issuer: dev, keys: {{discovery: true}}, {how}}}]}}\n"
+        )
+    }
+
     /// Sends an event about a user; its id.
-    fn sends(&self, event: &str, user: &str) -> String {
+    pub fn sends(&self, event: &str, user: &str) -> String {
         let subject = json!({"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": user});
         let event = json!({"event": {"sub_id": subject, "events": {(format!("{CAEP}{event}")): {}}}});
         self.command(&event).as_str().unwrap().to_owned()
     }
 
     /// An edge that receives its events; the keys are found by its metadata.
-    async fn edge(&self, how: &str, listen: &str) -> Edge {
-        let issuer = format!("http://127.0.0.1:{}/tenant", self.0.port);
-        let section = format!(
-            "signals: {{transmitters: [{{issuer: \"{issuer}\", audience: doorward, target_issuer: dev, keys: {{discovery: true}}, {how}}}]}}\n"
-        );
-        Edge::start(&format!("{listen}{section}")).await
+    pub async fn edge(&self, how: &str, listen: &str) -> Edge {
+        Edge::start(&format!("{listen}{}", self.section(how))).await
     }
 }
 
@@ -60,7 +74,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     let state = transmitter.state();
     assert_eq!((&state["created"], &state["verifications"]), (&json!(1), &json!(1)), "{state}");
     assert_eq!(state["stream"]["delivery"]["authorization_header"], "Bearer push-secret-0123456789");
-    assert_eq!(state["stream"]["events_requested"].as_array().unwrap().len(), 10);
+    assert_eq!(state["stream"]["events_requested"].as_array().unwrap().len(), 17);
     // The password change and the permission update of a user of the service.
     for event in ["credential-change", "token-claims-change", "session-revoked"] {
         let token = edge.tokens.of(event);
@@ -81,6 +95,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
     assert_eq!(transmitter.state()["created"], 1);
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // A stream that its transmitter has stopped delivers nothing.
+    transmitter.set(&json!({"mulish": true}));
     transmitter.command(&json!({"status": "paused"}));
     edge.doorward.process.signal("HUP");
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
@@ -111,14 +126,14 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     }
     eventually("it is up", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     // Many at once; an invalid one among them does not delay the others.
-    transmitter.command(&json!({"paused": true}));
+    transmitter.set(&json!({"paused": true}));
     transmitter.command(&json!({"poison": "no token"}));
     let users: Vec<String> = (0..60).map(|number| format!("user-{number}")).collect();
     let ids: Vec<_> = users.iter().map(|user| transmitter.sends("credential-change", user)).collect();
     let fails = "doorward_signals_requests_total{operation=\"poll\",result=\"failed\"}";
     eventually("polling fails", || async { edge.doorward.metric(fails).await.is_some_and(|count| count > 0.0) }).await;
     eventually("it is not up", || async { edge.doorward.metric(UP).await == Some(0.0) }).await;
-    transmitter.command(&json!({"paused": false}));
+    transmitter.set(&json!({"paused": false}));
     eventually("it is up again", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
     eventually("all are acknowledged, and none is left", || async { transmitter.state()["queued"] == 0 }).await;
     let state = transmitter.state();
@@ -140,9 +155,9 @@ async fn events_are_polled_for_acknowledged_and_refused() {
     // cause a busy loop.
     for odd in ["deaf", "teasing"] {
         let token = edge.tokens.of(odd);
-        transmitter.command(&json!({odd: odd == "deaf"}));
+        transmitter.set(&json!({odd: odd == "deaf"}));
         edge.ends_soon(odd, &token, async { transmitter.sends("credential-change", odd) }).await;
-        transmitter.command(&json!({odd: true}));
+        transmitter.set(&json!({odd: true}));
         let polls = || transmitter.state()["polls"].as_u64().unwrap();
         let first = polls();
         // The first poll after an event may follow at once.
@@ -150,6 +165,6 @@ async fn events_are_polled_for_acknowledged_and_refused() {
         let (began, seen) = (Instant::now(), polls());
         eventually("it is polled on", || async { polls() >= seen + 4 }).await;
         assert!(began.elapsed() > Duration::from_secs(2), "an interval of a second between them");
-        transmitter.command(&json!({odd: false}));
+        transmitter.set(&json!({odd: false}));
     }
 }

@@ -1,4 +1,4 @@
-//! The supported events: a closed list.
+//! The events of CAEP, RISC and SSF 1.0 and of RFC 9967: a closed list, each with its effect.
 
 use serde_json::{Map, Value};
 
@@ -15,50 +15,138 @@ pub enum Effect {
     User,
     Verification,
     StreamUpdated,
+    /// It is known and concerns no token.
+    Nothing,
 }
 
-/// By the end of their URIs. Events that only inform (`account-enabled`, `device-compliance-change`,
-/// `assurance-level-change`, `session-established`, …) are not in the list and so ignored.
-const EVENTS: [(&str, &str, Effect); 13] = [
-    (CAEP, "session-revoked", Effect::Session),
-    (CAEP, "credential-change", Effect::User),
-    (CAEP, "token-claims-change", Effect::User),
-    (RISC, "account-disabled", Effect::User),
-    (RISC, "account-purged", Effect::User),
-    (RISC, "account-credential-change-required", Effect::User),
-    (RISC, "credential-compromise", Effect::User),
-    (RISC, "identifier-changed", Effect::User),
-    (RISC, "identifier-recycled", Effect::User),
-    (RISC, "sessions-revoked", Effect::User),
-    ("https://schemas.openid.net/secevent/oauth/event-type/", "tokens-revoked", Effect::User),
-    (SSF, "verification", Effect::Verification),
-    (SSF, "stream-updated", Effect::StreamUpdated),
+/// What decides the effect of an event of a type.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rule {
+    Always(Effect),
+    /// [`Effect::User`] if `change_direction` is `decrease`: tokens state the level that no longer holds.
+    Decrease,
+    /// [`Effect::User`] if the attribute `active` of the resource became false, or may have.
+    Inactive,
+}
+
+use Rule::{Always, Decrease, Inactive};
+
+/// By their URIs: the base and the name.
+const EVENTS: [(&str, &str, Rule); 37] = [
+    (CAEP, "session-revoked", Always(Effect::Session)),
+    (CAEP, "token-claims-change", Always(Effect::User)),
+    (CAEP, "credential-change", Always(Effect::User)),
+    (CAEP, "assurance-level-change", Decrease),
+    (CAEP, "device-compliance-change", Always(Effect::Nothing)),
+    (CAEP, "session-established", Always(Effect::Nothing)),
+    (CAEP, "session-presented", Always(Effect::Nothing)),
+    (CAEP, "risk-level-change", Always(Effect::Nothing)),
+    (RISC, "account-credential-change-required", Always(Effect::User)),
+    (RISC, "account-purged", Always(Effect::User)),
+    (RISC, "account-disabled", Always(Effect::User)),
+    (RISC, "account-enabled", Always(Effect::Nothing)),
+    (RISC, "identifier-changed", Always(Effect::User)),
+    (RISC, "identifier-recycled", Always(Effect::User)),
+    (RISC, "credential-compromise", Always(Effect::User)),
+    (RISC, "opt-in", Always(Effect::Nothing)),
+    (RISC, "opt-out-initiated", Always(Effect::Nothing)),
+    (RISC, "opt-out-cancelled", Always(Effect::Nothing)),
+    (RISC, "opt-out-effective", Always(Effect::Nothing)),
+    (RISC, "recovery-activated", Always(Effect::Nothing)),
+    (RISC, "recovery-information-changed", Always(Effect::Nothing)),
+    (RISC, "sessions-revoked", Always(Effect::User)),
+    (SCIM, "prov:delete", Always(Effect::User)),
+    (SCIM, "prov:deactivate", Always(Effect::User)),
+    (SCIM, "prov:put:full", Inactive),
+    (SCIM, "prov:put:notice", Inactive),
+    (SCIM, "prov:patch:full", Inactive),
+    (SCIM, "prov:patch:notice", Inactive),
+    (SCIM, "prov:create:full", Always(Effect::Nothing)),
+    (SCIM, "prov:create:notice", Always(Effect::Nothing)),
+    (SCIM, "prov:activate", Always(Effect::Nothing)),
+    (SCIM, "feed:add", Always(Effect::Nothing)),
+    (SCIM, "feed:remove", Always(Effect::Nothing)),
+    (SCIM, "misc:asyncresp", Always(Effect::Nothing)),
+    ("https://schemas.openid.net/secevent/oauth/event-type/", "tokens-revoked", Always(Effect::User)),
+    (SSF, "verification", Always(Effect::Verification)),
+    (SSF, "stream-updated", Always(Effect::StreamUpdated)),
 ];
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
+const SCIM: &str = "urn:ietf:params:scim:event:";
 
-/// The event types that a stream is requested to deliver.
-pub const REQUESTED: [&str; 10] = [
-    "https://schemas.openid.net/secevent/caep/event-type/session-revoked",
-    "https://schemas.openid.net/secevent/caep/event-type/credential-change",
-    "https://schemas.openid.net/secevent/caep/event-type/token-claims-change",
-    "https://schemas.openid.net/secevent/risc/event-type/account-disabled",
-    "https://schemas.openid.net/secevent/risc/event-type/account-purged",
-    "https://schemas.openid.net/secevent/risc/event-type/account-credential-change-required",
-    "https://schemas.openid.net/secevent/risc/event-type/credential-compromise",
-    "https://schemas.openid.net/secevent/risc/event-type/identifier-changed",
-    "https://schemas.openid.net/secevent/risc/event-type/identifier-recycled",
-    "https://schemas.openid.net/secevent/risc/event-type/sessions-revoked",
-];
+/// The types of events that a stream is requested to deliver: those that may have an effect on tokens. Events about the
+/// stream itself are always delivered (SSF 1.0 section 8.1).
+pub fn requested() -> impl Iterator<Item = String> {
+    let ends_tokens =
+        |rule: Rule| matches!(rule, Always(Effect::Session | Effect::User) | Rule::Decrease | Rule::Inactive);
+    let of_profile = |base: &str| [CAEP, RISC, SCIM].contains(&base);
+    EVENTS
+        .into_iter()
+        .filter(move |(base, _, rule)| of_profile(base) && ends_tokens(*rule))
+        .map(|(base, name, _)| format!("{base}{name}"))
+}
+
+/// The end of an event's URI, for operators: one of a closed list.
+pub(super) fn short_name(uri: &str) -> Option<&'static str> {
+    listed(uri).map(|(name, _)| name)
+}
+
+fn listed(uri: &str) -> Option<(&'static str, Rule)> {
+    let is_it = |base: &str, name: &str| uri.strip_prefix(base) == Some(name);
+    // Drafts of RFC 9967 wrote `SCIM`; the namespace of a URN is case-sensitive after `urn:ietf:`.
+    let is_draft = |base: &str, name: &str| {
+        base == SCIM && uri.strip_prefix("urn:ietf:params:SCIM:event:").is_some_and(|rest| rest == name)
+    };
+    let found = EVENTS.iter().find(|(base, name, _)| is_it(base, name) || is_draft(base, name));
+    found.map(|(_, name, rule)| (*name, *rule))
+}
 
 impl Effect {
-    /// `None` for an unknown event, and for one without an effect.
+    /// `None` for an event that is not in the list.
     #[must_use]
-    pub fn of(uri: &str) -> Option<Self> {
-        EVENTS.iter().find(|(base, name, _)| uri.strip_prefix(base) == Some(*name)).map(|(_, _, effect)| *effect)
+    pub fn of(uri: &str, event: &Map<String, Value>) -> Option<Self> {
+        let (_, rule) = listed(uri)?;
+        let if_so = |ends: bool| if ends { Self::User } else { Self::Nothing };
+        Some(match rule {
+            Always(effect) => effect,
+            Decrease => if_so(event.get("change_direction").and_then(Value::as_str) == Some("decrease")),
+            Inactive => if_so(deactivates(event)),
+        })
     }
+}
+
+/// Whether a change of a SCIM resource (RFC 9967 sections 2.4.2 and 2.4.3) takes its `active` away. A notice names the
+/// changed attributes without their values: that of `active` may be either, and tokens that end without need are
+/// issued again.
+fn deactivates(event: &Map<String, Value>) -> bool {
+    // Some directories write booleans as text.
+    let is_false = |value: &Value| match value {
+        Value::Bool(active) => !active,
+        Value::String(text) => text.eq_ignore_ascii_case("false"),
+        _ => false,
+    };
+    let member = |value: &Value| value.get("active").is_some_and(is_false);
+    let is_active = |path: &Value| path.as_str().is_some_and(|path| path.eq_ignore_ascii_case("active"));
+    let array = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    if array(event.get("attributes")).iter().any(is_active) {
+        return true;
+    }
+    let Some(data) = event.get("data") else { return false };
+    let removes = |operation: &Value| {
+        let is = |name: &str| {
+            operation.get("op").and_then(Value::as_str).is_some_and(|written| written.eq_ignore_ascii_case(name))
+        };
+        let value = operation.get("value");
+        match operation.get("path") {
+            Some(path) if is_active(path) => is("remove") || value.is_some_and(is_false),
+            Some(_) => false,
+            None => value.is_some_and(member),
+        }
+    };
+    member(data) || array(data.get("Operations")).iter().any(removes)
 }
 
 /// The time of the event: `event_timestamp` of CAEP, else `toe` of RFC 8417.
@@ -84,14 +172,74 @@ pub(super) fn instant(event: &Map<String, Value>, claims: &ClaimSet) -> Result<O
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    #[track_caller]
+    fn check(uri: &str, event: Value, expected: Option<Effect>) {
+        let Value::Object(event) = event else { panic!("not an object") };
+        assert_eq!(Effect::of(uri, &event), expected, "{uri} {event:?}");
+    }
+
     #[test]
-    fn the_requested_event_types_are_those_that_revoke() {
-        let revoking: Vec<_> =
-            REQUESTED.iter().filter(|uri| matches!(Effect::of(uri), Some(Effect::Session | Effect::User))).collect();
-        assert_eq!(revoking.len(), REQUESTED.len());
-        assert_eq!(Effect::of("https://schemas.openid.net/secevent/caep/event-type/session-revoked/"), None);
-        assert_eq!(Effect::of("https://evil.example/session-revoked"), None);
+    fn the_requested_event_types_are_those_that_may_end_tokens() {
+        let requested: Vec<_> = requested().collect();
+        assert_eq!(requested.len(), 17);
+        for (base, name, rule) in EVENTS {
+            let uri = format!("{base}{name}");
+            let inert = matches!(rule, Always(Effect::Nothing | Effect::Verification | Effect::StreamUpdated));
+            assert_eq!(requested.contains(&uri), !inert && name != "tokens-revoked", "{uri}");
+        }
+        check(&format!("{CAEP}session-revoked/"), json!({}), None);
+        check("https://evil.example/session-revoked", json!({}), None);
+        check("urn:ietf:params:scim:event:prov", json!({}), None);
+    }
+
+    #[test]
+    fn every_event_is_on_the_page() {
+        let page = include_str!("../../../docs/shared-signals.md");
+        for (_, name, rule) in EVENTS {
+            let rows: Vec<_> = page.lines().filter(|line| line.contains(&format!("`{name}`"))).collect();
+            let [row] = rows.as_slice() else { panic!("{name} is in {} rows", rows.len()) };
+            let effect = row.split('|').nth(2).unwrap_or_default().trim();
+            assert_eq!(effect.starts_with("none"), rule == Always(Effect::Nothing), "{name}: {effect}");
+        }
+    }
+
+    #[test]
+    fn a_lower_assurance_level_ends_tokens_and_a_higher_one_does_not() {
+        let uri = format!("{CAEP}assurance-level-change");
+        check(&uri, json!({"change_direction": "decrease"}), Some(Effect::User));
+        check(&uri, json!({"change_direction": "increase"}), Some(Effect::Nothing));
+        check(&uri, json!({"current_level": "nist-aal1"}), Some(Effect::Nothing));
+    }
+
+    #[test]
+    fn a_scim_resource_that_is_no_longer_active_ends_tokens() {
+        for uri in ["urn:ietf:params:scim:event:prov:delete", "urn:ietf:params:SCIM:event:prov:deactivate"] {
+            check(uri, json!({}), Some(Effect::User));
+        }
+        let patch = "urn:ietf:params:scim:event:prov:patch:full";
+        let operation = |operation: Value| json!({"data": {"Operations": [{"op": "add", "path": "x"}, operation]}});
+        for (event, ends) in [
+            (operation(json!({"op": "replace", "path": "active", "value": false})), true),
+            (operation(json!({"op": "Replace", "path": "active", "value": "False"})), true),
+            (operation(json!({"op": "replace", "value": {"active": false}})), true),
+            (operation(json!({"op": "remove", "path": "active"})), true),
+            (operation(json!({"op": "replace", "path": "active", "value": true})), false),
+            (operation(json!({"op": "replace", "path": "title", "value": {"active": false}})), false),
+            (json!({"data": {"Operations": 1}}), false),
+            (json!({}), false),
+        ] {
+            check(patch, event, Some(if ends { Effect::User } else { Effect::Nothing }));
+        }
+        let put = "urn:ietf:params:scim:event:prov:put:full";
+        check(put, json!({"data": {"userName": "a", "active": false}}), Some(Effect::User));
+        check(put, json!({"data": {"userName": "a", "active": true}}), Some(Effect::Nothing));
+        let notice = "urn:ietf:params:scim:event:prov:patch:notice";
+        check(notice, json!({"attributes": ["name", "active"]}), Some(Effect::User));
+        check(notice, json!({"attributes": ["name"]}), Some(Effect::Nothing));
+        check("urn:ietf:params:scim:event:feed:remove", json!({}), Some(Effect::Nothing));
     }
 }

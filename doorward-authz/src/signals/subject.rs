@@ -11,10 +11,12 @@ use crate::token::{TrustedIssuer, name};
 
 /// The supported formats of names; `jwt_id`, and formats that combine other names, are always supported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each format")]
 pub struct SubjectFormats {
     pub iss_sub: bool,
     pub opaque: bool,
     pub email: bool,
+    pub scim: bool,
 }
 
 /// Why a subject has no target.
@@ -50,21 +52,29 @@ enum Role {
 #[derive(Default)]
 struct Found {
     targets: Vec<Target>,
+    /// A user was named by another name than an email address.
+    by_name: bool,
     /// Why the named user is not among them.
     refusal: Option<Refusal>,
 }
 
 impl Found {
-    fn targets(self) -> Result<Vec<Target>, Unmapped> {
+    fn add(&mut self, target: Target) {
+        self.by_name = true;
+        self.targets.push(target);
+    }
+
+    /// The targets, if there are any.
+    fn checked(self) -> Result<Self, Unmapped> {
         if self.targets.is_empty() {
             return Err(self.refusal.map_or(Unmapped::Nobody, Unmapped::NamedOtherwise));
         }
-        Ok(self.targets)
+        Ok(self)
     }
 
     fn take(&mut self, named: Option<Result<Target, Refusal>>) {
         match named {
-            Some(Ok(target)) => self.targets.push(target),
+            Some(Ok(target)) => self.add(target),
             Some(Err(refusal)) => {
                 self.refusal.get_or_insert(refusal);
             }
@@ -74,7 +84,7 @@ impl Found {
 }
 
 impl Transmitter {
-    /// The revocations of an event about a subject.
+    /// The revocations of an event about a subject, and whether the subject is named by email addresses alone.
     pub(super) fn revocations(
         &self,
         effect: Effect,
@@ -82,23 +92,24 @@ impl Transmitter {
         target: &TrustedIssuer,
         instant: Timestamp,
         now: Timestamp,
-    ) -> Result<Vec<Revocation>, Unmapped> {
+    ) -> Result<(Vec<Revocation>, bool), Unmapped> {
         let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
-        let targets = namer.targets(effect, subject.as_object().ok_or(Unmapped::Nobody)?)?;
-        Ok(targets.into_iter().map(|named| revocation(target, named, instant, now)).collect())
+        let Found { targets, by_name, .. } = namer.find_all(effect, subject.as_object().ok_or(Unmapped::Nobody)?)?;
+        let revocations = targets.into_iter().map(|named| revocation(target, named, instant, now)).collect();
+        Ok((revocations, !by_name))
     }
 
     /// The user of a revocation request.
     pub fn user(&self, subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
         let namer = Namer { formats: self.subjects, sender: Some(&self.issuer), target };
-        namer.targets(Effect::User, subject)
+        Ok(namer.find_all(Effect::User, subject)?.targets)
     }
 }
 
 /// The user of an operator's request.
 pub fn user_targets(subject: &Map<String, Value>, target: &TrustedIssuer) -> Result<Vec<Target>, Unmapped> {
-    let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email };
-    Namer { formats, sender: None, target }.targets(Effect::User, subject)
+    let formats = SubjectFormats { iss_sub: true, opaque: true, email: target.revocable_by_email, scim: false };
+    Ok(Namer { formats, sender: None, target }.find_all(Effect::User, subject)?.targets)
 }
 
 fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: Timestamp) -> Revocation {
@@ -109,12 +120,12 @@ fn revocation(issuer: &TrustedIssuer, target: Target, instant: Timestamp, now: T
 }
 
 impl Namer<'_> {
-    fn targets(&self, effect: Effect, subject: &Map<String, Value>) -> Result<Vec<Target>, Unmapped> {
+    fn find_all(&self, effect: Effect, subject: &Map<String, Value>) -> Result<Found, Unmapped> {
         let mut found = Found::default();
         if !is_complex(subject) {
             let role = if effect == Effect::Session { Role::Either } else { Role::User };
             self.find(subject, role, &mut found);
-            return found.targets();
+            return found.checked();
         }
         let mut member = |name: &str, role| {
             if let Some(Value::Object(named)) = subject.get(name) {
@@ -124,14 +135,22 @@ impl Namer<'_> {
         };
         // A device or a tenant beside the user would restrict the subject to some of the user's
         // sessions, which cannot be recognised in a token.
-        if effect != Effect::Session || member("session", Role::Session) {
+        let by_session = effect == Effect::Session && !self.means_all_sessions(subject);
+        if !by_session || member("session", Role::Session) {
             member("user", Role::User);
         }
         // Beside a user, an application would be restricted to that user.
         if !["session", "user"].iter().any(|name| subject.contains_key(*name)) {
             member("application", Role::Actor);
         }
-        found.targets()
+        found.checked()
+    }
+
+    /// Whether a subject with a user and a session stands for all sessions of the user: Keycloak 26 writes the session
+    /// `ALL` when an administrator signs a user out. The tokens of an issuer with `scope: user` name no session.
+    fn means_all_sessions(&self, subject: &Map<String, Value>) -> bool {
+        let session = subject.get("session").and_then(|session| session.get("id")).and_then(Value::as_str);
+        subject.contains_key("user") && (self.target.logout.always_user || session == Some("ALL"))
     }
 
     /// Finds the targets of one name, or of all its aliases.
@@ -157,7 +176,7 @@ impl Namer<'_> {
             ("iss_sub", _) if self.formats.iss_sub && ours() => found.take(named("sub").map(by_id)),
             ("opaque", Role::Either) if self.formats.opaque => {
                 let Some(id) = named("id") else { return };
-                found.targets.push(target(Kind::Session, &id));
+                found.add(target(Kind::Session, &id));
                 found.targets.extend(user(&id).ok());
             }
             ("opaque", _) if self.formats.opaque => found.take(named("id").map(by_id)),
@@ -165,7 +184,17 @@ impl Namer<'_> {
                 let email = text("email").map(|address| Target::email(self.target.name.clone(), address));
                 found.targets.extend(email);
             }
-            ("jwt_id", _) if ours() => found.targets.extend(named("jti").map(|jti| target(Kind::Token, &jti))),
+            ("jwt_id", _) if ours() => {
+                if let Some(jti) = named("jti") {
+                    found.add(target(Kind::Token, &jti));
+                }
+            }
+            // RFC 9967 section 2.1: `uri` has the id at the SCIM service, `externalId` that of its client. Either may
+            // be the issuer's name of the user; the other is nobody's.
+            ("scim", Role::User | Role::Either) if self.formats.scim => {
+                let ids = [text("uri").and_then(scim_user), text("externalId")];
+                ids.into_iter().flatten().for_each(|id| found.take(Some(user(id))));
+            }
             ("aliases", _) => {
                 let names = subject.get("identifiers").and_then(Value::as_array).into_iter().flatten();
                 let names = names.filter_map(Value::as_object);
@@ -176,6 +205,13 @@ impl Namer<'_> {
             _ => {}
         }
     }
+}
+
+/// The id in the URI of a SCIM user (RFC 7644 section 3.2): the segment after `Users`.
+fn scim_user(uri: &str) -> Option<&str> {
+    let (before, id) = uri.rsplit_once('/')?;
+    let is_plain = !id.is_empty() && !id.contains(['%', '?', '#']);
+    (is_plain && before.rsplit('/').next() == Some("Users")).then_some(id)
 }
 
 /// A subject that combines others.

@@ -68,6 +68,9 @@ impl TrustedIssuer {
         }
         let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
         let confirmation = Confirmation::read(&claims).map(Box::new);
+        if address.is_some() {
+            self.seen.note_address();
+        }
         self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
         Ok(VerifiedToken::new(Facts {
             issuer: self.name.clone(),

@@ -22,11 +22,27 @@ impl Seen {
         }
     }
 
+    /// Records that a verified token names its user's email address.
+    pub(super) fn note_address(&self) {
+        if self.0.load(Ordering::Relaxed) & ADDRESS == 0 {
+            self.0.fetch_or(ADDRESS, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a token named an email address by which it could be found.
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & ADDRESS != 0
+    }
+
     #[must_use]
     pub fn has(&self, kind: Kind) -> bool {
         self.0.load(Ordering::Relaxed) & bit(kind) != 0
     }
 }
+
+/// Beside the bits of the seven kinds.
+const ADDRESS: u8 = 1 << 7;
 
 fn bit(kind: Kind) -> u8 {
     Kind::ALL.iter().position(|known| *known == kind).map_or(0, |at| 1 << at)

@@ -12,9 +12,10 @@ use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
 use crate::authz::revocation::Revocation;
-use crate::authz::signals::{EventOutcome, EventRefusal, EventToken, Transmitter};
+use crate::authz::signals::{EventOutcome, EventRefusal, EventToken, StreamStatus, Transmitter};
 use crate::authz::token::UnverifiedToken;
 use crate::clock;
+use crate::sources::signals::{Receiver, Tally};
 use crate::state::{Policy, State};
 
 /// Why an event token is refused.
@@ -26,6 +27,8 @@ pub enum EventError {
     InvalidState,
     /// The transmitter did not send the configured token.
     Unauthenticated,
+    /// An event about a stream that names another one.
+    AnotherStream,
     /// The `jti` differs from the id under which the token was delivered.
     AnotherId,
     /// Not stored; the transmitter should send it again.
@@ -46,7 +49,7 @@ impl EventError {
             },
             Self::InvalidState => Some("invalid_state"),
             Self::Unauthenticated => Some("authentication_failed"),
-            Self::AnotherId => Some("invalid_request"),
+            Self::AnotherId | Self::AnotherStream => Some("invalid_request"),
             Self::Store => None,
         }
     }
@@ -69,6 +72,7 @@ impl EventError {
             Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
             Self::Denied(_, _) => "the security event token is not valid",
             Self::InvalidState => "the verification event has a state that was not requested",
+            Self::AnotherStream => "`sub_id` names another stream",
             Self::Unauthenticated => "the configured token is required as `Authorization: Bearer`",
             Self::AnotherId => "the `jti` of the token is not the id under which it was sent",
             Self::Store => "the revocation is not stored",
@@ -82,6 +86,7 @@ impl EventError {
             Self::InvalidState => "invalid_state",
             Self::Unauthenticated => "unauthenticated",
             Self::AnotherId => "another_id",
+            Self::AnotherStream => "another_stream",
             Self::Store => "store_unavailable",
         }
     }
@@ -143,6 +148,12 @@ async fn apply(
     };
     let (from, (token, outcomes)) = receive(state, source, text, sender, check).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
+    let receiver = state.receiver(&from.name);
+    let count = |tally| {
+        if let Some(receiver) = &receiver {
+            receiver.count(tally);
+        }
+    };
     let outcomes = outcomes.map_err(|refused| match refused {
         EventRefusal::Denied(refusal) => {
             let refused = Refused { refusal, issuer: Some(from.name.clone()) };
@@ -150,14 +161,41 @@ async fn apply(
             EventError::from(refused)
         }
         EventRefusal::InvalidState => EventError::InvalidState,
-    })?;
+    });
+    let outcomes = outcomes.inspect_err(|_| count(Tally::Refused))?;
     if state.replays.knows(&token.id) {
         return Ok(vec!["replayed"]);
     }
-    let (labels, revocations) = results(&from, outcomes);
+    if let Some(receiver) = &receiver {
+        about_streams(state, receiver, &outcomes).await?;
+    }
+    let (labels, tallies, revocations) = results(&from, outcomes);
     revoke(state, source, revocations).await.map_err(|_| EventError::Store)?;
+    tallies.into_iter().for_each(count);
     state.replays.remember(token.id, clock::now());
     Ok(labels)
+}
+
+/// Forwards events about the stream itself to its owner.
+async fn about_streams(state: &State, receiver: &Receiver, outcomes: &[EventOutcome]) -> Result<(), EventError> {
+    for outcome in outcomes {
+        let (EventOutcome::Verified { stream, .. } | EventOutcome::StreamUpdated { stream, .. }) = outcome else {
+            continue;
+        };
+        if !receiver.is_about(&state.replica, stream.as_deref()).await {
+            receiver.count(Tally::Refused);
+            return Err(EventError::AnotherStream);
+        }
+        let told = match outcome {
+            EventOutcome::Verified { state: verified, .. } => {
+                receiver.verified(&state.replica, verified.as_deref()).await
+            }
+            EventOutcome::StreamUpdated { status, .. } => receiver.told(&state.replica, *status).await,
+            _ => Ok(()),
+        };
+        told.map_err(|_| EventError::Store)?;
+    }
+    Ok(())
 }
 
 fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) -> Result<(), EventError> {
@@ -172,35 +210,51 @@ fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) 
     }
 }
 
-/// The counter labels and the revocations of an event.
-fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Revocation>) {
+/// The counter labels, the tallies of the transmitter and the revocations of a token's events.
+fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str>, Vec<Tally>, Vec<Revocation>) {
+    let mut tallies = Vec::new();
     let (mut labels, mut revocations) = (Vec::new(), Vec::new());
     let transmitter = &from.name;
     for outcome in outcomes {
         labels.push(match outcome {
             EventOutcome::Revocations(found) => {
                 revocations.extend(found);
+                tallies.push(Tally::Applied);
                 "applied"
             }
-            EventOutcome::Verified => {
+            EventOutcome::Unseen(found) => {
+                warn!(%transmitter, "a security event names a user by an email address, and no token verified here since \
+                    the start has named one: it may have no effect");
+                revocations.extend(found);
+                tallies.push(Tally::Unseen);
+                "unseen"
+            }
+            EventOutcome::Verified { .. } => {
                 info!(%transmitter, "signals stream verified");
                 "verified"
             }
-            EventOutcome::StreamUpdated { enabled: true } => {
-                info!(%transmitter, "signals stream enabled");
+            EventOutcome::StreamUpdated { status: StreamStatus::Enabled, .. } => {
+                info!(%transmitter, "signals stream enabled by its transmitter");
                 "stream_updated"
             }
-            EventOutcome::StreamUpdated { enabled: false } => {
-                warn!(%transmitter, "signals stream paused or disabled by its transmitter");
+            EventOutcome::StreamUpdated { status, .. } => {
+                warn!(%transmitter, status = status.as_str(), "signals stream stopped by its transmitter");
                 "stream_updated"
             }
-            EventOutcome::Ignored => "ignored",
-            EventOutcome::Stale => "stale",
+            EventOutcome::Ignored => {
+                tallies.push(Tally::Ignored);
+                "ignored"
+            }
+            EventOutcome::Stale => {
+                tallies.push(Tally::Ignored);
+                "stale"
+            }
             EventOutcome::Unmapped => {
+                tallies.push(Tally::Unmapped);
                 warn!(%transmitter, "a security event does not name a subject that identifies tokens");
                 "unmapped"
             }
         });
     }
-    (labels, revocations)
+    (labels, tallies, revocations)
 }

@@ -18,8 +18,8 @@ use super::problem::{Error, Problem, ProblemDetails};
 use super::{Http, instances, refusals};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
-use crate::state::admin_key::Permission;
 use crate::state::Position;
+use crate::state::admin_key::Permission;
 
 /// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::about::millis;
 use super::extract::MayRead;
 use super::probes::Readiness;
+use super::transmitters::{self, Transmitter};
 use super::{Http, Missing};
 use crate::state::Peer;
 
@@ -24,6 +25,8 @@ pub(super) struct Instances {
     missing: Vec<NotReady>,
     /// The faults to repair although the instance is ready.
     warnings: Vec<NotReady>,
+    /// The transmitters of security events, as the one that answers knows them.
+    signals: Vec<Transmitter>,
 }
 
 /// A part that is not as it should be.
@@ -89,6 +92,7 @@ pub(super) async fn fleet(http: &Http) -> Instances {
         max_staleness_ms: millis(http.state.policy().authorizer.freshness.max_staleness),
         missing: http.readiness.missing(&http.state, true).into_iter().map(not_ready).collect(),
         warnings: Readiness::warnings(&http.state).into_iter().map(not_ready).collect(),
+        signals: transmitters::shown(http),
     }
 }
 

@@ -112,9 +112,11 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
             });
             let fleet = json!({
                 "instances": [instance], "complete": true, "max_staleness_ms": 5000, "missing": [], "warnings": [],
+                "signals": [transmitter()],
             });
             (None, Some(fleet))
         }
+        ("/v1/signals", _) => (None, Some(json!({"transmitters": [transmitter()], "left_over": []}))),
         ("/v1/about", _) => {
             let claims = json!({"user_id": ["sub"], "session_id": ["sid"], "client_id": ["client_id", "azp"]});
             let issuer = json!({
@@ -153,6 +155,16 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
         _ => (None, None),
     };
     (asked, answered)
+}
+
+fn transmitter() -> Value {
+    json!({
+        "name": "signals.1", "issuer": "https://idp.example.com", "audience": "https://doorward.example.com",
+        "delivery": "push", "managed": true, "state": "enabled", "owner": "gateway-1",
+        "stream_id": "f67e39a0a4d34d56b3aa1bc4cff0069f", "verified_at": "2027-06-01T12:00:00.000Z", "problem": null,
+        "last_event_at": "2027-06-01T12:00:00.000Z",
+        "events": {"applied": 12, "ignored": 3, "unmapped": 0, "unseen": 0, "refused": 0},
+    })
 }
 
 fn refusal() -> Value {

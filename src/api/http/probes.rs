@@ -9,6 +9,7 @@ use axum::http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Http;
+use super::transmitters::down;
 use crate::metrics::Reading;
 use crate::state::{KeySource, ReplicaState, State as Shared};
 
@@ -108,11 +109,17 @@ impl Readiness {
     }
 
     /// Faults that an operator must fix although the process is ready.
-    pub(super) fn warnings(state: &Shared) -> Option<Missing> {
+    pub(super) fn warnings(state: &Shared) -> Vec<Missing> {
         let revocations = state.replica.status();
         let lasting = [ReplicaState::NamesDiffer, ReplicaState::LogExhausted, ReplicaState::Refusing];
-        let detail = revocations.detail.filter(|_| revocations.ready && lasting.contains(&revocations.state))?;
-        Some(Missing { part: "revocations", reason: format!("{}: {detail}", revocations.state) })
+        let detail = revocations.detail.filter(|_| revocations.ready && lasting.contains(&revocations.state));
+        let reason = |detail| format!("{}: {detail}", revocations.state);
+        let revocations = detail.map(|detail| Missing { part: "revocations", reason: reason(detail) });
+        let signals = down(&state.receivers()).into_iter().map(|(name, state)| {
+            let reason = format!("{name} is {state}: its security events do not arrive");
+            Missing { part: "signals", reason }
+        });
+        revocations.into_iter().chain(signals).collect()
     }
 }
 
@@ -153,7 +160,7 @@ pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) 
     let listed = |parts: Vec<Missing>| -> Vec<Value> {
         parts.into_iter().map(|Missing { part, reason }| json!({"part": part, "reason": reason})).collect()
     };
-    let warnings = listed(Readiness::warnings(&http.state).into_iter().collect());
+    let warnings = listed(Readiness::warnings(&http.state));
     let mut body = json!({"ready": is_ready, "missing": listed(missing)});
     if !warnings.is_empty() {
         body["warnings"] = Value::Array(warnings);

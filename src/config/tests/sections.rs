@@ -563,6 +563,28 @@ fn revocation_and_the_rest() {
         "4: signals.transmitters[0].stream.token_file",
         "is missing",
     );
+    let client = |more: &str| usual(&format!("poll: {{url: 'https://i.test'}}, client_credentials: {{{more}}}"));
+    let at = |key: &str| format!("4: signals.transmitters[0].client_credentials{key}");
+    check(&client("client_secret: x"), &at(".client_id"), "is missing");
+    check(&client("client_id: x"), &at(".client_secret_file"), "is missing");
+    let token_url = "client_id: x, client_secret: y, token_url: 'http://i.test/token'";
+    check(&client(token_url), &at(".token_url"), "must be https");
+    check(&client("client_id: x, client_secret: y, scopes: ['a b']"), &at(".scopes[0]"), "must be a scope");
+    check(
+        &client("client_id: x, client_secret: y, auth_method: private_key_jwt"),
+        &at(".auth_method"),
+        "must be `client_secret_basic` or `client_secret_post`",
+    );
+    check(
+        &client("client_id: x, client_secret: y}, stream: {token: z"),
+        "4: signals.transmitters[0].stream.token",
+        "must not be written beside",
+    );
+    check(
+        &usual("poll: {}, stream: {token: x, silent_after: 0s}"),
+        "4: signals.transmitters[0].stream.silent_after",
+        "must be from",
+    );
     check("listen: {cors_origins: ['https://a.test/']}", "2: listen.cors_origins[0]", "must be scheme and host");
     check("listen: {cors_origins: ['*']}", "2: listen.cors_origins[0]", "must be scheme and host");
     check("telemetry: {replay_alarm: {url: 'http://a.test'}}", "2: telemetry.replay_alarm.url", "must be https");

@@ -1,6 +1,7 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
 mod issuers;
+mod signals;
 
 use std::collections::HashMap;
 use std::fs::{Metadata, OpenOptions};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{LedgerError, Position};
+use super::{LedgerError, Position, SignalNotes};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Note, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
 use crate::clock::Steady;
@@ -27,7 +28,11 @@ pub struct EmbeddedLedger {
     writes: AtomicU64,
     /// The leads of issuers' tokens in the file, by the name of the issuer.
     leads: Mutex<HashMap<String, Duration>>,
+    signals: Mutex<Signals>,
 }
+
+/// By the id of the transmitter.
+type Signals = HashMap<String, SignalNotes>;
 
 /// An open database. After a failed write redb refuses every operation until the file is opened again.
 struct LedgerFile {
@@ -152,7 +157,13 @@ impl EmbeddedLedger {
     /// Keeps revocations until the process ends.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { file: None, index: Arc::default(), writes: AtomicU64::new(0), leads: Mutex::default() }
+        Self {
+            file: None,
+            index: Arc::default(),
+            writes: AtomicU64::new(0),
+            leads: Mutex::default(),
+            signals: Mutex::default(),
+        }
     }
 
     /// Opens or creates the file and reads it.
@@ -172,7 +183,8 @@ impl EmbeddedLedger {
         })?;
         let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
         let leads = Mutex::new(file.with(issuers::leads)?);
-        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0), leads })
+        let signals = Mutex::new(file.with(signals::read)?);
+        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0), leads, signals })
     }
 
     /// See [`super::RevocationLedger::append`].

@@ -18,6 +18,7 @@ mod reach;
 mod retention;
 mod secret;
 mod session;
+mod signals;
 mod store;
 mod strays;
 mod wire;

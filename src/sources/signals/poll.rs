@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::super::retry::Backoff;
-use super::{BACKOFF, Part, PollSettings, Receiver, SignalError, Up, Verdict};
+use super::{BACKOFF, PollSettings, Receiver, SignalError, Verdict, problem};
 
 /// The most tokens of one poll; a token has 16 KiB at most.
 const MAX_EVENTS: usize = 32;
@@ -34,20 +34,18 @@ impl Report {
 impl Receiver {
     /// Polls for ever. Acknowledgements that could not be sent are repeated; lost events are delivered
     /// again.
-    pub(super) async fn poll<F>(
-        &self,
-        url: &str,
-        settings: &PollSettings,
-        up: &Up,
-        take: &(impl Fn(String, String) -> F + Sync),
-    ) where
+    pub(super) async fn poll<F>(&self, url: &str, settings: &PollSettings, take: &(impl Fn(String, String) -> F + Sync))
+    where
         F: Future<Output = Verdict> + Send,
     {
         let (mut report, mut backoff) = (Report::default(), Backoff::new(BACKOFF));
         loop {
             let started = Instant::now();
             let polled = self.poll_once(url, settings, &report).await;
-            up.note(Part::Poll, polled.is_ok());
+            self.change(|known| {
+                known.poll = Some(polled.is_ok());
+                known.problem = polled.as_ref().err().map(|error| problem("poll", error));
+            });
             let sets = match polled {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -103,8 +101,9 @@ impl Receiver {
         if !report.refused.is_empty() {
             body["setErrs"] = json!(report.refused);
         }
-        let request = self.request(Method::POST, url, settings.token.as_ref(), settings.insecure)?;
-        let answer = self.ask("poll", request.json(&body), LONGEST).await?;
+        let request = self.request(Method::POST, url, settings.insecure)?.json(&body);
+        let access = self.poll_access.as_ref().unwrap_or(&self.access);
+        let answer = self.ask("poll", access, request, LONGEST).await?;
         let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
         let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is not an object"))?;
         // A value that is not text is refused as an invalid token.

@@ -7,21 +7,30 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::{info, warn};
+use url::Url;
 
-use super::super::http::HttpError;
+use super::super::replica::Replica;
 use super::super::retry::Backoff;
-use super::{BACKOFF, Part, Receiver, SignalError, StreamSettings, Up};
-use crate::authz::signals::{REQUESTED, StreamKey};
+use super::health::{Known, StreamRecord, Written};
+use super::{BACKOFF, Receiver, SignalError, StreamSettings, problem};
+use crate::authz::signals::{StreamStatus, requested};
+use crate::clock::Steady;
 use crate::sources::jwks::ssf_configuration;
 
 /// Doorward's stream at its transmitter.
 pub(super) struct Stream {
     id: String,
     pub(super) poll_url: Option<String>,
-    status: Option<String>,
-    verification: Option<String>,
+    endpoints: Endpoints,
     /// The shortest interval of verifications that the transmitter allows.
     min_interval: Duration,
+}
+
+/// The endpoints of a transmitter's API.
+pub(super) struct Endpoints {
+    configuration: String,
+    status: Option<String>,
+    verification: Option<String>,
 }
 
 const PUSH: &str = "urn:ietf:rfc:8935";
@@ -30,50 +39,132 @@ const POLL: &str = "urn:ietf:rfc:8936";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receiver {
-    pub(super) async fn set_up_patiently(&self, settings: &StreamSettings, up: &Up) -> Stream {
+    /// `None`: an operator has deleted the stream.
+    pub(super) async fn set_up_patiently(&self, settings: &StreamSettings, store: &Replica) -> Option<Stream> {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
-            let set_up = self.set_up(settings).await;
-            up.note(Part::Stream, set_up.is_ok());
-            match set_up {
+            self.health.known().written = Written::SettingUp;
+            match self.set_up(settings, store).await {
                 Ok(stream) => {
-                    info!(transmitter = %self.settings.name, "signals stream set up");
+                    self.health.changed.notify_one();
                     return stream;
                 }
                 Err(error) => {
                     let pause = backoff.failed();
                     self.failed("set up the stream", &error, pause);
+                    self.change(|known| {
+                        (known.stream, known.problem) = (Some(false), Some(problem("set up the stream", &error)));
+                    });
                     tokio::time::sleep(pause).await;
                 }
             }
         }
     }
 
-    async fn set_up(&self, settings: &StreamSettings) -> Result<Stream, SignalError> {
+    async fn set_up(&self, settings: &StreamSettings, store: &Replica) -> Result<Option<Stream>, SignalError> {
+        let notes = store.signal_notes(&self.id).await?;
+        let record = notes.stream.as_deref().and_then(StreamRecord::parse).unwrap_or_default();
+        if self.is_deleted_by(&record) {
+            self.change(|known| known.delete(notes.stream));
+            return Ok(None);
+        }
+        let endpoints = self.endpoints(settings).await?;
+        let wanted = self.wanted(settings);
+        let known = match &record.stream_id {
+            Some(id) => self.read(settings, &endpoints, id).await?,
+            None => None,
+        };
+        let found = match known {
+            Some(known) => Some(known),
+            None => self.find(settings, &endpoints).await?,
+        };
+        let is_current = |stream: &Value| {
+            record.settings == self.fingerprint()
+                && is_superset(&stream["events_requested"], &wanted["events_requested"])
+        };
+        let (stream, is_new) = match found {
+            Some(found) if is_current(&found) => (found, false),
+            Some(found) => (self.update(settings, &endpoints, found, &wanted).await?, false),
+            None => {
+                // Until the new id is known, an event about any stream is about this one.
+                self.health.known().stream_id = None;
+                self.write(store, Some(StreamRecord { stream_id: None, ..record }.text())).await?;
+                self.health.known().written = Written::SettingUp;
+                (self.create(settings, &endpoints, &wanted).await?, true)
+            }
+        };
+        let id = stream["stream_id"].as_str().ok_or(SignalError::Answer("the stream has no `stream_id`"))?;
+        // SSF 1.0 section 8.1.1.1: a stream of another issuer must not be used.
+        if !self.is_of_issuer(&stream) {
+            if is_new {
+                let _ = self.delete_stream(settings, &endpoints, id).await; // It is not used in any case.
+            }
+            return Err(SignalError::Answer("`iss` of the stream differs from the configured issuer"));
+        }
+        // The transmitter's view, with what it supplies: also that of a stream that was just created.
+        let id = id.to_owned();
+        let stream = self.read(settings, &endpoints, &id).await?.unwrap_or(stream);
+        self.check_audience(&stream);
+        let now = store.signal_notes(&self.id).await?;
+        if now.stream.as_deref().and_then(StreamRecord::parse).is_some_and(|record| self.is_deleted_by(&record)) {
+            let _ = self.delete_stream(settings, &endpoints, &id).await; // An operator has deleted it meanwhile.
+            self.change(|known| known.delete(now.stream));
+            return Ok(None);
+        }
+        if is_new {
+            info!(transmitter = %self.settings.name, "signals stream created");
+            // It may have been created paused. A transmitter need not let receivers decide this.
+            let _ = self.enable(settings, &endpoints, &id).await;
+        }
+        let next = Known { stream_id: Some(id.clone()), deleted: false, ..self.health.known().clone() };
+        self.write(store, Some(self.record(&next).text())).await?;
+        self.change(|known| {
+            (known.stream_id, known.told) = (Some(id.clone()), now.told);
+            (known.deleted, known.awaited, known.silent) = (false, None, false);
+            (known.stream, known.problem) = (Some(true), None);
+        });
+        info!(transmitter = %self.settings.name, "signals stream set up");
+        let min_interval = Duration::from_secs(stream["min_verification_interval"].as_u64().unwrap_or(0));
+        let poll_url = stream["delivery"]["endpoint_url"].as_str().or(stream["delivery"]["url"].as_str());
+        Ok(Some(Stream { id, poll_url: poll_url.map(str::to_owned), endpoints, min_interval }))
+    }
+
+    pub(super) async fn endpoints(&self, settings: &StreamSettings) -> Result<Endpoints, SignalError> {
         let url = ssf_configuration(&self.settings.issuer);
-        let request = self.request(Method::GET, &url, None, settings.insecure)?;
-        let metadata = self.ask("metadata", request, TIMEOUT).await?.ok_or(SignalError::Answer("no metadata"))?;
+        let request = self.request(Method::GET, &url, settings.insecure)?;
+        let open = super::Access::new(None); // The metadata is public (SSF 1.0 section 7.2.2).
+        let metadata = self.ask("metadata", &open, request, TIMEOUT).await?;
+        let metadata = metadata.ok_or(SignalError::Answer("no metadata"))?;
         // SSF 1.0 section 7.2.4: otherwise one transmitter could impersonate another.
         if metadata["issuer"] != self.settings.issuer.as_str() {
             return Err(SignalError::Answer("`issuer` of the metadata differs from the configured one"));
         }
         let endpoint = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
-        let configuration = endpoint("configuration_endpoint")
-            .ok_or(SignalError::Answer("the metadata names no `configuration_endpoint`"))?;
-        let stream = match self.find(settings, &configuration).await? {
-            Some(found) => self.update(settings, &configuration, &found).await.unwrap_or(found),
-            None => self.create(settings, &configuration).await?,
-        };
-        let id = stream["stream_id"].as_str().ok_or(SignalError::Answer("the stream has no `stream_id`"))?;
-        let min_interval = Duration::from_secs(stream["min_verification_interval"].as_u64().unwrap_or(0));
-        let poll_url = stream["delivery"]["endpoint_url"].as_str().or(stream["delivery"]["url"].as_str());
-        Ok(Stream {
-            id: id.to_owned(),
-            poll_url: poll_url.map(str::to_owned),
+        Ok(Endpoints {
+            configuration: endpoint("configuration_endpoint")
+                .ok_or(SignalError::Answer("the metadata names no `configuration_endpoint`"))?,
             status: endpoint("status_endpoint"),
             verification: endpoint("verification_endpoint"),
-            min_interval,
         })
+    }
+
+    /// Whether an operator has deleted the stream of these settings.
+    fn is_deleted_by(&self, record: &StreamRecord) -> bool {
+        record.deleted && record.settings == self.fingerprint()
+    }
+
+    /// The members of a stream's configuration that the receiver supplies (SSF 1.0 section 8.1.1).
+    fn wanted(&self, settings: &StreamSettings) -> Value {
+        let events: Vec<_> = requested().collect();
+        json!({"delivery": self.delivery(settings), "events_requested": events, "description": "Doorward"})
+    }
+
+    /// A digest of what [`Self::wanted`] sends, with the token of pushed events.
+    pub(super) fn fingerprint(&self) -> String {
+        let (Some(settings), Some(key)) = (&self.settings.stream, &self.settings.stream_key) else {
+            return String::new();
+        };
+        key.digest(&self.wanted(settings).to_string())
     }
 
     /// The delivery of events, in the form of SSF 1.0 section 6.1.
@@ -90,14 +181,54 @@ impl Receiver {
         }
     }
 
-    /// The stream with this delivery.
-    async fn find(&self, settings: &StreamSettings, endpoint: &str) -> Result<Option<Value>, SignalError> {
-        let request = self.request(Method::GET, endpoint, settings.token.as_ref(), settings.insecure)?;
-        let streams = match self.ask("stream", request, TIMEOUT).await {
+    fn is_of_issuer(&self, stream: &Value) -> bool {
+        stream["iss"].as_str().is_none_or(|iss| iss == self.settings.issuer)
+    }
+
+    /// Events of a stream for another audience are refused.
+    fn check_audience(&self, stream: &Value) {
+        let ours = self.settings.audience.as_str();
+        let is_ours = match &stream["aud"] {
+            Value::String(text) => text == ours,
+            Value::Array(texts) => texts.iter().any(|text| text == ours),
+            _ => true,
+        };
+        if !is_ours {
+            warn!(transmitter = %self.settings.name, "the transmitter addresses the stream's events to another audience");
+        }
+    }
+
+    /// Reads the stream by its id; `None` if the transmitter has it no more.
+    async fn read(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        id: &str,
+    ) -> Result<Option<Value>, SignalError> {
+        let url = with_stream(&endpoints.configuration, id)?;
+        let request = self.request(Method::GET, &url, settings.insecure)?;
+        match self.ask("stream", &self.access, request, TIMEOUT).await {
+            Ok(Some(stream @ Value::Object(_))) if stream["stream_id"] == id => Ok(Some(stream)),
+            Ok(Some(Value::Array(streams))) => Ok(streams.into_iter().find(|stream| stream["stream_id"] == id)),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_unknown() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The stream with this delivery, of all that the transmitter lists.
+    pub(super) async fn find(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+    ) -> Result<Option<Value>, SignalError> {
+        let request = self.request(Method::GET, &endpoints.configuration, settings.insecure)?;
+        let streams = match self.ask("stream", &self.access, request, TIMEOUT).await {
             Ok(Some(Value::Array(streams))) => streams,
             Ok(Some(stream)) => vec![stream],
             // Some transmitters return this when there is no stream yet.
-            Ok(None) | Err(SignalError::Http(HttpError::Status(404))) => Vec::new(),
+            Ok(None) => Vec::new(),
+            Err(error) if error.is_unknown() => Vec::new(),
             Err(error) => return Err(error),
         };
         let wanted = self.delivery(settings);
@@ -111,72 +242,177 @@ impl Receiver {
             } else {
                 poll
             };
-            ours && stream["iss"].as_str().is_none_or(|iss| iss == self.settings.issuer)
+            ours && self.is_of_issuer(stream)
         };
         Ok(streams.into_iter().find(fits))
     }
 
-    async fn create(&self, settings: &StreamSettings, endpoint: &str) -> Result<Value, SignalError> {
-        let body =
-            json!({"delivery": self.delivery(settings), "events_requested": REQUESTED, "description": "Doorward"});
-        let request = self.request(Method::POST, endpoint, settings.token.as_ref(), settings.insecure)?;
-        let created = self.ask("stream", request.json(&body), TIMEOUT).await?;
+    async fn create(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        wanted: &Value,
+    ) -> Result<Value, SignalError> {
+        let request = self.request(Method::POST, &endpoints.configuration, settings.insecure)?.json(wanted);
+        let created = self.ask("stream", &self.access, request, TIMEOUT).await?;
         created.ok_or(SignalError::Answer("the answer to the stream's creation is empty"))
     }
 
-    /// Updates events and credentials; a transmitter that refuses keeps the present ones.
-    async fn update(&self, settings: &StreamSettings, endpoint: &str, found: &Value) -> Option<Value> {
-        let body = json!({
-            "stream_id": found["stream_id"], "delivery": self.delivery(settings), "events_requested": REQUESTED,
-        });
-        let request = self.request(Method::PATCH, endpoint, settings.token.as_ref(), settings.insecure).ok()?;
-        let updated = self.ask("stream", request.json(&body), TIMEOUT).await;
-        updated.inspect_err(|error| warn!(transmitter = %self.settings.name, %error, "stream not updated")).ok()?
+    /// Updates events, delivery and credentials. A transmitter that refuses another delivery gets a new stream; one that
+    /// refuses anything else keeps the present stream.
+    async fn update(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        found: Value,
+        wanted: &Value,
+    ) -> Result<Value, SignalError> {
+        let mut body = wanted.clone();
+        body["stream_id"] = found["stream_id"].clone();
+        let [before, after] = [&found, wanted].map(|stream| &stream["delivery"]["method"]);
+        let is_same = before == after;
+        if is_same && after == POLL {
+            // The endpoint is the transmitter's to supply, and Keycloak 26.7 loses it when it is sent a delivery without.
+            body.as_object_mut().and_then(|members| members.remove("delivery"));
+        }
+        let request = self.request(Method::PATCH, &endpoints.configuration, settings.insecure)?.json(&body);
+        match self.ask("stream", &self.access, request, TIMEOUT).await {
+            Ok(updated) => Ok(updated.filter(|updated| updated["stream_id"].is_string()).unwrap_or(found)),
+            Err(error) if error.is_refusal() => {
+                let name = &self.settings.name;
+                if is_same {
+                    warn!(transmitter = %name, %error, "the transmitter refuses to update the stream");
+                    return Ok(found);
+                }
+                info!(transmitter = %name, "the delivery changes: the stream is replaced");
+                self.delete_stream(settings, endpoints, found["stream_id"].as_str().unwrap_or_default()).await?;
+                self.create(settings, endpoints, wanted).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a stream; one that does not exist counts as deleted.
+    pub(super) async fn delete_stream(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        id: &str,
+    ) -> Result<(), SignalError> {
+        let url = with_stream(&endpoints.configuration, id)?;
+        let request = self.request(Method::DELETE, &url, settings.insecure)?;
+        match self.ask("delete", &self.access, request, TIMEOUT).await {
+            Err(error) if !error.is_unknown() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Requests delivery, and returns the status that the stream then has.
+    async fn enable(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        id: &str,
+    ) -> Result<StreamStatus, SignalError> {
+        let Some(url) = &endpoints.status else { return Ok(StreamStatus::Enabled) };
+        let body = json!({"stream_id": id, "status": "enabled"});
+        let request = self.request(Method::POST, url, settings.insecure)?.json(&body);
+        let answer = self.ask("status", &self.access, request, TIMEOUT).await?.unwrap_or_default();
+        Ok(answer["status"].as_str().map_or(StreamStatus::Enabled, StreamStatus::parse))
     }
 
     /// Requests verification events until the stream is gone.
-    pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream, up: &Up) {
+    pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream) {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
             let verified = self.verify(settings, stream).await;
-            up.note(Part::Stream, matches!(verified, Ok(true)));
-            let pause = match verified {
-                Ok(_) => settings.verify.max(stream.min_interval),
-                Err(SignalError::Http(HttpError::Status(404))) => {
+            let pause = match &verified {
+                Ok(()) => {
+                    backoff.succeeded();
+                    settings.verify.max(stream.min_interval)
+                }
+                Err(error) if error.is_unknown() => {
                     warn!(transmitter = %self.settings.name, "signals stream is gone");
                     return;
                 }
                 Err(error) => {
                     let pause = backoff.failed().max(stream.min_interval);
-                    self.failed("verify the stream", &error, pause);
+                    self.failed("verify the stream", error, pause);
                     pause
                 }
             };
+            self.change(|known| {
+                known.stream = Some(verified.is_ok());
+                if let Err(error) = &verified {
+                    known.problem = Some(problem("verify the stream", error));
+                } else if known.poll != Some(false) {
+                    known.problem = None;
+                }
+            });
+            self.health.changed.notify_one();
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// Whether the transmitter reports the stream as enabled.
-    async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<bool, SignalError> {
-        let mut is_enabled = true;
-        let ask = |method, url: &str| self.request(method, url, settings.token.as_ref(), settings.insecure);
-        if let Some(status) = &stream.status {
-            let mut url = url::Url::parse(status).map_err(|_| SignalError::Answer("`status_endpoint` is not a URL"))?;
-            url.query_pairs_mut().append_pair("stream_id", &stream.id);
-            let request = ask(Method::GET, url.as_str())?;
-            let answer = self.ask("status", request, TIMEOUT).await?.unwrap_or_default();
-            is_enabled = answer["status"].as_str().is_none_or(|status| status == "enabled");
-            if !is_enabled {
-                warn!(transmitter = %self.settings.name, "signals stream is not enabled by its transmitter");
+    /// Reads the status, requests that a stream that is not enabled is, and requests a verification event.
+    async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<(), SignalError> {
+        let Stream { id, endpoints, .. } = stream;
+        let status = match &endpoints.status {
+            Some(status) => {
+                let request = self.request(Method::GET, &with_stream(status, id)?, settings.insecure)?;
+                let answer = self.ask("status", &self.access, request, TIMEOUT).await?.unwrap_or_default();
+                answer["status"].as_str().map_or(StreamStatus::Enabled, StreamStatus::parse)
+            }
+            // The configuration shows at least whether the stream exists.
+            None => match self.read(settings, endpoints, id).await? {
+                Some(_) => StreamStatus::Enabled,
+                None => return Err(SignalError::Http(super::HttpError::Status(404))),
+            },
+        };
+        self.change(|known| known.status = status);
+        if status != StreamStatus::Enabled {
+            match self.enable(settings, endpoints, id).await {
+                Ok(status) => self.change(|known| known.status = status),
+                Err(error) => {
+                    warn!(transmitter = %self.settings.name, %error, "the transmitter does not enable the stream");
+                }
             }
         }
-        let Some(verification) = &stream.verification else { return Ok(is_enabled) };
-        let mut body = json!({"stream_id": stream.id});
-        if let Some(token) = &settings.token {
-            let key = StreamKey::new(token.expose_secret().as_bytes());
-            body["state"] = json!(key.state(rand::random()));
+        let (Some(verification), Some(key)) = (&endpoints.verification, &self.settings.stream_key) else {
+            return Ok(());
+        };
+        if self.health.known().status != StreamStatus::Enabled {
+            return Ok(()); // A verification event would be held back as well.
         }
-        let request = ask(Method::POST, verification)?.json(&body);
-        self.ask("verification", request, TIMEOUT).await.map(|_| is_enabled)
+        let state = key.state(rand::random());
+        // An event may arrive before the answer. One that is awaited already stays so: silence does not begin anew.
+        let asked = Steady::now();
+        self.change(|known| {
+            let since = known.awaited.as_ref().map_or(asked, |(_, since)| *since);
+            known.awaited = Some((state.clone(), since));
+        });
+        let request = self.request(Method::POST, verification, settings.insecure)?;
+        let request = request.json(&json!({"stream_id": id, "state": state}));
+        let requested = self.ask("verification", &self.access, request, TIMEOUT).await;
+        if requested.is_err() {
+            self.change(|known| {
+                if known.awaited.as_ref().is_some_and(|(awaited, _)| *awaited == state) {
+                    known.awaited = None;
+                }
+            });
+        }
+        requested.map(drop)
     }
+}
+
+fn with_stream(endpoint: &str, id: &str) -> Result<String, SignalError> {
+    let mut url = Url::parse(endpoint).map_err(|_| SignalError::Answer("an endpoint of the metadata is not a URL"))?;
+    url.query_pairs_mut().append_pair("stream_id", id);
+    Ok(url.into())
+}
+
+/// Whether a list of texts has all of another list.
+fn is_superset(found: &Value, wanted: &Value) -> bool {
+    let found = found.as_array().map(Vec::as_slice).unwrap_or_default();
+    wanted.as_array().is_some_and(|wanted| wanted.iter().all(|event| found.contains(event)))
 }

@@ -19,7 +19,7 @@ static TRANSMITTER: LazyLock<Transmitter> = LazyLock::new(|| Transmitter {
     issuer: ISSUER.to_owned(),
     audience: AUDIENCE.to_owned(),
     target: issuer().name.clone(),
-    subjects: SubjectFormats { iss_sub: true, opaque: true, email: true },
+    subjects: SubjectFormats { iss_sub: true, opaque: true, email: true, scim: true },
     algorithms: ASYMMETRIC.to_vec(),
     leeway: Duration::from_secs(30),
     keys: Some(Jwks::from_value(&signer::jwks(), &ASYMMETRIC).expect("a key set").0),

@@ -90,6 +90,7 @@ export class Fleet {
     this.list.set(sorted.map(([, one]) => one));
     this.figures(fleet);
     this.advise(fleet);
+    show($('signals'), ...(fleet.signals ?? []).map(transmitter));
   }
 
   /** What is not well with one instance: `{grade, what, todo}`. */
@@ -178,6 +179,14 @@ function skew(seconds) {
   const size = Math.abs(seconds);
   const text = size < 1 ? `${Math.round(size * 1000)} ms` : size < 100 ? `${size.toFixed(1)} s` : span(size * 1000);
   return `${seconds < 0 && !text.startsWith('0 ') ? '−' : '+'}${text}`;
+}
+
+/** A transmitter of security events. */
+function transmitter({ name, issuer, state, owner, problem, events }) {
+  const grade = { enabled: 'good', setting_up: 'warning', null: 'info' }[state] ?? 'bad';
+  const counts = `events here: ${count(events.applied)} applied, ${count(events.ignored)} ignored, ${count(events.unmapped + events.unseen)} without a known subject, ${count(events.refused)} refused`;
+  const said = [counts, owner && `owned by ${owner}`, problem].filter(Boolean).join('; ');
+  return advice(grade, `${name}, ${issuer}: ${state?.replaceAll('_', ' ') ?? 'set up by hand'}`, said, []);
 }
 
 const SIGNS = { bad: '!', warning: '!', good: '✓', info: 'i' };

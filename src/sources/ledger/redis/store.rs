@@ -206,7 +206,12 @@ impl RedisLedger {
 
     /// Whether `name` is the instance that does a task once for all instances.
     pub(in crate::sources) async fn is_first(&self, name: &str) -> Result<bool, LedgerError> {
-        let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
+        self.claim(&self.keys.repairer, name, REPAIR).await
+    }
+
+    /// Takes or renews a lease of `length`; false if another name has it.
+    pub(super) async fn claim(&self, key: &str, name: &str, length: Duration) -> Result<bool, LedgerError> {
+        let lasts = length.as_millis().to_string();
         let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
         let ends = Command::new("PEXPIRETIME").arg(key);
         let commands = vec![claim, Command::new("GET").arg(key), ends, Command::new("TIME")];
@@ -215,7 +220,7 @@ impl RedisLedger {
         let is_ours = holder.text() == Some(name);
         // One that lies further ahead was claimed before the server's clock was set back; one without an end (-1), by
         // another program.
-        let latest = answer::time(time)?.plus(REPAIR + MARK_SLACK).as_millis();
+        let latest = answer::time(time)?.plus(length + MARK_SLACK).as_millis();
         if is_ours {
             self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;
         } else if ends.as_i64().is_some_and(|ends| ends > latest || ends == -1) {

@@ -24,6 +24,7 @@ pub(super) struct Keys {
     pub(super) dated: Box<str>,
     pub(super) issuers: Box<str>,
     pub(super) streams: Box<str>,
+    pub(super) signals: Box<str>,
 }
 
 impl Keys {
@@ -32,7 +33,7 @@ impl Keys {
         let [stem, log, meta] = ["", "log", "meta"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
         let [server, retentions, leases, clock] = ["server", "retentions", "leases", "clock"].map(key);
-        let [leads, dated, issuers, streams] = ["leads", "dated", "issuers", "streams"].map(key);
+        let [leads, dated, issuers, streams, signals] = ["leads", "dated", "issuers", "streams", "signals"].map(key);
         Self {
             stem,
             log,
@@ -48,6 +49,7 @@ impl Keys {
             dated,
             issuers,
             streams,
+            signals,
         }
     }
 
@@ -58,6 +60,11 @@ impl Keys {
 
     pub(super) fn instance(&self, name: &str) -> String {
         format!("{}instance:{name}", self.stem)
+    }
+
+    /// A key about a transmitter; `part` is empty for the record of its stream.
+    pub(super) fn signals(&self, part: &str, id: &str) -> String {
+        format!("{}signals{part}:{id}", self.stem)
     }
 
     pub(super) fn proof(&self, id: &ProofId) -> String {

@@ -1,0 +1,237 @@
+//! Which instance owns the stream of a transmitter, and what the owner and the others tell each other by the store.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::super::ledger::{LedgerError, SignalNote, SignalNotes};
+use super::super::replica::Replica;
+use super::health::{Health, Known, StreamRecord, StreamState, Written};
+use super::{Receiver, Verdict};
+use crate::authz::claims::Timestamp;
+use crate::authz::signals::StreamStatus;
+use crate::clock::Steady;
+
+/// The lease of an owner; another instance takes over after it.
+const LEASE: Duration = Duration::from_secs(15);
+/// The interval of renewals, and of looks at the notes.
+const TICK: Duration = Duration::from_secs(5);
+/// The pause after a failure of the store.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Receiver {
+    /// Receives for ever; `take` processes an event, given its id and its text, and returns the outcome.
+    pub async fn run<F>(&self, store: &Replica, take: impl Fn(String, String) -> F + Sync)
+    where
+        F: Future<Output = Verdict> + Send,
+    {
+        if !self.is_active() {
+            return std::future::pending().await;
+        }
+        // A part that is not configured counts as working.
+        self.change(|known| {
+            known.stream = if self.settings.stream.is_none() { Some(true) } else { known.stream };
+            known.poll = if self.settings.poll.is_none() { Some(true) } else { known.poll };
+        });
+        loop {
+            match store.own_signals(&self.id, LEASE).await {
+                Ok(true) => {
+                    self.change(|known| {
+                        (known.owned, known.owner) = (true, Some(store.name().to_owned()));
+                    });
+                    tokio::select! {
+                        () = self.serve(store, &take) => {}
+                        () = self.keep(store) => {}
+                    }
+                }
+                Ok(false) => {
+                    if let Ok(notes) = store.signal_notes(&self.id).await {
+                        self.follow(&notes);
+                    }
+                    sleep(TICK).await;
+                }
+                Err(error) => {
+                    self.without_store(&error);
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Lets another instance own the stream at once; this process ends.
+    pub async fn release(&self, store: &Replica) {
+        if self.is_active() && self.health.known().owned {
+            let _ = store.own_signals(&self.id, Duration::from_millis(1)).await; // It ends by itself, too.
+        }
+    }
+
+    async fn serve<F>(&self, store: &Replica, take: &(impl Fn(String, String) -> F + Sync))
+    where
+        F: Future<Output = Verdict> + Send,
+    {
+        loop {
+            let stream = match &self.settings.stream {
+                None => {
+                    // The record says to the other instances whether polling works.
+                    let notes = store.signal_notes(&self.id).await.unwrap_or_default();
+                    self.health.known().written = Written::As(notes.stream);
+                    None
+                }
+                Some(settings) => match self.set_up_patiently(settings, store).await {
+                    Some(stream) => Some((settings, stream)),
+                    None => return std::future::pending().await, // Deleted, until its record changes.
+                },
+            };
+            let polled = async {
+                let Some(poll) = &self.settings.poll else { return std::future::pending().await };
+                let offered = stream.as_ref().and_then(|(_, stream)| stream.poll_url.as_ref());
+                let Some(url) = poll.url.as_ref().or(offered) else {
+                    warn!(transmitter = %self.settings.name, "the stream names no endpoint to poll");
+                    return std::future::pending().await;
+                };
+                self.poll(url, poll, take).await;
+            };
+            let verified = async {
+                match &stream {
+                    Some((settings, stream)) => self.keep_verified(settings, stream).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = polled => {}
+                () = verified => {} // The stream is gone: set up another.
+            }
+        }
+    }
+
+    /// Renews the lease, reads the notes of the others and reports, until the lease is lost or the record of the stream
+    /// was changed by another.
+    async fn keep(&self, store: &Replica) {
+        let mut renewed = Steady::now();
+        loop {
+            tokio::select! {
+                () = sleep(TICK) => {}
+                () = self.health.changed.notified() => {}
+            }
+            match store.own_signals(&self.id, LEASE).await {
+                Ok(true) => renewed = Steady::now(),
+                Ok(false) => return,
+                // Another instance may own it from here on.
+                Err(_) if renewed.elapsed() + TICK >= LEASE => return,
+                Err(_) => continue,
+            }
+            let Ok(notes) = store.signal_notes(&self.id).await else { continue };
+            let bound = self.settings.stream.as_ref().map_or(Duration::MAX, |stream| stream.silent_after);
+            let mut is_changed = false;
+            self.change(|known| {
+                if let Some(state) = &notes.heard {
+                    Health::heard(known, state);
+                }
+                if notes.told.is_some() && notes.told != known.told {
+                    known.told.clone_from(&notes.told);
+                    known.status = told_status(notes.told.as_deref().unwrap_or_default());
+                }
+                known.silent |= Health::is_overdue(known, bound);
+                is_changed = matches!(&known.written, Written::As(written) if *written != notes.stream);
+            });
+            if is_changed {
+                return;
+            }
+            let _ = self.report(store).await; // Repeated at the next tick.
+        }
+    }
+
+    /// Writes the record of the stream if it has changed.
+    async fn report(&self, store: &Replica) -> Result<(), LedgerError> {
+        let (before, text) = {
+            let known = self.health.known();
+            // While the stream is being set up, the record is not to be compared.
+            let Written::As(before) = known.written.clone() else { return Ok(()) };
+            (before, self.record(&known).text())
+        };
+        if before.as_ref() != Some(&text) {
+            self.write(store, Some(text)).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the record of the stream.
+    pub(super) async fn write(&self, store: &Replica, record: Option<String>) -> Result<(), LedgerError> {
+        store.note_signal(&self.id, &SignalNote::Stream(record.clone())).await?;
+        self.health.known().written = Written::As(record);
+        Ok(())
+    }
+
+    /// The record of what is known.
+    pub(super) fn record(&self, known: &Known) -> StreamRecord {
+        StreamRecord {
+            issuer: self.settings.issuer.clone(),
+            audience: self.settings.audience.clone(),
+            stream_id: known.stream_id.clone(),
+            settings: self.fingerprint(),
+            deleted: known.deleted,
+            state: known.state(),
+            verified_at: known.verified_at.map(Timestamp::as_millis),
+            problem: known.problem.clone(),
+        }
+    }
+
+    /// Shows what the owner reports.
+    fn follow(&self, notes: &SignalNotes) {
+        let record = notes.stream.as_deref().and_then(StreamRecord::parse).unwrap_or_default();
+        self.change(|known| {
+            known.owned = false;
+            known.owner.clone_from(&notes.owner);
+            // Without an owner nobody polls or verifies: one of the others is about to take over.
+            known.reported = if notes.owner.is_some() { Some(record.state) } else { None };
+            known.stream_id = record.stream_id;
+            known.verified_at = record.verified_at.map(Timestamp::from_millis);
+            known.problem = record.problem;
+        });
+    }
+
+    /// Without the store no instance owns the stream, and no event can be stored.
+    fn without_store(&self, error: &LedgerError) {
+        self.change(|known| {
+            (known.owned, known.owner) = (false, None);
+            known.reported = Some(StreamState::Unreachable);
+            known.problem = Some(format!("the store: {}", error.label()));
+        });
+    }
+
+    /// Notes that a verification event has arrived, for the owner, which awaits it.
+    pub async fn verified(&self, store: &Replica, state: Option<&str>) -> Result<(), LedgerError> {
+        let (Some(state), Some(_)) = (state, &self.settings.stream) else { return Ok(()) };
+        let mut here = false;
+        self.change(|known| here = known.owned && Health::heard(known, state));
+        if here {
+            self.health.changed.notify_one();
+            return Ok(());
+        }
+        store.note_signal(&self.id, &SignalNote::Heard(state.to_owned())).await
+    }
+
+    /// Notes a status that the transmitter announced.
+    pub async fn told(&self, store: &Replica, status: StreamStatus) -> Result<(), LedgerError> {
+        if !self.is_active() {
+            return Ok(());
+        }
+        let mut here = false;
+        self.change(|known| {
+            here = known.owned;
+            known.status = status;
+        });
+        if here {
+            self.health.changed.notify_one();
+            return Ok(());
+        }
+        let note = format!("{} {:016x}", status.as_str(), rand::random::<u64>());
+        store.note_signal(&self.id, &SignalNote::Told(note)).await
+    }
+}
+
+fn told_status(note: &str) -> StreamStatus {
+    StreamStatus::parse(note.split(' ').next().unwrap_or_default())
+}
