@@ -150,7 +150,7 @@ pub(super) async fn delete(
             Err(Problem::new(Error::NotFound, "`stream` is not set for it: delete its stream at the transmitter"))
         }
         Err(DeleteError::Store(error)) => {
-            Err(Problem::new(Error::StoreUnavailable, "the stream was not deleted").because(error.label()))
+            Err(Problem::new(Error::StoreUnavailable, "the stream was not deleted").with_reason(error.label()))
         }
         Err(error @ DeleteError::Transmitter(_)) => Err(Problem::new(Error::NotTaken, error.to_string())),
     }
