@@ -2,6 +2,7 @@
 
 mod key_history;
 mod refusals;
+mod status;
 mod waits;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,9 @@ use crate::authz::dpop::{Nonces, SpentProofs};
 use crate::authz::jwks::{Jwks, KeyDigest};
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
+use crate::authz::status_list::StatusLists;
 use crate::authz::stream_proof::{Proofs, Secret};
+use crate::clock::Steady;
 use crate::metrics::Metrics;
 pub use crate::sources::alarm::Presented;
 use crate::sources::alarm::ReplayAlarm;
@@ -26,6 +29,7 @@ pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
+use crate::sources::status_lists::StatusListSources;
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
 use key_history::KeyHistory;
@@ -100,6 +104,9 @@ pub struct State {
     policy: ArcSwap<Policy>,
     keys: ArcSwap<KeySources>,
     introspectors: ArcSwap<Introspectors>,
+    status_sources: ArcSwap<StatusListSources>,
+    /// The status lists of issuers.
+    pub status_lists: Arc<StatusLists>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
     /// Messages that were applied already.
@@ -145,6 +152,8 @@ impl State {
             policy: ArcSwap::from_pointee(policy.proving(&secrets)),
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
+            status_sources: ArcSwap::default(),
+            status_lists: Arc::default(),
             replica,
             metrics,
             replays: Replays::default(),
@@ -250,6 +259,13 @@ impl State {
 
     /// The current view of the revocations.
     pub fn view(&self) -> View<'_> {
-        View { age: self.replica.view_age(), store_clock: self.replica.store_clock(), ..View::of(self.replica.index()) }
+        let now = Steady::now();
+        View {
+            age: self.replica.freshness().age(now),
+            store_clock: self.replica.store_clock(),
+            status_lists: Some(&self.status_lists),
+            uptime: now.uptime(),
+            ..View::of(self.replica.index())
+        }
     }
 }

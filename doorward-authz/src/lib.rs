@@ -30,6 +30,7 @@ pub mod rule;
 pub mod rules;
 pub mod signals;
 pub mod signing;
+pub mod status_list;
 pub mod stream_proof;
 pub mod token;
 pub mod token_cache;

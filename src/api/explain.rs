@@ -46,14 +46,14 @@ pub fn explain(
     let refused = decision.outcome.denial().map(Denial::label);
     let (verdict, reason) = match &decision.outcome {
         Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
-        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => {
+        Outcome::Needs(Needs::Introspection(_) | Needs::StatusList { .. }) if view.is_none() => {
             ("undecided", "the running service asks the issuer")
         }
         _ => ("denied", refused.unwrap_or("ok")),
     };
     let failed = match &decision.outcome {
         Outcome::Allowed(grant) => grant.shadowed.or(grant.ignored),
-        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => None,
+        Outcome::Needs(Needs::Introspection(_) | Needs::StatusList { .. }) if view.is_none() => None,
         outcome => outcome.denial(),
     };
     json!({

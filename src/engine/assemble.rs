@@ -17,6 +17,7 @@ use crate::sources::jwks::KeySettings;
 use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
+use crate::sources::status_lists::StatusListSettings;
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
 
@@ -101,6 +102,11 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
         Some((&issuer.trusted.name, settings))
     });
     asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
+}
+
+/// How the status lists of each issuer are fetched, where they are read.
+pub fn status_list_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, &StatusListSettings)> {
+    config.issuers.iter().filter_map(|issuer| Some((&issuer.trusted.name, issuer.status_lists.as_ref()?)))
 }
 
 /// The webhook for presented revoked tokens.

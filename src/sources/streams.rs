@@ -8,6 +8,8 @@
 //! A stream is registered first and then looked up in the revocations. An entry is applied first and then looked up
 //! here. So the second of the two finds the first.
 
+mod status;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +30,8 @@ use crate::authz::stream_proof::StreamFacts;
 pub enum Cause {
     SignedOut,
     Revoked,
+    /// The status list of its issuer suspends its token.
+    Suspended,
     /// Its token has expired, leeway included.
     Expired,
     /// The key that verified its token is not published or configured any more.
@@ -36,7 +40,7 @@ pub enum Cause {
     KeysUnavailable,
     /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
-    /// The view of the revocations is older than its rule allows.
+    /// The view of the revocations, or the status list of its issuer, is older than its rule allows.
     Stale,
     /// This process shuts down.
     Draining,
@@ -49,9 +53,10 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SignedOut,
         Self::Revoked,
+        Self::Suspended,
         Self::Expired,
         Self::KeyWithdrawn,
         Self::KeysUnavailable,
@@ -69,6 +74,7 @@ impl Cause {
         match self {
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
             Self::Expired => "expired",
             Self::KeyWithdrawn => "key_withdrawn",
             Self::KeysUnavailable => "keys_unavailable",
@@ -87,6 +93,7 @@ impl Cause {
         Ok(match self {
             Self::SignedOut => Denial::SignedOut,
             Self::Revoked => Denial::Revoked,
+            Self::Suspended => Denial::Suspended,
             Self::Expired => Denial::Expired,
             Self::KeyWithdrawn => Denial::UnknownKey,
             Self::KeysUnavailable => Denial::KeysUnavailable,
@@ -162,6 +169,8 @@ struct Inner {
     strictest: Option<u32>,
     /// The keys that verified the tokens of streams.
     keys: BTreeSet<(IssuerName, KeyDigest)>,
+    /// The status lists of the tokens of streams.
+    status_lists: BTreeSet<(IssuerName, Arc<str>)>,
     /// The numbers of streams that revocations ended, newest last, until a receipt takes them.
     recent: VecDeque<(Cut, usize)>,
 }
@@ -186,6 +195,8 @@ struct Slot {
     signal: Option<Arc<Signal>>,
     issued_at: Option<Timestamp>,
     stale_after_ms: Option<u32>,
+    /// In the status list of its token, if there is one.
+    status_index: u32,
     links: Vec<Link>,
 }
 
@@ -209,6 +220,8 @@ enum Key {
     Second(i64),
     /// The streams of this issuer whose tokens this key verified.
     Verified(IssuerName, KeyDigest),
+    /// The streams of this issuer whose tokens have their place in the status list at this URI.
+    StatusList(IssuerName, Arc<str>),
 }
 
 impl Key {
@@ -217,7 +230,8 @@ impl Key {
         match self {
             Self::Target(target) if target.issuer == *old => Some(Self::Target(target.clone().under(new.clone()))),
             Self::Verified(issuer, key) if issuer == old => Some(Self::Verified(new.clone(), *key)),
-            Self::Target(_) | Self::Verified(..) | Self::Second(_) => None,
+            Self::StatusList(issuer, uri) if issuer == old => Some(Self::StatusList(new.clone(), uri.clone())),
+            Self::Target(_) | Self::Verified(..) | Self::StatusList(..) | Self::Second(_) => None,
         }
     }
 }
@@ -264,7 +278,8 @@ impl LiveStreams {
     ) -> Result<LiveStream, Cause> {
         let mut inner = self.lock();
         let stale_after_ms = stale_after.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
-        let slot = Slot { issued_at: facts.issued_at, stale_after_ms, ..Slot::default() };
+        let status_index = facts.status.as_ref().map(|status| status.index).unwrap_or_default();
+        let slot = Slot { issued_at: facts.issued_at, stale_after_ms, status_index, ..Slot::default() };
         let stream = self.place(&mut inner, slot)?;
         if let Some(bound) = stale_after_ms {
             inner.strictest = Some(inner.strictest.map_or(bound, |strictest| strictest.min(bound)));
@@ -272,7 +287,9 @@ impl LiveStreams {
         let issuer = &facts.issuer;
         let keys = facts.targets.iter().cloned().map(Key::Target);
         let keys = keys.chain([Key::Target(Target::issuer(issuer.clone())), Key::Second(ends_at.as_secs_ceil())]);
-        for key in keys.chain(facts.key.map(|key| Key::Verified(issuer.clone(), key))) {
+        let keys = keys.chain(facts.key.map(|key| Key::Verified(issuer.clone(), key)));
+        let list = facts.status.as_ref().map(|status| Key::StatusList(issuer.clone(), status.uri.clone()));
+        for key in keys.chain(list) {
             inner.enter(&self.hasher, stream.slot, key);
         }
         inner.slots[stream.slot as usize].links.shrink_to_fit();
@@ -521,6 +538,7 @@ impl Inner {
         match &key {
             Key::Second(second) => drop(self.seconds.insert(*second)),
             Key::Verified(issuer, key) => drop(self.keys.insert((issuer.clone(), *key))),
+            Key::StatusList(issuer, uri) => drop(self.status_lists.insert((issuer.clone(), uri.clone()))),
             Key::Target(_) => {}
         }
         let hash = hasher.hash_one(&key);
@@ -550,6 +568,7 @@ impl Inner {
             match key {
                 Key::Second(second) => drop(self.seconds.remove(second)),
                 Key::Verified(issuer, key) => drop(self.keys.remove(&(issuer.clone(), *key))),
+                Key::StatusList(issuer, uri) => drop(self.status_lists.remove(&(issuer.clone(), uri.clone()))),
                 Key::Target(_) => {}
             }
             if let Ok(place) = self.places.find_entry(hasher.hash_one(key), |at| *at == link.list) {
@@ -571,6 +590,7 @@ mod tests {
 
     use super::*;
     use crate::authz::revocation::{RevocationIndex, TargetId};
+    use crate::authz::status_list::StatusReference;
 
     const NEVER: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -585,7 +605,7 @@ mod tests {
     fn facts(token: &str, user: &str, iat: i64) -> StreamFacts {
         let targets = [target(Kind::Token, token), target(Kind::User, user), target(Kind::Key, "k")];
         let issued_at = Some(Timestamp::from_secs(iat));
-        StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into() }
+        StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into(), status: None }
     }
 
     fn revocation(target: Target, watermark: Watermark) -> Revocation {
@@ -681,6 +701,31 @@ mod tests {
         assert_eq!((ended(&first), ended(&vouched)), (Some(Cause::KeyWithdrawn), None));
         streams.remove_issuer(&issuer());
         assert_eq!(ended(&vouched), Some(Cause::IssuerRemoved));
+    }
+
+    #[test]
+    fn a_status_list_ends_the_streams_at_its_places() {
+        let (streams, uri) = (Arc::<LiveStreams>::default(), Arc::<str>::from("https://idp.test/1"));
+        let at = |index: u32, stale_after| {
+            let status = Some(StatusReference { uri: uri.clone(), index });
+            streams.open(&StreamFacts { status, ..facts("t", "u", 1) }, NEVER, stale_after).unwrap()
+        };
+        let [revoked, suspended, strict] = [1, 2, 3].map(|index| at(index, Some(Duration::from_secs(9))));
+        let (lenient, without) = (at(3, None), open(&streams, "a", "u", 1));
+        assert_eq!(streams.status_lists(), [(issuer(), uri.clone())]);
+        streams.check_status_list(&issuer(), &uri, |index| match index {
+            1 => Some(Cause::Revoked),
+            2 => Some(Cause::Suspended),
+            _ => None,
+        });
+        let causes = [&revoked, &suspended, &strict, &lenient, &without].map(ended);
+        assert_eq!(causes, [Some(Cause::Revoked), Some(Cause::Suspended), None, None, None]);
+        let renamed = IssuerName::parse("new").unwrap();
+        streams.rename_issuer(&issuer(), &renamed);
+        streams.end_stale_status_list(&renamed, &uri);
+        assert_eq!([&strict, &lenient, &without].map(ended), [Some(Cause::Stale), None, None]);
+        streams.check_status_list(&renamed, &uri, |_| Some(Cause::Revoked));
+        assert_eq!(streams.status_lists(), []);
     }
 
     #[test]

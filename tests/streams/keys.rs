@@ -31,7 +31,7 @@ fn at(server: &JwksServer) -> String {
 
 /// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the secret of
 /// the store.
-async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
+pub async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     let checks = Checks::connect(&there.check).await;
     eventually("both have one secret", || async {
         let first = call(here, vec![opening(&facts(&checks, token).await)]).await.first().await;
@@ -39,6 +39,13 @@ async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     })
     .await;
     facts(&checks, token).await
+}
+
+/// A stream with these facts, once it is open.
+pub async fn open_stream(here: &Doorward, facts: &Facts) -> Call {
+    let mut stream = call(here, vec![opening(facts)]).await;
+    is_open(&mut stream).await;
+    stream
 }
 
 async fn is_open(stream: &mut Call) {

@@ -75,13 +75,15 @@ pub enum Needs {
     Introspection(IssuerName),
     /// What the store has on this token's targets.
     Lookup(VerifiedToken),
+    /// The status list at this URI: it is not held, or is stale, or ends before the token's place.
+    StatusList { issuer: IssuerName, uri: Arc<str> },
     /// Whether this proof was used before; from now on it is.
     Spending(Box<VerifiedProof>),
 }
 
 impl Needs {
     /// The number of kinds: the most that one request can need.
-    pub const KINDS: usize = 4;
+    pub const KINDS: usize = 5;
 
     /// The refusal if it cannot be fetched.
     #[must_use]
@@ -89,6 +91,7 @@ impl Needs {
         match self {
             Self::Keys { refusal, .. } => *refusal,
             Self::Introspection(_) => Denial::IntrospectionUnavailable,
+            Self::StatusList { .. } => Denial::RevocationsStale,
             Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
         }
     }

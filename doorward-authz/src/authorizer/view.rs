@@ -6,6 +6,7 @@ use crate::claims::Timestamp;
 use crate::dpop::{Spending, VerifiedProof};
 use crate::introspection::IntrospectionResponse;
 use crate::revocation::{Hit, RevocationIndex};
+use crate::status_list::StatusLists;
 
 /// The view of the revocations that a decision is made with.
 #[derive(Clone, Copy)]
@@ -22,6 +23,12 @@ pub struct View<'a> {
     pub answer: Option<StoreAnswer>,
     /// What the issuer said when it was asked about this very token, now or a moment ago.
     pub introspection_response: Option<&'a IntrospectionResponse>,
+    /// The status lists that are held; `None`: none can be.
+    pub status_lists: Option<&'a StatusLists>,
+    /// The monotonic clock by which lists grow old.
+    pub uptime: Duration,
+    /// Whether the status list that this request needs was fetched; `None` before that was tried.
+    pub status_list: Option<ListFetch>,
     /// The proof of this very request, and whether it was used before.
     pub proof: Option<(&'a VerifiedProof, Spending)>,
 }
@@ -37,6 +44,9 @@ impl<'a> View<'a> {
             keys: None,
             answer: None,
             introspection_response: None,
+            status_lists: None,
+            uptime: Duration::ZERO,
+            status_list: None,
             proof: None,
         }
     }
@@ -48,6 +58,15 @@ pub enum KeyFetch {
     /// The issuer's keys are those that the authorizer has now.
     Fetched,
     /// The provider was not asked, or did not answer in time: the token's key may be a new one.
+    Failed,
+}
+
+/// The end of an attempt to fetch a status list for one request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListFetch {
+    /// The list is the published one.
+    Fetched,
+    /// It was not asked for, or did not come in time, or cannot be accepted.
     Failed,
 }
 

@@ -17,6 +17,7 @@ use crate::refusal::{Refusal, Shown};
 use crate::revocation::{
     Clocks, Hit, Kind, LONGEST_LEEWAY, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark,
 };
+use crate::status_list::StatusListPolicy;
 use crate::token_use::TokenUse;
 
 /// An issuer we trust, and what its tokens must look like.
@@ -54,6 +55,8 @@ pub struct TrustedIssuer {
     pub seen: Seen,
     /// Whether another service revokes tokens by the digest of their text (`adopt`).
     pub revocable_by_text: bool,
+    /// `None`: what its tokens say about their status is not read.
+    pub status_list: Option<StatusListPolicy>,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
 }

@@ -37,8 +37,8 @@ section! {
         /// one connection a quarter of it; those beyond it are refused.
         #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64), extend("x-restart" = true))]
         pub buffered_bytes: usize = 33_554_432,
-        /// Decisions that wait at once: for keys, for introspection and for the store, so many each. More are
-        /// refused at once, with 503; those that need not wait are always made.
+        /// Decisions that wait at once: for keys, for introspection, for status lists and for the store, so many each.
+        /// More are refused at once, with 503; those that need not wait are always made.
         #[schemars(range(min = 1, max = 65_536))]
         pub waiting_decisions: usize = 1024,
         /// The largest CheckRequest, in bytes. Envoy sends up to 60 KiB of headers, and bodies if told to.
@@ -102,6 +102,12 @@ section! {
         /// Questions to an introspection endpoint at once.
         #[schemars(range(min = 1, max = 65_536))]
         pub introspection_waiting: usize = 256,
+        /// The largest status list that is read, in bytes when decompressed: 16,777,216 tokens at one bit each.
+        #[schemars(range(min = 1024, max = 67_108_864))]
+        pub status_list_bytes: usize = 2_097_152,
+        /// The most status lists of one issuer that are held at once. Tokens of a further one are refused with 503.
+        #[schemars(range(min = 1, max = 10_000))]
+        pub status_lists: usize = 64,
         /// Logout tokens, security events and OAuth requests that are taken in at once; more are answered 429.
         #[schemars(range(min = 1, max = 65_536), extend("x-restart" = true))]
         pub inlet_requests: usize = 64,

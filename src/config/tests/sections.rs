@@ -76,6 +76,24 @@ fn issuers() {
         "6: issuers[0].keys.jwks_url",
         "must not have a fragment",
     );
+    let list = |members: &str, begins: &str, says: &str| {
+        check_issuer(&[("status_list", members)], &format!("7: issuers[0].status_list.{begins}"), says);
+    };
+    let normal = "must be scheme, host and path in normal form with a `/` at the end, without query";
+    list("{prefixes: ['https://cdn.test/lists']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://CDN.test/']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test/a/../']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test/?list=/']}", "prefixes[0]", normal);
+    list("{prefixes: ['http://cdn.test/']}", "prefixes[0]", "must be https (or set `insecure: true`");
+    list("{valid: [0, 1]}", "valid", "must not contain 1 (INVALID): such tokens are revoked");
+    list("{suspended: [2, 0]}", "suspended", "must not contain 0, which is among `valid`");
+    list("{valid: [256]}", "valid[0]", "must be at most 255");
+    check_issuer(
+        &[("issuer", "shop"), ("status_list", "{}")],
+        "7: issuers[0].status_list",
+        "must not be empty where `issuer` is not a URL",
+    );
     check_issuer(
         &[("keys", "{discovery: true}"), ("issuer", "shop")],
         "6: issuers[0].keys.discovery",

@@ -20,6 +20,7 @@ const REASONS = {
   missing_claim: 'A claim is missing that this configuration needs.',
   invalid_claim: 'A claim has a value that cannot be used.',
   revoked: 'The token was revoked. Somebody still presents it.',
+  suspended: 'The status list of its issuer suspends it, and may lift that again.',
   signed_out: 'Its user has signed out. Somebody still presents it.',
   revocations_stale: 'The view of the revocations is too old: see the fleet.',
   store_unavailable: 'The store did not answer in time.',
