@@ -19,6 +19,7 @@ use crate::authz::jwks::{Jwks, KeyDigest};
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
 use crate::authz::status_list::StatusLists;
+use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::stream_proof::{Proofs, Secret};
 use crate::clock::Steady;
 use crate::metrics::Metrics;
@@ -53,6 +54,8 @@ pub struct Policy {
     pub kept_answers: Duration,
     /// Issuers' names may get another meaning while revocations live.
     pub accept_loss: bool,
+    /// The status lists that are published, by issuer.
+    pub publishers: Vec<(IssuerName, Arc<StatusPublisher>)>,
 }
 
 impl Policy {

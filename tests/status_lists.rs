@@ -1,6 +1,7 @@
 //! Token Status Lists (draft-ietf-oauth-status-list), made and judged by npm's `@sd-jwt/jwt-status-list`.
 
 mod consume;
+mod publish;
 mod streams;
 
 use doorward::dev::AUDIENCE;

@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 29] = [
+const AUTHZ_ORDER: [&str; 30] = [
     "claims",
     "denial",
     "refusal",
@@ -50,6 +50,7 @@ const AUTHZ_ORDER: [&str; 29] = [
     "admin_key",
     "authorizer",
     "signing",
+    "status_publisher",
     "identity",
     "answer",
 ];

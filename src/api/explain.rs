@@ -144,7 +144,7 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);
-    json!({
+    let mut explained = json!({
         "result": if known.is_some() { "revoked" } else { "clear" },
         "decisive": decision.evidence.hit.is_some(),
         "hit": known.map(hit),
@@ -158,7 +158,13 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
             StoreAnswer::Hit(_) => "revoked",
             StoreAnswer::Unavailable => "unavailable",
         }),
-    })
+    });
+    if let Some(place) = token.status() {
+        let held = view.status_lists.and_then(|lists| lists.find(token.issuer(), &place.uri, view.uptime));
+        let value = held.and_then(|held| held.list.value(place.index)).map(|value| value.to_string());
+        explained["status_list"] = json!({"uri": &*place.uri, "idx": place.index, "value": value});
+    }
+    explained
 }
 
 fn hit(hit: Hit) -> Value {

@@ -4,6 +4,7 @@ mod status_list;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -19,6 +20,7 @@ use crate::authz::dpop::{DpopPolicy, ProofUse, ReplayPolicy};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
 use crate::authz::revocation::Lead;
+use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 use crate::sources::jwks::{KeySettings, Location};
@@ -33,6 +35,8 @@ pub struct IssuerConfig {
     pub introspection: Option<Introspection>,
     /// How its status lists are fetched, which `trusted.status_list` reads.
     pub status_lists: Option<StatusListSettings>,
+    /// Publishes its revoked tokens as a status list.
+    pub publisher: Option<Arc<StatusPublisher>>,
 }
 
 /// The source of an issuer's keys.
@@ -234,7 +238,10 @@ fn issuer(
         status_list,
         keys: loaded,
     };
-    Some(IssuerConfig { trusted, keys, introspection, status_lists })
+    let publisher = file.publish_status_list.as_ref().and_then(|file| {
+        status_list::publisher(check, &at.key("publish_status_list"), file, trusted.names().cloned().collect())
+    });
+    Some(IssuerConfig { trusted, keys, introspection, status_lists, publisher: publisher.map(Arc::new) })
 }
 
 fn dpop(file: &DpopFile) -> DpopPolicy {

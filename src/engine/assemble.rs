@@ -9,7 +9,7 @@ use prometheus::IntCounterVec;
 use crate::authz::admin_key::AdminKeys;
 use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::{self, Config, KeySource, LogDecisions, Redis, Store};
+use crate::config::{self, Config, IssuerConfig, KeySource, LogDecisions, Redis, Store};
 use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
@@ -49,6 +49,8 @@ pub fn policy(config: &Config) -> Policy {
     };
     let admin_keys = AdminKeys::new(config.admin_keys.clone());
     let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
+    let publisher = |issuer: &IssuerConfig| Some((issuer.trusted.name.clone(), issuer.publisher.clone()?));
+    let publishers = config.issuers.iter().filter_map(publisher).collect();
     Policy {
         authorizer: config.authorizer(),
         responder: config.responder(),
@@ -59,6 +61,7 @@ pub fn policy(config: &Config) -> Policy {
         max_waiting: config.limits.waiting_decisions,
         kept_answers: config.kept_answers,
         accept_loss: config.revocation.accept_loss,
+        publishers,
     }
 }
 

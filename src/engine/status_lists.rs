@@ -36,7 +36,12 @@ pub(super) fn sources(
 pub(super) async fn keep(source: &StatusListSource, state: &State) {
     let name = source.issuer.as_str();
     let count = |result: &str| state.metrics.status_list_fetches.with_label_values(&[name, result]).inc();
-    source.run(|fetched| take(source, state, &fetched), count).await;
+    let allows = |uri: &str| {
+        let policy = state.policy();
+        let lists = policy.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.status_list.as_ref());
+        lists.is_some_and(|lists| lists.allows(uri))
+    };
+    source.run(allows, |fetched| take(source, state, &fetched), count).await;
 }
 
 fn take(source: &StatusListSource, state: &State, fetched: &Fetched) -> Taken {

@@ -112,6 +112,8 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(
 const LASTING: Duration = Duration::from_secs(4);
 /// The shortest refresh interval, independent of `ttl`, within the configured one.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(15);
+/// The shortest time between two fetches of a list that is about to expire, or has within the leeway.
+const LEAST_BEFORE_END: Duration = Duration::from_secs(1);
 /// The shortest time between two fetches of a list because of decisions, within the configured interval.
 const COOLDOWN: Duration = Duration::from_secs(5);
 /// The most requests to one issuer at once.
@@ -202,8 +204,14 @@ impl StatusListSource {
         self.lists.of(&self.issuer).into_iter().collect()
     }
 
-    /// Fetches for ever. `take` verifies each response and holds it; `count` is given every result.
-    pub async fn run(&self, take: impl Fn(Fetched) -> Taken, count: impl Fn(&'static str)) {
+    /// Fetches for ever. `allows` says whether a URI is one of those that may be fetched, `take` verifies each response
+    /// and holds it, and `count` is given every result.
+    pub async fn run(
+        &self,
+        allows: impl Fn(&str) -> bool,
+        take: impl Fn(Fetched) -> Taken,
+        count: impl Fn(&'static str),
+    ) {
         {
             let mut schedule = self.schedule();
             // An earlier run may have been cancelled in a fetch.
@@ -214,7 +222,7 @@ impl StatusListSource {
         }
         let mut running = FuturesUnordered::new();
         loop {
-            let (due, next) = self.take_due(MAX_FETCHES - running.len());
+            let (due, next) = self.take_due(MAX_FETCHES - running.len(), &allows);
             running.extend(due.into_iter().map(|uri| self.get(uri)));
             tokio::select! {
                 Some((uri, response)) = running.next(), if !running.is_empty() => {
@@ -231,18 +239,15 @@ impl StatusListSource {
         }
     }
 
-    /// At most this many lists to fetch now, and when the next one is due. What is not used any more is dropped.
-    fn take_due(&self, most: usize) -> (Vec<Arc<str>>, Instant) {
+    /// At most this many lists to fetch now, and when the next one is due. What is not used any more, or may not be
+    /// fetched any more, is dropped.
+    fn take_due(&self, most: usize, allows: impl Fn(&str) -> bool) -> (Vec<Arc<str>>, Instant) {
         let mut schedule = self.schedule();
         let (now, used, steady) = (Instant::now(), self.used(), Steady::now());
-        let idle: Vec<_> = schedule
-            .iter()
-            .filter(|(uri, entry)| {
-                entry.due <= now && !entry.is_running && idle(entry, used.get(*uri), steady) > UNUSED
-            })
-            .map(|(uri, _)| uri.clone())
-            .collect();
-        for uri in idle {
+        let is_over = |uri: &Arc<str>, entry: &Entry| idle(entry, used.get(uri), steady) > UNUSED || !allows(uri);
+        let due = schedule.iter().filter(|(_, entry)| entry.due <= now && !entry.is_running);
+        let over: Vec<_> = due.filter(|(uri, entry)| is_over(uri, entry)).map(|(uri, _)| uri.clone()).collect();
+        for uri in over {
             self.forget(&mut schedule, &uri);
         }
         let mut due = Vec::new();
@@ -282,7 +287,7 @@ impl StatusListSource {
                 }
                 let interval = ttl.map_or(refresh, |ttl| ttl.max(SHORTEST_INTERVAL).min(refresh));
                 let left = expires_at.map_or(Duration::MAX, |at| at.since(clock::now()));
-                (true, interval.min(left.max(BACKOFF[0])))
+                (true, interval.min(left.max(LEAST_BEFORE_END)))
             }
             Taken::Rejected(error) => {
                 let again = entry.backoff.failed();

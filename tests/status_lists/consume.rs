@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Fixture, Issuer};
-use crate::support::doorward::Doorward;
+use crate::api::{admin_keys, post};
+use crate::support::doorward::{Doorward, run};
 use crate::support::envoy::{self, Envoy};
 use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
@@ -197,6 +198,24 @@ async fn lists_are_fetched_from_the_configured_places_alone() {
     assert_eq!(reason(issuer.url("/2")).await, "ok");
     assert_eq!(reason(issuer.url("/3")).await, "revocations_stale");
     assert_eq!((issuer.fetches("/2"), issuer.fetches("/3")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_shows_the_place_and_its_value() {
+    let Some(fixture) = Fixture::start("{}", &admin_keys()).await else { return };
+    fixture.issuer.publish("/1", 2, &[0, 1], &json!({}));
+    let token = fixture.issuer.listed("alice", "/1", 1);
+    assert_eq!(fixture.reason(&token).await, "revoked");
+    let asked = json!({"method": "GET", "path": "/", "host": "a.test", "token": token});
+    let explained = post(&fixture.doorward, "/v1/explain", &asked).await.body;
+    assert_eq!((&explained["decision"], &explained["reason"]), (&json!("denied"), &json!("revoked")), "{explained}");
+    let place = json!({"uri": fixture.issuer.url("/1"), "idx": 1, "value": "0x01 (INVALID)"});
+    assert_eq!(explained["revocation"]["status_list"], place);
+    // The command fetches no list.
+    let file = fixture.doorward.dir.path().join("doorward.yaml");
+    let (code, printed, error) = run(&["explain", "--config", file.to_str().unwrap(), &token], "");
+    assert_eq!(code, 0, "{error}");
+    assert!(printed.contains("undecided (the running service asks the issuer)"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

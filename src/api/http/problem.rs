@@ -30,6 +30,7 @@ pub(super) enum Error {
     KeysUnavailable,
     StoreUnavailable,
     NotTaken,
+    NotCurrent,
     TimedOut,
 }
 
@@ -64,6 +65,9 @@ impl Error {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store has not stored it")
             }
             Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "It could not be applied now"),
+            Self::NotCurrent => {
+                ("not-current", StatusCode::SERVICE_UNAVAILABLE, "The view of the revocations is not current")
+            }
             Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
         }
     }

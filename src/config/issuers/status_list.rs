@@ -1,12 +1,15 @@
-//! Where the status lists of an issuer are, and what their values mean.
+//! Where the status lists of an issuer are, and what their values mean; and the list that is published for it.
 
 use url::Url;
 
+use crate::authz::claims::IssuerName;
 use crate::authz::issuer_id::IssuerId;
-use crate::authz::status_list::StatusListPolicy;
+use crate::authz::signing::SigningKey;
+use crate::authz::status_list::{StatusListPolicy, StatusReference};
+use crate::authz::status_publisher::StatusPublisher;
 use crate::config::check::Check;
 use crate::config::fault::KeyPath;
-use crate::config::file::{Limits, StatusListFile};
+use crate::config::file::{Limits, PublishStatusListFile, StatusListFile};
 use crate::sources::status_lists::StatusListSettings;
 
 pub(super) fn read(
@@ -54,6 +57,29 @@ pub(super) fn read(
         authorities: check.authorities(at, file.ca_file.as_ref()),
     };
     (policy, settings)
+}
+
+/// `names`: those under which tokens of the issuer are revoked.
+pub(super) fn publisher(
+    check: &mut Check<'_>,
+    at: &KeyPath,
+    file: &PublishStatusListFile,
+    names: Vec<IssuerName>,
+) -> Option<StatusPublisher> {
+    check.url(&at.key("uri"), &file.uri, false);
+    if file.uri.len() > StatusReference::MAX_URI {
+        let most = StatusReference::MAX_URI;
+        check.fault(&at.key("uri"), format!("must have at most {most} bytes: every token names it"));
+    }
+    if !file.entries.is_power_of_two() {
+        check.fault(&at.key("entries"), "must be a power of two, such as 16777216");
+    }
+    if *file.lifetime < *file.ttl * 2 {
+        check.fault(&at.key("lifetime"), "must be at least twice `ttl`: verifiers fetch the next list before the end");
+    }
+    let key = check.signing_key(&at.key("key_file"), &file.key_file, SigningKey::from_pem)?;
+    let (uri, entries, ttl, lifetime) = (file.uri.clone(), file.entries, *file.ttl, *file.lifetime);
+    Some(StatusPublisher { uri, names, key, entries, ttl, lifetime })
 }
 
 /// The status of a token that is revoked, by the registry.
